@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs all of Relais on this machine. `scripts/bootstrap.sh --help` says how.
+# This file makes the environment; scripts/stack/ (Python) starts, watches and stops the processes.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+PROGRAM=bootstrap
+# shellcheck source-path=SCRIPTDIR/..
+. "$ROOT/scripts/lib/env.sh"
+
+usage() {
+    cat <<'END'
+usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N]
+       scripts/bootstrap.sh status | logs [NAME] [-f] | down
+
+  start    install what is missing (the first time only), start Redis, the orchestrator and a worker, answer a first
+           request, then stay in the foreground: Ctrl-C stops all of it
+  status   each process, whether it is ready, and the URLs; exit 0 only if all is ready
+  logs     the last lines of all logs, or of NAME's; -f follows them
+  down     stop a detached stack
+
+  --detach            return once the first request is answered
+  --orchestrators N   several HTTP servers, on API_PORT and the ports after it (default 1)
+  --llm-workers N     several workers (default 1)
+
+Settings come from the environment, or from a file .env beside README.md. The most used:
+  API_PORT (8080)   API_HOST (127.0.0.1)   REDIS_URL (a server of yours in place of the embedded one)
+  VLLM_HF_REPO_ID (a model's name or path; models/relais-demo)   SERVED_MODEL_NAME
+  ENGINE (vllm, or deterministic: no model at all)   RELAIS_DEVICE (cpu or cuda; found by looking)
+  RELAIS_RUN_DIR (.run: logs, data and sockets; another one makes a second stack)   PYTHON (the interpreter to use)
+END
+}
+
+usage_error() {
+    printf 'bootstrap: %s\n' "$*" >&2
+    usage >&2
+    exit 2
+}
+
+stack() { # the rest is Python; signals go straight to it
+    PYTHONPATH=$ROOT/scripts exec "$1" -m stack "${@:2}"
+}
+
+positive() { [[ ${1:-} =~ ^[1-9][0-9]?$ ]]; }
+
+command=start
+if [[ ${1:-} =~ ^[a-z] ]]; then
+    command=$1
+    shift
+fi
+arguments=()
+while (($#)); do
+    case $command:$1 in
+        *:-h | *:--help)
+            usage
+            exit 0
+            ;;
+        start:--detach | logs:-f) arguments+=("$1") ;;
+        start:--orchestrators | start:--llm-workers)
+            positive "${2:-}" || usage_error "$1 needs a number from 1 to 99"
+            arguments+=("$1" "$2")
+            shift
+            ;;
+        start:--orchestrators=* | start:--llm-workers=*)
+            positive "${1#*=}" || usage_error "${1%%=*} needs a number from 1 to 99"
+            arguments+=("${1%%=*}" "${1#*=}")
+            ;;
+        logs:[a-z]*) arguments+=("$1") ;;
+        *) usage_error "unknown argument '$1'" ;;
+    esac
+    shift
+done
+
+load_dotenv
+case $command in
+    start)
+        wanted=(services embedded)
+        if [[ ${ENGINE:-vllm} == vllm ]]; then
+            llm=$(llm_requirements)
+            wanted+=("$llm")
+            export RELAIS_DEVICE=${llm#llm-}
+        fi
+        with_install_lock install "${wanted[@]}"
+        stack "$VENV_PYTHON" start ${arguments[@]+"${arguments[@]}"}
+        ;;
+    status | logs | down)
+        PYTHON_COMMAND=$VENV_PYTHON
+        python_fits "$PYTHON_COMMAND" >/dev/null || find_python
+        stack "$PYTHON_COMMAND" "$command" ${arguments[@]+"${arguments[@]}"}
+        ;;
+    help) usage ;;
+    *) usage_error "unknown command '$command'" ;;
+esac

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Regenerates requirements/*.txt from requirements/*.in: pinned and hashed, for Python 3.11 and later.
+# Present pins are kept where they still fit; `scripts/lock.sh --upgrade` moves them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+UV=${UV:-.venv/bin/uv}
+if [[ ! -x $UV ]]; then
+    echo "lock: $UV is missing: run 'make setup' first" >&2
+    exit 1
+fi
+
+# Only the registry counts: wheels that lie on one machine must not decide what the others get.
+unset UV_FIND_LINKS
+
+compile() { # compile OUTPUT [uv pip compile option or source...]
+    local output=$1
+    shift
+    "$UV" pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+        --no-emit-index-url --no-emit-find-links \
+        --no-emit-package relais-common --no-emit-package relais-orchestrator --no-emit-package relais-llm-worker \
+        --output-file "$output" "$@" >/dev/null
+}
+
+lock() { # lock NAME [option...]: one hashed file
+    local name=$1
+    shift
+    echo "requirements/$name.txt" >&2
+    compile "requirements/$name.txt" --generate-hashes "$@" "requirements/$name.in"
+}
+
+# One resolution of all that shares an environment on a CPU machine; each file is a part of it, so that they agree.
+together=(services embedded llm-cpu dev)
+everything=$(mktemp --suffix=.txt)
+trap 'rm -f "$everything"' EXIT
+sources=()
+for name in "${together[@]}"; do
+    sources+=("requirements/$name.in")
+done
+for name in "${together[@]}"; do
+    [[ ! -f requirements/$name.txt ]] || sed -n 's/^\([a-z].*==.*[^ ]\) *\\$/\1/p' "requirements/$name.txt"
+done | sort -u >"$everything"
+compile "$everything" "$@" --override requirements/overrides-cpu.txt "${sources[@]}"
+
+lock bootstrap "$@"
+lock services "$@" --constraint "$everything"
+lock embedded "$@" --constraint "$everything"
+lock dev "$@" --constraint "$everything"
+lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
+    --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+    --no-emit-package torchcodec --no-emit-package triton
+# The CUDA build pins versions of its own, and shares an environment with these three.
+lock llm-cuda "$@" --constraint requirements/services.txt --constraint requirements/embedded.txt \
+    --constraint requirements/dev.txt
