@@ -1,0 +1,1 @@
+"""What every Relais service shares: job and event types, ports, the Redis protocol."""

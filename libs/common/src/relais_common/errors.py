@@ -1,0 +1,189 @@
+"""Every error of Relais, one class each. The class docstring says when it is raised.
+
+An error carries what a client may see, and nothing else: the four fields of an OpenAI error object
+(`message`, `type`, `param`, `code`), the HTTP status that goes with them, and how long to wait before
+another try. Tracebacks, keys and other tenants' data never enter one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """What a client is told of a failure.
+
+    Attributes:
+        message: one sentence for a person.
+        type: OpenAI's error family (`invalid_request_error`, `server_error`, ...).
+        param: the request field at fault, as a dotted path, or None.
+        code: a stable word for programs.
+        status: the HTTP status that goes with it.
+    """
+
+    message: str
+    type: str = "server_error"
+    param: str | None = None
+    code: str | None = None
+    status: int = 500
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The OpenAI error object, ready for JSON."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class RelaisError(Exception):
+    """Base of every error that a client may be told about."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def info(self) -> ErrorInfo:
+        return ErrorInfo(self.message, self.type, self.param, self.code, self.status)
+
+
+class InvalidRequest(RelaisError):
+    """The request itself is wrong: a field is missing, unknown, of the wrong type or out of bounds."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param)
+        if code is not None:
+            self.code = code
+
+
+class Unauthorized(RelaisError):
+    """No key, or a key that is not known."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class NotFound(RelaisError):
+    """No such route."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The model is not among those that this deployment declares."""
+
+    code = "model_not_found"
+
+
+class ChannelNotFound(NotFound):
+    """The channel never existed, is gone, or belongs to another key."""
+
+    code = "channel_not_found"
+
+
+class MethodNotAllowed(RelaisError):
+    """The path exists, but not with this method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class IdempotencyConflict(RelaisError):
+    """An `Idempotency-Key` came again with another body."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
+class PayloadTooLarge(RelaisError):
+    """The body is over the bound that holds at the door."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(RelaisError):
+    """The body is not declared as JSON."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class QueueFull(RelaisError):
+    """The model's queue is at its bound."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class EngineRefused(InvalidRequest):
+    """The engine refused the request before any work: too long, bad schema, unknown token."""
+
+
+class NotResumable(RelaisError):
+    """A stream was cut after its first token and cannot go on exactly where it stopped."""
+
+    code = "not_resumable"
+
+
+class WorkerLost(RelaisError):
+    """Workers kept dying while they ran this request alone; it is set aside."""
+
+    code = "worker_lost"
+
+
+class EngineFailed(RelaisError):
+    """The engine failed while it ran this request, and lives on."""
+
+    code = "engine_error"
+
+
+class StoreUnavailable(RelaisError):
+    """Redis cannot be reached; nothing was accepted."""
+
+    status = 503
+    code = "store_unavailable"
+
+
+class Draining(RelaisError):
+    """This process is shutting down; another one takes requests."""
+
+    status = 503
+    code = "draining"
+
+
+class DecodeError(Exception):
+    """Bytes from Redis are not what this version of Relais writes. Never shown to a client."""
+
+
+class EngineDead(Exception):
+    """The engine's process is gone. The worker hands its leases back and exits non-zero."""
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names it."""

@@ -1,0 +1,100 @@
+"""What happens on a channel, in order. Event n of a channel has sequence number n, from 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relais_common.errors import ErrorInfo
+from relais_common.jobs import Status, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request was accepted. The position is an upper bound; see `jobs.Accepted`."""
+
+    queue_position: int
+    estimated_wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has accepted the prompt; `input_tokens` is its length after the chat template."""
+
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One step of the engine: its text, and the ids it came from.
+
+    `text` may be empty while bytes of a character, or a possible stop string, are held back.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as OpenTelemetry's `gen_ai.usage.*` counts them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds spent in each phase of the run that ended the job.
+
+    Attributes:
+        queue_s: from acceptance to the take.
+        prefill_s: from the take to the first token.
+        decode_s: from the first token to the last.
+    """
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The engine came to an end of its own: `stop` or `length`, OpenAI's `finish_reason`."""
+
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+    stop_reason: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended by an error."""
+
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The request was stopped by its client, or because nobody read it any more."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The request's deadline passed."""
+
+    reason: StopReason = field(default=StopReason.DEADLINE)
+
+
+Terminal = Completed | Failed | Cancelled | Expired
+Event = Queued | Started | Token | Terminal
+
+STATUS_OF: dict[type[Terminal], Status] = {
+    Completed: Status.COMPLETED,
+    Failed: Status.FAILED,
+    Cancelled: Status.CANCELLED,
+    Expired: Status.EXPIRED,
+}

@@ -1,0 +1,86 @@
+"""Spreading one stream of live messages over many readers, each with a bounded buffer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from relais_common.ports import LiveBatch
+
+
+class BufferedSubscription:
+    """A reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
+
+    def __init__(self, max_batches: int) -> None:
+        self._max_batches = max_batches
+        self._batches: deque[LiveBatch] = deque()
+        self._ready = asyncio.Event()
+        self._dropped = False
+
+    def put(self, batch: LiveBatch) -> None:
+        """Hand the reader a batch; never blocks and never grows past the bound."""
+        if len(self._batches) >= self._max_batches:
+            self.drop()
+        elif not self._dropped:
+            self._batches.append(batch)
+            self._ready.set()
+
+    def drop(self) -> None:
+        """Tell the reader that live messages may be missing."""
+        self._batches.clear()
+        self._dropped = True
+        self._ready.set()
+
+    async def next(self, timeout_s: float) -> LiveBatch | None:
+        """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
+        if not self._ready.is_set():
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ready.wait()
+            except TimeoutError:
+                return None
+        if self._dropped:
+            self._dropped = False
+            self._ready.clear()
+            return None
+        batch = self._batches.popleft()
+        if not self._batches:
+            self._ready.clear()
+        return batch
+
+
+class Fanout:
+    """Who reads which channel in this process."""
+
+    def __init__(self, max_batches: int = 256) -> None:
+        self._max_batches = max_batches
+        self._readers: dict[str, set[BufferedSubscription]] = {}
+
+    def count(self, channel: str) -> int:
+        """How many readers a channel has."""
+        return len(self._readers.get(channel, ()))
+
+    @contextmanager
+    def reader(self, channel: str) -> Iterator[BufferedSubscription]:
+        """A subscription to the channel, for as long as the context lasts."""
+        subscription = BufferedSubscription(self._max_batches)
+        readers = self._readers.setdefault(channel, set())
+        readers.add(subscription)
+        try:
+            yield subscription
+        finally:
+            readers.discard(subscription)
+            if not readers:
+                del self._readers[channel]
+
+    def publish(self, channel: str, batch: LiveBatch) -> None:
+        for subscription in self._readers.get(channel, ()):
+            subscription.put(batch)
+
+    def drop_all(self) -> None:
+        """Tell every reader that live messages may be missing."""
+        for readers in self._readers.values():
+            for subscription in readers:
+                subscription.drop()

@@ -1,0 +1,52 @@
+"""`/healthz` and `/readyz`, in every service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import orjson
+from aiohttp import web
+
+Check = Callable[[], Awaitable[str | None]]
+"""Says why the process is not ready, or None where it is."""
+
+
+def add_health_routes(app: web.Application, ready: Check) -> None:
+    """`/healthz` answers as long as the event loop turns; `/readyz` is 503 while `ready` gives a reason."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return _json({"status": "ok"}, 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        reason = await ready()
+        if reason is None:
+            return _json({"status": "ready"}, 200)
+        return _json({"status": "not ready", "reason": reason}, 503)
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+
+
+def _json(body: dict[str, str], status: int) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@asynccontextmanager
+async def open_health_server(host: str, port: int, ready: Check) -> AsyncIterator[int]:
+    """Serve the two routes alone, for a process with no HTTP of its own. Yields the port it got."""
+    app = web.Application()
+    add_health_routes(app, ready)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,244 @@
+"""A request on its way through the queue: frozen types, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Operation(StrEnum):
+    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`."""
+
+    CHAT = "chat"
+    TEXT_COMPLETION = "text_completion"
+
+
+class Priority(StrEnum):
+    """Order of service between waiting jobs of one model; see docs/protocol.md for ageing."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of a job when nobody reads its stream any more."""
+
+    CONTINUE = "continue"
+    CANCEL = "cancel"
+
+
+class Status(StrEnum):
+    """Where a job stands. The last four are terminal: a job reaches exactly one of them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, for the model's chat template."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One accepted request.
+
+    Exactly one of `messages` and `prompt` is given; a prompt is text or token ids.
+
+    Attributes:
+        channel_id: the job's name everywhere, and the client's handle to its stream.
+        key_id: whose request it is; jobs of one key share a lane in the queue.
+        deadline_s: seconds after acceptance at which the job expires.
+        log_ttl_s: seconds that the event log outlives the job's end.
+        result_ttl_s: seconds that state and result outlive the job's end; at least `log_ttl_s`.
+    """
+
+    channel_id: str
+    model: str
+    key_id: str
+    operation: Operation
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    priority: Priority = Priority.NORMAL
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    deadline_s: float
+    log_ttl_s: float
+    result_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A client's `Idempotency-Key`, hashed, and the hash of the body it came with."""
+
+    key_hash: str
+    body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the queue says of a job it has taken in.
+
+    Attributes:
+        channel_id: the job's channel; an earlier job's where the same `Idempotency-Key` was seen.
+        status: where that job stands now.
+        queue_position: 1 for the next to be taken; an upper bound; 0 when no longer waiting.
+        estimated_wait_s: position over the measured service rate; None while nothing was measured.
+        duplicate: True where this call changed nothing because the job was already there.
+    """
+
+    channel_id: str
+    status: Status
+    queue_position: int
+    estimated_wait_s: float | None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to append to a channel: valid while no later take has raised the fence."""
+
+    channel_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakenJob:
+    """A job in a worker's hands.
+
+    Attributes:
+        lease: what the worker shows at every step.
+        tail: how many events the channel's log already holds.
+        failures: crashes charged to this job; above zero it is run alone.
+        deadline_in_s: seconds left until it expires, when it was taken.
+        queued_s: seconds between acceptance and this take.
+        emitted: True where an earlier holder already published tokens.
+    """
+
+    job: Job
+    lease: Lease
+    tail: int
+    failures: int
+    deadline_in_s: float
+    queued_s: float
+    emitted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """What is known of a channel at one instant, for those who poll.
+
+    Attributes:
+        tail: number of events ever appended.
+        text: the whole answer, once the job has ended.
+        outcome: the terminal event's encoded line, once the job has ended.
+        accepted_at_s, started_at_s, finished_at_s: Redis's clock, seconds since the epoch.
+    """
+
+    channel_id: str
+    model: str
+    key_id: str
+    operation: Operation
+    status: Status
+    on_disconnect: OnDisconnect
+    queue_position: int
+    estimated_wait_s: float | None
+    tail: int
+    accepted_at_s: float
+    started_at_s: float | None
+    finished_at_s: float | None
+    text: str | None
+    outcome: bytes | None
+
+
+class StopReason(StrEnum):
+    """Why a job is stopped before its end."""
+
+    CLIENT = "client"
+    DISCONNECT = "disconnect"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the queue says of a lease when its holder appends or renews.
+
+    Attributes:
+        held: False once another take has raised the fence or the job has ended: stop, say nothing more.
+        tail: events in the log; smaller than the holder's own count where Redis came back with less.
+        stop: set where the job is to be stopped and ended by its holder.
+    """
+
+    held: bool
+    tail: int = 0
+    stop: StopReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Events a holder adds to its channel's log.
+
+    Attributes:
+        first_seq: number of the first line; lines whose number the log already has are skipped.
+        lines: encoded events (see `relais_common.wire.codec`).
+        emits: True where a line carries tokens: from then on a crash is no longer charged to the job.
+    """
+
+    lease: Lease
+    first_seq: int
+    lines: tuple[bytes, ...]
+    emits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How much of a model's work waits and runs."""
+
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker says of itself at each heartbeat."""
+
+    worker_id: str
+    model: str
+    capacity: int
+    running: int
+    draining: bool = False
+    max_model_len: int | None = None
+    kv_cache_usage: float | None = None

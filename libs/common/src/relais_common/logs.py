@@ -1,0 +1,61 @@
+"""One set-up of structured logs for every service.
+
+Inside `channel_context` each line carries the channel id. Values are never formatted into the event's name, so lines
+can be counted. Keys, prompts and answers are not logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("json", "console")
+
+
+def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None:
+    """Send structlog and standard-library logs to stdout, one JSON object a line (or colours for `console`)."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[structlog.typing.Processor] = (
+        [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(
+                serializer=lambda value, **_: orjson.dumps(value, default=repr).decode()
+            ),
+        ]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+@contextmanager
+def channel_context(channel_id: str) -> Iterator[None]:
+    """Put the channel id on every line logged inside."""
+    with structlog.contextvars.bound_contextvars(channel_id=channel_id):
+        yield

@@ -1,0 +1,206 @@
+"""One model's jobs, lanes and logs as plain data, with the atomic steps that the scripts take in Redis."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from relais_common.fanout import Fanout
+from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
+from relais_common.ports import LiveBatch
+from relais_common.wire import codec
+
+PATIENCE = 8
+
+
+@dataclass(slots=True)
+class Record:
+    """A job and all that is known of it."""
+
+    job: Job
+    order: int
+    accepted_at_s: float
+    deadline_at_s: float
+    status: Status = Status.QUEUED
+    fence: int = 0
+    failures: int = 0
+    worker: str = ""
+    taken_at_s: float = 0.0
+    engaged: bool = False
+    progressed: bool = False
+    emitted: bool = False
+    stop: StopReason | None = None
+    ended_by: int | None = None
+    started_at_s: float | None = None
+    finished_at_s: float | None = None
+    text: str | None = None
+    outcome: bytes | None = None
+    log: list[bytes] = field(default_factory=list)
+
+
+class MemoryModel:
+    """The state of one model. Every method is one atomic step: it does not await."""
+
+    def __init__(
+        self, clock: Callable[[], float], fanout: Fanout, ask_to_stop: Callable[[str], None]
+    ) -> None:
+        self._clock = clock
+        self._fanout = fanout
+        self._announce_stop = ask_to_stop
+        self.records: dict[str, Record] = {}
+        self.lanes: dict[Priority, dict[str, deque[str]]] = {one: {} for one in Priority}
+        self.turns: dict[Priority, deque[str]] = {one: deque() for one in Priority}
+        self.suspects: deque[str] = deque()
+        self.dead: deque[str] = deque(maxlen=1000)
+        self.inflight: dict[str, float] = {}
+        self.deadlines: dict[str, float] = {}
+        self.watched: dict[str, float] = {}
+        self.passed: dict[Priority, int] = dict.fromkeys(Priority, 0)
+        self.memos: dict[str, tuple[str, list[str]]] = {}
+        self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
+        self.service_s: float | None = None
+        self._order = 0
+
+    @property
+    def waiting(self) -> int:
+        return sum(record.status is Status.QUEUED for record in self.records.values())
+
+    def add(self, job: Job, watch_grace_s: float) -> Record:
+        self._order += 1
+        now = self._clock()
+        record = Record(job, self._order, now, now + job.deadline_s)
+        self.records[job.channel_id] = record
+        self._lane(record).append(job.channel_id)
+        self.deadlines[job.channel_id] = record.deadline_at_s
+        if job.on_disconnect is OnDisconnect.CANCEL:
+            self.watched[job.channel_id] = now + watch_grace_s
+        return record
+
+    def position(self, record: Record) -> int:
+        if record.status is not Status.QUEUED:
+            return 0
+        lanes = self.lanes[record.job.priority]
+        own_lane = lanes.get(record.job.key_id, deque())
+        if record.job.channel_id not in own_lane:
+            return 1
+        own = own_lane.index(record.job.channel_id) + 1
+        others = sum(len(lane) for lane in lanes.values()) - len(own_lane)
+        higher = list(Priority)[: list(Priority).index(record.job.priority)]
+        ahead = own - 1 + min(others, own * max(0, len(self.turns[record.job.priority]) - 1))
+        ahead += sum(len(lane) for one in higher for lane in self.lanes[one].values())
+        return max(1, min(ahead + 1, self.waiting))
+
+    def estimated_wait_s(self, position: int) -> float | None:
+        if self.service_s is None or position == 0:
+            return None
+        return round(position * self.service_s / max(1, len(self.inflight)), 3)
+
+    def append(self, record: Record, first_seq: int, lines: list[bytes]) -> None:
+        record.log.extend(lines)
+        self._fanout.publish(record.job.channel_id, LiveBatch(first_seq, lines))
+
+    def conclude(self, record: Record, status: Status, line: bytes, text: str) -> None:
+        channel_id, was = record.job.channel_id, record.status
+        self.append(record, len(record.log) + 1, [line])
+        record.status, record.finished_at_s = status, self._clock()
+        record.outcome, record.text, record.stop = line, text, None
+        for ledger in (self.inflight, self.deadlines, self.watched):
+            ledger.pop(channel_id, None)
+        if was is Status.QUEUED:
+            self._remove_from_lane(record)
+        elif status is Status.COMPLETED:
+            last = record.finished_at_s - record.taken_at_s
+            self.service_s = last if self.service_s is None else 0.9 * self.service_s + 0.1 * last
+
+    def requeue(self, record: Record) -> None:
+        channel_id = record.job.channel_id
+        self.inflight.pop(channel_id, None)
+        self.deadlines[channel_id] = record.deadline_at_s
+        record.status = Status.QUEUED
+        if record.failures > 0:
+            self.suspects.append(channel_id)
+            return
+        lane = self._lane(record, front=True)
+        at = next(
+            (i for i, other in enumerate(lane) if self.records[other].order > record.order),
+            len(lane),
+        )
+        lane.insert(at, channel_id)
+
+    def verdict(self, channel_id: str, fence: int) -> Verdict:
+        record = self.records.get(channel_id)
+        if record is None or record.status is not Status.RUNNING or record.fence != fence:
+            return Verdict(held=False)
+        return Verdict(held=True, tail=len(record.log), stop=record.stop)
+
+    def ask_to_stop(self, record: Record, reason: StopReason) -> None:
+        record.stop = record.stop or reason
+        self._announce_stop(record.job.channel_id)
+
+    def next_priority(self) -> Priority | None:
+        chosen: Priority | None = None
+        for priority in Priority:
+            if self.turns[priority] and (chosen is None or self.passed[priority] >= PATIENCE):
+                chosen = priority
+        return chosen
+
+    def serve(self, priority: Priority, worker_id: str, lease_s: float) -> Record | None:
+        """Hand over one job of the key whose turn it is; None where its time was up."""
+        turns = self.turns[priority]
+        owner = turns[0]
+        turns.rotate(-1)
+        record = self.records[self.lanes[priority][owner][0]]
+        return record if self.hand_over(record, worker_id, lease_s) else None
+
+    def hand_over(self, record: Record, worker_id: str, lease_s: float) -> bool:
+        now = self._clock()
+        if record.deadline_at_s <= now:
+            self.conclude(record, Status.EXPIRED, codec.EXPIRED_LINE, "")
+            return False
+        self._remove_from_lane(record)
+        record.fence += 1
+        record.status, record.worker, record.taken_at_s = Status.RUNNING, worker_id, now
+        record.engaged = record.progressed = False
+        self.inflight[record.job.channel_id] = now + lease_s
+        return True
+
+    def note_passed_over(self, chosen: Priority) -> None:
+        order = list(Priority)
+        self.passed[chosen] = 0
+        for priority in order[order.index(chosen) + 1 :]:
+            if self.turns[priority]:
+                self.passed[priority] += 1
+
+    def due(self, ledger: dict[str, float], limit: int) -> list[Record]:
+        now = self._clock()
+        late = sorted((at, channel_id) for channel_id, at in ledger.items() if at <= now)
+        return [self.records[channel_id] for _, channel_id in late[:limit]]
+
+    def seconds_left(self, record: Record) -> float:
+        return record.deadline_at_s - self._clock()
+
+    def seconds_queued(self, record: Record) -> float:
+        return self._clock() - record.accepted_at_s
+
+    def _lane(self, record: Record, *, front: bool = False) -> deque[str]:
+        priority, owner = record.job.priority, record.job.key_id
+        if owner not in self.lanes[priority]:
+            self.lanes[priority][owner] = deque()
+            if front:
+                self.turns[priority].appendleft(owner)
+            else:
+                self.turns[priority].append(owner)
+        return self.lanes[priority][owner]
+
+    def _remove_from_lane(self, record: Record) -> None:
+        channel_id, priority, owner = record.job.channel_id, record.job.priority, record.job.key_id
+        if channel_id in self.suspects:
+            self.suspects.remove(channel_id)
+            return
+        lane = self.lanes[priority].get(owner)
+        if lane is not None and channel_id in lane:
+            lane.remove(channel_id)
+            if not lane:
+                del self.lanes[priority][owner]
+                self.turns[priority].remove(owner)

@@ -1,0 +1,346 @@
+"""All ports over plain data in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from relais_common.channels import channel_model
+from relais_common.errors import IdempotencyConflict, QueueFull, WorkerLost
+from relais_common.events import STATUS_OF, Cancelled, Failed, Queued, Started, Terminal
+from relais_common.fanout import Fanout
+from relais_common.jobs import (
+    Accepted,
+    Append,
+    ChannelState,
+    Idempotency,
+    Job,
+    Lease,
+    QueueDepth,
+    Status,
+    StopReason,
+    TakenJob,
+    Verdict,
+    WorkerState,
+)
+from relais_common.memory.model import MemoryModel, Record
+from relais_common.ports import Reaped, Subscription
+from relais_common.wire import codec
+
+
+class MemoryStore:
+    """Every port at once. `clock` gives seconds; a test may turn it by hand."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, *, watch_grace_s: float = 30.0
+    ) -> None:
+        self._clock = clock
+        self._watch_grace_s = watch_grace_s
+        self._models: dict[str, MemoryModel] = {}
+        self._fanout = Fanout()
+        self._bells: dict[str, asyncio.Event] = {}
+        self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
+        self._workers: dict[str, tuple[float, WorkerState]] = {}
+
+    def _model(self, model: str) -> MemoryModel:
+        if model not in self._models:
+            self._models[model] = MemoryModel(
+                self._clock, self._fanout, lambda channel_id: self._announce(model, channel_id)
+            )
+        return self._models[model]
+
+    def _of(self, channel_id: str) -> tuple[MemoryModel, Record | None]:
+        model = self._model(channel_model(channel_id))
+        return model, model.records.get(channel_id)
+
+    def _bell(self, model: str) -> asyncio.Event:
+        return self._bells.setdefault(model, asyncio.Event())
+
+    def _announce(self, model: str, channel_id: str) -> None:
+        for listener in self._listeners.get(model, ()):
+            listener.put_nowait(channel_id)
+
+    # JobIntake
+
+    async def enqueue(
+        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+    ) -> Accepted:
+        model = self._model(job.model)
+        if job.channel_id in model.records:
+            return self._accepted(model, model.records[job.channel_id], duplicate=True)
+        if idempotency is not None:
+            first = model.idempotency.get((job.key_id, idempotency.key_hash))
+            if first is not None:
+                channel_id, body_hash = first
+                if body_hash != idempotency.body_hash:
+                    raise IdempotencyConflict(
+                        "this Idempotency-Key was used with another body", param="Idempotency-Key"
+                    )
+                return self._accepted(model, model.records[channel_id], duplicate=True)
+        waiting = model.waiting
+        if waiting >= max_waiting:
+            raise QueueFull(
+                f"{waiting} requests wait for {job.model!r} already",
+                retry_after_s=model.estimated_wait_s(waiting) or 1.0,
+            )
+        record = model.add(job, self._watch_grace_s)
+        if idempotency is not None:
+            entry = (job.channel_id, idempotency.body_hash)
+            model.idempotency[job.key_id, idempotency.key_hash] = entry
+        accepted = self._accepted(model, record)
+        queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
+        model.append(record, 1, [codec.encode_event(queued)])
+        self._bell(job.model).set()
+        return accepted
+
+    def _accepted(self, model: MemoryModel, record: Record, *, duplicate: bool = False) -> Accepted:
+        position = model.position(record)
+        return Accepted(
+            channel_id=record.job.channel_id,
+            status=record.status,
+            queue_position=position,
+            estimated_wait_s=model.estimated_wait_s(position),
+            duplicate=duplicate,
+        )
+
+    async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
+        model, record = self._of(channel_id)
+        if record is None:
+            return None
+        if record.status is Status.QUEUED:
+            line = codec.encode_event(Cancelled(reason))
+            model.conclude(record, Status.CANCELLED, line, "")
+        elif record.status is Status.RUNNING:
+            model.ask_to_stop(record, reason)
+        return record.status
+
+    async def watch(self, channel_id: str, *, lease_s: float) -> None:
+        model, _ = self._of(channel_id)
+        if channel_id in model.watched:
+            model.watched[channel_id] = self._clock() + lease_s
+
+    async def state(self, channel_id: str) -> ChannelState | None:
+        model, record = self._of(channel_id)
+        if record is None:
+            return None
+        position = model.position(record)
+        return ChannelState(
+            channel_id=channel_id,
+            model=record.job.model,
+            key_id=record.job.key_id,
+            operation=record.job.operation,
+            status=record.status,
+            on_disconnect=record.job.on_disconnect,
+            queue_position=position,
+            estimated_wait_s=model.estimated_wait_s(position),
+            tail=len(record.log),
+            accepted_at_s=record.accepted_at_s,
+            started_at_s=record.started_at_s,
+            finished_at_s=record.finished_at_s,
+            text=record.text,
+            outcome=record.outcome,
+        )
+
+    async def depth(self, model: str) -> QueueDepth:
+        state = self._model(model)
+        return QueueDepth(waiting=state.waiting, running=len(state.inflight))
+
+    # JobSource
+
+    async def take(
+        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+    ) -> list[TakenJob]:
+        state = self._model(model)
+        last_call, last_ids = state.memos.get(worker_id, ("", []))
+        if last_call == call_id:
+            records = [state.records[channel_id] for channel_id in last_ids]
+            return [
+                self._taken(state, record)
+                for record in records
+                if record.status is Status.RUNNING and record.worker == worker_id
+            ]
+        taken: list[Record] = []
+        if idle and state.suspects:
+            suspect = state.records[state.suspects[0]]
+            if state.hand_over(suspect, worker_id, lease_s):
+                taken.append(suspect)
+                limit = 0
+        while len(taken) < limit and (priority := state.next_priority()) is not None:
+            record = state.serve(priority, worker_id, lease_s)
+            if record is not None:
+                taken.append(record)
+                state.note_passed_over(priority)
+        if taken:
+            state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])
+        if state.next_priority() is None:
+            self._bell(model).clear()
+        return [self._taken(state, record) for record in taken]
+
+    def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
+        return TakenJob(
+            job=record.job,
+            lease=Lease(record.job.channel_id, record.fence),
+            tail=len(record.log),
+            failures=record.failures,
+            deadline_in_s=model.seconds_left(record),
+            queued_s=model.seconds_queued(record),
+            emitted=record.emitted,
+        )
+
+    async def start(
+        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+    ) -> Verdict:
+        model, record = self._of(lease.channel_id)
+        verdict = model.verdict(lease.channel_id, lease.fence)
+        if record is None or not verdict.held:
+            return verdict
+        record.engaged = True
+        if record.started_at_s is None:
+            record.started_at_s = self._clock()
+            line = codec.encode_event(Started(len(prompt_token_ids)))
+            model.append(record, len(record.log) + 1, [line])
+        return model.verdict(lease.channel_id, lease.fence)
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        return [self._append(item) for item in appends]
+
+    def _append(self, item: Append) -> Verdict:
+        channel_id, fence = item.lease.channel_id, item.lease.fence
+        model, record = self._of(channel_id)
+        verdict = model.verdict(channel_id, fence)
+        if record is None or not verdict.held or item.first_seq > verdict.tail + 1:
+            return verdict
+        fresh = list(item.lines[verdict.tail + 1 - item.first_seq :])
+        if fresh:
+            model.append(record, verdict.tail + 1, fresh)
+            if item.emits:
+                record.emitted = record.progressed = True
+        return model.verdict(channel_id, fence)
+
+    async def finish(
+        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+    ) -> Verdict:
+        model, record = self._of(lease.channel_id)
+        if record is not None and record.ended_by == lease.fence:
+            return Verdict(held=True, tail=len(record.log))
+        verdict = model.verdict(lease.channel_id, lease.fence)
+        if record is None or not verdict.held or verdict.tail < first_seq - 1:
+            return verdict
+        record.ended_by = lease.fence
+        line = codec.encode_event(terminal)
+        model.conclude(record, STATUS_OF[type(terminal)], line, text)
+        return Verdict(held=True, tail=len(record.log))
+
+    async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
+        verdicts = []
+        for lease in leases:
+            model, _ = self._of(lease.channel_id)
+            verdict = model.verdict(lease.channel_id, lease.fence)
+            if verdict.held:
+                model.inflight[lease.channel_id] = self._clock() + lease_s
+            verdicts.append(verdict)
+        return verdicts
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            model, record = self._of(lease.channel_id)
+            if record is not None and model.verdict(lease.channel_id, lease.fence).held:
+                model.requeue(record)
+                self._bell(record.job.model).set()
+
+    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._bell(model).wait()
+        except TimeoutError:
+            return
+        self._bell(model).clear()
+
+    @asynccontextmanager
+    async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        listeners = self._listeners.setdefault(model, set())
+        listeners.add(queue)
+
+        async def ids() -> AsyncIterator[str]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield ids()
+        finally:
+            listeners.discard(queue)
+
+    # Recovery
+
+    async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
+        state = self._model(model)
+        requeued = ended = 0
+        for ledger, reason, line in (
+            (state.watched, StopReason.DISCONNECT, _line(StopReason.DISCONNECT)),
+            (state.deadlines, StopReason.DEADLINE, codec.EXPIRED_LINE),
+        ):
+            for record in state.due(ledger, limit):
+                del ledger[record.job.channel_id]
+                if record.status is Status.QUEUED:
+                    state.conclude(record, _status(reason), line, "")
+                    ended += 1
+                elif record.status is Status.RUNNING:
+                    state.ask_to_stop(record, reason)
+        for record in state.due(state.inflight, limit):
+            if record.stop is not None:
+                state.conclude(record, _status(record.stop), _line(record.stop), "")
+                ended += 1
+                continue
+            if record.engaged and not record.progressed:
+                record.failures += 1
+                if record.failures >= max_failures:
+                    state.conclude(record, Status.FAILED, _LOST_LINE, "")
+                    state.dead.appendleft(record.job.channel_id)
+                    ended += 1
+                    continue
+            state.requeue(record)
+            requeued += 1
+        if requeued:
+            self._bell(model).set()
+        return Reaped(requeued=requeued, ended=ended)
+
+    # EventLog and LiveBus
+
+    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        _, record = self._of(channel_id)
+        return [] if record is None else record.log[after : after + limit]
+
+    @asynccontextmanager
+    async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
+        with self._fanout.reader(channel_id) as subscription:
+            yield subscription
+
+    # WorkerRegistry
+
+    async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
+        self._workers[state.worker_id] = (self._clock() + ttl_s, state)
+
+    async def leave(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    async def alive(self) -> list[WorkerState]:
+        now = self._clock()
+        return [state for end, state in self._workers.values() if end > now]
+
+
+_LOST_LINE = codec.encode_event(
+    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
+)
+
+
+def _status(reason: StopReason) -> Status:
+    return Status.EXPIRED if reason is StopReason.DEADLINE else Status.CANCELLED
+
+
+def _line(reason: StopReason) -> bytes:
+    if reason is StopReason.DEADLINE:
+        return codec.EXPIRED_LINE
+    return codec.encode_event(Cancelled(reason))

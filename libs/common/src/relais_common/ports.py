@@ -1,0 +1,184 @@
+"""The queue, the log and the live bus, as the services see them.
+
+Two adapters stand behind each port: `relais_common.redis_store`, and `relais_common.memory` for tests and
+demonstrations. One contract suite holds both to the same words.
+
+Every method may raise `StoreUnavailable`. Every method is safe to call again with the same arguments
+when its answer was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from relais_common.events import Terminal
+from relais_common.jobs import (
+    Accepted,
+    Append,
+    ChannelState,
+    Idempotency,
+    Job,
+    Lease,
+    QueueDepth,
+    Status,
+    StopReason,
+    TakenJob,
+    Verdict,
+    WorkerState,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one pass of the reaper did.
+
+    Attributes:
+        requeued: jobs put back because their holder's lease ran out.
+        ended: jobs ended because of a deadline, a cancel, or too many failures.
+    """
+
+    requeued: int
+    ended: int
+
+
+class JobIntake(Protocol):
+    """The front's side of the queue."""
+
+    async def enqueue(
+        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+    ) -> Accepted:
+        """Accept a job: after this returns, the job reaches a terminal state.
+
+        Raises:
+            QueueFull: `max_waiting` jobs of this model wait already.
+            IdempotencyConflict: the idempotency key was used with another body.
+        """
+        ...
+
+    async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
+        """End a waiting job, or tell the holder of a running one to end it.
+
+        Returns:
+            The status after the call (`running` while its holder has yet to act), None if unknown.
+        """
+        ...
+
+    async def watch(self, channel_id: str, *, lease_s: float) -> None:
+        """Say that somebody reads this channel; matters to jobs with `on_disconnect: cancel`."""
+        ...
+
+    async def state(self, channel_id: str) -> ChannelState | None:
+        """Where the channel stands now, or None if it never existed or is gone."""
+        ...
+
+    async def depth(self, model: str) -> QueueDepth:
+        """How many jobs of the model wait and run."""
+        ...
+
+
+class JobSource(Protocol):
+    """The worker's side of the queue."""
+
+    async def take(
+        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+    ) -> list[TakenJob]:
+        """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
+
+        A job that crashed its worker before is given alone, and only to a worker that is `idle`.
+        The same `call_id` gives the same jobs again.
+        """
+        ...
+
+    async def start(
+        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+    ) -> Verdict:
+        """Note that the engine has accepted the prompt; appends `started` the first time."""
+        ...
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        """Add events to the logs of several channels of one model, and publish them."""
+        ...
+
+    async def finish(
+        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+    ) -> Verdict:
+        """End a job: append its last event, store its text, free what it held.
+
+        `tail` below `first_seq - 1` in the answer means nothing was done: the log is short, append first.
+        """
+        ...
+
+    async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
+        """Hold on to jobs of one model for another `lease_s` seconds."""
+        ...
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Hand jobs of one model back to the front of the queue, at no charge to them."""
+        ...
+
+    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+        """Return when there may be something to take, or after `timeout_s` seconds."""
+        ...
+
+    def stop_requests(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Channel ids of running jobs that were just asked to stop. A hint: `renew` tells it too."""
+        ...
+
+
+class Recovery(Protocol):
+    """What anyone may do for jobs whose holder, client or time has gone."""
+
+    async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
+        """Put back jobs with expired leases; end jobs past their deadline or without watcher."""
+        ...
+
+
+class EventLog(Protocol):
+    """Reading what happened on a channel."""
+
+    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        """Encoded events with numbers `after + 1`, ... in order; empty at the log's end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBatch:
+    """Events just appended: `lines[i]` has number `first_seq + i`."""
+
+    first_seq: int
+    lines: list[bytes]
+
+
+class Subscription(Protocol):
+    """One reader's view of a channel's live events."""
+
+    async def next(self, timeout_s: float) -> LiveBatch | None:
+        """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
+        ...
+
+
+class LiveBus(Protocol):
+    """Live events are hints: they may be lost, and the log then has them."""
+
+    def subscribe(self, channel_id: str) -> AbstractAsyncContextManager[Subscription]:
+        """Inside the context, every event appended after entry is announced or `next` says None."""
+        ...
+
+
+class WorkerRegistry(Protocol):
+    """Which workers are alive. State only: which models exist is declared by configuration."""
+
+    async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
+        """Say that this worker lives, for the next `ttl_s` seconds."""
+        ...
+
+    async def leave(self, worker_id: str) -> None:
+        """Say that this worker is gone."""
+        ...
+
+    async def alive(self) -> list[WorkerState]:
+        """Workers whose last beat has not run out."""
+        ...

@@ -1,0 +1,87 @@
+"""Connections to Redis: how long to wait, how often to try again, and what a failure is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
+
+from relais_common.errors import StoreUnavailable
+
+_UNAVAILABLE = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    OSError,
+)
+_UNAVAILABLE_PREFIXES = ("LOADING", "READONLY", "OOM", "MASTERDOWN", "NOREPLICAS", "MISCONF")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """Where Redis is.
+
+    Attributes:
+        url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS.
+        timeout_s: how long one command may take before it counts as lost.
+        max_connections: of the pool that ordinary commands share; more commands than that wait.
+    """
+
+    url: str = field(repr=False)
+    timeout_s: float = 5.0
+    max_connections: int = 64
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client for ordinary commands. Retries with jitter: every command here may be sent twice."""
+    pool = BlockingConnectionPool.from_url(
+        settings.url,
+        max_connections=settings.max_connections,
+        timeout=settings.timeout_s,
+        socket_timeout=settings.timeout_s,
+        socket_connect_timeout=2.0,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=3),
+        retry_on_error=[BusyLoadingError],
+    )
+    return Redis.from_pool(pool)
+
+
+def connect_blocking(settings: RedisSettings, *, longest_block_s: float) -> Redis:
+    """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
+    return Redis.from_url(
+        settings.url,
+        socket_timeout=longest_block_s + settings.timeout_s,
+        socket_connect_timeout=2.0,
+        retry=Retry(NoBackoff(), retries=0),
+        health_check_interval=5,  # a subscription on a silent, dead connection must end
+    )
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what the client raises when Redis is away, loading or full into `StoreUnavailable`."""
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise StoreUnavailable("the queue cannot be reached", retry_after_s=2) from error
+    except ResponseError as error:
+        # A script's own error carries the cause in its text.
+        if any(prefix in str(error) for prefix in _UNAVAILABLE_PREFIXES):
+            raise StoreUnavailable("the queue cannot be reached", retry_after_s=2) from error
+        raise

@@ -1,0 +1,132 @@
+"""`JobIntake` over Redis."""
+
+from __future__ import annotations
+
+from relais_common.channels import channel_model
+from relais_common.errors import IdempotencyConflict, QueueFull
+from relais_common.events import Cancelled
+from relais_common.jobs import (
+    Accepted,
+    ChannelState,
+    Idempotency,
+    Job,
+    OnDisconnect,
+    Operation,
+    QueueDepth,
+    Status,
+    StopReason,
+)
+from relais_common.redis_store.connection import store_errors
+from relais_common.redis_store.scripting import Scripts
+from relais_common.wire import codec, keys
+
+
+def _seconds(value: bytes) -> float | None:
+    return float(value) if value else None
+
+
+class RedisJobIntake:
+    """Accepting, cancelling and looking at jobs."""
+
+    def __init__(self, scripts: Scripts, *, watch_grace_s: float = 30.0) -> None:
+        self._scripts = scripts
+        self._watch_grace_s = watch_grace_s
+
+    async def enqueue(
+        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+    ) -> Accepted:
+        idempotency_key = body_hash = ""
+        if idempotency is not None:
+            idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
+            body_hash = idempotency.body_hash
+        verdict, *rest = await self._scripts.run(
+            "enqueue",
+            keys.model_base(job.model),
+            job.channel_id,
+            codec.encode_job(job),
+            job.key_id,
+            job.operation,
+            job.priority,
+            job.on_disconnect,
+            job.deadline_s,
+            job.log_ttl_s,
+            job.result_ttl_s,
+            self._watch_grace_s,
+            max_waiting,
+            idempotency_key,
+            body_hash,
+        )
+        if verdict == b"conflict":
+            raise IdempotencyConflict(
+                "this Idempotency-Key was used with another body", param="Idempotency-Key"
+            )
+        if verdict == b"full":
+            waiting, wait = rest
+            raise QueueFull(
+                f"{waiting} requests wait for {job.model!r} already",
+                retry_after_s=_seconds(wait) or 1.0,
+            )
+        channel_id, status, position, wait = rest
+        return Accepted(
+            channel_id=channel_id.decode(),
+            status=Status(status.decode()),
+            queue_position=position,
+            estimated_wait_s=_seconds(wait),
+            duplicate=verdict == b"duplicate",
+        )
+
+    async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
+        status = await self._scripts.run(
+            "cancel",
+            keys.channel_base(channel_id),
+            channel_id,
+            reason,
+            codec.encode_event(Cancelled(reason)),
+        )
+        return None if status is None else Status(status.decode())
+
+    async def watch(self, channel_id: str, *, lease_s: float) -> None:
+        await self._scripts.run("watch", keys.channel_base(channel_id), channel_id, lease_s)
+
+    async def state(self, channel_id: str) -> ChannelState | None:
+        answer = await self._scripts.run("state", keys.channel_base(channel_id), channel_id)
+        if answer is None:
+            return None
+        (
+            key_id,
+            operation,
+            status,
+            on_disconnect,
+            position,
+            wait,
+            tail,
+            accepted_at,
+            started_at,
+            finished_at,
+            text,
+            outcome,
+        ) = answer
+        return ChannelState(
+            channel_id=channel_id,
+            model=channel_model(channel_id),
+            key_id=key_id.decode(),
+            operation=Operation(operation.decode()),
+            status=Status(status.decode()),
+            on_disconnect=OnDisconnect(on_disconnect.decode()),
+            queue_position=position,
+            estimated_wait_s=_seconds(wait),
+            tail=tail,
+            accepted_at_s=float(accepted_at),
+            started_at_s=_seconds(started_at),
+            finished_at_s=_seconds(finished_at),
+            text=None if text is None else text.decode(),
+            outcome=outcome,
+        )
+
+    async def depth(self, model: str) -> QueueDepth:
+        with store_errors():
+            async with self._scripts.redis.pipeline(transaction=False) as pipeline:
+                pipeline.hget(keys.counts(model), "waiting")
+                pipeline.zcard(keys.inflight(model))
+                waiting, running = await pipeline.execute()
+        return QueueDepth(waiting=int(waiting or 0), running=running)

@@ -1,0 +1,56 @@
+"""`Recovery` and `EventLog` over Redis."""
+
+from __future__ import annotations
+
+from relais_common.errors import WorkerLost
+from relais_common.events import Cancelled, Failed
+from relais_common.jobs import StopReason
+from relais_common.ports import Reaped
+from relais_common.redis_store.connection import store_errors
+from relais_common.redis_store.scripting import Scripts
+from relais_common.wire import codec, keys
+
+DEAD_LETTERS_KEPT = 1000
+DEAD_LETTER_TTL_S = 7 * 24 * 3600
+
+_DISCONNECTED_LINE = codec.encode_event(Cancelled(StopReason.DISCONNECT))
+_CANCELLED_LINE = codec.encode_event(Cancelled(StopReason.CLIENT))
+_LOST_LINE = codec.encode_event(
+    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
+)
+
+
+class RedisRecovery:
+    """The reaper's step."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._scripts = scripts
+
+    async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
+        requeued, ended = await self._scripts.run(
+            "reap",
+            keys.model_base(model),
+            limit,
+            max_failures,
+            codec.EXPIRED_LINE,
+            _DISCONNECTED_LINE,
+            _CANCELLED_LINE,
+            _LOST_LINE,
+            DEAD_LETTERS_KEPT,
+            DEAD_LETTER_TTL_S,
+        )
+        return Reaped(requeued=requeued, ended=ended)
+
+
+class RedisEventLog:
+    """Reading a channel's log."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._redis = scripts.redis
+
+    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        with store_errors():
+            lines: list[bytes] = await self._redis.lrange(
+                keys.log(channel_id), after, after + limit - 1
+            )
+        return lines

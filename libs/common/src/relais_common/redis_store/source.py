@@ -1,0 +1,145 @@
+"""`JobSource` over Redis: what a worker does with its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+
+from relais_common.events import STATUS_OF, Started, Terminal
+from relais_common.jobs import Append, Lease, StopReason, TakenJob, Verdict
+from relais_common.redis_store.connection import store_errors
+from relais_common.redis_store.scripting import Argument, Scripts
+from relais_common.wire import codec, keys
+
+PATIENCE = 8
+"""How many jobs may overtake a waiting lower priority before it is served."""
+
+
+def _verdict(answer: list[Any]) -> Verdict:
+    held, tail, stop = answer
+    return Verdict(
+        held=bool(held), tail=tail, stop=StopReason(stop.decode()) if stop else None
+    )
+
+
+class RedisJobSource:
+    """Taking jobs, adding to their logs, ending them.
+
+    Args:
+        blocking: a client for pops and subscriptions that block.
+    """
+
+    def __init__(self, scripts: Scripts, blocking: Redis) -> None:
+        self._scripts = scripts
+        self._blocking = blocking
+
+    async def take(
+        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+    ) -> list[TakenJob]:
+        answer = await self._scripts.run(
+            "take",
+            keys.model_base(model),
+            limit,
+            worker_id,
+            call_id,
+            lease_s,
+            int(idle),
+            PATIENCE,
+            codec.EXPIRED_LINE,
+        )
+        return [
+            TakenJob(
+                job=codec.decode_job(payload),
+                lease=Lease(channel_id.decode(), int(fence)),
+                tail=tail,
+                failures=int(failures),
+                deadline_in_s=float(deadline_in),
+                queued_s=float(queued),
+                emitted=emitted == b"1",
+            )
+            for channel_id, fence, failures, tail, payload, deadline_in, queued, emitted in answer
+        ]
+
+    async def start(
+        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+    ) -> Verdict:
+        return _verdict(
+            await self._scripts.run(
+                "start",
+                keys.channel_base(lease.channel_id),
+                lease.channel_id,
+                lease.fence,
+                codec.encode_event(Started(len(prompt_token_ids))),
+                codec.encode_token_ids(prompt_token_ids),
+                model_revision,
+            )
+        )
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        if not appends:
+            return []
+        arguments: list[Argument] = []
+        for item in appends:
+            arguments += (item.lease.channel_id, item.lease.fence, item.first_seq)
+            arguments += (int(item.emits), len(item.lines))
+            arguments += item.lines
+        base = keys.channel_base(appends[0].lease.channel_id)
+        return [_verdict(answer) for answer in await self._scripts.run("append", base, *arguments)]
+
+    async def finish(
+        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+    ) -> Verdict:
+        return _verdict(
+            await self._scripts.run(
+                "finish",
+                keys.channel_base(lease.channel_id),
+                lease.channel_id,
+                lease.fence,
+                first_seq,
+                STATUS_OF[type(terminal)],
+                codec.encode_event(terminal),
+                text,
+            )
+        )
+
+    async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
+        if not leases:
+            return []
+        answers = await self._scripts.run(
+            "renew", keys.channel_base(leases[0].channel_id), lease_s, *_flat(leases)
+        )
+        return [_verdict(answer) for answer in answers]
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        if leases:
+            base = keys.channel_base(leases[0].channel_id)
+            await self._scripts.run("release", base, *_flat(leases))
+
+    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+        with store_errors():
+            await self._blocking.blpop([keys.wakeup(model)], timeout=timeout_s)
+
+    @asynccontextmanager
+    async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:
+        async with self._blocking.pubsub(ignore_subscribe_messages=True) as pubsub:
+            with store_errors():
+                await pubsub.subscribe(keys.control(model))
+
+            async def ids() -> AsyncIterator[str]:
+                while True:
+                    with store_errors():
+                        message = await pubsub.get_message(timeout=None)
+                    if message is not None:
+                        yield message["data"].decode()
+                    else:
+                        await asyncio.sleep(0)
+
+            yield ids()
+
+
+def _flat(leases: Sequence[Lease]) -> list[Argument]:
+    return [part for lease in leases for part in (lease.channel_id, lease.fence)]

@@ -1,0 +1,71 @@
+"""All ports over one Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from relais_common.redis_store.connection import (
+    RedisSettings,
+    connect,
+    connect_blocking,
+    store_errors,
+)
+from relais_common.redis_store.intake import RedisJobIntake
+from relais_common.redis_store.live import RedisLiveBus
+from relais_common.redis_store.recovery import RedisEventLog, RedisRecovery
+from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
+from relais_common.redis_store.scripting import Scripts
+from relais_common.redis_store.source import RedisJobSource
+
+__all__ = ["RedisSettings", "RedisStore", "open_store"]
+
+LONGEST_BLOCK_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStore:
+    """The ports, each over the same Redis."""
+
+    intake: RedisJobIntake
+    source: RedisJobSource
+    recovery: RedisRecovery
+    log: RedisEventLog
+    live: RedisLiveBus
+    registry: RedisWorkerRegistry
+    redis: Redis
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless Redis answers."""
+        with store_errors():
+            await self.redis.ping()
+
+    async def signing_secret(self) -> bytes:
+        """The secret that all orchestrators of this Redis share."""
+        return await shared_secret(self.redis)
+
+
+@asynccontextmanager
+async def open_store(
+    settings: RedisSettings, *, watch_grace_s: float = 30.0
+) -> AsyncIterator[RedisStore]:
+    """Connect lazily; everything is closed on the way out."""
+    async with AsyncExitStack() as stack:
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        blocking = connect_blocking(settings, longest_block_s=LONGEST_BLOCK_S)
+        stack.push_async_callback(blocking.aclose)
+        scripts = Scripts(redis)
+        live = await stack.enter_async_context(RedisLiveBus(blocking))
+        yield RedisStore(
+            intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s),
+            source=RedisJobSource(scripts, blocking),
+            recovery=RedisRecovery(scripts),
+            log=RedisEventLog(scripts),
+            live=live,
+            registry=RedisWorkerRegistry(redis),
+            redis=redis,
+        )

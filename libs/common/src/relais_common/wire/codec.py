@@ -1,0 +1,156 @@
+"""Jobs and events as bytes.
+
+An encoded event is one line, `<name> <JSON object>`: an orchestrator makes an SSE frame of it without
+parsing it. A live message is the number of its first event, a newline, and its lines, joined by newlines
+(JSON escapes newlines inside strings). A job is one JSON object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from relais_common.errors import DecodeError, ErrorInfo
+from relais_common.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Queued,
+    Started,
+    Timings,
+    Token,
+    Usage,
+)
+from relais_common.jobs import (
+    Job,
+    Message,
+    OnDisconnect,
+    Operation,
+    Priority,
+    Sampling,
+    StopReason,
+    WorkerState,
+)
+from relais_common.ports import LiveBatch
+
+_NAMES: dict[type[Event], bytes] = {
+    Queued: b"queued",
+    Started: b"started",
+    Token: b"token",
+    Completed: b"completed",
+    Failed: b"failed",
+    Cancelled: b"cancelled",
+    Expired: b"expired",
+}
+TERMINAL_NAMES = frozenset((b"completed", b"failed", b"cancelled", b"expired"))
+
+
+def encode_event(event: Event) -> bytes:
+    """One line, without its newline."""
+    return _NAMES[type(event)] + b" " + orjson.dumps(event)
+
+
+def split_event(line: bytes) -> tuple[bytes, bytes]:
+    """Name and JSON object of an encoded event.
+
+    Raises:
+        DecodeError: the line has no such form.
+    """
+    name, separator, data = line.partition(b" ")
+    if not separator:
+        raise DecodeError("an event without data")
+    return name, data
+
+
+def decode_event(line: bytes) -> Event:
+    """The event that `encode_event` wrote. Raises DecodeError."""
+    name, data = split_event(line)
+    try:
+        fields = orjson.loads(data)
+        match name:
+            case b"token":
+                return Token(fields["text"], tuple(fields["token_ids"]))
+            case b"queued":
+                return Queued(**fields)
+            case b"started":
+                return Started(**fields)
+            case b"completed":
+                return Completed(
+                    finish_reason=fields["finish_reason"],
+                    usage=Usage(**fields["usage"]),
+                    timings=Timings(**fields["timings"]),
+                    stop_reason=fields["stop_reason"],
+                )
+            case b"failed":
+                return Failed(ErrorInfo(**fields["error"]))
+            case b"cancelled":
+                return Cancelled(StopReason(fields["reason"]))
+            case b"expired":
+                return Expired(StopReason(fields["reason"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DecodeError(f"event {name!r}: {error}") from error
+    raise DecodeError(f"unknown event {name!r}")
+
+
+def encode_live(batch: LiveBatch) -> bytes:
+    """A live message; the append script writes the same form."""
+    return b"\n".join((str(batch.first_seq).encode(), *batch.lines))
+
+
+def decode_live(message: bytes) -> LiveBatch:
+    """The batch in a live message. Raises DecodeError."""
+    first_seq, *lines = message.split(b"\n")
+    if not first_seq.isdigit() or not lines:
+        raise DecodeError("a live message without number or events")
+    return LiveBatch(int(first_seq), lines)
+
+
+def encode_job(job: Job) -> bytes:
+    """One JSON object."""
+    return orjson.dumps(job)
+
+
+def decode_job(payload: bytes) -> Job:
+    """The job that `encode_job` wrote. Raises DecodeError."""
+    try:
+        fields: dict[str, Any] = orjson.loads(payload)
+        messages, prompt = fields.pop("messages"), fields.pop("prompt")
+        sampling = fields.pop("sampling")
+        sampling["stop"] = tuple(sampling["stop"])
+        return Job(
+            operation=Operation(fields.pop("operation")),
+            priority=Priority(fields.pop("priority")),
+            on_disconnect=OnDisconnect(fields.pop("on_disconnect")),
+            messages=None if messages is None else tuple(Message(**turn) for turn in messages),
+            prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+            sampling=Sampling(**sampling),
+            **fields,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"job: {error}") from error
+
+
+def encode_token_ids(token_ids: Iterable[int]) -> bytes:
+    """Token ids as a JSON array."""
+    return orjson.dumps(list(token_ids))
+
+
+def encode_worker(state: WorkerState) -> bytes:
+    """One JSON object."""
+    return orjson.dumps(state)
+
+
+def decode_worker(payload: bytes) -> WorkerState:
+    """The state that `encode_worker` wrote. Raises DecodeError."""
+    try:
+        return WorkerState(**orjson.loads(payload))
+    except (ValueError, TypeError) as error:
+        raise DecodeError(f"worker state: {error}") from error
+
+
+EXPIRED_LINE = encode_event(Expired())
+"""What a script appends when it ends a job whose time is up."""

@@ -1,0 +1,52 @@
+-- Accept a job. O(1).
+-- KEYS[1] base
+-- ARGV: id, payload, key_id, operation, priority, on_disconnect ('continue' | 'cancel'), deadline_s, log_ttl_s,
+--       result_ttl_s, watch_grace_s, max_waiting, idempotency key ('' for none), body hash
+-- Returns {'accepted' | 'duplicate', id, status, position, wait} | {'full', waiting, wait} | {'conflict'}
+local id, payload, owner, operation, priority, on_disconnect = unpack(ARGV, 1, 6)
+local deadline_s, log_ttl_s, result_ttl_s, watch_grace_s = unpack(ARGV, 7, 10)
+local max_waiting, idempotency, body_hash = tonumber(ARGV[11]), ARGV[12], ARGV[13]
+
+local function known(other)
+  local status, seq, theirs, their_owner = unpack(redis.call('HMGET', job_key(other),
+    'status', 'seq', 'priority', 'key_id'))
+  local place = 0
+  if status == 'queued' then place = position(theirs, their_owner, tonumber(seq)) end
+  return {'duplicate', other, status, place, place > 0 and estimated_wait(place) or ''}
+end
+
+if redis.call('EXISTS', job_key(id)) == 1 then return known(id) end
+if idempotency ~= '' then
+  local first = redis.call('GET', idempotency)
+  if first then
+    local other, hash = string.match(first, '^(%S+) (%S+)$')
+    if hash ~= body_hash then return {'conflict'} end
+    if redis.call('EXISTS', job_key(other)) == 1 then return known(other) end
+  end
+end
+local waiting = count('waiting')
+if waiting >= max_waiting then return {'full', waiting, estimated_wait(waiting)} end
+
+local key, lane = job_key(id), lane_key(priority, owner)
+local gone_s = math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
+local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
+redis.call('HSET', key, 'payload', payload, 'key_id', owner, 'operation', operation, 'priority', priority,
+  'on_disconnect', on_disconnect, 'status', 'queued', 'fence', 0, 'failures', 0, 'takes', 0, 'seq', seq,
+  'order', redis.call('HINCRBY', COUNTS, 'order', 1), 'accepted_at', seconds(NOW),
+  'deadline_at', seconds(NOW + tonumber(deadline_s)), 'log_ttl_s', log_ttl_s, 'result_ttl_s', result_ttl_s)
+-- No key lives for ever, even if nobody is left to end the job.
+redis.call('EXPIRE', key, gone_s)
+if redis.call('RPUSH', lane, id) == 1 then redis.call('RPUSH', turns_key(priority), owner) end
+count_waiting(priority, 1)
+redis.call('ZADD', DEADLINES, seconds(NOW + tonumber(deadline_s)), id)
+if on_disconnect == 'cancel' then
+  redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
+end
+if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s) end
+local place = position(priority, owner, seq)
+local wait = estimated_wait(place)
+append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', place,
+  wait == '' and 'null' or wait)})
+redis.call('EXPIRE', log_key(id), gone_s)
+ring()
+return {'accepted', id, 'queued', place, wait}

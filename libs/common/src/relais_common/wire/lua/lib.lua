@@ -1,0 +1,175 @@
+-- Put in front of every script. KEYS[1] is the model's base, `relais:{<tag>}`; every name below derives
+-- from it and so lies in the same slot. Time is this server's clock.
+
+local base = KEYS[1]
+local PRIORITIES = {'high', 'normal', 'low'}
+local COUNTS, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, DEAD, CONTROL =
+  base .. ':counts', base .. ':inflight', base .. ':deadlines', base .. ':watched',
+  base .. ':wakeup', base .. ':suspects', base .. ':dead', base .. ':control'
+
+local function job_key(id) return base .. ':job:' .. id end
+local function log_key(id) return base .. ':log:' .. id end
+local function live_key(id) return base .. ':live:' .. id end
+local function turns_key(priority) return base .. ':turns:' .. priority end
+local function lane_key(priority, owner) return base .. ':queue:' .. priority .. ':' .. owner end
+
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+local NOW = clock()
+
+-- '%.6f', because Lua's own form of a number of seconds since the epoch keeps 14 digits only.
+local function seconds(value) return string.format('%.6f', value) end
+
+local function count(field) return tonumber(redis.call('HGET', COUNTS, field) or '0') end
+
+local function lane_field(priority, owner, name)
+  return 'lane:' .. priority .. ':' .. owner .. ':' .. name
+end
+
+local function forget_lane(priority, owner)
+  redis.call('LREM', turns_key(priority), 0, owner)
+  redis.call('HDEL', COUNTS, lane_field(priority, owner, 'pushed'),
+    lane_field(priority, owner, 'popped'), lane_field(priority, owner, 'tombstones'))
+end
+
+-- Capped: a ring that nobody hears must not pile up, and one that is heard leads to a take that rings on.
+local function ring()
+  redis.call('LPUSH', WAKEUP, '1')
+  redis.call('LTRIM', WAKEUP, 0, 15)
+  redis.call('EXPIRE', WAKEUP, 3600)
+end
+
+local function count_waiting(priority, by)
+  redis.call('HINCRBY', COUNTS, 'waiting', by)
+  redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
+end
+
+-- Jobs that go before this one, plus one. An upper bound: tombstones count, and a lane's turn may come sooner.
+local function position(priority, owner, seq)
+  local own = seq - count(lane_field(priority, owner, 'popped'))
+  local others = math.max(0, count('waiting:' .. priority)
+    - redis.call('LLEN', lane_key(priority, owner)))
+  local lanes = redis.call('LLEN', turns_key(priority))
+  local ahead = own - 1 + math.min(others, own * math.max(0, lanes - 1))
+  for _, higher in ipairs(PRIORITIES) do
+    if higher == priority then break end
+    ahead = ahead + count('waiting:' .. higher)
+  end
+  return math.max(1, math.min(ahead + 1, count('waiting')))
+end
+
+-- Little's law: the rate of service is jobs in flight over the mean time one takes. '' while unmeasured.
+local function estimated_wait(place)
+  local mean = redis.call('HGET', COUNTS, 'service_s')
+  if not mean then return '' end
+  return string.format('%.3f', place * tonumber(mean) / math.max(1, redis.call('ZCARD', INFLIGHT)))
+end
+
+local function append(id, first_seq, lines)
+  for i = 1, #lines, 1000 do
+    redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, #lines)))
+  end
+  redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
+end
+
+-- A cancelled job's id stays in its lane; half a lane of such tombstones is swept out in one go, so that
+-- each costs O(1) on average and none can pile up.
+local function bury(priority, owner)
+  local field = lane_field(priority, owner, 'tombstones')
+  local tombstones = redis.call('HINCRBY', COUNTS, field, 1)
+  local lane = lane_key(priority, owner)
+  if tombstones < 64 or tombstones * 2 < redis.call('LLEN', lane) then return end
+  local ids = redis.call('LRANGE', lane, 0, -1)
+  redis.call('DEL', lane)
+  local popped, kept = count(lane_field(priority, owner, 'popped')), 0
+  for _, id in ipairs(ids) do
+    if redis.call('HGET', job_key(id), 'status') == 'queued' then
+      kept = kept + 1
+      redis.call('RPUSH', lane, id)
+      redis.call('HSET', job_key(id), 'seq', popped + kept)
+    end
+  end
+  redis.call('HSET', COUNTS, field, 0, lane_field(priority, owner, 'pushed'), popped + kept)
+  if kept == 0 then forget_lane(priority, owner) end
+end
+
+-- The one way a job ends: last event, state, what it held, and how long it is remembered.
+-- `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
+local function conclude(id, status, line, text, in_lane)
+  local key = job_key(id)
+  local was, priority, owner, failures, taken_at, log_ttl, result_ttl = unpack(redis.call('HMGET', key,
+    'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s', 'result_ttl_s'))
+  append(id, redis.call('LLEN', log_key(id)) + 1, {line})
+  redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', line, 'text', text,
+    'tail', redis.call('LLEN', log_key(id)))
+  redis.call('HDEL', key, 'payload', 'prompt_token_ids', 'stop')
+  redis.call('ZREM', INFLIGHT, id)
+  redis.call('ZREM', DEADLINES, id)
+  redis.call('ZREM', WATCHED, id)
+  redis.call('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
+  redis.call('EXPIRE', key, math.ceil(tonumber(result_ttl)))
+  if was == 'queued' then
+    count_waiting(priority, -1)
+    if tonumber(failures) > 0 then
+      redis.call('LREM', SUSPECTS, 1, id)
+    elseif in_lane then
+      bury(priority, owner)
+    end
+  elseif status == 'completed' then
+    local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
+    if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
+    redis.call('HSET', COUNTS, 'service_s', seconds(last))
+  end
+end
+
+-- Back to the front of its lane, in its old order. Lanes are sorted by order of acceptance, so only jobs
+-- that were put back before, and are older, are passed over.
+local function requeue(id)
+  local key = job_key(id)
+  local priority, owner, order, failures, deadline_at = unpack(redis.call('HMGET', key,
+    'priority', 'key_id', 'order', 'failures', 'deadline_at'))
+  redis.call('ZREM', INFLIGHT, id)
+  redis.call('ZADD', DEADLINES, deadline_at, id)
+  redis.call('HSET', key, 'status', 'queued')
+  count_waiting(priority, 1)
+  if tonumber(failures) > 0 then
+    redis.call('RPUSH', SUSPECTS, id)
+    return
+  end
+  local lane, at, pivot = lane_key(priority, owner), 0, nil
+  local length = redis.call('LLEN', lane)
+  while at < length and not pivot do
+    for _, other in ipairs(redis.call('LRANGE', lane, at, at + 31)) do
+      local theirs = redis.call('HGET', job_key(other), 'order')
+      if theirs and tonumber(theirs) > tonumber(order) then
+        pivot = other
+        break
+      end
+      at = at + 1
+    end
+  end
+  if at == 0 then
+    redis.call('LPUSH', lane, id)
+  elseif pivot then
+    redis.call('LINSERT', lane, 'BEFORE', pivot, id)
+  else
+    redis.call('RPUSH', lane, id)
+  end
+  if length == 0 then redis.call('LPUSH', turns_key(priority), owner) end
+  local popped = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'popped'), -1)
+  redis.call('HSET', key, 'seq', popped + at + 1)
+end
+
+-- Does this fence still hold this job? Also its log's length and whether it is asked to stop.
+local function verdict(id, fence)
+  local status, current, stop = unpack(redis.call('HMGET', job_key(id), 'status', 'fence', 'stop'))
+  if status ~= 'running' or current ~= fence then return {0, 0, ''} end
+  return {1, redis.call('LLEN', log_key(id)), stop or ''}
+end
+
+local function ask_to_stop(id, reason)
+  redis.call('HSETNX', job_key(id), 'stop', reason)
+  redis.call('PUBLISH', CONTROL, id)
+end

@@ -1,0 +1,13 @@
+-- Note that the engine has accepted the prompt. What a successor needs to go on is stored with it.
+-- KEYS[1] base
+-- ARGV: id, fence, started line, prompt token ids (JSON), model revision
+-- Returns a verdict {held, tail, stop}
+local id, fence, line, token_ids, revision = unpack(ARGV)
+local answer = verdict(id, fence)
+if answer[1] == 0 then return answer end
+redis.call('HSET', job_key(id), 'engaged', 1, 'prompt_token_ids', token_ids, 'model_revision', revision)
+if redis.call('HSETNX', job_key(id), 'started_at', seconds(NOW)) == 1 then
+  append(id, answer[2] + 1, {line})
+  answer[2] = answer[2] + 1
+end
+return answer

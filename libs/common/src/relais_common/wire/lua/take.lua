@@ -1,0 +1,104 @@
+-- Move up to n waiting jobs into a worker's hands. O(n), plus swept tombstones.
+-- KEYS[1] base
+-- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line
+-- Returns a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s, emitted ('1' | '0')}
+local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
+local patience, expired_line = tonumber(ARGV[6]), ARGV[7]
+local memo = base .. ':take:' .. worker
+
+local function describe(id)
+  local fence, failures, payload, deadline_at, accepted_at, emitted = unpack(redis.call('HMGET', job_key(id),
+    'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted'))
+  return {id, fence, failures, redis.call('LLEN', log_key(id)), payload,
+    seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)), emitted or '0'}
+end
+
+-- The answer to this very call was lost on its way: give it again.
+if redis.call('HGET', memo, 'call_id') == call then
+  local again = {}
+  for id in string.gmatch(redis.call('HGET', memo, 'ids') or '', '%S+') do
+    local status, holder = unpack(redis.call('HMGET', job_key(id), 'status', 'worker'))
+    if status == 'running' and holder == worker then again[#again + 1] = describe(id) end
+  end
+  return again
+end
+
+local taken, ids = {}, {}
+
+-- False where the id is a tombstone or its time is up.
+local function hand_over(id)
+  local key = job_key(id)
+  local status, priority, deadline_at = unpack(redis.call('HMGET', key, 'status', 'priority', 'deadline_at'))
+  if status ~= 'queued' then return false end
+  if tonumber(deadline_at) <= NOW then
+    conclude(id, 'expired', expired_line, '', false)
+    return false
+  end
+  count_waiting(priority, -1)
+  redis.call('HINCRBY', key, 'fence', 1)
+  redis.call('HINCRBY', key, 'takes', 1)
+  redis.call('HSET', key, 'status', 'running', 'worker', worker, 'taken_at', seconds(NOW))
+  redis.call('HDEL', key, 'engaged', 'progressed')
+  redis.call('ZADD', INFLIGHT, seconds(NOW + lease_s), id)
+  ids[#ids + 1] = id
+  taken[#taken + 1] = describe(id)
+  return true
+end
+
+-- High before normal before low; but one that was passed over often enough goes first, so that all move.
+local function next_priority()
+  local chosen
+  for _, priority in ipairs(PRIORITIES) do
+    if redis.call('EXISTS', turns_key(priority)) == 1 then
+      if not chosen or count('passed:' .. priority) >= patience then chosen = priority end
+    end
+  end
+  return chosen
+end
+
+local function note_passed_over(chosen)
+  local lower = false
+  for _, priority in ipairs(PRIORITIES) do
+    if priority == chosen then
+      lower = true
+      redis.call('HDEL', COUNTS, 'passed:' .. priority)
+    elseif lower and redis.call('EXISTS', turns_key(priority)) == 1 then
+      redis.call('HINCRBY', COUNTS, 'passed:' .. priority, 1)
+    end
+  end
+end
+
+-- One job of the key whose turn it is; keys take turns, whatever the length of their lanes.
+local function serve(priority)
+  local owner = redis.call('LMOVE', turns_key(priority), turns_key(priority), 'LEFT', 'RIGHT')
+  local lane, served = lane_key(priority, owner), false
+  while not served do
+    local id = redis.call('LPOP', lane)
+    if not id then break end
+    redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'popped'), 1)
+    served = hand_over(id)
+    if not served and count(lane_field(priority, owner, 'tombstones')) > 0 then
+      redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'tombstones'), -1)
+    end
+  end
+  if redis.call('EXISTS', lane) == 0 then forget_lane(priority, owner) end
+  return served
+end
+
+-- A suspect runs alone: should it kill its worker again, nobody else is on board.
+if idle then
+  local suspect = redis.call('LPOP', SUSPECTS)
+  if suspect and hand_over(suspect) then limit = 0 end
+end
+while #taken < limit do
+  local priority = next_priority()
+  if not priority then break end
+  if serve(priority) then note_passed_over(priority) end
+end
+
+if #taken > 0 then
+  redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(ids, ' '))
+  redis.call('EXPIRE', memo, 120)
+end
+if next_priority() then ring() else redis.call('DEL', WAKEUP) end
+return taken
