@@ -1,0 +1,24 @@
+"""Waiting between tries: exponential, capped, with jitter so that processes do not try in step."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+
+class Backoff:
+    """Pauses that double from `initial_s` to `longest_s`, each cut by up to half at random."""
+
+    def __init__(self, initial_s: float = 0.1, longest_s: float = 2.0) -> None:
+        self._initial_s = initial_s
+        self._longest_s = longest_s
+        self._next_s = initial_s
+
+    async def pause(self) -> None:
+        """Wait before the next try."""
+        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
+        self._next_s = min(self._longest_s, self._next_s * 2)
+
+    def reset(self) -> None:
+        """The last try went well."""
+        self._next_s = self._initial_s

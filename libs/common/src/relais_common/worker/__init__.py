@@ -1,0 +1,1 @@
+"""What every worker does, whatever it runs: take, hold, publish, end, hand back."""

@@ -1,0 +1,244 @@
+"""Take, run, end: the loop at the heart of every worker."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from relais_common.backoff import Backoff
+from relais_common.errors import (
+    DecodeError,
+    EngineDead,
+    EngineFailed,
+    RelaisError,
+    StoreUnavailable,
+)
+from relais_common.events import Cancelled, Expired, Failed, Terminal
+from relais_common.jobs import StopReason
+from relais_common.lifecycle import cancel_and_wait
+from relais_common.logs import channel_context
+from relais_common.ports import JobSource
+from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
+from relais_common.worker.publisher import Publisher
+
+log = structlog.get_logger(__name__)
+
+BLOCK_S = 2.0
+FULL_POLL_S = 0.02
+HAND_BACK_TIMEOUT_S = 3.0
+
+
+class Handler(Protocol):
+    """What a kind of worker adds: how to run one job, and how many more fit."""
+
+    def room(self, held: int) -> int:
+        """How many jobs the engine can take on right now, while `held` are in this worker's hands."""
+        ...
+
+    async def handle(self, held: HeldJob) -> Terminal:
+        """Run the job; publish its events; return how it ended. Cancelled when the job is stopped.
+
+        Raises:
+            RelaisError: the job fails with this error.
+            EngineDead: nothing more can be run here.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """Attributes: `lease_s`, how long a silent worker keeps a job; `drain_s`, how long a stopping one works on."""
+
+    model: str
+    worker_id: str
+    lease_s: float
+    drain_s: float
+
+
+class Consumer:
+    """Takes a job only when the engine has room for it; everything else waits in Redis."""
+
+    def __init__(
+        self,
+        source: JobSource,
+        handler: Handler,
+        held_jobs: HeldJobs,
+        publisher: Publisher,
+        settings: ConsumerSettings,
+    ) -> None:
+        self._source = source
+        self._handler = handler
+        self._held_jobs = held_jobs
+        self._publisher = publisher
+        self._settings = settings
+        self._freed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._call_id = secrets.token_hex(8)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`, then drain: finish what fits in `drain_s`, hand the rest back.
+
+        Raises:
+            ExceptionGroup: of `EngineDead`, once everything was handed back.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._consume(group, stop)
+                await self._drain()
+        finally:
+            await self._hand_back_all()
+
+    async def _consume(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        stopping = group.create_task(stop.wait())
+        backoff = Backoff()
+        while not stop.is_set():
+            room = 0 if self._held_jobs.suspect else self._handler.room(len(self._held_jobs))
+            if room <= 0:
+                await self._wait_for_room(stopping)
+                continue
+            try:
+                if await self._take(group, room) == 0:
+                    await self._wait_for_work(stopping)
+                backoff.reset()
+            except (StoreUnavailable, DecodeError) as error:
+                log.warning("take_failed", error=str(error))
+                await backoff.pause()
+
+    async def _take(self, group: asyncio.TaskGroup, room: int) -> int:
+        taken = await self._source.take(
+            self._settings.model,
+            room,
+            worker_id=self._settings.worker_id,
+            call_id=self._call_id,
+            lease_s=self._settings.lease_s,
+            idle=len(self._held_jobs) == 0,
+        )
+        # Until an answer came, the same call is repeated: it may have been carried out.
+        self._call_id = secrets.token_hex(8)
+        for one in taken:
+            held = HeldJob(one)
+            self._held_jobs.add(held)
+            task = group.create_task(self._execute(held))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return len(taken)
+
+    async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
+        # A place is freed by a job's end, which rings, or inside the engine, which does not.
+        self._freed.clear()
+        freed = asyncio.create_task(self._freed.wait())
+        try:
+            await asyncio.wait(
+                {freed, stopping}, timeout=FULL_POLL_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            await cancel_and_wait(freed)
+
+    async def _wait_for_work(self, stopping: asyncio.Task[bool]) -> None:
+        waiting = asyncio.create_task(
+            self._source.wait_for_work(self._settings.model, timeout_s=BLOCK_S)
+        )
+        try:
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancel_and_wait(waiting)
+
+    async def _execute(self, held: HeldJob) -> None:
+        with channel_context(held.lease.channel_id):
+            try:
+                terminal = await self._outcome(held)
+                if terminal is not None:
+                    await self._finish(held, terminal)
+                elif held.halted.result() is Abandon.HAND_BACK:
+                    await self._source.release([held.lease])
+                else:
+                    log.warning("lease_lost", fence=held.lease.fence)
+            except StoreUnavailable:
+                log.warning("hand_back_failed")
+            # Not in a finally: when this worker dies, what it holds is handed back by `run`.
+            self._held_jobs.remove(held)
+            self._freed.set()
+
+    async def _outcome(self, held: HeldJob) -> Terminal | None:
+        """How the job ended here, or None if it did not."""
+        work = asyncio.create_task(self._handler.handle(held))
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, held.taken.deadline_in_s), held.halt, StopReason.DEADLINE
+        )
+        try:
+            await asyncio.wait({work, held.halted}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            return _stopped(held.halted.result())
+        except EngineDead:
+            raise
+        except RelaisError as error:
+            log.info("job_failed", code=error.code, error=error.message)
+            return Failed(error.info)
+        except Exception:
+            log.exception("job_crashed")
+            return Failed(EngineFailed("the engine failed while it ran this request").info)
+        finally:
+            timer.cancel()
+            await _end(work)
+
+    async def _finish(self, held: HeldJob, terminal: Terminal) -> None:
+        backoff = Backoff()
+        while True:
+            self._publisher.send(held)
+            if not await held.wait_sent():
+                log.warning("lease_lost", fence=held.lease.fence)
+                return
+            try:
+                verdict = await self._source.finish(
+                    held.lease,
+                    first_seq=held.next_seq,
+                    terminal=terminal,
+                    text="".join(held.text),
+                )
+            except StoreUnavailable:
+                await backoff.pause()
+                continue
+            held.heed(verdict)
+            if not verdict.held or verdict.tail >= held.next_seq:
+                log.info("job_ended", status=type(terminal).__name__.lower(), held=verdict.held)
+                return
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            log.info("draining", jobs=len(self._tasks))
+            await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
+        for held in self._held_jobs.all():
+            held.halt(Abandon.HAND_BACK)
+
+    async def _hand_back_all(self) -> None:
+        leases = [held.lease for held in self._held_jobs.all()]
+        if not leases:
+            return
+        try:
+            async with asyncio.timeout(HAND_BACK_TIMEOUT_S):
+                await self._source.release(leases)
+            log.warning("handed_back", jobs=len(leases))
+        except (StoreUnavailable, TimeoutError):
+            log.exception("hand_back_failed", jobs=len(leases))
+
+
+async def _end(work: asyncio.Task[Terminal]) -> None:
+    """Stop a job's work. What it raises on the way out matters only if the engine has died."""
+    work.cancel()
+    await asyncio.wait({work})
+    if not work.cancelled() and isinstance(error := work.exception(), EngineDead):
+        raise error
+
+
+def _stopped(why: Halt) -> Terminal | None:
+    match why:
+        case StopReason.DEADLINE:
+            return Expired()
+        case StopReason.CLIENT | StopReason.DISCONNECT:
+            return Cancelled(why)
+    return None

@@ -1,0 +1,33 @@
+"""Saying that this worker is alive, and what it has room for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from relais_common.errors import StoreUnavailable
+from relais_common.jobs import WorkerState
+from relais_common.ports import WorkerRegistry
+
+log = structlog.get_logger(__name__)
+
+
+async def beat_for_ever(
+    registry: WorkerRegistry, state: Callable[[], WorkerState], *, every_s: float
+) -> None:
+    """Beat every `every_s` seconds; three missed beats and the worker counts as gone."""
+    try:
+        while True:
+            try:
+                await registry.beat(state(), ttl_s=3 * every_s)
+            except StoreUnavailable:
+                log.warning("heartbeat_failed")
+            await asyncio.sleep(every_s)
+    finally:
+        try:
+            async with asyncio.timeout(1):
+                await registry.leave(state().worker_id)
+        except (StoreUnavailable, TimeoutError):
+            log.debug("leave_failed")

@@ -1,0 +1,140 @@
+"""A job in this worker's hands, and all of them together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from relais_common.events import Token
+from relais_common.jobs import Append, Job, Lease, StopReason, TakenJob, Verdict
+from relais_common.wire import codec
+
+
+class Abandon(Enum):
+    """Why a worker lets go of a job without ending it."""
+
+    LOST = auto()
+    """Another worker holds it now, or it has ended: say nothing more."""
+    HAND_BACK = auto()
+    """This worker is stopping: another one goes on with it."""
+
+
+Halt = StopReason | Abandon
+LINES_PER_APPEND = 1000
+
+
+class HeldJob:
+    """One job, the events this holder has made for it, and how many of them the log has.
+
+    The events stay in memory until the job ends, so that a log that came back short can be mended.
+    """
+
+    def __init__(self, taken: TakenJob) -> None:
+        self.taken = taken
+        self.text: list[str] = []
+        self._base = taken.tail
+        self._lines: list[bytes] = []
+        self._acknowledged = 0
+        self._halt: asyncio.Future[Halt] = asyncio.get_running_loop().create_future()
+        self._progress = asyncio.Event()
+
+    @property
+    def job(self) -> Job:
+        return self.taken.job
+
+    @property
+    def lease(self) -> Lease:
+        return self.taken.lease
+
+    @property
+    def halted(self) -> asyncio.Future[Halt]:
+        """Done once this job is to be stopped; its result says why."""
+        return self._halt
+
+    @property
+    def is_lost(self) -> bool:
+        """True once another holder, or the job's end, has made this lease worthless."""
+        return self._halt.done() and self._halt.result() is Abandon.LOST
+
+    @property
+    def next_seq(self) -> int:
+        """The number that the next event will have."""
+        return self._base + len(self._lines) + 1
+
+    @property
+    def has_unsent(self) -> bool:
+        return self._acknowledged < len(self._lines)
+
+    def add(self, event: Token) -> None:
+        """Number an event; a publisher has yet to send it."""
+        self._lines.append(codec.encode_event(event))
+        self.text.append(event.text)
+
+    def note_started(self, tail: int) -> None:
+        """The queue itself appended `started`: numbers go on after it."""
+        self._base = tail
+
+    def unsent(self) -> Append:
+        """What the log has not acknowledged yet."""
+        first = self._acknowledged
+        return Append(
+            lease=self.lease,
+            first_seq=self._base + first + 1,
+            lines=tuple(self._lines[first : first + LINES_PER_APPEND]),
+        )
+
+    def halt(self, why: Halt) -> None:
+        """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
+        if not self._halt.done():
+            self._halt.set_result(why)
+        self._progress.set()
+
+    def heed(self, verdict: Verdict) -> None:
+        """Take in what the queue says of this lease."""
+        if not verdict.held or verdict.tail < self._base:
+            self.halt(Abandon.LOST)
+            return
+        # May go back: a Redis that lost its last second has a shorter log, to be filled again.
+        self._acknowledged = min(verdict.tail - self._base, len(self._lines))
+        self._progress.set()
+        if verdict.stop is not None:
+            self.halt(verdict.stop)
+
+    async def wait_sent(self) -> bool:
+        """Wait until the log has every event. False if the job was lost meanwhile."""
+        while self.has_unsent:
+            if self.is_lost:
+                return False
+            self._progress.clear()
+            await self._progress.wait()
+        return True
+
+
+class HeldJobs:
+    """The jobs in this worker's hands, by channel id."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, HeldJob] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def all(self) -> Sequence[HeldJob]:
+        return list(self._jobs.values())
+
+    def get(self, channel_id: str) -> HeldJob | None:
+        return self._jobs.get(channel_id)
+
+    def add(self, held: HeldJob) -> None:
+        self._jobs[held.lease.channel_id] = held
+
+    def remove(self, held: HeldJob) -> None:
+        # Only this very lease: the job may be back here under a later one.
+        if self._jobs.get(held.lease.channel_id) is held:
+            del self._jobs[held.lease.channel_id]
+
+    @property
+    def suspect(self) -> bool:
+        """True while a job that crashed a worker before is on board."""
+        return any(held.taken.failures > 0 for held in self._jobs.values())

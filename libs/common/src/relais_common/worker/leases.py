@@ -1,0 +1,51 @@
+"""Holding on to jobs, and hearing that they are to be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from relais_common.backoff import Backoff
+from relais_common.errors import StoreUnavailable
+from relais_common.ports import JobSource
+from relais_common.worker.held import HeldJobs
+from relais_common.worker.publisher import Publisher
+
+log = structlog.get_logger(__name__)
+
+
+async def renew_for_ever(
+    source: JobSource, held_jobs: HeldJobs, publisher: Publisher, *, lease_s: float
+) -> None:
+    """Renew every lease three times within its length; heed what the queue answers."""
+    while True:
+        await asyncio.sleep(lease_s / 3)
+        batch = held_jobs.all()
+        try:
+            verdicts = await source.renew([held.lease for held in batch], lease_s=lease_s)
+        except StoreUnavailable:
+            log.warning("renewal_postponed", jobs=len(batch))
+            continue
+        for held, verdict in zip(batch, verdicts, strict=True):
+            held.heed(verdict)
+            if held.has_unsent:
+                publisher.send(held)
+
+
+async def listen_for_stops(
+    source: JobSource, held_jobs: HeldJobs, model: str, *, lease_s: float
+) -> None:
+    """Heed requests to stop at once. A lost one is made good by the next renewal."""
+    backoff = Backoff()
+    while True:
+        try:
+            async with source.stop_requests(model) as channel_ids:
+                backoff.reset()
+                async for channel_id in channel_ids:
+                    held = held_jobs.get(channel_id)
+                    if held is not None:
+                        [verdict] = await source.renew([held.lease], lease_s=lease_s)
+                        held.heed(verdict)
+        except StoreUnavailable:
+            await backoff.pause()

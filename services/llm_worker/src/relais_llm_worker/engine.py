@@ -1,0 +1,107 @@
+"""What the worker asks of an engine. Nothing outside `app.py` knows which engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from relais_common.jobs import Message, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model an engine has loaded.
+
+    Attributes:
+        revision: what identifies its weights; a stream goes on only on the same revision.
+        max_model_len: prompt and answer together, in tokens.
+        max_num_seqs: sequences the engine runs at once.
+    """
+
+    name: str
+    revision: str
+    max_model_len: int
+    max_num_seqs: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy the engine is.
+
+    Attributes:
+        waiting: requests inside the engine that it has not begun.
+        kv_cache_usage: share of the KV cache in use, 0 to 1.
+    """
+
+    waiting: int
+    kv_cache_usage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One step of one request.
+
+    Attributes:
+        token_ids: ids that came up since the last chunk.
+        text: their text; may lag behind the ids.
+        finish_reason: `stop` or `length` on the last chunk, else None.
+        stop_reason: the stop string or token id that matched, if one did.
+        cached_tokens: prompt tokens found in the prefix cache.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    cached_tokens: int = 0
+
+
+class Generation(Protocol):
+    """A request that the engine has accepted. Leaving the context without its end aborts it."""
+
+    def chunks(self) -> AsyncIterator[Chunk]:
+        """Chunks in order; the last one has a `finish_reason`.
+
+        Raises:
+            EngineFailed: this request failed; the engine lives on.
+            EngineDead: the engine is gone.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Tokenises, generates, and says how busy it is."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def load(self) -> EngineLoad: ...
+
+    async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+        """Token ids of a conversation through the model's own chat template.
+
+        Raises:
+            EngineRefused: the template does not accept it.
+        """
+        ...
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, with the special tokens the model wants in front."""
+        ...
+
+    def generate(
+        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+    ) -> AbstractAsyncContextManager[Generation]:
+        """Entering hands the request to the engine.
+
+        Raises (on entry):
+            EngineRefused: the request is wrong: a bad schema, an unknown token, too long a prompt.
+            EngineDead: the engine is gone.
+        """
+        ...
+
+    async def check_health(self) -> None:
+        """Raises EngineDead if nothing more can be run."""
+        ...

@@ -1,0 +1,272 @@
+"""The engine port over vLLM's AsyncLLM. The only module that imports vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from jinja2 import TemplateError
+from vllm import TokensPrompt
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from relais_common.errors import EngineDead, EngineFailed, EngineRefused
+from relais_common.jobs import Message, Sampling
+from relais_llm_worker.engine import Chunk, EngineLoad, Generation, ModelInfo
+from relais_llm_worker.parent_death import guard_forks
+from relais_llm_worker.settings import EngineSettings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+SHUTDOWN_TIMEOUT_S = 10.0
+
+
+class _LoadGauge(StatLoggerBase):
+    """Keeps the scheduler's last word on how busy it is."""
+
+    def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+        self.load = EngineLoad(waiting=0, kv_cache_usage=0.0)
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        if scheduler_stats is not None:
+            self.load = EngineLoad(
+                waiting=scheduler_stats.num_waiting_reqs,
+                kv_cache_usage=scheduler_stats.kv_cache_usage,
+            )
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+
+@asynccontextmanager
+async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine]:
+    """Load the model, in a thread so that health checks are answered meanwhile; shut it down on exit."""
+    guard_forks()
+    # One thread for the engine's whole life: its processes die with the thread that made them.
+    with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
+        loop = asyncio.get_running_loop()
+        llm, gauge = await loop.run_in_executor(thread, _load, settings)
+        try:
+            yield VllmEngine(llm, gauge, settings, thread)
+        finally:
+            # In this thread: the engine's own tasks belong to this loop.
+            llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+
+
+def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
+    gauges: list[_LoadGauge] = []
+
+    def make_gauge(vllm_config: Any, engine_index: int = 0) -> _LoadGauge:
+        gauges.append(_LoadGauge(vllm_config, engine_index))
+        return gauges[-1]
+
+    llm = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(
+            model=settings.repo_id,
+            served_model_name=settings.served_name,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            enforce_eager=settings.enforce_eager,
+            download_dir=settings.models_cache_dir,
+            enable_log_requests=False,
+            # Of vLLM's own loggers; the gauge below is one of ours and stays.
+            disable_log_stats=True,
+        ),
+        stat_loggers=[make_gauge],
+    )
+    return llm, gauges[0]
+
+
+class VllmEngine:
+    """One AsyncLLM and what is known of its model."""
+
+    def __init__(
+        self, llm: AsyncLLM, gauge: _LoadGauge, settings: EngineSettings, thread: ThreadPoolExecutor
+    ) -> None:
+        self._llm = llm
+        self._gauge = gauge
+        self._thread = thread
+        self._tokenizer: Any = llm.get_tokenizer()
+        self._defaults = llm.model_config.get_diff_sampling_param()
+        self._info = ModelInfo(
+            name=settings.served_name,
+            revision=_revision(llm, settings),
+            max_model_len=llm.model_config.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def load(self) -> EngineLoad:
+        return self._gauge.load
+
+    async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+
+        def encode() -> list[int]:
+            return list(
+                self._tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            )
+
+        try:
+            return await self._in_thread(encode)
+        except (TemplateError, ValueError) as error:
+            raise EngineRefused(
+                f"the model's chat template refused the messages: {error}", param="messages"
+            ) from error
+
+    async def encode_text(self, text: str) -> list[int]:
+        return await self._in_thread(lambda: list(self._tokenizer.encode(text)))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # One thread: a tokenizer may not be used by two at once.
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    @asynccontextmanager
+    async def generate(
+        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+    ) -> AsyncIterator[Generation]:
+        collector = await self._add(request_id, prompt_token_ids, sampling, max_tokens)
+        run = _Run(collector)
+        try:
+            yield run
+        finally:
+            if not run.finished and not self._llm.errored:
+                await self._llm.abort(collector.request_id, internal=True)
+
+    async def _add(
+        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+    ) -> RequestOutputCollector:
+        try:
+            return await self._llm.add_request(
+                request_id,
+                TokensPrompt(prompt_token_ids=prompt_token_ids),
+                _sampling_params(sampling, max_tokens, self._defaults),
+            )
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine is dead") from error
+        except (VLLMClientError, ValueError, TypeError) as error:
+            parameter = getattr(error, "parameter", None)
+            raise EngineRefused(
+                str(error).strip().partition("\n")[0], param=parameter
+            ) from error
+
+    async def check_health(self) -> None:
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine is dead") from error
+
+
+class _Run:
+    """A request in vLLM's hands."""
+
+    def __init__(self, collector: RequestOutputCollector) -> None:
+        self._collector = collector
+        self.finished = False
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        while not self.finished:
+            try:
+                output: Any = self._collector.get_nowait() or await self._collector.get()
+            except EngineDeadError as error:
+                self.finished = True
+                raise EngineDead("vLLM's engine is dead") from error
+            self.finished = output.finished
+            completion = output.outputs[0]
+            if completion.finish_reason not in (None, "stop", "length"):
+                raise EngineFailed("the engine ended the request with an error")
+            yield Chunk(
+                token_ids=tuple(completion.token_ids),
+                text=completion.text,
+                finish_reason=completion.finish_reason,
+                stop_reason=completion.stop_reason,
+                cached_tokens=output.num_cached_tokens or 0,
+            )
+
+
+def _sampling_params(
+    sampling: Sampling, max_tokens: int, defaults: dict[str, Any]
+) -> SamplingParams:
+    """vLLM's parameters: the request's, else the model's generation config, else vLLM's own defaults."""
+    asked: dict[str, Any] = {
+        name: value
+        for name in (
+            "min_tokens",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+            "seed",
+        )
+        if (value := getattr(sampling, name)) is not None
+    }
+    known = {name: value for name, value in defaults.items() if name != "max_tokens"}
+    return SamplingParams(
+        **{**known, **asked},
+        max_tokens=max_tokens,
+        stop=list(sampling.stop) or None,
+        ignore_eos=sampling.ignore_eos,
+        logit_bias=_logit_bias(sampling.logit_bias),
+        structured_outputs=_structured_outputs(sampling.response_format),
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:
+    if biases is None:
+        return None
+    return {int(token_id): bias for token_id, bias in biases.items()}
+
+
+def _structured_outputs(response_format: dict[str, Any] | None) -> StructuredOutputsParams | None:
+    match response_format:
+        case {"type": "json_object"}:
+            return StructuredOutputsParams(json_object=True)
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return StructuredOutputsParams(json=schema)
+    return None
+
+
+def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:
+    """What names these very weights in this precision: the hub's commit, or a digest of local files."""
+    config = llm.model_config
+    commit = getattr(config.hf_config, "_commit_hash", None)
+    if commit is None:
+        digest = hashlib.sha256()
+        for path in sorted(Path(settings.repo_id).glob("*")):
+            if path.suffix in (".json", ".safetensors", ".jinja"):
+                digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(1 << 20))
+        commit = digest.hexdigest()[:16]
+    return f"{commit}/{str(config.dtype).removeprefix('torch.')}"

@@ -1,0 +1,104 @@
+"""Every setting of the llm worker, read once from a mapping."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from relais_common import environ, logs
+from relais_common.environ import Environ
+from relais_common.errors import SettingsError
+from relais_common.redis_store import RedisSettings
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the engine loads and how much it may use; None leaves a choice to vLLM."""
+
+    kind: str
+    repo_id: str
+    served_name: str
+    dtype: str
+    max_model_len: int | None
+    max_num_seqs: int
+    kv_cache_memory_bytes: int | None
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    enforce_eager: bool
+    models_cache_dir: str | None
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it."""
+
+    redis: RedisSettings
+    engine: EngineSettings
+    worker_id: str
+    lease_s: float
+    drain_s: float
+    heartbeat_s: float
+    reap_every_s: float
+    max_failures: int
+    max_output_tokens: int
+    kv_cache_threshold: float
+    health_host: str
+    health_port: int
+    log_level: str
+    log_format: str
+
+
+def served_model_name(env: Environ) -> str:
+    """`SERVED_MODEL_NAME`, or else the repository id, or else the last part of a local path."""
+    repo_id = environ.text(env, "VLLM_HF_REPO_ID", "models/relais-demo")
+    default = Path(repo_id).name if Path(repo_id).is_dir() else repo_id
+    return environ.text(env, "SERVED_MODEL_NAME", default)
+
+
+def read_settings(env: Environ) -> Settings:
+    """Raises SettingsError, which names the setting."""
+    engine = EngineSettings(
+        kind=environ.choice(env, "ENGINE", "vllm", ("vllm", "deterministic")),
+        repo_id=environ.text(env, "VLLM_HF_REPO_ID", "models/relais-demo"),
+        served_name=served_model_name(env),
+        dtype=environ.choice(env, "VLLM_DTYPE", "auto", DTYPES),
+        max_model_len=environ.optional_integer(env, "VLLM_MAX_MODEL_LEN", at_least=1),
+        max_num_seqs=environ.integer(env, "VLLM_MAX_NUM_SEQS", 64, at_least=1),
+        kv_cache_memory_bytes=environ.optional_integer(
+            env, "VLLM_KV_CACHE_MEMORY_BYTES", at_least=1 << 20
+        ),
+        tensor_parallel_size=environ.integer(env, "VLLM_TENSOR_PARALLEL_SIZE", 1, at_least=1),
+        gpu_memory_utilization=environ.number(
+            env, "VLLM_GPU_MEMORY_UTILIZATION", 0.9, at_least=0.01, at_most=1.0
+        ),
+        enforce_eager=environ.flag(env, "VLLM_ENFORCE_EAGER", False),
+        models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
+        tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
+    )
+    lease_s = environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600)
+    worker_id = environ.text(env, "WORKER_ID", f"{socket.gethostname()}-{os.getpid()}")
+    if any(character.isspace() for character in worker_id):
+        raise SettingsError(f"WORKER_ID is {worker_id!r}; it takes no white space")
+    return Settings(
+        redis=RedisSettings(url=environ.redis_url(env)),
+        engine=engine,
+        worker_id=worker_id,
+        lease_s=lease_s,
+        drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
+        heartbeat_s=environ.number(env, "HEARTBEAT_S", 2.0, at_least=0.1, at_most=600),
+        reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),
+        max_failures=environ.integer(env, "MAX_FAILURES", 3, at_least=1),
+        max_output_tokens=environ.integer(env, "MAX_OUTPUT_TOKENS", 8192, at_least=1),
+        kv_cache_threshold=environ.number(
+            env, "KV_CACHE_THRESHOLD", 0.95, at_least=0.01, at_most=1.0
+        ),
+        health_host=environ.text(env, "HEALTH_HOST", "127.0.0.1"),
+        health_port=environ.integer(env, "HEALTH_PORT", 8081, at_most=65535),
+        log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
+        log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
+    )
