@@ -1,0 +1,1 @@
+"""What tests share: a real Redis-compatible server, builders, ways to wait."""

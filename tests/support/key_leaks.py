@@ -1,0 +1,23 @@
+"""Which Redis keys would live for ever."""
+
+from __future__ import annotations
+
+import re
+
+from redis import Redis
+
+# Bounded by the work that waits or runs, by the number of workers, or single.
+MAY_STAY = re.compile(
+    r"relais:\{[^}]+\}:"
+    r"(counts|inflight|deadlines|watched|suspects|turns:(high|normal|low)|queue:(high|normal|low):.+)"
+    r"|relais:workers|relais:signing-secret",
+    re.DOTALL,
+)
+
+
+def keys_without_expiry(redis: Redis) -> list[str]:
+    """Names of keys that neither expire nor are among those that may stay."""
+    names = [name.decode() for name in redis.scan_iter(count=1000)]
+    return [
+        name for name in sorted(names) if not MAY_STAY.fullmatch(name) and redis.ttl(name) == -1
+    ]

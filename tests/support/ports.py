@@ -1,0 +1,29 @@
+"""Both stores in one shape, so that one test runs over either."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relais_common.memory import MemoryStore
+from relais_common.ports import EventLog, JobIntake, JobSource, LiveBus, Recovery, WorkerRegistry
+from relais_common.redis_store import RedisStore
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Every port of one store."""
+
+    intake: JobIntake
+    source: JobSource
+    recovery: Recovery
+    log: EventLog
+    live: LiveBus
+    registry: WorkerRegistry
+
+
+def memory_ports(store: MemoryStore) -> Ports:
+    return Ports(store, store, store, store, store, store)
+
+
+def redis_ports(store: RedisStore) -> Ports:
+    return Ports(store.intake, store.source, store.recovery, store.log, store.live, store.registry)
