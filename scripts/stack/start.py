@@ -1,0 +1,232 @@
+"""`start`: bring a run up, answer a first request, stay with it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from stack import first_request, processes
+from stack.errors import StackError, StopRequested
+from stack.logs import last_lines, log_file
+from stack.model import Program, Run, Stage
+from stack.plan import Plan, make_plan, redis_address, run_directory
+from stack.probes import why_not_ready
+from stack.progress import Wait, emit, say
+from stack.stop import take_down
+from stack.supervisord import ProcessState, Supervisor, launch
+
+_POLL_S = 0.2
+_WATCH_EVERY_S = 1.0
+_READY_TIMEOUT_S = 3600  # a large model may have to be downloaded
+_LOG_LINES = 15
+_OPEN_FILES = 65536
+
+
+def start(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int, detach: bool) -> None:
+    """Returns when the run is up (`detach`), or when it was asked to end and has ended."""
+    started = time.monotonic()
+    run_dir = run_directory(root, environ)
+    _stop_on_signals()
+    _refuse_second(run_dir)
+    with _sole_starter(run_dir):
+        _refuse_second(run_dir)
+        _clear_away_earlier(run_dir)
+        plan = make_plan(root, environ, orchestrators=orchestrators, llm_workers=llm_workers)
+        run = plan.run
+        _check_redis(plan)
+        _prepare(plan)
+        try:
+            daemon = _bring_up(plan)
+            _announce(run, time.monotonic() - started, detach=detach)
+            if not detach:
+                _stay(run, daemon)
+        except BaseException:
+            take_down(run)
+            raise
+
+
+# --- before ---------------------------------------------------------------------------------------------------------
+
+
+def _stop_on_signals() -> None:
+    """A closed terminal asks for the end, as Ctrl-C does."""
+
+    def request_stop(number: int, _frame: FrameType | None) -> None:
+        raise StopRequested(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, request_stop)
+
+
+@contextmanager
+def _sole_starter(run_dir: Path) -> Iterator[None]:
+    """Two starts in one directory at the same moment would share its files."""
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another start is under way in {run_dir}") from None
+        yield
+
+
+def _refuse_second(run_dir: Path) -> None:
+    earlier = Run.load(run_dir)
+    if earlier is not None and Supervisor(earlier.socket).answers():
+        raise StackError(
+            f"already running in {run_dir}: see 'scripts/bootstrap.sh status', stop it with 'down', "
+            "or set RELAIS_RUN_DIR and API_PORT for a second one"
+        )
+
+
+def _clear_away_earlier(run_dir: Path) -> None:
+    """End what a supervisor that was killed has left behind."""
+    earlier = Run.load(run_dir)
+    left = processes.end_all(earlier.run_id, grace_s=5.0) if earlier is not None else 0
+    if left:
+        say(f"ended {left} processes that an earlier run had left behind")
+
+
+def _check_redis(plan: Plan) -> None:
+    url = plan.environment.get("REDIS_URL", "")
+    if plan.redis_config or not url:
+        return
+    address = redis_address(url)
+    if address is None:
+        return
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except OSError as error:
+        host, port = address
+        raise StackError(
+            f"Redis does not answer at {host}:{port} ({error.strerror or error}): check REDIS_URL"
+        ) from None
+
+
+def _prepare(plan: Plan) -> None:
+    run = plan.run
+    run.logs.mkdir(parents=True, exist_ok=True)
+    if plan.redis_config:
+        redis_dir = Path(run.run_dir) / "redis"
+        redis_dir.mkdir(exist_ok=True)
+        config = redis_dir / "redis.conf"
+        config.touch(mode=0o600)
+        config.write_text(plan.redis_config)
+    run.save()
+    # One open stream is one descriptor, and the usual soft limit is 1024. Children inherit it.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- up -------------------------------------------------------------------------------------------------------------
+
+
+def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
+    run = plan.run
+    daemon = launch(run, plan.environment)
+    supervisor = Supervisor(run.socket)
+    # Redis is waited for: the others would only log that it is away. They need not wait for each other.
+    for stages in ((Stage.REDIS,), (Stage.ORCHESTRATOR, Stage.WORKER)):
+        programs = [program for program in run.programs if program.stage in stages]
+        for program in programs:
+            supervisor.start(program.name)
+        _wait_ready(run, supervisor, programs)
+    first_request.ask(run, next(p for p in run.programs if p.stage == Stage.ORCHESTRATOR), demo=plan.demo)
+    return daemon
+
+
+def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> None:
+    """Wait for all of them at once. A program that ends meanwhile ends the wait."""
+    pending = {program.name: program for program in programs}
+    pids: dict[str, int] = {}
+    with Wait() as wait:
+        while pending:
+            states = supervisor.states()
+            reasons = []
+            for name, program in list(pending.items()):
+                state = states[name]
+                # Up, and still the process that was started.
+                if not state.is_up or pids.setdefault(name, state.pid) != state.pid:
+                    wait.clear()
+                    raise StackError(_last_words(run, name))
+                reason = why_not_ready(run, program)
+                if reason is None:
+                    del pending[name]
+                    wait.say(f"{name} is ready ({wait.elapsed_s:.1f} s)")
+                else:
+                    reasons.append(f"{name} ({reason})")
+            if wait.elapsed_s > _READY_TIMEOUT_S:
+                raise StackError(f"not ready after {_READY_TIMEOUT_S} s: {', '.join(reasons)}; logs in {run.logs}")
+            if pending:
+                wait.tick(f"waiting for {', '.join(reasons)}")
+                time.sleep(_POLL_S)
+
+
+def _last_words(run: Run, name: str) -> str:
+    """Print the end of a program's log; say in one line that it stopped."""
+    for line in last_lines(run, name, _LOG_LINES):
+        print(f"  {name} | {line}", file=sys.stderr, flush=True)
+    return f"{name} stopped while it was starting; its last lines are above, all of them in {log_file(run, name)}"
+
+
+def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
+    say(f"up after {elapsed_s:.0f} s")
+    body = {"model": run.model, "stream": True, "messages": [{"role": "user", "content": "Bonjour"}]}
+    for url in run.api_urls:
+        emit(f"  API   {url}   (model {run.model})\n")
+    emit(
+        f"  try   curl -N {run.api_urls[0]}/v1/chat/completions -H 'Authorization: Bearer dev' \\\n"
+        f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
+        f"  logs  {run.logs}\n"
+        f"  stop  {'scripts/bootstrap.sh down' if detach else 'Ctrl-C'}\n"
+    )
+
+
+# --- and after ------------------------------------------------------------------------------------------------------
+
+
+def _stay(run: Run, daemon: subprocess.Popen[bytes]) -> None:
+    """Say what is restarted, until a signal asks for the end."""
+    supervisor = Supervisor(run.socket)
+    try:
+        known = supervisor.states()
+        while daemon.poll() is None:
+            time.sleep(_WATCH_EVERY_S)
+            try:
+                known = _report_changes(known, supervisor.states())
+            except OSError:
+                continue  # busy or gone; poll() tells which
+    except StopRequested:
+        say("stopping (once more to kill what is still draining)")
+        killed = take_down(run)
+        say(f"stopped, {killed} processes killed" if killed else "stopped")
+        return
+    # Ended from elsewhere: by `down`, or by a kill that left the others alone.
+    asked = Run.load(Path(run.run_dir)) is None or daemon.returncode == 0
+    take_down(run)
+    if not asked:
+        raise StackError(f"the supervisor died; all of it was stopped; its log: {log_file(run, 'supervisord')}")
+    say("stopped")
+
+
+def _report_changes(known: Mapping[str, ProcessState], now: dict[str, ProcessState]) -> dict[str, ProcessState]:
+    for name, state in now.items():
+        before = known.get(name)
+        if before is None or (before.state, before.pid) == (state.state, state.pid):
+            continue
+        if state.is_up and state.pid != before.pid:
+            say(f"{name} was restarted (pid {state.pid})")
+        elif state.state in ("BACKOFF", "FATAL"):
+            say(f"{name} does not stay up: {state.description}")
+    return now

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs the checks and all tests.
+# With arguments: only pytest, with them (scripts/test.sh tests/unit -k codec).
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+PROGRAM='test'
+# shellcheck source-path=SCRIPTDIR/..
+. "$ROOT/scripts/lib/env.sh"
+cd "$ROOT"
+
+case ${1:-} in
+    -h | --help)
+        echo "usage: scripts/test.sh [pytest argument...]"
+        exit 0
+        ;;
+esac
+
+# What decides how a stack runs must not decide how the tests end. PYTHON and RELAIS_DEVICE choose what is installed.
+for variable in $(compgen -e); do
+    case $variable in
+        API_* | ENV | ENGINE | HEALTH_* | LLM_TABLE | MODELS* | MONGODB_* | REDIS_* | SERVED_MODEL_NAME | VLLM_*) unset "$variable" ;;
+        RELAIS_RUN_DIR | RELAIS_API_KEY) unset "$variable" ;;
+    esac
+done
+
+llm=$(llm_requirements)
+with_install_lock install services embedded dev "$llm"
+export RELAIS_DEVICE=${llm#llm-}
+export PATH=$VENV/bin:$PATH
+
+if (($#)); then
+    exec "$VENV_PYTHON" -m pytest "$@"
+fi
+
+check() { # check NAME COMMAND...
+    local name=$1 started=$SECONDS
+    shift
+    say "$name"
+    "$@" || die "$name failed (see above)"
+    say "$name: passed ($((SECONDS - started)) s)"
+}
+
+check "ruff" ruff check .
+check "ruff format" ruff format --check .
+check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+check "mypy" mypy
+check "import-linter" lint-imports
+check "pytest" "$VENV_PYTHON" -m pytest
+say "all passed ($SECONDS s)"
