@@ -116,7 +116,10 @@ class JobSource(Protocol):
         ...
 
     async def release(self, leases: Sequence[Lease]) -> None:
-        """Hand jobs of one model back to the front of the queue, at no charge to them."""
+        """Hand jobs of one model back to the front of the queue, at no charge to them.
+
+        One that was asked to stop ends here instead.
+        """
         ...
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:

@@ -146,12 +146,15 @@ class MemoryModel:
         return chosen
 
     def serve(self, priority: Priority, worker_id: str, lease_s: float) -> Record | None:
-        """Hand over one job of the key whose turn it is; None where its time was up."""
+        """Hand over one job of the key whose turn it is; None where the time of all was up."""
         turns = self.turns[priority]
         owner = turns[0]
         turns.rotate(-1)
-        record = self.records[self.lanes[priority][owner][0]]
-        return record if self.hand_over(record, worker_id, lease_s) else None
+        while (lane := self.lanes[priority].get(owner)) is not None:
+            record = self.records[lane[0]]
+            if self.hand_over(record, worker_id, lease_s):
+                return record
+        return None
 
     def hand_over(self, record: Record, worker_id: str, lease_s: float) -> bool:
         now = self._clock()
@@ -204,3 +207,5 @@ class MemoryModel:
             if not lane:
                 del self.lanes[priority][owner]
                 self.turns[priority].remove(owner)
+                if not self.turns[priority]:
+                    self.passed[priority] = 0

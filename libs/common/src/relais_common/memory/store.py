@@ -162,7 +162,7 @@ class MemoryStore:
                 if record.status is Status.RUNNING and record.worker == worker_id
             ]
         taken: list[Record] = []
-        if idle and state.suspects:
+        while idle and limit > 0 and state.suspects:
             suspect = state.records[state.suspects[0]]
             if state.hand_over(suspect, worker_id, lease_s):
                 taken.append(suspect)
@@ -174,7 +174,9 @@ class MemoryStore:
                 state.note_passed_over(priority)
         if taken:
             state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])
-        if state.next_priority() is None:
+        if state.next_priority() is not None or (idle and state.suspects):
+            self._bell(model).set()
+        else:
             self._bell(model).clear()
         return [self._taken(state, record) for record in taken]
 
@@ -246,9 +248,13 @@ class MemoryStore:
     async def release(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             model, record = self._of(lease.channel_id)
-            if record is not None and model.verdict(lease.channel_id, lease.fence).held:
-                model.requeue(record)
-                self._bell(record.job.model).set()
+            if record is None or not model.verdict(lease.channel_id, lease.fence).held:
+                continue
+            if record.stop is not None:
+                model.conclude(record, _status(record.stop), _line(record.stop), "")
+                continue
+            model.requeue(record)
+            self._bell(record.job.model).set()
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
         try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from relais_common.errors import WorkerLost
-from relais_common.events import Cancelled, Failed
-from relais_common.jobs import StopReason
+from relais_common.events import Failed
 from relais_common.ports import Reaped
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
@@ -13,8 +12,6 @@ from relais_common.wire import codec, keys
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
 
-_DISCONNECTED_LINE = codec.encode_event(Cancelled(StopReason.DISCONNECT))
-_CANCELLED_LINE = codec.encode_event(Cancelled(StopReason.CLIENT))
 _LOST_LINE = codec.encode_event(
     Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
 )
@@ -33,8 +30,8 @@ class RedisRecovery:
             limit,
             max_failures,
             codec.EXPIRED_LINE,
-            _DISCONNECTED_LINE,
-            _CANCELLED_LINE,
+            codec.DISCONNECTED_LINE,
+            codec.CANCELLED_LINE,
             _LOST_LINE,
             DEAD_LETTERS_KEPT,
             DEAD_LETTER_TTL_S,

@@ -117,7 +117,14 @@ class RedisJobSource:
     async def release(self, leases: Sequence[Lease]) -> None:
         if leases:
             base = keys.channel_base(leases[0].channel_id)
-            await self._scripts.run("release", base, *_flat(leases))
+            await self._scripts.run(
+                "release",
+                base,
+                codec.EXPIRED_LINE,
+                codec.DISCONNECTED_LINE,
+                codec.CANCELLED_LINE,
+                *_flat(leases),
+            )
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
         with store_errors():

@@ -154,3 +154,9 @@ def decode_worker(payload: bytes) -> WorkerState:
 
 EXPIRED_LINE = encode_event(Expired())
 """What a script appends when it ends a job whose time is up."""
+
+DISCONNECTED_LINE = encode_event(Cancelled(StopReason.DISCONNECT))
+"""What a script appends when it ends a job that nobody reads."""
+
+CANCELLED_LINE = encode_event(Cancelled(StopReason.CLIENT))
+"""What a script appends when it ends a job that its client cancelled."""

@@ -8,11 +8,9 @@ local deadline_s, log_ttl_s, result_ttl_s, watch_grace_s = unpack(ARGV, 7, 10)
 local max_waiting, idempotency, body_hash = tonumber(ARGV[11]), ARGV[12], ARGV[13]
 
 local function known(other)
-  local status, seq, theirs, their_owner = unpack(redis.call('HMGET', job_key(other),
-    'status', 'seq', 'priority', 'key_id'))
-  local place = 0
-  if status == 'queued' then place = position(theirs, their_owner, tonumber(seq)) end
-  return {'duplicate', other, status, place, place > 0 and estimated_wait(place) or ''}
+  local at = place(other)
+  return {'duplicate', other, redis.call('HGET', job_key(other), 'status'), at,
+    at > 0 and estimated_wait(at) or ''}
 end
 
 if redis.call('EXISTS', job_key(id)) == 1 then return known(id) end
@@ -43,10 +41,10 @@ if on_disconnect == 'cancel' then
   redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
 end
 if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s) end
-local place = position(priority, owner, seq)
-local wait = estimated_wait(place)
-append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', place,
+local at = place(id)
+local wait = estimated_wait(at)
+append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at,
   wait == '' and 'null' or wait)})
 redis.call('EXPIRE', log_key(id), gone_s)
 ring()
-return {'accepted', id, 'queued', place, wait}
+return {'accepted', id, 'queued', at, wait}

@@ -28,10 +28,19 @@ local function lane_field(priority, owner, name)
   return 'lane:' .. priority .. ':' .. owner .. ':' .. name
 end
 
+-- A key has a turn as long as a job of its own waits in the lane; a priority nobody waits in ages no more.
 local function forget_lane(priority, owner)
+  redis.call('DEL', lane_key(priority, owner))
   redis.call('LREM', turns_key(priority), 0, owner)
   redis.call('HDEL', COUNTS, lane_field(priority, owner, 'pushed'),
     lane_field(priority, owner, 'popped'), lane_field(priority, owner, 'tombstones'))
+  if redis.call('EXISTS', turns_key(priority)) == 0 then
+    redis.call('HDEL', COUNTS, 'passed:' .. priority)
+  end
+end
+
+local function count_alive(priority, owner)
+  return redis.call('LLEN', lane_key(priority, owner)) - count(lane_field(priority, owner, 'tombstones'))
 end
 
 -- Capped: a ring that nobody hears must not pile up, and one that is heard leads to a take that rings on.
@@ -49,8 +58,7 @@ end
 -- Jobs that go before this one, plus one. An upper bound: tombstones count, and a lane's turn may come sooner.
 local function position(priority, owner, seq)
   local own = seq - count(lane_field(priority, owner, 'popped'))
-  local others = math.max(0, count('waiting:' .. priority)
-    - redis.call('LLEN', lane_key(priority, owner)))
+  local others = math.max(0, count('waiting:' .. priority) - count_alive(priority, owner))
   local lanes = redis.call('LLEN', turns_key(priority))
   local ahead = own - 1 + math.min(others, own * math.max(0, lanes - 1))
   for _, higher in ipairs(PRIORITIES) do
@@ -58,6 +66,14 @@ local function position(priority, owner, seq)
     ahead = ahead + count('waiting:' .. higher)
   end
   return math.max(1, math.min(ahead + 1, count('waiting')))
+end
+
+-- The position of a waiting job, wherever it waits: suspects go before all lanes.
+local function place(id)
+  local status, priority, owner, seq, failures = unpack(redis.call('HMGET', job_key(id),
+    'status', 'priority', 'key_id', 'seq', 'failures'))
+  if status ~= 'queued' then return 0 end
+  return tonumber(failures) > 0 and 1 or position(priority, owner, tonumber(seq))
 end
 
 -- Little's law: the rate of service is jobs in flight over the mean time one takes. '' while unmeasured.
@@ -75,12 +91,13 @@ local function append(id, first_seq, lines)
 end
 
 -- A cancelled job's id stays in its lane; half a lane of such tombstones is swept out in one go, so that
--- each costs O(1) on average and none can pile up.
+-- each costs O(1) on average and none can pile up. A lane of nothing else goes at once.
 local function bury(priority, owner)
   local field = lane_field(priority, owner, 'tombstones')
   local tombstones = redis.call('HINCRBY', COUNTS, field, 1)
   local lane = lane_key(priority, owner)
-  if tombstones < 64 or tombstones * 2 < redis.call('LLEN', lane) then return end
+  local length = redis.call('LLEN', lane)
+  if tombstones < length and (tombstones < 64 or tombstones * 2 < length) then return end
   local ids = redis.call('LRANGE', lane, 0, -1)
   redis.call('DEL', lane)
   local popped, kept = count(lane_field(priority, owner, 'popped')), 0
@@ -121,6 +138,15 @@ local function conclude(id, status, line, text, in_lane)
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
     redis.call('HSET', COUNTS, 'service_s', seconds(last))
+  end
+end
+
+-- The end of a job that was asked to stop and that nobody holds any more.
+local function conclude_stopped(id, stop, expired_line, disconnected_line, cancelled_line)
+  if stop == 'deadline' then
+    conclude(id, 'expired', expired_line, '', false)
+  else
+    conclude(id, 'cancelled', stop == 'disconnect' and disconnected_line or cancelled_line, '', false)
   end
 end
 

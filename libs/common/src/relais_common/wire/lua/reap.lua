@@ -40,12 +40,8 @@ for _, id in ipairs(due(INFLIGHT)) do
   if status ~= 'running' then
     redis.call('ZREM', INFLIGHT, id)
   elseif stop then
+    conclude_stopped(id, stop, expired_line, disconnected_line, cancelled_line)
     ended = ended + 1
-    if stop == 'deadline' then
-      conclude(id, 'expired', expired_line, '', false)
-    else
-      conclude(id, 'cancelled', stop == 'disconnect' and disconnected_line or cancelled_line, '', false)
-    end
   elseif engaged and not progressed
       and redis.call('HINCRBY', key, 'failures', 1) >= max_failures then
     local payload = redis.call('HGET', key, 'payload')

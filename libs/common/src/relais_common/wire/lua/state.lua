@@ -4,15 +4,11 @@
 -- Returns false | {key_id, operation, status, on_disconnect, position, wait, tail, accepted_at, started_at,
 --                  finished_at, text, outcome}
 local id = ARGV[1]
-local owner, operation, status, on_disconnect, priority, seq, failures, tail, accepted_at, started_at,
-  finished_at, text, outcome = unpack(redis.call('HMGET', job_key(id), 'key_id', 'operation', 'status',
-  'on_disconnect', 'priority', 'seq', 'failures', 'tail', 'accepted_at', 'started_at', 'finished_at', 'text',
-  'outcome'))
+local owner, operation, status, on_disconnect, tail, accepted_at, started_at, finished_at, text, outcome =
+  unpack(redis.call('HMGET', job_key(id), 'key_id', 'operation', 'status', 'on_disconnect', 'tail',
+  'accepted_at', 'started_at', 'finished_at', 'text', 'outcome'))
 if not status then return false end
-local place = 0
-if status == 'queued' then
-  place = tonumber(failures) > 0 and 1 or position(priority, owner, tonumber(seq))
-end
-return {owner, operation, status, on_disconnect, place, place > 0 and estimated_wait(place) or '',
+local at = place(id)
+return {owner, operation, status, on_disconnect, at, at > 0 and estimated_wait(at) or '',
   tonumber(tail) or redis.call('LLEN', log_key(id)), accepted_at, started_at or '', finished_at or '',
   text or false, outcome or false}

@@ -25,11 +25,11 @@ end
 
 local taken, ids = {}, {}
 
--- False where the id is a tombstone or its time is up.
+-- False where its time is up, nil where the id is a tombstone.
 local function hand_over(id)
   local key = job_key(id)
   local status, priority, deadline_at = unpack(redis.call('HMGET', key, 'status', 'priority', 'deadline_at'))
-  if status ~= 'queued' then return false end
+  if status ~= 'queued' then return nil end
   if tonumber(deadline_at) <= NOW then
     conclude(id, 'expired', expired_line, '', false)
     return false
@@ -77,18 +77,19 @@ local function serve(priority)
     if not id then break end
     redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'popped'), 1)
     served = hand_over(id)
-    if not served and count(lane_field(priority, owner, 'tombstones')) > 0 then
+    if served == nil and count(lane_field(priority, owner, 'tombstones')) > 0 then
       redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'tombstones'), -1)
     end
   end
-  if redis.call('EXISTS', lane) == 0 then forget_lane(priority, owner) end
+  if count_alive(priority, owner) <= 0 then forget_lane(priority, owner) end
   return served
 end
 
 -- A suspect runs alone: should it kill its worker again, nobody else is on board.
-if idle then
+while idle and limit > 0 do
   local suspect = redis.call('LPOP', SUSPECTS)
-  if suspect and hand_over(suspect) then limit = 0 end
+  if not suspect then break end
+  if hand_over(suspect) then limit = 0 end
 end
 while #taken < limit do
   local priority = next_priority()
@@ -100,5 +101,10 @@ if #taken > 0 then
   redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(ids, ' '))
   redis.call('EXPIRE', memo, 120)
 end
-if next_priority() then ring() else redis.call('DEL', WAKEUP) end
+-- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them.
+if next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1) then
+  ring()
+else
+  redis.call('DEL', WAKEUP)
+end
 return taken
