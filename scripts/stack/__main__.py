@@ -15,7 +15,7 @@ from stack.plan import run_directory
 from stack.progress import say
 from stack.start import start
 from stack.status import print_status
-from stack.stop import take_down
+from stack.stop import say_stopped, take_down
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,13 +27,15 @@ def main() -> int:
     try:
         return _run(arguments)
     except StopRequested as stop:
-        say("interrupted, and stopped")
+        say("interrupted")
         return 128 + int(stop.args[0])
     except StackError as error:
         return _fail(str(error))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(f"the disk is full: free some space ({error.filename or run_directory(_ROOT, os.environ)})")
+            return _fail(
+                f"the disk is full: free some space ({error.filename or run_directory(_ROOT, os.environ)})"
+            )
         return _fail(f"{error.strerror or error}: {error.filename or 'no file'}")
 
 
@@ -56,8 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0 if arguments.command == "down" else 1
     if arguments.command == "status":
         return 0 if print_status(run) else 1
-    killed = take_down(run)
-    say(f"stopped, {killed} processes killed" if killed else "stopped")
+    say_stopped(take_down(run))
     return 0
 
 

@@ -31,7 +31,9 @@ def ask(run: Run, api: Program, *, demo: bool) -> None:
                 first_s = time.monotonic() - started
             emit(text.replace("\n", "\n  "))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise StackError(f"the first request got no answer: {str(error) or type(error).__name__}") from error
+        raise StackError(
+            f"the first request got no answer: {str(error) or type(error).__name__}"
+        ) from error
     finally:
         emit("\n")
     if first_s is None:
@@ -57,9 +59,13 @@ def _stream(run: Run, api: Program, prompt: str) -> Iterator[str]:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status == 401:
-            raise StackError("the API wants a key for the first request: set RELAIS_API_KEY to one of API_KEYS")
+            raise StackError(
+                "the API wants a key for the first request: set RELAIS_API_KEY to one of API_KEYS"
+            )
         if response.status != 200:
-            raise StackError(f"the first request was refused: {_message(response.read(65536)) or response.status}")
+            raise StackError(
+                f"the first request was refused: {_message(response.read(65536)) or response.status}"
+            )
         for line in response:
             if not line.startswith(b"data:"):
                 continue

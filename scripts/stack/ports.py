@@ -29,8 +29,12 @@ def require_free(host: str, port: int, setting: str) -> None:
         if is_free(host, port):
             return
     except OSError as error:
-        raise StackError(f"cannot listen on {host} port {port} ({error.strerror or error}): set {setting}") from None
-    raise StackError(f"port {port} on {host} is taken: stop what listens there, or set {setting} to a free port")
+        raise StackError(
+            f"cannot listen on {host} port {port} ({error.strerror or error}): set {setting}"
+        ) from None
+    raise StackError(
+        f"port {port} on {host} is taken: stop what listens there, or set {setting} to a free port"
+    )
 
 
 def first_free(host: str, start: int, taken: Container[int]) -> int:

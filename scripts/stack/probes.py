@@ -21,7 +21,9 @@ def why_not_ready(run: Run, program: Program) -> str | None:
     """None when the program is ready, else its reason in a few words."""
     if not program.ready_path:
         return None if answers_ping(program.host, program.port, run.redis_password) else "no answer"
-    connection = http.client.HTTPConnection(reachable(program.host), program.port, timeout=_TIMEOUT_S)
+    connection = http.client.HTTPConnection(
+        reachable(program.host), program.port, timeout=_TIMEOUT_S
+    )
     try:
         connection.request("GET", program.ready_path)
         response = connection.getresponse()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +22,7 @@ from stack.model import Program, Run, Stage
 from stack.plan import Plan, make_plan, redis_address, run_directory
 from stack.probes import why_not_ready
 from stack.progress import Wait, emit, say
-from stack.stop import take_down
+from stack.stop import say_stopped, take_down
 from stack.supervisord import ProcessState, Supervisor, launch
 
 _POLL_S = 0.2
@@ -32,7 +32,9 @@ _LOG_LINES = 15
 _OPEN_FILES = 65536
 
 
-def start(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int, detach: bool) -> None:
+def start(
+    root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int, detach: bool
+) -> None:
     """Returns when the run is up (`detach`), or when it was asked to end and has ended."""
     started = time.monotonic()
     run_dir = run_directory(root, environ)
@@ -45,11 +47,18 @@ def start(root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_wor
         run = plan.run
         _check_redis(plan)
         _prepare(plan)
+        up = False
         try:
             daemon = _bring_up(plan)
+            up = True
             _announce(run, time.monotonic() - started, detach=detach)
             if not detach:
                 _stay(run, daemon)
+        except StopRequested:
+            say("stopping (once more to kill what is still draining)")
+            say_stopped(take_down(run))
+            if not up:
+                raise
         except BaseException:
             take_down(run)
             raise
@@ -142,7 +151,9 @@ def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
         for program in programs:
             supervisor.start(program.name)
         _wait_ready(run, supervisor, programs)
-    first_request.ask(run, next(p for p in run.programs if p.stage == Stage.ORCHESTRATOR), demo=plan.demo)
+    first_request.ask(
+        run, next(p for p in run.programs if p.stage == Stage.ORCHESTRATOR), demo=plan.demo
+    )
     return daemon
 
 
@@ -167,7 +178,9 @@ def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> No
                 else:
                     reasons.append(f"{name} ({reason})")
             if wait.elapsed_s > _READY_TIMEOUT_S:
-                raise StackError(f"not ready after {_READY_TIMEOUT_S} s: {', '.join(reasons)}; logs in {run.logs}")
+                raise StackError(
+                    f"not ready after {_READY_TIMEOUT_S} s: {', '.join(reasons)}; logs in {run.logs}"
+                )
             if pending:
                 wait.tick(f"waiting for {', '.join(reasons)}")
                 time.sleep(_POLL_S)
@@ -182,7 +195,11 @@ def _last_words(run: Run, name: str) -> str:
 
 def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
     say(f"up after {elapsed_s:.0f} s")
-    body = {"model": run.model, "stream": True, "messages": [{"role": "user", "content": "Bonjour"}]}
+    body = {
+        "model": run.model,
+        "stream": True,
+        "messages": [{"role": "user", "content": "Bonjour"}],
+    }
     for url in run.api_urls:
         emit(f"  API   {url}   (model {run.model})\n")
     emit(
@@ -199,28 +216,25 @@ def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
 def _stay(run: Run, daemon: subprocess.Popen[bytes]) -> None:
     """Say what is restarted, until a signal asks for the end."""
     supervisor = Supervisor(run.socket)
-    try:
-        known = supervisor.states()
-        while daemon.poll() is None:
-            time.sleep(_WATCH_EVERY_S)
-            try:
-                known = _report_changes(known, supervisor.states())
-            except OSError:
-                continue  # busy or gone; poll() tells which
-    except StopRequested:
-        say("stopping (once more to kill what is still draining)")
-        killed = take_down(run)
-        say(f"stopped, {killed} processes killed" if killed else "stopped")
-        return
+    known = supervisor.states()
+    while daemon.poll() is None:
+        time.sleep(_WATCH_EVERY_S)
+        # Busy or gone; poll() tells which.
+        with suppress(OSError):
+            known = _report_changes(known, supervisor.states())
     # Ended from elsewhere: by `down`, or by a kill that left the others alone.
     asked = Run.load(Path(run.run_dir)) is None or daemon.returncode == 0
-    take_down(run)
+    killed = take_down(run)
     if not asked:
-        raise StackError(f"the supervisor died; all of it was stopped; its log: {log_file(run, 'supervisord')}")
-    say("stopped")
+        raise StackError(
+            f"the supervisor died; all of it was stopped; its log: {log_file(run, 'supervisord')}"
+        )
+    say_stopped(killed)
 
 
-def _report_changes(known: Mapping[str, ProcessState], now: dict[str, ProcessState]) -> dict[str, ProcessState]:
+def _report_changes(
+    known: Mapping[str, ProcessState], now: dict[str, ProcessState]
+) -> dict[str, ProcessState]:
     for name, state in now.items():
         before = known.get(name)
         if before is None or (before.state, before.pid) == (state.state, state.pid):

@@ -21,7 +21,9 @@ def print_status(run: Run) -> bool:
         reason = why_not_ready(run, program)
         ready = reason is None and state is not None and state.is_up
         all_ready = all_ready and ready
-        words = f"pid {state.pid:<8} up {state.uptime_s} s" if state is not None and state.pid else "-"
+        words = (
+            f"pid {state.pid:<8} up {state.uptime_s} s" if state is not None and state.pid else "-"
+        )
         print(
             f"{program.name:<{width}}  {(state.state if state else 'UNKNOWN').lower():<9} {words:<26} "
             f"{'ready' if ready else f'not ready: {reason}':<10}  {reachable(program.host)}:{program.port}"

@@ -10,7 +10,7 @@ from types import FrameType
 
 from stack import processes
 from stack.model import Run
-from stack.progress import Wait
+from stack.progress import Wait, say
 from stack.supervisord import Supervisor
 
 _POLL_S = 0.1
@@ -33,7 +33,13 @@ def take_down(run: Run) -> int:
     return killed
 
 
-def _stop_in_order(run: Run, supervisor: Supervisor, wait: Wait, impatient: Callable[[], bool]) -> None:
+def say_stopped(killed: int) -> None:
+    say(f"stopped; {killed} processes had to be killed" if killed else "stopped")
+
+
+def _stop_in_order(
+    run: Run, supervisor: Supervisor, wait: Wait, impatient: Callable[[], bool]
+) -> None:
     for stage in sorted({program.stage for program in run.programs}, reverse=True):
         names = [program.name for program in run.programs if program.stage == stage]
         for name in names:
@@ -62,7 +68,10 @@ def _impatience() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
 
-    previous = {number: signal.signal(number, hurry) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    previous = {
+        number: signal.signal(number, hurry)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield lambda: asked
     finally:

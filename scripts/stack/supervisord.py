@@ -54,7 +54,7 @@ stopwaitsecs={stop_wait_s}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
-stdout_logfile=%(ENV_RELAIS_RUN_DIR)s/logs/{name}.log
+stdout_logfile=%(ENV_RELAIS_LOGS_ESCAPED)s/{name}.log
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=3
 """
@@ -130,7 +130,9 @@ class Supervisor:
             self._call("shutdown")
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_UnixTransport(self._socket_path))
+        proxy = xmlrpc.client.ServerProxy(
+            "http://localhost/RPC2", transport=_UnixTransport(self._socket_path)
+        )
         try:
             return getattr(proxy.supervisor, method)(*arguments)
         except (http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
@@ -147,7 +149,8 @@ def launch(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
             cwd=run.root,
-            env=dict(environment),
+            # This one value is expanded twice.
+            env={**environment, "RELAIS_LOGS_ESCAPED": str(run.logs).replace("%", "%%")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

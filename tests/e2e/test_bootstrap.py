@@ -1,0 +1,353 @@
+"""scripts/bootstrap.sh, as a person types it: it starts, answers, restarts what dies, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"
+DEMO_MODEL = ROOT / "models" / "relais-demo"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {timeout_s} s"
+        time.sleep(0.1)
+
+
+class Stack:
+    """One stack in a folder of its own."""
+
+    def __init__(self, run_dir: Path, **settings: str) -> None:
+        self.run_dir = run_dir
+        self.api_port = free_port()
+        self._marker = f"RELAIS_RUN_DIR={run_dir}"
+        self.environment = {
+            key: os.environ[key]
+            for key in os.environ
+            if key in {"HOME", "LANG", "PATH", "RELAIS_DEVICE"}
+            or key.startswith(("PIP_", "SSL_", "UV_"))
+        } | {
+            "ENGINE": "deterministic",
+            "RELAIS_RUN_DIR": str(run_dir),
+            "API_PORT": str(self.api_port),
+            **settings,
+        }
+
+    def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BOOTSTRAP, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def start(self, *arguments: str, timeout_s: float = 60) -> str:
+        result = self.run("--detach", *arguments, timeout_s=timeout_s)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def foreground(self) -> tuple[subprocess.Popen[str], str]:
+        """Start in the foreground; returns once it is up, with what it has printed."""
+        process = subprocess.Popen(
+            [BOOTSTRAP],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if "Ctrl-C" in line:
+                return process, printed
+        raise AssertionError(f"it ended: {printed}")
+
+    def pids(self) -> dict[str, int]:
+        """The programs and their pids, as `status` shows them."""
+        return {
+            found[1]: int(found[2])
+            for found in re.finditer(
+                r"^(\S+) +(?:running|starting) +pid (\d+)", self.run("status").stdout, re.MULTILINE
+            )
+        }
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that was started for this folder, whoever its parent is by now."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("RELAIS_RUN_DIR") == str(self.run_dir):
+                    found.append(process)
+        return found
+
+
+@pytest.fixture
+def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    stacks: list[Stack] = []
+
+    def make(name: str = "run", **settings: str) -> Stack:
+        stack = Stack(tmp_path / name, **settings)
+        stacks.append(stack)
+        return stack
+
+    yield make
+    for stack in stacks:
+        stack.run("down")
+        left = stack.processes()
+        for process in left:
+            process.kill()
+        assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def stack(make_stack: Callable[..., Stack]) -> Stack:
+    return make_stack()
+
+
+def chat(stack: Stack) -> str:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{stack.api_port}/v1/chat/completions",
+        json.dumps(
+            {"model": "relais-demo", "messages": [{"role": "user", "content": "Bonjour"}]}
+        ).encode(),
+        {"Content-Type": "application/json", "Authorization": "Bearer dev"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        text: str = json.load(response)["choices"][0]["message"]["content"]
+    return text
+
+
+def test_detached_stack_answers_reports_and_goes_down(stack: Stack) -> None:
+    printed = stack.start()
+
+    assert f"http://localhost:{stack.api_port}" in printed
+    assert "first token after" in printed
+    assert chat(stack)
+    status = stack.run("status")
+    assert status.returncode == 0
+    assert sorted(stack.pids()) == ["llm_worker", "orchestrator", "redis"]
+    assert "worker_ready" in stack.run("logs", "llm_worker").stdout
+
+    down = stack.run("down")
+
+    assert down.returncode == 0
+    assert "killed" not in down.stdout
+    assert stack.processes() == []
+    assert stack.run("status").returncode == 1
+
+
+def test_nothing_is_installed_the_second_time(stack: Stack) -> None:
+    stack.start()
+    stack.run("down")
+
+    assert "installing" not in stack.start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_in_the_foreground_stops_everything(stack: Stack, number: signal.Signals) -> None:
+    process, _ = stack.foreground()
+
+    os.killpg(process.pid, number)  # as a terminal does
+
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopped" in output
+    assert "killed" not in output
+    assert stack.processes() == []
+
+
+def test_signal_while_starting_stops_everything(stack: Stack) -> None:
+    process = subprocess.Popen(
+        [BOOTSTRAP],
+        env=stack.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until(lambda: any("relais" in part for p in stack.processes() for part in p.cmdline()))
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    process.communicate(timeout=60)
+    assert process.returncode in (0, 128 + signal.SIGINT)
+    assert stack.processes() == []
+
+
+@pytest.mark.parametrize("name", ["redis", "orchestrator", "llm_worker"])
+def test_killed_process_is_restarted(stack: Stack, name: str) -> None:
+    stack.start()
+    before = stack.pids()
+
+    os.kill(before[name], signal.SIGKILL)
+
+    until(lambda: stack.pids().get(name) not in (before[name], None))
+    until(lambda: stack.run("status").returncode == 0)
+    assert chat(stack)
+
+
+def test_down_cleans_up_after_a_killed_supervisor(stack: Stack) -> None:
+    stack.start()
+    os.kill(int((stack.run_dir / "supervisord.pid").read_text()), signal.SIGKILL)
+    assert stack.run("status").returncode == 1
+
+    assert stack.run("down").returncode == 0
+
+    assert stack.processes() == []
+
+
+def test_start_cleans_up_after_a_killed_supervisor(stack: Stack) -> None:
+    stack.start()
+    os.kill(int((stack.run_dir / "supervisord.pid").read_text()), signal.SIGKILL)
+
+    assert "left behind" in stack.start()
+
+    assert chat(stack)
+
+
+def test_second_start_in_the_same_folder_is_refused(stack: Stack) -> None:
+    stack.start()
+
+    second = stack.run("--detach")
+
+    assert second.returncode == 1
+    assert re.fullmatch(r"bootstrap: already running .*\n", second.stderr)
+    assert chat(stack)
+
+
+def test_two_stacks_run_side_by_side(make_stack: Callable[..., Stack]) -> None:
+    first, second = make_stack("first"), make_stack("second")
+    first.start()
+    second.start()
+
+    first.run("down")
+
+    assert chat(second)
+    assert first.processes() == []
+
+
+def test_several_processes_of_a_kind(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack()
+    stack.start("--orchestrators", "2", "--llm-workers", "2")
+
+    assert sorted(stack.pids()) == [
+        "llm_worker",
+        "llm_worker-2",
+        "orchestrator",
+        "orchestrator-2",
+        "redis",
+    ]
+    assert stack.run("status").returncode == 0
+
+
+def test_odd_characters_in_a_path(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("un été # 100% ; 'ok' \"x\"")
+    stack.start()
+
+    assert chat(stack)
+    assert "worker_ready" in stack.run("logs", "llm_worker").stdout
+
+
+def test_own_redis_is_used(make_stack: Callable[..., Stack]) -> None:
+    lender = make_stack("lender")
+    lender.start()
+    run = json.loads((lender.run_dir / "run.json").read_text())
+    port = next(program["port"] for program in run["programs"] if program["name"] == "redis")
+    borrower = make_stack("borrower", REDIS_URL=f"redis://127.0.0.1:{port}/0")
+
+    borrower.start()
+
+    assert sorted(borrower.pids()) == ["llm_worker", "orchestrator"]
+
+
+def test_taken_port_is_one_clear_line(stack: Stack) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", stack.api_port))
+        holder.listen()
+
+        result = stack.run("--detach")
+
+    assert result.returncode == 1
+    assert re.fullmatch(
+        rf"bootstrap: port {stack.api_port} on 127\.0\.0\.1 is taken: .*API_PORT.*\n", result.stderr
+    )
+
+
+def test_absent_redis_is_one_clear_line(make_stack: Callable[..., Stack]) -> None:
+    port = free_port()
+
+    result = make_stack(REDIS_URL=f"redis://127.0.0.1:{port}/0").run("--detach")
+
+    assert result.returncode == 1
+    assert re.fullmatch(
+        rf"bootstrap: Redis does not answer at 127\.0\.0\.1:{port} .*REDIS_URL\n", result.stderr
+    )
+
+
+def test_absent_model_is_one_clear_line(make_stack: Callable[..., Stack], tmp_path: Path) -> None:
+    result = make_stack(ENGINE="vllm", VLLM_HF_REPO_ID=str(tmp_path / "nothing")).run("--detach")
+
+    assert result.returncode == 1
+    assert re.fullmatch(r"bootstrap: there is no model in .*VLLM_HF_REPO_ID.*\n", result.stderr)
+
+
+def test_program_that_cannot_start_is_named_with_its_last_lines(
+    make_stack: Callable[..., Stack],
+) -> None:
+    stack = make_stack(VLLM_MAX_NUM_SEQS="many")
+
+    result = stack.run("--detach")
+
+    assert result.returncode == 1
+    *lines, last = result.stderr.splitlines()
+    assert any("VLLM_MAX_NUM_SEQS" in line for line in lines)
+    assert last.startswith("bootstrap: llm_worker stopped while it was starting")
+    assert stack.processes() == []
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_demo_model_answers_with_vllm_and_no_engine_outlives_its_worker(
+    make_stack: Callable[..., Stack],
+) -> None:
+    stack = make_stack(ENGINE="vllm")
+    printed = stack.start(timeout_s=300)
+    assert "first token after" in printed
+    assert chat(stack)
+    worker = psutil.Process(stack.pids()["llm_worker"])
+    engine = worker.children(recursive=True)
+
+    worker.kill()
+
+    # The engine's processes go with their worker, before the supervisor's next worker has loaded its own.
+    until(lambda: not any(process.is_running() for process in engine), timeout_s=15)
+    until(lambda: stack.run("status").returncode == 0, timeout_s=180)
+    assert chat(stack)
+    assert "killed" not in stack.run("down", timeout_s=120).stdout
+    assert stack.processes() == []
