@@ -109,6 +109,14 @@ class MethodNotAllowed(RelaisError):
     code = "method_not_allowed"
 
 
+class LogRewound(RelaisError):
+    """The client has seen events that the log does not have: Redis came back with an older log."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "log_rewound"
+
+
 class IdempotencyConflict(RelaisError):
     """An `Idempotency-Key` came again with another body."""
 
@@ -161,6 +169,14 @@ class EngineFailed(RelaisError):
     """The engine failed while it ran this request, and lives on."""
 
     code = "engine_error"
+
+
+class EndedOtherwise(RelaisError):
+    """The request came to another end than its client waited for; carries that end's own words."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message, param=info.param)
+        self.status, self.type, self.code = info.status, info.type, info.code
 
 
 class StoreUnavailable(RelaisError):

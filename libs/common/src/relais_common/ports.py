@@ -170,6 +170,10 @@ class LiveBus(Protocol):
         """Inside the context, every event appended after entry is announced or `next` says None."""
         ...
 
+    def nudge(self) -> None:
+        """Have `next` say None once to every reader of this process, so that each looks around."""
+        ...
+
 
 class WorkerRegistry(Protocol):
     """Which workers are alive. State only: which models exist is declared by configuration."""

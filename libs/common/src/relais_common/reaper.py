@@ -41,18 +41,14 @@ async def reap_for_ever(
             for model in models:
                 reaped = await recovery.reap(model, max_failures=max_failures, limit=BATCH)
                 if reaped.requeued or reaped.ended:
-                    log.info(
-                        "reaped", model=model, requeued=reaped.requeued, ended=reaped.ended
-                    )
+                    log.info("reaped", model=model, requeued=reaped.requeued, ended=reaped.ended)
             backoff.reset()
         except StoreUnavailable:
             await _until_back(recovery, models[0], backoff, max_failures)
             await asyncio.sleep(outage_grace_s)
 
 
-async def _until_back(
-    recovery: Recovery, model: str, backoff: Backoff, max_failures: int
-) -> None:
+async def _until_back(recovery: Recovery, model: str, backoff: Backoff, max_failures: int) -> None:
     while True:
         await backoff.pause()
         try:

@@ -173,9 +173,7 @@ class VllmEngine:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:
             parameter = getattr(error, "parameter", None)
-            raise EngineRefused(
-                str(error).strip().partition("\n")[0], param=parameter
-            ) from error
+            raise EngineRefused(str(error).strip().partition("\n")[0], param=parameter) from error
 
     async def check_health(self) -> None:
         try:

@@ -324,6 +324,9 @@ class MemoryStore:
         with self._fanout.reader(channel_id) as subscription:
             yield subscription
 
+    def nudge(self) -> None:
+        self._fanout.drop_all()
+
     # WorkerRegistry
 
     async def beat(self, state: WorkerState, *, ttl_s: float) -> None:

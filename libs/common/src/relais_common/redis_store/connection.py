@@ -21,6 +21,9 @@ from redis.exceptions import (
 
 from relais_common.errors import StoreUnavailable
 
+LONGEST_BLOCK_S = 10.0
+"""How long one blocking pop may last; the connection gives up `timeout_s` later."""
+
 _UNAVAILABLE = (
     ConnectionError,
     TimeoutError,
@@ -62,11 +65,11 @@ def connect(settings: RedisSettings) -> Redis:
     return Redis.from_pool(pool)
 
 
-def connect_blocking(settings: RedisSettings, *, longest_block_s: float) -> Redis:
+def connect_blocking(settings: RedisSettings) -> Redis:
     """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
     return Redis.from_url(
         settings.url,
-        socket_timeout=longest_block_s + settings.timeout_s,
+        socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=2.0,
         retry=Retry(NoBackoff(), retries=0),
         health_check_interval=5,  # a subscription on a silent, dead connection must end

@@ -53,6 +53,9 @@ class RedisLiveBus:
             finally:
                 await self._leave(channel)
 
+    def nudge(self) -> None:
+        self._fanout.drop_all()
+
     async def _confirm(self, channel: str) -> None:
         if self._reader is None or self._reader.done():
             raise StoreUnavailable("the live bus is closed", retry_after_s=2)

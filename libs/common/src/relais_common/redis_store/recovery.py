@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from relais_common.errors import WorkerLost
 from relais_common.events import Failed
 from relais_common.ports import Reaped
@@ -46,8 +48,8 @@ class RedisEventLog:
         self._redis = scripts.redis
 
     async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        if limit < 1:
+            return []  # LRANGE would take the -1 that follows from it for the last element
         with store_errors():
-            lines: list[bytes] = await self._redis.lrange(
-                keys.log(channel_id), after, after + limit - 1
-            )
-        return lines
+            lines = await self._redis.lrange(keys.log(channel_id), after, after + limit - 1)
+        return cast("list[bytes]", lines)

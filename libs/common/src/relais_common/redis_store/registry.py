@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -38,7 +39,7 @@ class RedisWorkerRegistry:
 
     async def alive(self) -> list[WorkerState]:
         with store_errors():
-            ids = await self._redis.zrange(keys.WORKERS, 0, -1)
+            ids: list[bytes] = cast("list[bytes]", await self._redis.zrange(keys.WORKERS, 0, -1))
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for worker_id in ids:
                     pipeline.get(keys.worker(worker_id.decode()))
@@ -50,5 +51,5 @@ async def shared_secret(redis: Redis) -> bytes:
     """The secret that signs `events_url` tokens: made by whoever asks first."""
     with store_errors():
         await redis.set(keys.SIGNING_SECRET, secrets.token_hex(32), nx=True)
-        secret: bytes = await redis.get(keys.SIGNING_SECRET)
-    return secret
+        secret = await redis.get(keys.SIGNING_SECRET)
+    return cast("bytes", secret)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from relais_common.events import STATUS_OF, Started, Terminal
 from relais_common.jobs import Append, Lease, StopReason, TakenJob, Verdict
-from relais_common.redis_store.connection import store_errors
+from relais_common.redis_store.connection import LONGEST_BLOCK_S, store_errors
 from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
@@ -21,9 +21,7 @@ PATIENCE = 8
 
 def _verdict(answer: list[Any]) -> Verdict:
     held, tail, stop = answer
-    return Verdict(
-        held=bool(held), tail=tail, stop=StopReason(stop.decode()) if stop else None
-    )
+    return Verdict(held=bool(held), tail=tail, stop=StopReason(stop.decode()) if stop else None)
 
 
 class RedisJobSource:
@@ -127,8 +125,10 @@ class RedisJobSource:
             )
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+        # Zero would block for ever.
+        block_s = min(max(timeout_s, 0.001), LONGEST_BLOCK_S)
         with store_errors():
-            await self._blocking.blpop([keys.wakeup(model)], timeout=timeout_s)
+            await self._blocking.blpop([keys.wakeup(model)], timeout=block_s)
 
     @asynccontextmanager
     async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:

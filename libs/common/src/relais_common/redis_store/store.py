@@ -23,8 +23,6 @@ from relais_common.redis_store.source import RedisJobSource
 
 __all__ = ["RedisSettings", "RedisStore", "open_store"]
 
-LONGEST_BLOCK_S = 10.0
-
 
 @dataclass(frozen=True, slots=True)
 class RedisStore:
@@ -56,7 +54,7 @@ async def open_store(
     async with AsyncExitStack() as stack:
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
-        blocking = connect_blocking(settings, longest_block_s=LONGEST_BLOCK_S)
+        blocking = connect_blocking(settings)
         stack.push_async_callback(blocking.aclose)
         scripts = Scripts(redis)
         live = await stack.enter_async_context(RedisLiveBus(blocking))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -170,7 +170,8 @@ class Consumer:
             max(0.0, held.taken.deadline_in_s), held.halt, StopReason.DEADLINE
         )
         try:
-            await asyncio.wait({work, held.halted}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {work, held.halted}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
             return _stopped(held.halted.result())

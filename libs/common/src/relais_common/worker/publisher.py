@@ -34,7 +34,10 @@ class Publisher:
             # Let every generator that is ready in this turn add its event first.
             await asyncio.sleep(0)
             self._wake.clear()
-            batch, self._dirty = [held for held in self._dirty if held.has_unsent and not held.is_lost], {}
+            batch, self._dirty = (
+                [held for held in self._dirty if held.has_unsent and not held.is_lost],
+                {},
+            )
             try:
                 verdicts = await self._source.append([held.unsent() for held in batch])
             except StoreUnavailable:

@@ -1,0 +1,1 @@
+"""The HTTP and SSE front of the queue: thin, stateless, as many as you like."""

@@ -1,0 +1,121 @@
+"""Where the orchestrator's parts are joined."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from relais_common.errors import StoreUnavailable
+from relais_common.health import add_health_routes
+from relais_common.lifecycle import background, stop_on_signals
+from relais_common.reaper import reap_for_ever
+from relais_common.redis_store import RedisStore, open_store
+from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.auth import EventsUrlSigner, KeyRing, read_api_keys
+from relais_orchestrator.drain import Drain
+from relais_orchestrator.follow import Follower
+from relais_orchestrator.intake import Intake
+from relais_orchestrator.problems import problems
+from relais_orchestrator.routes import ROUTES
+from relais_orchestrator.settings import Settings
+from relais_orchestrator.watcher import Watcher
+
+log = structlog.get_logger(__name__)
+
+SECRET_RETRY_S = 0.5
+
+
+def create_parts(settings: Settings, store: RedisStore, secret: bytes) -> Parts:
+    """Everything the handlers share."""
+    drain = Drain(store.live)
+    keys = {} if settings.api_keys is None else read_api_keys(settings.api_keys)
+    return Parts(
+        settings=settings,
+        queue=store.intake,
+        event_log=store.log,
+        intake=Intake(store.intake, settings.models, settings.limits, drain),
+        follower=Follower(store.log, store.live, idle_s=settings.streaming.keepalive_s),
+        watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),
+        key_ring=KeyRing(keys, any_token=settings.env == "dev"),
+        signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
+        drain=drain,
+        started_at_s=int(time.time()),
+    )
+
+
+def create_app(parts: Parts, store: RedisStore) -> web.Application:
+    """The HTTP application over parts that are already open."""
+    app = web.Application(
+        middlewares=[problems], client_max_size=parts.settings.limits.max_body_bytes
+    )
+    app[PARTS] = parts
+    app.add_routes(ROUTES)
+
+    async def ready() -> str | None:
+        if parts.drain.started:
+            return "draining"
+        try:
+            await store.ping()
+        except StoreUnavailable:
+            return "Redis does not answer"
+        return None
+
+    add_health_routes(app, ready)
+    return app
+
+
+@asynccontextmanager
+async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, int]]:
+    """Serve; yields the parts and the port it got. Waits for Redis first."""
+    async with open_store(settings.redis, watch_grace_s=settings.streaming.watch_lease_s) as store:
+        parts = create_parts(settings, store, await _secret(store))
+        # A client that leaves cancels its handler: that is how a disconnect is noticed in a silence.
+        runner = web.AppRunner(
+            create_app(parts, store),
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=1.0,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, settings.host, settings.port).start()
+            port: int = runner.addresses[0][1]
+            async with background(
+                parts.watcher.run(),
+                reap_for_ever(
+                    store.recovery,
+                    settings.models,
+                    every_s=settings.reap_every_s,
+                    max_failures=settings.max_failures,
+                    outage_grace_s=settings.lease_s,
+                ),
+            ):
+                yield parts, port
+        finally:
+            await runner.cleanup()
+
+
+async def _secret(store: RedisStore) -> bytes:
+    while True:
+        try:
+            return await store.signing_secret()
+        except StoreUnavailable:
+            log.warning("waiting_for_redis")
+            await asyncio.sleep(SECRET_RETRY_S)
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    with stop_on_signals(stop):
+        async with open_orchestrator(settings) as (parts, port):
+            log.info("orchestrator_ready", port=port, models=settings.models, env=settings.env)
+            await stop.wait()
+            log.info("draining")
+            await parts.drain.run(settings.drain_s)
+    log.info("orchestrator_stopped")

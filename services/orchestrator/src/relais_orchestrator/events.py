@@ -1,0 +1,80 @@
+"""`GET /v1/channels/{channel_id}/events`: a channel as server-sent events, from anywhere on."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, aclosing
+
+import orjson
+from aiohttp import web
+
+from relais_common.errors import InvalidRequest, LogRewound
+from relais_common.jobs import ChannelState, OnDisconnect
+from relais_common.wire.codec import split_event
+from relais_orchestrator import sse
+from relais_orchestrator.access import own_channel
+from relais_orchestrator.app_keys import PARTS
+
+MAX_SEQ = 10**12
+RECONNECT_HINT = b"retry: 1000\n\n"
+
+
+async def stream_events(request: web.Request) -> web.StreamResponse:
+    """Everything after `Last-Event-ID`; a client that was cut off reconnects, here or elsewhere, and goes on."""
+    parts = request.app[PARTS]
+    state = await own_channel(request, token_opens=True)
+    after = _last_event_id(request)
+    if after > state.tail:
+        raise LogRewound(
+            f"the log has {state.tail} events; start again without Last-Event-ID",
+            param="Last-Event-ID",
+        )
+    if state.status.is_terminal and after == state.tail:
+        # Nothing will ever come; 204 keeps a browser from trying again.
+        return web.Response(status=204)
+    stream = sse.EventStream(
+        request,
+        write_timeout_s=parts.settings.streaming.write_timeout_s,
+        headers={"X-Request-Id": state.channel_id},
+    )
+    async with AsyncExitStack() as stack:
+        if state.on_disconnect is OnDisconnect.CANCEL:
+            await stack.enter_async_context(parts.watcher.watching(state.channel_id))
+        await stream.begin()
+        await stream.write(RECONNECT_HINT)
+        await _pump(request, stream, state, after)
+    await stream.end()
+    return stream.response
+
+
+async def _pump(
+    request: web.Request, stream: sse.EventStream, state: ChannelState, after: int
+) -> None:
+    parts = request.app[PARTS]
+    if state.status.is_terminal and not await parts.event_log.read(
+        state.channel_id, after=after, limit=1
+    ):
+        await stream.write(compacted(state))
+        return
+    async with aclosing(parts.follower.follow(state.channel_id, after)) as batches:
+        async for batch in batches:
+            if batch is not None:
+                await stream.write(sse.frames(batch))
+            elif parts.drain.started:
+                return
+            else:
+                await stream.write(sse.KEEPALIVE)
+                if await parts.gone(state.channel_id):
+                    return
+
+
+def compacted(state: ChannelState) -> bytes:
+    """The terminal event of a channel whose log is gone, with the whole text."""
+    name, data = split_event(state.outcome or b"failed {}")
+    return sse.frame(state.tail, name, orjson.dumps({**orjson.loads(data), "text": state.text}))
+
+
+def _last_event_id(request: web.Request) -> int:
+    raw = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "0"
+    if not (raw.isascii() and raw.isdigit() and int(raw) < MAX_SEQ):
+        raise InvalidRequest("Last-Event-ID: not the id of an event", param="Last-Event-ID")
+    return int(raw)

@@ -1,0 +1,104 @@
+"""Turning a validated request into a job in the queue."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from relais_common.channels import new_channel_id
+from relais_common.errors import Draining, InvalidRequest, ModelNotFound
+from relais_common.jobs import (
+    Accepted,
+    Idempotency,
+    Job,
+    Message,
+    OnDisconnect,
+    Operation,
+    Priority,
+    Sampling,
+)
+from relais_common.ports import JobIntake
+from relais_orchestrator.drain import Drain
+from relais_orchestrator.settings import Limits
+
+MAX_IDEMPOTENCY_KEY_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a client asked for, whichever route it came by."""
+
+    model: str
+    messages: tuple[Message, ...] | None
+    prompt: str | tuple[int, ...] | None
+    sampling: Sampling
+    priority: Priority
+    deadline_s: float | None
+    on_disconnect: OnDisconnect
+
+
+class Intake:
+    """Accepts drafts for the models that this deployment declares."""
+
+    def __init__(
+        self, queue: JobIntake, models: tuple[str, ...], limits: Limits, drain: Drain
+    ) -> None:
+        self._queue = queue
+        self._models = frozenset(models)
+        self._limits = limits
+        self._drain = drain
+
+    async def accept(
+        self, draft: Draft, *, key_id: str, idempotency_key: str | None, body: bytes
+    ) -> Accepted:
+        """Queue the draft.
+
+        Raises:
+            ModelNotFound, InvalidRequest, QueueFull, IdempotencyConflict, Draining, StoreUnavailable:
+                nothing was queued.
+        """
+        if self._drain.started:
+            raise Draining("this server is shutting down; try again", retry_after_s=1)
+        if draft.model not in self._models:
+            raise ModelNotFound(f"the model {draft.model!r} does not exist", param="model")
+        return await self._queue.enqueue(
+            Job(
+                channel_id=new_channel_id(draft.model),
+                model=draft.model,
+                key_id=key_id,
+                operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
+                messages=draft.messages,
+                prompt=draft.prompt,
+                sampling=draft.sampling,
+                priority=draft.priority,
+                on_disconnect=draft.on_disconnect,
+                deadline_s=self._deadline_s(draft),
+                log_ttl_s=self._limits.log_ttl_s,
+                result_ttl_s=self._limits.result_ttl_s,
+            ),
+            max_waiting=self._limits.max_waiting,
+            idempotency=_idempotency(idempotency_key, body),
+        )
+
+    def _deadline_s(self, draft: Draft) -> float:
+        if draft.deadline_s is None:
+            return min(self._limits.default_deadline_s, self._limits.max_deadline_s)
+        if draft.deadline_s > self._limits.max_deadline_s:
+            raise InvalidRequest(
+                f"deadline_s: at most {self._limits.max_deadline_s:g} seconds", param="deadline_s"
+            )
+        return draft.deadline_s
+
+
+def _idempotency(key: str | None, body: bytes) -> Idempotency | None:
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise InvalidRequest(
+            f"Idempotency-Key: 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters",
+            param="Idempotency-Key",
+        )
+    return Idempotency(
+        key_hash=hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest(),
+        body_hash=hashlib.sha256(body).hexdigest(),
+    )

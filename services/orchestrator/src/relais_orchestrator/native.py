@@ -1,0 +1,101 @@
+"""The native routes: submit, look, cancel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from relais_common.events import Completed, Failed
+from relais_common.jobs import Accepted, ChannelState, StopReason
+from relais_common.wire import codec
+from relais_orchestrator.access import key_id, own_channel
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.bodies import parse_body, read_body
+from relais_orchestrator.intake import Draft
+from relais_orchestrator.responses import json_response
+from relais_orchestrator.schemas.native import SubmitRequest
+
+
+async def submit(request: web.Request) -> web.Response:
+    """`POST /v1/requests`: 202 once the request is in the queue."""
+    owner = key_id(request)
+    body = await read_body(request)
+    wanted = parse_body(SubmitRequest, body)
+    accepted = await request.app[PARTS].intake.accept(
+        _draft(wanted),
+        key_id=owner,
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        body=body,
+    )
+    return _accepted_response(request, accepted)
+
+
+def _draft(wanted: SubmitRequest) -> Draft:
+    messages, prompt = wanted.messages, wanted.prompt
+    return Draft(
+        model=wanted.model,
+        messages=None if messages is None else tuple(turn.to_message() for turn in messages),
+        prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+        sampling=wanted.params.to_sampling(),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+
+
+def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response:
+    channel_id = accepted.channel_id
+    path = f"/v1/channels/{channel_id}"
+    token = request.app[PARTS].signer.sign(channel_id)
+    return json_response(
+        {
+            "channel_id": channel_id,
+            "status": accepted.status,
+            "queue_position": accepted.queue_position,
+            "estimated_wait_s": accepted.estimated_wait_s,
+            "events_url": f"{path}/events?token={token}",
+        },
+        status=202,
+        headers={"Location": path, "X-Request-Id": channel_id},
+    )
+
+
+async def show(request: web.Request) -> web.Response:
+    """`GET /v1/channels/{channel_id}`: where the request stands, and its result."""
+    return json_response(_state_body(await own_channel(request)))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """`DELETE /v1/channels/{channel_id}`: 200 where the request has ended, 202 while its worker stops it."""
+    state = await own_channel(request)
+    queue = request.app[PARTS].queue
+    await queue.cancel(state.channel_id, StopReason.CLIENT)
+    state = await queue.state(state.channel_id) or state
+    return json_response(_state_body(state), status=200 if state.status.is_terminal else 202)
+
+
+def _state_body(state: ChannelState) -> dict[str, Any]:
+    outcome = None if state.outcome is None else codec.decode_event(state.outcome)
+    result: dict[str, Any] | None = None
+    if isinstance(outcome, Completed):
+        result = {
+            "text": state.text,
+            "finish_reason": outcome.finish_reason,
+            "usage": outcome.usage,
+            "timings": outcome.timings,
+        }
+    return {
+        "channel_id": state.channel_id,
+        "model": state.model,
+        "operation": state.operation,
+        "status": state.status,
+        "queue_position": state.queue_position,
+        "estimated_wait_s": state.estimated_wait_s,
+        "last_event_id": state.tail,
+        "accepted_at_s": state.accepted_at_s,
+        "started_at_s": state.started_at_s,
+        "finished_at_s": state.finished_at_s,
+        "result": result,
+        "error": outcome.error.body()["error"] if isinstance(outcome, Failed) else None,
+    }

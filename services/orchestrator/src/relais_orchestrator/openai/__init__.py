@@ -1,0 +1,1 @@
+"""The OpenAI-compatible routes: the same queue in OpenAI's shapes."""

@@ -1,0 +1,152 @@
+"""A channel's events as the answer to one open HTTP request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import orjson
+import structlog
+from aiohttp import web
+
+from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, RelaisError, StoreUnavailable
+from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Token
+from relais_common.jobs import OnDisconnect, StopReason
+from relais_common.wire.codec import decode_event
+from relais_orchestrator import sse
+from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.openai.formats import Format
+from relais_orchestrator.responses import json_response
+
+log = structlog.get_logger(__name__)
+
+FAREWELL_TIMEOUT_S = 2.0
+DONE = sse.data_frame(b"[DONE]")
+
+
+class Answer:
+    """Follows one channel for one client that waits for it.
+
+    Args:
+        on_disconnect: what becomes of the job when the client leaves.
+    """
+
+    def __init__(self, parts: Parts, channel_id: str, on_disconnect: OnDisconnect) -> None:
+        self._parts = parts
+        self._channel_id = channel_id
+        self._on_disconnect = on_disconnect
+
+    async def collect(self, shape: Format) -> web.Response:
+        """Wait for the end and answer with the whole.
+
+        Raises:
+            RelaisError: the request ended otherwise than completed.
+        """
+        text: list[str] = []
+        async with self._attended(), aclosing(self._events()) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    text.append(event.text)
+                elif isinstance(event, Completed):
+                    return json_response(
+                        shape.whole("".join(text), event),
+                        headers={"X-Request-Id": self._channel_id},
+                    )
+        raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
+
+    async def stream(
+        self, request: web.Request, shape: Format, *, include_usage: bool
+    ) -> web.StreamResponse:
+        """Answer with chunks as they come. Headers leave once the engine has accepted the request.
+
+        Raises:
+            RelaisError: before the headers have left; after that, an error chunk ends the stream.
+        """
+        out = sse.EventStream(
+            request,
+            write_timeout_s=self._parts.settings.streaming.write_timeout_s,
+            headers={"X-Request-Id": self._channel_id},
+        )
+        async with self._attended():
+            try:
+                await self._pump(out, shape, include_usage)
+            except RelaisError as error:
+                if not out.response.prepared:
+                    raise
+                await out.write(sse.data_frame(orjson.dumps(error.info.body())))
+            await out.end()
+        return out.response
+
+    async def _pump(self, out: sse.EventStream, shape: Format, include_usage: bool) -> None:
+        async with aclosing(self._events()) as events:
+            async for event in events:
+                if not out.response.prepared:
+                    # `started`, or a silence long enough that a proxy might give up.
+                    await out.begin()
+                    if (head := shape.head()) is not None:
+                        await out.write(sse.data_frame(orjson.dumps(head)))
+                if event is None:
+                    await out.write(sse.KEEPALIVE)
+                elif isinstance(event, Token) and event.text:
+                    await out.write(sse.data_frame(orjson.dumps(shape.text(event.text))))
+                elif isinstance(event, Completed):
+                    last = [orjson.dumps(shape.finish(event.finish_reason))]
+                    if include_usage:
+                        last.append(orjson.dumps(shape.usage(event.usage)))
+                    await out.write(b"".join(map(sse.data_frame, last)) + DONE)
+
+    async def _events(self) -> AsyncGenerator[Event | None]:
+        """Events from `started` on, None in silences; an end that is no answer is raised."""
+        # 1 is `queued`, which has no counterpart here.
+        async with aclosing(self._parts.follower.follow(self._channel_id, 1)) as batches:
+            async for batch in batches:
+                if batch is None:
+                    if self._parts.drain.over:
+                        raise Draining("this server is shutting down; send the request again")
+                    if await self._parts.gone(self._channel_id):
+                        raise EndedOtherwise(ErrorInfo("the request is no longer known"))
+                    yield None
+                    continue
+                for line in batch.lines:
+                    event = decode_event(line)
+                    if (ending := _ending(event)) is not None:
+                        raise EndedOtherwise(ending)
+                    yield event
+
+    @asynccontextmanager
+    async def _attended(self) -> AsyncIterator[None]:
+        """While the client is there the job has a reader; when it leaves early, the job may be stopped."""
+        if self._on_disconnect is OnDisconnect.CONTINUE:
+            yield
+            return
+        try:
+            async with self._parts.watcher.watching(self._channel_id):
+                yield
+        except (asyncio.CancelledError, ConnectionError, Draining):
+            await self._stop()
+            raise
+
+    async def _stop(self) -> None:
+        # Should this fail, the watcher's lease runs out and the reaper does it.
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+                await self._parts.queue.cancel(self._channel_id, StopReason.DISCONNECT)
+        except (StoreUnavailable, TimeoutError):
+            log.warning("cancel_postponed", channel_id=self._channel_id)
+
+
+def _ending(event: Event) -> ErrorInfo | None:
+    """What the client is told of an end that is no answer."""
+    match event:
+        case Failed(error):
+            return error
+        case Cancelled():
+            return ErrorInfo(
+                "the request was cancelled", "invalid_request_error", None, "cancelled", 409
+            )
+        case Expired():
+            return ErrorInfo(
+                "the request's deadline passed", "timeout_error", "deadline_s", "expired", 504
+            )
+    return None

@@ -1,0 +1,107 @@
+"""`/v1/chat/completions`, `/v1/completions`, `/v1/models`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from relais_common.errors import ModelNotFound
+from relais_orchestrator.access import key_id
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.bodies import parse_body, read_body
+from relais_orchestrator.intake import Draft
+from relais_orchestrator.openai.answers import Answer
+from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.responses import json_response
+from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
+
+Wanted = ChatCompletionRequest | CompletionRequest
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """A chat, streamed or whole."""
+    owner = key_id(request)
+    body = await read_body(request)
+    wanted = parse_body(ChatCompletionRequest, body)
+    draft = Draft(
+        model=wanted.model,
+        messages=tuple(turn.to_message() for turn in wanted.messages),
+        prompt=None,
+        sampling=wanted.to_sampling(max_tokens=wanted.max_completion_tokens),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+    return await _answer(request, owner, body, wanted, draft, ChatFormat)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """A text completion, streamed or whole."""
+    owner = key_id(request)
+    body = await read_body(request)
+    wanted = parse_body(CompletionRequest, body)
+    draft = Draft(
+        model=wanted.model,
+        messages=None,
+        prompt=_prompt(wanted.prompt),
+        sampling=wanted.to_sampling(),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+    return await _answer(request, owner, body, wanted, draft, CompletionFormat)
+
+
+def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        return prompt
+    texts = [part for part in prompt if isinstance(part, str)]
+    return texts[0] if texts else tuple(part for part in prompt if isinstance(part, int))
+
+
+async def _answer(
+    request: web.Request,
+    owner: str,
+    body: bytes,
+    wanted: Wanted,
+    draft: Draft,
+    shape_of: type[ChatFormat] | type[CompletionFormat],
+) -> web.StreamResponse:
+    parts = request.app[PARTS]
+    with parts.drain.request():
+        accepted = await parts.intake.accept(
+            draft,
+            key_id=owner,
+            idempotency_key=request.headers.get("Idempotency-Key"),
+            body=body,
+        )
+        identity = Identity(accepted.channel_id, wanted.model, int(time.time()))
+        shape: Format = shape_of(identity)
+        answer = Answer(parts, accepted.channel_id, wanted.on_disconnect)
+        if wanted.stream:
+            return await answer.stream(request, shape, include_usage=wanted.include_usage)
+        return await answer.collect(shape)
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """The models that this deployment declares, whether or not a worker runs them now."""
+    key_id(request)
+    parts = request.app[PARTS]
+    data = [_model(model, parts.started_at_s) for model in parts.settings.models]
+    return json_response({"object": "list", "data": data})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """One declared model."""
+    key_id(request)
+    parts = request.app[PARTS]
+    model = request.match_info["model"]
+    if model not in parts.settings.models:
+        raise ModelNotFound(f"the model {model!r} does not exist", param="model")
+    return json_response(_model(model, parts.started_at_s))
+
+
+def _model(model: str, created_s: int) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": created_s, "owned_by": "relais"}

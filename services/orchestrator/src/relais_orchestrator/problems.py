@@ -1,0 +1,44 @@
+"""Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback."""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from relais_common.errors import ErrorInfo, MethodNotAllowed, NotFound, RelaisError
+from relais_orchestrator.responses import error_response
+
+log = structlog.get_logger(__name__)
+
+INTERNAL = ErrorInfo(
+    "something went wrong on our side", "server_error", None, "internal_error", 500
+)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RelaisError as error:
+        if error.status >= 500:
+            log.warning("request_failed", path=request.path, code=error.code, error=error.message)
+        return error_response(error.info, retry_after_s=error.retry_after_s)
+    except web.HTTPNotFound:
+        return error_response(NotFound(f"there is no {request.path}").info)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = error_response(MethodNotAllowed(f"{request.path} takes {allowed}").info)
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPException as error:
+        info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
+        return error_response(info)
+    except ConnectionError:
+        # The client has gone; there is nobody to tell.
+        raise
+    except Exception:
+        log.exception("request_crashed", path=request.path)
+        if request.get("response_begun"):
+            raise
+        return error_response(INTERNAL)

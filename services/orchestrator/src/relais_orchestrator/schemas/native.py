@@ -1,0 +1,36 @@
+"""`POST /v1/requests`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from relais_common.jobs import OnDisconnect, Priority
+from relais_orchestrator.schemas.messages import Messages, ModelName
+from relais_orchestrator.schemas.sampling import STRICT, SamplingParams, TokenId
+
+Prompt = (
+    Annotated[str, StringConstraints(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+)
+
+
+class SubmitRequest(BaseModel):
+    """A request for the queue: `messages` for a chat, or `prompt` (text or token ids) for plain completion."""
+
+    model_config = STRICT
+
+    model: ModelName
+    messages: Messages | None = None
+    prompt: Prompt | None = None
+    params: SamplingParams = SamplingParams()
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = Field(default=None, gt=0)
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.messages is None) == (self.prompt is None):
+            raise PydanticCustomError("one_input", "give exactly one of messages and prompt")
+        return self

@@ -1,0 +1,102 @@
+"""Sampling parameters, as the OpenAI API and vLLM name them; shared by every route."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from relais_common.jobs import Sampling
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+"""Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
+
+MAX_TOKENS = 1_000_000
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class JsonSchema(BaseModel):
+    model_config = STRICT
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
+class SamplingParams(BaseModel):
+    """How tokens are chosen; a field that is not given is left to the model's own defaults."""
+
+    model_config = STRICT
+
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOKENS)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    ignore_eos: bool = False
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+    response_format: ResponseFormat | None = None
+
+    def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
+        """The job's own type. `max_tokens` overrides the field, where a route has another name for it."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        response_format = self.response_format
+        return Sampling(
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=stop,
+            ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+            response_format=None
+            if response_format is None or isinstance(response_format, TextFormat)
+            else response_format.model_dump(by_alias=True, exclude_none=True),
+        )

@@ -1,0 +1,112 @@
+"""Every setting of the orchestrator, read once from a mapping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from relais_common import environ, logs
+from relais_common.channels import model_tag
+from relais_common.environ import Environ
+from relais_common.errors import SettingsError
+from relais_common.redis_store import RedisSettings
+
+ENVS = ("dev", "staging", "prod")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what is accepted, and how long things are kept."""
+
+    max_body_bytes: int
+    max_waiting: int
+    default_deadline_s: float
+    max_deadline_s: float
+    log_ttl_s: float
+    result_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streaming:
+    """How streams behave.
+
+    Attributes:
+        keepalive_s: silence after which a comment is sent, and the log is read again.
+        write_timeout_s: how long a client may take to accept a write before it is cut off; it can resume.
+        watch_lease_s: how long a request with `on_disconnect: cancel` goes on with nobody reading.
+        events_url_ttl_s: how long the signed `events_url` is good.
+    """
+
+    keepalive_s: float
+    write_timeout_s: float
+    watch_lease_s: float
+    events_url_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it."""
+
+    env: str
+    redis: RedisSettings
+    host: str
+    port: int
+    models: tuple[str, ...]
+    api_keys: Path | None
+    limits: Limits
+    streaming: Streaming
+    drain_s: float
+    lease_s: float
+    reap_every_s: float
+    max_failures: int
+    log_level: str
+    log_format: str
+
+
+def read_settings(env: Environ) -> Settings:
+    """Raises SettingsError, which names the setting."""
+    name = environ.choice(env, "ENV", "dev", ENVS)
+    keys_path = environ.optional_text(env, "API_KEYS")
+    if name != "dev" and keys_path is None:
+        raise SettingsError(f"API_KEYS is not set; with ENV={name} it names the file of keys")
+    log_ttl_s = environ.number(env, "LOG_TTL_S", 600, at_least=1)
+    return Settings(
+        env=name,
+        redis=RedisSettings(url=environ.redis_url(env)),
+        host=environ.text(env, "API_HOST", "127.0.0.1"),
+        port=environ.integer(env, "API_PORT", 8080, at_most=65535),
+        models=_models(env),
+        api_keys=None if keys_path is None else Path(keys_path),
+        limits=Limits(
+            max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
+            max_waiting=environ.integer(env, "MAX_WAITING", 10_000, at_least=1),
+            default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
+            max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
+            log_ttl_s=log_ttl_s,
+            result_ttl_s=environ.number(
+                env, "RESULT_TTL_S", max(3600, log_ttl_s), at_least=log_ttl_s
+            ),
+        ),
+        streaming=Streaming(
+            keepalive_s=environ.number(env, "KEEPALIVE_S", 10, at_least=0.1, at_most=600),
+            write_timeout_s=environ.number(env, "WRITE_TIMEOUT_S", 30, at_least=0.1, at_most=3600),
+            watch_lease_s=environ.number(env, "WATCH_LEASE_S", 30, at_least=0.5, at_most=3600),
+            events_url_ttl_s=environ.number(env, "EVENTS_URL_TTL_S", 3600, at_least=1),
+        ),
+        drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
+        lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
+        reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),
+        max_failures=environ.integer(env, "MAX_FAILURES", 3, at_least=1),
+        log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
+        log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
+    )
+
+
+def _models(env: Environ) -> tuple[str, ...]:
+    models = environ.words(env, "MODELS", "relais-demo")
+    for model in models:
+        try:
+            model_tag(model)
+        except ValueError as error:
+            raise SettingsError(f"MODELS has {model!r}: {error}") from None
+    return models

@@ -1,0 +1,71 @@
+"""Server-sent events: encoded events to frames (pure), and a response that a slow reader cannot fill."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from relais_common.ports import LiveBatch
+from relais_common.wire.codec import split_event
+
+KEEPALIVE = b": keep-alive\n\n"
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    # nginx buffers responses otherwise, and tokens would come in lumps.
+    "X-Accel-Buffering": "no",
+}
+
+
+def frame(seq: int, name: bytes, data: bytes) -> bytes:
+    """One SSE frame with an id."""
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, name, data)
+
+
+def frames(batch: LiveBatch) -> bytes:
+    """A batch of encoded events as SSE frames."""
+    return b"".join(
+        frame(batch.first_seq + offset, *split_event(line))
+        for offset, line in enumerate(batch.lines)
+    )
+
+
+def data_frame(data: bytes) -> bytes:
+    """One frame in OpenAI's manner: data only."""
+    return b"data: %b\n\n" % data
+
+
+class SlowReader(ConnectionError):
+    """The client did not take what was written in time; it was cut off and can resume."""
+
+
+class EventStream:
+    """An SSE response."""
+
+    def __init__(
+        self, request: web.Request, *, write_timeout_s: float, headers: dict[str, str]
+    ) -> None:
+        self._request = request
+        self._write_timeout_s = write_timeout_s
+        self.response = web.StreamResponse(headers={**HEADERS, **headers})
+        # Compression would hold tokens back.
+        self.response.enable_chunked_encoding()
+
+    async def begin(self) -> None:
+        """Send the headers. From here on an error can no longer be a status."""
+        self._request["response_begun"] = True
+        await self.response.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        """Raises SlowReader once the client's buffers stay full for `write_timeout_s`."""
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self.response.write(data)
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise SlowReader("the client reads too slowly") from None
+
+    async def end(self) -> None:
+        await self.response.write_eof()

@@ -1,0 +1,49 @@
+"""Saying that requests with `on_disconnect: cancel` still have a reader here.
+
+Should this process die, nobody says so any more, and the reaper ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from relais_common.errors import StoreUnavailable
+from relais_common.ports import JobIntake
+
+log = structlog.get_logger(__name__)
+
+
+class Watcher:
+    """One loop for all streams of this process."""
+
+    def __init__(self, queue: JobIntake, *, lease_s: float) -> None:
+        self._queue = queue
+        self._lease_s = lease_s
+        self._channels: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def watching(self, channel_id: str) -> AsyncIterator[None]:
+        """Inside, the channel has a reader."""
+        await self._queue.watch(channel_id, lease_s=self._lease_s)
+        self._channels[channel_id] += 1
+        try:
+            yield
+        finally:
+            self._channels[channel_id] -= 1
+            if self._channels[channel_id] == 0:
+                del self._channels[channel_id]
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            for channel_id in list(self._channels):
+                try:
+                    await self._queue.watch(channel_id, lease_s=self._lease_s)
+                except StoreUnavailable:
+                    log.warning("watch_failed")
+                    break
