@@ -1,4 +1,4 @@
-"""The steps of a job's life in few words. Leases far in the future or in the past replace waiting."""
+"""The steps of a job's life in few words. Leases far in the past or future replace waiting."""
 
 from __future__ import annotations
 

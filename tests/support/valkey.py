@@ -123,7 +123,7 @@ class ValkeyServer:
                 with socket.create_connection((HOST, port), timeout=1.0) as connection:
                     connection.sendall(b"PING\r\n")
                     # A server that still loads its file answers -LOADING.
-                    if connection.recv(64).startswith(b"+PONG"):
+                    if connection.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                         # Somebody else's server on this port would answer as well.
                         return self._process.poll() is None
             except OSError:

@@ -95,7 +95,6 @@ class RedisLiveBus:
                 log.warning("live_bus_lost", error=str(error.__cause__))
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             finally:
-                self._pubsub = None
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
                 # Whatever was published meanwhile is in the logs only.
@@ -112,10 +111,14 @@ class RedisLiveBus:
                     subscribed |= missing
                 # No await since the last look at what is wanted: from here on readers subscribe themselves.
                 self._pubsub = pubsub
-                while True:
-                    message = await pubsub.get_message(timeout=10.0)
-                    if message is not None:
-                        self._dispatch(message)
+                try:
+                    while True:
+                        message = await pubsub.get_message(timeout=10.0)
+                        if message is not None:
+                            self._dispatch(message)
+                finally:
+                    # A subscription sent while this one closes would open a connection nobody reads.
+                    self._pubsub = None
 
     async def _wait_until_wanted(self) -> None:
         while not self._confirmed:

@@ -1,0 +1,194 @@
+"""Live events: hints that are ordered and numbered, and a log that has whatever was missed."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relais_common.channels import new_channel_id
+from relais_common.jobs import Append, Job, StopReason
+from relais_common.ports import LiveBatch, Subscription
+from relais_common.wire import codec
+from support.builders import MODEL, make_job, token_line
+from support.ports import Ports
+from support.steps import append, enqueue, finish, read_all, running, start, take
+
+TIMEOUT_S = 5.0
+
+
+async def follow(ports: Ports, channel_id: str, subscription: Subscription) -> list[bytes]:
+    """What an orchestrator does: log first, then live, and the log again at every gap."""
+    lines: list[bytes] = []
+
+    async def catch_up() -> None:
+        while more := await ports.log.read(channel_id, after=len(lines), limit=100):
+            lines.extend(more)
+
+    await catch_up()
+    while not lines or codec.split_event(lines[-1])[0] not in codec.TERMINAL_NAMES:
+        batch = await subscription.next(1.0)
+        if batch is None or batch.first_seq > len(lines) + 1:
+            await catch_up()
+        else:
+            lines += batch.lines[len(lines) + 1 - batch.first_seq :]
+    return lines
+
+
+async def test_quiet_channel_gives_none_at_the_timeout(ports: Ports) -> None:
+    async with ports.live.subscribe(new_channel_id(MODEL)) as subscription:
+        assert await subscription.next(0.02) is None
+
+
+async def test_events_after_subscription_arrive_in_order_with_their_numbers(ports: Ports) -> None:
+    taken = await running(ports)
+    async with ports.live.subscribe(taken.job.channel_id) as subscription:
+        await start(ports, taken.lease)
+        await append(ports, taken.lease, 3, token_line("a"), token_line("b"))
+        await append(ports, taken.lease, 4, token_line("b"), token_line("c"))
+        await finish(ports, taken.lease, 6)
+        batches = [await subscription.next(TIMEOUT_S) for _ in range(4)]
+    log = await read_all(ports, taken.job.channel_id)
+    assert batches == [
+        LiveBatch(2, log[1:2]),
+        LiveBatch(3, log[2:4]),
+        LiveBatch(5, log[4:5]),
+        LiveBatch(6, log[5:6]),
+    ]
+
+
+async def test_appends_that_write_nothing_are_not_announced(ports: Ports) -> None:
+    taken = await running(ports)
+    await append(ports, taken.lease, 2)
+    async with ports.live.subscribe(taken.job.channel_id) as subscription:
+        await append(ports, taken.lease, 2)
+        await append(ports, taken.lease, 9)
+        assert await subscription.next(0.02) is None
+
+
+async def test_end_of_a_waiting_job_is_announced(ports: Ports) -> None:
+    job = make_job()
+    await enqueue(ports, job)
+    async with ports.live.subscribe(job.channel_id) as subscription:
+        await ports.intake.cancel(job.channel_id, StopReason.CLIENT)
+        batch = await subscription.next(TIMEOUT_S)
+    assert batch == LiveBatch(2, [b'cancelled {"reason":"client"}'])
+
+
+async def test_reader_subscribed_before_the_job_exists_sees_it_begin(ports: Ports) -> None:
+    job = make_job()
+    async with ports.live.subscribe(job.channel_id) as subscription:
+        await enqueue(ports, job)
+        batch = await subscription.next(TIMEOUT_S)
+    assert batch is not None
+    assert batch.first_seq == 1
+
+
+async def test_late_subscriber_gets_everything_from_the_log(ports: Ports) -> None:
+    taken = await running(ports)
+    await append(ports, taken.lease, 2, token_line("a"))
+    async with ports.live.subscribe(taken.job.channel_id) as subscription:
+        reader = asyncio.create_task(follow(ports, taken.job.channel_id, subscription))
+        await append(ports, taken.lease, 3, token_line("b"))
+        await finish(ports, taken.lease, 4)
+        async with asyncio.timeout(TIMEOUT_S):
+            lines = await reader
+    assert lines == await read_all(ports, taken.job.channel_id)
+
+
+async def test_subscriber_after_the_end_gets_everything_from_the_log(ports: Ports) -> None:
+    taken = await running(ports)
+    await finish(ports, taken.lease, 2)
+    async with ports.live.subscribe(taken.job.channel_id) as subscription:
+        lines = await follow(ports, taken.job.channel_id, subscription)
+    assert len(lines) == 2
+
+
+async def test_slow_reader_is_told_and_the_log_fills_the_gap(ports: Ports) -> None:
+    taken = await running(ports)
+    async with ports.live.subscribe(taken.job.channel_id) as subscription:
+        appends = [Append(taken.lease, 2 + number, (token_line("x"),)) for number in range(600)]
+        await ports.source.append(appends)
+        await finish(ports, taken.lease, 602)
+        async with asyncio.timeout(TIMEOUT_S):
+            while await subscription.next(TIMEOUT_S) is not None:
+                pass
+            lines = await follow(ports, taken.job.channel_id, subscription)
+    assert len(lines) == 602
+    assert lines == await read_all(ports, taken.job.channel_id)
+
+
+async def test_two_readers_of_one_channel_both_get_all(ports: Ports) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    async with (
+        ports.live.subscribe(channel_id) as one,
+        ports.live.subscribe(channel_id) as two,
+    ):
+        await append(ports, taken.lease, 2)
+        expected = LiveBatch(2, [token_line()])
+        assert await one.next(TIMEOUT_S) == expected
+        assert await two.next(TIMEOUT_S) == expected
+
+
+async def test_reader_stays_subscribed_when_another_one_leaves(ports: Ports) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    async with ports.live.subscribe(channel_id) as stays:
+        for number in range(5):
+            async with ports.live.subscribe(channel_id):
+                pass
+            await append(ports, taken.lease, 2 + number)
+            batch = await stays.next(TIMEOUT_S)
+            assert batch is not None
+            assert batch.first_seq == 2 + number
+
+
+async def test_reader_that_comes_back_is_subscribed_again(ports: Ports) -> None:
+    taken = await running(ports)
+    for number in range(5):
+        async with ports.live.subscribe(taken.job.channel_id) as subscription:
+            await append(ports, taken.lease, 2 + number)
+            batch = await subscription.next(TIMEOUT_S)
+            assert batch is not None
+            assert batch.first_seq == 2 + number
+
+
+async def test_readers_coming_and_going_at_once_miss_nothing(ports: Ports) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    tail = 1
+
+    async def come_and_go(rounds: int) -> None:
+        for _ in range(rounds):
+            async with ports.live.subscribe(channel_id) as subscription:
+                await subscription.next(0.001)
+
+    for _ in range(10):
+        await asyncio.gather(*(come_and_go(number) for number in range(5)))
+        async with ports.live.subscribe(channel_id) as subscription:
+            tail += 1
+            await append(ports, taken.lease, tail)
+            batch = await subscription.next(TIMEOUT_S)
+            assert batch is not None
+            assert batch.first_seq == tail
+
+
+async def test_two_hundred_channels_on_one_bus(ports: Ports) -> None:
+    jobs = [make_job() for _ in range(200)]
+    await enqueue(ports, *jobs)
+    subscribed = asyncio.Semaphore(0)
+
+    async def read(job: Job) -> list[bytes]:
+        async with ports.live.subscribe(job.channel_id) as subscription:
+            subscribed.release()
+            return await follow(ports, job.channel_id, subscription)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        readers = {job.channel_id: group.create_task(read(job)) for job in jobs}
+        for _ in jobs:
+            await subscribed.acquire()
+        for taken in await take(ports, 200):
+            await append(ports, taken.lease, 2, token_line(taken.job.channel_id))
+            await finish(ports, taken.lease, 3)
+    for channel_id, reader in readers.items():
+        assert reader.result()[1] == token_line(channel_id)
+        assert len(reader.result()) == 3

@@ -1,0 +1,300 @@
+"""Redis dies, stalls, fills up and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from relais_common.channels import new_channel_id
+from relais_common.errors import StoreUnavailable
+from relais_common.jobs import Status, StopReason, Verdict
+from relais_common.ports import LiveBatch
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.wire import keys
+from support.builders import MODEL, make_job, token_line
+from support.ports import redis_ports
+from support.steps import append, enqueue, finish, ids, read_all, running, start, take
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+TIMEOUT_S = 10.0
+
+
+@pytest.fixture
+def durable_server(make_redis_server: Callable[..., ValkeyServer]) -> ValkeyServer:
+    return make_redis_server(appendonly=True)
+
+
+@pytest.fixture
+async def durable_store(durable_server: ValkeyServer) -> AsyncIterator[RedisStore]:
+    async with open_store(RedisSettings(durable_server.url)) as store:
+        yield store
+
+
+async def test_accepted_jobs_survive_a_kill_of_redis(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    jobs = [make_job() for _ in range(20)]
+    await enqueue(ports, *jobs)
+    taken = await take(ports, 5)
+    await start(ports, taken[0].lease)
+    await append(ports, taken[0].lease, 3, token_line("a"))
+    before = await read_all(ports, taken[0].job.channel_id)
+    await asyncio.to_thread(durable_server.restart)
+    assert await read_all(ports, taken[0].job.channel_id) == before
+    assert await append(ports, taken[0].lease, 4, token_line("b")) == Verdict(held=True, tail=4)
+    assert (await finish(ports, taken[0].lease, 5)).held
+    assert ids(await take(ports, 100)) == ids(jobs[5:])
+
+
+async def test_scripts_work_on_a_server_that_never_saw_them(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    server = make_redis_server()
+    async with open_store(RedisSettings(server.url)) as store:
+        ports = redis_ports(store)
+        await enqueue(ports, make_job())
+        await asyncio.to_thread(server.restart)
+        assert await take(ports) == []  # nothing was persisted, and nothing is broken
+        await enqueue(ports, make_job())
+        assert len(await take(ports)) == 1
+
+
+async def test_commands_say_within_seconds_that_redis_is_away_and_work_after(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    taken = await running(ports)
+    job, lease, channel_id = make_job(), taken.lease, taken.job.channel_id
+    await asyncio.to_thread(durable_server.kill)
+    begin = time.monotonic()
+    answers = await asyncio.gather(
+        enqueue(ports, job),
+        ports.intake.cancel(channel_id, StopReason.CLIENT),
+        ports.intake.watch(channel_id, lease_s=5),
+        ports.intake.state(channel_id),
+        ports.intake.depth(MODEL),
+        take(ports),
+        start(ports, lease),
+        append(ports, lease, 2),
+        finish(ports, lease, 2),
+        ports.source.renew([lease], lease_s=5),
+        ports.source.release([lease]),
+        ports.source.wait_for_work(MODEL, timeout_s=1),
+        ports.recovery.reap(MODEL, max_failures=1, limit=1),
+        ports.log.read(channel_id, after=0, limit=1),
+        ports.registry.alive(),
+        durable_store.ping(),
+        durable_store.signing_secret(),
+        return_exceptions=True,
+    )
+    assert time.monotonic() - begin < 8
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * len(answers)
+    assert all(
+        isinstance(answer, StoreUnavailable) and answer.status == 503 and answer.retry_after_s
+        for answer in answers
+    )
+    await asyncio.to_thread(durable_server.start)
+    assert ids(await take(ports)) == []
+    await enqueue(ports, job)
+    assert (await append(ports, lease, 2)).tail == 2
+
+
+async def test_command_in_flight_during_a_short_restart_is_tried_again(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    jobs = [make_job() for _ in range(40)]
+
+    async def accept() -> None:
+        for job in jobs:
+
+            async def accepted(job=job) -> bool:  # type: ignore[no-untyped-def]
+                try:
+                    await enqueue(ports, job)
+                except StoreUnavailable:
+                    return False
+                return True
+
+            await wait_until(accepted, TIMEOUT_S)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(accept())
+        for _ in range(2):
+            await asyncio.to_thread(durable_server.restart)
+    assert ids(await take(ports, 100)) == ids(jobs)
+    assert (await ports.intake.depth(MODEL)).waiting == 0
+
+
+async def test_subscriptions_come_back_by_themselves_and_tell_of_the_gap_once(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    async with AsyncExitStack() as stack:
+        readers = [
+            await stack.enter_async_context(ports.live.subscribe(one))
+            for one in (channel_id, channel_id, new_channel_id(MODEL))
+        ]
+        await append(ports, taken.lease, 2, token_line("a"))
+        assert await readers[0].next(TIMEOUT_S) == LiveBatch(2, [token_line("a")])
+        assert await readers[1].next(TIMEOUT_S) == LiveBatch(2, [token_line("a")])
+
+        await asyncio.to_thread(durable_server.restart)
+        begin = time.monotonic()
+        for reader in readers:
+            assert await reader.next(TIMEOUT_S) is None
+        assert time.monotonic() - begin < TIMEOUT_S / 2  # told, not timed out
+
+        name = keys.live(channel_id)
+
+        async def subscribed() -> bool:
+            return dict(await durable_store.redis.pubsub_numsub(name))[name.encode()] == 1
+
+        await wait_until(subscribed, TIMEOUT_S)
+        await append(ports, taken.lease, 3, token_line("b"))
+        assert await readers[0].next(TIMEOUT_S) == LiveBatch(3, [token_line("b")])
+        assert await readers[1].next(TIMEOUT_S) == LiveBatch(3, [token_line("b")])
+
+
+async def test_new_subscription_works_after_a_restart(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    taken = await running(ports)
+    async with ports.live.subscribe(taken.job.channel_id):
+        pass
+    await asyncio.to_thread(durable_server.restart)
+
+    async def subscribes() -> bool:
+        try:
+            async with ports.live.subscribe(taken.job.channel_id) as reader:
+                await append(ports, taken.lease, 2)
+                return await reader.next(TIMEOUT_S) == LiveBatch(2, [token_line()])
+        except StoreUnavailable:
+            return False
+
+    await wait_until(subscribes, TIMEOUT_S)
+
+
+async def test_subscribing_while_redis_is_away_says_so_or_waits_for_it(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    await asyncio.to_thread(durable_server.kill)
+    begin = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        async with ports.live.subscribe(new_channel_id(MODEL)):
+            pass
+    assert time.monotonic() - begin < 8
+
+
+async def test_stop_requests_say_that_redis_went_away(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    async with ports.source.stop_requests(MODEL) as requests:
+        listener = asyncio.ensure_future(anext(requests))
+        await asyncio.to_thread(durable_server.kill)
+        async with asyncio.timeout(TIMEOUT_S):
+            with pytest.raises(StoreUnavailable):
+                await listener
+
+
+async def test_blocked_wait_says_that_redis_went_away(
+    durable_server: ValkeyServer, durable_store: RedisStore
+) -> None:
+    ports = redis_ports(durable_store)
+    waiting = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=8))
+
+    async def blocked() -> bool:
+        info = await durable_store.redis.info("clients")
+        return bool(info["blocked_clients"] == 1)
+
+    await wait_until(blocked)
+    await asyncio.to_thread(durable_server.kill)
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(StoreUnavailable):
+            await waiting
+
+
+async def test_cancelled_wait_gives_its_connection_back_clean(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+
+    async def blocked() -> int:
+        info = await redis_store.redis.info("clients")
+        return int(info["blocked_clients"])
+
+    async def nobody_blocked() -> bool:
+        return await blocked() == 0
+
+    for _ in range(5):
+        waiting = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=8))
+        await wait_until(blocked)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        await wait_until(nobody_blocked)
+    # A ring now is for the next who waits, not for those who gave up.
+    await enqueue(ports, make_job())
+    begin = time.monotonic()
+    await ports.source.wait_for_work(MODEL, timeout_s=8)
+    assert time.monotonic() - begin < 4
+
+
+async def test_redis_that_stalls_is_unavailable_and_loses_nothing(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    server = make_redis_server()
+    async with open_store(RedisSettings(server.url, timeout_s=0.2)) as store:
+        ports = redis_ports(store)
+        job = make_job()
+        await store.ping()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await ports.intake.enqueue(job, max_waiting=10)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        # It may have been accepted behind our back; sent again, it is there once.
+        await ports.intake.enqueue(job, max_waiting=10)
+        assert ids(await take(ports, 5)) == [job.channel_id]
+
+
+async def test_full_redis_refuses_and_keeps_what_it_has(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    server = make_redis_server(options={"maxmemory": "5mb"})
+    async with open_store(RedisSettings(server.url)) as store:
+        ports = redis_ports(store)
+        accepted = []
+        with pytest.raises(StoreUnavailable):
+            for _ in range(1000):
+                job = make_job(prompt="x" * 100_000)
+                await enqueue(ports, job)
+                accepted.append(job)
+        assert accepted
+        assert (await ports.intake.depth(MODEL)).waiting == len(accepted)
+        state = await ports.intake.state(accepted[0].channel_id)
+        assert state is not None
+        assert state.status is Status.QUEUED
+
+
+async def test_wrong_password_is_unavailable_not_a_crash(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    server = make_redis_server(options={"requirepass": "secret"})
+    url = server.url.replace("redis://", "redis://:wrong@")
+    async with open_store(RedisSettings(url)) as store:
+        with pytest.raises(StoreUnavailable) as refused:
+            await store.ping()
+    assert "wrong" not in str(refused.value)
+    async with open_store(RedisSettings(server.url.replace("//", "//:secret@"))) as store:
+        await store.ping()

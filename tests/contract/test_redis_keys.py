@@ -1,0 +1,170 @@
+"""What the jobs leave in Redis: names in one slot, and nothing for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from relais_common.channels import model_tag
+from relais_common.jobs import Idempotency, OnDisconnect, Priority, StopReason
+from relais_common.redis_store import RedisStore
+from relais_common.wire import keys
+from support.builders import make_job
+from support.ports import Ports, redis_ports
+from support.steps import append, crash, enqueue, finish, reap, start, take
+
+HOSTILE_MODEL = "org/mo{d}el é:x"
+
+
+async def whole_life(ports: Ports, model: str) -> None:
+    """Every script, and every way a job may end."""
+    jobs = [
+        make_job(key_id, model=model, priority=priority, on_disconnect=OnDisconnect.CANCEL)
+        for key_id in ("a", "{b}")
+        for priority in Priority
+    ]
+    await enqueue(ports, *jobs)
+    await enqueue(ports, make_job(model=model, deadline_s=-1.0))
+    await ports.intake.enqueue(
+        make_job("{b}", model=model), max_waiting=100, idempotency=Idempotency("h", "b")
+    )
+    await ports.recovery.reap(model, max_failures=1, limit=100)
+    taken = await take(ports, 5, model=model)
+    for one in taken:
+        await start(ports, one.lease)
+    await append(ports, taken[0].lease, 3)
+    await finish(ports, taken[0].lease, 4)
+    await ports.intake.watch(taken[1].job.channel_id, lease_s=60.0)
+    await ports.intake.cancel(taken[1].job.channel_id, StopReason.CLIENT)
+    await ports.source.release([taken[1].lease])
+    await ports.source.renew([taken[2].lease], lease_s=-1.0)
+    await ports.recovery.reap(model, max_failures=1, limit=100)  # dead
+    await ports.source.renew([taken[3].lease], lease_s=-1.0)
+    await ports.recovery.reap(model, max_failures=9, limit=100)  # suspect
+    for job in jobs:
+        await ports.intake.state(job.channel_id)
+
+
+async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) -> None:
+    await whole_life(redis_ports(redis_store), HOSTILE_MODEL)
+    names = [name.decode() for name in await redis_store.redis.keys("*")]
+    base = f"relais:{{{model_tag(HOSTILE_MODEL)}}}:"
+    assert [name for name in names if not name.startswith(base)] == []
+    kinds = {name.removeprefix(base).split(":")[0] for name in names}
+    assert kinds >= {"counts", "dead", "deadlines", "idempotency", "inflight", "job", "log"}
+    assert kinds >= {"queue", "suspects", "take", "turns", "watched"}
+
+
+async def test_keys_without_expiry_are_the_bounded_ones(redis_store: RedisStore) -> None:
+    # The fixture looks at the end of every test; here at the fullest moment of a life.
+    await whole_life(redis_ports(redis_store), HOSTILE_MODEL)
+    for name in await redis_store.redis.keys("*:job:*"):
+        assert 0 < await redis_store.redis.ttl(name) <= 7 * 24 * 3600 + 1
+
+
+async def test_finished_jobs_leave_nothing_without_expiry(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, *[make_job(f"key-{number}") for number in range(20)])
+    for one in await take(ports, 20):
+        await finish(ports, one.lease, 2)
+    names = [name.decode() for name in await redis_store.redis.keys("*")]
+    lasting = {name for name in names if await redis_store.redis.ttl(name) == -1}
+    assert lasting == {keys.counts(make_job().model)}
+    fields = await redis_store.redis.hkeys(keys.counts(make_job().model))
+    assert not [field for field in fields if field.startswith(b"lane:")]
+
+
+async def test_log_and_result_expire_as_the_job_says(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    job = make_job(log_ttl_s=50.0, result_ttl_s=500.0)
+    await enqueue(ports, job)
+    (taken,) = await take(ports)
+    await finish(ports, taken.lease, 2)
+    assert 45 < await redis_store.redis.ttl(keys.log(job.channel_id)) <= 50
+    assert 450 < await redis_store.redis.ttl(keys.job(job.channel_id)) <= 500
+
+
+async def test_result_outlives_the_log(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    job = make_job()
+    await enqueue(ports, job)
+    (taken,) = await take(ports)
+    await finish(ports, taken.lease, 2, text="kept")
+    await redis_store.redis.delete(keys.log(job.channel_id))
+    state = await ports.intake.state(job.channel_id)
+    assert state is not None
+    assert (state.text, state.tail) == ("kept", 2)
+
+
+async def test_prompt_is_forgotten_when_the_job_ends(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, make_job())
+    (taken,) = await take(ports)
+    await start(ports, taken.lease)
+    await finish(ports, taken.lease, 3)
+    fields = await redis_store.redis.hkeys(keys.job(taken.job.channel_id))
+    assert b"payload" not in fields
+    assert b"prompt_token_ids" not in fields
+
+
+async def test_dead_letter_keeps_its_payload_and_is_listed(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, make_job())
+    (taken,) = await take(ports)
+    await start(ports, taken.lease)
+    await crash(ports, taken.lease, max_failures=1)
+    channel_id = taken.job.channel_id
+    assert await redis_store.redis.lrange(keys.dead(taken.job.model), 0, -1) == [
+        channel_id.encode()
+    ]
+    assert await redis_store.redis.hexists(keys.job(channel_id), "payload")
+
+
+async def test_start_stores_what_a_successor_needs(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, make_job())
+    (taken,) = await take(ports)
+    await start(ports, taken.lease)
+    stored = await redis_store.redis.hmget(
+        keys.job(taken.job.channel_id), "prompt_token_ids", "model_revision"
+    )
+    assert stored == [b"[1,2,3]", b"r1"]
+
+
+async def test_tombstones_do_not_pile_up(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, first := make_job("a"))
+    for _ in range(500):
+        await enqueue(ports, job := make_job("a"))
+        await ports.intake.cancel(job.channel_id, StopReason.CLIENT)
+    assert await redis_store.redis.llen(keys.lane(first.model, "normal", "a")) < 130
+
+
+async def test_tombstone_whose_state_expired_does_not_block(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    gone, alive = make_job(), make_job()
+    await enqueue(ports, gone, alive)
+    await ports.intake.cancel(gone.channel_id, StopReason.CLIENT)
+    await redis_store.redis.delete(keys.job(gone.channel_id))
+    (taken,) = await take(ports, 5)
+    assert taken.job == alive
+    assert (await ports.intake.depth(alive.model)).waiting == 0
+
+
+async def test_reaper_survives_ids_whose_state_expired(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    await enqueue(ports, job := make_job(on_disconnect=OnDisconnect.CANCEL))
+    (taken,) = await take(ports)
+    await ports.source.renew([taken.lease], lease_s=-1.0)
+    await ports.intake.watch(job.channel_id, lease_s=-1.0)
+    await redis_store.redis.delete(keys.job(job.channel_id))
+    await reap(ports)
+    assert await redis_store.redis.zcard(keys.inflight(job.model)) == 0
+
+
+@pytest.mark.parametrize("rounds", [3])
+async def test_all_orchestrators_share_one_signing_secret(
+    redis_store: RedisStore, rounds: int
+) -> None:
+    secrets = {await redis_store.signing_secret() for _ in range(rounds)}
+    assert len(secrets) == 1
+    assert len(secrets.pop()) >= 32
