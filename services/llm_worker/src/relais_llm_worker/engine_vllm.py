@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,8 +173,9 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:
-            parameter = getattr(error, "parameter", None)
-            raise EngineRefused(str(error).strip().partition("\n")[0], param=parameter) from error
+            message = str(error.args[0] if error.args else error).strip().partition("\n")[0]
+            param = getattr(error, "parameter", None) or _field_named_in(message)
+            raise EngineRefused(message, param=param) from error
 
     async def check_health(self) -> None:
         try:
@@ -238,6 +240,16 @@ def _sampling_params(
         structured_outputs=_structured_outputs(sampling.response_format),
         output_kind=RequestOutputKind.DELTA,
     )
+
+
+def _field_named_in(message: str) -> str | None:
+    """The request's field that a message of vLLM is about, where it names one only in words."""
+    lowered = message.lower()
+    if "grammar" in lowered or "schema" in lowered:
+        return "response_format"
+    if "out of vocabulary" in lowered:
+        return "prompt"
+    return next((field.name for field in fields(Sampling) if field.name in lowered), None)
 
 
 def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:
