@@ -21,6 +21,9 @@ from redis.exceptions import (
 
 from relais_common.errors import StoreUnavailable
 
+CONFIRM_TIMEOUT_S = 5.0
+"""How long to wait for the confirmation of a subscription."""
+
 LONGEST_BLOCK_S = 10.0
 """How long one blocking pop may last; the connection gives up `timeout_s` later."""
 

@@ -15,12 +15,11 @@ from relais_common.errors import DecodeError, StoreUnavailable
 from relais_common.fanout import Fanout
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import Subscription
-from relais_common.redis_store.connection import store_errors
+from relais_common.redis_store.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.wire import codec, keys
 
 log = structlog.get_logger(__name__)
 
-CONFIRM_TIMEOUT_S = 5.0
 _LONGEST_PAUSE_S = 2.0
 
 

@@ -11,7 +11,11 @@ from redis.asyncio import Redis
 
 from relais_common.events import STATUS_OF, Started, Terminal
 from relais_common.jobs import Append, Lease, StopReason, TakenJob, Verdict
-from relais_common.redis_store.connection import LONGEST_BLOCK_S, store_errors
+from relais_common.redis_store.connection import (
+    CONFIRM_TIMEOUT_S,
+    LONGEST_BLOCK_S,
+    store_errors,
+)
 from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
@@ -132,15 +136,17 @@ class RedisJobSource:
 
     @asynccontextmanager
     async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:
-        async with self._blocking.pubsub(ignore_subscribe_messages=True) as pubsub:
+        async with self._blocking.pubsub() as pubsub:
             with store_errors():
                 await pubsub.subscribe(keys.control(model))
+                # A request made before the confirmation could pass unheard.
+                await pubsub.get_message(timeout=CONFIRM_TIMEOUT_S)
 
             async def ids() -> AsyncIterator[str]:
                 while True:
                     with store_errors():
                         message = await pubsub.get_message(timeout=None)
-                    if message is not None:
+                    if message is not None and message["type"] == "message":
                         yield message["data"].decode()
                     else:
                         await asyncio.sleep(0)
