@@ -5,9 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
+
+
+@overload
+async def wait_until(
+    condition: Callable[[], Awaitable[T]], timeout_s: float = 5.0, *, every_s: float = 0.01
+) -> T: ...
+
+
+@overload
+async def wait_until(
+    condition: Callable[[], T], timeout_s: float = 5.0, *, every_s: float = 0.01
+) -> T: ...
 
 
 async def wait_until(

@@ -1,0 +1,149 @@
+"""Two orchestrators and two workers as processes on one Redis, and what happens when one is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
+from support.process_stack import DETERMINISTIC, MODEL, Starter
+from support.sse import collect, text_of
+from support.waiting import wait_until
+
+
+def expected_answer(prompt: str, tokens: int) -> str:
+    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), tokens)))
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        yield session
+
+
+async def submit(
+    session: aiohttp.ClientSession, base_url: str, prompt: str, tokens: int, **fields: object
+) -> dict[str, Any]:
+    body = {"model": MODEL, "prompt": prompt, "params": {"max_tokens": tokens}, **fields}
+    async with session.post(f"{base_url}/v1/requests", json=body) as response:
+        assert response.status == 202, await response.text()
+        accepted: dict[str, Any] = await response.json()
+        return accepted
+
+
+async def test_any_orchestrator_serves_any_channel_of_any_worker(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    fronts = [start("orchestrator"), start("orchestrator")]
+    for _ in range(2):
+        start("llm_worker", **DETERMINISTIC, VLLM_MAX_NUM_SEQS="4")
+
+    async def one(index: int) -> None:
+        prompt = f"request {index}"
+        accepted = await submit(session, fronts[index % 2].url, prompt, 40)
+        frames = await collect(session, fronts[1 - index % 2].url + accepted["events_url"])
+        assert [frame.id for frame in frames] == list(range(1, len(frames) + 1))
+        assert text_of(frames) == expected_answer(prompt, 40)
+
+    await asyncio.gather(*(one(index) for index in range(40)))
+
+
+async def test_a_client_cut_off_by_a_killed_orchestrator_goes_on_at_another(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    first, second = start("orchestrator"), start("orchestrator")
+    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="100")
+    accepted = await submit(session, first.url, "cut off", 200)
+    seen = await collect(session, first.url + accepted["events_url"], limit=30)
+    first.kill()
+    rest = await collect(session, second.url + accepted["events_url"], after=seen[-1].id)
+    frames = seen + rest
+    assert [frame.id for frame in frames] == list(range(1, 204))
+    assert frames[-1].event == "completed"
+    assert text_of(frames) == expected_answer("cut off", 200)
+
+
+async def test_a_late_subscriber_gets_everything(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    start("llm_worker", **DETERMINISTIC)
+    accepted = await submit(session, front.url, "late", 50)
+    channel_url = f"{front.url}/v1/channels/{accepted['channel_id']}"
+
+    async def status() -> str:
+        async with session.get(channel_url) as response:
+            state: dict[str, str] = await response.json()
+            return state["status"]
+
+    async def completed() -> bool:
+        return await status() == "completed"
+
+    await wait_until(completed, 10)
+    frames = await collect(session, front.url + accepted["events_url"])
+    assert text_of(frames) == expected_answer("late", 50)
+
+
+async def test_what_a_killed_worker_had_not_begun_is_done_by_another(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    # So slow that nothing comes before the kill.
+    doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
+    accepted = await submit(session, front.url, "second chance", 20)
+    events_url = front.url + accepted["events_url"]
+    started = await collect(session, events_url, limit=2)
+    assert started[-1].event == "started"
+    doomed.kill()
+    start("llm_worker", **DETERMINISTIC)
+    frames = await collect(session, events_url)
+    assert [frame.event for frame in frames].count("started") == 1
+    assert text_of(frames) == expected_answer("second chance", 20)
+
+
+async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    worker = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="100")
+    accepted = await submit(session, front.url, "last one", 100)
+    await collect(session, front.url + accepted["events_url"], limit=5)
+    worker.signal(signal.SIGTERM)
+    frames = await collect(session, front.url + accepted["events_url"])
+    assert text_of(frames) == expected_answer("last one", 100)
+    assert worker.wait(10) == 0
+
+
+async def test_a_terminated_orchestrator_sends_its_readers_on_and_exits_with_0(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    first, second = start("orchestrator"), start("orchestrator")
+    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="50")
+    accepted = await submit(session, first.url, "moving on", 100)
+    reading = asyncio.create_task(collect(session, first.url + accepted["events_url"]))
+    await collect(session, second.url + accepted["events_url"], limit=10)
+    first.signal(signal.SIGTERM)
+    seen = await reading
+    assert seen[-1].event == "token"
+    rest = await collect(session, second.url + accepted["events_url"], after=seen[-1].id)
+    assert text_of(seen + rest) == expected_answer("moving on", 100)
+    assert first.wait(10) == 0
+
+
+async def test_a_worker_whose_engine_dies_hands_its_jobs_on_and_exits_with_1(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    worker = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="20")
+    waiting = await submit(session, front.url, "bystander", 1000)
+    await collect(session, front.url + waiting["events_url"], limit=2)
+    await submit(session, front.url, "[engine-death]", 10)
+    assert worker.wait(15) == 1
+    async with session.get(f"{front.url}/v1/channels/{waiting['channel_id']}") as response:
+        state = await response.json()
+    assert state["status"] == "queued"

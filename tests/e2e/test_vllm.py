@@ -1,0 +1,264 @@
+"""vLLM with the demo model behind a real orchestrator, as scripts/bootstrap.sh runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import openai
+import psutil
+import pytest
+
+from support.process_stack import MODEL, VLLM_ON_CPU, make_starter
+from support.processes import ServiceProcess
+from support.sse import collect, text_of
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
+
+REMARK = "La salle d'attente de la mairie de Lyon était propre, merci."
+LONG = {"ignore_eos": True, "max_tokens": 900}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    front: ServiceProcess
+    second_front: ServiceProcess
+    worker: ServiceProcess
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.front.url}/v1", api_key="any", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    with (
+        ValkeyServer(tmp_path_factory.mktemp("redis")) as redis,
+        ExitStack() as processes,
+    ):
+        start = make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
+        worker = start("llm_worker", **VLLM_ON_CPU)
+        yield Stack(start("orchestrator"), start("orchestrator"), worker)
+
+
+def chat(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+def test_the_openai_client_gets_the_same_answer_streamed_and_whole(stack: Stack) -> None:
+    whole = stack.client.chat.completions.create(
+        model=MODEL, messages=chat(REMARK), temperature=0, max_tokens=80
+    )
+    answer = whole.choices[0].message.content
+    assert answer
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens > 5
+    pieces, usage = [], None
+    for chunk in stack.client.chat.completions.create(
+        model=MODEL,
+        messages=chat(REMARK),
+        temperature=0,
+        max_tokens=80,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        usage = chunk.usage or usage
+        if chunk.choices:
+            pieces.append(chunk.choices[0].delta.content or "")
+    assert "".join(pieces) == answer
+    assert len([piece for piece in pieces if piece]) > 3
+    assert usage is not None
+    assert usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_the_openai_client_completes_text(stack: Stack) -> None:
+    done = stack.client.completions.create(
+        model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12
+    )
+    streamed = stack.client.completions.create(
+        model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed) == done.choices[0].text
+
+
+def test_the_openai_client_lists_the_model(stack: Stack) -> None:
+    assert [model.id for model in stack.client.models.list()] == [MODEL]
+    assert stack.client.models.retrieve(MODEL).id == MODEL
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"messages": chat("mot " * 3000)}, "messages"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+                }
+            },
+            "response_format",
+        ),
+    ],
+)
+def test_what_vllm_refuses_is_a_400_that_names_the_field(
+    stack: Stack, fields: dict[str, Any], param: str
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as refused:
+            stack.client.chat.completions.create(
+                **{"model": MODEL, "messages": chat(REMARK), "stream": stream, **fields}
+            )
+        assert refused.value.param == param
+    # The worker lives on.
+    assert stack.client.chat.completions.create(
+        model=MODEL, messages=chat(REMARK), max_tokens=2
+    ).choices
+
+
+def test_an_answer_follows_a_json_schema(stack: Stack) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"label": {"enum": ["praise", "complaint"]}},
+        "required": ["label"],
+        "additionalProperties": False,
+    }
+    answer = stack.client.chat.completions.create(
+        model=MODEL,
+        messages=chat(REMARK),
+        temperature=0,
+        max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
+    content = (answer.choices[0].message.content or "").translate(str.maketrans("", "", " \n\t\r"))
+    assert content in ('{"label":"praise"}', '{"label":"complaint"}')
+
+
+async def submit(
+    session: aiohttp.ClientSession, stack: Stack, params: dict[str, Any]
+) -> dict[str, Any]:
+    body = {
+        "model": MODEL,
+        "messages": chat(REMARK),
+        "params": {"temperature": 0, **params},
+    }
+    async with session.post(f"{stack.front.url}/v1/requests", json=body) as response:
+        assert response.status == 202, await response.text()
+        accepted: dict[str, Any] = await response.json()
+        return accepted
+
+
+async def test_a_client_that_disconnects_goes_on_at_the_second_orchestrator(stack: Stack) -> None:
+    async with aiohttp.ClientSession() as session:
+        accepted = await submit(session, stack, {"ignore_eos": True, "max_tokens": 200})
+        seen = await collect(session, stack.front.url + accepted["events_url"], limit=20)
+        rest = await collect(
+            session, stack.second_front.url + accepted["events_url"], after=seen[-1].id
+        )
+        whole = await collect(session, stack.second_front.url + accepted["events_url"])
+    assert seen + rest == whole
+    token_ids = [
+        token for frame in whole if frame.event == "token" for token in frame.data["token_ids"]
+    ]
+    assert len(token_ids) == 200
+    completed = whole[-1].data
+    assert completed["usage"]["output_tokens"] == 200
+    assert min(completed["timings"].values()) >= 0
+    assert text_of(whole)
+
+
+async def test_a_cancel_frees_the_engines_place(stack: Stack) -> None:
+    """Four places, five long requests: the fifth starts when one of the four is cancelled."""
+    async with aiohttp.ClientSession() as session:
+        held = [await submit(session, stack, LONG) for _ in range(4)]
+        for accepted in held:
+            await collect(session, stack.front.url + accepted["events_url"], limit=3)
+        fifth = await submit(session, stack, LONG)
+        channels = f"{stack.front.url}/v1/channels/"
+
+        async def status(accepted: dict[str, Any]) -> str:
+            async with session.get(channels + accepted["channel_id"]) as response:
+                state: dict[str, str] = await response.json()
+                return state["status"]
+
+        async def wait_for(wanted: str, accepted: dict[str, Any]) -> None:
+            end_s = time.monotonic() + 5
+            while await status(accepted) != wanted:
+                assert time.monotonic() < end_s, f"not {wanted}"
+                await asyncio.sleep(0.02)
+
+        assert await status(fifth) == "queued"
+        async with session.delete(channels + held[0]["channel_id"]) as response:
+            assert response.status in (200, 202)
+        await wait_for("cancelled", held[0])
+        await wait_for("running", fifth)
+        assert [await status(accepted) for accepted in held[1:]] == ["running"] * 3
+        for accepted in [*held[1:], fifth]:
+            async with session.delete(channels + accepted["channel_id"]):
+                pass
+        for accepted in [*held[1:], fifth]:
+            await wait_for("cancelled", accepted)
+
+
+async def test_leaving_an_openai_stream_stops_the_generation(stack: Stack) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{stack.front.url}/v1", api_key="any", max_retries=0)
+    async with client, aiohttp.ClientSession() as session:
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=chat(REMARK),
+            max_tokens=900,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        first = await anext(aiter(stream))
+        await stream.close()
+        channel_id = first.id.removeprefix("chatcmpl-")
+
+        async def cancelled() -> bool:
+            url = f"{stack.front.url}/v1/channels/{channel_id}"
+            async with session.get(url, headers={"Authorization": "Bearer any"}) as response:
+                state: dict[str, str] = await response.json()
+                return state["status"] == "cancelled"
+
+        await wait_until(cancelled, 5)
+
+
+async def test_sixteen_clients_at_once_each_get_their_own_answer(stack: Stack) -> None:
+    client = openai.AsyncOpenAI(base_url=f"{stack.front.url}/v1", api_key="any", max_retries=0)
+    prompts = [
+        f"Merci à l'équipe de la mairie de {city}." for city in ("Lyon", "Nantes", "Lille", "Metz")
+    ]
+
+    async def ask(prompt: str) -> str:
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=chat(prompt), temperature=0, max_tokens=60
+        )
+        return answer.choices[0].message.content or ""
+
+    async with client:
+        alone = [await ask(prompt) for prompt in prompts]
+        together = await asyncio.gather(*(ask(prompt) for prompt in prompts * 4))
+    assert list(together) == alone * 4
+
+
+def test_killing_a_worker_leaves_no_engine_process(stack: Stack) -> None:
+    """Last: it ends the worker that the others share."""
+    engine = stack.worker.descendants()
+    assert engine, "vLLM runs its engine in processes of its own"
+    stack.worker.kill()
+    _, alive = psutil.wait_procs(engine, timeout=5)
+    left = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert left == []

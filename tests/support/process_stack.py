@@ -1,0 +1,62 @@
+"""Which settings a stack of real processes gets, and how its services are started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from support.processes import ServiceProcess
+from support.valkey import ValkeyServer
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_MODEL = ROOT / "models" / "relais-demo"
+MODEL = "relais-demo"
+
+# Short, so that what a timer does is seen within a test.
+QUICK = {
+    "ENV": "dev",
+    "MODELS": MODEL,
+    "LEASE_S": "1.5",
+    "REAP_EVERY_S": "0.2",
+    "HEARTBEAT_S": "0.5",
+    "KEEPALIVE_S": "1",
+    "WATCH_LEASE_S": "2",
+    "DRAIN_S": "5",
+}
+# As scripts/bootstrap.sh gives them on a machine without GPU.
+VLLM_ON_CPU = {
+    "ENGINE": "vllm",
+    "VLLM_HF_REPO_ID": str(DEMO_MODEL),
+    "SERVED_MODEL_NAME": MODEL,
+    "VLLM_DTYPE": "float32",
+    "VLLM_MAX_MODEL_LEN": "1024",
+    "VLLM_MAX_NUM_SEQS": "4",
+    "VLLM_KV_CACHE_MEMORY_BYTES": str(256 << 20),
+    "VLLM_ENFORCE_EAGER": "true",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+DETERMINISTIC = {
+    "ENGINE": "deterministic",
+    "SERVED_MODEL_NAME": MODEL,
+    "VLLM_MAX_MODEL_LEN": "100000",
+}
+
+Starter = Callable[..., ServiceProcess]
+
+
+def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
+    """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`."""
+    ports = {"orchestrator": "API_PORT", "llm_worker": "HEALTH_PORT"}
+
+    def start(service: str, **settings: str) -> ServiceProcess:
+        log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
+        environment = {**QUICK, "REDIS_URL": redis.url, **settings}
+        process = ServiceProcess(f"relais_{service}", ports[service], log_path, environment)
+        return stack.enter_context(process)
+
+    return start
