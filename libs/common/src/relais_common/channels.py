@@ -34,9 +34,12 @@ def tag_model(tag: str) -> str:
     """
     if not _TAG.fullmatch(tag):
         raise ValueError("not a model tag")
-    return re.sub(
+    model = re.sub(
         rb"~([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), tag.encode()
     ).decode()
+    if model_tag(model) != tag:
+        raise ValueError("not a model tag")  # another spelling would name other keys
+    return model
 
 
 def new_channel_id(model: str) -> str:

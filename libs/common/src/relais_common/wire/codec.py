@@ -37,7 +37,7 @@ from relais_common.jobs import (
 )
 from relais_common.ports import LiveBatch
 
-_NAMES: dict[type[Event], bytes] = {
+NAMES: dict[type[Event], bytes] = {
     Queued: b"queued",
     Started: b"started",
     Token: b"token",
@@ -47,11 +47,12 @@ _NAMES: dict[type[Event], bytes] = {
     Expired: b"expired",
 }
 TERMINAL_NAMES = frozenset((b"completed", b"failed", b"cancelled", b"expired"))
+_MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones with another error
 
 
 def encode_event(event: Event) -> bytes:
     """One line, without its newline."""
-    return _NAMES[type(event)] + b" " + orjson.dumps(event)
+    return NAMES[type(event)] + b" " + orjson.dumps(event)
 
 
 def split_event(line: bytes) -> tuple[bytes, bytes]:
@@ -104,7 +105,7 @@ def encode_live(batch: LiveBatch) -> bytes:
 def decode_live(message: bytes) -> LiveBatch:
     """The batch in a live message. Raises DecodeError."""
     first_seq, *lines = message.split(b"\n")
-    if not first_seq.isdigit() or not lines:
+    if not first_seq.isdigit() or len(first_seq) > _MOST_DIGITS or not lines:
         raise DecodeError("a live message without number or events")
     return LiveBatch(int(first_seq), lines)
 

@@ -1,0 +1,66 @@
+"""docs/configuration.md names every setting that the code reads, with its default, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import relais_llm_worker.settings
+import relais_orchestrator.settings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+ROW = re.compile(r"^\| `(?P<name>[A-Z_]+)` \| (?:`(?P<default>[^`]*)`)? *\|", re.MULTILINE)
+
+
+class RecordingEnviron(Mapping[str, str]):
+    """An environment that notes what was asked of it."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.asked.add(name)
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def documented(*titles: str) -> dict[str, str | None]:
+    """Settings and defaults in the tables under these headings."""
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
+    wanted = [section for section in sections if section.split("\n", 1)[0] in titles]
+    assert len(wanted) == len(titles)
+    return {row["name"]: row["default"] for section in wanted for row in ROW.finditer(section)}
+
+
+READERS = [
+    pytest.param(relais_orchestrator.settings.read_settings, "Orchestrator", id="orchestrator"),
+    pytest.param(relais_llm_worker.settings.read_settings, "LLM worker", id="llm_worker"),
+]
+
+
+@pytest.mark.parametrize(("read", "title"), READERS)
+def test_every_setting_is_documented_and_every_documented_one_is_read(
+    read: Callable[[Mapping[str, str]], object], title: str
+) -> None:
+    environ = RecordingEnviron({})
+    read(environ)
+    assert environ.asked == documented("Both services", title).keys()
+
+
+@pytest.mark.parametrize(("read", "title"), READERS)
+def test_documented_defaults_are_the_code_s(
+    read: Callable[[Mapping[str, str]], object], title: str
+) -> None:
+    defaults = {
+        name: default for name, default in documented("Both services", title).items() if default
+    }
+    assert read(defaults) == read({})
