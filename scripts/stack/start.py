@@ -29,6 +29,7 @@ _POLL_S = 0.2
 _WATCH_EVERY_S = 1.0
 _READY_TIMEOUT_S = 3600  # a large model may have to be downloaded
 _LOG_LINES = 15
+_LOG_LINE_CHARS = 300
 _OPEN_FILES = 65536
 
 
@@ -189,7 +190,7 @@ def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> No
 def _last_words(run: Run, name: str) -> str:
     """Print the end of a program's log; say in one line that it stopped."""
     for line in last_lines(run, name, _LOG_LINES):
-        print(f"  {name} | {line}", file=sys.stderr, flush=True)
+        print(f"  {name} | {line[:_LOG_LINE_CHARS]}", file=sys.stderr, flush=True)
     return f"{name} stopped while it was starting; its last lines are above, all of them in {log_file(run, name)}"
 
 
