@@ -135,10 +135,12 @@ explain_failure() { # explain_failure LOG WHAT: one line that says what went wro
     die "$2 failed: ${reason:-no message} (details: $1)"
 }
 
+PROGRESS_EVERY_S=10
+
 # Runs a long command. On a terminal its own progress is shown; elsewhere a line every 10 s says that it lives.
 # A failure is tried once more with its words kept, which mends a dropped connection and explains anything else.
 long_step() { # long_step WHAT COMMAND...
-    local what=$1 log pid started=$SECONDS
+    local what=$1 log pid started=$SECONDS said=$SECONDS
     shift
     mkdir -p "$STAMPS"
     log=$STAMPS/install.log
@@ -154,8 +156,8 @@ long_step() { # long_step WHAT COMMAND...
     trap "kill $pid 2>/dev/null; die 'interrupted'" INT TERM HUP
     while kill -0 "$pid" 2>/dev/null; do
         sleep 0.2
-        if (((SECONDS - started) >= 10 && (SECONDS - started) % 10 == 0 && SECONDS != ${last_said:-0})); then
-            last_said=$SECONDS
+        if ((SECONDS - said >= PROGRESS_EVERY_S)); then
+            said=$SECONDS
             say "$what: $((SECONDS - started)) s"
         fi
     done

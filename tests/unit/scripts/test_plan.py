@@ -1,0 +1,165 @@
+"""Settings in, a run out."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.errors import StackError
+from stack.model import Run
+from stack.plan import Plan, make_plan, redis_address, run_directory
+from stack.supervisord import render
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    model = tmp_path / "models" / "relais-demo"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        yield port
+
+
+@pytest.fixture
+def free() -> str:
+    """A port that was free a moment ago, and is not the default one, which may be in use here."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def plan(root: Path, *, orchestrators: int = 1, llm_workers: int = 1, **settings: str) -> Plan:
+    return make_plan(root, settings, orchestrators=orchestrators, llm_workers=llm_workers)
+
+
+def test_demo_model_on_a_cpu_has_exact_and_small_settings(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, RELAIS_DEVICE="cpu")
+
+    assert made.demo
+    assert made.run.model == "relais-demo"
+    assert made.environment["MODELS"] == "relais-demo"
+    assert made.environment["VLLM_HF_REPO_ID"] == str(root / "models" / "relais-demo")
+    assert made.environment["HF_HUB_OFFLINE"] == "1"
+    assert made.environment["VLLM_DTYPE"] == "float32"
+    assert made.environment["VLLM_KV_CACHE_MEMORY_BYTES"] == str(256 << 20)
+
+
+def test_what_the_user_set_is_kept(root: Path, free: str) -> None:
+    made = plan(
+        root,
+        API_PORT=free,
+        RELAIS_DEVICE="cpu",
+        VLLM_DTYPE="bfloat16",
+        SERVED_MODEL_NAME="mine",
+        MODELS="mine,other",
+    )
+
+    assert made.run.model == "mine"
+    assert made.environment["MODELS"] == "mine,other"
+    assert made.environment["VLLM_DTYPE"] == "bfloat16"
+
+
+def test_model_of_the_hub_keeps_its_name_and_may_be_fetched(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, VLLM_HF_REPO_ID="someone/some-model", RELAIS_DEVICE="cuda")
+
+    assert not made.demo
+    assert made.run.model == "someone/some-model"
+    assert "HF_HUB_OFFLINE" not in made.environment
+    assert "VLLM_DTYPE" not in made.environment
+
+
+def test_absent_model_is_said(root: Path, free: str) -> None:
+    with pytest.raises(StackError, match=r"there is no model in .*VLLM_HF_REPO_ID"):
+        plan(root, API_PORT=free, VLLM_HF_REPO_ID="./nowhere")
+
+
+def test_own_redis_means_no_embedded_one(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, REDIS_URL="redis://elsewhere:6379/0")
+
+    assert [program.name for program in made.run.programs] == ["orchestrator", "llm_worker"]
+    assert made.environment["REDIS_URL"] == "redis://elsewhere:6379/0"
+
+
+def test_embedded_redis_keeps_its_data_and_its_password(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, REDIS_PASSWORD='p@ss "word"')
+
+    assert "appendonly yes" in made.redis_config
+    assert "maxmemory-policy noeviction" in made.redis_config
+    assert 'requirepass "p@ss \\"word\\""' in made.redis_config
+    assert "p%40ss" in made.environment["REDIS_URL"]
+
+
+def test_ports_of_several_processes_differ(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, llm_workers=3)
+
+    ports = [program.port for program in made.run.programs]
+    assert len(set(ports)) == len(ports) == 5
+
+
+@pytest.mark.parametrize("value", ["http", "0", "70000", "-1", "8080.0"])
+def test_bad_port_is_named(root: Path, value: str) -> None:
+    with pytest.raises(StackError, match="API_PORT is"):
+        plan(root, API_PORT=value)
+
+
+def test_taken_port_is_named_with_its_setting(root: Path, taken: int) -> None:
+    with pytest.raises(StackError, match=rf"port {taken} on 127\.0\.0\.1 is taken: .* API_PORT"):
+        plan(root, API_PORT=str(taken))
+
+
+def test_run_directory_is_absolute(root: Path) -> None:
+    assert run_directory(root, {}) == root / ".run"
+    assert run_directory(root, {"RELAIS_RUN_DIR": "other"}) == root / "other"
+    assert run_directory(root, {"RELAIS_RUN_DIR": "/elsewhere"}) == Path("/elsewhere")
+
+
+def test_socket_fits_where_the_folder_is_deep(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, RELAIS_RUN_DIR=str(root / ("deep" * 40)))
+
+    assert len(made.run.socket) < 108
+
+
+def test_run_is_found_again(root: Path, free: str) -> None:
+    run = plan(root, API_PORT=free).run
+    Path(run.run_dir).mkdir()
+    run.save()
+
+    assert Run.load(Path(run.run_dir)) == run
+    assert (Path(run.run_dir) / "run.json").stat().st_mode & 0o077 == 0
+
+
+def test_broken_run_file_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"run_id": ')
+
+    assert Run.load(tmp_path) is None
+
+
+def test_configuration_names_no_path(root: Path, free: str) -> None:
+    run = plan(root, API_PORT=free).run
+
+    text = render(run.programs)
+
+    assert str(root) not in text
+    assert text.count("[program:") == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://h:1/0", ("h", 1)),
+        ("rediss://:p@h", ("h", 6379)),
+        ("unix:///tmp/x.sock", None),
+    ],
+)
+def test_address_of_a_redis_url(url: str, address: tuple[str, int] | None) -> None:
+    assert redis_address(url) == address
