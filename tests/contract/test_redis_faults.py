@@ -13,9 +13,9 @@ import pytest
 
 from relais_common.channels import new_channel_id
 from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Status, StopReason, Verdict
+from relais_common.jobs import Job, Status, StopReason, Verdict
 from relais_common.ports import LiveBatch
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.redis_store import RedisSettings, RedisStore, live, open_store
 from relais_common.wire import keys
 from support.builders import MODEL, make_job, token_line
 from support.ports import redis_ports
@@ -185,16 +185,16 @@ async def test_new_subscription_works_after_a_restart(
     await wait_until(subscribes, TIMEOUT_S)
 
 
-async def test_subscribing_while_redis_is_away_says_so_or_waits_for_it(
-    durable_server: ValkeyServer, durable_store: RedisStore
+async def test_subscribing_while_redis_is_away_says_so(
+    durable_server: ValkeyServer, durable_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(live, "CONFIRM_TIMEOUT_S", 0.5)
     ports = redis_ports(durable_store)
     await asyncio.to_thread(durable_server.kill)
-    begin = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        async with ports.live.subscribe(new_channel_id(MODEL)):
-            pass
-    assert time.monotonic() - begin < 8
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(StoreUnavailable):
+            async with ports.live.subscribe(new_channel_id(MODEL)):
+                pass
 
 
 async def test_stop_requests_say_that_redis_went_away(
@@ -274,12 +274,16 @@ async def test_full_redis_refuses_and_keeps_what_it_has(
     server = make_redis_server(options={"maxmemory": "5mb"})
     async with open_store(RedisSettings(server.url)) as store:
         ports = redis_ports(store)
-        accepted = []
-        with pytest.raises(StoreUnavailable):
+        accepted: list[Job] = []
+
+        async def fill() -> None:
             for _ in range(1000):
                 job = make_job(prompt="x" * 100_000)
                 await enqueue(ports, job)
                 accepted.append(job)
+
+        with pytest.raises(StoreUnavailable):
+            await fill()
         assert accepted
         assert (await ports.intake.depth(MODEL)).waiting == len(accepted)
         state = await ports.intake.state(accepted[0].channel_id)

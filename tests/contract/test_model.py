@@ -1,0 +1,370 @@
+"""Random steps over both stores side by side: the same answers, and nothing lost, doubled or stuck.
+
+Redis has its own clock, so leases and deadlines lie far in the future or in the past; the memory
+store's clock moves with every step, as Redis's does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from relais_common.errors import IdempotencyConflict, QueueFull, RelaisError
+from relais_common.events import Cancelled, Expired, Failed, Queued, Terminal
+from relais_common.jobs import (
+    Accepted,
+    Append,
+    ChannelState,
+    Idempotency,
+    Job,
+    Lease,
+    OnDisconnect,
+    Priority,
+    Status,
+    StopReason,
+    TakenJob,
+    Verdict,
+)
+from relais_common.memory import MemoryStore
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.wire import codec, keys
+from support.builders import COMPLETED, MODEL, make_job, token_line
+from support.ports import Ports, memory_ports, redis_ports
+from support.steps import LONG_S, PAST_S, read_all
+
+T = TypeVar("T")
+
+BOUND = 12
+WORKERS = st.sampled_from(["w1", "w2"])
+LEASES_S = st.sampled_from([LONG_S, LONG_S, PAST_S])
+PICKS = st.integers(0, 60)
+FAILED = Failed(RelaisError("no").info)
+TERMINALS: list[Terminal] = [COMPLETED, FAILED, Cancelled(StopReason.CLIENT), Expired()]
+
+
+class TwoStores(RuleBasedStateMachine):
+    """Every rule is one step, done to both; `redis_url` is set by the test."""
+
+    redis_url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        self._now_s = time.time()
+        self._memory = memory_ports(MemoryStore(lambda: self._now_s))
+        self._store: RedisStore = self._runner.run(self._open())
+        self._redis = redis_ports(self._store)
+        self._jobs: list[Job] = []
+        self._leases: list[Lease] = []
+        self._last_calls: dict[str, str] = {}
+        self._calls = 0
+
+    async def _open(self) -> RedisStore:
+        store = await self._stack.enter_async_context(open_store(RedisSettings(self.redis_url)))
+        await store.redis.flushall()
+        return store
+
+    def _both(self, step: Callable[[Ports], Awaitable[T]]) -> tuple[T, T]:
+        """The step's answers of memory and of Redis."""
+        self._now_s += 0.001
+
+        async def ask_both() -> tuple[T, T]:
+            return await step(self._memory), await step(self._redis)
+
+        return self._runner.run(ask_both())
+
+    def _same(self, step: Callable[[Ports], Awaitable[T]]) -> T:
+        memory, redis = self._both(step)
+        assert memory == redis
+        return memory
+
+    def _job(self, pick: int) -> Job | None:
+        return self._jobs[pick % len(self._jobs)] if self._jobs else None
+
+    def _lease(self, pick: int) -> Lease | None:
+        """Any lease ever given; late ones more often, and early ones as stale as can be."""
+        return self._leases[-1 - pick % len(self._leases)] if self._leases else None
+
+    def _enqueue(self, job: Job, idempotency: Idempotency | None) -> Accepted | None:
+        async def step(ports: Ports) -> Accepted | type[RelaisError]:
+            try:
+                return await ports.intake.enqueue(job, max_waiting=BOUND, idempotency=idempotency)
+            except (QueueFull, IdempotencyConflict) as error:
+                return type(error)
+
+        memory, redis = self._both(step)
+        if not isinstance(memory, Accepted) or not isinstance(redis, Accepted):
+            assert memory == redis
+            return None
+        assert memory.queue_position <= redis.queue_position <= BOUND
+        assert _without_estimates(memory) == _without_estimates(redis)
+        return memory
+
+    @rule(
+        key_id=st.sampled_from("abc"),
+        priority=st.sampled_from(Priority),
+        deadline_s=st.sampled_from([600.0, 600.0, 600.0, PAST_S]),
+        on_disconnect=st.sampled_from(OnDisconnect),
+        idempotency=st.none()
+        | st.builds(Idempotency, st.sampled_from("kl"), st.sampled_from("xy")),
+    )
+    def enqueue(
+        self,
+        key_id: str,
+        priority: Priority,
+        deadline_s: float,
+        on_disconnect: OnDisconnect,
+        idempotency: Idempotency | None,
+    ) -> None:
+        job = make_job(
+            key_id, priority=priority, deadline_s=deadline_s, on_disconnect=on_disconnect
+        )
+        accepted = self._enqueue(job, idempotency)
+        if accepted is not None and not accepted.duplicate:
+            self._jobs.append(job)
+
+    @rule(key_ids=st.lists(st.sampled_from("aab"), min_size=2, max_size=5))
+    def enqueue_several(self, key_ids: list[str]) -> None:
+        for key_id in key_ids:
+            self.enqueue(key_id, Priority.NORMAL, 600.0, OnDisconnect.CONTINUE, None)
+
+    @rule(pick=PICKS)
+    def enqueue_again(self, pick: int) -> None:
+        if job := self._job(pick):
+            accepted = self._enqueue(job, None)
+            assert accepted is not None
+            assert accepted.duplicate
+
+    @rule(limit=st.integers(0, 4), worker_id=WORKERS, lease_s=LEASES_S, idle=st.booleans())
+    def take(self, limit: int, worker_id: str, lease_s: float, idle: bool) -> None:
+        self._calls += 1
+        self._last_calls[worker_id] = f"call-{self._calls}"
+        self._take(limit, worker_id, lease_s, idle)
+
+    @rule(worker_id=WORKERS)
+    def take_again(self, worker_id: str) -> None:
+        if worker_id in self._last_calls:
+            self._take(2, worker_id, LONG_S, False)
+
+    def _take(self, limit: int, worker_id: str, lease_s: float, idle: bool) -> None:
+        async def step(ports: Ports) -> list[TakenJob]:
+            taken = await ports.source.take(
+                MODEL,
+                limit,
+                worker_id=worker_id,
+                call_id=self._last_calls[worker_id],
+                lease_s=lease_s,
+                idle=idle,
+            )
+            return [replace(one, deadline_in_s=0.0, queued_s=0.0) for one in taken]
+
+        for one in self._same(step):
+            if one.lease not in self._leases:
+                self._leases.append(one.lease)
+
+    @rule(pick=PICKS)
+    def start(self, pick: int) -> None:
+        if lease := self._lease(pick):
+            self._same(
+                lambda ports: ports.source.start(lease, prompt_token_ids=[1, 2], model_revision="r")
+            )
+
+    @rule(pick=PICKS, ahead=st.integers(-2, 2), count=st.integers(0, 3), emits=st.booleans())
+    def append(self, pick: int, ahead: int, count: int, emits: bool) -> None:
+        if lease := self._lease(pick):
+            first_seq = max(1, self._tail(lease) + 1 + ahead)
+            lines = tuple(token_line(f"{first_seq + number}") for number in range(count))
+            item = Append(lease, first_seq, lines, emits)
+            self._same(lambda ports: ports.source.append([item, item]))
+
+    @rule(pick=PICKS, ahead=st.integers(-1, 1), terminal=st.sampled_from(TERMINALS))
+    def finish(self, pick: int, ahead: int, terminal: Terminal) -> None:
+        if lease := self._lease(pick):
+            first_seq = self._tail(lease) + 1 + ahead
+
+            async def step(ports: Ports) -> list[Verdict]:
+                finish = ports.source.finish
+                return [
+                    await finish(lease, first_seq=first_seq, terminal=terminal, text="é")
+                    for _ in range(2)
+                ]
+
+            once, again = self._same(step)
+            assert once == again
+
+    @rule(picks=st.lists(PICKS, max_size=4), lease_s=LEASES_S)
+    def renew(self, picks: list[int], lease_s: float) -> None:
+        leases = [lease for pick in picks if (lease := self._lease(pick))]
+        self._same(lambda ports: ports.source.renew(leases, lease_s=lease_s))
+
+    @rule(picks=st.lists(PICKS, max_size=4))
+    def release(self, picks: list[int]) -> None:
+        leases = [lease for pick in picks if (lease := self._lease(pick))]
+        self._same(lambda ports: ports.source.release(leases))
+
+    @rule(pick=PICKS, reason=st.sampled_from(StopReason))
+    def cancel(self, pick: int, reason: StopReason) -> None:
+        if job := self._job(pick):
+            self._same(lambda ports: ports.intake.cancel(job.channel_id, reason))
+
+    @rule(pick=PICKS, lease_s=LEASES_S)
+    def watch(self, pick: int, lease_s: float) -> None:
+        if job := self._job(pick):
+            self._same(lambda ports: ports.intake.watch(job.channel_id, lease_s=lease_s))
+
+    @rule(max_failures=st.integers(1, 3), limit=st.sampled_from([1, 2, 100]))
+    def reap(self, max_failures: int, limit: int) -> None:
+        self._same(lambda ports: ports.recovery.reap(MODEL, max_failures=max_failures, limit=limit))
+
+    @rule(
+        first=PICKS,
+        count=st.integers(1, 3),
+        started=st.booleans(),
+        emitted=st.booleans(),
+        max_failures=st.integers(1, 3),
+    )
+    def crash(
+        self, first: int, count: int, started: bool, emitted: bool, max_failures: int
+    ) -> None:
+        """A worker dies with some jobs on board."""
+        for pick in range(first, first + count):
+            if started:
+                self.start(pick)
+            if emitted:
+                self.append(pick, 0, 1, True)
+            self.renew([pick], PAST_S)
+        self.reap(max_failures, 100)
+
+    @invariant()
+    def depth_counts_the_jobs(self) -> None:
+        depth = self._same(lambda ports: ports.intake.depth(MODEL))
+        statuses = self._runner.run(self._places_in_redis())
+        assert depth.waiting == statuses[Status.QUEUED]
+        assert depth.running == statuses[Status.RUNNING]
+
+    async def _places_in_redis(self) -> Counter[str]:
+        """How many jobs have each status, having checked that each is where its status says."""
+        redis = self._store.redis
+        async with redis.pipeline(transaction=False) as pipeline:
+            for job in self._jobs:
+                pipeline.hget(keys.job(job.channel_id), "status")
+            for priority in Priority:
+                pipeline.lrange(keys.turns(MODEL, priority), 0, -1)
+                for key_id in "abc":
+                    pipeline.lrange(keys.lane(MODEL, priority, key_id), 0, -1)
+            pipeline.lrange(keys.suspects(MODEL), 0, -1)
+            pipeline.zrange(keys.inflight(MODEL), 0, -1)
+            answers = await pipeline.execute()
+        status_of = {
+            job.channel_id.encode(): status.decode()
+            for job, status in zip(self._jobs, answers, strict=False)
+        }
+        *lanes, suspects, inflight = answers[len(self._jobs) :]
+        waiting = list(suspects)
+        for number in range(len(Priority)):
+            turns, *own = lanes[number * 4 : number * 4 + 4]
+            alive = [[one for one in lane if status_of[one] == Status.QUEUED] for lane in own]
+            with_work = [key.encode() for key, lane in zip("abc", alive, strict=True) if lane]
+            assert sorted(turns) == with_work, "a key has one turn as long as it has a job"
+            waiting += [one for lane in alive for one in lane]
+        counts = Counter(status_of.values())
+        assert len(waiting) == len(set(waiting)) == counts[Status.QUEUED]
+        assert {status_of[one] for one in waiting} <= {Status.QUEUED}
+        assert {status_of[one] for one in inflight} <= {Status.RUNNING}
+        assert len(inflight) == counts[Status.RUNNING]
+        return counts
+
+    def teardown(self) -> None:
+        try:
+            self._check_channels()
+            self._end_everything()
+            self._check_channels()
+        finally:
+            self._runner.run(self._stack.aclose())
+            self._runner.close()
+
+    def _check_channels(self) -> None:
+        for job in self._jobs:
+
+            async def look(ports: Ports, job: Job = job) -> ChannelState | None:
+                return await ports.intake.state(job.channel_id)
+
+            memory, redis = self._both(look)
+            assert memory is not None
+            assert redis is not None
+            assert _without_estimates(memory) == _without_estimates(redis)
+            assert 0 <= memory.queue_position <= redis.queue_position
+
+            async def log(ports: Ports, job: Job = job) -> list[bytes]:
+                lines = await read_all(ports, job.channel_id)
+                # The position inside is an upper bound, and not the same in both.
+                assert isinstance(codec.decode_event(lines[0]), Queued)
+                return lines[1:]
+
+            lines = self._same(log)
+            assert len(lines) + 1 == memory.tail
+            ends = [line for line in lines if codec.split_event(line)[0] in codec.TERMINAL_NAMES]
+            assert ends == ([memory.outcome] if memory.status.is_terminal else [])
+            assert ends == lines[-1:] or not ends
+
+    def _end_everything(self) -> None:
+        """Whatever happened before, healthy workers bring every job to its end."""
+        for number in range(2 * len(self._jobs) + 2):
+            # Who has a job now does not live to say so.
+            self._same(lambda ports: ports.source.renew(self._leases, lease_s=PAST_S))
+            self._same(lambda ports: ports.recovery.reap(MODEL, max_failures=9, limit=100))
+
+            async def step(ports: Ports, number: int = number) -> list[Verdict]:
+                taken = await ports.source.take(
+                    MODEL, 5, worker_id="last", call_id=f"last-{number}", lease_s=9.0, idle=True
+                )
+                finish = ports.source.finish
+                return [
+                    await finish(one.lease, first_seq=one.tail + 1, terminal=COMPLETED, text="")
+                    for one in taken
+                ]
+
+            assert all(verdict.held for verdict in self._same(step))
+        depth = self._same(lambda ports: ports.intake.depth(MODEL))
+        assert (depth.waiting, depth.running) == (0, 0)
+
+    def _tail(self, lease: Lease) -> int:
+        return self._same(lambda ports: _tail_of(ports, lease.channel_id))
+
+
+async def _tail_of(ports: Ports, channel_id: str) -> int:
+    state = await ports.intake.state(channel_id)
+    assert state is not None
+    return state.tail
+
+
+def _without_estimates(answer: Accepted | ChannelState) -> Accepted | ChannelState:
+    """Without what depends on a clock or is an upper bound."""
+    if isinstance(answer, Accepted):
+        return replace(answer, queue_position=0, estimated_wait_s=None)
+    return replace(
+        answer,
+        queue_position=0,
+        estimated_wait_s=None,
+        accepted_at_s=0.0,
+        started_at_s=None if answer.started_at_s is None else 0.0,
+        finished_at_s=None if answer.finished_at_s is None else 0.0,
+    )
+
+
+def test_memory_and_redis_answer_alike_whatever_the_steps(redis_url: str) -> None:
+    class Machine(TwoStores):
+        pass
+
+    Machine.redis_url = redis_url
+    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=50))

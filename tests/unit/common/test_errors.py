@@ -1,0 +1,65 @@
+"""Errors as clients see them."""
+
+from __future__ import annotations
+
+import pytest
+
+from relais_common import errors
+from relais_common.errors import EndedOtherwise, ErrorInfo, InvalidRequest, QueueFull, RelaisError
+
+
+def subclasses(kind: type[RelaisError]) -> list[type[RelaisError]]:
+    return [kind, *(one for direct in kind.__subclasses__() for one in subclasses(direct))]
+
+
+OURS = [
+    kind
+    for kind in subclasses(RelaisError)
+    if kind.__module__ == errors.__name__ and kind is not EndedOtherwise
+]
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_every_error_has_the_four_fields_of_openai_and_a_status(kind: type[RelaisError]) -> None:
+    error = kind("what happened", param="messages.0")
+    body = error.info.body()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"] == "what happened"
+    assert body["error"]["param"] == "messages.0"
+    assert body["error"]["code"]
+    assert 400 <= error.info.status <= 599
+    assert (error.info.type == "server_error") == (error.info.status >= 500)
+
+
+def test_every_error_says_when_it_is_raised() -> None:
+    assert [kind for kind in OURS if not (kind.__doc__ or "").strip()] == []
+
+
+def test_error_says_how_long_to_wait() -> None:
+    assert QueueFull("full", retry_after_s=2.5).retry_after_s == 2.5
+
+
+def test_code_of_an_invalid_request_may_be_more_precise() -> None:
+    assert InvalidRequest("m", code="context_length_exceeded").info.code == (
+        "context_length_exceeded"
+    )
+    assert InvalidRequest("m").info.code == "invalid_value"
+
+
+def test_body_never_shows_what_is_behind_the_error() -> None:
+    error = errors.StoreUnavailable("the queue cannot be reached")
+    error.__cause__ = ValueError("secret detail")
+    assert "secret" not in str(error.info.body())
+    assert "secret" not in str(error)
+
+
+def test_another_end_is_told_in_its_own_words() -> None:
+    info = ErrorInfo("too long", "invalid_request_error", "prompt", "context_length_exceeded", 400)
+    assert EndedOtherwise(info).info == info
+
+
+def test_error_info_without_more_is_a_server_error() -> None:
+    assert ErrorInfo("m").body() == {
+        "error": {"message": "m", "type": "server_error", "param": None, "code": None}
+    }

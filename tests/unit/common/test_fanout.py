@@ -1,0 +1,106 @@
+"""One stream of live batches, many readers, bounded buffers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relais_common.fanout import BufferedSubscription, Fanout
+from relais_common.ports import LiveBatch
+
+
+def batch(number: int) -> LiveBatch:
+    return LiveBatch(number, [b"line"])
+
+
+async def test_batches_come_out_in_order() -> None:
+    subscription = BufferedSubscription(10)
+    for number in range(3):
+        subscription.put(batch(number))
+    assert [await subscription.next(0) for _ in range(4)] == [batch(0), batch(1), batch(2), None]
+
+
+async def test_reader_that_waits_is_woken() -> None:
+    subscription = BufferedSubscription(10)
+    waiting = asyncio.create_task(subscription.next(5))
+    await asyncio.sleep(0)
+    subscription.put(batch(1))
+    assert await waiting == batch(1)
+
+
+async def test_overflow_is_told_once_and_what_was_buffered_is_gone() -> None:
+    subscription = BufferedSubscription(2)
+    for number in range(3):
+        subscription.put(batch(number))
+    assert await subscription.next(5) is None
+    subscription.put(batch(9))
+    assert await subscription.next(5) == batch(9)
+
+
+async def test_batches_between_overflow_and_its_notice_are_left_to_the_log() -> None:
+    subscription = BufferedSubscription(1)
+    for number in range(10):
+        subscription.put(batch(number))
+    assert await subscription.next(5) is None
+    assert await subscription.next(0) is None
+
+
+async def test_drop_wakes_a_reader_that_waits() -> None:
+    subscription = BufferedSubscription(1)
+    waiting = asyncio.create_task(subscription.next(5))
+    await asyncio.sleep(0)
+    subscription.drop()
+    async with asyncio.timeout(1):
+        assert await waiting is None
+
+
+async def test_cancelled_reader_loses_no_batch() -> None:
+    subscription = BufferedSubscription(5)
+    waiting = asyncio.create_task(subscription.next(5))
+    await asyncio.sleep(0)
+    subscription.put(batch(1))
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    if waiting.cancelled():
+        assert await subscription.next(0) == batch(1)
+    else:
+        assert waiting.result() == batch(1)
+
+
+async def test_readers_get_their_own_channel_only() -> None:
+    fanout = Fanout()
+    with fanout.reader("a") as one, fanout.reader("a") as two, fanout.reader("b") as other:
+        fanout.publish("a", batch(1))
+        assert await one.next(0) == batch(1)
+        assert await two.next(0) == batch(1)
+        assert await other.next(0) is None
+
+
+async def test_slow_reader_costs_the_others_nothing() -> None:
+    fanout = Fanout(max_batches=2)
+    with fanout.reader("a") as slow, fanout.reader("a") as quick:
+        for number in range(5):
+            fanout.publish("a", batch(number))
+            assert await quick.next(0) == batch(number)
+        assert await slow.next(0) is None
+
+
+async def test_drop_all_reaches_every_reader() -> None:
+    fanout = Fanout()
+    with fanout.reader("a") as one, fanout.reader("b") as two:
+        fanout.publish("a", batch(1))
+        fanout.drop_all()
+        fanout.publish("a", batch(2))
+        async with asyncio.timeout(1):
+            assert await one.next(5) is None
+            assert await two.next(5) is None
+
+
+def test_count_follows_readers_in_and_out() -> None:
+    fanout = Fanout()
+    assert fanout.count("a") == 0
+    with fanout.reader("a"):
+        with fanout.reader("a"):
+            assert fanout.count("a") == 2
+        assert fanout.count("a") == 1
+    assert fanout.count("a") == 0
+    fanout.publish("a", batch(1))  # nobody reads: nothing happens
