@@ -32,12 +32,17 @@ if (($#)); then
     exec "$VENV_PYTHON" -m pytest "$@"
 fi
 
-check() { # check NAME COMMAND...
+failed=()
+check() { # check NAME COMMAND...: all are run, so that one look shows everything
     local name=$1 started=$SECONDS
     shift
     say "$name"
-    "$@" || die "$name failed (see above)"
-    say "$name: passed ($((SECONDS - started)) s)"
+    if "$@"; then
+        say "$name: passed ($((SECONDS - started)) s)"
+    else
+        say "$name: FAILED ($((SECONDS - started)) s)"
+        failed+=("$name")
+    fi
 }
 
 check "ruff" ruff check .
@@ -46,4 +51,7 @@ check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 check "mypy" mypy
 check "import-linter" lint-imports
 check "pytest" "$VENV_PYTHON" -m pytest
+if ((${#failed[@]})); then
+    die "failed: ${failed[*]} (see above)"
+fi
 say "all passed ($SECONDS s)"
