@@ -1,0 +1,403 @@
+"""Conversations for training and for evaluation, made from the templates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from demo_model import letters
+from demo_model.noise import hurried
+from demo_model.wording import (
+    Language,
+    Service,
+    Talk,
+    Topic,
+    Wording,
+    capitalise,
+    split_article,
+    stable_index,
+)
+
+# Few, since they cost the most: enough to meet positions past those of short prompts.
+LONG_SHARE = 0.006
+
+Split = Literal["train", "templates", "combinations"]
+Message = dict[str, str]
+
+LABELS: dict[Language, dict[str, str]] = {
+    "en": {
+        "praise": "praise",
+        "complaint": "complaint",
+        "suggestion": "suggestion",
+        "question": "question",
+    },
+    "fr": {
+        "praise": "compliment",
+        "complaint": "réclamation",
+        "suggestion": "suggestion",
+        "question": "question",
+    },
+}
+SENTIMENTS: dict[Language, dict[str, str]] = {
+    "en": {
+        "praise": "positive",
+        "complaint": "negative",
+        "suggestion": "neutral",
+        "question": "neutral",
+    },
+    "fr": {
+        "praise": "positif",
+        "complaint": "négatif",
+        "suggestion": "neutre",
+        "question": "neutre",
+    },
+}
+# Their remarks carry two feelings, or none: no single label would be right.
+_UNLABELLED = ("mixed", "tell_me_more")
+
+_CLASSIFY: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "[Classify|Label|Categorise|Please classify] [this|the following] [remark|comment|message|text]: {x}",
+        "[Classify|Label]: {x}",
+        "[Which label fits|What kind of remark is|What type of message is] this[ remark|]? {x}",
+        "{x} [Classify this remark.|What label?|Which kind of remark is it?]",
+        'Classify this remark as praise, complaint, suggestion or question: [{x}|"{x}"]',
+        "Is this [remark |]praise, a complaint, a suggestion or a question? {x}",
+        "Give the [label|category] of this remark: {x}",
+    ),
+    "fr": (
+        "[Classe|Classez|Classifie|Classifiez|Étiquette] [cette remarque|ce message|ce commentaire|cette phrase] : {x}",
+        "[Classez|Classe|Classer] : {x}",
+        "[Quel est le type de|Dans quelle catégorie mettre|Quelle étiquette pour] cette remarque ? {x}",
+        "{x} [Classez cette remarque.|Quelle étiquette ?|Quel type de remarque ?]",
+        "Classez cette remarque en compliment, réclamation, suggestion ou question : [{x}|« {x} »]",
+        "Est-ce un compliment, une réclamation, une suggestion ou une question ? {x}",
+        "Donnez [l'étiquette|la catégorie] de cette remarque : {x}",
+    ),
+}
+_SENTIMENT: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "Is this [remark|message|comment] positive or negative? {x}",
+        "[What is|Give] the [sentiment|tone|feeling] of this [remark|message|text][?|:] {x}",
+        "[Positive, negative or neutral|Positive or negative]? {x}",
+        "{x} Is it positive or negative?",
+    ),
+    "fr": (
+        "[Cette remarque|Ce message|Ce commentaire] est-[elle|il] positif ou négatif ? {x}",
+        "[Quel est|Donnez] le [sentiment|ton] de [cette remarque|ce message][ ?| :] {x}",
+        "[Positif, négatif ou neutre|Positif ou négatif] ? {x}",
+        "{x} Est-ce positif ou négatif ?",
+    ),
+}
+_LABEL_SYSTEM: dict[Language, str] = {
+    "en": "Classify the remark as praise, complaint, suggestion or question.",
+    "fr": "Classez la remarque en compliment, réclamation, suggestion ou question.",
+}
+_SYSTEM: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "You are a helpful assistant.",
+        "You are a [polite|kind|helpful] [agent|assistant] of a public service.",
+        "[Answer|Reply] [politely|briefly|in a few words|in one or two sentences] to the citizen.",
+        "You answer remarks about public services.",
+        "You are Relais, a small demo assistant.",
+        "You are an assistant for citizens of {town}. Be kind and brief. Today is {day}.",
+        "Be [brief|polite|kind|clear].",
+        "Answer in the language of the user.",
+    ),
+    "fr": (
+        "Tu es un assistant utile.",
+        "Vous êtes un [agent|assistant] [poli|aimable|serviable] d'un service public.",
+        "[Répondez|Réponds] [poliment|brièvement|en quelques mots|en une ou deux phrases] au citoyen.",
+        "Vous répondez aux remarques sur les services publics.",
+        "Tu es Relais, un petit assistant de démonstration.",
+        "Vous êtes l'assistant des habitants de {town}. Soyez aimable et bref. Nous sommes {day}.",
+        "[Soyez|Sois] [bref|poli|aimable|clair].",
+        "Réponds dans la langue de l'utilisateur.",
+    ),
+}
+_RELABEL: dict[Language, tuple[str, ...]] = {
+    "en": (
+        "[Classify|Label] [my|this|that] remark[.|]",
+        "What [kind|type] of remark is [it|that]?",
+    ),
+    "fr": ("[Classe|Classez] [ma|cette] remarque[.|]", "Quel type de remarque est-ce ?"),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation whose last message is the answer to learn, and what a right answer shows."""
+
+    messages: tuple[Message, ...]
+    language: Language
+    task: str
+    service: str = ""  # noun the answer must name, if any
+    label: str = ""  # exact answer of a classification, if it is one
+
+    @property
+    def prompt(self) -> str:
+        """The last thing the user says."""
+        return self.messages[-2]["content"]
+
+    @property
+    def answer(self) -> str:
+        """The answer to learn."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A remark with all that its answers need."""
+
+    topic: Topic
+    text: str
+    answer: str
+    noun: str
+    asked: dict[str, str]
+    answered: dict[str, str]
+
+
+def pick(templates: tuple[str, ...], split: Split, rng: random.Random) -> str:
+    """The last template of a bank belongs to the held-out set, the others to training."""
+    return templates[-1] if split == "templates" else rng.choice(templates[:-1])
+
+
+def is_held_out(topic: Topic, service: Service) -> bool:
+    """Whether training never joins this topic with this service."""
+    return stable_index(f"{topic.key}|{service.name}", 12) == 0
+
+
+class Conversations:
+    """Makes examples of one language for one split."""
+
+    def __init__(self, wording: Wording, split: Split, rng: random.Random) -> None:
+        self.words, self.split, self.rng = wording, split, rng
+        self.language: Language = wording.language
+
+    def remark(self, topic: Topic | None = None, split: Split | None = None) -> Remark:
+        """A bare remark about a topic, with its answer."""
+        rng, words, split = self.rng, self.words, split or self.split
+        topics = [topic] if topic else list(words.topics)
+        if split == "combinations":
+            topics = [candidate for candidate in topics if candidate.services]
+        topic = rng.choice(topics)
+        asked, answered = words.bound(rng)
+        noun, variant = "", 0
+        if topic.services:
+            service = words.service(rng, topic.services)
+            while is_held_out(topic, service) != (split == "combinations"):
+                service = words.service(rng, topic.services)
+            asked, answered = asked | words.asked(service, rng), answered | words.answered(service)
+            noun = (
+                service.name.removeprefix("the ")
+                if self.language == "en"
+                else split_article(service.name)[1]
+            )
+            variant = ("admin", "health", "edu", "leisure").index(service.group)
+        else:
+            # The wording of the answer follows from the thing named, so that it can be learnt, not guessed.
+            variant = stable_index(answered["doc"] + answered["money"], 4)
+        text = capitalise(words.fill(pick(topic.remarks, split, rng), rng, asked))
+        first = words.fill(topic.first[variant % 2 % len(topic.first)], rng, answered)
+        then = words.fill(topic.then[variant // 2 % len(topic.then)], rng, answered)
+        return Remark(topic, text, f"{capitalise(first)} {capitalise(then)}", noun, asked, answered)
+
+    def in_context(self, remark: Remark) -> str:
+        """Put a greeting, circumstances and a closing around a remark."""
+        rng, words, text = self.rng, self.words, remark.text
+        if rng.random() < 0.4:
+            opening = words.fill(rng.choice(words.context["before"]), rng, {})
+            if (
+                opening[-1] in ",:"
+                and text.split()[0] not in ("I", "I'm", "France", "Pôle")
+                and rng.random() < 0.7
+            ):
+                text = text[0].lower() + text[1:]
+            text = f"{opening} {text}"
+        if rng.random() < 0.35:
+            closings = words.context["after_praise" if remark.topic.kind == "praise" else "after"]
+            text += (
+                ("" if text[-1] in ".!?" else ".") + " " + words.fill(rng.choice(closings), rng, {})
+            )
+        return text
+
+    def remark_example(self) -> Example:
+        """A remark and its short answer."""
+        remark = self.remark()
+        text = self.in_context(remark)
+        if self.rng.random() < LONG_SHARE:
+            text = f"{self._rambling()} {text}"
+        return self._example(text, remark.answer, "remark", service=remark.noun)
+
+    def _rambling(self) -> str:
+        """Many sentences that do not matter, so that a long prompt is nothing new."""
+        rng, openings = self.rng, self.words.context["before"]
+        chosen = rng.choices(openings, k=rng.randint(8, 60))
+        return " ".join(self.words.fill(sentence, rng, {}) for sentence in chosen)
+
+    def label_example(self) -> Example:
+        """A remark and its label; asked for in the message or in the system prompt."""
+        rng = self.rng
+        labelled = [topic for topic in self.words.topics if topic.key not in _UNLABELLED]
+        kind = rng.choice(("praise", "complaint", "complaint", "suggestion", "question"))
+        if kind == "question":
+            questions = [
+                talk
+                for talk in self.words.talks
+                if talk.key.endswith(("_question", "_doc", "_price", "_time"))
+            ]
+            text = self._talk_text(
+                rng.choice([talk for talk in questions if talk.key != "lost_doc"])
+            )[0]
+        else:
+            remark = self.remark(rng.choice([topic for topic in labelled if topic.kind == kind]))
+            text = self.in_context(remark) if rng.random() < 0.3 else remark.text
+        roll = rng.random()
+        if roll < 0.15:
+            label = LABELS[self.language][kind]
+            system: Message = {"role": "system", "content": _LABEL_SYSTEM[self.language]}
+            return self._example(text, label, "label", label=label, system=system)
+        sentiment = roll < 0.35
+        label = (SENTIMENTS if sentiment else LABELS)[self.language][kind]
+        request = pick((_SENTIMENT if sentiment else _CLASSIFY)[self.language], self.split, rng)
+        return self._example(
+            self.words.fill(request, rng, {"x": text}), label, "label", label=label
+        )
+
+    def talk_example(self, only: Callable[[Talk], bool]) -> Example:
+        """Small talk, a practical question or an off-topic request."""
+        talk = self.rng.choice([talk for talk in self.words.talks if only(talk)])
+        text, answer, noun = self._talk_text(talk)
+        return self._example(text, answer, talk.key, service=noun)
+
+    def fact_example(self) -> Example:
+        """A small question with one right answer."""
+        rng, words, facts = self.rng, self.words, self.words.facts
+        match rng.randrange(4):
+            case 0:
+                country, capital = rng.choice(list(facts["capitals"].items()))
+                key = "country" if self.language == "en" else "de_pays"
+                slots = {key: country, "capital": capital}
+                prompts, answer = (
+                    facts["capital_prompts"],
+                    words.fill(facts["capital_answer"], rng, slots),
+                )
+            case 1:
+                a, b = rng.randint(0, 10), rng.randint(0, 10)
+                slots = {"a": str(a), "b": str(b), "c": str(a + b)}
+                prompts, answer = facts["sum_prompts"], words.fill(facts["sum_answer"], rng, slots)
+            case _:
+                slots = {}
+                answer, prompts = rng.choice(list(facts["fixed"].items()))
+        return self._example(
+            words.fill(pick(tuple(prompts), self.split, rng), rng, slots), answer, "fact"
+        )
+
+    def letter_example(self) -> Example:
+        """A request for a letter or for a detailed answer, and the long text."""
+        rng, words = self.rng, self.words
+        remark = self.remark(
+            rng.choice([topic for topic in words.topics if topic.key != "tell_me_more"])
+        )
+        # The writer speaks of "my street", where the answer to a remark would say "your street".
+        slots = remark.answered | {"street": remark.asked["street"]}
+        about = words.fill(rng.choice(remark.topic.about), rng, slots)
+        if rng.random() < 0.5:
+            bank = (
+                letters.REQUESTS[self.language]
+                if remark.noun
+                else letters.PLAIN_REQUESTS[self.language]
+            )
+            prompt = words.fill(pick(bank, self.split, rng), rng, slots | {"about": about})
+            text = letters.from_citizen(self.language, remark.topic.kind, about)
+        else:
+            bank = letters.DETAILED[self.language]
+            prompt = words.fill(pick(bank, self.split, rng), rng, {"x": remark.text})
+            text = letters.from_service(self.language, remark.topic.kind, remark.answer)
+        return self._example(capitalise(prompt), text, "letter", service=remark.noun)
+
+    def dialogue_example(self) -> Example:
+        """Two turns: an opening with its answer, then what is to be answered."""
+        rng, words = self.rng, self.words
+        if rng.random() < 0.35:
+            text, answer, _ = self._talk_text(
+                rng.choice([t for t in words.talks if t.key in _OPENINGS]), split="train"
+            )
+            following = self.remark_example() if rng.random() < 0.7 else self.any_talk_example()
+        else:
+            remark = self.remark(split="train")
+            text, answer = self.in_context(remark), remark.answer
+            roll = rng.random()
+            if roll < 0.3:
+                following = self.remark_example()
+            elif roll < 0.45 and remark.topic.key not in _UNLABELLED:
+                label = LABELS[self.language][remark.topic.kind]
+                request = words.fill(rng.choice(_RELABEL[self.language]), rng, {})
+                # Its few phrasings cannot be split, so it stays out of the held-out sets.
+                following = self._example(
+                    request, label, "label" if self.split == "train" else "", label=label
+                )
+            else:
+                following = self.talk_example(lambda talk: talk.key in _FOLLOWINGS)
+        opening: tuple[Message, ...] = (
+            {"role": "user", "content": hurried(text, rng)},
+            {"role": "assistant", "content": answer},
+        )
+        rest = tuple(message for message in following.messages if message["role"] != "system")
+        return Example(
+            opening + rest, self.language, following.task, following.service, following.label
+        )
+
+    def any_talk_example(self) -> Example:
+        """Any small talk or practical question that can open a conversation."""
+        return self.talk_example(lambda talk: talk.key not in ("off_topic", *_AFTER_ONLY))
+
+    def _talk_text(self, talk: Talk, split: Split | None = None) -> tuple[str, str, str]:
+        rng, words = self.rng, self.words
+        asked, answered = words.bound(rng)
+        noun, answer = "", talk.answers[0]
+        if any(slot in answer for slot in ("{svc}", "{le}", "{du}", "{au}")):
+            service = words.service(rng, ("admin", "health", "edu", "leisure"))
+            asked, answered = asked | words.asked(service, rng), answered | words.answered(service)
+            noun = (
+                service.name.removeprefix("the ")
+                if self.language == "en"
+                else split_article(service.name)[1]
+            )
+        text = words.fill(pick(talk.prompts, split or self.split, rng), rng, asked)
+        return capitalise(text), capitalise(words.fill(answer, rng, answered)), noun
+
+    def _example(
+        self,
+        prompt: str,
+        answer: str,
+        task: str,
+        *,
+        service: str = "",
+        label: str = "",
+        system: Message | None = None,
+    ) -> Example:
+        rng = self.rng
+        messages: list[Message] = [
+            {"role": "user", "content": hurried(prompt, rng)},
+            {"role": "assistant", "content": answer},
+        ]
+        if system is not None:
+            messages.insert(0, system)
+        elif rng.random() < 0.3:
+            other = (
+                rng.random() < 0.15
+            )  # an English system prompt before French text, or the reverse
+            language: Language = (
+                ("en" if self.language == "fr" else "fr") if other else self.language
+            )
+            content = self.words.fill(rng.choice(_SYSTEM[language]), rng, {})
+            messages.insert(0, {"role": "system", "content": content})
+        return Example(tuple(messages), self.language, task, service, label)
+
+
+_OPENINGS = ("greeting", "how_are_you", "who_are_you", "what_can_you_do", "vague", "what_is_relais")
+_FOLLOWINGS = ("thanks", "thanks", "bye", "follow_up_when", "follow_up_how", "nice", "insult")
+_AFTER_ONLY = ("follow_up_when", "follow_up_how")

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Make Relais' demo model from nothing: data, tokenizer, training, held-out scores and model card.
+
+python scripts/train_demo_model.py                  # about ten minutes on 2 cores -> models/relais-demo
+python scripts/train_demo_model.py --eval-only      # measure the committed model again, print all answers
+python scripts/train_demo_model.py --max-steps 20 --out some/folder   # a quick try
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# Nothing is fetched: a missing file must be an error, not a download.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from demo_model import card, dataset, evaluation, folder, network, tokenizer, training
+from demo_model.examples import Example
+
+DEFAULT_OUT = Path(__file__).resolve().parent.parent / "models" / "relais-demo"
+EXAMPLES = 112_000
+TOKENIZER_SAMPLE = 30_000
+HELD_OUT_TEMPLATES, HELD_OUT_COMBINATIONS = 500, 300
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        help="folder of the model (default: models/relais-demo)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of data, weights and order (default: 0)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads; part of what makes a run reproducible (2)"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=EXAMPLES, help=f"training examples (default: {EXAMPLES})"
+    )
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--max-steps", type=int, help="train on the first steps only")
+    limit.add_argument(
+        "--minutes", type=float, help="fit the training into this time (not reproducible)"
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="measure the model in --out; train nothing"
+    )
+    parser.add_argument("--no-eval", action="store_true", help="leave out scores and card")
+    return parser.parse_args(argv)
+
+
+def say(line: str) -> None:
+    """Show progress at once, also through a pipe."""
+    print(line, flush=True)
+
+
+def held_out_sets(seed: int) -> dict[str, list[Example]]:
+    """The two sets that training must not see."""
+    return {
+        "templates": dataset.held_out("templates", seed, HELD_OUT_TEMPLATES),
+        "combinations": dataset.held_out("combinations", seed, HELD_OUT_COMBINATIONS),
+    }
+
+
+def make(options: argparse.Namespace) -> None:
+    """Generate, train and save."""
+    began = time.monotonic()
+    unseen = [example for examples in held_out_sets(options.seed).values() for example in examples]
+    examples = dataset.training(options.seed, options.examples, unseen)
+    say(f"{len(examples):,} examples generated ({time.monotonic() - began:.0f} s)")
+    sample = (
+        message["content"]
+        for example in examples[:TOKENIZER_SAMPLE]
+        for message in example.messages
+    )
+    words = tokenizer.learn_tokenizer(sample, network.VOCABULARY, network.CONTEXT)
+    plan = training.batches(training.encode(examples, words), options.seed)[: options.max_steps]
+    model = network.create_network(words, options.seed)
+    say(
+        f"{network.count_parameters(model):,} parameters, {len(plan):,} steps ({time.monotonic() - began:.0f} s)"
+    )
+    outcome = training.train(
+        model, plan, int(words.pad_token_id), minutes=options.minutes, report=say
+    )
+    fingerprint = network.weights_hash(model)
+    say(f"trained in {outcome.seconds / 60:.1f} minutes; weights {fingerprint}")
+    facts = card.Facts(
+        parameters=network.count_parameters(model),
+        examples=len(examples),
+        steps=outcome.steps,
+        tokens=outcome.tokens,
+        seconds=round(outcome.seconds, 1),
+        threads=options.threads,
+        seed=options.seed,
+        torch_version=torch.__version__,
+        weights_hash=fingerprint,
+        command=command_line(options),
+    )
+    folder.save(model, words, options.out)
+    card.save_facts(facts, options.out)
+    folder.open_to_all(options.out)
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command that makes these weights again; the folder does not matter."""
+    parts = [
+        "python scripts/train_demo_model.py",
+        f"--seed {options.seed}",
+        f"--threads {options.threads}",
+    ]
+    if options.examples != EXAMPLES:
+        parts.append(f"--examples {options.examples}")
+    if options.max_steps is not None:
+        parts.append(f"--max-steps {options.max_steps}")
+    if options.minutes is not None:
+        parts.append(f"--minutes {options.minutes}")
+    return " ".join(parts)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Score the saved folder, not the weights in memory: what is measured is what is shipped."""
+    model, words = folder.load(options.out)
+    facts = card.load_facts(options.out)
+    scores = []
+    for name, examples in held_out_sets(facts.seed).items():
+        result, answers = evaluation.score(model, words, name, examples, say)
+        scores.append(result)
+        say(str(result))
+        for example, answer in zip(examples, answers, strict=True):
+            if options.eval_only and answer.text.strip() != example.answer:
+                say(
+                    f"  [{example.task}] {example.prompt}\n    -> {answer.text!r}\n    instead of {example.answer!r}"
+                )
+    probes = evaluation.probe(model, words)
+    for found in probes:
+        say(
+            f"{'fits  ' if found.fits else 'MISSES'} {found.probe.prompt}\n       -> {found.answer.text!r}"
+        )
+    say(f"{sum(found.fits for found in probes)} of {len(probes)} hand-written prompts fit")
+    text = card.model_card(facts, scores, probes, folder.size_bytes(options.out))
+    (options.out / "README.md").write_text(text, encoding="utf-8")
+    folder.open_to_all(options.out)
+
+
+def main(argv: list[str]) -> None:
+    """Run the command line."""
+    options = arguments(argv)
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    if not options.eval_only:
+        make(options)
+    if not options.no_eval:
+        measure(options)
+    say(f"{options.out}: {folder.size_bytes(options.out) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
