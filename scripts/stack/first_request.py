@@ -14,7 +14,7 @@ from stack.probes import reachable
 from stack.progress import emit
 
 # A citizen's remark on a public service, as the demo model was trained to answer.
-DEMO_PROMPT = "Le lampadaire devant l'école est en panne depuis une semaine."
+DEMO_PROMPT = "J'ai attendu deux heures à la mairie ce matin."
 OTHER_PROMPT = "In one sentence, what is a queue?"
 _TIMEOUT_S = 180.0
 
