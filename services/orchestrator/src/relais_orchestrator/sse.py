@@ -36,6 +36,10 @@ def data_frame(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
 
 
+RESPONSE_BEGUN: web.RequestKey[bool] = web.RequestKey("response_begun", bool)
+"""Set once headers have left: an error can no longer be a status."""
+
+
 class SlowReader(ConnectionError):
     """The client did not take what was written in time; it was cut off and can resume."""
 
@@ -53,8 +57,8 @@ class EventStream:
         self.response.enable_chunked_encoding()
 
     async def begin(self) -> None:
-        """Send the headers. From here on an error can no longer be a status."""
-        self._request["response_begun"] = True
+        """Send the headers."""
+        self._request[RESPONSE_BEGUN] = True
         await self.response.prepare(self._request)
 
     async def write(self, data: bytes) -> None:
