@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import (
@@ -54,6 +56,32 @@ class RedisSettings:
     max_connections: int = 64
 
 
+class _HeedsCancel(AbstractConnection):
+    """A connection on which no cancellation is lost.
+
+    The client sends with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes when the bytes
+    have just left: a loop would go on for ever after the one cancellation that was meant to end it.
+    """
+
+    __slots__ = ()
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        task = asyncio.current_task()
+        before = 0 if task is None else task.cancelling()
+        await super().send_packed_command(command, check_health)
+        if task is not None and task.cancelling() > before:
+            # The answer will be read by nobody, least of all by this connection's next user.
+            await self.disconnect(nowait=True)
+            raise asyncio.CancelledError
+
+
+def _heed_cancel(pool: ConnectionPool) -> None:
+    kind = pool.connection_class  # by the address: TCP, TLS or a local socket
+    pool.connection_class = type(kind.__name__, (_HeedsCancel, kind), {"__slots__": ()})
+
+
 def connect(settings: RedisSettings) -> Redis:
     """A client for ordinary commands. Retries with jitter: every command here may be sent twice."""
     pool = BlockingConnectionPool.from_url(
@@ -65,18 +93,21 @@ def connect(settings: RedisSettings) -> Redis:
         retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=3),
         retry_on_error=[BusyLoadingError],
     )
+    _heed_cancel(pool)
     return Redis.from_pool(pool)
 
 
 def connect_blocking(settings: RedisSettings) -> Redis:
     """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
-    return Redis.from_url(
+    redis = Redis.from_url(
         settings.url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=2.0,
         retry=Retry(NoBackoff(), retries=0),
         health_check_interval=5,  # a subscription on a silent, dead connection must end
     )
+    _heed_cancel(redis.connection_pool)
+    return redis
 
 
 @contextmanager

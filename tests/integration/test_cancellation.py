@@ -1,0 +1,48 @@
+"""A task that is cancelled while it talks to Redis ends, at whatever moment the cancellation comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from support.builders import MODEL
+
+MOMENTS = range(60)
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    async with open_store(RedisSettings(redis_url)) as store:
+        await store.ping()
+        yield store
+
+
+async def ask_for_ever(store: RedisStore) -> None:
+    while True:
+        await store.ping()
+
+
+async def listen_for_ever(store: RedisStore) -> None:
+    while True:
+        async with store.source.stop_requests(MODEL) as channel_ids:
+            async for _ in channel_ids:
+                pass
+
+
+@pytest.mark.parametrize("loop", [ask_for_ever, listen_for_ever])
+async def test_loop_over_redis_ends_whenever_it_is_cancelled(
+    store: RedisStore, loop: object
+) -> None:
+    assert callable(loop)
+    for turns in MOMENTS:
+        task = asyncio.create_task(loop(store))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=2)
+        assert done, f"goes on after a cancellation {turns} turns after its start"
+        assert task.cancelled()
+    await store.ping()  # no connection was left with an answer that is not its own
