@@ -1,0 +1,35 @@
+"""A stack of orchestrators and workers over the real server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support.plain_logs import use_plain_logs
+from support.stack import Front, Stack
+from support.worker import Worker
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> None:
+    use_plain_logs()
+
+
+@pytest.fixture
+async def stack(redis_url: str) -> AsyncIterator[Stack]:
+    stack = await Stack.open(redis_url)
+    yield stack
+    await stack.close()
+
+
+@pytest.fixture
+async def front(stack: Stack) -> Front:
+    """One orchestrator."""
+    return await stack.front()
+
+
+@pytest.fixture
+async def worker(stack: Stack) -> Worker:
+    """One worker, as fast as the event loop turns."""
+    return await stack.worker()
