@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from relais_common.errors import StoreUnavailable
+from relais_common.lifecycle import cancel_and_wait
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from support.builders import MODEL
 
@@ -46,3 +48,23 @@ async def test_loop_over_redis_ends_whenever_it_is_cancelled(
         assert done, f"goes on after a cancellation {turns} turns after its start"
         assert task.cancelled()
     await store.ping()  # no connection was left with an answer that is not its own
+
+
+async def test_cancellation_is_not_lost_to_the_error_of_a_task_that_is_ended_on_the_way_out() -> (
+    None
+):
+    async def fail() -> None:
+        raise StoreUnavailable("away")
+
+    async def work() -> None:
+        helper = asyncio.create_task(fail())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cancel_and_wait(helper)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()

@@ -13,7 +13,10 @@ async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end. Its own error, if any, is raised; our cancellation is not lost."""
     task.cancel()
     await asyncio.wait({task})
-    if not task.cancelled() and (error := task.exception()) is not None:
+    error = None if task.cancelled() else task.exception()
+    # In a `finally`, the error would take the place of the cancellation that led there.
+    caller = asyncio.current_task()
+    if error is not None and not (caller is not None and caller.cancelling()):
         raise error
 
 
