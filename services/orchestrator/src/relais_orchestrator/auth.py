@@ -43,7 +43,8 @@ def read_api_keys(path: Path) -> dict[str, str]:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    # Bytes of a header that are no UTF-8 come as lone surrogates.
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 class KeyRing:
@@ -103,7 +104,8 @@ class EventsUrlSigner:
         if not (expires.isascii() and expires.isdigit() and len(expires) < 16):
             return False
         genuine = hmac.compare_digest(
-            self._signature(channel_id, int(expires)).encode(), signature.encode()
+            self._signature(channel_id, int(expires)).encode(),
+            signature.encode(errors="surrogateescape"),
         )
         return genuine and int(expires) >= self._clock()
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
 from relais_common.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from relais_orchestrator.app_keys import PARTS
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+MAX_PARAM_LENGTH = 200
+"""A client may name a field as it likes; an answer need not repeat all of it."""
+
 _CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
-    "json_invalid": "invalid_json",
+}
+_MESSAGES = {
+    "missing": "this field is required",
+    "extra_forbidden": "this field is unknown or not supported",
+    # pydantic's own words would repeat what was sent.
+    "union_tag_invalid": "this type is unknown or not supported",
 }
 
 
@@ -27,6 +34,7 @@ async def read_body(request: web.Request) -> bytes:
     Raises:
         PayloadTooLarge: over the application's bound; nothing past it is read.
         UnsupportedMediaType: it says that it is something else than JSON.
+        InvalidRequest: its bytes are not what its headers say.
     """
     if request.content_type not in ("application/json", "application/octet-stream"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
@@ -35,6 +43,11 @@ async def read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         limit = request.app[PARTS].settings.limits.max_body_bytes
         raise PayloadTooLarge(f"the body is larger than {limit} bytes") from None
+    except web.RequestPayloadError:
+        raise InvalidRequest(
+            "the body is cut, or not in its Content-Encoding or Transfer-Encoding",
+            code="invalid_body",
+        ) from None
 
 
 def parse_body(schema: type[Schema], body: bytes) -> Schema:
@@ -46,29 +59,33 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
 
 
 def _refusal(errors: list[ErrorDetails], body: bytes) -> InvalidRequest:
-    # Of a union's many complaints, the one that got deepest into the body is the one that was meant.
-    located = [(_param(one, body), one) for one in errors]
-    param, error = max(located, key=lambda item: item[0].count("."))
-    kind = error["type"]
-    if kind == "json_invalid":
+    if errors[0]["type"] == "json_invalid":
         return InvalidRequest("the body is not valid JSON", code="invalid_json")
-    message = error["msg"]
-    if kind == "missing":
-        message = "this field is required"
-    elif kind == "extra_forbidden":
-        message = "this field is unknown or not supported"
-    code = _CODES.get(kind, "invalid_type" if kind.endswith("_type") else "invalid_value")
+    content = from_json(body)
+    located = [(_param(one, content), one) for one in errors]
+    param, error = max(located, key=_relevance)
+    kind = error["type"]
+    param = param[:MAX_PARAM_LENGTH]
+    message = _MESSAGES.get(kind, error["msg"])
+    code = _CODES.get(kind, "invalid_type" if _is_of_type(error) else "invalid_value")
     return InvalidRequest(
         f"{param}: {message}" if param else message, param=param or None, code=code
     )
 
 
-def _param(error: ErrorDetails, body: bytes) -> str:
+def _relevance(located: tuple[str, ErrorDetails]) -> tuple[bool, int]:
+    """Of a union's many complaints, the one that was meant: the type was right, or else it got deepest."""
+    param, error = located
+    return not _is_of_type(error), param.count(".")
+
+
+def _is_of_type(error: ErrorDetails) -> bool:
+    return error["type"].endswith(("_type", "_from_float"))
+
+
+def _param(error: ErrorDetails, content: Any) -> str:
     """The dotted path of the field, without the type names that a union leaves in a location."""
-    try:
-        here: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
+    here = content
     path: list[str] = []
     location = error["loc"]
     for depth, part in enumerate(location):

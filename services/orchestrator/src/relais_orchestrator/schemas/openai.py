@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, Priority
@@ -30,13 +30,14 @@ class _Common(SamplingParams):
     deadline_s: float | None = Field(default=None, gt=0)
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
 
-    @model_validator(mode="after")
-    def _options_need_stream(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError(
-                "stream_options", "stream_options is only for requests with stream: true"
-            )
-        return self
+    @field_validator("stream_options")
+    @classmethod
+    def _options_need_stream(
+        cls, options: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and info.data.get("stream") is not True:
+            raise PydanticCustomError("stream_options", "only for requests with stream: true")
+        return options
 
     @property
     def include_usage(self) -> bool:
