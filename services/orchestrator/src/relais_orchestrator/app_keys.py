@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relais_common.errors import StoreUnavailable
+from relais_common.errors import ChannelNotFound, StoreUnavailable
+from relais_common.jobs import ChannelState
 from relais_common.ports import EventLog, JobIntake
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.drain import Drain
@@ -31,12 +32,22 @@ class Parts:
     drain: Drain
     started_at_s: int
 
-    async def gone(self, channel_id: str) -> bool:
-        """Whether a channel has left the store for good."""
+    async def compacted_end(self, channel_id: str, position: int) -> ChannelState | None:
+        """How a channel ended whose events after `position` can no longer be read; None while it goes on.
+
+        Raises:
+            ChannelNotFound: the channel has left the store for good.
+        """
         try:
-            return await self.queue.state(channel_id) is None
+            state = await self.queue.state(channel_id)
+            if state is None:
+                raise ChannelNotFound("the request is no longer known", param="channel_id")
+            if not state.status.is_terminal:
+                return None
+            left = await self.event_log.read(channel_id, after=position, limit=1)
         except StoreUnavailable:
-            return False
+            return None
+        return None if left else state
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 
 import orjson
 from aiohttp import web
 
-from relais_common.errors import InvalidRequest, LogRewound
+from relais_common.errors import ChannelNotFound, InvalidRequest, LogRewound
 from relais_common.jobs import ChannelState, OnDisconnect
 from relais_common.wire.codec import split_event
 from relais_orchestrator import sse
@@ -41,7 +41,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             await stack.enter_async_context(parts.watcher.watching(state.channel_id))
         await stream.begin()
         await stream.write(RECONNECT_HINT)
-        await _pump(request, stream, state, after)
+        with suppress(ChannelNotFound):  # it has just gone for good, and no status can say so any more
+            await _pump(request, stream, state, after)
     await stream.end()
     return stream.response
 
@@ -50,20 +51,22 @@ async def _pump(
     request: web.Request, stream: sse.EventStream, state: ChannelState, after: int
 ) -> None:
     parts = request.app[PARTS]
-    if state.status.is_terminal and not await parts.event_log.read(
-        state.channel_id, after=after, limit=1
-    ):
-        await stream.write(compacted(state))
+    position = after
+    if (ended := await parts.compacted_end(state.channel_id, position)) is not None:
+        await stream.write(compacted(ended))
         return
     async with aclosing(parts.follower.follow(state.channel_id, after)) as batches:
         async for batch in batches:
             if batch is not None:
                 await stream.write(sse.frames(batch))
+                position += len(batch.lines)
             elif parts.drain.started:
                 return
             else:
                 await stream.write(sse.KEEPALIVE)
-                if await parts.gone(state.channel_id):
+                ended = await parts.compacted_end(state.channel_id, position)
+                if ended is not None:
+                    await stream.write(compacted(ended))
                     return
 
 

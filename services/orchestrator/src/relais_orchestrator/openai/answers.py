@@ -98,20 +98,24 @@ class Answer:
 
     async def _events(self) -> AsyncGenerator[Event | None]:
         """Events from `started` on, None in silences; an end that is no answer is raised."""
-        # 1 is `queued`, which has no counterpart here.
-        async with aclosing(self._parts.follower.follow(self._channel_id, 1)) as batches:
+        position, text_length = 1, 0  # 1 is `queued`, which has no counterpart here
+        async with aclosing(self._parts.follower.follow(self._channel_id, position)) as batches:
             async for batch in batches:
                 if batch is None:
                     if self._parts.drain.over:
                         raise Draining("this server is shutting down; send the request again")
-                    if await self._parts.gone(self._channel_id):
-                        raise EndedOtherwise(ErrorInfo("the request is no longer known"))
+                    ended = await self._parts.compacted_end(self._channel_id, position)
+                    if ended is not None:
+                        yield Token((ended.text or "")[text_length:], ())
+                        yield _answer(decode_event(ended.outcome or b""))
+                        return
                     yield None
                     continue
                 for line in batch.lines:
-                    event = decode_event(line)
-                    if (ending := _ending(event)) is not None:
-                        raise EndedOtherwise(ending)
+                    event = _answer(decode_event(line))
+                    position += 1
+                    if isinstance(event, Token):
+                        text_length += len(event.text)
                     yield event
 
     @asynccontextmanager
@@ -136,17 +140,25 @@ class Answer:
             log.warning("cancel_postponed", channel_id=self._channel_id)
 
 
-def _ending(event: Event) -> ErrorInfo | None:
-    """What the client is told of an end that is no answer."""
+def _answer(event: Event) -> Event:
+    """The event, unless it is an end that is no answer.
+
+    Raises:
+        EndedOtherwise: with what the client is told of that end.
+    """
     match event:
         case Failed(error):
-            return error
+            raise EndedOtherwise(error)
         case Cancelled():
-            return ErrorInfo(
-                "the request was cancelled", "invalid_request_error", None, "cancelled", 409
+            raise EndedOtherwise(
+                ErrorInfo(
+                    "the request was cancelled", "invalid_request_error", None, "cancelled", 409
+                )
             )
         case Expired():
-            return ErrorInfo(
-                "the request's deadline passed", "timeout_error", "deadline_s", "expired", 504
+            raise EndedOtherwise(
+                ErrorInfo(
+                    "the request's deadline passed", "timeout_error", "deadline_s", "expired", 504
+                )
             )
-    return None
+    return event
