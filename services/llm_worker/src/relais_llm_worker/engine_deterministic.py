@@ -129,16 +129,29 @@ class _Run:
         if self._sampling.max_tokens is not None or self._sampling.ignore_eos:
             own_length = self._max_tokens
         length = min(own_length, self._max_tokens)
-        text = ""
+        text, sent = "", 0
         for i, token_id in enumerate(answer_token_ids(self._prompt_token_ids, length), 1):
             await self._engine.step()
-            piece = token_text(token_id)
-            text += piece
+            text += token_text(token_id)
             matched = next((stop for stop in self._sampling.stop if stop in text), None)
             if matched is not None:
-                kept = text.index(matched) - (len(text) - len(piece))
-                yield Chunk((token_id,), piece[: max(0, kept)], "stop", matched)
+                yield Chunk((token_id,), text[sent : text.index(matched)], "stop", matched)
                 return
             done = i == length
             reason = ("length" if length == self._max_tokens else "stop") if done else None
-            yield Chunk((token_id,), piece, reason)
+            end = len(text) if done else len(text) - _held_back(text, self._sampling.stop)
+            yield Chunk((token_id,), text[sent:end], reason)
+            sent = end
+
+
+def _held_back(text: str, stops: tuple[str, ...]) -> int:
+    """How many characters at the end may be the beginning of a stop string."""
+    return max(
+        (
+            length
+            for stop in stops
+            for length in range(1, min(len(stop), len(text) + 1))
+            if text.endswith(stop[:length])
+        ),
+        default=0,
+    )
