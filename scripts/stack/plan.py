@@ -37,6 +37,8 @@ _DEFAULTS = {
     "SPT_NOENV": "1",
 }
 _CPU_DEFAULTS = {
+    # One engine process: its two processes would spin on a core each, and starve Redis of a small machine.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENFORCE_EAGER": "true",  # compiling needs a C++ compiler, which a fresh machine lacks
     "VLLM_KV_CACHE_MEMORY_BYTES": str(1 << 30),  # unsaid, vLLM takes half of the memory

@@ -302,3 +302,19 @@ async def test_wrong_password_is_unavailable_not_a_crash(
     assert "wrong" not in str(refused.value)
     async with open_store(RedisSettings(server.url.replace("//", "//:secret@"))) as store:
         await store.ping()
+
+
+async def test_readers_that_come_and_go_in_silence_do_not_disturb_the_subscription(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own health checks would read the connection beside its reader, and kill it."""
+    monkeypatch.setattr("relais_common.redis_store.live.SILENCE_S", 0.02)
+    job = make_job()
+    async with redis_store.live.subscribe(job.channel_id) as subscription:
+        for _ in range(30):
+            async with redis_store.live.subscribe(make_job().channel_id):
+                assert await subscription.next(0.01) is None
+        await redis_store.intake.enqueue(job, max_waiting=10)
+        batch = await subscription.next(5)
+    assert batch is not None
+    assert batch.first_seq == 1

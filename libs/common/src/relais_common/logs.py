@@ -33,7 +33,8 @@ def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None
             ),
         ]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        # Plain: the pretty form prints local variables, prompts and keys among them.
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

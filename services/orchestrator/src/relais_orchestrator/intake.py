@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import structlog
+
 from relais_common.channels import new_channel_id
 from relais_common.errors import Draining, InvalidRequest, ModelNotFound
 from relais_common.jobs import (
@@ -20,6 +22,8 @@ from relais_common.jobs import (
 from relais_common.ports import JobIntake
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.settings import Limits
+
+log = structlog.get_logger(__name__)
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 256
 
@@ -61,7 +65,7 @@ class Intake:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
         if draft.model not in self._models:
             raise ModelNotFound(f"the model {draft.model!r} does not exist", param="model")
-        return await self._queue.enqueue(
+        accepted = await self._queue.enqueue(
             Job(
                 channel_id=new_channel_id(draft.model),
                 model=draft.model,
@@ -79,6 +83,15 @@ class Intake:
             max_waiting=self._limits.max_waiting,
             idempotency=_idempotency(idempotency_key, body),
         )
+        log.info(
+            "accepted",
+            channel_id=accepted.channel_id,
+            model=draft.model,
+            key_id=key_id,
+            queue_position=accepted.queue_position,
+            duplicate=accepted.duplicate,
+        )
+        return accepted
 
     def _deadline_s(self, draft: Draft) -> float:
         if draft.deadline_s is None:

@@ -104,7 +104,6 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=2.0,
         retry=Retry(NoBackoff(), retries=0),
-        health_check_interval=5,  # a subscription on a silent, dead connection must end
     )
     _heed_cancel(redis.connection_pool)
     return redis

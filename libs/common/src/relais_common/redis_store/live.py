@@ -13,18 +13,20 @@ from redis.asyncio.client import PubSub
 
 from relais_common.errors import DecodeError, StoreUnavailable
 from relais_common.fanout import Fanout
-from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import Subscription
 from relais_common.redis_store.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.wire import codec, keys
 
 log = structlog.get_logger(__name__)
 
+SILENCE_S = 5.0
+"""Silence after which the connection is asked whether it lives; twice as long and it counts as dead."""
+
 _LONGEST_PAUSE_S = 2.0
 
 
 class RedisLiveBus:
-    """Subscribes to a channel while it has readers here. Use as an async context manager."""
+    """Subscribes to a channel while it has readers here. `run` must be running meanwhile."""
 
     def __init__(self, blocking: Redis) -> None:
         self._redis = blocking
@@ -32,15 +34,6 @@ class RedisLiveBus:
         self._fanout = Fanout()
         self._confirmed: dict[str, asyncio.Event] = {}
         self._wanted = asyncio.Event()
-        self._reader: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> RedisLiveBus:
-        self._reader = asyncio.create_task(self._read_for_ever(), name="live-bus")
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._reader is not None
-        await cancel_and_wait(self._reader)
 
     @asynccontextmanager
     async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
@@ -56,8 +49,6 @@ class RedisLiveBus:
         self._fanout.drop_all()
 
     async def _confirm(self, channel: str) -> None:
-        if self._reader is None or self._reader.done():
-            raise StoreUnavailable("the live bus is closed", retry_after_s=2)
         confirmed = self._confirmed.get(channel)
         if confirmed is None:
             confirmed = self._confirmed[channel] = asyncio.Event()
@@ -84,7 +75,8 @@ class RedisLiveBus:
             except StoreUnavailable:
                 log.debug("unsubscribe_failed", channel=channel)
 
-    async def _read_for_ever(self) -> None:
+    async def run(self) -> None:
+        """Read live messages, over one connection after another."""
         pause_s = 0.05
         while True:
             try:
@@ -111,13 +103,24 @@ class RedisLiveBus:
                 # No await since the last look at what is wanted: from here on readers subscribe themselves.
                 self._pubsub = pubsub
                 try:
-                    while True:
-                        message = await pubsub.get_message(timeout=10.0)
-                        if message is not None:
-                            self._dispatch(message)
+                    await self._read(pubsub)
                 finally:
                     # A subscription sent while this one closes would open a connection nobody reads.
                     self._pubsub = None
+
+    async def _read(self, pubsub: PubSub) -> None:
+        pinged = False
+        while True:
+            # The only reader of this connection: the client's own health checks would read it too.
+            message = await pubsub.get_message(timeout=SILENCE_S)
+            if message is not None:
+                pinged = False
+                self._dispatch(message)
+            elif pinged:
+                raise StoreUnavailable("the subscription connection is dead")
+            else:
+                await pubsub.ping()
+                pinged = True
 
     async def _wait_until_wanted(self) -> None:
         while not self._confirmed:
@@ -126,7 +129,8 @@ class RedisLiveBus:
 
     def _dispatch(self, message: dict[str, object]) -> None:
         channel, data = message["channel"], message["data"]
-        assert isinstance(channel, bytes)
+        if not isinstance(channel, bytes):
+            return  # a pong
         name = channel.decode()
         if message["type"] == "message":
             assert isinstance(data, bytes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
+from relais_common.lifecycle import background
 from relais_common.redis_store.connection import (
     RedisSettings,
     connect,
@@ -57,7 +58,9 @@ async def open_store(
         blocking = connect_blocking(settings)
         stack.push_async_callback(blocking.aclose)
         scripts = Scripts(redis)
-        live = await stack.enter_async_context(RedisLiveBus(blocking))
+        live = RedisLiveBus(blocking)
+        # A reader that dies ends whoever relies on it: streams would hang in silence.
+        await stack.enter_async_context(background(live.run()))
         yield RedisStore(
             intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s),
             source=RedisJobSource(scripts, blocking),
