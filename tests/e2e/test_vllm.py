@@ -130,13 +130,16 @@ def test_what_vllm_refuses_is_a_400_that_names_the_field(
 
 
 def test_an_answer_follows_a_json_schema(stack: Stack) -> None:
-    schema = {"enum": ["praise", "complaint"]}
+    wanted: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "label", "schema": {"enum": ["praise", "complaint"]}},
+    }
     answer = stack.client.chat.completions.create(
         model=MODEL,
         messages=chat(REMARK),
         temperature=0,
         max_tokens=20,
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        response_format=wanted,
     )
     assert answer.choices[0].message.content in ('"praise"', '"complaint"')
 
@@ -167,7 +170,7 @@ async def test_a_client_that_disconnects_goes_on_at_the_second_orchestrator(stac
     token_ids = [
         token for frame in whole if frame.event == "token" for token in frame.data["token_ids"]
     ]
-    assert len(token_ids) == LONG["max_tokens"]
+    assert len(token_ids) == LONG["max_tokens"], whole[-1]
     completed = whole[-1].data
     assert completed["usage"]["output_tokens"] == LONG["max_tokens"]
     assert min(completed["timings"].values()) >= 0
