@@ -20,6 +20,21 @@ async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
         raise error
 
 
+async def first_failure(*work: Coroutine[Any, Any, None]) -> None:
+    """Run loops together until one of them fails; end the others, and raise what that one raised."""
+    tasks = [asyncio.create_task(item) for item in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        # What the others raise on their way out follows from the first failure.
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if task in done:
+            task.result()
+
+
 @asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run loops while the context lasts; a loop that fails ends the context with its error."""

@@ -41,7 +41,9 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             await stack.enter_async_context(parts.watcher.watching(state.channel_id))
         await stream.begin()
         await stream.write(RECONNECT_HINT)
-        with suppress(ChannelNotFound):  # it has just gone for good, and no status can say so any more
+        with suppress(
+            ChannelNotFound
+        ):  # it has just gone for good, and no status can say so any more
             await _pump(request, stream, state, after)
     await stream.end()
     return stream.response

@@ -103,7 +103,8 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         settings.url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=2.0,
-        retry=Retry(NoBackoff(), retries=0),
+        # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.
+        retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
     _heed_cancel(redis.connection_pool)
     return redis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from redis.asyncio.client import PubSub
 
 from relais_common.errors import DecodeError, StoreUnavailable
 from relais_common.fanout import Fanout
+from relais_common.lifecycle import first_failure
 from relais_common.ports import Subscription
 from relais_common.redis_store.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.wire import codec, keys
@@ -26,14 +28,18 @@ _LONGEST_PAUSE_S = 2.0
 
 
 class RedisLiveBus:
-    """Subscribes to a channel while it has readers here. `run` must be running meanwhile."""
+    """Subscribes to a channel while it has readers here. `run` must be running meanwhile.
+
+    Only `run` touches the connection. A reader that is cancelled in the middle of a command, as one is whose client
+    leaves, would take it away from all the others.
+    """
 
     def __init__(self, blocking: Redis) -> None:
         self._redis = blocking
-        self._pubsub: PubSub | None = None
         self._fanout = Fanout()
         self._confirmed: dict[str, asyncio.Event] = {}
-        self._wanted = asyncio.Event()
+        self._unanswered: Counter[str] = Counter()
+        self._changed = asyncio.Event()
 
     @asynccontextmanager
     async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
@@ -43,44 +49,33 @@ class RedisLiveBus:
                 await self._confirm(channel)
                 yield subscription
             finally:
-                await self._leave(channel)
+                # This reader still counts; the last one out ends the subscription.
+                if self._fanout.count(channel) == 1:
+                    self._confirmed.pop(channel, None)
+                    self._changed.set()
 
     def nudge(self) -> None:
         self._fanout.drop_all()
 
     async def _confirm(self, channel: str) -> None:
-        confirmed = self._confirmed.get(channel)
-        if confirmed is None:
-            confirmed = self._confirmed[channel] = asyncio.Event()
-            if self._pubsub is None:
-                self._wanted.set()  # the reader subscribes to all that is wanted when it connects
-            else:
-                with store_errors():
-                    await self._pubsub.subscribe(channel)
+        if channel not in self._confirmed:
+            self._confirmed[channel] = asyncio.Event()
+            self._changed.set()
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                await confirmed.wait()
+                await self._confirmed[channel].wait()
         except TimeoutError as error:
             raise StoreUnavailable("no answer to a subscription", retry_after_s=2) from error
-
-    async def _leave(self, channel: str) -> None:
-        # Runs while the leaving reader still counts; the last one out unsubscribes.
-        if self._fanout.count(channel) > 1:
-            return
-        self._confirmed.pop(channel, None)
-        if self._pubsub is not None:
-            try:
-                with store_errors():
-                    await self._pubsub.unsubscribe(channel)
-            except StoreUnavailable:
-                log.debug("unsubscribe_failed", channel=channel)
 
     async def run(self) -> None:
         """Read live messages, over one connection after another."""
         pause_s = 0.05
         while True:
+            while not self._confirmed:
+                self._changed.clear()
+                await self._changed.wait()
             try:
-                await self._read_one_connection()
+                await self._use_one_connection()
                 pause_s = 0.05
             except StoreUnavailable as error:
                 log.warning("live_bus_lost", error=str(error.__cause__))
@@ -92,21 +87,33 @@ class RedisLiveBus:
                 self._fanout.drop_all()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
 
-    async def _read_one_connection(self) -> None:
-        await self._wait_until_wanted()
+    async def _use_one_connection(self) -> None:
         async with self._redis.pubsub() as pubsub:
             with store_errors():
-                subscribed: set[str] = set()
-                while missing := self._confirmed.keys() - subscribed:
-                    await pubsub.subscribe(*missing)
-                    subscribed |= missing
-                # No await since the last look at what is wanted: from here on readers subscribe themselves.
-                self._pubsub = pubsub
-                try:
-                    await self._read(pubsub)
-                finally:
-                    # A subscription sent while this one closes would open a connection nobody reads.
-                    self._pubsub = None
+                await pubsub.connect()
+                self._unanswered.clear()
+                await first_failure(self._keep_subscribed(pubsub), self._read(pubsub))
+
+    async def _keep_subscribed(self, pubsub: PubSub) -> None:
+        """Tell Redis who reads what, at every change."""
+        subscribed: set[str] = set()
+        while True:
+            self._changed.clear()
+            new = self._confirmed.keys() - subscribed
+            old = subscribed - self._confirmed.keys()
+            subscribed = (subscribed | new) - old
+            self._unanswered.update(new)
+            if new:
+                await pubsub.subscribe(*new)
+            if old:
+                await pubsub.unsubscribe(*old)
+            for channel in subscribed:
+                self._note_confirmed(channel)  # it may have been left and joined again meanwhile
+            await self._changed.wait()
+
+    def _note_confirmed(self, channel: str) -> None:
+        if channel in self._confirmed and not self._unanswered[channel]:
+            self._confirmed[channel].set()
 
     async def _read(self, pubsub: PubSub) -> None:
         pinged = False
@@ -122,11 +129,6 @@ class RedisLiveBus:
                 await pubsub.ping()
                 pinged = True
 
-    async def _wait_until_wanted(self) -> None:
-        while not self._confirmed:
-            self._wanted.clear()
-            await self._wanted.wait()
-
     def _dispatch(self, message: dict[str, object]) -> None:
         channel, data = message["channel"], message["data"]
         if not isinstance(channel, bytes):
@@ -138,5 +140,6 @@ class RedisLiveBus:
                 self._fanout.publish(name, codec.decode_live(data))
             except DecodeError:
                 log.warning("live_message_unreadable", channel=name)
-        elif message["type"] == "subscribe" and name in self._confirmed:
-            self._confirmed[name].set()
+        elif message["type"] == "subscribe":
+            self._unanswered[name] -= 1
+            self._note_confirmed(name)
