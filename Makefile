@@ -30,8 +30,8 @@ test: ## checks and all tests; ARGS='tests/unit -k codec' for some tests only
 run: ## start all of it (Ctrl-C stops it)
 	./scripts/bootstrap.sh $(ARGS)
 
-bench: setup ## measure; ARGS are passed on
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: setup ## measure against an alternative in one run; ARGS='relay --clients 50'
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(or $(ARGS),relay)
 
 lock: setup ## regenerate requirements/*.txt; ARGS=--upgrade moves the pins
 	./scripts/lock.sh $(ARGS)
