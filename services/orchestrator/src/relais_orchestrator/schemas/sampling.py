@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import Sampling
 
@@ -23,6 +25,18 @@ class JsonSchema(BaseModel):
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
+
+    @field_validator("schema_")
+    @classmethod
+    def _fits_the_wire(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        # Deeper, or with larger integers, than a job can carry.
+        try:
+            orjson.dumps(schema)
+        except TypeError:
+            raise PydanticCustomError(
+                "schema", "the schema is too deep, or a number too large"
+            ) from None
+        return schema
 
 
 class TextFormat(BaseModel):
