@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -27,6 +28,9 @@ def main() -> None:
     except Exception:
         structlog.get_logger(__name__).exception("worker_failed")
         sys.exit(1)
+    finally:
+        # vLLM's engine fails noisily if the interpreter's own end collects it.
+        gc.collect()
 
 
 if __name__ == "__main__":
