@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -63,13 +65,17 @@ class EventStream:
 
     async def write(self, data: bytes) -> None:
         """Raises SlowReader once the client's buffers stay full for `write_timeout_s`."""
+        await self._in_time(self.response.write(data))
+
+    async def end(self) -> None:
+        """Raises SlowReader as `write` does: the last byte waits for the client too."""
+        await self._in_time(self.response.write_eof())
+
+    async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
         try:
             async with asyncio.timeout(self._write_timeout_s):
-                await self.response.write(data)
+                await writing
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise SlowReader("the client reads too slowly") from None
-
-    async def end(self) -> None:
-        await self.response.write_eof()

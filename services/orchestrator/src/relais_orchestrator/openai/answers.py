@@ -68,14 +68,18 @@ class Answer:
             write_timeout_s=self._parts.settings.streaming.write_timeout_s,
             headers={"X-Request-Id": self._channel_id},
         )
-        async with self._attended():
-            try:
-                await self._pump(out, shape, include_usage)
-            except RelaisError as error:
-                if not out.response.prepared:
+        try:
+            async with self._attended():
+                try:
+                    await self._pump(out, shape, include_usage)
+                except RelaisError as error:
+                    if out.response.prepared:
+                        await out.write(sse.data_frame(orjson.dumps(error.info.body())))
                     raise
-                await out.write(sse.data_frame(orjson.dumps(error.info.body())))
-            await out.end()
+        except RelaisError:
+            if not out.response.prepared:
+                raise
+        await out.end()
         return out.response
 
     async def _pump(self, out: sse.EventStream, shape: Format, include_usage: bool) -> None:
