@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from relais_common.errors import EngineFailed, EngineRefused, NotResumable
+from relais_common.backoff import Backoff
+from relais_common.errors import EngineFailed, EngineRefused, NotResumable, StoreUnavailable
 from relais_common.events import Completed, Terminal, Timings, Token, Usage
 from relais_common.jobs import Job
 from relais_common.ports import JobSource
@@ -57,13 +58,7 @@ class GenerateHandler:
         async with self._engine.generate(
             held.lease.channel_id, prompt, held.job.sampling, max_tokens
         ) as generation:
-            verdict = await self._source.start(
-                held.lease,
-                prompt_token_ids=prompt,
-                model_revision=self._engine.info.revision,
-            )
-            held.note_started(verdict.tail)
-            held.heed(verdict)
+            await self._note_start(held, prompt)
             async for chunk in generation.chunks():
                 last_s = time.monotonic()
                 if output_tokens == 0:
@@ -85,6 +80,23 @@ class GenerateHandler:
                         ),
                     )
         raise EngineFailed("the engine ended the request without a reason")
+
+    async def _note_start(self, held: HeldJob, prompt: list[int]) -> None:
+        """Say that the engine has the job; while the store is away the engine works on meanwhile."""
+        backoff = Backoff()
+        while True:
+            try:
+                verdict = await self._source.start(
+                    held.lease,
+                    prompt_token_ids=prompt,
+                    model_revision=self._engine.info.revision,
+                )
+            except StoreUnavailable:
+                await backoff.pause()
+                continue
+            held.note_started(verdict.tail)
+            held.heed(verdict)
+            return
 
     async def _encode(self, job: Job) -> list[int]:
         if job.messages is not None:

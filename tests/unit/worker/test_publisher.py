@@ -1,0 +1,88 @@
+"""Sending events: one call for all of one turn, again after a failure, from the tail that the log has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relais_common.events import Token
+from relais_common.jobs import Verdict
+from relais_common.memory import MemoryStore
+from relais_common.worker.held import HeldJob
+from relais_common.worker.publisher import Publisher
+from support.builders import MODEL, make_job
+from support.faults import Faults
+from support.owned import end_task
+from support.waiting import wait_until
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+async def publisher(memory_store: MemoryStore, faults: Faults) -> AsyncIterator[Publisher]:
+    publisher = Publisher(faults.around(memory_store))
+    running = asyncio.create_task(publisher.run())
+    yield publisher
+    await end_task(running)
+
+
+async def take(store: MemoryStore, count: int) -> list[HeldJob]:
+    for _ in range(count):
+        await store.enqueue(make_job(), max_waiting=100)
+    taken = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
+    return [HeldJob(one) for one in taken]
+
+
+async def test_what_comes_up_in_one_turn_goes_in_one_call(
+    memory_store: MemoryStore, faults: Faults, publisher: Publisher
+) -> None:
+    held_jobs = await take(memory_store, 10)
+    for held in held_jobs:
+        held.add(Token("a", (1,)))
+        publisher.send(held)
+    await wait_until(lambda: not any(held.has_unsent for held in held_jobs))
+    assert faults.count("append") == 1
+
+
+async def test_a_failed_call_is_made_again_with_all_that_came_up_since(
+    memory_store: MemoryStore, faults: Faults, publisher: Publisher
+) -> None:
+    [held] = await take(memory_store, 1)
+    faults.refuse("append", 2)
+    for text in "abc":
+        held.add(Token(text, (1,)))
+        publisher.send(held)
+        await asyncio.sleep(0)
+    assert await held.wait_sent()
+    lines = await memory_store.read(held.lease.channel_id, after=1, limit=10)
+    assert len(lines) == 3
+    assert faults.count("append") >= 3
+
+
+async def test_a_log_that_came_back_short_is_filled_again(
+    memory_store: MemoryStore, publisher: Publisher
+) -> None:
+    [held] = await take(memory_store, 1)
+    for text in "abcd":
+        held.add(Token(text, (1,)))
+    publisher.send(held)
+    assert await held.wait_sent()
+    channel_id = held.lease.channel_id
+    before = await memory_store.read(channel_id, after=0, limit=10)
+    del (await _log(memory_store, channel_id))[3:]
+    held.heed(Verdict(held=True, tail=3))
+    assert held.has_unsent
+    publisher.send(held)
+    assert await held.wait_sent()
+    assert await memory_store.read(channel_id, after=0, limit=10) == before
+
+
+async def _log(store: MemoryStore, channel_id: str) -> list[bytes]:
+    _, record = store._of(channel_id)  # what no port can do: lose events
+    assert record is not None
+    return record.log

@@ -1,0 +1,261 @@
+"""A whole worker over the store in memory: late binding, endings, faults, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from relais_common.errors import EngineDead
+from relais_common.events import Failed
+from relais_common.jobs import ChannelState, Job, Sampling, Status, StopReason
+from relais_common.memory import MemoryStore
+from relais_common.wire import codec
+from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
+from support.builders import MODEL, make_job
+from support.owned import end_task
+from support.plain_logs import use_plain_logs
+from support.waiting import wait_until
+from support.worker import Worker
+
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> None:
+    use_plain_logs()
+
+
+@pytest.fixture
+async def make_worker(memory_store: MemoryStore) -> AsyncIterator[MakeWorker]:
+    """Starts workers of this test's store."""
+    workers: list[Worker] = []
+
+    def make(**settings: Any) -> Worker:
+        worker = Worker(memory_store, memory_store, memory_store, **settings)
+        workers.append(worker)
+        worker.start()
+        return worker
+
+    yield make
+    for worker in workers:
+        await worker.kill()
+
+
+def prompt_job(prompt: str, max_tokens: int = 5, **fields: Any) -> Job:
+    return make_job(prompt=prompt, sampling=Sampling(max_tokens=max_tokens), **fields)
+
+
+def answer(prompt: str, tokens: int) -> str:
+    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), tokens)))
+
+
+async def state(store: MemoryStore, job: Job) -> ChannelState:
+    found = await store.state(job.channel_id)
+    assert found is not None
+    return found
+
+
+async def reached(store: MemoryStore, job: Job, status: Status) -> ChannelState:
+    """The job's state, once it has this status."""
+
+    async def there() -> ChannelState | None:
+        found = await state(store, job)
+        return found if found.status is status else None
+
+    found = await wait_until(there)
+    assert found is not None
+    return found
+
+
+async def put(store: MemoryStore, *jobs: Job) -> None:
+    for job in jobs:
+        await store.enqueue(job, max_waiting=100)
+
+
+async def test_a_job_is_answered_and_its_text_kept(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    make_worker()
+    job = prompt_job("hello", 7)
+    await put(memory_store, job)
+    ended = await reached(memory_store, job, Status.COMPLETED)
+    assert ended.text == answer("hello", 7)
+    assert ended.tail == 1 + 1 + 7 + 1
+
+
+async def test_no_more_jobs_are_taken_than_the_engine_has_room_for(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(max_num_seqs=2, tokens_per_s=1)
+    jobs = [prompt_job(f"long {i}", 1000) for i in range(5)]
+    await put(memory_store, *jobs)
+    await wait_until(lambda: len(worker.engine.running) == 2)
+    depth = await memory_store.depth(MODEL)
+    assert (depth.waiting, depth.running) == (3, 2)
+    assert [(await state(memory_store, job)).status for job in jobs[2:]] == [Status.QUEUED] * 3
+
+
+async def test_a_cancelled_job_frees_its_place_for_the_next(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(max_num_seqs=1, tokens_per_s=1)
+    first, second = prompt_job("first", 1000), prompt_job("second", 1000)
+    await put(memory_store, first, second)
+    await wait_until(lambda: worker.engine.running == {first.channel_id})
+    await memory_store.cancel(first.channel_id, StopReason.CLIENT)
+    await reached(memory_store, first, Status.CANCELLED)
+    await wait_until(lambda: worker.engine.running == {second.channel_id})
+
+
+async def test_a_job_past_its_deadline_is_stopped(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(tokens_per_s=20)
+    job = prompt_job("slow", 1000, deadline_s=0.3)
+    await put(memory_store, job)
+    ended = await reached(memory_store, job, Status.EXPIRED)
+    assert ended.tail > 2
+    await wait_until(lambda: not worker.engine.running)
+
+
+async def test_an_engine_fault_ends_that_job_alone(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    make_worker()
+    faulty, sound = prompt_job("[engine-fault]"), prompt_job("sound")
+    await put(memory_store, faulty, sound)
+    ended = await reached(memory_store, faulty, Status.FAILED)
+    event = codec.decode_event(ended.outcome or b"")
+    assert isinstance(event, Failed)
+    assert event.error.code == "engine_error"
+    await reached(memory_store, sound, Status.COMPLETED)
+
+
+async def test_an_unforeseen_error_ends_the_job_without_saying_more(
+    memory_store: MemoryStore, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker()
+
+    async def crash(text: str) -> list[int]:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(worker.engine, "encode_text", crash)
+    job = prompt_job("anything")
+    await put(memory_store, job)
+    ended = await reached(memory_store, job, Status.FAILED)
+    assert b"secret" not in (ended.outcome or b"")
+    monkeypatch.undo()
+    after = prompt_job("after")
+    await put(memory_store, after)
+    await reached(memory_store, after, Status.COMPLETED)
+
+
+async def test_a_dead_engine_hands_everything_back_and_ends_the_worker(
+    memory_store: MemoryStore,
+) -> None:
+    worker = Worker(memory_store, memory_store, memory_store, tokens_per_s=50)
+    running = asyncio.create_task(worker.run())
+    bystander, killer = prompt_job("bystander", 1000), prompt_job("[engine-death]")
+    await put(memory_store, bystander)
+    await wait_until(lambda: worker.engine.running)
+    await put(memory_store, killer)
+    await asyncio.wait({running}, timeout=5)
+    with pytest.raises(ExceptionGroup) as dead:
+        await running
+    assert dead.value.subgroup(EngineDead) is not None
+    depth = await memory_store.depth(MODEL)
+    assert (depth.waiting, depth.running) == (2, 0)
+
+
+async def test_a_store_that_goes_away_mid_answer_loses_and_doubles_nothing(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(tokens_per_s=200, lease_s=30.0)
+    job = prompt_job("outage", 100)
+    await put(memory_store, job)
+    await wait_until(lambda: _tail_over(memory_store, job, 10))
+    worker.faults.away = True
+    appends = worker.faults.count("append")
+    await wait_until(lambda: worker.faults.count("append") > appends)
+    worker.faults.away = False
+    ended = await reached(memory_store, job, Status.COMPLETED)
+    assert ended.text == answer("outage", 100)
+    assert ended.tail == 1 + 1 + 100 + 1
+
+
+async def _tail_over(store: MemoryStore, job: Job, tail: int) -> bool:
+    return (await state(store, job)).tail > tail
+
+
+@pytest.mark.parametrize("step", ["take", "start", "append", "finish"])
+async def test_a_lost_answer_to_any_step_changes_nothing(
+    memory_store: MemoryStore, make_worker: MakeWorker, step: str
+) -> None:
+    worker = make_worker(lease_s=0.5)
+    job = prompt_job("lost answer", 20)
+    worker.faults.lose_answer(step)
+    await put(memory_store, job)
+    ended = await reached(memory_store, job, Status.COMPLETED)
+    assert ended.text == answer("lost answer", 20)
+    lines = await memory_store.read(job.channel_id, after=0, limit=1000)
+    names = [line.partition(b" ")[0] for line in lines]
+    assert names == [b"queued", b"started", *[b"token"] * 20, b"completed"]
+
+
+async def test_a_worker_that_lost_its_lease_adds_nothing_more(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    """Cut off for longer than its lease, it comes back to a job that somebody else has ended."""
+    worker = make_worker(tokens_per_s=50, lease_s=0.3)
+    job = prompt_job("fenced", 10_000)
+    await put(memory_store, job)
+    await wait_until(lambda: worker.engine.running)
+    worker.faults.away = True
+    await memory_store.cancel(job.channel_id, StopReason.CLIENT)
+
+    async def reaped() -> bool:
+        await memory_store.reap(MODEL, max_failures=3, limit=10)
+        return (await state(memory_store, job)).status is Status.CANCELLED
+
+    await wait_until(reaped)
+    tail = (await state(memory_store, job)).tail
+    worker.faults.away = False
+    await wait_until(lambda: not worker.engine.running)
+    assert (await state(memory_store, job)).tail == tail
+
+
+async def test_a_drain_finishes_what_fits_and_hands_back_the_rest(
+    memory_store: MemoryStore,
+) -> None:
+    worker = Worker(memory_store, memory_store, memory_store, tokens_per_s=100, drain_s=0.5)
+    running = asyncio.create_task(worker.run())
+    short, long = prompt_job("short", 20), prompt_job("long", 10_000)
+    await put(memory_store, short, long)
+    await wait_until(lambda: len(worker.engine.running) == 2)
+    await worker.drain()
+    await asyncio.wait_for(running, 5)
+    assert (await state(memory_store, short)).status is Status.COMPLETED
+    assert (await state(memory_store, long)).status is Status.QUEUED
+    [again] = await memory_store.take(
+        MODEL, 1, worker_id="next", call_id="1", lease_s=60, idle=True
+    )
+    assert again.failures == 0
+    await end_task(running)
+
+
+async def test_a_job_cut_after_its_first_token_is_not_begun_again(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    first = make_worker(tokens_per_s=50, lease_s=0.3)
+    job = prompt_job("cut", 1000)
+    await put(memory_store, job)
+    await wait_until(lambda: _tail_over(memory_store, job, 5))
+    await first.kill()
+    make_worker()
+    ended = await reached(memory_store, job, Status.FAILED)
+    event = codec.decode_event(ended.outcome or b"")
+    assert isinstance(event, Failed)
+    assert event.error.code == "not_resumable"
