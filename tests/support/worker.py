@@ -101,6 +101,10 @@ class Worker:
     async def drain(self) -> None:
         """As after SIGTERM."""
         self.stop.set()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait for its end; raises what it ended with."""
         if self._task is not None:
             await self._task
 
