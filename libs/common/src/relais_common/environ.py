@@ -12,6 +12,8 @@ from urllib.parse import quote
 from relais_common.errors import SettingsError
 
 Environ = Mapping[str, str]
+LARGEST = 1e9
+"""Of any number: some thirty years in seconds. Redis and the clock take no infinity."""
 
 
 def text(environ: Environ, name: str, default: str) -> str:
@@ -63,7 +65,7 @@ def number(
     default: float,
     *,
     at_least: float = 0.0,
-    at_most: float = float("inf"),
+    at_most: float = LARGEST,
 ) -> float:
     raw = optional_text(environ, name)
     if raw is None:
@@ -73,7 +75,7 @@ def number(
     except ValueError:
         raise SettingsError(f"{name} is {raw!r}; it takes a number") from None
     if not at_least <= value <= at_most:
-        raise SettingsError(f"{name} is {raw}; it takes a number from {at_least} to {at_most}")
+        raise SettingsError(f"{name} is {raw}; it takes a number from {at_least:g} to {at_most:g}")
     return value
 
 
