@@ -1,0 +1,190 @@
+"""What is wrong with a body is told by field and code, in our words, without repeating what was sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from relais_common.errors import InvalidRequest
+from relais_common.jobs import Message, OnDisconnect, Priority
+from relais_orchestrator.bodies import MAX_PARAM_LENGTH, parse_body
+from relais_orchestrator.schemas.native import SubmitRequest
+from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
+
+SECRET = "s3cr3t-value"
+MESSAGES = [{"role": "user", "content": "x"}]
+GOOD: dict[type[BaseModel], dict[str, Any]] = {
+    SubmitRequest: {"model": "m", "messages": MESSAGES},
+    ChatCompletionRequest: {"model": "m", "messages": MESSAGES},
+    CompletionRequest: {"model": "m", "prompt": "x"},
+}
+
+
+def refusal(schema: type[BaseModel], body: Any) -> InvalidRequest:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        parse_body(schema, data)
+    return caught.value
+
+
+def chat(**fields: Any) -> InvalidRequest:
+    return refusal(ChatCompletionRequest, GOOD[ChatCompletionRequest] | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"temperature": "1"}, "temperature", "invalid_type"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"temperature": float("nan")}, "temperature", "invalid_value"),
+        ({"seed": 10**300}, "seed", "invalid_value"),
+        ({"nope": 1}, "nope", "unknown_parameter"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "invalid_type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]},
+            "messages.0.content.0.text",
+            "invalid_type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages.0.content.0.text",
+            "missing_required_parameter",
+        ),
+        ({"stop": ["a", 2]}, "stop.1", "invalid_type"),
+        ({"stop": ["a"] * 17}, "stop", "invalid_value"),
+        ({"logit_bias": {"1": "x"}}, "logit_bias.1", "invalid_type"),
+        ({"response_format": {"type": "yaml"}}, "response_format", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        ),
+        (
+            {"response_format": {"type": "text", "more": 1}},
+            "response_format.more",
+            "unknown_parameter",
+        ),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        (
+            {"stream": True, "stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+            "invalid_type",
+        ),
+    ],
+)
+def test_field_at_fault_is_named_with_a_code(fields: dict[str, Any], param: str, code: str) -> None:
+    error = chat(**fields)
+    assert (error.param, error.code, error.status) == (param, code, 400)
+    assert error.message.startswith(f"{param}: ")
+
+
+def test_native_parameters_are_named_by_their_path() -> None:
+    error = refusal(SubmitRequest, GOOD[SubmitRequest] | {"params": {"top_p": 2}})
+    assert (error.param, error.code) == ("params.top_p", "invalid_value")
+
+
+@pytest.mark.parametrize("fields", [{}, {"messages": MESSAGES, "prompt": "x"}])
+def test_native_request_has_exactly_one_input(fields: dict[str, Any]) -> None:
+    error = refusal(SubmitRequest, {"model": "m"} | fields)
+    assert (error.param, error.message) == (None, "give exactly one of messages and prompt")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [([], "prompt"), ("", "prompt"), (["a", "b"], "prompt"), ([1, -1], "prompt.1"), (5, "prompt")],
+)
+def test_prompt_of_many_types_is_refused_where_it_is_wrong(prompt: Any, param: str) -> None:
+    assert refusal(CompletionRequest, {"model": "m", "prompt": prompt}).param == param
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"model": "\\ud800"}', b"\xff", b"[" * 10_000])
+@pytest.mark.parametrize("schema", GOOD)
+def test_what_is_not_json_has_no_param(schema: type[BaseModel], body: bytes) -> None:
+    error = refusal(schema, body)
+    assert (error.param, error.code) == (None, "invalid_json")
+    assert error.message == "the body is not valid JSON"
+
+
+@pytest.mark.parametrize("schema", GOOD)
+def test_json_that_is_no_object_is_of_the_wrong_type(schema: type[BaseModel]) -> None:
+    error = refusal(schema, [SECRET])
+    assert (error.param, error.code) == (None, "invalid_type")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": SECRET},
+        {"max_tokens": SECRET},
+        {"stop": {"x": SECRET}},
+        {"logit_bias": {"1": SECRET}},
+        {"response_format": {"type": SECRET}},
+        {"response_format": SECRET},
+        {"priority": SECRET},
+        {"on_disconnect": SECRET},
+        {"n": SECRET},
+        {"stream": SECRET},
+        {"user": [SECRET]},
+        {"messages": SECRET},
+        {"messages": [SECRET]},
+        {"messages": [{"role": SECRET, "content": "x"}]},
+        {"messages": [{"role": "user", "content": {"x": SECRET}}]},
+        {"messages": [{"role": "user", "content": [{"type": SECRET, "text": "x"}]}]},
+        {"unknown": SECRET},
+    ],
+)
+def test_no_value_that_was_sent_is_repeated(fields: dict[str, Any]) -> None:
+    error = chat(**fields)
+    assert SECRET not in error.message
+    assert SECRET not in (error.param or "")
+
+
+@pytest.mark.parametrize("fields", [{"stop": 5}, {"messages": [{"role": "user", "content": 5}]}])
+def test_unions_leak_no_type_names(fields: dict[str, Any]) -> None:
+    error = chat(**fields)
+    for name in ("list[", "constrained", "str]", "function-", "ChatMessage", "TextPart"):
+        assert name not in f"{error.param} {error.message}"
+
+
+def test_long_names_of_unknown_fields_are_cut() -> None:
+    error = chat(**{"x" * 100_000: 1})
+    assert error.param == "x" * MAX_PARAM_LENGTH
+    assert len(error.message) < MAX_PARAM_LENGTH + 100
+
+
+def test_good_bodies_become_requests() -> None:
+    native = parse_body(SubmitRequest, json.dumps(GOOD[SubmitRequest]).encode())
+    assert (native.priority, native.on_disconnect) == (Priority.NORMAL, OnDisconnect.CONTINUE)
+    body = {
+        "model": "m",
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "a"}] * 2},
+            {"role": "user", "content": "é"},
+        ],
+        "max_tokens": 5,
+        "max_completion_tokens": 6,
+        "stop": "x",
+        "response_format": {"type": "text"},
+        "logit_bias": {"5": -1},
+    }
+    wanted = parse_body(ChatCompletionRequest, json.dumps(body).encode())
+    assert wanted.on_disconnect is OnDisconnect.CANCEL
+    assert [turn.to_message() for turn in wanted.messages] == [
+        Message("system", "aa"),
+        Message("user", "é"),
+    ]
+    sampling = wanted.to_sampling(max_tokens=wanted.max_completion_tokens)
+    assert (sampling.max_tokens, sampling.stop, sampling.response_format) == (6, ("x",), None)
+    assert sampling.logit_bias == {"5": -1.0}
+
+
+def test_json_schema_reaches_the_engine_under_its_own_name() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    body = json.dumps(GOOD[CompletionRequest] | {"response_format": response_format}).encode()
+    assert parse_body(CompletionRequest, body).to_sampling().response_format == response_format

@@ -1,0 +1,86 @@
+"""OpenAI's objects, by the types of OpenAI's own package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+from relais_common.events import Completed, Timings, Usage
+from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+
+IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
+COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))
+
+
+def checked(kind: type[BaseModel], body: dict[str, Any]) -> Any:
+    """Strictly of this type, with no field that it does not know."""
+    parsed = kind.model_validate(body, strict=True)
+    assert not unknown_fields(parsed), unknown_fields(parsed)
+    return parsed
+
+
+def unknown_fields(model: BaseModel) -> list[str]:
+    found = list(model.model_extra or {})
+    for value in vars(model).values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, BaseModel):
+                found += unknown_fields(item)
+    return found
+
+
+def test_whole_chat() -> None:
+    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole("text", COMPLETED))
+    assert answer.id == "chatcmpl-org~2fm.abc"
+    assert (answer.model, answer.created) == ("org/m", 1_700_000_000)
+    (choice,) = answer.choices
+    assert (choice.message.content, choice.finish_reason, choice.index) == ("text", "length", 0)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 5)
+    assert answer.usage.total_tokens == 12
+    assert answer.usage.prompt_tokens_details.cached_tokens == 3
+
+
+def test_chat_chunks() -> None:
+    shape = ChatFormat(IDENTITY)
+    head = checked(ChatCompletionChunk, shape.head() or {})
+    assert (head.choices[0].delta.role, head.choices[0].delta.content) == ("assistant", "")
+    text = checked(ChatCompletionChunk, shape.text("é"))
+    assert text.choices[0].delta.content == "é"
+    assert text.choices[0].finish_reason is None
+    end = checked(ChatCompletionChunk, shape.finish("stop"))
+    assert (end.choices[0].delta.content, end.choices[0].finish_reason) == (None, "stop")
+    usage = checked(ChatCompletionChunk, shape.usage(COMPLETED.usage))
+    assert usage.choices == []
+    assert usage.usage.total_tokens == 12
+    assert {head.id, text.id, end.id, usage.id} == {"chatcmpl-org~2fm.abc"}
+
+
+def test_whole_completion() -> None:
+    answer = checked(Completion, CompletionFormat(IDENTITY).whole("text", COMPLETED))
+    assert answer.id == "cmpl-org~2fm.abc"
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("text", "length")
+    assert answer.usage.total_tokens == 12
+
+
+def test_completion_chunks() -> None:
+    shape = CompletionFormat(IDENTITY)
+    assert shape.head() is None
+    # Until its last chunk a stream has no reason to end, though the package's type always has one.
+    chunk = shape.text("é")
+    assert chunk["choices"][0].pop("finish_reason") is None
+    chunk["choices"][0]["finish_reason"] = "stop"
+    assert checked(Completion, chunk).choices[0].text == "é"
+    end = checked(Completion, shape.finish("stop"))
+    assert (end.choices[0].text, end.choices[0].finish_reason) == ("", "stop")
+    usage = checked(Completion, shape.usage(COMPLETED.usage))
+    assert usage.choices == []
+    assert usage.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
+def test_every_object_of_a_stream_has_the_same_identity(shape: Format) -> None:
+    objects = [shape.text("a"), shape.finish("stop"), shape.usage(COMPLETED.usage)]
+    assert len({(one["id"], one["object"], one["created"], one["model"]) for one in objects}) == 1
