@@ -12,7 +12,7 @@ import pytest
 
 from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
 from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.sse import collect, text_of
+from support.sse_client import ids_of, read_events, text_of
 from support.waiting import wait_until
 
 
@@ -46,9 +46,9 @@ async def test_any_orchestrator_serves_any_channel_of_any_worker(
     async def one(index: int) -> None:
         prompt = f"request {index}"
         accepted = await submit(session, fronts[index % 2].url, prompt, 40)
-        frames = await collect(session, fronts[1 - index % 2].url + accepted["events_url"])
-        assert [frame.id for frame in frames] == list(range(1, len(frames) + 1))
-        assert text_of(frames) == expected_answer(prompt, 40)
+        events = await read_events(session, fronts[1 - index % 2].url + accepted["events_url"])
+        assert ids_of(events) == list(range(1, len(events) + 1))
+        assert text_of(events) == expected_answer(prompt, 40)
 
     await asyncio.gather(*(one(index) for index in range(40)))
 
@@ -59,13 +59,13 @@ async def test_a_client_cut_off_by_a_killed_orchestrator_goes_on_at_another(
     first, second = start("orchestrator"), start("orchestrator")
     start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="100")
     accepted = await submit(session, first.url, "cut off", 200)
-    seen = await collect(session, first.url + accepted["events_url"], limit=30)
+    seen = await read_events(session, first.url + accepted["events_url"], stop_after=30)
     first.kill()
-    rest = await collect(session, second.url + accepted["events_url"], after=seen[-1].id)
-    frames = seen + rest
-    assert [frame.id for frame in frames] == list(range(1, 204))
-    assert frames[-1].event == "completed"
-    assert text_of(frames) == expected_answer("cut off", 200)
+    rest = await read_events(session, second.url + accepted["events_url"], after=int(seen[-1].id))
+    events = seen + rest
+    assert ids_of(events) == list(range(1, 204))
+    assert events[-1].name == "completed"
+    assert text_of(events) == expected_answer("cut off", 200)
 
 
 async def test_a_late_subscriber_gets_everything(
@@ -85,8 +85,8 @@ async def test_a_late_subscriber_gets_everything(
         return await status() == "completed"
 
     await wait_until(completed, 10)
-    frames = await collect(session, front.url + accepted["events_url"])
-    assert text_of(frames) == expected_answer("late", 50)
+    events = await read_events(session, front.url + accepted["events_url"])
+    assert text_of(events) == expected_answer("late", 50)
 
 
 async def test_what_a_killed_worker_had_not_begun_is_done_by_another(
@@ -97,13 +97,13 @@ async def test_what_a_killed_worker_had_not_begun_is_done_by_another(
     doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
     accepted = await submit(session, front.url, "second chance", 20)
     events_url = front.url + accepted["events_url"]
-    started = await collect(session, events_url, limit=2)
-    assert started[-1].event == "started"
+    started = await read_events(session, events_url, stop_after=2)
+    assert started[-1].name == "started"
     doomed.kill()
     start("llm_worker", **DETERMINISTIC)
-    frames = await collect(session, events_url)
-    assert [frame.event for frame in frames].count("started") == 1
-    assert text_of(frames) == expected_answer("second chance", 20)
+    events = await read_events(session, events_url)
+    assert [event.name for event in events].count("started") == 1
+    assert text_of(events) == expected_answer("second chance", 20)
 
 
 async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
@@ -112,10 +112,10 @@ async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
     front = start("orchestrator")
     worker = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="100")
     accepted = await submit(session, front.url, "last one", 100)
-    await collect(session, front.url + accepted["events_url"], limit=5)
+    await read_events(session, front.url + accepted["events_url"], stop_after=5)
     worker.signal(signal.SIGTERM)
-    frames = await collect(session, front.url + accepted["events_url"])
-    assert text_of(frames) == expected_answer("last one", 100)
+    events = await read_events(session, front.url + accepted["events_url"])
+    assert text_of(events) == expected_answer("last one", 100)
     assert worker.wait(10) == 0
 
 
@@ -125,12 +125,12 @@ async def test_a_terminated_orchestrator_sends_its_readers_on_and_exits_with_0(
     first, second = start("orchestrator"), start("orchestrator")
     start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="50")
     accepted = await submit(session, first.url, "moving on", 100)
-    reading = asyncio.create_task(collect(session, first.url + accepted["events_url"]))
-    await collect(session, second.url + accepted["events_url"], limit=10)
+    reading = asyncio.create_task(read_events(session, first.url + accepted["events_url"]))
+    await read_events(session, second.url + accepted["events_url"], stop_after=10)
     first.signal(signal.SIGTERM)
     seen = await reading
-    assert seen[-1].event == "token"
-    rest = await collect(session, second.url + accepted["events_url"], after=seen[-1].id)
+    assert seen[-1].name == "token"
+    rest = await read_events(session, second.url + accepted["events_url"], after=int(seen[-1].id))
     assert text_of(seen + rest) == expected_answer("moving on", 100)
     assert first.wait(10) == 0
 
@@ -141,7 +141,7 @@ async def test_a_worker_whose_engine_dies_hands_its_jobs_on_and_exits_with_1(
     front = start("orchestrator")
     worker = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="20")
     waiting = await submit(session, front.url, "bystander", 1000)
-    await collect(session, front.url + waiting["events_url"], limit=2)
+    await read_events(session, front.url + waiting["events_url"], stop_after=2)
     await submit(session, front.url, "[engine-death]", 10)
     assert worker.wait(15) == 1
     async with session.get(f"{front.url}/v1/channels/{waiting['channel_id']}") as response:

@@ -16,7 +16,7 @@ import pytest
 
 from support.process_stack import MODEL, VLLM_ON_CPU, make_starter
 from support.processes import ServiceProcess
-from support.sse import collect, text_of
+from support.sse_client import read_events, text_of
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
@@ -161,17 +161,17 @@ async def submit(
 async def test_a_client_that_disconnects_goes_on_at_the_second_orchestrator(stack: Stack) -> None:
     async with aiohttp.ClientSession() as session:
         accepted = await submit(session, stack, LONG)
-        seen = await collect(session, stack.front.url + accepted["events_url"], limit=5)
-        rest = await collect(
-            session, stack.second_front.url + accepted["events_url"], after=seen[-1].id
+        seen = await read_events(session, stack.front.url + accepted["events_url"], stop_after=5)
+        rest = await read_events(
+            session, stack.second_front.url + accepted["events_url"], after=int(seen[-1].id)
         )
-        whole = await collect(session, stack.second_front.url + accepted["events_url"])
+        whole = await read_events(session, stack.second_front.url + accepted["events_url"])
     assert seen + rest == whole
     token_ids = [
-        token for frame in whole if frame.event == "token" for token in frame.data["token_ids"]
+        token for event in whole if event.name == "token" for token in event.json["token_ids"]
     ]
     assert len(token_ids) == LONG["max_tokens"], whole[-1]
-    completed = whole[-1].data
+    completed = whole[-1].json
     assert completed["usage"]["output_tokens"] == LONG["max_tokens"]
     assert min(completed["timings"].values()) >= 0
     assert text_of(whole)
@@ -182,7 +182,7 @@ async def test_a_cancel_frees_the_engines_place(stack: Stack) -> None:
     async with aiohttp.ClientSession() as session:
         held = [await submit(session, stack, LONG) for _ in range(4)]
         for accepted in held:
-            await collect(session, stack.front.url + accepted["events_url"], limit=3)
+            await read_events(session, stack.front.url + accepted["events_url"], stop_after=3)
         fifth = await submit(session, stack, LONG)
         channels = f"{stack.front.url}/v1/channels/"
 
