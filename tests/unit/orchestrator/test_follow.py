@@ -1,0 +1,221 @@
+"""Following a channel gives every event once and in order, whatever happens to live messages and the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from relais_common.fanout import BufferedSubscription
+from relais_common.memory import MemoryStore
+from relais_common.ports import LiveBatch, Subscription
+from relais_orchestrator.follow import PAGE, Follower, is_terminal
+from support.builders import COMPLETED, token_line
+from support.faults import Faults
+from support.ports import Ports, memory_ports
+from support.steps import append, finish, read_all, running, start
+
+IDLE_S = 0.05
+
+
+@pytest.fixture
+def ports(memory_store: MemoryStore) -> Ports:
+    return memory_ports(memory_store)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def follower(ports: Ports, faults: Faults) -> Follower:
+    return Follower(faults.around(ports.log), faults.around(ports.live), idle_s=IDLE_S)
+
+
+async def collect(batches: AsyncGenerator[LiveBatch | None]) -> list[bytes]:
+    """Every line until the end, each with the number that it must have."""
+    lines: list[bytes] = []
+    async with asyncio.timeout(5), aclosing(batches):
+        async for batch in batches:
+            if batch is not None:
+                assert batch.lines
+                assert batch.first_seq == len(lines) + 1
+                lines += batch.lines
+    return lines
+
+
+async def next_lines(batches: AsyncGenerator[LiveBatch | None]) -> LiveBatch:
+    async with asyncio.timeout(5):
+        while (batch := await anext(batches)) is None:
+            pass
+    return batch
+
+
+@pytest.mark.parametrize("name", [b"completed", b"failed", b"cancelled", b"expired"])
+def test_last_events_are_known_by_their_name(name: bytes) -> None:
+    assert is_terminal(name + b" {}")
+    assert not is_terminal(b"token {}")
+    assert not is_terminal(b"completed_not {}")
+
+
+async def test_late_subscriber_gets_everything_in_pages(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    await append(ports, taken.lease, 2, *[token_line()] * (3 * PAGE))
+    await finish(ports, taken.lease, 3 * PAGE + 2)
+    channel_id = taken.job.channel_id
+    assert await collect(follower.follow(channel_id, 0)) == await read_all(ports, channel_id)
+
+
+async def test_events_come_as_they_happen(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 0)) as batches:
+        assert (await next_lines(batches)).first_seq == 1
+        for seq in range(2, 6):
+            coming = asyncio.create_task(next_lines(batches))
+            await asyncio.sleep(0)
+            await append(ports, taken.lease, seq, token_line(str(seq)))
+            assert await coming == LiveBatch(seq, [token_line(str(seq))])
+        await finish(ports, taken.lease, 6)
+        assert is_terminal((await next_lines(batches)).lines[-1])
+        with pytest.raises(StopAsyncIteration):
+            await anext(batches)
+
+
+async def test_resumes_after_a_number(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    await append(ports, taken.lease, 2, token_line("a"), token_line("b"))
+    await finish(ports, taken.lease, 4)
+    async with aclosing(follower.follow(taken.job.channel_id, 2)) as batches:
+        batch = await next_lines(batches)
+    assert (batch.first_seq, batch.lines[0]) == (3, token_line("b"))
+
+
+async def test_silence_gives_none_every_while(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 1)) as batches:
+        for _ in range(3):
+            assert await anext(batches) is None
+
+
+async def test_overlapping_live_batches_are_trimmed_to_what_is_new(
+    ports: Ports, follower: Follower
+) -> None:
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 1)) as batches:
+        coming = asyncio.create_task(anext(batches))
+        await asyncio.sleep(0.01)
+        for first_seq in (2, 2, 3):
+            await append(ports, taken.lease, first_seq, token_line("a"), token_line("b"))
+        assert await coming == LiveBatch(2, [token_line("a"), token_line("b")])
+        assert await next_lines(batches) == LiveBatch(4, [token_line("b")])
+
+
+class Lossy:
+    """A live bus over which only some batches come, and some come twice or late."""
+
+    def __init__(self) -> None:
+        self.subscription = BufferedSubscription(4)
+
+    @asynccontextmanager
+    async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
+        yield self.subscription
+
+    def nudge(self) -> None:
+        self.subscription.drop()
+
+
+async def test_gap_in_live_batches_is_filled_from_the_log(ports: Ports) -> None:
+    taken = await running(ports)
+    live = Lossy()
+    following = asyncio.create_task(
+        collect(Follower(ports.log, live, idle_s=60).follow(taken.job.channel_id, 0))
+    )
+    await asyncio.sleep(0.01)
+    await append(ports, taken.lease, 2, *(token_line(str(seq)) for seq in range(2, 8)))
+    live.subscription.put(LiveBatch(6, [token_line("6"), token_line("7")]))
+    live.subscription.put(LiveBatch(2, [token_line("2")]))  # late, and known by now
+    await asyncio.sleep(0.01)
+    await finish(ports, taken.lease, 8)
+    live.subscription.put(LiveBatch(8, (await read_all(ports, taken.job.channel_id))[-1:]))
+    assert await following == await read_all(ports, taken.job.channel_id)
+
+
+async def test_lost_live_messages_delay_and_never_hang(ports: Ports) -> None:
+    taken = await running(ports)
+    follower = Follower(ports.log, Lossy(), idle_s=0.02)
+    following = asyncio.create_task(collect(follower.follow(taken.job.channel_id, 0)))
+    for seq in range(2, 6):
+        await append(ports, taken.lease, seq)
+    await finish(ports, taken.lease, 6)
+    assert await following == await read_all(ports, taken.job.channel_id)
+
+
+async def test_reader_that_falls_far_behind_reads_the_log(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 0)) as batches:
+        lines = (await next_lines(batches)).lines
+        for seq in range(2, 1002):  # more than it buffers, while it does not look
+            await append(ports, taken.lease, seq, token_line(str(seq)))
+        await finish(ports, taken.lease, 1002)
+        async with asyncio.timeout(5):
+            async for batch in batches:
+                if batch is not None:
+                    assert batch.first_seq == len(lines) + 1
+                    lines += batch.lines
+    assert lines == await read_all(ports, taken.job.channel_id)
+
+
+@pytest.mark.parametrize("method", ["read", "subscribe"])
+async def test_store_that_goes_and_comes_back_is_a_long_silence(
+    ports: Ports, follower: Follower, faults: Faults, method: str
+) -> None:
+    taken = await running(ports)
+    faults.refuse(method, 2)
+    following = asyncio.create_task(collect(follower.follow(taken.job.channel_id, 0)))
+    await start(ports, taken.lease)
+    await append(ports, taken.lease, 3)
+    await finish(ports, taken.lease, 4)
+    assert await following == await read_all(ports, taken.job.channel_id)
+
+
+async def test_store_away_in_the_middle_loses_and_repeats_nothing(
+    ports: Ports, follower: Follower, faults: Faults
+) -> None:
+    taken = await running(ports)
+    following = asyncio.create_task(collect(follower.follow(taken.job.channel_id, 0)))
+    await append(ports, taken.lease, 2, token_line("a"))
+    await asyncio.sleep(0.01)
+    faults.away = True
+    ports.live.nudge()  # the connection is lost, so live messages may be
+    await append(ports, taken.lease, 3, token_line("b"))
+    await asyncio.sleep(IDLE_S)
+    faults.away = False
+    await finish(ports, taken.lease, 4)
+    assert await following == await read_all(ports, taken.job.channel_id)
+
+
+async def test_leaving_ends_the_subscription(ports: Ports) -> None:
+    taken = await running(ports)
+    left = asyncio.Event()
+
+    class Watched(Lossy):
+        @asynccontextmanager
+        async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
+            try:
+                yield self.subscription
+            finally:
+                left.set()
+
+    batches = Follower(ports.log, Watched(), idle_s=60).follow(taken.job.channel_id, 0)
+    await anext(batches)
+    await batches.aclose()
+    assert left.is_set()
+
+
+async def test_every_way_to_end_ends_the_stream(ports: Ports, follower: Follower) -> None:
+    taken = await running(ports)
+    await finish(ports, taken.lease, 2, COMPLETED)
+    assert len(await collect(follower.follow(taken.job.channel_id, 0))) == 2
