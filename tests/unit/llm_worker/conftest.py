@@ -1,0 +1,25 @@
+"""A worker's parts over the store in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from relais_common.memory import MemoryStore
+from support.faults import Faults
+from support.plain_logs import use_plain_logs
+from support.ports import Ports, memory_ports
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> None:
+    use_plain_logs()
+
+
+@pytest.fixture
+def ports(memory_store: MemoryStore) -> Ports:
+    return memory_ports(memory_store)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()

@@ -1,0 +1,67 @@
+"""The worker's settings: every bad value is one error that names its setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relais_common.errors import SettingsError
+from relais_llm_worker.settings import read_settings
+
+BAD = {
+    "ENGINE": ["gpt", "VLLM"],
+    "VLLM_DTYPE": ["int4"],
+    "VLLM_MAX_MODEL_LEN": ["0", "x", "-1"],
+    "VLLM_MAX_NUM_SEQS": ["0", "x"],
+    "VLLM_KV_CACHE_MEMORY_BYTES": ["1", "1G"],
+    "VLLM_TENSOR_PARALLEL_SIZE": ["0", "x"],
+    "VLLM_GPU_MEMORY_UTILIZATION": ["0", "1.1", "nan", "x"],
+    "VLLM_ENFORCE_EAGER": ["maybe"],
+    "DETERMINISTIC_TOKENS_PER_S": ["-1", "fast", "inf", "nan"],
+    "WORKER_ID": ["a b", "a\tb"],
+    "LEASE_S": ["0", "x", "nan"],
+    "DRAIN_S": ["-1", "x", "inf"],
+    "HEARTBEAT_S": ["0", "x"],
+    "REAP_EVERY_S": ["0", "x"],
+    "MAX_FAILURES": ["0", "x"],
+    "MAX_OUTPUT_TOKENS": ["0", "x"],
+    "KV_CACHE_THRESHOLD": ["0", "1.5", "nan"],
+    "HEALTH_PORT": ["-1", "65536", "x"],
+    "REDIS_URL": ["localhost"],
+    "LOG_LEVEL": ["loud"],
+    "LOG_FORMAT": ["xml"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD.items() for value in values]
+)
+def test_bad_value_is_one_error_that_names_its_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings({name: value})
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_model_is_served_under_its_repository_or_the_name_of_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+
+    def served(**env: str) -> str:
+        return read_settings(env).engine.served_name
+
+    assert served(VLLM_HF_REPO_ID="org/model") == "org/model"
+    assert served(VLLM_HF_REPO_ID=str(folder)) == "my-model"
+    assert served(VLLM_HF_REPO_ID="org/model", SERVED_MODEL_NAME="alias") == "alias"
+
+
+def test_two_workers_of_one_machine_have_names_of_their_own_if_they_are_told() -> None:
+    assert read_settings({"WORKER_ID": "w1"}).worker_id == "w1"
+    assert read_settings({}).worker_id
+
+
+def test_password_is_in_no_text_of_the_settings() -> None:
+    settings = read_settings({"REDIS_PASSWORD": "s3cr3t"})
+    assert "s3cr3t" in settings.redis.url
+    assert "s3cr3t" not in repr(settings)
