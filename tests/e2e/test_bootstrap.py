@@ -190,7 +190,7 @@ def test_signal_while_starting_stops_everything(stack: Stack) -> None:
         text=True,
         start_new_session=True,
     )
-    until(lambda: any("relais" in part for p in stack.processes() for part in p.cmdline()))
+    until(lambda: any("/bin/relais-" in part for p in stack.processes() for part in p.cmdline()))
 
     os.killpg(process.pid, signal.SIGINT)
 
