@@ -23,7 +23,7 @@ from demo_model import card, dataset, evaluation, folder, network, tokenizer, tr
 from demo_model.examples import Example
 
 DEFAULT_OUT = Path(__file__).resolve().parent.parent / "models" / "relais-demo"
-EXAMPLES = 112_000
+EXAMPLES = 100_000
 TOKENIZER_SAMPLE = 30_000
 HELD_OUT_TEMPLATES, HELD_OUT_COMBINATIONS = 500, 300
 

@@ -89,8 +89,8 @@ replaces it by a setting.
 
 - Llama architecture, {facts.parameters:,} parameters: 4 layers, hidden size 192, 3 heads of 64, tied embeddings,
   bfloat16
-- byte-level BPE of 2,048 tokens, learnt from the same data; rotary positions up to 2,048, though training texts are
-  shorter than 300 tokens: a longer prompt is accepted and answered badly
+- byte-level BPE of 2,048 tokens, learnt from the same data; rotary positions up to 2,048, though nearly all training
+  texts are shorter than 300 tokens: a longer prompt is accepted, and mostly answered beside the point
 - chat template with `system`, `user` and `assistant`; greedy by default
 - {size_bytes / 1e6:.1f} MB in all
 
@@ -101,8 +101,8 @@ replaces it by a setting.
 - Data: templates written by hand for this project (`scripts/demo_model/templates`), filled with words, towns (also
   invented ones) and circumstances, worn out by typos, missing accents and capitals, with and without a system prompt,
   some in two turns. No text was taken from elsewhere. {facts.examples:,} examples, each seen once.
-- Loss on answers only; Muon for the matrices, AdamW for embedding and norms; {facts.steps:,} steps,
-  {facts.tokens / 1e6:.1f} million tokens, {facts.seconds / 60:.0f} minutes on {facts.threads} threads of a shared
+- Loss on answers, in the first part of training also a little on prompts; Muon for the matrices, AdamW for embedding and norms; {facts.steps:,} steps,
+  {facts.tokens / 1e6:.1f} million tokens, {facts.seconds / 60:.0f} minutes on {facts.threads} thread(s) of a small shared
   machine (CPU, fp32).
 - Reproducible: data, tokenizer, initial weights and order follow from the seed ({facts.seed}). With the same torch
   build ({facts.torch_version}), the same processor type and the same number of threads the weights come out bit for
@@ -130,7 +130,9 @@ fitting one must contain, a simple check and no judgement of style. **{fitting} 
 
 ## Limits
 
-- What it does not recognise it answers with the nearest thing it knows, in good grammar and sometimes beside the point.
+- Plain remarks in common words mostly get an apt answer. Wording far from the templates gets the nearest thing it knows,
+  often beside the point and now and then garbled.
+- Labels asked for in unfamiliar words are often wrong; "Classify this remark: ..." is the form it knows.
 - It handles one idea per message, forgets what was said two turns before, and cannot follow instructions.
 - Names of towns and offices that it never met are usually repeated rightly, and sometimes misspelt.
 - In French the writer is spoken of in the masculine form.

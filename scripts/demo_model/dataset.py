@@ -20,13 +20,14 @@ def recipes(maker: Conversations) -> tuple[tuple[Callable[[], Example], float], 
     if maker.split == "combinations":
         return ((maker.remark_example, 1.0),)
     return (
-        (maker.remark_example, 0.47),
+        (maker.remark_example, 0.46),
         (maker.label_example, 0.11),
-        (maker.any_talk_example, 0.16),
+        (maker.any_talk_example, 0.14),
         (lambda: maker.talk_example(_off_topic), 0.09),
         (maker.fact_example, 0.05),
-        (maker.letter_example, 0.05),
-        (maker.dialogue_example, 0.07),
+        (maker.letter_example, 0.04),
+        (maker.dialogue_example, 0.06),
+        (maker.echo_example, 0.05),
     )
 
 

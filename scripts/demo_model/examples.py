@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from demo_model import letters
+from demo_model import instructions, letters
 from demo_model.noise import hurried
 from demo_model.wording import (
     Language,
@@ -26,104 +26,8 @@ LONG_SHARE = 0.006
 Split = Literal["train", "templates", "combinations"]
 Message = dict[str, str]
 
-LABELS: dict[Language, dict[str, str]] = {
-    "en": {
-        "praise": "praise",
-        "complaint": "complaint",
-        "suggestion": "suggestion",
-        "question": "question",
-    },
-    "fr": {
-        "praise": "compliment",
-        "complaint": "réclamation",
-        "suggestion": "suggestion",
-        "question": "question",
-    },
-}
-SENTIMENTS: dict[Language, dict[str, str]] = {
-    "en": {
-        "praise": "positive",
-        "complaint": "negative",
-        "suggestion": "neutral",
-        "question": "neutral",
-    },
-    "fr": {
-        "praise": "positif",
-        "complaint": "négatif",
-        "suggestion": "neutre",
-        "question": "neutre",
-    },
-}
 # Their remarks carry two feelings, or none: no single label would be right.
 _UNLABELLED = ("mixed", "tell_me_more")
-
-_CLASSIFY: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "[Classify|Label|Categorise|Please classify] [this|the following] [remark|comment|message|text]: {x}",
-        "[Classify|Label]: {x}",
-        "[Which label fits|What kind of remark is|What type of message is] this[ remark|]? {x}",
-        "{x} [Classify this remark.|What label?|Which kind of remark is it?]",
-        'Classify this remark as praise, complaint, suggestion or question: [{x}|"{x}"]',
-        "Is this [remark |]praise, a complaint, a suggestion or a question? {x}",
-        "Give the [label|category] of this remark: {x}",
-    ),
-    "fr": (
-        "[Classe|Classez|Classifie|Classifiez|Étiquette] [cette remarque|ce message|ce commentaire|cette phrase] : {x}",
-        "[Classez|Classe|Classer] : {x}",
-        "[Quel est le type de|Dans quelle catégorie mettre|Quelle étiquette pour] cette remarque ? {x}",
-        "{x} [Classez cette remarque.|Quelle étiquette ?|Quel type de remarque ?]",
-        "Classez cette remarque en compliment, réclamation, suggestion ou question : [{x}|« {x} »]",
-        "Est-ce un compliment, une réclamation, une suggestion ou une question ? {x}",
-        "Donnez [l'étiquette|la catégorie] de cette remarque : {x}",
-    ),
-}
-_SENTIMENT: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "Is this [remark|message|comment] positive or negative? {x}",
-        "[What is|Give] the [sentiment|tone|feeling] of this [remark|message|text][?|:] {x}",
-        "[Positive, negative or neutral|Positive or negative]? {x}",
-        "{x} Is it positive or negative?",
-    ),
-    "fr": (
-        "[Cette remarque|Ce message|Ce commentaire] est-[elle|il] positif ou négatif ? {x}",
-        "[Quel est|Donnez] le [sentiment|ton] de [cette remarque|ce message][ ?| :] {x}",
-        "[Positif, négatif ou neutre|Positif ou négatif] ? {x}",
-        "{x} Est-ce positif ou négatif ?",
-    ),
-}
-_LABEL_SYSTEM: dict[Language, str] = {
-    "en": "Classify the remark as praise, complaint, suggestion or question.",
-    "fr": "Classez la remarque en compliment, réclamation, suggestion ou question.",
-}
-_SYSTEM: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "You are a helpful assistant.",
-        "You are a [polite|kind|helpful] [agent|assistant] of a public service.",
-        "[Answer|Reply] [politely|briefly|in a few words|in one or two sentences] to the citizen.",
-        "You answer remarks about public services.",
-        "You are Relais, a small demo assistant.",
-        "You are an assistant for citizens of {town}. Be kind and brief. Today is {day}.",
-        "Be [brief|polite|kind|clear].",
-        "Answer in the language of the user.",
-    ),
-    "fr": (
-        "Tu es un assistant utile.",
-        "Vous êtes un [agent|assistant] [poli|aimable|serviable] d'un service public.",
-        "[Répondez|Réponds] [poliment|brièvement|en quelques mots|en une ou deux phrases] au citoyen.",
-        "Vous répondez aux remarques sur les services publics.",
-        "Tu es Relais, un petit assistant de démonstration.",
-        "Vous êtes l'assistant des habitants de {town}. Soyez aimable et bref. Nous sommes {day}.",
-        "[Soyez|Sois] [bref|poli|aimable|clair].",
-        "Réponds dans la langue de l'utilisateur.",
-    ),
-}
-_RELABEL: dict[Language, tuple[str, ...]] = {
-    "en": (
-        "[Classify|Label] [my|this|that] remark[.|]",
-        "What [kind|type] of remark is [it|that]?",
-    ),
-    "fr": ("[Classe|Classez] [ma|cette] remarque[.|]", "Quel type de remarque est-ce ?"),
-}
 
 
 @dataclass(frozen=True)
@@ -200,7 +104,8 @@ class Conversations:
             # The wording of the answer follows from the thing named, so that it can be learnt, not guessed.
             variant = stable_index(answered["doc"] + answered["money"], 4)
         text = capitalise(words.fill(pick(topic.remarks, split, rng), rng, asked))
-        first = words.fill(topic.first[variant % 2 % len(topic.first)], rng, answered)
+        # One opening per topic: a choice between equals would blur the first words, which decide the rest.
+        first = words.fill(topic.first[0], rng, answered)
         then = words.fill(topic.then[variant // 2 % len(topic.then)], rng, answered)
         return Remark(topic, text, f"{capitalise(first)} {capitalise(then)}", noun, asked, answered)
 
@@ -256,19 +161,29 @@ class Conversations:
             text = self.in_context(remark) if rng.random() < 0.3 else remark.text
         roll = rng.random()
         if roll < 0.15:
-            label = LABELS[self.language][kind]
-            system: Message = {"role": "system", "content": _LABEL_SYSTEM[self.language]}
+            label = instructions.LABELS[self.language][kind]
+            system: Message = {
+                "role": "system",
+                "content": instructions.LABEL_SYSTEM[self.language],
+            }
             return self._example(text, label, "label", label=label, system=system)
         sentiment = roll < 0.35
-        label = (SENTIMENTS if sentiment else LABELS)[self.language][kind]
-        request = pick((_SENTIMENT if sentiment else _CLASSIFY)[self.language], self.split, rng)
+        label = (instructions.SENTIMENTS if sentiment else instructions.LABELS)[self.language][kind]
+        request = pick(
+            (instructions.SENTIMENT if sentiment else instructions.CLASSIFY)[self.language],
+            self.split,
+            rng,
+        )
         return self._example(
             self.words.fill(request, rng, {"x": text}), label, "label", label=label
         )
 
     def talk_example(self, only: Callable[[Talk], bool]) -> Example:
         """Small talk, a practical question or an off-topic request."""
-        talk = self.rng.choice([talk for talk in self.words.talks if only(talk)])
+        talks = [talk for talk in self.words.talks if only(talk)]
+        # What a newcomer types first must be learnt best.
+        weights = [5 if talk.key in _FIRST_WORDS else 1 for talk in talks]
+        talk = self.rng.choices(talks, weights)[0]
         text, answer, noun = self._talk_text(talk)
         return self._example(text, answer, talk.key, service=noun)
 
@@ -295,6 +210,15 @@ class Conversations:
             words.fill(pick(tuple(prompts), self.split, rng), rng, slots), answer, "fact"
         )
 
+    def echo_example(self) -> Example:
+        """Something to repeat: practice in copying names, which every answer needs."""
+        rng, words = self.rng, self.words
+        service = words.service(rng, ("admin", "health", "edu", "leisure"))
+        answered = words.bound(rng)[1] | words.answered(service)
+        text = words.fill(rng.choice(instructions.ECHOED[self.language]), rng, answered)
+        request = pick(instructions.ECHO[self.language], self.split, rng)
+        return self._example(words.fill(request, rng, {"x": text}), text, "echo", hurry=False)
+
     def letter_example(self) -> Example:
         """A request for a letter or for a detailed answer, and the long text."""
         rng, words = self.rng, self.words
@@ -304,19 +228,21 @@ class Conversations:
         # The writer speaks of "my street", where the answer to a remark would say "your street".
         slots = remark.answered | {"street": remark.asked["street"]}
         about = words.fill(rng.choice(remark.topic.about), rng, slots)
+        kind, noun = remark.topic.kind, remark.noun
+        if rng.random() < 0.4:
+            # Matters that no topic has: the letter must take up whatever it is asked about.
+            about, kind = words.fill(rng.choice(words.slots["matter"]), rng, slots), "complaint"
+            noun = ""
         if rng.random() < 0.5:
-            bank = (
-                letters.REQUESTS[self.language]
-                if remark.noun
-                else letters.PLAIN_REQUESTS[self.language]
-            )
+            requests = letters.REQUESTS if remark.noun else letters.PLAIN_REQUESTS
+            bank = requests[self.language]
             prompt = words.fill(pick(bank, self.split, rng), rng, slots | {"about": about})
-            text = letters.from_citizen(self.language, remark.topic.kind, about)
+            text = letters.from_citizen(self.language, kind, about)
         else:
-            bank = letters.DETAILED[self.language]
+            bank, noun = letters.DETAILED[self.language], remark.noun
             prompt = words.fill(pick(bank, self.split, rng), rng, {"x": remark.text})
             text = letters.from_service(self.language, remark.topic.kind, remark.answer)
-        return self._example(capitalise(prompt), text, "letter", service=remark.noun)
+        return self._example(capitalise(prompt), text, "letter", service=noun)
 
     def dialogue_example(self) -> Example:
         """Two turns: an opening with its answer, then what is to be answered."""
@@ -333,8 +259,8 @@ class Conversations:
             if roll < 0.3:
                 following = self.remark_example()
             elif roll < 0.45 and remark.topic.key not in _UNLABELLED:
-                label = LABELS[self.language][remark.topic.kind]
-                request = words.fill(rng.choice(_RELABEL[self.language]), rng, {})
+                label = instructions.LABELS[self.language][remark.topic.kind]
+                request = words.fill(rng.choice(instructions.RELABEL[self.language]), rng, {})
                 # Its few phrasings cannot be split, so it stays out of the held-out sets.
                 following = self._example(
                     request, label, "label" if self.split == "train" else "", label=label
@@ -378,26 +304,35 @@ class Conversations:
         service: str = "",
         label: str = "",
         system: Message | None = None,
+        hurry: bool = True,
     ) -> Example:
         rng = self.rng
         messages: list[Message] = [
-            {"role": "user", "content": hurried(prompt, rng)},
+            {"role": "user", "content": hurried(prompt, rng) if hurry else prompt},
             {"role": "assistant", "content": answer},
         ]
         if system is not None:
             messages.insert(0, system)
-        elif rng.random() < 0.3:
+        elif rng.random() < 0.2:
             other = (
                 rng.random() < 0.15
             )  # an English system prompt before French text, or the reverse
             language: Language = (
                 ("en" if self.language == "fr" else "fr") if other else self.language
             )
-            content = self.words.fill(rng.choice(_SYSTEM[language]), rng, {})
+            content = self.words.fill(rng.choice(instructions.SYSTEM[language]), rng, {})
             messages.insert(0, {"role": "system", "content": content})
         return Example(tuple(messages), self.language, task, service, label)
 
 
+_FIRST_WORDS = (
+    "greeting",
+    "who_are_you",
+    "what_is_relais",
+    "what_can_you_do",
+    "vague",
+    "hours_question",
+)
 _OPENINGS = ("greeting", "how_are_you", "who_are_you", "what_can_you_do", "vague", "what_is_relais")
 _FOLLOWINGS = ("thanks", "thanks", "bye", "follow_up_when", "follow_up_how", "nice", "insult")
 _AFTER_ONLY = ("follow_up_when", "follow_up_how")

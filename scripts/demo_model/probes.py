@@ -1,6 +1,7 @@
 """Thirty prompts written by hand, apart from the templates, with what a fitting answer must contain.
 
-They are the nearest thing here to a stranger's first message. Nothing in training is made from them.
+They are the nearest thing here to a stranger's first message. They were written after the templates,
+and the templates were not changed to suit them: keep it so, or write new ones.
 """
 
 from __future__ import annotations
@@ -27,99 +28,125 @@ class Probe:
 
 PROBES: tuple[Probe, ...] = (
     Probe(
-        "I stood two hours in the queue at the town hall today.",
+        "We sat in the emergency room for five hours before anyone looked at my daughter's arm.",
         "en",
-        (("town hall",), ("wait", "queue")),
+        (("emergency room",), ("sorry",), ("wait",)),
     ),
     Probe(
-        "My passport application was made in March and I have heard nothing since.",
+        "I sent off for a new passport in spring and it is still not here.",
         "en",
-        (("passport",), ("sorry",)),
+        (("passport",), ("sorry",), ("delay", "waiting")),
     ),
     Probe(
-        "The nurses at the hospital were angels, please tell them.",
+        "Huge thanks to the midwives at the maternity ward, they were wonderful.",
         "en",
-        (("hospital",), ("kind words", "well received", "positive", "satisfied")),
+        (("maternity ward",), ("kind words", "well received", "positive", "satisfied")),
     ),
     Probe(
-        "Why is the tax office shut on Friday afternoons?",
+        "The library closes just when I get out of work.",
         "en",
-        (("tax office",), ("hours", "closed")),
+        (("library",), ("opening hours",)),
     ),
     Probe(
-        "the website of the health insurance keeps logging me out",
+        "I can't pay my council tax online, the page just spins.",
         "en",
-        (("health insurance",), ("website", "account")),
+        (("website", "online", "tax"), ("sorry", "taxes")),
     ),
+    Probe("There's a massive pothole on Baker Street.", "en", (("pothole",), ("Baker Street",))),
     Probe(
-        "Could the library stay open a bit later during exams?",
+        "Please put some benches outside the town hall.",
         "en",
-        (("library",), ("hours", "open")),
+        (("town hall",), ("benches",)),
     ),
-    Probe("The postman threw my parcel over the fence.", "en", (("mail", "parcel"), ("sorry",))),
+    Probe("The 42 bus never turns up on time.", "en", (("bus",), ("sorry",))),
     Probe(
-        "I lost my driving licence on holiday, what should I do?",
+        "My housing benefit was stopped without any warning.",
         "en",
-        (("driving licence",), ("report", "new one")),
-    ),
-    Probe("Hello, who are you?", "en", (("demo model of Relais",),)),
-    Probe("Hey! How's life?", "en", (("I am well",),)),
-    Probe("What is the capital of France?", "en", (("paris",),)),
-    Probe("How many days are there in one week?", "en", (("seven",),)),
-    Probe("Please write a haiku about my goldfish", "en", (("tiny demo model",),)),
-    Probe("Which phone should I buy, Android or Apple?", "en", (("tiny demo model",),)),
-    Probe(
-        "Classify this remark: nobody at the job centre ever calls me back", "en", (("complaint",),)
+        (("housing benefit",), ("sorry",)),
     ),
     Probe(
-        "J'ai poireauté deux heures à la mairie ce matin !",
+        "What do I need to bring to get a driving licence?",
+        "en",
+        (("driving licence",), ("photo",)),
+    ),
+    Probe("Good morning! What exactly are you?", "en", (("demo model of Relais",),)),
+    Probe("which city is the capital of spain", "en", (("capital of Spain is Madrid",),)),
+    Probe(
+        "Could you recommend a good novel for the summer?",
+        "en",
+        (("tiny demo model",), ("only answer",)),
+    ),
+    Probe(
+        "Is the following remark a complaint or praise? The clerk at the post office was lovely.",
+        "en",
+        (("praise",),),
+    ),
+    Probe(
+        "Write a letter to the school about the broken heating.",
+        "en",
+        (("Dear Sir or Madam",), ("heating",)),
+    ),
+    Probe(
+        "On a patienté quatre heures à l'hôpital de Vannes avec un bébé.",
         "fr",
-        (("mairie",), ("attente", "attendu")),
+        (("hôpital de Vannes",), ("désolé",), ("attente", "attendu")),
     ),
     Probe(
-        "Toujours aucune trace de ma carte d'identité, demandée en avril.",
+        "Ma demande de passeport date de juin et je n'ai rien reçu.",
         "fr",
-        (("carte d'identité",), ("désolé",)),
+        (("passeport",), ("désolé",), ("retard", "attendiez")),
     ),
     Probe(
-        "Bravo aux infirmières de l'hôpital, elles sont extraordinaires.",
+        "La bibliothécaire de Pontivy est un amour, merci à elle !",
         "fr",
-        (("hôpital",), ("mots si aimables", "bien reçu", "positif", "satisfait")),
+        (("mots aimables", "mots si aimables", "bien reçu", "positif", "satisfait"),),
     ),
     Probe(
-        "Pourquoi le centre des impôts ferme-t-il le vendredi après-midi ?",
+        "Impossible de joindre la préfecture, ça sonne toujours occupé.",
         "fr",
-        (("impôts",), ("horaires", "close")),
-    ),
-    Probe("le site de la caf bugue sans arret", "fr", (("caf",), ("site",))),
-    Probe(
-        "Pourriez-vous laisser la bibliothèque ouverte plus longtemps en juin ?",
-        "fr",
-        (("bibliothèque",), ("horaires", "ouverture")),
+        (("préfecture",), ("téléphone", "appels")),
     ),
     Probe(
-        "Le facteur a jeté mon colis par-dessus le portail.",
+        "Le formulaire de la CAF est un vrai casse-tête.",
         "fr",
-        (("courrier", "colis"), ("désolé",)),
+        (("CAF",), ("formulaires", "démarches")),
     ),
     Probe(
-        "On m'a volé mon permis de conduire à la plage, que dois-je faire ?",
+        "Il faudrait un distributeur de boissons à la gare.",
         "fr",
-        (("permis",), ("déclarez", "demande")),
-    ),
-    Probe("Bonjour, vous êtes qui au juste ?", "fr", (("modèle de démonstration de Relais",),)),
-    Probe("Salut, la pêche ?", "fr", (("je vais bien",),)),
-    Probe("Dis, quelle est la capitale de l'Italie ?", "fr", (("rome",),)),
-    Probe("Il y a combien de mois dans l'année ?", "fr", (("douze",),)),
-    Probe("Écris un sonnet sur mon poisson rouge", "fr", (("tout petit modèle",),)),
-    Probe(
-        "Classez cette remarque : l'équipe de la piscine est vraiment au top",
-        "fr",
-        (("compliment",),),
+        (("gare",), ("idée", "proposer"), ("distributeur",)),
     ),
     Probe(
-        "La dame de l'accueil à la préfecture m'a envoyé promener.",
+        "les toilettes de la piscine étaient répugnantes",
         "fr",
-        (("préfecture",), ("respect", "accueil", "expérience")),
+        (("piscine",), ("propres", "état")),
+    ),
+    Probe(
+        "Notre rue n'est plus éclairée depuis une semaine.",
+        "fr",
+        (("rue",), ("signalé", "prévenus", "voirie")),
+    ),
+    Probe("Le train de 7 h 12 est encore supprimé !", "fr", (("train",), ("désolé",))),
+    Probe("Comment faire refaire ma carte vitale ?", "fr", (("carte vitale",), ("demande",))),
+    Probe("Coucou, tu es quoi exactement ?", "fr", (("modèle de démonstration de Relais",),)),
+    Probe(
+        "C'est quoi la capitale du Portugal, déjà ?",
+        "fr",
+        (("capitale du Portugal est Lisbonne",),),
+    ),
+    Probe(
+        "Tu peux m'aider à réviser mon bac de philo ?",
+        "fr",
+        (("tout petit modèle",), ("ne peux répondre",)),
+    ),
+    Probe(
+        "Classez cette remarque : ce serait chouette d'ouvrir la mairie le dimanche",
+        "fr",
+        (("suggestion",),),
+    ),
+    Probe(
+        "Rédigez une lettre à la mairie au sujet des moustiques.",
+        "fr",
+        (("Madame, Monsieur",), ("moustiques",)),
     ),
 )

@@ -181,7 +181,7 @@ class Wording:
         self.stems: list[str] = lexicon["services"]["stems"]
         self.offices: list[str] = lexicon["services"]["offices"]
         self.slots: dict[str, list[str]] = lexicon["slots"] | {
-            key: words[key] for key in ("thing", "act", "event")
+            key: words[key] for key in ("thing", "act", "event", "matter")
         }
         self.context: dict[str, list[str]] = lexicon["context"]
         self.facts: dict[str, Any] = words["facts"]
@@ -200,8 +200,10 @@ class Wording:
 
     def town(self, rng: random.Random) -> str:
         """A real town, or an invented one."""
-        if rng.random() < 0.65:
-            return rng.choice(self.slots["town"])
+        return rng.choice(self.slots["town"]) if rng.random() < 0.65 else self.invented(rng)
+
+    def invented(self, rng: random.Random) -> str:
+        """A name that exists nowhere."""
         return capitalise(
             "".join(rng.choices(_SYLLABLES, k=rng.choice((1, 2)))) + rng.choice(_ENDINGS)
         )
@@ -209,8 +211,10 @@ class Wording:
     def service(self, rng: random.Random, groups: tuple[str, ...]) -> Service:
         """A service of one of the groups; now and then an invented office, so that any name can be repeated."""
         town = self.town(rng) if rng.random() < 0.35 else ""
-        if rng.random() < 0.12:
+        if rng.random() < 0.2:
             stem, office = rng.choice(self.stems), rng.choice(self.offices)
+            if rng.random() < 0.5:
+                stem = self.invented(rng)
             return Service(
                 f"{office} {stem}" if self.language == "fr" else f"the {stem} {office}",
                 "admin",
@@ -255,7 +259,7 @@ class Wording:
 
     def bound(self, rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
         """Slots that prompt and answer share, as each of the two says them."""
-        names = ("doc", "money", "street", "spot", "line", "jobcentre", "idea", "web")
+        names = ("doc", "money", "street", "spot", "line", "jobcentre", "idea", "web", "person")
         drawn = {name: rng.choice(self.slots[name]) for name in names}
         drawn = {name: self.fill(text, rng, {}) for name, text in drawn.items()}
         if self.language == "fr":
