@@ -215,6 +215,11 @@ class Consumer:
             await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
         for held in self._held_jobs.all():
             held.halt(Abandon.HAND_BACK)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=HAND_BACK_TIMEOUT_S)
+        # With Redis away, an end cannot be written down: the lease brings its job back.
+        for task in list(self._tasks):
+            task.cancel()
 
     async def _hand_back_all(self) -> None:
         leases = [held.lease for held in self._held_jobs.all()]

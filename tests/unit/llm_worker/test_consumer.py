@@ -1,0 +1,244 @@
+"""How the worker's loop takes, holds and lets go, over the store in memory and a handler of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from relais_common.errors import EngineDead
+from relais_common.events import Failed, Terminal, Token
+from relais_common.jobs import Job, Status
+from relais_common.lifecycle import background
+from relais_common.worker import consumer as consumer_module
+from relais_common.worker.consumer import Consumer, ConsumerSettings
+from relais_common.worker.held import HeldJob, HeldJobs
+from relais_common.worker.leases import listen_for_stops, renew_for_ever
+from relais_common.worker.publisher import Publisher
+from support.builders import COMPLETED, MODEL, make_job
+from support.faults import Faults
+from support.owned import end_task
+from support.ports import Ports
+from support.steps import crash, enqueue, events, ids, start, take
+from support.waiting import wait_until
+
+LEASE_S = 0.3
+
+
+class ScriptedHandler:
+    """Each job waits until the test lets it end, and how."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.begun: list[str] = []
+        self.ends: dict[str, asyncio.Future[Terminal]] = defaultdict(
+            lambda: asyncio.get_running_loop().create_future()
+        )
+
+    def room(self, held: int) -> int:
+        return self.places - held
+
+    async def handle(self, held: HeldJob) -> Terminal:
+        self.begun.append(held.lease.channel_id)
+        return await self.ends[held.lease.channel_id]
+
+    def complete(self, job: Job) -> None:
+        self.ends[job.channel_id].set_result(COMPLETED)
+
+
+class Rig:
+    """A consumer with the loops it needs. Its store may be taken away by `faults`."""
+
+    def __init__(
+        self, ports: Ports, faults: Faults, *, places: int = 4, drain_s: float = 5.0
+    ) -> None:
+        source = faults.around(ports.source)
+        self.held_jobs = HeldJobs()
+        self.handler = ScriptedHandler(places)
+        self.stop = asyncio.Event()
+        self._source = source
+        self._publisher = Publisher(source)
+        self._consumer = Consumer(
+            source,
+            self.handler,
+            self.held_jobs,
+            self._publisher,
+            ConsumerSettings(MODEL, "worker-1", LEASE_S, drain_s),
+        )
+
+    async def _run(self) -> None:
+        async with background(
+            self._publisher.run(),
+            renew_for_ever(self._source, self.held_jobs, self._publisher, lease_s=LEASE_S),
+            listen_for_stops(self._source, self.held_jobs, MODEL, lease_s=LEASE_S),
+        ):
+            await self._consumer.run(self.stop)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield task
+        finally:
+            await end_task(task)
+
+    async def begun(self, count: int) -> None:
+        await wait_until(lambda: len(self.handler.begun) == count)
+
+
+@pytest.fixture
+def rig(ports: Ports, faults: Faults) -> Rig:
+    return Rig(ports, faults)
+
+
+async def status(ports: Ports, job: Job) -> Status:
+    state = await ports.intake.state(job.channel_id)
+    assert state is not None
+    return state.status
+
+
+async def test_end_of_a_job_frees_its_place_for_the_oldest_that_waits(
+    ports: Ports, faults: Faults
+) -> None:
+    rig = Rig(ports, faults, places=2)
+    jobs = [make_job() for _ in range(4)]
+    await enqueue(ports, *jobs)
+    async with rig.running():
+        await rig.begun(2)
+        assert (await ports.intake.depth(MODEL)).waiting == 2
+        rig.handler.complete(jobs[1])
+        await rig.begun(3)
+        rig.handler.complete(jobs[0])
+        await rig.begun(4)
+    assert rig.handler.begun == ids(jobs)
+    assert all(args[1] <= 2 for name, args, _ in faults.calls if name == "take")
+
+
+@pytest.mark.parametrize("fault", ["refuse", "lose_answer"])
+async def test_take_whose_answer_did_not_come_is_asked_for_again_under_the_same_call_id(
+    rig: Rig, ports: Ports, faults: Faults, fault: str
+) -> None:
+    jobs = [make_job() for _ in range(3)]
+    await enqueue(ports, *jobs)
+    getattr(faults, fault)("take", 2)
+    async with rig.running():
+        await rig.begun(3)
+        assert rig.handler.begun == ids(jobs)
+    calls = [kwargs["call_id"] for name, _, kwargs in faults.calls if name == "take"]
+    assert calls[0] == calls[1] == calls[2]
+    assert calls[3] != calls[2]
+
+
+async def test_suspect_runs_alone_and_the_others_wait_for_its_end(rig: Rig, ports: Ports) -> None:
+    suspect, other = make_job(), make_job()
+    await enqueue(ports, suspect)
+    (taken,) = await take(ports, worker_id="dead")
+    await start(ports, taken.lease)
+    await crash(ports, taken.lease)
+    await enqueue(ports, other)
+    async with rig.running():
+        await rig.begun(1)
+        assert rig.handler.begun == [suspect.channel_id]
+        assert rig.held_jobs.suspect
+        # A few looks at the room that there seems to be.
+        await asyncio.sleep(3 * consumer_module.FULL_POLL_S)
+        assert rig.handler.begun == [suspect.channel_id]
+        rig.handler.complete(suspect)
+        await rig.begun(2)
+        assert rig.handler.begun[1] == other.channel_id
+
+
+async def test_busy_worker_leaves_a_suspect_to_an_idle_one(rig: Rig, ports: Ports) -> None:
+    busy_with, suspect = make_job(), make_job()
+    await enqueue(ports, busy_with)
+    async with rig.running():
+        await rig.begun(1)
+        await enqueue(ports, suspect)
+        await rig.begun(2)
+        first = rig.held_jobs.get(suspect.channel_id)
+        assert first is not None
+        await start(ports, first.lease)
+        await crash(ports, first.lease)
+        await wait_until(lambda: rig.held_jobs.get(suspect.channel_id) is None)
+        await asyncio.sleep(3 * consumer_module.FULL_POLL_S)
+        assert await status(ports, suspect) is Status.QUEUED
+        rig.handler.complete(busy_with)
+        await rig.begun(3)
+    assert rig.handler.begun[2] == suspect.channel_id
+
+
+async def test_dead_engine_hands_jobs_back_to_the_front_in_their_order(
+    rig: Rig, ports: Ports
+) -> None:
+    held = [make_job() for _ in range(4)]
+    await enqueue(ports, *held)
+    async with rig.running() as task:
+        await rig.begun(4)
+        late = make_job()
+        await enqueue(ports, late)
+        rig.handler.ends[held[2].channel_id].set_exception(EngineDead("gone"))
+        await asyncio.wait({task}, timeout=5)
+        with pytest.raises(ExceptionGroup) as caught:
+            task.result()
+    assert caught.group_contains(EngineDead)
+    again = await take(ports, 10, worker_id="other")
+    assert ids(again) == ids([*held, late])
+    assert all(taken.failures == 0 for taken in again)
+
+
+async def test_crash_says_nothing_of_itself_and_the_worker_lives_on(rig: Rig, ports: Ports) -> None:
+    bad, good = make_job(), make_job()
+    await enqueue(ports, bad, good)
+    async with rig.running():
+        await rig.begun(2)
+        rig.handler.ends[bad.channel_id].set_exception(ZeroDivisionError("s3cr3t"))
+        rig.handler.complete(good)
+        await wait_until(lambda: len(rig.held_jobs) == 0)
+    (*_, end) = await events(ports, bad.channel_id)
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.status) == ("engine_error", 500)
+    assert "s3cr3t" not in str(end)
+    assert await status(ports, good) is Status.COMPLETED
+
+
+async def test_drain_takes_nothing_new(rig: Rig, ports: Ports) -> None:
+    held, late = make_job(), make_job()
+    await enqueue(ports, held)
+    async with rig.running() as task:
+        await rig.begun(1)
+        rig.stop.set()
+        await enqueue(ports, late)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        rig.handler.complete(held)
+        await asyncio.wait({task}, timeout=5)
+        task.result()
+    assert await status(ports, held) is Status.COMPLETED
+    assert await status(ports, late) is Status.QUEUED
+
+
+async def test_drain_comes_to_an_end_though_the_store_is_away(
+    ports: Ports, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be ended or handed back comes back by its lease."""
+    monkeypatch.setattr(consumer_module, "HAND_BACK_TIMEOUT_S", 0.1)
+    rig = Rig(ports, faults, drain_s=0.1)
+    ended, unsent, running = make_job(), make_job(), make_job()
+    await enqueue(ports, ended, unsent, running)
+    async with rig.running() as task:
+        await rig.begun(3)
+        faults.away = True
+        rig.handler.complete(ended)
+        held = rig.held_jobs.get(unsent.channel_id)
+        assert held is not None
+        held.add(Token("a", (1,)))
+        rig.handler.complete(unsent)
+        rig.stop.set()
+        await asyncio.wait({task}, timeout=3)
+        assert task.done()
+        task.result()
+    assert await status(ports, ended) is Status.RUNNING
+    assert await status(ports, unsent) is Status.RUNNING
