@@ -17,6 +17,8 @@ from relais_common.ports import JobIntake
 
 log = structlog.get_logger(__name__)
 
+RETRY_S = 0.5
+
 
 class Watcher:
     """One loop for all streams of this process."""
@@ -39,11 +41,17 @@ class Watcher:
                 del self._channels[channel_id]
 
     async def run(self) -> None:
+        renewed = True
         while True:
-            await asyncio.sleep(self._lease_s / 3)
-            for channel_id in list(self._channels):
-                try:
-                    await self._queue.watch(channel_id, lease_s=self._lease_s)
-                except StoreUnavailable:
-                    log.warning("watch_failed")
-                    break
+            # After an outage, this must come before the reapers, which hold still for a worker's lease only.
+            await asyncio.sleep(self._lease_s / 3 if renewed else min(RETRY_S, self._lease_s / 3))
+            renewed = await self._renew()
+
+    async def _renew(self) -> bool:
+        for channel_id in list(self._channels):
+            try:
+                await self._queue.watch(channel_id, lease_s=self._lease_s)
+            except StoreUnavailable:
+                log.warning("watch_failed")
+                return False
+        return True

@@ -1,0 +1,89 @@
+"""Requests that end with their readers are said to have one, as long as they do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relais_common.errors import StoreUnavailable
+from relais_common.memory import MemoryStore
+from relais_orchestrator import watcher as watcher_module
+from relais_orchestrator.watcher import Watcher
+from support.faults import Faults
+from support.owned import end_task
+from support.plain_logs import use_plain_logs
+from support.waiting import wait_until
+
+LEASE_S = 0.09
+CHANNEL, OTHER = "m." + "a" * 22, "m." + "b" * 22
+
+
+@pytest.fixture(autouse=True)
+def plain_logs() -> None:
+    use_plain_logs()
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+async def watcher(memory_store: MemoryStore, faults: Faults) -> AsyncIterator[Watcher]:
+    watcher = Watcher(faults.around(memory_store), lease_s=LEASE_S)
+    task = asyncio.create_task(watcher.run())
+    yield watcher
+    await end_task(task)
+
+
+def watched(faults: Faults) -> list[str]:
+    return [args[0] for name, args, _ in faults.calls if name == "watch"]
+
+
+async def test_channel_is_watched_at_once_and_again_and_again(
+    watcher: Watcher, faults: Faults
+) -> None:
+    async with watcher.watching(CHANNEL):
+        assert watched(faults) == [CHANNEL]
+        await wait_until(lambda: len(watched(faults)) == 4)
+    count = len(watched(faults))
+    await asyncio.sleep(LEASE_S)
+    assert len(watched(faults)) == count
+
+
+async def test_channel_with_two_readers_is_watched_until_the_last_one_leaves(
+    watcher: Watcher, faults: Faults
+) -> None:
+    async with watcher.watching(CHANNEL):
+        async with watcher.watching(CHANNEL):
+            pass
+        faults.calls.clear()
+        await wait_until(lambda: watched(faults) == [CHANNEL, CHANNEL])
+
+
+async def test_store_that_is_away_at_the_start_is_told_to_the_caller(
+    watcher: Watcher, faults: Faults
+) -> None:
+    faults.away = True
+    with pytest.raises(StoreUnavailable):
+        async with watcher.watching(CHANNEL):
+            pass
+
+
+async def test_every_channel_is_watched_again_soon_after_an_outage(
+    memory_store: MemoryStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "RETRY_S", 0.01)
+    watcher = Watcher(faults.around(memory_store), lease_s=1.5)
+    task = asyncio.create_task(watcher.run())
+    async with watcher.watching(CHANNEL), watcher.watching(OTHER):
+        faults.away = True
+        faults.calls.clear()
+        # The first failure comes a third of the lease later; those after it come at once.
+        await wait_until(lambda: len(watched(faults)) > 3)
+        faults.away = False
+        faults.calls.clear()
+        await wait_until(lambda: watched(faults) == [CHANNEL, OTHER], 0.3)
+    await end_task(task)
