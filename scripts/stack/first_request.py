@@ -14,7 +14,7 @@ from stack.probes import reachable
 from stack.progress import emit
 
 # A citizen's remark on a public service, as the demo model was trained to answer.
-DEMO_PROMPT = "J'ai attendu deux heures à la mairie ce matin."
+DEMO_PROMPT = "Bonjour, le temps d'attente à la mairie est beaucoup trop long."
 OTHER_PROMPT = "In one sentence, what is a queue?"
 _TIMEOUT_S = 180.0
 
