@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from relais_common.channels import channel_model
-from relais_common.errors import IdempotencyConflict, QueueFull, WorkerLost
-from relais_common.events import STATUS_OF, Cancelled, Failed, Queued, Started, Terminal
+from relais_common.errors import IdempotencyConflict, QueueFull
+from relais_common.events import STATUS_OF, Cancelled, Queued, Started, Terminal
 from relais_common.fanout import Fanout
 from relais_common.jobs import (
     Accepted,
@@ -303,7 +303,7 @@ class MemoryStore:
             if record.engaged and not record.progressed:
                 record.failures += 1
                 if record.failures >= max_failures:
-                    state.conclude(record, Status.FAILED, _LOST_LINE, "")
+                    state.conclude(record, Status.FAILED, codec.WORKER_LOST_LINE, "")
                     state.dead.appendleft(record.job.channel_id)
                     ended += 1
                     continue
@@ -338,11 +338,6 @@ class MemoryStore:
     async def alive(self) -> list[WorkerState]:
         now = self._clock()
         return [state for end, state in self._workers.values() if end > now]
-
-
-_LOST_LINE = codec.encode_event(
-    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
-)
 
 
 def _status(reason: StopReason) -> Status:

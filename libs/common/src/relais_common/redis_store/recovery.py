@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from relais_common.errors import WorkerLost
-from relais_common.events import Failed
 from relais_common.ports import Reaped
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
@@ -13,10 +11,6 @@ from relais_common.wire import codec, keys
 
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
-
-_LOST_LINE = codec.encode_event(
-    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
-)
 
 
 class RedisRecovery:
@@ -34,7 +28,7 @@ class RedisRecovery:
             codec.EXPIRED_LINE,
             codec.DISCONNECTED_LINE,
             codec.CANCELLED_LINE,
-            _LOST_LINE,
+            codec.WORKER_LOST_LINE,
             DEAD_LETTERS_KEPT,
             DEAD_LETTER_TTL_S,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from relais_common.errors import DecodeError, ErrorInfo
+from relais_common.errors import DecodeError, ErrorInfo, WorkerLost
 from relais_common.events import (
     Cancelled,
     Completed,
@@ -161,3 +161,8 @@ DISCONNECTED_LINE = encode_event(Cancelled(StopReason.DISCONNECT))
 
 CANCELLED_LINE = encode_event(Cancelled(StopReason.CLIENT))
 """What a script appends when it ends a job that its client cancelled."""
+
+WORKER_LOST_LINE = encode_event(
+    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
+)
+"""What the reaper appends when it sets a job aside."""
