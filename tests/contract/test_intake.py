@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from relais_common.channels import new_channel_id
-from relais_common.errors import IdempotencyConflict, QueueFull
-from relais_common.events import Queued
+from relais_common.errors import IdempotencyConflict, QueueFull, RelaisError, TooManyInFlight
+from relais_common.events import Failed, Queued
 from relais_common.jobs import (
     Idempotency,
+    Job,
     OnDisconnect,
     Operation,
     Priority,
@@ -24,11 +25,13 @@ from support.builders import COMPLETED, MODEL, make_job
 from support.ports import Ports
 from support.steps import (
     append,
+    crash,
     enqueue,
     events,
     finish,
     ids,
     read_all,
+    reap,
     running,
     start,
     take,
@@ -91,6 +94,46 @@ async def test_full_queue_refuses_and_says_when_to_come_back(ports: Ports) -> No
     assert refused.value.retry_after_s is not None
     assert refused.value.retry_after_s > 0
     assert await ports.intake.depth(MODEL) == QueueDepth(waiting=2, running=0)
+
+
+async def enqueue_bounded(ports: Ports, key_id: str, bound: int) -> Job:
+    job = make_job(key_id)
+    await ports.intake.enqueue(job, max_waiting=100, max_inflight_per_key=bound)
+    return job
+
+
+async def test_key_has_no_more_unfinished_jobs_than_its_bound_waiting_or_running(
+    ports: Ports,
+) -> None:
+    await enqueue_bounded(ports, "a", 2)
+    taken = await take_one(ports)
+    await enqueue_bounded(ports, "a", 2)
+    with pytest.raises(TooManyInFlight) as refused:
+        await enqueue_bounded(ports, "a", 2)
+    assert (refused.value.status, refused.value.code) == (429, "too_many_in_flight")
+    assert refused.value.retry_after_s is not None
+    await enqueue_bounded(ports, "b", 2)
+    await finish(ports, taken.lease, 2)
+    await enqueue_bounded(ports, "a", 2)
+
+
+async def test_every_end_gives_the_key_its_place_back_once(ports: Ports) -> None:
+    cancelled = await enqueue_bounded(ports, "a", 3)
+    await ports.intake.cancel(cancelled.channel_id, StopReason.CLIENT)
+    await ports.intake.cancel(cancelled.channel_id, StopReason.CLIENT)
+    await ports.intake.enqueue(make_job("a", deadline_s=-1.0), max_waiting=9)
+    await reap(ports)
+    for terminal in (COMPLETED, Failed(RelaisError("no").info)):
+        await enqueue_bounded(ports, "a", 3)
+        taken = await take_one(ports)
+        await crash(ports, taken.lease)
+        taken = await take_one(ports)
+        for _ in range(2):
+            await finish(ports, taken.lease, 2, terminal)
+    for _ in range(3):
+        await enqueue_bounded(ports, "a", 3)
+    with pytest.raises(TooManyInFlight):
+        await enqueue_bounded(ports, "a", 3)
 
 
 async def test_refused_job_leaves_nothing_behind(ports: Ports) -> None:

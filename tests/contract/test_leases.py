@@ -7,9 +7,19 @@ import time
 
 import pytest
 
+from relais_common.channels import new_channel_id
 from relais_common.errors import WorkerLost
 from relais_common.events import Failed
-from relais_common.jobs import Lease, QueueDepth, Status, StopReason, TakenJob, Verdict
+from relais_common.jobs import (
+    Interrupted,
+    Lease,
+    QueueDepth,
+    Status,
+    StopReason,
+    Take,
+    TakenJob,
+    Verdict,
+)
 from relais_common.ports import Reaped
 from support.builders import MODEL, make_job
 from support.ports import Ports
@@ -56,7 +66,7 @@ async def test_take_never_gives_more_than_asked(ports: Ports) -> None:
 async def test_first_take_has_fence_one_and_says_what_a_worker_needs(ports: Ports) -> None:
     taken = await running(ports, make_job(deadline_s=100.0))
     assert taken.lease == Lease(taken.job.channel_id, 1)
-    assert (taken.tail, taken.failures, taken.emitted) == (1, 0, False)
+    assert (taken.tail, taken.failures, taken.interrupted) == (1, 0, None)
     assert 90 < taken.deadline_in_s <= 100
     assert 0 <= taken.queued_s < 10
 
@@ -211,7 +221,8 @@ async def test_successor_is_told_of_the_log_it_goes_on_from(ports: Ports) -> Non
     await append(ports, taken.lease, 3)
     await crash(ports, taken.lease)
     successor = await take_one(ports, worker_id="w2")
-    assert (successor.tail, successor.emitted, successor.failures) == (3, True, 0)
+    assert (successor.tail, successor.failures) == (3, 0)
+    assert successor.interrupted == Interrupted((1, 2, 3), "r1")
 
 
 async def test_crash_before_the_engine_had_the_job_is_not_charged(ports: Ports) -> None:
@@ -249,7 +260,7 @@ async def test_events_without_tokens_do_not_save_from_the_charge(ports: Ports) -
     await append(ports, taken.lease, 3, emits=False)
     await crash(ports, taken.lease)
     successor = await take_one(ports, idle=True)
-    assert (successor.failures, successor.emitted) == (1, False)
+    assert (successor.failures, successor.interrupted) == (1, None)
 
 
 async def test_tokens_of_an_earlier_holder_do_not_save_from_the_charge(ports: Ports) -> None:
@@ -291,9 +302,69 @@ async def test_suspect_is_given_alone_and_only_to_an_idle_worker(ports: Ports) -
     await enqueue(ports, suspect)
     await charged(ports, await take_one(ports))
     await enqueue(ports, *others)
-    assert ids(await take(ports, 1, idle=False)) == ids(others[:1])
+    assert await take(ports, 1, idle=False) == []
     assert ids(await take(ports, 5, idle=True)) == ids([suspect])
-    assert ids(await take(ports, 5, idle=False)) == ids(others[1:])
+    assert ids(await take(ports, 5, idle=False)) == ids(others)
+
+
+async def ask_to_make_way(ports: Ports, worker_id: str, *, idle: bool = False) -> Take:
+    return await ports.source.take(
+        MODEL,
+        1,
+        worker_id=worker_id,
+        call_id=new_channel_id(MODEL),
+        lease_s=LONG_S,
+        idle=idle,
+    )
+
+
+async def test_one_busy_worker_makes_way_for_a_suspect_and_the_others_work_on(
+    ports: Ports,
+) -> None:
+    suspect, *others = [make_job() for _ in range(4)]
+    await enqueue(ports, suspect)
+    await charged(ports, await take_one(ports))
+    await enqueue(ports, *others)
+    assert await ask_to_make_way(ports, "host") == Take((), make_way=True)
+    assert ids((await ask_to_make_way(ports, "other")).jobs) == ids(others[:1])
+    assert await ask_to_make_way(ports, "host") == Take((), make_way=True)
+    assert ids((await ask_to_make_way(ports, "host", idle=True)).jobs) == ids([suspect])
+    take = await ask_to_make_way(ports, "host")
+    assert (ids(take.jobs), take.make_way) == (ids(others[1:2]), False)
+
+
+async def test_nobody_makes_way_once_another_worker_was_idle_sooner(ports: Ports) -> None:
+    await enqueue(ports, make_job())
+    await charged(ports, await take_one(ports))
+    other = make_job()
+    await enqueue(ports, other)
+    assert (await ask_to_make_way(ports, "host")).make_way
+    await ask_to_make_way(ports, "idle", idle=True)
+    take = await ask_to_make_way(ports, "host")
+    assert (ids(take.jobs), take.make_way) == (ids([other]), False)
+
+
+async def test_worker_that_crashed_and_lives_to_say_so_charges_what_its_engine_had(
+    ports: Ports,
+) -> None:
+    await enqueue(ports, *[make_job() for _ in range(3)])
+    engaged, progressed, untouched = await take(ports, 3)
+    for taken in (engaged, progressed):
+        await start(ports, taken.lease)
+    await append(ports, progressed.lease, 3)
+    leases = [taken.lease for taken in (engaged, progressed, untouched)]
+    for _ in range(2):  # the answer may have been lost
+        await ports.source.release(leases, max_failures=3)
+    assert ids(await take(ports, 5, idle=True)) == ids([engaged])
+    assert ids(await take(ports, 5, idle=True)) == ids([progressed, untouched])
+
+
+async def test_crash_that_is_one_too_many_ends_the_job_at_the_release(ports: Ports) -> None:
+    taken = await running(ports)
+    await start(ports, taken.lease)
+    await ports.source.release([taken.lease], max_failures=1)
+    assert (await names(ports, taken.job.channel_id))[-1] == "failed"
+    assert await ports.intake.depth(MODEL) == QueueDepth(waiting=0, running=0)
 
 
 async def test_busy_worker_gets_nothing_when_only_suspects_wait(ports: Ports) -> None:

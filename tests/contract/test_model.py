@@ -18,7 +18,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from relais_common.errors import IdempotencyConflict, QueueFull, RelaisError
+from relais_common.errors import (
+    IdempotencyConflict,
+    QueueFull,
+    RelaisError,
+    TooManyInFlight,
+)
 from relais_common.events import Cancelled, Expired, Failed, Queued, Terminal
 from relais_common.jobs import (
     Accepted,
@@ -31,7 +36,7 @@ from relais_common.jobs import (
     Priority,
     Status,
     StopReason,
-    TakenJob,
+    Take,
     Verdict,
 )
 from relais_common.memory import MemoryStore
@@ -44,6 +49,7 @@ from support.steps import LONG_S, PAST_S, read_all
 T = TypeVar("T")
 
 BOUND = 12
+KEY_BOUND = 7
 WORKERS = st.sampled_from(["w1", "w2"])
 LEASES_S = st.sampled_from([LONG_S, LONG_S, PAST_S])
 PICKS = st.integers(0, 60)
@@ -98,8 +104,13 @@ class TwoStores(RuleBasedStateMachine):
     def _enqueue(self, job: Job, idempotency: Idempotency | None) -> Accepted | None:
         async def step(ports: Ports) -> Accepted | type[RelaisError]:
             try:
-                return await ports.intake.enqueue(job, max_waiting=BOUND, idempotency=idempotency)
-            except (QueueFull, IdempotencyConflict) as error:
+                return await ports.intake.enqueue(
+                    job,
+                    max_waiting=BOUND,
+                    max_inflight_per_key=KEY_BOUND,
+                    idempotency=idempotency,
+                )
+            except (QueueFull, TooManyInFlight, IdempotencyConflict) as error:
                 return type(error)
 
         memory, redis = self._both(step)
@@ -157,8 +168,8 @@ class TwoStores(RuleBasedStateMachine):
             self._take(2, worker_id, LONG_S, False)
 
     def _take(self, limit: int, worker_id: str, lease_s: float, idle: bool) -> None:
-        async def step(ports: Ports) -> list[TakenJob]:
-            taken = await ports.source.take(
+        async def step(ports: Ports) -> Take:
+            take = await ports.source.take(
                 MODEL,
                 limit,
                 worker_id=worker_id,
@@ -166,9 +177,10 @@ class TwoStores(RuleBasedStateMachine):
                 lease_s=lease_s,
                 idle=idle,
             )
-            return [replace(one, deadline_in_s=0.0, queued_s=0.0) for one in taken]
+            jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
+            return replace(take, jobs=tuple(jobs))
 
-        for one in self._same(step):
+        for one in self._same(step).jobs:
             if one.lease not in self._leases:
                 self._leases.append(one.lease)
 
@@ -187,15 +199,23 @@ class TwoStores(RuleBasedStateMachine):
             item = Append(lease, first_seq, lines, emits)
             self._same(lambda ports: ports.source.append([item, item]))
 
-    @rule(pick=PICKS, ahead=st.integers(-1, 1), terminal=st.sampled_from(TERMINALS))
-    def finish(self, pick: int, ahead: int, terminal: Terminal) -> None:
+    @rule(
+        pick=PICKS,
+        ahead=st.integers(-2, 1),
+        count=st.integers(0, 2),
+        terminal=st.sampled_from(TERMINALS),
+    )
+    def finish(self, pick: int, ahead: int, count: int, terminal: Terminal) -> None:
         if lease := self._lease(pick):
             first_seq = self._tail(lease) + 1 + ahead
+            lines = [token_line(f"{first_seq + number}") for number in range(count)]
 
             async def step(ports: Ports) -> list[Verdict]:
                 finish = ports.source.finish
                 return [
-                    await finish(lease, first_seq=first_seq, terminal=terminal, text="é")
+                    await finish(
+                        lease, first_seq=first_seq, lines=lines, terminal=terminal, text="é"
+                    )
                     for _ in range(2)
                 ]
 
@@ -207,10 +227,10 @@ class TwoStores(RuleBasedStateMachine):
         leases = [lease for pick in picks if (lease := self._lease(pick))]
         self._same(lambda ports: ports.source.renew(leases, lease_s=lease_s))
 
-    @rule(picks=st.lists(PICKS, max_size=4))
-    def release(self, picks: list[int]) -> None:
+    @rule(picks=st.lists(PICKS, max_size=4), max_failures=st.none() | st.integers(1, 3))
+    def release(self, picks: list[int], max_failures: int | None) -> None:
         leases = [lease for pick in picks if (lease := self._lease(pick))]
-        self._same(lambda ports: ports.source.release(leases))
+        self._same(lambda ports: ports.source.release(leases, max_failures=max_failures))
 
     @rule(pick=PICKS, reason=st.sampled_from(StopReason))
     def cancel(self, pick: int, reason: StopReason) -> None:
@@ -325,13 +345,13 @@ class TwoStores(RuleBasedStateMachine):
             self._same(lambda ports: ports.recovery.reap(MODEL, max_failures=9, limit=100))
 
             async def step(ports: Ports, number: int = number) -> list[Verdict]:
-                taken = await ports.source.take(
+                take = await ports.source.take(
                     MODEL, 5, worker_id="last", call_id=f"last-{number}", lease_s=9.0, idle=True
                 )
                 finish = ports.source.finish
                 return [
                     await finish(one.lease, first_seq=one.tail + 1, terminal=COMPLETED, text="")
-                    for one in taken
+                    for one in take.jobs
                 ]
 
             assert all(verdict.held for verdict in self._same(step))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from relais_common.channels import model_tag
+from relais_common.events import Failed
 from relais_common.jobs import Idempotency, OnDisconnect, Priority, StopReason
 from relais_common.redis_store import RedisStore
 from relais_common.wire import keys
-from support.builders import make_job
+from support.builders import MODEL, make_job
 from support.ports import Ports, redis_ports
-from support.steps import append, crash, enqueue, finish, reap, start, take
+from support.steps import append, crash, enqueue, events, finish, ids, reap, start, take
 
 HOSTILE_MODEL = "org/mo{d}el é:x"
 
@@ -161,6 +162,44 @@ async def test_reaper_survives_ids_whose_state_expired(redis_store: RedisStore) 
     await redis_store.redis.delete(keys.job(job.channel_id))
     await reap(ports)
     assert await redis_store.redis.zcard(keys.inflight(job.model)) == 0
+
+
+async def test_counts_of_jobs_whose_state_expired_before_anybody_ended_them_are_mended(
+    redis_store: RedisStore,
+) -> None:
+    """As after hours in which Redis ran and nothing else did."""
+    ports = redis_ports(redis_store)
+    doomed = [make_job(key, deadline_s=-1.0) for key in "aab"]
+    kept = [make_job(key, priority=priority) for key in "abc" for priority in Priority]
+    await enqueue(ports, doomed[0], *kept, *doomed[1:])
+    running, crashed = await take(ports, 2)
+    await ports.source.start(crashed.lease, prompt_token_ids=[1], model_revision="r")
+    await ports.source.release([crashed.lease], max_failures=9)
+    for job in doomed:
+        await redis_store.redis.delete(keys.job(job.channel_id), keys.log(job.channel_id))
+    before = await ports.intake.depth(MODEL)
+    await reap(ports)
+    after = await ports.intake.depth(MODEL)
+    assert (before.waiting, after.waiting) == (11, 8)
+    unfinished = await redis_store.redis.hgetall(keys.open_jobs(MODEL))
+    assert unfinished == {b"a": b"3", b"b": b"3", b"c": b"3"}
+    assert ids(await take(ports, 9, idle=True)) == ids([crashed])
+    left = await take(ports, 9)
+    assert sorted(ids([running, crashed, *left])) == sorted(ids(kept))
+    assert (await ports.intake.depth(MODEL)).waiting == 0
+
+
+async def test_job_that_cannot_be_read_fails_and_the_others_are_taken(
+    redis_store: RedisStore,
+) -> None:
+    ports = redis_ports(redis_store)
+    strange, usual = make_job(), make_job()
+    await enqueue(ports, strange, usual)
+    await redis_store.redis.hset(keys.job(strange.channel_id), "payload", b'{"from":"tomorrow"}')
+    assert ids(await take(ports, 5)) == ids([usual])
+    (*_, failed) = await events(ports, strange.channel_id)
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "unreadable_request"
 
 
 async def test_all_orchestrators_share_one_signing_secret(redis_store: RedisStore) -> None:

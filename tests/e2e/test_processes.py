@@ -10,14 +10,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
+from relais_llm_worker.engine_deterministic import answer_text
 from support.process_stack import DETERMINISTIC, MODEL, Starter
 from support.sse_client import ids_of, read_events, text_of
 from support.waiting import wait_until
 
 
 def expected_answer(prompt: str, tokens: int) -> str:
-    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), tokens)))
+    return answer_text(list(prompt.encode()), tokens)
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 import pytest
 
 from support.builders import MODEL
-from support.sse_client import ids_of, read_events, text_of
+from support.sse_client import SseEvent, ids_of, read_events, text_of
 from support.stack import Front, Stack, answer_to, chat_request
 from support.waiting import wait_until
 
@@ -88,12 +89,10 @@ async def test_request_whose_worker_dies_before_the_first_token_is_done_by_anoth
     assert await stack.idle()
 
 
-async def test_request_whose_worker_dies_after_the_first_token_fails_as_not_resumable(
-    stack: Stack,
-) -> None:
-    front = await stack.front()
-    doomed = await stack.worker(tokens_per_s=20)
-    native = await front.submit(chat_request("a", params={"max_tokens": 5000}))
+async def cut_short(stack: Stack, front: Front, **fields: Any) -> list[SseEvent]:
+    """Everything a client reads of a request whose worker dies after its first tokens, and another goes on."""
+    doomed = await stack.worker(tokens_per_s=50)
+    native = await front.submit(chat_request("a", **fields))
     path = f"/v1/channels/{native}/events"
     begun = await read_events(front.session, path, stop_after=6)
     await doomed.kill()
@@ -101,11 +100,31 @@ async def test_request_whose_worker_dies_after_the_first_token_fails_as_not_resu
     async with asyncio.timeout(10):
         rest = await read_events(front.session, path, after=6)
     assert ids_of(begun + rest) == list(range(1, len(begun + rest) + 1))
-    assert rest[-1].name == "failed"
-    assert rest[-1].json["error"]["code"] == "not_resumable"
-    state = await front.state(native)
-    assert (state["status"], state["error"]["code"]) == ("failed", "not_resumable")
     assert await stack.idle()
+    return begun + rest
+
+
+async def test_request_whose_worker_dies_after_the_first_token_goes_on(stack: Stack) -> None:
+    events = await cut_short(stack, await stack.front(), params={"max_tokens": 200})
+    assert text_of(events) == answer_to("a", 200)
+    assert [event.name for event in events] == ["queued", "started", *["token"] * 200, "completed"]
+
+
+async def test_request_that_cannot_go_on_says_so(stack: Stack) -> None:
+    front = await stack.front()
+    events = await cut_short(stack, front, params={"max_tokens": 200, "seed": 1})
+    assert (events[-1].name, events[-1].json["error"]["code"]) == ("failed", "not_resumable")
+    assert "seeded" in events[-1].json["error"]["message"]
+
+
+async def test_request_that_may_be_restarted_tells_its_client_to_discard(stack: Stack) -> None:
+    front = await stack.front()
+    events = await cut_short(
+        stack, front, params={"max_tokens": 200, "seed": 1}, on_worker_loss="restart"
+    )
+    names = [event.name for event in events]
+    assert (names.count("restarted"), names[-1]) == (1, "completed")
+    assert text_of(events[names.index("restarted") :]) == answer_to("a", 200)
 
 
 async def test_dead_workers_requests_keep_their_place_before_younger_ones(stack: Stack) -> None:

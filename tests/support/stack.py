@@ -22,8 +22,7 @@ from relais_common.errors import StoreUnavailable
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_llm_worker.engine_deterministic import (
     DEFAULT_ANSWER_TOKENS,
-    answer_token_ids,
-    token_text,
+    answer_text,
 )
 from relais_orchestrator.app import open_orchestrator
 from relais_orchestrator.app_keys import Parts
@@ -163,4 +162,4 @@ def answer_to(content: str, count: int = DEFAULT_ANSWER_TOKENS) -> str:
 
 def answer_to_prompt(prompt: str, count: int) -> str:
     """What the deterministic engine makes of a plain prompt."""
-    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), count)))
+    return answer_text(list(prompt.encode()), count)

@@ -34,9 +34,10 @@ async def take(
 ) -> list[TakenJob]:
     """A take with a call id of its own, unless one is given."""
     call_id = f"call-{next(_call_numbers)}" if call_id is None else call_id
-    return await ports.source.take(
+    answer = await ports.source.take(
         model, limit, worker_id=worker_id, call_id=call_id, lease_s=lease_s, idle=idle
     )
+    return list(answer.jobs)
 
 
 async def take_one(ports: Ports, *, worker_id: str = "worker-1", idle: bool = False) -> TakenJob:

@@ -9,7 +9,7 @@ from itertools import count
 
 from relais_common.jobs import WorkerState
 from relais_common.lifecycle import background
-from relais_common.ports import JobSource, Recovery, WorkerRegistry
+from relais_common.ports import EventLog, JobSource, Recovery, WorkerRegistry
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisSettings, open_store
 from relais_common.worker.consumer import Consumer, ConsumerSettings
@@ -25,6 +25,7 @@ from support.owned import end_task
 
 LEASE_S = 1.0
 REAP_EVERY_S = 0.1
+MAX_FAILURES = 3
 _numbers = count(1)
 
 
@@ -40,6 +41,7 @@ class Worker:
         source: JobSource,
         recovery: Recovery,
         registry: WorkerRegistry,
+        event_log: EventLog,
         *,
         model: str = MODEL,
         max_num_seqs: int = 8,
@@ -64,6 +66,7 @@ class Worker:
         handler = GenerateHandler(
             self.engine,
             self._source,
+            self.faults.around(event_log),
             self._publisher,
             max_output_tokens=max_output_tokens,
             kv_cache_threshold=1.1,
@@ -73,7 +76,7 @@ class Worker:
             handler,
             self.held_jobs,
             self._publisher,
-            ConsumerSettings(model, self.worker_id, lease_s, drain_s),
+            ConsumerSettings(model, self.worker_id, lease_s, drain_s, MAX_FAILURES),
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -89,7 +92,7 @@ class Worker:
                 self._recovery,
                 [model],
                 every_s=REAP_EVERY_S,
-                max_failures=3,
+                max_failures=MAX_FAILURES,
                 outage_grace_s=self._lease_s,
             ),
         ):
@@ -141,6 +144,7 @@ async def open_worker(
             store.source,
             store.recovery,
             store.registry,
+            store.log,
             model=model,
             max_num_seqs=max_num_seqs,
             max_model_len=max_model_len,

@@ -66,7 +66,7 @@ class Rig:
             self.handler,
             self.held_jobs,
             self._publisher,
-            ConsumerSettings(MODEL, "worker-1", LEASE_S, drain_s),
+            ConsumerSettings(MODEL, "worker-1", LEASE_S, drain_s, max_failures=3),
         )
 
     async def _run(self) -> None:

@@ -10,8 +10,8 @@ from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engine_deterministic import (
     DEFAULT_ANSWER_TOKENS,
     DeterministicEngine,
+    answer_text,
     answer_token_ids,
-    token_text,
 )
 
 PROMPT = list(b"prompt")
@@ -46,7 +46,7 @@ async def test_answer_is_what_its_token_ids_say() -> None:
     chunks = await run(make_engine())
     ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
     assert ids == answer_token_ids(PROMPT, DEFAULT_ANSWER_TOKENS)
-    assert text_of(chunks) == "".join(map(token_text, ids))
+    assert text_of(chunks) == answer_text(PROMPT, DEFAULT_ANSWER_TOKENS)
 
 
 async def test_longer_answer_begins_like_a_shorter_one() -> None:

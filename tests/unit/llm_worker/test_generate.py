@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from relais_common.errors import EngineRefused, NotResumable
-from relais_common.events import Completed, Started, Token
-from relais_common.jobs import Job, Message, Sampling, TakenJob
+from relais_common.events import Completed, Restarted, Started, Token
+from relais_common.jobs import Job, Message, OnWorkerLoss, Sampling, TakenJob
+from relais_common.wire import codec
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import EngineLoad
@@ -21,7 +23,7 @@ from support.faults import Faults
 from support.owned import end_task
 from support.ports import Ports
 from support.stack import answer_to, answer_to_prompt
-from support.steps import events, running
+from support.steps import append, events, running, take_one
 
 MAX_MODEL_LEN = 100
 
@@ -37,13 +39,17 @@ class Bench:
         source = faults.around(ports.source)
         self.publisher = Publisher(source)
         settings: dict[str, Any] = {"max_output_tokens": 60, "kv_cache_threshold": 0.9} | limits
-        self.handler = GenerateHandler(self.engine, source, self.publisher, **settings)
+        self.handler = GenerateHandler(self.engine, source, ports.log, self.publisher, **settings)
 
     async def taken(self, job: Job) -> TakenJob:
         return await running(self.ports, job)
 
     async def handle(self, job: Job) -> tuple[Completed, HeldJob]:
-        held = HeldJob(await self.taken(job))
+        return await self.go_on(await self.taken(job))
+
+    async def go_on(self, taken: TakenJob) -> tuple[Completed, HeldJob]:
+        """Handle it, and end it as the consumer does."""
+        held = HeldJob(taken)
         publishing = asyncio.create_task(self.publisher.run())
         try:
             terminal = await self.handler.handle(held)
@@ -51,7 +57,29 @@ class Bench:
         finally:
             await end_task(publishing)
         assert isinstance(terminal, Completed)
+        await self.ports.source.finish(
+            held.lease,
+            first_seq=held.next_seq,
+            lines=held.last_lines,
+            terminal=terminal,
+            text="".join(held.text),
+        )
         return terminal, held
+
+    async def cut(self, job: Job, count: int, revision: str = "deterministic-1") -> TakenJob:
+        """The job in a second worker's hands, after a first one published `count` tokens and died."""
+        taken = await self.taken(job)
+        prompt = list(job.prompt.encode()) if isinstance(job.prompt, str) else []
+        await self.ports.source.start(taken.lease, prompt_token_ids=prompt, model_revision=revision)
+        engine = DeterministicEngine("m", max_model_len=100, max_num_seqs=4, tokens_per_s=0)
+        async with engine.generate("first", prompt, job.sampling, 60) as generation:
+            lines = [
+                codec.encode_event(Token(chunk.text, chunk.token_ids))
+                async for chunk in generation.chunks()
+            ]
+        await append(self.ports, taken.lease, 3, *lines[:count])
+        await self.ports.source.release([taken.lease])
+        return await take_one(self.ports, worker_id="second", idle=True)
 
 
 @pytest.fixture
@@ -73,11 +101,11 @@ async def refused(bench: Bench, job: Job) -> EngineRefused:
 async def test_tokens_are_published_in_order_after_started(bench: Bench, ports: Ports) -> None:
     job = make_job(messages=(Message("user", "a"),))
     _, held = await bench.handle(job)
-    _, started, *tokens = await events(ports, job.channel_id)
+    _, started, *tokens, _ = await events(ports, job.channel_id)
     assert started == Started(len(b"<user>a<assistant>"))
     texts = [token.text for token in tokens if isinstance(token, Token)]
     assert "".join(texts) == "".join(held.text) == answer_to("a")
-    assert len(texts) == len(tokens) == 32
+    assert len(texts) == 32
 
 
 async def test_usage_and_timings_are_the_runs_own(bench: Bench) -> None:
@@ -158,11 +186,126 @@ async def test_what_the_engine_refuses_leaves_no_started_event(bench: Bench, por
     assert len(await events(ports, job.channel_id)) == 1
 
 
-async def test_job_whose_tokens_were_already_sent_is_not_begun_again(bench: Bench) -> None:
-    taken = await bench.taken(make_job())
-    with pytest.raises(NotResumable):
-        await bench.handler.handle(HeldJob(replace(taken, emitted=True)))
-    assert bench.engine.running == frozenset()
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 31])
+async def test_cut_job_goes_on_after_any_token_also_within_a_character(
+    bench: Bench, ports: Ports, count: int
+) -> None:
+    taken = await bench.cut(prompt_job("abc"), count)
+    terminal, held = await bench.go_on(taken)
+    assert "".join(held.text) == answer_to_prompt("abc", 32)
+    log = await events(ports, taken.job.channel_id)
+    tokens = [event for event in log if isinstance(event, Token)]
+    assert "".join(token.text for token in tokens) == answer_to_prompt("abc", 32)
+    assert (len(tokens), bench.engine.steps) == (32, 32 - count)
+    assert (terminal.usage.input_tokens, terminal.usage.output_tokens) == (3, 32)
+    assert terminal.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+async def test_stop_string_across_the_cut_still_ends_the_answer(bench: Bench, count: int) -> None:
+    whole = answer_to_prompt("abc", 32)
+    stop = " ".join(whole.split()[2:5])
+    taken = await bench.cut(prompt_job("abc", stop=(stop,)), count)
+    terminal, held = await bench.go_on(taken)
+    assert "".join(held.text) == whole.partition(stop)[0]
+    assert (terminal.finish_reason, terminal.stop_reason) == ("stop", stop)
+
+
+@pytest.mark.parametrize(("asked", "count"), [(20, 19), (20, 5), (60, 59)])
+async def test_max_tokens_counts_what_came_before_the_cut(
+    bench: Bench, asked: int, count: int
+) -> None:
+    taken = await bench.cut(prompt_job("abc", max_tokens=asked), count)
+    terminal, held = await bench.go_on(taken)
+    assert "".join(held.text) == answer_to_prompt("abc", asked)
+    assert (terminal.finish_reason, terminal.usage.output_tokens) == ("length", asked)
+
+
+async def test_cut_job_that_has_more_than_this_deployment_allows_ends_at_once(
+    ports: Ports, faults: Faults
+) -> None:
+    bench = Bench(ports, faults, max_output_tokens=10)
+    taken = await bench.cut(prompt_job("abc", max_tokens=50), 12)
+    terminal, held = await bench.go_on(taken)
+    assert "".join(held.text) == answer_to_prompt("abc", 12)
+    assert (terminal.finish_reason, bench.engine.steps) == ("length", 0)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "word"),
+    [
+        ({"seed": 1}, "seeded"),
+        ({"seed": 1, "temperature": 0.5}, "seeded"),
+        ({"presence_penalty": 0.5}, "penalties"),
+        ({"frequency_penalty": -0.5}, "penalties"),
+    ],
+)
+async def test_what_a_fresh_request_cannot_carry_over_is_named(
+    bench: Bench, sampling: dict[str, Any], word: str
+) -> None:
+    taken = await bench.cut(prompt_job("abc", **sampling), 5)
+    with pytest.raises(NotResumable, match=word):
+        await bench.go_on(taken)
+    assert bench.engine.steps == 0
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{"seed": 1, "temperature": 0.0}, {"temperature": 0.7}, {"repetition_penalty": 1.2}],
+)
+async def test_what_depends_on_the_tokens_alone_is_carried_over(
+    bench: Bench, sampling: dict[str, Any]
+) -> None:
+    _, held = await bench.go_on(await bench.cut(prompt_job("abc", **sampling), 5))
+    assert "".join(held.text) == answer_to_prompt("abc", 32)
+
+
+async def test_another_revision_of_the_model_does_not_go_on(bench: Bench) -> None:
+    taken = await bench.cut(prompt_job("abc"), 5, revision="deterministic-0")
+    with pytest.raises(NotResumable, match="model has changed"):
+        await bench.go_on(taken)
+
+
+async def test_job_that_may_be_restarted_says_so_and_begins_again(
+    bench: Bench, ports: Ports
+) -> None:
+    job = replace(prompt_job("abc"), on_worker_loss=OnWorkerLoss.RESTART)
+    terminal, held = await bench.go_on(await bench.cut(job, 5, revision="deterministic-0"))
+    assert "".join(held.text) == answer_to_prompt("abc", 32)
+    assert terminal.usage.output_tokens == 32
+    names = [type(event).__name__ for event in await events(ports, job.channel_id)]
+    assert names == [
+        "Queued", "Started", *["Token"] * 5, "Restarted", *["Token"] * 32, "Completed",
+    ]  # fmt: skip
+
+
+async def test_cut_again_after_a_restart_only_the_new_tokens_count(
+    bench: Bench, ports: Ports
+) -> None:
+    job = replace(prompt_job("abc"), on_worker_loss=OnWorkerLoss.RESTART)
+    taken = await bench.cut(job, 5, revision="deterministic-0")
+    await append(ports, taken.lease, 8, codec.encode_event(Restarted("why")), emits=False)
+    await ports.source.release([taken.lease])
+    _, held = await bench.go_on(await take_one(ports, worker_id="third", idle=True))
+    assert "".join(held.text) == answer_to_prompt("abc", 32)
+    log = await events(ports, job.channel_id)
+    assert sum(isinstance(event, Restarted) for event in log) == 1
+
+
+async def test_last_token_and_end_are_one_step(bench: Bench, ports: Ports) -> None:
+    """Between them a successor would ask the engine for more than the answer."""
+    job = prompt_job("abc", max_tokens=5)
+    lengths: list[int] = []
+    appended = ports.source.append
+
+    async def spy(appends: Any) -> Any:
+        lengths.extend(len(item.lines) for item in appends)
+        return await appended(appends)
+
+    bench.publisher._source = cast(Any, SimpleNamespace(append=spy))
+    await bench.handle(job)
+    assert sum(lengths) == 4
+    assert len(await events(ports, job.channel_id)) == 2 + 5 + 1
 
 
 async def test_job_that_was_only_started_by_another_worker_is_done_from_the_beginning(
@@ -171,14 +314,7 @@ async def test_job_that_was_only_started_by_another_worker_is_done_from_the_begi
     first = await bench.taken(make_job(messages=(Message("user", "a"),)))
     await ports.source.start(first.lease, prompt_token_ids=[1], model_revision="r")
     await ports.source.release([first.lease])
-    (again,) = await ports.source.take(
-        first.job.model, 1, worker_id="w", call_id="c", lease_s=60, idle=True
-    )
-    held = HeldJob(again)
-    publishing = asyncio.create_task(bench.publisher.run())
-    await bench.handler.handle(held)
-    assert await held.wait_sent()
-    await end_task(publishing)
+    await bench.go_on(await take_one(ports, worker_id="w", idle=True))
     log = await events(ports, first.job.channel_id)
     assert [type(event).__name__ for event in log[:3]] == ["Queued", "Started", "Token"]
     assert "".join(event.text for event in log if isinstance(event, Token)) == answer_to("a")

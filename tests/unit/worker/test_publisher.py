@@ -34,8 +34,8 @@ async def publisher(memory_store: MemoryStore, faults: Faults) -> AsyncIterator[
 async def take(store: MemoryStore, count: int) -> list[HeldJob]:
     for _ in range(count):
         await store.enqueue(make_job(), max_waiting=100)
-    taken = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
-    return [HeldJob(one) for one in taken]
+    take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
+    return [HeldJob(one) for one in take.jobs]
 
 
 async def test_what_comes_up_in_one_turn_goes_in_one_call(

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from relais_common.errors import EngineDead
-from relais_common.events import Failed
-from relais_common.jobs import ChannelState, Job, Sampling, Status, StopReason
+from relais_common.events import Completed, Event, Failed, Restarted, Started, Token
+from relais_common.jobs import (
+    ChannelState,
+    Job,
+    OnWorkerLoss,
+    Priority,
+    Sampling,
+    Status,
+    StopReason,
+)
 from relais_common.memory import MemoryStore
 from relais_common.wire import codec
-from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
+from relais_llm_worker.engine_deterministic import answer_text
 from support.builders import MODEL, make_job
 from support.owned import end_task
 from support.plain_logs import use_plain_logs
@@ -34,7 +43,7 @@ async def make_worker(memory_store: MemoryStore) -> AsyncIterator[MakeWorker]:
     workers: list[Worker] = []
 
     def make(**settings: Any) -> Worker:
-        worker = Worker(memory_store, memory_store, memory_store, **settings)
+        worker = Worker(memory_store, memory_store, memory_store, memory_store, **settings)
         workers.append(worker)
         worker.start()
         return worker
@@ -49,7 +58,7 @@ def prompt_job(prompt: str, max_tokens: int = 5, **fields: Any) -> Job:
 
 
 def answer(prompt: str, tokens: int) -> str:
-    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), tokens)))
+    return answer_text(list(prompt.encode()), tokens)
 
 
 async def state(store: MemoryStore, job: Job) -> ChannelState:
@@ -156,7 +165,7 @@ async def test_an_unforeseen_error_ends_the_job_without_saying_more(
 async def test_a_dead_engine_hands_everything_back_and_ends_the_worker(
     memory_store: MemoryStore,
 ) -> None:
-    worker = Worker(memory_store, memory_store, memory_store, tokens_per_s=50)
+    worker = Worker(memory_store, memory_store, memory_store, memory_store, tokens_per_s=50)
     running = asyncio.create_task(worker.run())
     bystander, killer = prompt_job("bystander", 1000), prompt_job("[engine-death]")
     await put(memory_store, bystander)
@@ -184,6 +193,26 @@ async def test_a_store_that_goes_away_mid_answer_loses_and_doubles_nothing(
     ended = await reached(memory_store, job, Status.COMPLETED)
     assert ended.text == answer("outage", 100)
     assert ended.tail == 1 + 1 + 100 + 1
+
+
+async def read_log(store: MemoryStore, job: Job) -> list[Event]:
+    lines = await store.read(job.channel_id, after=0, limit=100_000)
+    return [codec.decode_event(line) for line in lines]
+
+
+async def failure(store: MemoryStore, job: Job) -> Failed:
+    """How the job failed."""
+    event = codec.decode_event((await reached(store, job, Status.FAILED)).outcome or b"")
+    assert isinstance(event, Failed)
+    return event
+
+
+async def charge(store: MemoryStore) -> None:
+    """The next job is taken by a worker whose engine it crashes."""
+    take = await store.take(MODEL, 1, worker_id="late", call_id="1", lease_s=-1, idle=False)
+    [taken] = take.jobs
+    await store.start(taken.lease, prompt_token_ids=[1], model_revision="r")
+    await store.reap(MODEL, max_failures=3, limit=10)
 
 
 async def _tail_over(store: MemoryStore, job: Job, tail: int) -> bool:
@@ -230,7 +259,9 @@ async def test_a_worker_that_lost_its_lease_adds_nothing_more(
 async def test_a_drain_finishes_what_fits_and_hands_back_the_rest(
     memory_store: MemoryStore,
 ) -> None:
-    worker = Worker(memory_store, memory_store, memory_store, tokens_per_s=100, drain_s=0.5)
+    worker = Worker(
+        memory_store, memory_store, memory_store, memory_store, tokens_per_s=100, drain_s=0.5
+    )
     running = asyncio.create_task(worker.run())
     short, long = prompt_job("short", 20), prompt_job("long", 10_000)
     await put(memory_store, short, long)
@@ -239,23 +270,103 @@ async def test_a_drain_finishes_what_fits_and_hands_back_the_rest(
     await asyncio.wait_for(running, 5)
     assert (await state(memory_store, short)).status is Status.COMPLETED
     assert (await state(memory_store, long)).status is Status.QUEUED
-    [again] = await memory_store.take(
-        MODEL, 1, worker_id="next", call_id="1", lease_s=60, idle=True
-    )
+    take = await memory_store.take(MODEL, 1, worker_id="next", call_id="1", lease_s=60, idle=True)
+    [again] = take.jobs
     assert again.failures == 0
     await end_task(running)
 
 
-async def test_a_job_cut_after_its_first_token_is_not_begun_again(
+async def begun(
+    store: MemoryStore, make_worker: MakeWorker, job: Job, *, drain_s: float = 5.0
+) -> Worker:
+    """A worker that has published a few of the job's tokens."""
+    worker = make_worker(tokens_per_s=50, lease_s=0.3, drain_s=drain_s)
+    await put(store, job)
+    await wait_until(lambda: _tail_over(store, job, 5))
+    return worker
+
+
+async def test_a_job_cut_after_its_first_token_goes_on_where_it_stopped(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
-    first = make_worker(tokens_per_s=50, lease_s=0.3)
-    job = prompt_job("cut", 1000)
-    await put(memory_store, job)
-    await wait_until(lambda: _tail_over(memory_store, job, 5))
+    job = prompt_job("cut", 200)
+    first = await begun(memory_store, make_worker, job)
+    await first.kill()
+    tail = (await state(memory_store, job)).tail
+    second = make_worker()
+    ended = await reached(memory_store, job, Status.COMPLETED)
+    assert ended.text == answer("cut", 200)
+    log = await read_log(memory_store, job)
+    tokens = [event for event in log if isinstance(event, Token)]
+    assert "".join(token.text for token in tokens) == ended.text
+    assert [len(token.token_ids) for token in tokens] == [1] * 200
+    assert sum(isinstance(event, Started) for event in log) == 1
+    completed = log[-1]
+    assert isinstance(completed, Completed)
+    assert completed.usage.output_tokens == 200
+    # The second engine was asked for what was missing, and no more.
+    assert second.engine.steps == 200 - (tail - 2)
+
+
+async def test_a_job_handed_back_by_a_drain_goes_on_where_it_stopped(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    job = prompt_job("drained", 300)
+    first = await begun(memory_store, make_worker, job, drain_s=0.0)
+    make_worker(tokens_per_s=500)
+    await first.drain()
+    ended = await reached(memory_store, job, Status.COMPLETED)
+    assert ended.text == answer("drained", 300)
+    assert sum(isinstance(event, Started) for event in await read_log(memory_store, job)) == 1
+
+
+async def test_a_cut_job_that_cannot_go_on_fails_unless_it_may_be_restarted(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    seeded = Sampling(max_tokens=100, temperature=1.0, seed=7)
+    strict = make_job(prompt="strict", sampling=seeded)
+    lenient = make_job(prompt="lenient", sampling=seeded, on_worker_loss=OnWorkerLoss.RESTART)
+    first = await begun(memory_store, make_worker, strict)
+    await put(memory_store, lenient)
+    await wait_until(lambda: _tail_over(memory_store, lenient, 5))
     await first.kill()
     make_worker()
-    ended = await reached(memory_store, job, Status.FAILED)
-    event = codec.decode_event(ended.outcome or b"")
-    assert isinstance(event, Failed)
-    assert event.error.code == "not_resumable"
+    error = (await failure(memory_store, strict)).error
+    assert (error.code, "seeded" in error.message) == ("not_resumable", True)
+    ended = await reached(memory_store, lenient, Status.COMPLETED)
+    assert ended.text == answer("lenient", 100)
+    log = await read_log(memory_store, lenient)
+    at = next(i for i, event in enumerate(log) if isinstance(event, Restarted))
+    after = [event.text for event in log[at:] if isinstance(event, Token)]
+    assert "".join(after) == ended.text
+
+
+async def test_a_request_that_kills_engines_is_set_aside_and_its_company_is_not(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    poison, innocent = prompt_job("[engine-death]", 50), prompt_job("innocent", 40)
+    worker = make_worker(tokens_per_s=200)
+    await put(memory_store, innocent, poison)
+    for _ in range(4):
+        with suppress(BaseExceptionGroup):
+            await asyncio.wait_for(worker.ended(), 2)
+        worker = make_worker(tokens_per_s=200)
+        if (await state(memory_store, poison)).status is Status.FAILED:
+            break
+    assert (await failure(memory_store, poison)).error.code == "worker_lost"
+    assert (await reached(memory_store, innocent, Status.COMPLETED)).text == answer("innocent", 40)
+
+
+async def test_a_suspect_is_served_although_no_worker_is_ever_idle_of_itself(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(tokens_per_s=100, max_num_seqs=2)
+    others = [prompt_job(f"other {number}", 10 + number % 7) for number in range(60)]
+    await put(memory_store, *others)
+    await wait_until(lambda: len(worker.engine.running) == 2)
+    suspect = prompt_job("suspect", priority=Priority.HIGH)
+    await put(memory_store, suspect)
+    await charge(memory_store)
+    await reached(memory_store, suspect, Status.COMPLETED)
+    statuses = [(await state(memory_store, job)).status for job in others]
+    assert Status.QUEUED in statuses

@@ -149,6 +149,14 @@ class QueueFull(RelaisError):
     code = "queue_full"
 
 
+class TooManyInFlight(RelaisError):
+    """The key has as many unfinished requests to this model as it may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_in_flight"
+
+
 class EngineRefused(InvalidRequest):
     """The engine refused the request before any work: too long, bad schema, unknown token."""
 
@@ -163,6 +171,12 @@ class WorkerLost(RelaisError):
     """Workers kept dying while they ran this request alone; it is set aside."""
 
     code = "worker_lost"
+
+
+class Unreadable(RelaisError):
+    """The queued request is not what this version of the worker reads; upgrade workers before orchestrators."""
+
+    code = "unreadable_request"
 
 
 class EngineFailed(RelaisError):

@@ -35,6 +35,13 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """The answer begins again, because its worker died and it cannot go on: discard the text so far."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens, as OpenTelemetry's `gen_ai.usage.*` counts them."""
 
@@ -90,7 +97,7 @@ class Expired:
 
 
 Terminal = Completed | Failed | Cancelled | Expired
-Event = Queued | Started | Token | Terminal
+Event = Queued | Started | Token | Restarted | Terminal
 
 STATUS_OF: dict[type[Terminal], Status] = {
     Completed: Status.COMPLETED,

@@ -29,6 +29,13 @@ class OnDisconnect(StrEnum):
     CANCEL = "cancel"
 
 
+class OnWorkerLoss(StrEnum):
+    """What becomes of a stream whose worker died and that cannot go on exactly where it stopped."""
+
+    FAIL = "fail"
+    RESTART = "restart"
+
+
 class Status(StrEnum):
     """Where a job stands. The last four are terminal: a job reaches exactly one of them."""
 
@@ -95,6 +102,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = Priority.NORMAL
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
     deadline_s: float
     log_ttl_s: float
     result_ttl_s: float
@@ -136,6 +144,19 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """What an earlier holder's engine ran, of a job whose log holds tokens already.
+
+    Attributes:
+        prompt_token_ids: the prompt as that engine was given it.
+        model_revision: the weights that it ran.
+    """
+
+    prompt_token_ids: tuple[int, ...]
+    model_revision: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakenJob:
     """A job in a worker's hands.
 
@@ -145,7 +166,7 @@ class TakenJob:
         failures: crashes charged to this job; above zero it is run alone.
         deadline_in_s: seconds left until it expires, when it was taken.
         queued_s: seconds between acceptance and this take.
-        emitted: True where an earlier holder already published tokens.
+        interrupted: set where an earlier holder already published tokens.
     """
 
     job: Job
@@ -154,7 +175,20 @@ class TakenJob:
     failures: int
     deadline_in_s: float
     queued_s: float
-    emitted: bool
+    interrupted: Interrupted | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The answer to one take.
+
+    Attributes:
+        jobs: what the worker holds now.
+        make_way: a job that must run alone waits for this worker to be idle; until then it gets nothing new.
+    """
+
+    jobs: tuple[TakenJob, ...]
+    make_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)

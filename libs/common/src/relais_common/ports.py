@@ -25,7 +25,7 @@ from relais_common.jobs import (
     QueueDepth,
     Status,
     StopReason,
-    TakenJob,
+    Take,
     Verdict,
     WorkerState,
 )
@@ -48,12 +48,18 @@ class JobIntake(Protocol):
     """The front's side of the queue."""
 
     async def enqueue(
-        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+        self,
+        job: Job,
+        *,
+        max_waiting: int,
+        max_inflight_per_key: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state.
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
+            TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
             IdempotencyConflict: the idempotency key was used with another body.
         """
         ...
@@ -84,11 +90,11 @@ class JobSource(Protocol):
 
     async def take(
         self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
-    ) -> list[TakenJob]:
+    ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
-        A job that crashed its worker before is given alone, and only to a worker that is `idle`.
-        The same `call_id` gives the same jobs again.
+        A job that crashed its worker before is given alone, and only to a worker that is `idle`; while such a job
+        waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
         """
         ...
 
@@ -103,11 +109,21 @@ class JobSource(Protocol):
         ...
 
     async def finish(
-        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+        self,
+        lease: Lease,
+        *,
+        first_seq: int,
+        lines: Sequence[bytes] = (),
+        terminal: Terminal,
+        text: str,
     ) -> Verdict:
-        """End a job: append its last event, store its text, free what it held.
+        """End a job: append `lines` and its last event in one step, store its text, free what it held.
 
-        `tail` below `first_seq - 1` in the answer means nothing was done: the log is short, append first.
+        Args:
+            first_seq: number of the first of `lines`, or of the terminal event where there are none.
+
+        Returns:
+            A verdict whose `tail` below `first_seq - 1` means nothing was done: the log is short, append first.
         """
         ...
 
@@ -115,10 +131,14 @@ class JobSource(Protocol):
         """Hold on to jobs of one model for another `lease_s` seconds."""
         ...
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        """Hand jobs of one model back to the front of the queue, at no charge to them.
+    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
+        """Hand jobs of one model back to the front of the queue.
 
         One that was asked to stop ends here instead.
+
+        Args:
+            max_failures: set where the holder has crashed, and lives to say so: then a job that its engine had, and
+                gave nothing of since the take, is charged, and ends once it was charged so often.
         """
         ...
 

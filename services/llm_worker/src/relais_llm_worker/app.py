@@ -92,6 +92,7 @@ async def _serve(
         handler = GenerateHandler(
             engine,
             store.source,
+            store.log,
             publisher,
             max_output_tokens=settings.max_output_tokens,
             kv_cache_threshold=settings.kv_cache_threshold,
@@ -101,7 +102,13 @@ async def _serve(
             handler,
             held_jobs,
             publisher,
-            ConsumerSettings(model, settings.worker_id, settings.lease_s, settings.drain_s),
+            ConsumerSettings(
+                model,
+                settings.worker_id,
+                settings.lease_s,
+                settings.drain_s,
+                settings.max_failures,
+            ),
         )
         log.info("worker_ready", model=model, max_num_seqs=engine.info.max_num_seqs)
         async with background(

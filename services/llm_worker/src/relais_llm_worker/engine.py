@@ -58,6 +58,22 @@ class Chunk:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What was already published of an answer.
+
+    Attributes:
+        token_ids: every token so far.
+        text: the text that went out; less than the ids say while part of it is held back.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+
+
+NOTHING = Emitted()
+
+
 class Generation(Protocol):
     """A request that the engine has accepted. Leaving the context without its end aborts it."""
 
@@ -87,16 +103,30 @@ class Engine(Protocol):
         """
         ...
 
+    def settled(self, sampling: Sampling) -> Sampling:
+        """The parameters that this engine would use: the request's, else the model's own defaults."""
+        ...
+
     async def encode_text(self, text: str) -> list[int]:
         """Token ids of a plain prompt, with the special tokens the model wants in front."""
         ...
 
     def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted = NOTHING,
     ) -> AbstractAsyncContextManager[Generation]:
         """Entering hands the request to the engine.
 
+        Args:
+            max_tokens: of the whole answer; more than `emitted` has.
+            emitted: where an earlier engine was cut off. Chunks go on after it, ids and text.
+
         Raises (on entry):
+            NotResumable: `emitted` cannot be gone on from.
             EngineRefused: the request is wrong: a bad schema, an unknown token, too long a prompt.
             EngineDead: the engine is gone.
         """

@@ -7,24 +7,44 @@ an interrupted one can be checked to the letter. No model, no GPU.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import starmap
 
-from relais_common.errors import EngineDead, EngineFailed, EngineRefused
+from relais_common.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs import Message, Sampling
-from relais_llm_worker.engine import Chunk, EngineLoad, Generation, ModelInfo
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engine import (
+    NOTHING,
+    Chunk,
+    Emitted,
+    EngineLoad,
+    Generation,
+    ModelInfo,
+)
 
 _WORDS = tuple(
     "la file attend son tour et le relais porte chaque mot jusqu au guichet ouvert "
     "the queue keeps its order while every token finds an open window".split()
 )
 DEFAULT_ANSWER_TOKENS = 32
+_CUT = "passé".encode()
 
 
-def token_text(token_id: int) -> str:
-    """The text of one token of an answer."""
-    return f"{_WORDS[token_id % len(_WORDS)]} "
+def _token_bytes(position: int, token_id: int) -> bytes:
+    """What a token of an answer adds. Every eighth ends within a character, as a byte-level vocabulary may."""
+    word = f"{_WORDS[token_id % len(_WORDS)]} ".encode()
+    if position % 8 == 3:
+        return word + _CUT[:-1]
+    return _CUT[-1:] + word if position % 8 == 4 else word
+
+
+def answer_text(prompt_token_ids: list[int], count: int) -> str:
+    """The text of the first `count` tokens of the answer to a prompt."""
+    token_ids = answer_token_ids(prompt_token_ids, count)
+    return b"".join(starmap(_token_bytes, enumerate(token_ids))).decode(errors="ignore")
 
 
 def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
@@ -44,6 +64,9 @@ class DeterministicEngine:
 
     Two prompts ask for faults, as tests need them: one that contains `[engine-fault]` fails alone, one that
     contains `[engine-death]` takes the engine with it.
+
+    Attributes:
+        steps: tokens given so far.
     """
 
     def __init__(
@@ -53,6 +76,7 @@ class DeterministicEngine:
         self._step_s = 1 / tokens_per_s if tokens_per_s else 0.0
         self._running: set[str] = set()
         self._dead = False
+        self.steps = 0
 
     @property
     def info(self) -> ModelInfo:
@@ -74,9 +98,17 @@ class DeterministicEngine:
     async def encode_text(self, text: str) -> list[int]:
         return list(text.encode())
 
+    def settled(self, sampling: Sampling) -> Sampling:
+        return sampling
+
     @asynccontextmanager
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted = NOTHING,
     ) -> AsyncIterator[Generation]:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")
@@ -86,9 +118,10 @@ class DeterministicEngine:
             raise EngineRefused(
                 "the deterministic engine follows no response format", param="response_format"
             )
+        run = _Run(self, prompt_token_ids, sampling, max_tokens, emitted)
         self._running.add(request_id)
         try:
-            yield _Run(self, prompt_token_ids, sampling, max_tokens)
+            yield run
         finally:
             self._running.discard(request_id)
 
@@ -104,6 +137,7 @@ class DeterministicEngine:
         """Wait for the next token's turn."""
         await asyncio.sleep(self._step_s)
         await self.check_health()
+        self.steps += 1
 
 
 class _Run:
@@ -113,11 +147,28 @@ class _Run:
         prompt_token_ids: list[int],
         sampling: Sampling,
         max_tokens: int,
+        emitted: Emitted,
     ) -> None:
         self._engine = engine
         self._prompt_token_ids = prompt_token_ids
-        self._sampling = sampling
         self._max_tokens = max_tokens
+        own_length = DEFAULT_ANSWER_TOKENS
+        if sampling.max_tokens is not None or sampling.ignore_eos:
+            own_length = max_tokens
+        self._token_ids = answer_token_ids(prompt_token_ids, min(own_length, max_tokens))
+        self._begin = len(emitted.token_ids)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._position = 0
+        self._text = AnswerText(self._decode_next, sampling.stop, sampling.min_tokens or 0)
+        if tuple(self._token_ids[: self._begin]) != emitted.token_ids or not self._text.replay(
+            emitted
+        ):
+            raise NotResumable("the tokens so far are none of this engine's")
+
+    def _decode_next(self, token_id: int) -> str:
+        text = self._decoder.decode(_token_bytes(self._position, token_id))
+        self._position += 1
+        return text
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         prompt = bytes(self._prompt_token_ids)
@@ -125,33 +176,14 @@ class _Run:
             raise EngineFailed("the engine failed while it ran this request")
         if b"[engine-death]" in prompt:
             self._engine.die()
-        own_length = DEFAULT_ANSWER_TOKENS
-        if self._sampling.max_tokens is not None or self._sampling.ignore_eos:
-            own_length = self._max_tokens
-        length = min(own_length, self._max_tokens)
-        text, sent = "", 0
-        for i, token_id in enumerate(answer_token_ids(self._prompt_token_ids, length), 1):
+        length = len(self._token_ids)
+        for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
             await self._engine.step()
-            text += token_text(token_id)
-            matched = next((stop for stop in self._sampling.stop if stop in text), None)
+            matched = self._text.feed(token_id)
             if matched is not None:
-                yield Chunk((token_id,), text[sent : text.index(matched)], "stop", matched)
+                yield Chunk((token_id,), self._text.give(ended=True), "stop", matched)
                 return
-            done = i == length
-            reason = ("length" if length == self._max_tokens else "stop") if done else None
-            end = len(text) if done else len(text) - _held_back(text, self._sampling.stop)
-            yield Chunk((token_id,), text[sent:end], reason)
-            sent = end
-
-
-def _held_back(text: str, stops: tuple[str, ...]) -> int:
-    """How many characters at the end may be the beginning of a stop string."""
-    return max(
-        (
-            length
-            for stop in stops
-            for length in range(1, min(len(stop), len(text) + 1))
-            if text.endswith(stop[:length])
-        ),
-        default=0,
-    )
+            reason = None
+            if count == length:
+                reason = "length" if length == self._max_tokens else "stop"
+            yield Chunk((token_id,), self._text.give(ended=reason is not None), reason)

@@ -7,8 +7,9 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import structlog
@@ -18,13 +19,22 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from relais_common.errors import EngineDead, EngineFailed, EngineRefused
+from relais_common.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs import Message, Sampling
-from relais_llm_worker.engine import Chunk, EngineLoad, Generation, ModelInfo
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engine import (
+    NOTHING,
+    Chunk,
+    Emitted,
+    EngineLoad,
+    Generation,
+    ModelInfo,
+)
 from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.settings import EngineSettings
 
@@ -149,26 +159,68 @@ class VllmEngine:
         # One thread: a tokenizer may not be used by two at once.
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def settled(self, sampling: Sampling) -> Sampling:
+        missing = {
+            name: value
+            for name, value in self._defaults.items()
+            if name in _SETTLED and getattr(sampling, name) is None
+        }
+        return replace(sampling, **missing)
+
     @asynccontextmanager
     async def generate(
-        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted = NOTHING,
     ) -> AsyncIterator[Generation]:
-        collector = await self._add(request_id, prompt_token_ids, sampling, max_tokens)
-        run = _Run(collector)
+        sampling = self.settled(sampling)
+        text = AnswerText(
+            self._decoder(request_id, prompt_token_ids), sampling.stop, sampling.min_tokens or 0
+        )
+        if not text.replay(emitted):
+            raise NotResumable("its tokens give another text here")
+        collector = await self._add(
+            request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
+        )
+        run = _Run(collector, text)
         try:
             yield run
         finally:
             if not run.finished and not self._llm.errored:
                 await self._llm.abort(collector.request_id, internal=True)
 
+    def _decoder(self, request_id: str, prompt_token_ids: list[int]) -> Callable[[int], str]:
+        """vLLM's own incremental decoding, in our hands: a cut stream goes on within a character."""
+        request: Any = SimpleNamespace(
+            request_id=request_id,
+            prompt_token_ids=prompt_token_ids,
+            prompt_embeds=None,
+            sampling_params=SamplingParams(),
+        )
+        detokenizer = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
+
+        def decode(token_id: int) -> str:
+            detokenizer.update([token_id], stop_terminated=False)
+            return detokenizer.get_next_output_text(finished=False, delta=True)
+
+        return decode
+
     async def _add(
-        self, request_id: str, prompt_token_ids: list[int], sampling: Sampling, max_tokens: int
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: tuple[int, ...],
     ) -> RequestOutputCollector:
         try:
             return await self._llm.add_request(
                 request_id,
-                TokensPrompt(prompt_token_ids=prompt_token_ids),
-                _sampling_params(sampling, max_tokens, self._defaults),
+                TokensPrompt(prompt_token_ids=[*prompt_token_ids, *emitted]),
+                _sampling_params(sampling, max_tokens, len(emitted)),
             )
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error
@@ -187,8 +239,9 @@ class VllmEngine:
 class _Run:
     """A request in vLLM's hands."""
 
-    def __init__(self, collector: RequestOutputCollector) -> None:
+    def __init__(self, collector: RequestOutputCollector, text: AnswerText) -> None:
         self._collector = collector
+        self._text = text
         self.finished = False
 
     async def chunks(self) -> AsyncIterator[Chunk]:
@@ -202,39 +255,50 @@ class _Run:
             completion = output.outputs[0]
             if completion.finish_reason not in (None, "stop", "length"):
                 raise EngineFailed("the engine ended the request with an error")
-            yield Chunk(
-                token_ids=tuple(completion.token_ids),
-                text=completion.text,
-                finish_reason=completion.finish_reason,
-                stop_reason=completion.stop_reason,
-                cached_tokens=output.num_cached_tokens or 0,
+            chunk = self._chunk(
+                tuple(completion.token_ids), completion.finish_reason, completion.stop_reason
             )
+            yield replace(chunk, cached_tokens=output.num_cached_tokens or 0)
+            if chunk.finish_reason is not None:
+                return
+
+    def _chunk(
+        self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
+    ) -> Chunk:
+        # The token at which the engine stops is counted, and is no text.
+        text_ids = token_ids[:-1] if reason == "stop" else token_ids
+        for count, token_id in enumerate(text_ids, 1):
+            matched = self._text.feed(token_id)
+            if matched is not None:
+                return Chunk(token_ids[:count], self._text.give(ended=True), "stop", matched)
+        return Chunk(token_ids, self._text.give(ended=reason is not None), reason, stop_reason)
 
 
-def _sampling_params(
-    sampling: Sampling, max_tokens: int, defaults: dict[str, Any]
-) -> SamplingParams:
-    """vLLM's parameters: the request's, else the model's generation config, else vLLM's own defaults."""
-    asked: dict[str, Any] = {
-        name: value
-        for name in (
-            "min_tokens",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "repetition_penalty",
-            "seed",
-        )
-        if (value := getattr(sampling, name)) is not None
-    }
-    known = {name: value for name, value in defaults.items() if name != "max_tokens"}
+_SETTLED = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "seed",
+)
+
+
+def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> SamplingParams:
+    """vLLM's parameters for what is left of an answer; what is None is left to vLLM.
+
+    Text and stop strings are ours (`AnswerText`), so that a cut stream goes on by the same rules.
+    """
+    given = {name: value for name in _SETTLED if (value := getattr(sampling, name)) is not None}
+    if "min_tokens" in given:
+        given["min_tokens"] = max(0, given["min_tokens"] - emitted)
     return SamplingParams(
-        **{**known, **asked},
-        max_tokens=max_tokens,
-        stop=list(sampling.stop) or None,
+        **given,
+        max_tokens=max_tokens - emitted,
+        detokenize=False,
         ignore_eos=sampling.ignore_eos,
         logit_bias=_logit_bias(sampling.logit_bias),
         structured_outputs=_structured_outputs(sampling.response_format),

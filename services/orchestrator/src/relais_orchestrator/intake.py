@@ -15,6 +15,7 @@ from relais_common.jobs import (
     Job,
     Message,
     OnDisconnect,
+    OnWorkerLoss,
     Operation,
     Priority,
     Sampling,
@@ -39,6 +40,7 @@ class Draft:
     priority: Priority
     deadline_s: float | None
     on_disconnect: OnDisconnect
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
 
 
 class Intake:
@@ -58,7 +60,7 @@ class Intake:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, InvalidRequest, QueueFull, IdempotencyConflict, Draining, StoreUnavailable:
+            ModelNotFound, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining, StoreUnavailable:
                 nothing was queued.
         """
         if self._drain.started:
@@ -76,11 +78,13 @@ class Intake:
                 sampling=draft.sampling,
                 priority=draft.priority,
                 on_disconnect=draft.on_disconnect,
+                on_worker_loss=draft.on_worker_loss,
                 deadline_s=self._deadline_s(draft),
                 log_ttl_s=self._limits.log_ttl_s,
                 result_ttl_s=self._limits.result_ttl_s,
             ),
             max_waiting=self._limits.max_waiting,
+            max_inflight_per_key=self._limits.max_inflight_per_key,
             idempotency=_idempotency(idempotency_key, body),
         )
         log.info(

@@ -41,6 +41,7 @@ def _draft(wanted: SubmitRequest) -> Draft:
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
+        on_worker_loss=wanted.on_worker_loss,
     )
 
 

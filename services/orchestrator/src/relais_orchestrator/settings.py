@@ -20,6 +20,7 @@ class Limits:
 
     max_body_bytes: int
     max_waiting: int
+    max_inflight_per_key: int
     default_deadline_s: float
     max_deadline_s: float
     log_ttl_s: float
@@ -80,6 +81,7 @@ def read_settings(env: Environ) -> Settings:
         limits=Limits(
             max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
             max_waiting=environ.integer(env, "MAX_WAITING", 10_000, at_least=1),
+            max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
             max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
             log_ttl_s=log_ttl_s,

@@ -14,6 +14,17 @@ from relais_common.wire import codec
 PATIENCE = 8
 
 
+def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
+    """How a job ends that was asked to stop and that nobody holds."""
+    match reason:
+        case StopReason.DEADLINE:
+            return Status.EXPIRED, [codec.EXPIRED_LINE]
+        case StopReason.DISCONNECT:
+            return Status.CANCELLED, [codec.DISCONNECTED_LINE]
+        case StopReason.CLIENT:
+            return Status.CANCELLED, [codec.CANCELLED_LINE]
+
+
 @dataclass(slots=True)
 class Record:
     """A job and all that is known of it."""
@@ -30,6 +41,8 @@ class Record:
     engaged: bool = False
     progressed: bool = False
     emitted: bool = False
+    prompt_token_ids: tuple[int, ...] = ()
+    model_revision: str = ""
     stop: StopReason | None = None
     ended_by: int | None = None
     started_at_s: float | None = None
@@ -60,6 +73,7 @@ class MemoryModel:
         self.memos: dict[str, tuple[str, list[str]]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self.service_s: float | None = None
+        self.host: tuple[float, str] = (0.0, "")
         self._order = 0
 
     @property
@@ -100,11 +114,19 @@ class MemoryModel:
         record.log.extend(lines)
         self._fanout.publish(record.job.channel_id, LiveBatch(first_seq, lines))
 
-    def conclude(self, record: Record, status: Status, line: bytes, text: str) -> None:
+    def unfinished(self, key_id: str) -> int:
+        """Jobs of this key that have not ended."""
+        return sum(
+            record.job.key_id == key_id and not record.status.is_terminal
+            for record in self.records.values()
+        )
+
+    def conclude(self, record: Record, status: Status, lines: list[bytes], text: str) -> None:
+        """End a job; the last of `lines` is its terminal event."""
         channel_id, was = record.job.channel_id, record.status
-        self.append(record, len(record.log) + 1, [line])
+        self.append(record, len(record.log) + 1, lines)
         record.status, record.finished_at_s = status, self._clock()
-        record.outcome, record.text, record.stop = line, text, None
+        record.outcome, record.text, record.stop = lines[-1], text, None
         for ledger in (self.inflight, self.deadlines, self.watched):
             ledger.pop(channel_id, None)
         if was is Status.QUEUED:
@@ -127,6 +149,34 @@ class MemoryModel:
             len(lane),
         )
         lane.insert(at, channel_id)
+
+    def let_go(self, record: Record, *, max_failures: int | None) -> bool:
+        """What becomes of a job whose holder has let go of it; `max_failures` is set after a crash.
+
+        Returns:
+            True where it waits again.
+        """
+        if record.stop is not None:
+            self.conclude(record, *stopped(record.stop), "")
+            return False
+        if max_failures is not None and record.engaged and not record.progressed:
+            record.failures += 1
+            if record.failures >= max_failures:
+                self.conclude(record, Status.FAILED, [codec.WORKER_LOST_LINE], "")
+                self.dead.appendleft(record.job.channel_id)
+                return False
+        self.requeue(record)
+        return True
+
+    def makes_way(self, worker_id: str, *, idle: bool) -> bool:
+        """Whether this worker is the one that becomes idle for a suspect."""
+        until_s, host = self.host
+        if host == worker_id and idle:
+            self.host = (0.0, "")
+        if idle or not self.suspects or (host != worker_id and until_s > self._clock()):
+            return False
+        self.host = (self._clock() + 10, worker_id)
+        return True
 
     def verdict(self, channel_id: str, fence: int) -> Verdict:
         record = self.records.get(channel_id)
@@ -159,7 +209,7 @@ class MemoryModel:
     def hand_over(self, record: Record, worker_id: str, lease_s: float) -> bool:
         now = self._clock()
         if record.deadline_at_s <= now:
-            self.conclude(record, Status.EXPIRED, codec.EXPIRED_LINE, "")
+            self.conclude(record, Status.EXPIRED, [codec.EXPIRED_LINE], "")
             return False
         self._remove_from_lane(record)
         record.fence += 1

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from relais_common.channels import channel_model
-from relais_common.errors import IdempotencyConflict, QueueFull
+from relais_common.errors import IdempotencyConflict, QueueFull, TooManyInFlight
 from relais_common.events import STATUS_OF, Cancelled, Queued, Started, Terminal
 from relais_common.fanout import Fanout
 from relais_common.jobs import (
@@ -16,16 +16,18 @@ from relais_common.jobs import (
     Append,
     ChannelState,
     Idempotency,
+    Interrupted,
     Job,
     Lease,
     QueueDepth,
     Status,
     StopReason,
+    Take,
     TakenJob,
     Verdict,
     WorkerState,
 )
-from relais_common.memory.model import MemoryModel, Record
+from relais_common.memory.model import MemoryModel, Record, stopped
 from relais_common.ports import Reaped, Subscription
 from relais_common.wire import codec
 
@@ -65,7 +67,12 @@ class MemoryStore:
     # JobIntake
 
     async def enqueue(
-        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+        self,
+        job: Job,
+        *,
+        max_waiting: int,
+        max_inflight_per_key: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
         model = self._model(job.model)
         if job.channel_id in model.records:
@@ -83,7 +90,13 @@ class MemoryStore:
         if waiting >= max_waiting:
             raise QueueFull(
                 f"{waiting} requests wait for {job.model!r} already",
-                retry_after_s=model.estimated_wait_s(waiting) or 1.0,
+                retry_after_s=model.estimated_wait_s(max(1, waiting // 10)) or 1.0,
+            )
+        unfinished = model.unfinished(job.key_id)
+        if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
+            raise TooManyInFlight(
+                f"{unfinished} requests of this key to {job.model!r} have not ended",
+                retry_after_s=model.estimated_wait_s(1) or 1.0,
             )
         record = model.add(job, self._watch_grace_s)
         if idempotency is not None:
@@ -111,7 +124,7 @@ class MemoryStore:
             return None
         if record.status is Status.QUEUED:
             line = codec.encode_event(Cancelled(reason))
-            model.conclude(record, Status.CANCELLED, line, "")
+            model.conclude(record, Status.CANCELLED, [line], "")
         elif record.status is Status.RUNNING:
             model.ask_to_stop(record, reason)
         return record.status
@@ -151,22 +164,27 @@ class MemoryStore:
 
     async def take(
         self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
-    ) -> list[TakenJob]:
+    ) -> Take:
         state = self._model(model)
         last_call, last_ids = state.memos.get(worker_id, ("", []))
         if last_call == call_id:
             records = [state.records[channel_id] for channel_id in last_ids]
-            return [
-                self._taken(state, record)
-                for record in records
-                if record.status is Status.RUNNING and record.worker == worker_id
-            ]
+            return Take(
+                tuple(
+                    self._taken(state, record)
+                    for record in records
+                    if record.status is Status.RUNNING and record.worker == worker_id
+                )
+            )
         taken: list[Record] = []
         while idle and limit > 0 and state.suspects:
             suspect = state.records[state.suspects[0]]
             if state.hand_over(suspect, worker_id, lease_s):
                 taken.append(suspect)
                 limit = 0
+        make_way = state.makes_way(worker_id, idle=idle)
+        if make_way:
+            limit = 0
         while len(taken) < limit and (priority := state.next_priority()) is not None:
             record = state.serve(priority, worker_id, lease_s)
             if record is not None:
@@ -178,7 +196,7 @@ class MemoryStore:
             self._bell(model).set()
         else:
             self._bell(model).clear()
-        return [self._taken(state, record) for record in taken]
+        return Take(tuple(self._taken(state, record) for record in taken), make_way)
 
     def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
         return TakenJob(
@@ -188,7 +206,9 @@ class MemoryStore:
             failures=record.failures,
             deadline_in_s=model.seconds_left(record),
             queued_s=model.seconds_queued(record),
-            emitted=record.emitted,
+            interrupted=Interrupted(record.prompt_token_ids, record.model_revision)
+            if record.emitted and record.started_at_s is not None
+            else None,
         )
 
     async def start(
@@ -199,6 +219,8 @@ class MemoryStore:
         if record is None or not verdict.held:
             return verdict
         record.engaged = True
+        record.prompt_token_ids = tuple(prompt_token_ids)
+        record.model_revision = model_revision
         if record.started_at_s is None:
             record.started_at_s = self._clock()
             line = codec.encode_event(Started(len(prompt_token_ids)))
@@ -222,7 +244,13 @@ class MemoryStore:
         return model.verdict(channel_id, fence)
 
     async def finish(
-        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+        self,
+        lease: Lease,
+        *,
+        first_seq: int,
+        lines: Sequence[bytes] = (),
+        terminal: Terminal,
+        text: str,
     ) -> Verdict:
         model, record = self._of(lease.channel_id)
         if record is not None and record.ended_by == lease.fence:
@@ -231,8 +259,9 @@ class MemoryStore:
         if record is None or not verdict.held or verdict.tail < first_seq - 1:
             return verdict
         record.ended_by = lease.fence
-        line = codec.encode_event(terminal)
-        model.conclude(record, STATUS_OF[type(terminal)], line, text)
+        fresh = [*lines, codec.encode_event(terminal)]
+        skip = min(verdict.tail + 1 - first_seq, len(fresh) - 1)
+        model.conclude(record, STATUS_OF[type(terminal)], fresh[skip:], text)
         return Verdict(held=True, tail=len(record.log))
 
     async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
@@ -245,16 +274,13 @@ class MemoryStore:
             verdicts.append(verdict)
         return verdicts
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
         for lease in leases:
             model, record = self._of(lease.channel_id)
             if record is None or not model.verdict(lease.channel_id, lease.fence).held:
                 continue
-            if record.stop is not None:
-                model.conclude(record, _status(record.stop), _line(record.stop), "")
-                continue
-            model.requeue(record)
-            self._bell(record.job.model).set()
+            if model.let_go(record, max_failures=max_failures):
+                self._bell(record.job.model).set()
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
         try:
@@ -284,31 +310,22 @@ class MemoryStore:
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
         state = self._model(model)
         requeued = ended = 0
-        for ledger, reason, line in (
-            (state.watched, StopReason.DISCONNECT, _line(StopReason.DISCONNECT)),
-            (state.deadlines, StopReason.DEADLINE, codec.EXPIRED_LINE),
+        for ledger, reason in (
+            (state.watched, StopReason.DISCONNECT),
+            (state.deadlines, StopReason.DEADLINE),
         ):
             for record in state.due(ledger, limit):
                 del ledger[record.job.channel_id]
                 if record.status is Status.QUEUED:
-                    state.conclude(record, _status(reason), line, "")
+                    state.conclude(record, *stopped(reason), "")
                     ended += 1
                 elif record.status is Status.RUNNING:
                     state.ask_to_stop(record, reason)
         for record in state.due(state.inflight, limit):
-            if record.stop is not None:
-                state.conclude(record, _status(record.stop), _line(record.stop), "")
+            if state.let_go(record, max_failures=max_failures):
+                requeued += 1
+            else:
                 ended += 1
-                continue
-            if record.engaged and not record.progressed:
-                record.failures += 1
-                if record.failures >= max_failures:
-                    state.conclude(record, Status.FAILED, codec.WORKER_LOST_LINE, "")
-                    state.dead.appendleft(record.job.channel_id)
-                    ended += 1
-                    continue
-            state.requeue(record)
-            requeued += 1
         if requeued:
             self._bell(model).set()
         return Reaped(requeued=requeued, ended=ended)
@@ -338,13 +355,3 @@ class MemoryStore:
     async def alive(self) -> list[WorkerState]:
         now = self._clock()
         return [state for end, state in self._workers.values() if end > now]
-
-
-def _status(reason: StopReason) -> Status:
-    return Status.EXPIRED if reason is StopReason.DEADLINE else Status.CANCELLED
-
-
-def _line(reason: StopReason) -> bytes:
-    if reason is StopReason.DEADLINE:
-        return codec.EXPIRED_LINE
-    return codec.encode_event(Cancelled(reason))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relais_common.channels import channel_model
-from relais_common.errors import IdempotencyConflict, QueueFull
+from relais_common.errors import IdempotencyConflict, QueueFull, TooManyInFlight
 from relais_common.events import Cancelled
 from relais_common.jobs import (
     Accepted,
@@ -33,7 +33,12 @@ class RedisJobIntake:
         self._watch_grace_s = watch_grace_s
 
     async def enqueue(
-        self, job: Job, *, max_waiting: int, idempotency: Idempotency | None = None
+        self,
+        job: Job,
+        *,
+        max_waiting: int,
+        max_inflight_per_key: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Accepted:
         idempotency_key = body_hash = ""
         if idempotency is not None:
@@ -53,6 +58,7 @@ class RedisJobIntake:
             job.result_ttl_s,
             self._watch_grace_s,
             max_waiting,
+            max_inflight_per_key or 0,
             idempotency_key,
             body_hash,
         )
@@ -64,6 +70,12 @@ class RedisJobIntake:
             waiting, wait = rest
             raise QueueFull(
                 f"{waiting} requests wait for {job.model!r} already",
+                retry_after_s=_seconds(wait) or 1.0,
+            )
+        if verdict == b"key_full":
+            unfinished, wait = rest
+            raise TooManyInFlight(
+                f"{unfinished} requests of this key to {job.model!r} have not ended",
                 retry_after_s=_seconds(wait) or 1.0,
             )
         channel_id, status, position, wait = rest

@@ -6,11 +6,24 @@ from typing import cast
 
 from relais_common.ports import Reaped
 from relais_common.redis_store.connection import store_errors
-from relais_common.redis_store.scripting import Scripts
+from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
+
+
+def parting(max_failures: int) -> list[Argument]:
+    """What the scripts need for a job whose holder has let go of it; see `let_go` in `lua/lib.lua`."""
+    return [
+        DEAD_LETTER_TTL_S,
+        DEAD_LETTERS_KEPT,
+        max_failures,
+        codec.EXPIRED_LINE,
+        codec.DISCONNECTED_LINE,
+        codec.CANCELLED_LINE,
+        codec.WORKER_LOST_LINE,
+    ]
 
 
 class RedisRecovery:
@@ -24,13 +37,7 @@ class RedisRecovery:
             "reap",
             keys.model_base(model),
             limit,
-            max_failures,
-            codec.EXPIRED_LINE,
-            codec.DISCONNECTED_LINE,
-            codec.CANCELLED_LINE,
-            codec.WORKER_LOST_LINE,
-            DEAD_LETTERS_KEPT,
-            DEAD_LETTER_TTL_S,
+            *parting(max_failures),
         )
         return Reaped(requeued=requeued, ended=ended)
 

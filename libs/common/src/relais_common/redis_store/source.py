@@ -7,17 +7,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from redis.asyncio import Redis
 
+from relais_common.errors import DecodeError
 from relais_common.events import STATUS_OF, Started, Terminal
-from relais_common.jobs import Append, Lease, StopReason, TakenJob, Verdict
+from relais_common.jobs import (
+    Append,
+    Interrupted,
+    Lease,
+    StopReason,
+    Take,
+    TakenJob,
+    Verdict,
+)
 from relais_common.redis_store.connection import (
     CONFIRM_TIMEOUT_S,
     LONGEST_BLOCK_S,
     store_errors,
 )
+from relais_common.redis_store.recovery import parting
 from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
+
+log = structlog.get_logger(__name__)
 
 PATIENCE = 8
 """How many jobs may overtake a waiting lower priority before it is served."""
@@ -41,8 +54,8 @@ class RedisJobSource:
 
     async def take(
         self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
-    ) -> list[TakenJob]:
-        answer = await self._scripts.run(
+    ) -> Take:
+        make_way, answer = await self._scripts.run(
             "take",
             keys.model_base(model),
             limit,
@@ -53,18 +66,39 @@ class RedisJobSource:
             PATIENCE,
             codec.EXPIRED_LINE,
         )
-        return [
-            TakenJob(
+        jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
+        return Take(tuple(jobs), make_way=bool(make_way))
+
+    async def _taken(
+        self,
+        channel_id: bytes,
+        fence: bytes,
+        failures: bytes,
+        tail: int,
+        payload: bytes,
+        deadline_in: bytes,
+        queued: bytes,
+        prompt: bytes,
+        revision: bytes,
+    ) -> TakenJob | None:
+        """The job, or None where it cannot be read: it is ended here, since no holder could."""
+        lease = Lease(channel_id.decode(), int(fence))
+        try:
+            return TakenJob(
                 job=codec.decode_job(payload),
-                lease=Lease(channel_id.decode(), int(fence)),
+                lease=lease,
                 tail=tail,
                 failures=int(failures),
                 deadline_in_s=float(deadline_in),
                 queued_s=float(queued),
-                emitted=emitted == b"1",
+                interrupted=Interrupted(codec.decode_token_ids(prompt), revision.decode())
+                if prompt
+                else None,
             )
-            for channel_id, fence, failures, tail, payload, deadline_in, queued, emitted in answer
-        ]
+        except DecodeError as error:
+            log.error("job_unreadable", channel_id=lease.channel_id, error=str(error))
+            await self.finish(lease, first_seq=tail + 1, terminal=codec.UNREADABLE, text="")
+            return None
 
     async def start(
         self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
@@ -93,7 +127,13 @@ class RedisJobSource:
         return [_verdict(answer) for answer in await self._scripts.run("append", base, *arguments)]
 
     async def finish(
-        self, lease: Lease, *, first_seq: int, terminal: Terminal, text: str
+        self,
+        lease: Lease,
+        *,
+        first_seq: int,
+        lines: Sequence[bytes] = (),
+        terminal: Terminal,
+        text: str,
     ) -> Verdict:
         return _verdict(
             await self._scripts.run(
@@ -103,8 +143,9 @@ class RedisJobSource:
                 lease.fence,
                 first_seq,
                 STATUS_OF[type(terminal)],
-                codec.encode_event(terminal),
                 text,
+                *lines,
+                codec.encode_event(terminal),
             )
         )
 
@@ -116,15 +157,13 @@ class RedisJobSource:
         )
         return [_verdict(answer) for answer in answers]
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
         if leases:
-            base = keys.channel_base(leases[0].channel_id)
             await self._scripts.run(
                 "release",
-                base,
-                codec.EXPIRED_LINE,
-                codec.DISCONNECTED_LINE,
-                codec.CANCELLED_LINE,
+                keys.channel_base(leases[0].channel_id),
+                int(max_failures is not None),
+                *parting(max_failures or 0),
                 *_flat(leases),
             )
 

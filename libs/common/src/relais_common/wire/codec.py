@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from relais_common.errors import DecodeError, ErrorInfo, WorkerLost
+from relais_common.errors import DecodeError, ErrorInfo, Unreadable, WorkerLost
 from relais_common.events import (
     Cancelled,
     Completed,
@@ -20,6 +20,7 @@ from relais_common.events import (
     Expired,
     Failed,
     Queued,
+    Restarted,
     Started,
     Timings,
     Token,
@@ -29,6 +30,7 @@ from relais_common.jobs import (
     Job,
     Message,
     OnDisconnect,
+    OnWorkerLoss,
     Operation,
     Priority,
     Sampling,
@@ -41,6 +43,7 @@ NAMES: dict[type[Event], bytes] = {
     Queued: b"queued",
     Started: b"started",
     Token: b"token",
+    Restarted: b"restarted",
     Completed: b"completed",
     Failed: b"failed",
     Cancelled: b"cancelled",
@@ -79,6 +82,8 @@ def decode_event(line: bytes) -> Event:
                 return Queued(**fields)
             case b"started":
                 return Started(**fields)
+            case b"restarted":
+                return Restarted(**fields)
             case b"completed":
                 return Completed(
                     finish_reason=fields["finish_reason"],
@@ -126,6 +131,7 @@ def decode_job(payload: bytes) -> Job:
             operation=Operation(fields.pop("operation")),
             priority=Priority(fields.pop("priority")),
             on_disconnect=OnDisconnect(fields.pop("on_disconnect")),
+            on_worker_loss=OnWorkerLoss(fields.pop("on_worker_loss", OnWorkerLoss.FAIL)),
             messages=None if messages is None else tuple(Message(**turn) for turn in messages),
             prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
             sampling=Sampling(**sampling),
@@ -138,6 +144,14 @@ def decode_job(payload: bytes) -> Job:
 def encode_token_ids(token_ids: Iterable[int]) -> bytes:
     """Token ids as a JSON array."""
     return orjson.dumps(list(token_ids))
+
+
+def decode_token_ids(payload: bytes) -> tuple[int, ...]:
+    """Token ids that `encode_token_ids` wrote. Raises DecodeError."""
+    try:
+        return tuple(orjson.loads(payload))
+    except (ValueError, TypeError) as error:
+        raise DecodeError(f"token ids: {error}") from error
 
 
 def encode_worker(state: WorkerState) -> bytes:
@@ -166,3 +180,8 @@ WORKER_LOST_LINE = encode_event(
     Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
 )
 """What the reaper appends when it sets a job aside."""
+
+UNREADABLE = Failed(
+    Unreadable("no worker could read this request; it was made by another version").info
+)
+"""How a job ends whose payload cannot be decoded."""

@@ -52,6 +52,16 @@ def counts(model: str) -> str:
     return f"{model_base(model)}:counts"
 
 
+def open_jobs(model: str) -> str:
+    """HASH: unfinished jobs by key id."""
+    return f"{model_base(model)}:open"
+
+
+def host(model: str) -> str:
+    """STRING with TTL: the busy worker that makes way for a suspect."""
+    return f"{model_base(model)}:host"
+
+
 def inflight(model: str) -> str:
     """ZSET: taken job ids, scored by the end of their lease."""
     return f"{model_base(model)}:inflight"

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
 from relais_common.backoff import Backoff
-from relais_common.errors import (
-    DecodeError,
-    EngineDead,
-    EngineFailed,
-    RelaisError,
-    StoreUnavailable,
-)
+from relais_common.errors import EngineDead, EngineFailed, RelaisError, StoreUnavailable
 from relais_common.events import Cancelled, Expired, Failed, Terminal
 from relais_common.jobs import StopReason
 from relais_common.lifecycle import cancel_and_wait
@@ -28,6 +23,7 @@ from relais_common.worker.publisher import Publisher
 log = structlog.get_logger(__name__)
 
 BLOCK_S = 2.0
+MAKE_WAY_S = 2.0
 FULL_POLL_S = 0.02
 HAND_BACK_TIMEOUT_S = 3.0
 
@@ -51,12 +47,19 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
-    """Attributes: `lease_s`, how long a silent worker keeps a job; `drain_s`, how long a stopping one works on."""
+    """Where to take from, and how.
+
+    Attributes:
+        lease_s: how long a silent worker keeps a job.
+        drain_s: how long a stopping one works on.
+        max_failures: crashes charged to a job before it is set aside.
+    """
 
     model: str
     worker_id: str
     lease_s: float
     drain_s: float
+    max_failures: int
 
 
 class Consumer:
@@ -78,6 +81,7 @@ class Consumer:
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._call_id = secrets.token_hex(8)
+        self._make_way_until_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: finish what fits in `drain_s`, hand the rest back.
@@ -85,31 +89,39 @@ class Consumer:
         Raises:
             ExceptionGroup: of `EngineDead`, once everything was handed back.
         """
+        crashed = True
         try:
             async with asyncio.TaskGroup() as group:
                 await self._consume(group, stop)
                 await self._drain()
+            crashed = False
         finally:
-            await self._hand_back_all()
+            await self._hand_back_all(crashed=crashed)
 
     async def _consume(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         stopping = group.create_task(stop.wait())
         backoff = Backoff()
         while not stop.is_set():
-            room = 0 if self._held_jobs.suspect else self._handler.room(len(self._held_jobs))
+            room = self._room()
             if room <= 0:
                 await self._wait_for_room(stopping)
                 continue
             try:
-                if await self._take(group, room) == 0:
+                if await self._take(group, room) == 0 and not self._make_way_until_s:
                     await self._wait_for_work(stopping)
                 backoff.reset()
-            except (StoreUnavailable, DecodeError) as error:
+            except StoreUnavailable as error:
                 log.warning("take_failed", error=str(error))
                 await backoff.pause()
 
+    def _room(self) -> int:
+        held = len(self._held_jobs)
+        if self._held_jobs.suspect or (held and time.monotonic() < self._make_way_until_s):
+            return 0
+        return self._handler.room(held)
+
     async def _take(self, group: asyncio.TaskGroup, room: int) -> int:
-        taken = await self._source.take(
+        take = await self._source.take(
             self._settings.model,
             room,
             worker_id=self._settings.worker_id,
@@ -119,13 +131,15 @@ class Consumer:
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)
-        for one in taken:
+        # Asked again now and then: another worker may have been idle sooner.
+        self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
+        for one in take.jobs:
             held = HeldJob(one)
             self._held_jobs.add(held)
             task = group.create_task(self._execute(held))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return len(taken)
+        return len(take.jobs)
 
     async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
         # A place is freed by a job's end, which rings, or inside the engine, which does not.
@@ -198,6 +212,7 @@ class Consumer:
                 verdict = await self._source.finish(
                     held.lease,
                     first_seq=held.next_seq,
+                    lines=held.last_lines,
                     terminal=terminal,
                     text="".join(held.text),
                 )
@@ -221,13 +236,15 @@ class Consumer:
         for task in list(self._tasks):
             task.cancel()
 
-    async def _hand_back_all(self) -> None:
+    async def _hand_back_all(self, *, crashed: bool) -> None:
         leases = [held.lease for held in self._held_jobs.all()]
         if not leases:
             return
         try:
             async with asyncio.timeout(HAND_BACK_TIMEOUT_S):
-                await self._source.release(leases)
+                await self._source.release(
+                    leases, max_failures=self._settings.max_failures if crashed else None
+                )
             log.warning("handed_back", jobs=len(leases))
         except (StoreUnavailable, TimeoutError):
             log.exception("hand_back_failed", jobs=len(leases))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from relais_common.events import Token
+from relais_common.events import Restarted, Token
 from relais_common.jobs import Append, Job, Lease, StopReason, TakenJob, Verdict
 from relais_common.wire import codec
 
@@ -21,6 +21,7 @@ class Abandon(Enum):
 
 
 Halt = StopReason | Abandon
+_TOKEN = codec.NAMES[Token]
 LINES_PER_APPEND = 1000
 
 
@@ -28,6 +29,9 @@ class HeldJob:
     """One job, the events this holder has made for it, and how many of them the log has.
 
     The events stay in memory until the job ends, so that a log that came back short can be mended.
+
+    Attributes:
+        text: the answer so far, in pieces.
     """
 
     def __init__(self, taken: TakenJob) -> None:
@@ -35,6 +39,7 @@ class HeldJob:
         self.text: list[str] = []
         self._base = taken.tail
         self._lines: list[bytes] = []
+        self._last_lines: tuple[bytes, ...] = ()
         self._acknowledged = 0
         self._halt: asyncio.Future[Halt] = asyncio.get_running_loop().create_future()
         self._progress = asyncio.Event()
@@ -66,22 +71,41 @@ class HeldJob:
     def has_unsent(self) -> bool:
         return self._acknowledged < len(self._lines)
 
-    def add(self, event: Token) -> None:
+    @property
+    def last_lines(self) -> tuple[bytes, ...]:
+        """Events that go into the log together with the job's end."""
+        return self._last_lines
+
+    def add(self, event: Token | Restarted) -> None:
         """Number an event; a publisher has yet to send it."""
         self._lines.append(codec.encode_event(event))
+        if isinstance(event, Token):
+            self.text.append(event.text)
+        else:
+            self.text.clear()
+
+    def add_last(self, event: Token) -> None:
+        """The event after which the job ends.
+
+        It must not be in the log without that end: a successor would ask the engine for more.
+        """
+        self._last_lines = (codec.encode_event(event),)
         self.text.append(event.text)
 
     def note_started(self, tail: int) -> None:
-        """The queue itself appended `started`: numbers go on after it."""
-        self._base = tail
+        """The queue itself may have appended `started`: numbers go on after it."""
+        if not self._lines:
+            self._base = tail
 
     def unsent(self) -> Append:
         """What the log has not acknowledged yet."""
         first = self._acknowledged
+        lines = tuple(self._lines[first : first + LINES_PER_APPEND])
         return Append(
             lease=self.lease,
             first_seq=self._base + first + 1,
-            lines=tuple(self._lines[first : first + LINES_PER_APPEND]),
+            lines=lines,
+            emits=any(line.startswith(_TOKEN) for line in lines),
         )
 
     def halt(self, why: Halt) -> None:

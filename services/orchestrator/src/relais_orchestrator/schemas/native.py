@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from relais_common.jobs import OnDisconnect, Priority
+from relais_common.jobs import OnDisconnect, OnWorkerLoss, Priority
 from relais_orchestrator.schemas.messages import Messages, ModelName
 from relais_orchestrator.schemas.sampling import STRICT, SamplingParams, TokenId
 
@@ -28,6 +28,7 @@ class SubmitRequest(BaseModel):
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = Field(default=None, gt=0)
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

@@ -5,7 +5,7 @@
 local id, reason, line = unpack(ARGV)
 local status = redis.call('HGET', job_key(id), 'status')
 if status == 'queued' then
-  conclude(id, 'cancelled', line, '', true)
+  conclude(id, 'cancelled', {line}, '', true)
   return 'cancelled'
 end
 if status == 'running' then ask_to_stop(id, reason) end

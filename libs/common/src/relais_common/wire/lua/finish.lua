@@ -1,12 +1,15 @@
 -- End a job its worker holds.
 -- KEYS[1] base
--- ARGV: id, fence, first_seq (the terminal event's number), status, line, text
+-- ARGV: id, fence, first_seq (number of the first line), status, text, line 1 .. line m; the last is the terminal event
 -- Returns a verdict {held, tail, stop}; a tail below first_seq - 1 says the log is short and nothing was done.
-local id, fence, first_seq, status, line, text = unpack(ARGV)
+local id, fence, first_seq, status, text = unpack(ARGV, 1, 5)
 local ended_by, tail = unpack(redis.call('HMGET', job_key(id), 'ended_by', 'tail'))
 if ended_by == fence then return {1, tonumber(tail), ''} end
 local answer = verdict(id, fence)
-if answer[1] == 0 or answer[2] < tonumber(first_seq) - 1 then return answer end
+local skip = answer[2] + 1 - tonumber(first_seq)
+if answer[1] == 0 or skip < 0 then return answer end
+local lines = {}
+for at = math.min(6 + skip, #ARGV), #ARGV do lines[#lines + 1] = ARGV[at] end
 redis.call('HSET', job_key(id), 'ended_by', fence)
-conclude(id, status, line, text, false)
-return {1, answer[2] + 1, ''}
+conclude(id, status, lines, text, false)
+return {1, answer[2] + #lines, ''}

@@ -3,9 +3,9 @@
 
 local base = KEYS[1]
 local PRIORITIES = {'high', 'normal', 'low'}
-local COUNTS, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, DEAD, CONTROL =
-  base .. ':counts', base .. ':inflight', base .. ':deadlines', base .. ':watched',
-  base .. ':wakeup', base .. ':suspects', base .. ':dead', base .. ':control'
+local COUNTS, OPEN, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL =
+  base .. ':counts', base .. ':open', base .. ':inflight', base .. ':deadlines', base .. ':watched',
+  base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control'
 
 local function job_key(id) return base .. ':job:' .. id end
 local function log_key(id) return base .. ':log:' .. id end
@@ -55,6 +55,11 @@ local function count_waiting(priority, by)
   redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
 end
 
+-- Unfinished jobs of a key.
+local function count_open(owner, by)
+  if redis.call('HINCRBY', OPEN, owner, by) <= 0 then redis.call('HDEL', OPEN, owner) end
+end
+
 -- Jobs that go before this one, plus one. An upper bound: tombstones count, and a lane's turn may come sooner.
 local function position(priority, owner, seq)
   local own = seq - count(lane_field(priority, owner, 'popped'))
@@ -90,14 +95,9 @@ local function append(id, first_seq, lines)
   redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
--- A cancelled job's id stays in its lane; half a lane of such tombstones is swept out in one go, so that
--- each costs O(1) on average and none can pile up. A lane of nothing else goes at once.
-local function bury(priority, owner)
-  local field = lane_field(priority, owner, 'tombstones')
-  local tombstones = redis.call('HINCRBY', COUNTS, field, 1)
+-- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do. O(length).
+local function sweep(priority, owner)
   local lane = lane_key(priority, owner)
-  local length = redis.call('LLEN', lane)
-  if tombstones < length and (tombstones < 64 or tombstones * 2 < length) then return end
   local ids = redis.call('LRANGE', lane, 0, -1)
   redis.call('DEL', lane)
   local popped, kept = count(lane_field(priority, owner, 'popped')), 0
@@ -108,20 +108,31 @@ local function bury(priority, owner)
       redis.call('HSET', job_key(id), 'seq', popped + kept)
     end
   end
-  redis.call('HSET', COUNTS, field, 0, lane_field(priority, owner, 'pushed'), popped + kept)
+  redis.call('HSET', COUNTS, lane_field(priority, owner, 'tombstones'), 0,
+    lane_field(priority, owner, 'pushed'), popped + kept)
   if kept == 0 then forget_lane(priority, owner) end
+  return kept
 end
 
--- The one way a job ends: last event, state, what it held, and how long it is remembered.
--- `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
-local function conclude(id, status, line, text, in_lane)
+-- A cancelled job's id stays in its lane; half a lane of such tombstones is swept out in one go, so that
+-- each costs O(1) on average and none can pile up. A lane of nothing else goes at once.
+local function bury(priority, owner)
+  local tombstones = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'tombstones'), 1)
+  local length = redis.call('LLEN', lane_key(priority, owner))
+  if tombstones >= length or (tombstones >= 64 and tombstones * 2 >= length) then sweep(priority, owner) end
+end
+
+-- The one way a job ends: last events, state, what it held, and how long it is remembered. `lines` ends with the
+-- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
+local function conclude(id, status, lines, text, in_lane)
   local key = job_key(id)
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl = unpack(redis.call('HMGET', key,
     'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s', 'result_ttl_s'))
-  append(id, redis.call('LLEN', log_key(id)) + 1, {line})
-  redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', line, 'text', text,
+  append(id, redis.call('LLEN', log_key(id)) + 1, lines)
+  redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
   redis.call('HDEL', key, 'payload', 'prompt_token_ids', 'stop')
+  count_open(owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
@@ -138,15 +149,6 @@ local function conclude(id, status, line, text, in_lane)
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
     redis.call('HSET', COUNTS, 'service_s', seconds(last))
-  end
-end
-
--- The end of a job that was asked to stop and that nobody holds any more.
-local function conclude_stopped(id, stop, expired_line, disconnected_line, cancelled_line)
-  if stop == 'deadline' then
-    conclude(id, 'expired', expired_line, '', false)
-  else
-    conclude(id, 'cancelled', stop == 'disconnect' and disconnected_line or cancelled_line, '', false)
   end
 end
 
@@ -193,6 +195,34 @@ local function verdict(id, fence)
   local status, current, stop = unpack(redis.call('HMGET', job_key(id), 'status', 'fence', 'stop'))
   if status ~= 'running' or current ~= fence then return {0, 0, ''} end
   return {1, redis.call('LLEN', log_key(id)), stop or ''}
+end
+
+-- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`, and only its holder's
+-- engine had it and gave nothing: that counts against it, and ends it where it happens too often. Else it waits again.
+-- `parting`: seconds that a dead letter is kept, how many are kept, failures allowed, and the lines of the four ends.
+-- True where the job waits again.
+local function let_go(id, crashed, parting)
+  local keep_s, most, max_failures, expired, disconnected, cancelled, lost = unpack(parting)
+  local key = job_key(id)
+  local stop, engaged, progressed = unpack(redis.call('HMGET', key, 'stop', 'engaged', 'progressed'))
+  if stop == 'deadline' then
+    conclude(id, 'expired', {expired}, '', false)
+  elseif stop then
+    conclude(id, 'cancelled', {stop == 'disconnect' and disconnected or cancelled}, '', false)
+  elseif crashed and engaged and not progressed
+      and redis.call('HINCRBY', key, 'failures', 1) >= tonumber(max_failures) then
+    local payload = redis.call('HGET', key, 'payload')
+    conclude(id, 'failed', {lost}, '', false)
+    redis.call('HSET', key, 'payload', payload)
+    redis.call('EXPIRE', key, keep_s)
+    redis.call('LPUSH', DEAD, id)
+    redis.call('LTRIM', DEAD, 0, tonumber(most) - 1)
+    redis.call('EXPIRE', DEAD, keep_s)
+  else
+    requeue(id)
+    return true
+  end
+  return false
 end
 
 local function ask_to_stop(id, reason)

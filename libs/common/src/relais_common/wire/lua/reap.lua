@@ -1,20 +1,48 @@
 -- What anyone may do for jobs whose holder, time or reader is gone. Safe to run by many at once.
 -- KEYS[1] base
--- ARGV: limit, max_failures, expired line, disconnected line, cancelled line, worker-lost line, dead letters kept,
---       seconds a dead letter is kept
+-- ARGV: limit, then `parting` of let_go: seconds a dead letter is kept, dead letters kept, max_failures, expired line,
+--       disconnected line, cancelled line, worker-lost line
 -- Returns {requeued, ended}
-local limit, max_failures = tonumber(ARGV[1]), tonumber(ARGV[2])
-local expired_line, disconnected_line, cancelled_line, lost_line = unpack(ARGV, 3, 6)
-local requeued, ended = 0, 0
+local limit, parting = tonumber(ARGV[1]), {unpack(ARGV, 2, 8)}
+local expired_line, disconnected_line = ARGV[5], ARGV[6]
+local requeued, ended, drifted = 0, 0, false
 
 local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(NOW), 'LIMIT', 0, limit) end
+
+-- Jobs whose keys expired before anybody ended them are still counted: count again what is there. O(waiting).
+local function recount()
+  local kinds = {waiting = 0}
+  redis.call('DEL', OPEN)
+  for _, priority in ipairs(PRIORITIES) do
+    kinds['waiting:' .. priority] = 0
+  end
+  local function note_waiting(priority, owner)
+    kinds.waiting = kinds.waiting + 1
+    kinds['waiting:' .. priority] = kinds['waiting:' .. priority] + 1
+    count_open(owner, 1)
+  end
+  for _, priority in ipairs(PRIORITIES) do
+    for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, -1)) do
+      for _ = 1, sweep(priority, owner) do note_waiting(priority, owner) end
+    end
+  end
+  for _, id in ipairs(redis.call('LRANGE', SUSPECTS, 0, -1)) do
+    local priority, owner = unpack(redis.call('HMGET', job_key(id), 'priority', 'key_id'))
+    if owner then note_waiting(priority, owner) else redis.call('LREM', SUSPECTS, 1, id) end
+  end
+  for _, id in ipairs(redis.call('ZRANGE', INFLIGHT, 0, -1)) do
+    local owner = redis.call('HGET', job_key(id), 'key_id')
+    if owner then count_open(owner, 1) else redis.call('ZREM', INFLIGHT, id) end
+  end
+  for field, value in pairs(kinds) do redis.call('HSET', COUNTS, field, value) end
+end
 
 -- 1. Nobody reads the stream, and the request said that this ends it.
 for _, id in ipairs(due(WATCHED)) do
   redis.call('ZREM', WATCHED, id)
   local status = redis.call('HGET', job_key(id), 'status')
   if status == 'queued' then
-    conclude(id, 'cancelled', disconnected_line, '', true)
+    conclude(id, 'cancelled', {disconnected_line}, '', true)
     ended = ended + 1
   elseif status == 'running' then
     ask_to_stop(id, 'disconnect')
@@ -26,36 +54,25 @@ for _, id in ipairs(due(DEADLINES)) do
   redis.call('ZREM', DEADLINES, id)
   local status = redis.call('HGET', job_key(id), 'status')
   if status == 'queued' then
-    conclude(id, 'expired', expired_line, '', true)
+    conclude(id, 'expired', {expired_line}, '', true)
     ended = ended + 1
   elseif status == 'running' then
     ask_to_stop(id, 'deadline')
+  elseif not status then
+    drifted = true
   end
 end
 
--- 3. Its holder stopped renewing. Only a crash in which the engine had the job and gave nothing counts against it.
+-- 3. Its holder stopped renewing.
 for _, id in ipairs(due(INFLIGHT)) do
-  local key = job_key(id)
-  local status, stop, engaged, progressed = unpack(redis.call('HMGET', key, 'status', 'stop', 'engaged', 'progressed'))
-  if status ~= 'running' then
+  if redis.call('HGET', job_key(id), 'status') ~= 'running' then
     redis.call('ZREM', INFLIGHT, id)
-  elseif stop then
-    conclude_stopped(id, stop, expired_line, disconnected_line, cancelled_line)
-    ended = ended + 1
-  elseif engaged and not progressed
-      and redis.call('HINCRBY', key, 'failures', 1) >= max_failures then
-    local payload = redis.call('HGET', key, 'payload')
-    conclude(id, 'failed', lost_line, '', false)
-    redis.call('HSET', key, 'payload', payload)
-    redis.call('EXPIRE', key, ARGV[8])
-    redis.call('LPUSH', DEAD, id)
-    redis.call('LTRIM', DEAD, 0, tonumber(ARGV[7]) - 1)
-    redis.call('EXPIRE', DEAD, ARGV[8])
-    ended = ended + 1
-  else
-    requeue(id)
+  elseif let_go(id, true, parting) then
     requeued = requeued + 1
+  else
+    ended = ended + 1
   end
 end
+if drifted then recount() end
 if requeued > 0 then ring() end
 return {requeued, ended}

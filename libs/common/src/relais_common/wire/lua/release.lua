@@ -1,19 +1,14 @@
--- Hand jobs back to the front of the queue, at no charge to them. One that was asked to stop ends here.
+-- Hand jobs back. One that was asked to stop ends here.
 -- KEYS[1] base
--- ARGV: expired line, disconnected line, cancelled line, then repeated: id, fence
+-- ARGV: crashed ('1' | '0'), `parting` of let_go (seven values, see reap.lua), then repeated: id, fence
 -- Returns how many were still held
+local crashed, parting = ARGV[1] == '1', {unpack(ARGV, 2, 8)}
 local released, requeued = 0, 0
-for at = 4, #ARGV, 2 do
+for at = 9, #ARGV, 2 do
   local id = ARGV[at]
-  local held, _, stop = unpack(verdict(id, ARGV[at + 1]))
-  if held == 1 then
+  if verdict(id, ARGV[at + 1])[1] == 1 then
     released = released + 1
-    if stop ~= '' then
-      conclude_stopped(id, stop, ARGV[1], ARGV[2], ARGV[3])
-    else
-      requeue(id)
-      requeued = requeued + 1
-    end
+    if let_go(id, crashed, parting) then requeued = requeued + 1 end
   end
 end
 if requeued > 0 then ring() end

@@ -1,16 +1,19 @@
 -- Move up to n waiting jobs into a worker's hands. O(n), plus swept tombstones.
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line
--- Returns a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s, emitted ('1' | '0')}
+-- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
+--          prompt token ids (JSON; '' where no token was published yet), model revision}}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, expired_line = tonumber(ARGV[6]), ARGV[7]
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
-  local fence, failures, payload, deadline_at, accepted_at, emitted = unpack(redis.call('HMGET', job_key(id),
-    'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted'))
+  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision = unpack(redis.call('HMGET',
+    job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted', 'prompt_token_ids',
+    'model_revision'))
   return {id, fence, failures, redis.call('LLEN', log_key(id)), payload,
-    seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)), emitted or '0'}
+    seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)),
+    emitted and prompt or '', emitted and revision or ''}
 end
 
 -- The answer to this very call was lost on its way: give it again.
@@ -20,7 +23,7 @@ if redis.call('HGET', memo, 'call_id') == call then
     local status, holder = unpack(redis.call('HMGET', job_key(id), 'status', 'worker'))
     if status == 'running' and holder == worker then again[#again + 1] = describe(id) end
   end
-  return again
+  return {0, again}
 end
 
 local taken, ids = {}, {}
@@ -31,7 +34,7 @@ local function hand_over(id)
   local status, priority, deadline_at = unpack(redis.call('HMGET', key, 'status', 'priority', 'deadline_at'))
   if status ~= 'queued' then return nil end
   if tonumber(deadline_at) <= NOW then
-    conclude(id, 'expired', expired_line, '', false)
+    conclude(id, 'expired', {expired_line}, '', false)
     return false
   end
   count_waiting(priority, -1)
@@ -91,6 +94,14 @@ while idle and limit > 0 do
   if not suspect then break end
   if hand_over(suspect) then limit = 0 end
 end
+-- Under load nobody would ever be idle: one worker at a time makes way.
+local make_way = 0
+if redis.call('GET', HOST) == worker and idle then redis.call('DEL', HOST) end
+if not idle and redis.call('EXISTS', SUSPECTS) == 1
+    and (redis.call('SET', HOST, worker, 'NX', 'EX', 10) or redis.call('GET', HOST) == worker) then
+  redis.call('EXPIRE', HOST, 10)
+  make_way, limit = 1, 0
+end
 while #taken < limit do
   local priority = next_priority()
   if not priority then break end
@@ -107,4 +118,4 @@ if next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1) then
 else
   redis.call('DEL', WAKEUP)
 end
-return taken
+return {make_way, taken}

@@ -1,0 +1,59 @@
+"""Going on where a dead worker stopped: what its log holds, and whether that is enough."""
+
+from __future__ import annotations
+
+from relais_common.backoff import Backoff
+from relais_common.errors import StoreUnavailable
+from relais_common.events import Restarted, Token
+from relais_common.jobs import Sampling
+from relais_common.ports import EventLog
+from relais_common.wire.codec import decode_event
+from relais_llm_worker.engine import Emitted
+
+PAGE = 1000
+
+
+async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitted:
+    """Tokens and text among a channel's first `tail` events; what a `restarted` made void is left out.
+
+    Waits for a store that is away. Waits too for events that the log has lost since the take: should they not come
+    back, neither has the lease, and its next renewal says so.
+    """
+    token_ids: list[int] = []
+    text: list[str] = []
+    backoff = Backoff()
+    position = 0
+    while position < tail:
+        try:
+            lines = await event_log.read(
+                channel_id, after=position, limit=min(PAGE, tail - position)
+            )
+        except StoreUnavailable:
+            lines = []
+        if not lines:
+            await backoff.pause()
+        for line in lines:
+            match decode_event(line):
+                case Token(piece, ids):
+                    token_ids.extend(ids)
+                    text.append(piece)
+                case Restarted():
+                    token_ids.clear()
+                    text.clear()
+        position += len(lines)
+    return Emitted(tuple(token_ids), "".join(text))
+
+
+def obstacle(sampling: Sampling) -> str | None:
+    """What a fresh request over prompt and emitted tokens cannot carry over, or None where it carries all.
+
+    Sampling without a seed goes on: what follows is drawn from the same distribution. Greedy choice, repetition
+    penalty (it counts prompt and answer alike) and logit bias depend on the tokens alone.
+    """
+    if sampling.seed is not None and sampling.temperature != 0:
+        return "the state of its seeded sampling is lost"
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        return "its penalties count the tokens of the answer only"
+    if sampling.response_format is not None:
+        return "the state of its response_format is lost"
+    return None
