@@ -1,0 +1,100 @@
+"""Real vLLM, killed in the middle of its answers: another worker goes on, to the letter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import aiohttp
+import pytest
+
+from support.native_client import events_url
+from support.process_stack import MODEL, VLLM_ON_CPU, Starter, make_starter
+from support.sse_client import SseEvent, ids_of, read_events, text_of
+from support.valkey import ValkeyServer
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
+
+# Long enough to be cut, and none is cut short by the model's own end.
+LONG = {"temperature": 0, "max_tokens": 400, "ignore_eos": True}
+REMARKS = [
+    "La salle d'attente de la mairie de Lyon était propre, merci.",
+    "Le guichet de la préfecture à Besançon était fermé à midi.",
+    "J'ai attendu très longtemps à l'hôpital de Nîmes.",
+    "The website of the tax office does not work.",
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    with ValkeyServer(tmp_path_factory.mktemp("redis")) as redis, ExitStack() as processes:
+        yield make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=240)) as session:
+        yield session
+
+
+async def submit(
+    session: aiohttp.ClientSession, base_url: str, remark: str, params: dict[str, Any]
+) -> str:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": remark}],
+        "params": {**LONG, **params},
+    }
+    async with session.post(f"{base_url}/v1/requests", json=body) as response:
+        assert response.status == 202, await response.text()
+        channel_id: str = (await response.json())["channel_id"]
+        return channel_id
+
+
+async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    settings = {**VLLM_ON_CPU, "VLLM_MAX_NUM_SEQS": "16"}
+    doomed = start("llm_worker", **settings)
+
+    async def whole(remark: str, params: dict[str, Any]) -> list[SseEvent]:
+        channel_id = await submit(session, front.url, remark, params)
+        return await read_events(session, events_url(front.url, channel_id))
+
+    undisturbed = {remark: await whole(remark, {}) for remark in REMARKS}
+    text = text_of(undisturbed[REMARKS[0]])
+    # Some way into the answer, so that it straddles or follows the cut.
+    stop = text[len(text) // 2 : len(text) // 2 + 24]
+    wanted = [
+        *((remark, {}, text_of(undisturbed[remark])) for remark in REMARKS),
+        (REMARKS[0], {"stop": [stop]}, text.partition(stop)[0]),
+        (REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 300}, None),
+    ]
+    penalised = text_of(await whole(REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 300}))
+    refused = [{"presence_penalty": 0.5}, {"seed": 3, "temperature": 0.8}]
+    channels = [await submit(session, front.url, remark, params) for remark, params, _ in wanted]
+    cut_off = [await submit(session, front.url, REMARKS[2], params) for params in refused]
+    begun = await asyncio.gather(
+        *(
+            read_events(session, events_url(front.url, channel_id), stop_after=30)
+            for channel_id in [*channels, *cut_off]
+        )
+    )
+    doomed.kill()
+    heir = start("llm_worker", **settings)
+    for (_, _, expected), channel_id, seen in zip(wanted, channels, begun, strict=False):
+        assert seen[-1].name == "token", "it was to be cut in the middle"
+        rest = await read_events(session, events_url(front.url, channel_id), after=int(seen[-1].id))
+        events = seen + rest
+        assert ids_of(events) == list(range(1, len(events) + 1))
+        assert events[-1].name == "completed", events[-1]
+        assert text_of(events) == (penalised if expected is None else expected)
+        ids = [one for event in events if event.name == "token" for one in event.json["token_ids"]]
+        assert events[-1].json["usage"]["output_tokens"] == len(ids)
+    for channel_id in cut_off:
+        (*_, last) = await read_events(session, events_url(front.url, channel_id))
+        assert (last.name, last.json["error"]["code"]) == ("failed", "not_resumable")
+    assert heir.log_path.read_text().count('"continued"') == len(wanted)
