@@ -51,13 +51,19 @@ Starter = Callable[..., ServiceProcess]
 
 
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
-    """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`."""
+    """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
+
+    With `wait=False` a service need not live long enough to be ready.
+    """
     ports = {"orchestrator": "API_PORT", "llm_worker": "HEALTH_PORT"}
 
-    def start(service: str, **settings: str) -> ServiceProcess:
+    def start(service: str, *, wait: bool = True, **settings: str) -> ServiceProcess:
         log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
         environment = {**QUICK, "REDIS_URL": redis.url, **settings}
         process = ServiceProcess(f"relais_{service}", ports[service], log_path, environment)
-        return stack.enter_context(process)
+        if wait:
+            return stack.enter_context(process)
+        stack.push(process)
+        return process
 
     return start

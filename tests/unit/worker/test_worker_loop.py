@@ -370,3 +370,23 @@ async def test_a_suspect_is_served_although_no_worker_is_ever_idle_of_itself(
     await reached(memory_store, suspect, Status.COMPLETED)
     statuses = [(await state(memory_store, job)).status for job in others]
     assert Status.QUEUED in statuses
+
+
+async def test_a_job_that_was_stopped_here_and_ended_elsewhere_is_let_go(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    """Its own deadline passes first; then it hears that the lease is lost."""
+    worker = make_worker(tokens_per_s=100, lease_s=0.3)
+    job = prompt_job("late", 1000, deadline_s=0.5)
+    await put(memory_store, job)
+    await wait_until(lambda: _tail_over(memory_store, job, 5))
+    worker.faults.away = True
+    await wait_until(lambda: not worker.engine.running)
+
+    async def expired() -> bool:
+        await memory_store.reap(MODEL, max_failures=3, limit=10)
+        return (await state(memory_store, job)).status is Status.EXPIRED
+
+    await wait_until(expired)
+    worker.faults.away = False
+    await wait_until(lambda: len(worker.held_jobs) == 0)

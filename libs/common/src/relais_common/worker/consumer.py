@@ -219,10 +219,13 @@ class Consumer:
             except StoreUnavailable:
                 await backoff.pause()
                 continue
-            held.heed(verdict)
-            if not verdict.held or verdict.tail >= held.next_seq:
-                log.info("job_ended", status=type(terminal).__name__.lower(), held=verdict.held)
+            if not verdict.held:
+                log.warning("lease_lost", fence=held.lease.fence)
                 return
+            if verdict.tail >= held.next_seq:
+                log.info("job_ended", status=type(terminal).__name__.lower())
+                return
+            held.heed(verdict)
 
     async def _drain(self) -> None:
         if self._tasks:

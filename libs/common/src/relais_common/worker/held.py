@@ -43,6 +43,7 @@ class HeldJob:
         self._acknowledged = 0
         self._halt: asyncio.Future[Halt] = asyncio.get_running_loop().create_future()
         self._progress = asyncio.Event()
+        self._lost = False
 
     @property
     def job(self) -> Job:
@@ -60,7 +61,7 @@ class HeldJob:
     @property
     def is_lost(self) -> bool:
         """True once another holder, or the job's end, has made this lease worthless."""
-        return self._halt.done() and self._halt.result() is Abandon.LOST
+        return self._lost
 
     @property
     def next_seq(self) -> int:
@@ -110,6 +111,7 @@ class HeldJob:
 
     def halt(self, why: Halt) -> None:
         """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
+        self._lost = self._lost or why is Abandon.LOST
         if not self._halt.done():
             self._halt.set_result(why)
         self._progress.set()

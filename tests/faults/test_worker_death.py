@@ -1,0 +1,168 @@
+"""Workers killed, frozen and stopped as real processes: what they held goes on elsewhere, and nowhere twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import aiohttp
+import pytest
+
+from relais_llm_worker.engine_deterministic import answer_text
+from support.native_client import events_url, state_of, submit
+from support.process_stack import DETERMINISTIC, Starter
+from support.processes import ServiceProcess
+from support.sse_client import SseEvent, ids_of, read_events, text_of
+from support.waiting import wait_until
+
+TOKENS = 300
+PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "100"}
+# No lease runs out within a test: what moves was handed over.
+PATIENT = {"LEASE_S": "300"}
+
+
+def expected(prompt: str, tokens: int = TOKENS) -> str:
+    return answer_text(list(prompt.encode()), tokens)
+
+
+def check_whole(events: list[SseEvent], prompt: str, tokens: int = TOKENS) -> None:
+    """One stream, however often it moved: every event once, in order, and the text as if nothing had happened."""
+    assert ids_of(events) == list(range(1, len(events) + 1))
+    names = [event.name for event in events]
+    assert (names.count("started"), names.count("restarted"), names[-1]) == (1, 0, "completed")
+    assert text_of(events) == expected(prompt, tokens)
+    ids = [one for event in events if event.name == "token" for one in event.json["token_ids"]]
+    assert len(ids) == tokens == events[-1].json["usage"]["output_tokens"]
+
+
+async def begin(
+    session: aiohttp.ClientSession, front: ServiceProcess, prompt: str, tokens: int = TOKENS
+) -> asyncio.Task[list[SseEvent]]:
+    """A client that reads its stream over one connection; some tokens have come."""
+    channel_id = await submit(session, front.url, prompt, tokens)
+    url = events_url(front.url, channel_id)
+    reading = asyncio.create_task(read_events(session, url))
+    await read_events(session, url, stop_after=20)
+    return reading
+
+
+def said(worker: ServiceProcess, event: str) -> bool:
+    return f'"{event}"' in worker.log_path.read_text()
+
+
+async def test_streams_of_a_killed_worker_go_on_over_the_same_connection(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    doomed = start("llm_worker", **PACED)
+    readers = [await begin(session, front, f"stream {number}") for number in range(8)]
+    doomed.kill()
+    start("llm_worker", **PACED)
+    for number, reader in enumerate(readers):
+        check_whole(await reader, f"stream {number}")
+
+
+async def test_one_stream_outlives_worker_after_worker(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    worker = start("llm_worker", **PACED)
+    channel_id = await submit(session, front.url, "hunted", 600)
+    url = events_url(front.url, channel_id)
+    reader = asyncio.create_task(read_events(session, url))
+    await read_events(session, url, stop_after=20)
+    for _ in range(4):
+        worker.kill()
+        tail = (await state_of(session, front.url, channel_id))["last_event_id"]
+        worker = start("llm_worker", **PACED)
+        # A worker that dies before it adds to the answer is charged to the job: let each add a little.
+        await read_events(session, url, after=tail, stop_after=10)
+    check_whole(await reader, "hunted", 600)
+
+
+async def test_a_crash_with_a_full_house_sets_nobody_aside(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    """60 jobs, of which the engine had given nothing yet: each is charged once, run alone, and completes."""
+    front = start("orchestrator")
+    doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
+    prompts = [f"passenger {number}" for number in range(60)]
+    channels = [await submit(session, front.url, prompt, 5) for prompt in prompts]
+    for channel_id in channels:
+        await read_events(session, events_url(front.url, channel_id), stop_after=2)
+    doomed.kill()
+    start("llm_worker", **DETERMINISTIC)
+    for prompt, channel_id in zip(prompts, channels, strict=True):
+        check_whole(await read_events(session, events_url(front.url, channel_id)), prompt, 5)
+
+
+async def test_a_thawed_worker_adds_nothing_to_a_stream_that_moved_and_works_on(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    frozen = start("llm_worker", **PACED)
+    readers = [await begin(session, front, f"frozen {number}", 400) for number in range(4)]
+    frozen.signal(signal.SIGSTOP)
+    heir = start("llm_worker", **PACED)
+    await wait_until(lambda: said(heir, "continued"), 20)
+    frozen.signal(signal.SIGCONT)
+    await wait_until(lambda: frozen.log_path.read_text().count('"lease_lost"') == 4, 20)
+    for number, reader in enumerate(readers):
+        check_whole(await reader, f"frozen {number}", 400)
+    # Its generations were aborted, and it serves what is new.
+    assert heir.terminate() == 0
+    after = await begin(session, front, "after the thaw", 50)
+    check_whole(await after, "after the thaw", 50)
+
+
+async def test_a_drained_worker_hands_over_at_once_what_does_not_fit(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator", **PATIENT)
+    leaving = start("llm_worker", **PACED, **PATIENT, DRAIN_S="0.5")
+    readers = [await begin(session, front, f"moved {number}", 500) for number in range(4)]
+    short = await begin(session, front, "short", 40)
+    start("llm_worker", **PACED, **PATIENT)
+    assert leaving.terminate() == 0
+    check_whole(await short, "short", 40)
+    for number, reader in enumerate(readers):
+        check_whole(await reader, f"moved {number}", 500)
+
+
+async def test_a_dead_engine_hands_everything_back_at_once_and_its_worker_exits_with_1(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator", **PATIENT)
+    struck = start("llm_worker", **PACED, **PATIENT)
+    bystanders = [await begin(session, front, f"bystander {number}") for number in range(4)]
+    poison = await submit(session, front.url, "[engine-death]", 10)
+    assert struck.wait(20) == 1
+    for _ in range(2):
+        # It is run alone, by workers with nothing else to do; each dies of it.
+        assert start("llm_worker", wait=False, **PACED, **PATIENT).wait(60) == 1
+    state = await state_of(session, front.url, poison)
+    assert (state["status"], state["error"]["code"]) == ("failed", "worker_lost")
+    start("llm_worker", **PACED, **PATIENT)
+    for number, reader in enumerate(bystanders):
+        check_whole(await reader, f"bystander {number}")
+
+
+@pytest.mark.parametrize("method", ["DELETE", "deadline"])
+async def test_a_stop_reaches_a_job_whose_worker_died_before_it_heard(
+    start: Starter, session: aiohttp.ClientSession, method: str
+) -> None:
+    front = start("orchestrator")
+    doomed = start("llm_worker", **PACED)
+    fields = {"deadline_s": 2.0} if method == "deadline" else {}
+    channel_id = await submit(session, front.url, "stopped", 5000, **fields)
+    url = events_url(front.url, channel_id)
+    await read_events(session, url, stop_after=20)
+    doomed.signal(signal.SIGSTOP)
+    if method == "DELETE":
+        async with session.delete(url.removesuffix("/events")) as response:
+            assert response.status == 202
+    events = await read_events(session, url)
+    assert events[-1].name == ("cancelled" if method == "DELETE" else "expired")
+    doomed.signal(signal.SIGCONT)
+    await wait_until(lambda: said(doomed, "lease_lost"), 20)
+    assert await read_events(session, url) == events
