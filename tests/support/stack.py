@@ -118,6 +118,7 @@ class Stack:
         self.store = store
         self._stack = stack
         self._fronts: dict[int, Owned[Front]] = {}
+        self.workers: list[Worker] = []
 
     @classmethod
     async def open(cls, redis_url: str) -> Stack:
@@ -142,7 +143,9 @@ class Stack:
         """Options are those of `support.worker.open_worker`."""
         owned = Owned(open_worker(self.redis_url, **options))
         self._stack.push_async_callback(owned.leave)
-        return await owned.enter()
+        worker = await owned.enter()
+        self.workers.append(worker)
+        return worker
 
     async def idle(self) -> bool:
         """Nothing waits, nothing runs."""
