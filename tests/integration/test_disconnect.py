@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from relais_common.wire import keys
 from support.builders import MODEL
 from support.owned import end_task
 from support.sse_client import sse_events
@@ -24,14 +25,24 @@ async def slow_worker(stack: Stack) -> Worker:
     return await stack.worker(tokens_per_s=50)
 
 
-async def ask(front: Front, body: dict[str, Any]) -> None:
+async def ask(front: Front, body: dict[str, Any], **headers: str) -> bytes:
     """Read an answer to its end; cancelling this is a client that leaves."""
-    async with front.post(CHAT, body) as response:
-        await response.read()
+    async with front.post(CHAT, body, headers=headers) as response:
+        answer: bytes = await response.read()
+        return answer
 
 
 async def is_free(stack: Stack, worker: Worker) -> bool:
     return not worker.engine.running and len(worker.held_jobs) == 0 and await stack.idle()
+
+
+async def is_read_by(stack: Stack, channel_id: str, fronts: int) -> bool:
+    ((_, readers),) = await stack.store.redis.pubsub_numsub(keys.live(channel_id))
+    return readers == fronts
+
+
+async def waits(stack: Stack, count: int) -> bool:
+    return (await stack.store.intake.depth(MODEL)).waiting == count
 
 
 async def test_leaving_an_openai_stream_stops_the_work_at_once(
@@ -50,11 +61,7 @@ async def test_leaving_an_openai_stream_stops_the_work_at_once(
 async def test_leaving_while_it_still_waits_takes_it_out_of_the_queue(stack: Stack) -> None:
     front = await stack.front(WATCH_LEASE_S="60", KEEPALIVE_S="60")
     asking = asyncio.create_task(ask(front, chat_request(stream=True)))
-
-    async def waiting() -> bool:
-        return (await stack.store.intake.depth(MODEL)).waiting == 1
-
-    await wait_until(waiting)
+    await wait_until(lambda: waits(stack, 1))
     asking.cancel()
     await wait_until(stack.idle, 3)
 
@@ -83,6 +90,62 @@ async def test_work_goes_on_after_a_disconnect_where_the_request_says_so(
     await wait_until(lambda: front.is_terminal(channel_id))
     state = await front.state(channel_id)
     assert (state["status"], state["result"]["text"]) == ("completed", answer_to("a", 150))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_leaving_while_the_request_is_put_into_the_queue_takes_it_out_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    front = await stack.front(WATCH_LEASE_S="60")
+    enqueue = front.parts.queue.enqueue
+
+    async def unanswered(*args: Any, **kwargs: Any) -> None:
+        await enqueue(*args, **kwargs)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(front.parts.queue, "enqueue", unanswered)
+    asking = asyncio.create_task(ask(front, chat_request(stream=stream)))
+    await wait_until(lambda: waits(stack, 1))
+    asking.cancel()
+    await wait_until(stack.idle, 20)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_leaving_an_answer_that_another_waits_for_too_stops_nothing(
+    stack: Stack, stream: bool
+) -> None:
+    front, other = await stack.front(), await stack.front()
+    worker = await stack.worker(tokens_per_s=100)
+    body = chat_request("a", stream=stream, max_tokens=300)
+    key = {"Idempotency-Key": "once"}
+    leaving = asyncio.create_task(ask(front, body, **key))
+    await wait_until(lambda: streams_tokens(worker, 1))
+    (channel_id,) = worker.engine.running
+    staying = asyncio.create_task(ask(other, body, **key))
+    await wait_until(lambda: is_read_by(stack, channel_id, 2))
+    leaving.cancel()
+    answer = (await staying).decode()
+    assert ("[DONE]" in answer) == stream
+    assert '"error"' not in answer
+    assert (await front.state(channel_id))["result"]["text"] == answer_to("a", 300)
+
+
+async def test_request_with_an_idempotency_key_stops_once_nobody_has_come_back_for_it(
+    stack: Stack, slow_worker: Worker
+) -> None:
+    front = await stack.front()
+    asking = [
+        asyncio.create_task(
+            ask(front, chat_request(stream=True, **ENDLESS), **{"Idempotency-Key": "once"})
+        )
+        for _ in range(2)
+    ]
+    await wait_until(lambda: streams_tokens(slow_worker, 1))
+    (channel_id,) = slow_worker.engine.running
+    for one in asking:
+        one.cancel()
+    await wait_until(lambda: is_free(stack, slow_worker), 20)
+    assert await front.status(channel_id) == "cancelled"
 
 
 async def test_native_request_goes_on_without_readers_by_default(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 
 import structlog
 
 from relais_common.channels import new_channel_id
-from relais_common.errors import Draining, InvalidRequest, ModelNotFound
+from relais_common.errors import Draining, InvalidRequest, ModelNotFound, StoreUnavailable
 from relais_common.jobs import (
     Accepted,
     Idempotency,
@@ -19,7 +20,9 @@ from relais_common.jobs import (
     Operation,
     Priority,
     Sampling,
+    StopReason,
 )
+from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import JobIntake
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.settings import Limits
@@ -27,6 +30,7 @@ from relais_orchestrator.settings import Limits
 log = structlog.get_logger(__name__)
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 256
+FAREWELL_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,26 +71,22 @@ class Intake:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
         if draft.model not in self._models:
             raise ModelNotFound(f"the model {draft.model!r} does not exist", param="model")
-        accepted = await self._queue.enqueue(
-            Job(
-                channel_id=new_channel_id(draft.model),
-                model=draft.model,
-                key_id=key_id,
-                operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
-                messages=draft.messages,
-                prompt=draft.prompt,
-                sampling=draft.sampling,
-                priority=draft.priority,
-                on_disconnect=draft.on_disconnect,
-                on_worker_loss=draft.on_worker_loss,
-                deadline_s=self._deadline_s(draft),
-                log_ttl_s=self._limits.log_ttl_s,
-                result_ttl_s=self._limits.result_ttl_s,
-            ),
-            max_waiting=self._limits.max_waiting,
-            max_inflight_per_key=self._limits.max_inflight_per_key,
-            idempotency=_idempotency(idempotency_key, body),
+        job = Job(
+            channel_id=new_channel_id(draft.model),
+            model=draft.model,
+            key_id=key_id,
+            operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
+            messages=draft.messages,
+            prompt=draft.prompt,
+            sampling=draft.sampling,
+            priority=draft.priority,
+            on_disconnect=draft.on_disconnect,
+            on_worker_loss=draft.on_worker_loss,
+            deadline_s=self._deadline_s(draft),
+            log_ttl_s=self._limits.log_ttl_s,
+            result_ttl_s=self._limits.result_ttl_s,
         )
+        accepted = await self._enqueue(job, _idempotency(idempotency_key, body))
         log.info(
             "accepted",
             channel_id=accepted.channel_id,
@@ -96,6 +96,36 @@ class Intake:
             duplicate=accepted.duplicate,
         )
         return accepted
+
+    async def stop(self, channel_id: str) -> None:
+        """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+                await self._queue.cancel(channel_id, StopReason.DISCONNECT)
+        except (StoreUnavailable, TimeoutError):
+            log.warning("cancel_postponed", channel_id=channel_id)
+
+    async def _enqueue(self, job: Job, idempotency: Idempotency | None) -> Accepted:
+        enqueue = self._queue.enqueue(
+            job,
+            max_waiting=self._limits.max_waiting,
+            max_inflight_per_key=self._limits.max_inflight_per_key,
+            idempotency=idempotency,
+        )
+        if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
+            return await enqueue
+        # A client that leaves now was never told of its channel: nobody will read it.
+        enqueueing = asyncio.create_task(enqueue)
+        try:
+            return await asyncio.shield(enqueueing)
+        except asyncio.CancelledError:
+            try:
+                # A cancel that overtook the enqueue would find no job.
+                await asyncio.wait({enqueueing}, timeout=FAREWELL_TIMEOUT_S)
+                await self.stop(job.channel_id)
+            finally:
+                await cancel_and_wait(enqueueing)
+            raise
 
     def _deadline_s(self, draft: Draft) -> float:
         if draft.deadline_s is None:

@@ -7,21 +7,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import orjson
-import structlog
 from aiohttp import web
 
-from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, RelaisError, StoreUnavailable
+from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, RelaisError
 from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Token
-from relais_common.jobs import OnDisconnect, StopReason
+from relais_common.jobs import OnDisconnect
 from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.openai.formats import Format
 from relais_orchestrator.responses import json_response
 
-log = structlog.get_logger(__name__)
-
-FAREWELL_TIMEOUT_S = 2.0
 DONE = sse.data_frame(b"[DONE]")
 
 
@@ -30,12 +26,17 @@ class Answer:
 
     Args:
         on_disconnect: what becomes of the job when the client leaves.
+        repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
+            so its end is left to the watcher's lease, which runs out once nobody reads.
     """
 
-    def __init__(self, parts: Parts, channel_id: str, on_disconnect: OnDisconnect) -> None:
+    def __init__(
+        self, parts: Parts, channel_id: str, on_disconnect: OnDisconnect, *, repeatable: bool
+    ) -> None:
         self._parts = parts
         self._channel_id = channel_id
         self._on_disconnect = on_disconnect
+        self._repeatable = repeatable
 
     async def collect(self, shape: Format) -> web.Response:
         """Wait for the end and answer with the whole.
@@ -132,16 +133,9 @@ class Answer:
             async with self._parts.watcher.watching(self._channel_id):
                 yield
         except (asyncio.CancelledError, ConnectionError, Draining):
-            await self._stop()
+            if not self._repeatable:
+                await self._parts.intake.stop(self._channel_id)
             raise
-
-    async def _stop(self) -> None:
-        # Should this fail, the watcher's lease runs out and the reaper does it.
-        try:
-            async with asyncio.timeout(FAREWELL_TIMEOUT_S):
-                await self._parts.queue.cancel(self._channel_id, StopReason.DISCONNECT)
-        except (StoreUnavailable, TimeoutError):
-            log.warning("cancel_postponed", channel_id=self._channel_id)
 
 
 def _answer(event: Event) -> Event:

@@ -70,16 +70,19 @@ async def _answer(
     shape_of: type[ChatFormat] | type[CompletionFormat],
 ) -> web.StreamResponse:
     parts = request.app[PARTS]
+    idempotency_key = request.headers.get("Idempotency-Key")
     with parts.drain.request():
         accepted = await parts.intake.accept(
-            draft,
-            key_id=owner,
-            idempotency_key=request.headers.get("Idempotency-Key"),
-            body=body,
+            draft, key_id=owner, idempotency_key=idempotency_key, body=body
         )
         identity = Identity(accepted.channel_id, wanted.model, int(time.time()))
         shape: Format = shape_of(identity)
-        answer = Answer(parts, accepted.channel_id, wanted.on_disconnect)
+        answer = Answer(
+            parts,
+            accepted.channel_id,
+            wanted.on_disconnect,
+            repeatable=idempotency_key is not None,
+        )
         if wanted.stream:
             return await answer.stream(request, shape, include_usage=wanted.include_usage)
         return await answer.collect(shape)
