@@ -53,21 +53,6 @@ async def test_any_orchestrator_serves_any_channel_of_any_worker(
     await asyncio.gather(*(one(index) for index in range(40)))
 
 
-async def test_a_client_cut_off_by_a_killed_orchestrator_goes_on_at_another(
-    start: Starter, session: aiohttp.ClientSession
-) -> None:
-    first, second = start("orchestrator"), start("orchestrator")
-    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="100")
-    accepted = await submit(session, first.url, "cut off", 200)
-    seen = await read_events(session, first.url + accepted["events_url"], stop_after=30)
-    first.kill()
-    rest = await read_events(session, second.url + accepted["events_url"], after=int(seen[-1].id))
-    events = seen + rest
-    assert ids_of(events) == list(range(1, 204))
-    assert events[-1].name == "completed"
-    assert text_of(events) == expected_answer("cut off", 200)
-
-
 async def test_a_late_subscriber_gets_everything(
     start: Starter, session: aiohttp.ClientSession
 ) -> None:
@@ -117,22 +102,6 @@ async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
     events = await read_events(session, front.url + accepted["events_url"])
     assert text_of(events) == expected_answer("last one", 100)
     assert worker.wait(10) == 0
-
-
-async def test_a_terminated_orchestrator_sends_its_readers_on_and_exits_with_0(
-    start: Starter, session: aiohttp.ClientSession
-) -> None:
-    first, second = start("orchestrator"), start("orchestrator")
-    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="50")
-    accepted = await submit(session, first.url, "moving on", 100)
-    reading = asyncio.create_task(read_events(session, first.url + accepted["events_url"]))
-    await read_events(session, second.url + accepted["events_url"], stop_after=10)
-    first.signal(signal.SIGTERM)
-    seen = await reading
-    assert seen[-1].name == "token"
-    rest = await read_events(session, second.url + accepted["events_url"], after=int(seen[-1].id))
-    assert text_of(seen + rest) == expected_answer("moving on", 100)
-    assert first.wait(10) == 0
 
 
 async def test_a_worker_whose_engine_dies_hands_its_jobs_on_and_exits_with_1(

@@ -13,12 +13,16 @@ from support.valkey import ValkeyServer
 
 
 @pytest.fixture
-def start(
-    make_redis_server: Callable[..., ValkeyServer], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Starter]:
-    """Starts services on a Redis of this test's own."""
+def redis(make_redis_server: Callable[..., ValkeyServer]) -> ValkeyServer:
+    """A server of this test's own."""
+    return make_redis_server()
+
+
+@pytest.fixture
+def start(redis: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts services on `redis`."""
     with ExitStack() as stack:
-        yield make_starter(stack, make_redis_server(), tmp_path_factory.mktemp("logs"))
+        yield make_starter(stack, redis, tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ class ServiceProcess:
 
     Args:
         module: what `python -m` runs.
-        port_setting: the setting that gives it its port.
+        port_setting: the setting that gives it its port; where `settings` lacks it, a free one is chosen.
     """
 
     def __init__(
         self, module: str, port_setting: str, log_path: Path, settings: dict[str, str]
     ) -> None:
-        self.port = free_port()
+        self.port = int(settings[port_setting]) if port_setting in settings else free_port()
         self.log_path = log_path
         inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         with log_path.open("wb") as log:
