@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import httpx
 import openai
 import pytest
 from redis.asyncio import Redis
@@ -138,8 +137,8 @@ async def test_orchestrator_killed_between_the_queue_and_its_202_leaves_one_requ
 
         # Redis has the script after this: the next request to it is a single message.
         await submit(session, other, wanted("first", 1))
-        link.keep_answers_from(b"second")
-        client = Client("second", 40, doomed, other)
+        link.keep_answers_from(b"cut between")
+        client = Client("cut between", 40, doomed, other)
         running = asyncio.create_task(client.run())
 
         async def second_is_queued() -> bool:
@@ -197,7 +196,7 @@ async def test_openai_client_of_a_killed_orchestrator_gets_a_connection_error(
         stream = await client.completions.create(
             model=MODEL, prompt="cut", max_tokens=ENDLESS, stream=True
         )
-        with pytest.raises((openai.APIConnectionError, httpx.TransportError)):
+        with pytest.raises(openai.APIConnectionError):
             async for _ in stream:
                 seen += 1
                 if seen == 20:
