@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -15,8 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from relais_common.wire import keys
-from relais_llm_worker.engine_deterministic import answer_token_ids, token_text
+from relais_llm_worker.engine_deterministic import answer_text
 from resuming_client import Event, ask, text_after
+from support.native_client import events_url, state_of, submit
 from support.one_way import open_link
 from support.process_stack import DETERMINISTIC, MODEL, Starter
 from support.processes import ServiceProcess
@@ -26,21 +26,7 @@ from support.waiting import wait_until
 
 PATIENT_S = 60.0
 ENDLESS = 50_000
-KEY = "any"
 SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "50"}
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    timeout = aiohttp.ClientTimeout(total=100)
-    async with aiohttp.ClientSession(
-        timeout=timeout, headers={"Authorization": f"Bearer {KEY}"}
-    ) as session:
-        yield session
-
-
-def wanted(prompt: str, tokens: int) -> dict[str, Any]:
-    return {"model": MODEL, "prompt": prompt, "params": {"max_tokens": tokens}}
 
 
 def completion(prompt: str, tokens: int) -> dict[str, Any]:
@@ -48,7 +34,7 @@ def completion(prompt: str, tokens: int) -> dict[str, Any]:
 
 
 def expected_answer(prompt: str, tokens: int) -> str:
-    return "".join(map(token_text, answer_token_ids(list(prompt.encode()), tokens)))
+    return answer_text(list(prompt.encode()), tokens)
 
 
 class Client:
@@ -61,7 +47,9 @@ class Client:
         self.events: list[Event] = []
 
     async def run(self) -> None:
-        async for event in ask(self._urls, wanted(self.prompt, self.tokens), patience_s=PATIENT_S):
+        params = {"max_tokens": self.tokens}
+        body = {"model": MODEL, "prompt": self.prompt, "params": params}
+        async for event in ask(self._urls, body, patience_s=PATIENT_S):
             self.events.append(event)
 
     def check_that_nothing_is_missing_or_doubled(self) -> None:
@@ -76,18 +64,6 @@ class Client:
         for event in self.events:
             text = text_after(text, event)
         assert text == expected_answer(self.prompt, self.tokens)
-
-
-async def submit(session: aiohttp.ClientSession, front: ServiceProcess, body: Any) -> str:
-    """The path of the events."""
-    async with session.post(f"{front.url}/v1/requests", json=body) as response:
-        assert response.status == 202, await response.text()
-        return str((await response.json())["events_url"])
-
-
-async def status(session: aiohttp.ClientSession, front: ServiceProcess, channel_id: str) -> str:
-    async with session.get(f"{front.url}/v1/channels/{channel_id}") as response:
-        return str((await response.json())["status"])
 
 
 async def test_clients_miss_nothing_though_every_orchestrator_is_killed_twice(
@@ -136,7 +112,7 @@ async def test_orchestrator_killed_between_the_queue_and_its_202_leaves_one_requ
             return len(await queue.keys(f"{keys.model_base(MODEL)}:job:*"))
 
         # Redis has the script after this: the next request to it is a single message.
-        await submit(session, other, wanted("first", 1))
+        await submit(session, other.url, "first", 1)
         link.keep_answers_from(b"cut between")
         client = Client("cut between", 40, doomed, other)
         running = asyncio.create_task(client.run())
@@ -158,11 +134,11 @@ async def check_that_the_place_is_free(
     session: aiohttp.ClientSession, front: ServiceProcess, channel_id: str
 ) -> None:
     async def cancelled() -> bool:
-        return await status(session, front, channel_id) == "cancelled"
+        return (await state_of(session, front.url, channel_id))["status"] == "cancelled"
 
     await wait_until(cancelled, PATIENT_S)
-    events_url = await submit(session, front, wanted("next", 5))
-    events = await read_events(session, front.url + events_url)
+    next_id = await submit(session, front.url, "next", 5)
+    events = await read_events(session, events_url(front.url, next_id))
     assert text_of(events) == expected_answer("next", 5)
 
 
@@ -192,7 +168,10 @@ async def test_openai_client_of_a_killed_orchestrator_gets_a_connection_error(
     first, second = start("orchestrator"), start("orchestrator")
     start("llm_worker", **SLOW, VLLM_MAX_NUM_SEQS="1")
     seen = 0
-    async with openai.AsyncOpenAI(base_url=f"{first.url}/v1", api_key=KEY, max_retries=0) as client:
+    session.headers["Authorization"] = "Bearer any"  # that client has to have a key
+    async with openai.AsyncOpenAI(
+        base_url=f"{first.url}/v1", api_key="any", max_retries=0
+    ) as client:
         stream = await client.completions.create(
             model=MODEL, prompt="cut", max_tokens=ENDLESS, stream=True
         )
@@ -215,8 +194,8 @@ async def test_terminated_orchestrator_sends_native_readers_on_and_finishes_open
 ) -> None:
     first, second = start("orchestrator", DRAIN_S="100"), start("orchestrator")
     start("llm_worker", **SLOW)
-    events_url = await submit(session, first, wanted("moves on", 250))
-    native = asyncio.create_task(read_events(session, first.url + events_url))
+    moving = await submit(session, first.url, "moves on", 250)
+    native = asyncio.create_task(read_events(session, events_url(first.url, moving)))
     async with session.post(
         f"{first.url}/v1/completions", json=completion("stays", 250)
     ) as response:
@@ -232,7 +211,7 @@ async def test_terminated_orchestrator_sends_native_readers_on_and_finishes_open
     assert "".join(chunk["text"] for chunk in chunks) == expected_answer("stays", 250)
     assert first.wait(30) == 0
     assert seen[-1].name == "token"
-    seen += await read_events(session, second.url + events_url, after=int(seen[-1].id))
+    seen += await read_events(session, events_url(second.url, moving), after=int(seen[-1].id))
     assert ids_of(seen) == list(range(1, len(seen) + 1))
     assert text_of(seen) == expected_answer("moves on", 250)
 
