@@ -134,7 +134,7 @@ async def check_that_the_place_is_free(
     session: aiohttp.ClientSession, front: ServiceProcess, channel_id: str
 ) -> None:
     async def cancelled() -> bool:
-        return (await state_of(session, front.url, channel_id))["status"] == "cancelled"
+        return bool((await state_of(session, front.url, channel_id))["status"] == "cancelled")
 
     await wait_until(cancelled, PATIENT_S)
     next_id = await submit(session, front.url, "next", 5)

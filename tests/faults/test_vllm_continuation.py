@@ -68,13 +68,13 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
     text = text_of(undisturbed[REMARKS[0]])
     # Some way into the answer, so that it straddles or follows the cut.
     stop = text[len(text) // 2 : len(text) // 2 + 24]
-    wanted = [
+    wanted: list[tuple[str, dict[str, Any], str | None]] = [
         *((remark, {}, text_of(undisturbed[remark])) for remark in REMARKS),
         (REMARKS[0], {"stop": [stop]}, text.partition(stop)[0]),
         (REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 300}, None),
     ]
     penalised = text_of(await whole(REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 300}))
-    refused = [{"presence_penalty": 0.5}, {"seed": 3, "temperature": 0.8}]
+    refused: list[dict[str, Any]] = [{"presence_penalty": 0.5}, {"seed": 3, "temperature": 0.8}]
     channels = [await submit(session, front.url, remark, params) for remark, params, _ in wanted]
     cut_off = [await submit(session, front.url, REMARKS[2], params) for params in refused]
     begun = await asyncio.gather(

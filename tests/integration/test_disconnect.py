@@ -54,7 +54,7 @@ async def test_leaving_an_openai_stream_stops_the_work_at_once(
         await anext(sse_events(response))
         assert channel_id in slow_worker.engine.running
         response.close()
-    await wait_until(lambda: is_free(stack, slow_worker), 3)
+    await wait_until(lambda: is_free(stack, slow_worker))
     assert await front.status(channel_id) == "cancelled"
 
 
@@ -63,7 +63,7 @@ async def test_leaving_while_it_still_waits_takes_it_out_of_the_queue(stack: Sta
     asking = asyncio.create_task(ask(front, chat_request(stream=True)))
     await wait_until(lambda: waits(stack, 1))
     asking.cancel()
-    await wait_until(stack.idle, 3)
+    await wait_until(stack.idle)
 
 
 async def test_leaving_a_request_that_does_not_stream_stops_the_work_too(
@@ -73,7 +73,7 @@ async def test_leaving_a_request_that_does_not_stream_stops_the_work_too(
     asking = asyncio.create_task(ask(front, chat_request(**ENDLESS)))
     await wait_until(lambda: streams_tokens(slow_worker, 1))
     asking.cancel()
-    await wait_until(lambda: is_free(stack, slow_worker), 3)
+    await wait_until(lambda: is_free(stack, slow_worker))
 
 
 @pytest.mark.parametrize("stream", [False, True])

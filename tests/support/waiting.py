@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 @overload
 async def wait_until(
-    condition: Callable[[], Awaitable[T]], timeout_s: float = 5.0, *, every_s: float = 0.01
+    condition: Callable[[], Awaitable[T]], timeout_s: float = 20.0, *, every_s: float = 0.01
 ) -> T: ...
 
 
 @overload
 async def wait_until(
-    condition: Callable[[], T], timeout_s: float = 5.0, *, every_s: float = 0.01
+    condition: Callable[[], T], timeout_s: float = 20.0, *, every_s: float = 0.01
 ) -> T: ...
 
 
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 5.0, *, every_s: float = 0.01
+    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 20.0, *, every_s: float = 0.01
 ) -> T:
     """Call `condition`, which may be async, until it gives something true; return that.
 
