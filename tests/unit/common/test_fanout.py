@@ -44,6 +44,18 @@ async def test_batches_between_overflow_and_its_notice_are_left_to_the_log() -> 
     assert await subscription.next(0) is None
 
 
+async def test_large_batches_overflow_long_before_there_are_many() -> None:
+    subscription = BufferedSubscription(max_batches=100, max_bytes=1000)
+    for number in range(1, 4):
+        subscription.put(LiveBatch(number, [b"x" * 400]))
+    assert await subscription.next(5) is None
+    subscription.put(LiveBatch(9, [b"x" * 1001]))  # more than a whole buffer: the log has it
+    assert await subscription.next(5) is None
+    for number in range(10):  # what was taken counts no more
+        subscription.put(LiveBatch(number, [b"x" * 400, b"x" * 400]))
+        assert (await subscription.next(5)) == LiveBatch(number, [b"x" * 400, b"x" * 400])
+
+
 async def test_drop_wakes_a_reader_that_waits() -> None:
     subscription = BufferedSubscription(1)
     waiting = asyncio.create_task(subscription.next(5))

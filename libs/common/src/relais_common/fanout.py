@@ -9,27 +9,36 @@ from contextlib import contextmanager
 
 from relais_common.ports import LiveBatch
 
+MAX_BATCHES = 256
+MAX_BYTES = 1 << 20
+"""Of what one reader has yet to take; a stream of tokens holds some kilobytes at most."""
+
 
 class BufferedSubscription:
     """A reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
 
-    def __init__(self, max_batches: int) -> None:
+    def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._batches: deque[LiveBatch] = deque()
         self._ready = asyncio.Event()
         self._dropped = False
 
     def put(self, batch: LiveBatch) -> None:
-        """Hand the reader a batch; never blocks and never grows past the bound."""
-        if len(self._batches) >= self._max_batches:
+        """Hand the reader a batch; never blocks and never grows past the bounds."""
+        size = _size(batch)
+        if len(self._batches) >= self._max_batches or self._bytes + size > self._max_bytes:
             self.drop()
         elif not self._dropped:
             self._batches.append(batch)
+            self._bytes += size
             self._ready.set()
 
     def drop(self) -> None:
         """Tell the reader that live messages may be missing."""
         self._batches.clear()
+        self._bytes = 0
         self._dropped = True
         self._ready.set()
 
@@ -46,16 +55,22 @@ class BufferedSubscription:
             self._ready.clear()
             return None
         batch = self._batches.popleft()
+        self._bytes -= _size(batch)
         if not self._batches:
             self._ready.clear()
         return batch
 
 
+def _size(batch: LiveBatch) -> int:
+    return sum(map(len, batch.lines))
+
+
 class Fanout:
     """Who reads which channel in this process."""
 
-    def __init__(self, max_batches: int = 256) -> None:
+    def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
+        self._max_bytes = max_bytes
         self._readers: dict[str, set[BufferedSubscription]] = {}
 
     def count(self, channel: str) -> int:
@@ -65,7 +80,7 @@ class Fanout:
     @contextmanager
     def reader(self, channel: str) -> Iterator[BufferedSubscription]:
         """A subscription to the channel, for as long as the context lasts."""
-        subscription = BufferedSubscription(self._max_batches)
+        subscription = BufferedSubscription(self._max_batches, self._max_bytes)
         readers = self._readers.setdefault(channel, set())
         readers.add(subscription)
         try:
@@ -79,8 +94,12 @@ class Fanout:
         for subscription in self._readers.get(channel, ()):
             subscription.put(batch)
 
+    def drop(self, channel: str) -> None:
+        """Tell the channel's readers that live messages may be missing."""
+        for subscription in self._readers.get(channel, ()):
+            subscription.drop()
+
     def drop_all(self) -> None:
         """Tell every reader that live messages may be missing."""
-        for readers in self._readers.values():
-            for subscription in readers:
-                subscription.drop()
+        for channel in self._readers:
+            self.drop(channel)

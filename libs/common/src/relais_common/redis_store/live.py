@@ -39,6 +39,7 @@ class RedisLiveBus:
         self._fanout = Fanout()
         self._confirmed: dict[str, asyncio.Event] = {}
         self._unanswered: Counter[str] = Counter()
+        self._interrupted: set[str] = set()
         self._changed = asyncio.Event()
 
     @asynccontextmanager
@@ -52,6 +53,7 @@ class RedisLiveBus:
                 # This reader still counts; the last one out ends the subscription.
                 if self._fanout.count(channel) == 1:
                     self._confirmed.pop(channel, None)
+                    self._interrupted.discard(channel)
                     self._changed.set()
 
     def nudge(self) -> None:
@@ -78,13 +80,12 @@ class RedisLiveBus:
                 await self._use_one_connection()
                 pause_s = 0.05
             except StoreUnavailable as error:
-                log.warning("live_bus_lost", error=str(error.__cause__))
+                log.warning("live_bus_lost", error=str(error.__cause__ or error))
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             finally:
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
-                # Whatever was published meanwhile is in the logs only.
-                self._fanout.drop_all()
+                self._interrupted.update(self._confirmed)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
 
     async def _use_one_connection(self) -> None:
@@ -114,6 +115,10 @@ class RedisLiveBus:
     def _note_confirmed(self, channel: str) -> None:
         if channel in self._confirmed and not self._unanswered[channel]:
             self._confirmed[channel].set()
+            if channel in self._interrupted:
+                # Whatever was published meanwhile is in the log only, and that may be another one now.
+                self._interrupted.discard(channel)
+                self._fanout.drop(channel)
 
     async def _read(self, pubsub: PubSub) -> None:
         pinged = False
