@@ -8,9 +8,11 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from relais_common.errors import LogRewound
 from relais_common.fanout import BufferedSubscription
 from relais_common.memory import MemoryStore
 from relais_common.ports import LiveBatch, Subscription
+from relais_common.wire import codec
 from relais_orchestrator.follow import PAGE, Follower, is_terminal
 from support.builders import COMPLETED, token_line
 from support.faults import Faults
@@ -219,3 +221,110 @@ async def test_every_way_to_end_ends_the_stream(ports: Ports, follower: Follower
     taken = await running(ports)
     await finish(ports, taken.lease, 2, COMPLETED)
     assert len(await collect(follower.follow(taken.job.channel_id, 0))) == 2
+
+
+class Rewinding(Lossy):
+    """A log that loses its end and grows again, and a live bus that tells of it as the real one does."""
+
+    def __init__(self, *lines: bytes) -> None:
+        super().__init__()
+        self.lines = list(lines)
+
+    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        return self.lines[after : after + limit]
+
+    def rewind(self, tail: int) -> None:
+        """Redis comes back with the first `tail` events only."""
+        del self.lines[tail:]
+        self.subscription.drop()
+
+    def append(self, *lines: bytes) -> None:
+        """As the script does: to the log, and to whoever listens."""
+        first_seq = len(self.lines) + 1
+        self.lines += lines
+        self.subscription.put(LiveBatch(first_seq, list(lines)))
+
+    def follow(self, after: int = 0) -> AsyncGenerator[LiveBatch | None]:
+        return Follower(self, self, idle_s=60).follow("channel", after)
+
+
+A, B, C, D = (token_line(text) for text in "abcd")
+END = codec.encode_event(COMPLETED)
+
+
+async def test_log_that_a_living_worker_heals_goes_on_with_no_gap_and_no_repeat() -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(log.follow()) as batches:
+        assert await next_lines(batches) == LiveBatch(1, [A, B, C])
+        log.rewind(1)
+        assert await anext(batches) is None
+        coming = asyncio.create_task(anext(batches))
+        await asyncio.sleep(0.01)
+        for lines in ([B], [C], [D, END]):
+            log.append(*lines)
+            await asyncio.sleep(0)
+        assert await coming == LiveBatch(4, [D, END])
+
+
+async def test_log_that_was_healed_before_anybody_looked_goes_on() -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(log.follow()) as batches:
+        await next_lines(batches)
+        log.rewind(1)
+        log.append(B, C, D)
+        assert await next_lines(batches) == LiveBatch(4, [D])
+
+
+async def test_short_log_is_a_silence_as_long_as_it_may_grow_again() -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(Follower(log, log, idle_s=0.01).follow("channel", 0)) as batches:
+        await next_lines(batches)
+        log.rewind(1)
+        for _ in range(5):
+            assert await anext(batches) is None
+        log.append(B)
+        for _ in range(5):
+            assert await anext(batches) is None
+
+
+@pytest.mark.parametrize(
+    "regrown",
+    [
+        pytest.param([B, D], id="another line in the place of the last one given"),
+        pytest.param([B, D, C], id="and more after it"),
+        pytest.param([D, END], id="an end where a token was"),
+    ],
+)
+async def test_log_that_grows_again_to_something_else_is_never_mixed_with_what_was_given(
+    regrown: list[bytes],
+) -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(log.follow()) as batches:
+        await next_lines(batches)
+        log.rewind(1)
+        assert await anext(batches) is None
+        coming = asyncio.create_task(anext(batches))
+        await asyncio.sleep(0.01)
+        for (
+            line
+        ) in regrown:  # one at a time, as live messages: each alone may look like what comes next
+            log.append(line)
+            await asyncio.sleep(0.001)
+        async with asyncio.timeout(5):
+            with pytest.raises(LogRewound):
+                await coming
+
+
+async def test_line_of_the_last_event_id_is_held_against_the_log_later_on() -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(log.follow(after=3)) as batches:
+        coming = asyncio.create_task(anext(batches))
+        await asyncio.sleep(0.01)
+        log.rewind(2)
+        assert await coming is None
+        coming = asyncio.create_task(anext(batches))
+        await asyncio.sleep(0.01)
+        log.append(D)
+        async with asyncio.timeout(5):
+            with pytest.raises(LogRewound):
+                await coming

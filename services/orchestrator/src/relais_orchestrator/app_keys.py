@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relais_common.errors import ChannelNotFound, StoreUnavailable
+from relais_common.errors import ChannelNotFound, LogRewound, StoreUnavailable
 from relais_common.jobs import ChannelState
 from relais_common.ports import EventLog, JobIntake
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
@@ -37,6 +37,7 @@ class Parts:
 
         Raises:
             ChannelNotFound: the channel has left the store for good.
+            LogRewound: it ended short of `position`.
         """
         try:
             state = await self.queue.state(channel_id)
@@ -44,6 +45,8 @@ class Parts:
                 raise ChannelNotFound("the request is no longer known", param="channel_id")
             if not state.status.is_terminal:
                 return None
+            if state.tail < position:
+                raise LogRewound("the log lost its last events, and the request ended without them")
             left = await self.event_log.read(channel_id, after=position, limit=1)
         except StoreUnavailable:
             return None

@@ -44,7 +44,10 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         with suppress(
             ChannelNotFound
         ):  # it has just gone for good, and no status can say so any more
-            await _pump(request, stream, state, after)
+            try:
+                await _pump(request, stream, state, after)
+            except LogRewound as error:
+                await stream.write(sse.named_frame(b"log_rewound", orjson.dumps(error.info.body())))
     await stream.end()
     return stream.response
 

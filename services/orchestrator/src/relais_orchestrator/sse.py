@@ -33,6 +33,11 @@ def frames(batch: LiveBatch) -> bytes:
     )
 
 
+def named_frame(name: bytes, data: bytes) -> bytes:
+    """A frame that is no event of the channel: it has no id, so the client's last one stays."""
+    return b"event: %b\ndata: %b\n\n" % (name, data)
+
+
 def data_frame(data: bytes) -> bytes:
     """One frame in OpenAI's manner: data only."""
     return b"data: %b\n\n" % data

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import orjson
 from aiohttp import web
 
-from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, RelaisError
+from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, LogRewound, RelaisError
 from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Token
 from relais_common.jobs import OnDisconnect
 from relais_common.wire.codec import decode_event
@@ -44,8 +44,16 @@ class Answer:
         Raises:
             RelaisError: the request ended otherwise than completed.
         """
+        async with self._attended():
+            while True:
+                try:
+                    return await self._collect_once(shape)
+                except LogRewound:
+                    log.info("collecting_again", channel_id=self._channel_id)
+
+    async def _collect_once(self, shape: Format) -> web.Response:
         text: list[str] = []
-        async with self._attended(), aclosing(self._events()) as events:
+        async with aclosing(self._events()) as events:
             async for event in events:
                 if isinstance(event, Token):
                     text.append(event.text)
