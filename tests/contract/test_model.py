@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -37,9 +37,11 @@ from relais_common.jobs import (
     Status,
     StopReason,
     Take,
+    TakenJob,
     Verdict,
 )
 from relais_common.memory import MemoryStore
+from relais_common.ports import JobSource
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.wire import codec, keys
 from support.builders import COMPLETED, MODEL, make_job, token_line
@@ -57,6 +59,46 @@ FAILED = Failed(RelaisError("no").info)
 TERMINALS: list[Terminal] = [COMPLETED, FAILED, Cancelled(StopReason.CLIENT), Expired()]
 
 
+class _SmallFences:
+    """Redis makes its fences by the clock; here the takes of each channel count from one, as in memory."""
+
+    def __init__(self, source: JobSource) -> None:
+        self._source = source
+        self._fences: dict[str, list[int]] = {}
+
+    def _own(self, lease: Lease) -> Lease:
+        return Lease(lease.channel_id, self._fences[lease.channel_id][lease.fence - 1])
+
+    async def take(self, *args: Any, **kwargs: Any) -> Take:
+        answer = await self._source.take(*args, **kwargs)
+        return replace(answer, jobs=tuple(map(self._small, answer.jobs)))
+
+    def _small(self, taken: TakenJob) -> TakenJob:
+        channel_id, fence = taken.lease.channel_id, taken.lease.fence
+        fences = self._fences.setdefault(channel_id, [])
+        if fence not in fences:
+            assert fence > max(fences, default=0)
+            fences.append(fence)
+        return replace(taken, lease=Lease(channel_id, fences.index(fence) + 1))
+
+    async def start(self, lease: Lease, **kwargs: Any) -> Verdict:
+        return await self._source.start(self._own(lease), **kwargs)
+
+    async def append(self, appends: list[Append]) -> list[Verdict]:
+        return await self._source.append(
+            [replace(item, lease=self._own(item.lease)) for item in appends]
+        )
+
+    async def finish(self, lease: Lease, **kwargs: Any) -> Verdict:
+        return await self._source.finish(self._own(lease), **kwargs)
+
+    async def renew(self, leases: list[Lease], **kwargs: Any) -> list[Verdict]:
+        return await self._source.renew([self._own(lease) for lease in leases], **kwargs)
+
+    async def release(self, leases: list[Lease], **kwargs: Any) -> None:
+        await self._source.release([self._own(lease) for lease in leases], **kwargs)
+
+
 class TwoStores(RuleBasedStateMachine):
     """Every rule is one step, done to both; `redis_url` is set by the test."""
 
@@ -69,7 +111,8 @@ class TwoStores(RuleBasedStateMachine):
         self._now_s = time.time()
         self._memory = memory_ports(MemoryStore(lambda: self._now_s))
         self._store: RedisStore = self._runner.run(self._open())
-        self._redis = redis_ports(self._store)
+        ports = redis_ports(self._store)
+        self._redis = replace(ports, source=cast("JobSource", _SmallFences(ports.source)))
         self._jobs: list[Job] = []
         self._leases: list[Lease] = []
         self._last_calls: dict[str, str] = {}

@@ -38,7 +38,9 @@ local function hand_over(id)
     return false
   end
   count_waiting(priority, -1)
-  redis.call('HINCRBY', key, 'fence', 1)
+  -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
+  local fence = math.max(tonumber(redis.call('HGET', key, 'fence')) + 1, math.floor(NOW * 1000))
+  redis.call('HSET', key, 'fence', string.format('%d', fence))
   redis.call('HINCRBY', key, 'takes', 1)
   redis.call('HSET', key, 'status', 'running', 'worker', worker, 'taken_at', seconds(NOW))
   redis.call('HDEL', key, 'engaged', 'progressed')
