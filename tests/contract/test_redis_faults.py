@@ -7,19 +7,20 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from redis.asyncio.client import PubSub
 
 from relais_common.channels import new_channel_id
 from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Job, Status, StopReason, Verdict
+from relais_common.jobs import Job, OnDisconnect, Status, StopReason, Verdict
 from relais_common.ports import LiveBatch
-from relais_common.redis_store import RedisSettings, RedisStore, live, open_store
+from relais_common.redis_store import RedisSettings, RedisStore, live, open_store, recovery
 from relais_common.wire import keys
 from support.builders import MODEL, make_job, token_line
 from support.ports import redis_ports
-from support.steps import append, enqueue, finish, ids, read_all, running, start, take
+from support.steps import append, enqueue, finish, ids, read_all, reap, running, start, take
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
@@ -165,6 +166,34 @@ async def test_subscriptions_come_back_by_themselves_and_tell_of_the_gap_once(
         assert await readers[1].next(TIMEOUT_S) == LiveBatch(3, [token_line("b")])
 
 
+async def test_notice_of_a_gap_comes_only_once_new_messages_are_heard_again(
+    durable_server: ValkeyServer, durable_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told at the loss, a reader would read the log too early: what came between would go unheard."""
+    ports = redis_ports(durable_store)
+    taken = await running(ports)
+    connect = durable_store.live._redis.pubsub
+    may_connect = asyncio.Event()
+
+    @asynccontextmanager
+    async def pubsub() -> AsyncIterator[PubSub]:
+        await may_connect.wait()
+        async with connect() as connection:
+            yield connection
+
+    async with ports.live.subscribe(taken.job.channel_id) as reader:
+        monkeypatch.setattr(durable_store.live._redis, "pubsub", pubsub)
+        await asyncio.to_thread(durable_server.restart)
+        assert await reader.next(0.5) is None  # nothing to say yet
+        await append(ports, taken.lease, 2)
+        telling = asyncio.create_task(reader.next(TIMEOUT_S * 2))
+        await asyncio.sleep(0.1)
+        assert not telling.done()
+        may_connect.set()
+        async with asyncio.timeout(TIMEOUT_S):
+            assert await telling is None
+
+
 async def test_new_subscription_works_after_a_restart(
     durable_server: ValkeyServer, durable_store: RedisStore
 ) -> None:
@@ -266,6 +295,30 @@ async def test_redis_that_stalls_is_unavailable_and_loses_nothing(
         # It may have been accepted behind our back; sent again, it is there once.
         await ports.intake.enqueue(job, max_waiting=10)
         assert ids(await take(ports, 5)) == [job.channel_id]
+
+
+async def test_reaping_that_reaches_a_frozen_redis_late_takes_nothing_from_the_living(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    """A frozen server carries out what piled up in its sockets before anybody living can renew."""
+    server = make_redis_server()
+    async with open_store(RedisSettings(server.url, timeout_s=0.2)) as store:
+        ports = redis_ports(store)
+        await reap(ports)  # or the server would not know the script
+        taken = await running(ports)
+        watched = await running(ports, make_job(on_disconnect=OnDisconnect.CANCEL))
+        await ports.source.renew([taken.lease, watched.lease], lease_s=1.0)
+        await ports.intake.watch(watched.job.channel_id, lease_s=1.0)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await ports.recovery.reap(MODEL, max_failures=3, limit=100)
+            await asyncio.sleep(recovery.LATEST_S)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        leases = [taken.lease, watched.lease]
+        verdicts = await ports.source.renew(leases, lease_s=60)
+        assert verdicts == [Verdict(held=True, tail=1)] * 2
 
 
 async def test_full_redis_refuses_and_keeps_what_it_has(

@@ -15,6 +15,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -37,8 +38,19 @@ _UNAVAILABLE = (
     OutOfMemoryError,
     ReadOnlyError,
     OSError,
+    # It was loaded a moment ago: the server went and came back in between.
+    NoScriptError,
 )
-_UNAVAILABLE_PREFIXES = ("LOADING", "READONLY", "OOM", "MASTERDOWN", "NOREPLICAS", "MISCONF")
+_UNAVAILABLE_PREFIXES = (
+    "LOADING",
+    "READONLY",
+    "OOM",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "MISCONF",
+    "UNBLOCKED",  # the server became a replica
+    "BUSY ",  # one script has run for seconds, as when the machine was frozen in the middle of it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +95,22 @@ def _heed_cancel(pool: ConnectionPool) -> None:
 
 
 def connect(settings: RedisSettings) -> Redis:
-    """A client for ordinary commands. Retries with jitter: every command here may be sent twice."""
+    """A client for ordinary commands. Retries with jitter: every command here may be sent twice.
+
+    A refused or lost connection is tried again at once; a Redis that takes connections and says nothing is not, or
+    each command would hang for several times `timeout_s`.
+    """
     pool = BlockingConnectionPool.from_url(
         settings.url,
         max_connections=settings.max_connections,
         timeout=settings.timeout_s,
         socket_timeout=settings.timeout_s,
         socket_connect_timeout=2.0,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=1.0), retries=3),
+        retry=Retry(
+            ExponentialWithJitterBackoff(base=0.05, cap=1.0),
+            retries=3,
+            supported_errors=(ConnectionError,),
+        ),
         retry_on_error=[BusyLoadingError],
     )
     _heed_cancel(pool)

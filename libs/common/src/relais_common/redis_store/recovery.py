@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from relais_common.errors import StoreUnavailable
 from relais_common.ports import Reaped
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Argument, Scripts
@@ -11,6 +12,8 @@ from relais_common.wire import codec, keys
 
 DEAD_LETTERS_KEPT = 1000
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
+LATEST_S = 2.0
+"""How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
 
 
 def parting(max_failures: int) -> list[Argument]:
@@ -33,12 +36,18 @@ class RedisRecovery:
         self._scripts = scripts
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
-        requeued, ended = await self._scripts.run(
+        with store_errors():
+            seconds, microseconds = await self._scripts.redis.time()
+        answer = await self._scripts.run(
             "reap",
             keys.model_base(model),
             limit,
             *parting(max_failures),
+            f"{seconds + microseconds / 1e6 + LATEST_S:.6f}",
         )
+        if answer is None:
+            raise StoreUnavailable("the queue stood still", retry_after_s=2)
+        requeued, ended = answer
         return Reaped(requeued=requeued, ended=ended)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from relais_common.redis_store.source import RedisJobSource
 
 __all__ = ["RedisSettings", "RedisStore", "open_store"]
 
+PING_TIMEOUT_S = 2.0
+"""Less than what commands get: whoever asks whether a process is ready does not wait longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class RedisStore:
@@ -38,9 +42,10 @@ class RedisStore:
     redis: Redis
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable unless Redis answers."""
+        """Raises StoreUnavailable unless Redis answers within `PING_TIMEOUT_S`."""
         with store_errors():
-            await self.redis.ping()
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self.redis.ping()
 
     async def signing_secret(self) -> bytes:
         """The secret that all orchestrators of this Redis share."""

@@ -1,11 +1,12 @@
 -- What anyone may do for jobs whose holder, time or reader is gone. Safe to run by many at once.
 -- KEYS[1] base
 -- ARGV: limit, then `parting` of let_go: seconds a dead letter is kept, dead letters kept, max_failures, expired line,
---       disconnected line, cancelled line, worker-lost line
--- Returns {requeued, ended}
+--       disconnected line, cancelled line, worker-lost line; then when it is too late for this pass
+-- Returns {requeued, ended}, or false where it came too late: the living could not renew meanwhile
 local limit, parting = tonumber(ARGV[1]), {unpack(ARGV, 2, 8)}
 local expired_line, disconnected_line = ARGV[5], ARGV[6]
 local requeued, ended, drifted = 0, 0, false
+if NOW > tonumber(ARGV[9]) then return false end
 
 local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(NOW), 'LIMIT', 0, limit) end
 
