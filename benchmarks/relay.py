@@ -65,7 +65,9 @@ async def run(*, clients: int, tokens: int, rounds: int) -> None:
         redis_dir, logs_dir = (
             Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2)
         )
-        redis = stack.enter_context(ValkeyServer(redis_dir, appendonly=True))
+        redis = stack.enter_context(
+            ValkeyServer(redis_dir, appendonly=True, options={"appendfsync": "everysec"})
+        )
         start = make_starter(stack, redis, logs_dir)
         reference = stack.enter_context(
             ServiceProcess("benchmarks.bare_server", "PORT", logs_dir / "bare.log", {})

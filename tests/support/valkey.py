@@ -33,7 +33,9 @@ class ValkeyServer:
 
     Args:
         data_dir: where it runs, logs and persists; the caller removes it.
-        appendonly: keep an append-only file, so that data outlives the process.
+        appendonly: keep an append-only file, so that data outlives the process. It is written before any answer,
+            unless the options say otherwise: with `appendfsync everysec` a write waits while the disk is busy, and a
+            kill then loses what was answered.
         options: further settings, as on the command line: `{"maxmemory": "8mb"}`.
     """
 
@@ -51,6 +53,10 @@ class ValkeyServer:
     def url(self) -> str:
         """The address, as `REDIS_URL` takes it."""
         return f"redis://{self.host}:{self.port}/0"
+
+    @property
+    def data_dir(self) -> Path:
+        return self._data_dir
 
     @property
     def pid(self) -> int:
@@ -104,6 +110,7 @@ class ValkeyServer:
             "dir": str(self._data_dir),
             "save": "",
             "appendonly": "yes" if self._appendonly else "no",
+            "appendfsync": "always",
             "maxmemory-policy": "noeviction",
             "logfile": str(self._data_dir / "valkey.log"),
             **self._options,
