@@ -1,0 +1,234 @@
+"""Redis carries a step out, and the answer never comes: whoever asked asks again, and nothing is doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+
+import pytest
+from redis.asyncio import Redis
+
+from relais_common.errors import StoreUnavailable
+from relais_common.jobs import Append, TakenJob, Verdict
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.wire import codec, keys
+from relais_common.wire.scripts import NAMES
+from support.builders import MODEL, make_job, token_line
+from support.ports import Ports, redis_ports
+from support.reply_eater import ReplyEater
+from support.sse_client import ids_of, read_events, text_of
+from support.stack import Front, Stack, answer_to, chat_request
+from support.steps import append, enqueue, finish, ids, names, read_all, start, take, take_one
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+WHOLE_CLIENT = 4
+"""How many replies in a row must be lost until the client itself gives up: it tries three times again."""
+
+
+@pytest.fixture
+async def eater(redis_url: str, redis_server: ValkeyServer) -> AsyncIterator[ReplyEater]:
+    async with ReplyEater(redis_server.host, redis_server.port) as eater:
+        yield eater
+
+
+@pytest.fixture
+async def store(eater: ReplyEater) -> AsyncIterator[RedisStore]:
+    """Connected through the proxy."""
+    async with open_store(RedisSettings(eater.url)) as store:
+        yield store
+
+
+@pytest.fixture
+async def stack(eater: ReplyEater) -> AsyncIterator[Stack]:
+    stack = await Stack.open(eater.url)
+    yield stack
+    await stack.close()
+
+
+@pytest.mark.parametrize("script", NAMES)
+async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
+    stack: Stack, eater: ReplyEater, redis_url: str, script: str
+) -> None:
+    fronts = [await stack.front(), await stack.front()]
+    # What these two take never begins: one hands it back, the other dies with it.
+    drained = await stack.worker(tokens_per_s=0.001, max_num_seqs=3, drain_s=0.01)
+    killed = await stack.worker(tokens_per_s=0.001, max_num_seqs=3)
+    # In a row, so that the client gives up and the loops above it must go on; then one in two.
+    eater.eat(script, WHOLE_CLIENT)
+    eater.eat_every(script, 2)
+    requests = [
+        chat_request(
+            f"request {number}",
+            params={"max_tokens": 60},
+            on_disconnect="cancel" if number % 3 == 0 else "continue",
+        )
+        for number in range(16)
+    ]
+    channels = [
+        await submit_until_accepted(fronts[number % 2], body, f"key-{number}")
+        for number, body in enumerate(requests)
+    ]
+    assert len(set(channels)) == len(channels)
+    leaving, channels = channels[:2], channels[2:]
+    reading = [
+        asyncio.create_task(read_whole(fronts[number % 2], channel_id))
+        for number, channel_id in enumerate(channels)
+    ]
+    for channel_id in leaving:
+        await cancel(fronts[0], channel_id)
+    await wait_until(lambda: drained.held_jobs.all() and killed.held_jobs.all(), 20)
+    if script == "renew":
+        await wait_until(lambda: eater.eaten[script] >= WHOLE_CLIENT, 20)
+    await drained.drain()
+    await killed.kill()
+    for _ in range(2):
+        await stack.worker(max_num_seqs=4)
+    texts = await asyncio.gather(*reading)
+    assert texts == [answer_to(f"request {number}", 60) for number in range(2, 16)]
+    for channel_id in channels:
+        assert await wait_until(partial(final_status, fronts[0], channel_id), 20) == "completed"
+    for channel_id in leaving:
+        assert await wait_until(partial(final_status, fronts[0], channel_id), 20) == "cancelled"
+    assert eater.eaten[script]
+    eater.stop_eating()
+    await wait_until(stack.idle, 20)
+    async with Redis.from_url(redis_url) as redis:
+        await assert_nothing_is_left_over(redis, channels + leaving)
+
+
+async def submit_until_accepted(front: Front, body: dict[str, object], key: str) -> str:
+    """As a client does that heeds a 503."""
+
+    async def accepted() -> str | None:
+        headers = {"Idempotency-Key": key}
+        async with front.post("/v1/requests", body, headers=headers) as response:
+            answer = await response.json()
+            assert response.status in (202, 503), answer
+            return answer.get("channel_id")
+
+    channel_id: str | None = await wait_until(accepted, 20)
+    assert channel_id is not None
+    return channel_id
+
+
+async def cancel(front: Front, channel_id: str) -> None:
+    async def cancelled() -> bool:
+        async with front.delete(f"/v1/channels/{channel_id}") as response:
+            return response.status in (200, 202)
+
+    await wait_until(cancelled, 20)
+
+
+async def read_whole(front: Front, channel_id: str) -> str:
+    """The text of a channel, by as many connections as it takes; each event comes once, in order."""
+    events, path = [], f"/v1/channels/{channel_id}/events"
+    while not events or events[-1].name not in ("completed", "failed", "cancelled", "expired"):
+        try:
+            events += await read_events(front.session, path, after=len(events))
+        except AssertionError:  # 503
+            await asyncio.sleep(0.05)
+    assert ids_of(events) == list(range(1, len(events) + 1))
+    assert Counter(event.name for event in events)["started"] == 1
+    return text_of(events)
+
+
+async def final_status(front: Front, channel_id: str) -> str | None:
+    async with front.get(f"/v1/channels/{channel_id}") as response:
+        state = await response.json()
+    status: str | None = state.get("status")
+    return None if status in ("queued", "running") else status
+
+
+async def assert_nothing_is_left_over(redis: Redis, channels: list[str]) -> None:
+    """Every count is back at zero, and every channel has one end."""
+    counts = await redis.hgetall(keys.counts(MODEL))
+    waiting = {name: int(n) for name, n in counts.items() if name.startswith(b"waiting")}
+    assert set(waiting.values()) == {0}
+    assert not [name for name in counts if name.startswith(b"lane:")]
+    sets = (keys.inflight(MODEL), keys.deadlines(MODEL), keys.watched(MODEL))
+    assert [await redis.zcard(name) for name in sets] == [0, 0, 0]
+    assert not await redis.keys("relais:*:queue:*")
+    assert not await redis.keys("relais:*:turns:*")
+    for channel_id in channels:
+        lines = await redis.lrange(keys.log(channel_id), 0, -1)
+        kinds = [codec.split_event(line)[0] for line in lines]
+        assert [kind for kind in kinds if kind in codec.TERMINAL_NAMES] == kinds[-1:]
+
+
+@pytest.fixture
+def ports(store: RedisStore) -> Ports:
+    return redis_ports(store)
+
+
+async def test_script_whose_reply_is_lost_was_carried_out_and_is_sent_again_by_the_client(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    await enqueue(ports, make_job())  # now the server knows the script
+    asked = eater.requests["enqueue"]
+    eater.eat("enqueue")
+    job = make_job()
+    (accepted,) = await enqueue(ports, job)
+    assert (eater.eaten["enqueue"], eater.requests["enqueue"] - asked) == (1, 2)
+    assert accepted.duplicate
+    assert (await ports.intake.depth(MODEL)).waiting == 2
+
+
+async def test_accepting_again_doubles_nothing_where_a_new_channel_would(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    job = make_job()
+    await lose(eater, "enqueue", partial(enqueue, ports, job))
+    await enqueue(ports, job)
+    assert (await ports.intake.depth(MODEL)).waiting == 1
+    await enqueue(ports, make_job())  # the naive retry: another id for the same request
+    assert (await ports.intake.depth(MODEL)).waiting == 2
+
+
+async def test_taking_again_gives_the_same_jobs_where_a_new_call_would_take_more(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    jobs = [make_job() for _ in range(4)]
+    await enqueue(ports, *jobs)
+    await lose(eater, "take", partial(take, ports, 2, call_id="first"))
+    assert ids(await take(ports, 2, call_id="first")) == ids(jobs[:2])
+    await lose(eater, "take", partial(take, ports, 1, call_id="second"))
+    naive: list[TakenJob] = await take(ports, 1, call_id="a new one")
+    assert ids(naive) == ids(jobs[3:])  # and the third is in nobody's hands until its lease is over
+
+
+async def test_appending_again_adds_nothing_where_appending_at_the_tail_would(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    await enqueue(ports, make_job())
+    taken = await take_one(ports)
+    channel_id = taken.job.channel_id
+    lines = (token_line("a"), token_line("b"))
+    await lose(eater, "append", partial(append, ports, taken.lease, 2, *lines))
+    assert await append(ports, taken.lease, 2, *lines) == Verdict(held=True, tail=3)
+    assert (await read_all(ports, channel_id))[1:] == list(lines)
+    tail = len(await read_all(ports, channel_id))
+    await ports.source.append([Append(taken.lease, tail + 1, lines, True)])  # with no number kept
+    assert (await read_all(ports, channel_id))[1:] == list(lines) * 2
+
+
+async def test_starting_and_ending_again_say_so_once(ports: Ports, eater: ReplyEater) -> None:
+    await enqueue(ports, make_job())
+    taken = await take_one(ports)
+    await lose(eater, "start", partial(start, ports, taken.lease))
+    assert await start(ports, taken.lease) == Verdict(held=True, tail=2)
+    await lose(eater, "finish", partial(finish, ports, taken.lease, 3))
+    assert await finish(ports, taken.lease, 3) == Verdict(held=True, tail=3)
+    assert await names(ports, taken.job.channel_id) == ["queued", "started", "completed"]
+
+
+async def lose(eater: ReplyEater, script: str, call: partial[object]) -> None:
+    """Make a call whose every answer is lost, though it is carried out each time."""
+    # The first time, the server may not know the script; what it says then is not eaten.
+    eaten = eater.eaten[script]
+    eater.eat(script, WHOLE_CLIENT)
+    with pytest.raises(StoreUnavailable):
+        await call()  # type: ignore[misc]
+    assert eater.eaten[script] - eaten == WHOLE_CLIENT
