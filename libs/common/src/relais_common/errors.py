@@ -200,6 +200,12 @@ class StoreUnavailable(RelaisError):
     code = "store_unavailable"
 
 
+class NotConfirmed(StoreUnavailable):
+    """The request was stored, but not as safely as `ACCEPT_WAIT_*` asks. It may run; only its key finds it again."""
+
+    code = "not_confirmed"
+
+
 class Draining(RelaisError):
     """This process is shutting down; another one takes requests."""
 

@@ -72,7 +72,11 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
 @asynccontextmanager
 async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, int]]:
     """Serve; yields the parts and the port it got. Waits for Redis first."""
-    async with open_store(settings.redis, watch_grace_s=settings.streaming.watch_lease_s) as store:
+    async with open_store(
+        settings.redis,
+        watch_grace_s=settings.streaming.watch_lease_s,
+        accept_wait=settings.accept_wait,
+    ) as store:
         parts = create_parts(settings, store, await _secret(store))
         # A client that leaves cancels its handler: that is how a disconnect is noticed in a silence.
         runner = web.AppRunner(

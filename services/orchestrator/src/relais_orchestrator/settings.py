@@ -9,7 +9,7 @@ from relais_common import environ, logs
 from relais_common.channels import model_tag
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
-from relais_common.redis_store import RedisSettings
+from relais_common.redis_store import AcceptWait, RedisSettings
 
 ENVS = ("dev", "staging", "prod")
 
@@ -50,6 +50,7 @@ class Settings:
 
     env: str
     redis: RedisSettings
+    accept_wait: AcceptWait
     host: str
     port: int
     models: tuple[str, ...]
@@ -74,6 +75,11 @@ def read_settings(env: Environ) -> Settings:
     return Settings(
         env=name,
         redis=RedisSettings(url=environ.redis_url(env)),
+        accept_wait=AcceptWait(
+            fsync=environ.flag(env, "ACCEPT_WAIT_FSYNC", False),
+            replicas=environ.integer(env, "ACCEPT_WAIT_REPLICAS", 0),
+            timeout_s=environ.number(env, "ACCEPT_WAIT_TIMEOUT_S", 3.0, at_least=0.001, at_most=60),
+        ),
         host=environ.text(env, "API_HOST", "127.0.0.1"),
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
         models=_models(env),

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any, cast
+
 from relais_common.channels import channel_model
-from relais_common.errors import IdempotencyConflict, QueueFull, TooManyInFlight
+from relais_common.errors import (
+    IdempotencyConflict,
+    QueueFull,
+    StoreUnavailable,
+    TooManyInFlight,
+)
 from relais_common.events import Cancelled
 from relais_common.jobs import (
     Accepted,
@@ -16,8 +24,9 @@ from relais_common.jobs import (
     Status,
     StopReason,
 )
+from relais_common.redis_store.accept_wait import ConfirmedScript
 from relais_common.redis_store.connection import store_errors
-from relais_common.redis_store.scripting import Scripts
+from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
 
@@ -28,9 +37,16 @@ def _seconds(value: bytes) -> float | None:
 class RedisJobIntake:
     """Accepting, cancelling and looking at jobs."""
 
-    def __init__(self, scripts: Scripts, *, watch_grace_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        watch_grace_s: float = 30.0,
+        confirmed: ConfirmedScript | None = None,
+    ) -> None:
         self._scripts = scripts
         self._watch_grace_s = watch_grace_s
+        self._confirmed = confirmed
 
     async def enqueue(
         self,
@@ -44,8 +60,7 @@ class RedisJobIntake:
         if idempotency is not None:
             idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
             body_hash = idempotency.body_hash
-        verdict, *rest = await self._scripts.run(
-            "enqueue",
+        arguments: list[Argument] = [
             keys.model_base(job.model),
             job.channel_id,
             codec.encode_job(job),
@@ -61,7 +76,8 @@ class RedisJobIntake:
             max_inflight_per_key or 0,
             idempotency_key,
             body_hash,
-        )
+        ]
+        verdict, *rest = await self._accept(arguments, job, findable=idempotency is not None)
         if verdict == b"conflict":
             raise IdempotencyConflict(
                 "this Idempotency-Key was used with another body", param="Idempotency-Key"
@@ -86,6 +102,18 @@ class RedisJobIntake:
             estimated_wait_s=_seconds(wait),
             duplicate=verdict == b"duplicate",
         )
+
+    async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
+        if self._confirmed is None:
+            return cast("list[Any]", await self._scripts.run("enqueue", *arguments))
+        answer, not_confirmed = await self._confirmed.run(*arguments)
+        if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
+            # Without a key that finds it again, it would run for nobody, and once more at the next try.
+            if not findable:
+                with suppress(StoreUnavailable):
+                    await self.cancel(job.channel_id, StopReason.DISCONNECT)
+            raise not_confirmed
+        return cast("list[Any]", answer)
 
     async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
         status = await self._scripts.run(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from relais_common.lifecycle import background
+from relais_common.redis_store.accept_wait import AcceptWait, open_confirmed
 from relais_common.redis_store.connection import (
     RedisSettings,
     connect,
@@ -54,7 +55,10 @@ class RedisStore:
 
 @asynccontextmanager
 async def open_store(
-    settings: RedisSettings, *, watch_grace_s: float = 30.0
+    settings: RedisSettings,
+    *,
+    watch_grace_s: float = 30.0,
+    accept_wait: AcceptWait | None = None,
 ) -> AsyncIterator[RedisStore]:
     """Connect lazily; everything is closed on the way out."""
     async with AsyncExitStack() as stack:
@@ -63,11 +67,16 @@ async def open_store(
         blocking = connect_blocking(settings)
         stack.push_async_callback(blocking.aclose)
         scripts = Scripts(redis)
+        confirmed = None
+        if accept_wait is not None and accept_wait.wanted:
+            confirmed = await stack.enter_async_context(
+                open_confirmed(settings, "enqueue", accept_wait)
+            )
         live = RedisLiveBus(blocking)
         # A reader that dies ends whoever relies on it: streams would hang in silence.
         await stack.enter_async_context(background(live.run()))
         yield RedisStore(
-            intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s),
+            intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
             source=RedisJobSource(scripts, blocking),
             recovery=RedisRecovery(scripts),
             log=RedisEventLog(scripts),

@@ -10,6 +10,8 @@ local deadline_s, log_ttl_s, result_ttl_s, watch_grace_s = unpack(ARGV, 7, 10)
 local max_waiting, max_open, idempotency, body_hash = tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13], ARGV[14]
 
 local function known(other)
+  -- A write, though of nothing new: whoever waits for the disk waits for the last write on this connection.
+  redis.call('HSET', job_key(other), 'key_id', owner)
   local at = place(other)
   return {'duplicate', other, redis.call('HGET', job_key(other), 'status'), at,
     at > 0 and estimated_wait(at) or ''}
