@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from support.builders import MODEL
-from support.sse_client import sse_events
+from support.sse_client import read_events, sse_events
 from support.stack import Front, Stack, answer_to, answer_to_prompt, chat_request
 from support.waiting import wait_until
 from support.worker import Worker
@@ -223,8 +223,7 @@ async def test_full_queue_is_429_with_retry_after(stack: Stack) -> None:
 async def test_deadline_that_passes_in_the_queue_expires_the_request(front: Front) -> None:
     channel_id = await front.submit(chat_request(deadline_s=0.3))
     waiting = front.post(CHAT, chat_request(deadline_s=0.3))
-    async with front.get(f"/v1/channels/{channel_id}/events") as response:
-        events = [event async for event in sse_events(response)]
+    events = await read_events(front.session, f"/v1/channels/{channel_id}/events")
     assert [event.name for event in events] == ["queued", "expired"]
     async with waiting as response:
         assert response.status == 504

@@ -42,12 +42,17 @@ async def sse_events(response: aiohttp.ClientResponse) -> AsyncIterator[SseEvent
 async def read_events(
     session: aiohttp.ClientSession, url: str, *, after: int | None = None, stop_after: int = 10**9
 ) -> list[SseEvent]:
-    """Open a channel's stream and read it to its end, or until `stop_after` events have come."""
+    """Open a channel's stream and read it to its end, or until `stop_after` events have come.
+
+    A waiting request's place in the queue, which is told now and then and is no event of the log, is left out.
+    """
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     events: list[SseEvent] = []
     async with session.get(url, headers=headers) as response:
         assert response.status == 200, (response.status, await response.text())
         async for event in sse_events(response):
+            if event.name == "queued" and not event.id:
+                continue
             events.append(event)
             if len(events) >= stop_after:
                 break

@@ -32,25 +32,34 @@ class Parts:
     drain: Drain
     started_at_s: int
 
-    async def compacted_end(self, channel_id: str, position: int) -> ChannelState | None:
-        """How a channel ended whose events after `position` can no longer be read; None while it goes on.
+    async def glance(self, channel_id: str) -> ChannelState | None:
+        """Where a silent channel stands; None while the store is away.
 
         Raises:
             ChannelNotFound: the channel has left the store for good.
-            LogRewound: it ended short of `position`.
         """
         try:
             state = await self.queue.state(channel_id)
-            if state is None:
-                raise ChannelNotFound("the request is no longer known", param="channel_id")
-            if not state.status.is_terminal:
-                return None
-            if state.tail < position:
-                raise LogRewound("the log lost its last events, and the request ended without them")
-            left = await self.event_log.read(channel_id, after=position, limit=1)
         except StoreUnavailable:
             return None
-        return None if left else state
+        if state is None:
+            raise ChannelNotFound("the request is no longer known", param="channel_id")
+        return state
+
+    async def is_compacted(self, state: ChannelState, position: int) -> bool:
+        """Whether the channel has ended, and its events after `position` can no longer be read.
+
+        Raises:
+            LogRewound: it ended short of `position`.
+        """
+        if not state.status.is_terminal:
+            return False
+        if state.tail < position:
+            raise LogRewound("the log lost its last events, and the request ended without them")
+        try:
+            return not await self.event_log.read(state.channel_id, after=position, limit=1)
+        except StoreUnavailable:
+            return False
 
 
 PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)

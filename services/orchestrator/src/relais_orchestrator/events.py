@@ -8,8 +8,9 @@ import orjson
 from aiohttp import web
 
 from relais_common.errors import ChannelNotFound, InvalidRequest, LogRewound
-from relais_common.jobs import ChannelState, OnDisconnect
-from relais_common.wire.codec import split_event
+from relais_common.events import Queued
+from relais_common.jobs import ChannelState, OnDisconnect, Status
+from relais_common.wire.codec import encode_event, split_event
 from relais_orchestrator import sse
 from relais_orchestrator.access import own_channel
 from relais_orchestrator.app_keys import PARTS
@@ -57,8 +58,8 @@ async def _pump(
 ) -> None:
     parts = request.app[PARTS]
     position = after
-    if (ended := await parts.compacted_end(state.channel_id, position)) is not None:
-        await stream.write(compacted(ended))
+    if await parts.is_compacted(state, position):
+        await stream.write(compacted(state))
         return
     async with aclosing(parts.follower.follow(state.channel_id, after)) as batches:
         async for batch in batches:
@@ -69,10 +70,20 @@ async def _pump(
                 return
             else:
                 await stream.write(sse.KEEPALIVE)
-                ended = await parts.compacted_end(state.channel_id, position)
-                if ended is not None:
-                    await stream.write(compacted(ended))
+                now = await parts.glance(state.channel_id)
+                if now is None:
+                    continue
+                if now.status is Status.QUEUED:
+                    await stream.write(place(now))
+                elif await parts.is_compacted(now, position):
+                    await stream.write(compacted(now))
                     return
+
+
+def place(state: ChannelState) -> bytes:
+    """A waiting request's place in the queue. No event of the log: it has no id, and a client resumes without it."""
+    queued = Queued(state.queue_position, state.estimated_wait_s)
+    return sse.named_frame(*split_event(encode_event(queued)))
 
 
 def compacted(state: ChannelState) -> bytes:

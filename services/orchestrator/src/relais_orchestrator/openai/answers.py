@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import orjson
+import structlog
 from aiohttp import web
 
 from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, LogRewound, RelaisError
@@ -17,6 +18,8 @@ from relais_orchestrator import sse
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.openai.formats import Format
 from relais_orchestrator.responses import json_response
+
+log = structlog.get_logger(__name__)
 
 DONE = sse.data_frame(b"[DONE]")
 
@@ -117,10 +120,10 @@ class Answer:
                 if batch is None:
                     if self._parts.drain.over:
                         raise Draining("this server is shutting down; send the request again")
-                    ended = await self._parts.compacted_end(self._channel_id, position)
-                    if ended is not None:
-                        yield Token((ended.text or "")[text_length:], ())
-                        yield _answer(decode_event(ended.outcome or b""))
+                    now = await self._parts.glance(self._channel_id)
+                    if now is not None and await self._parts.is_compacted(now, position):
+                        yield Token((now.text or "")[text_length:], ())
+                        yield _answer(decode_event(now.outcome or b""))
                         return
                     yield None
                     continue
