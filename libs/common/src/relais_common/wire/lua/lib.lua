@@ -95,6 +95,52 @@ local function append(id, first_seq, lines)
   redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
+-- What is answered to whoever asks again for a job that is there.
+local function known(id)
+  -- A write, though of nothing new: whoever waits for the disk waits for the last write on this connection.
+  redis.call('HSET', job_key(id), 'key_id', redis.call('HGET', job_key(id), 'key_id'))
+  local at = place(id)
+  return {'duplicate', id, redis.call('HGET', job_key(id), 'status'), at, at > 0 and estimated_wait(at) or ''}
+end
+
+-- What is answered where as many wait as may; nil where there is room. When a tenth has been served there is room again
+-- for those who come back.
+local function why_full(max_waiting)
+  local waiting = count('waiting')
+  if waiting >= max_waiting then return {'full', waiting, estimated_wait(math.max(1, waiting / 10))} end
+end
+
+-- The one way a job comes in: its state, its lane, its deadline, its first event. Returns its position, its wait,
+-- and the seconds after which it is forgotten.
+local function admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
+    watch_grace_s)
+  local key, deadline_at = job_key(id), seconds(NOW + tonumber(deadline_s))
+  local gone_s = math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
+  local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
+  redis.call('HSET', key, 'payload', payload, 'key_id', owner, 'operation', operation, 'priority', priority,
+    'on_disconnect', on_disconnect, 'status', 'queued', 'fence', 0, 'failures', 0, 'takes', 0, 'seq', seq,
+    'order', redis.call('HINCRBY', COUNTS, 'order', 1), 'accepted_at', seconds(NOW),
+    'deadline_at', deadline_at, 'log_ttl_s', log_ttl_s, 'result_ttl_s', result_ttl_s)
+  -- No key lives for ever, even if nobody is left to end the job.
+  redis.call('EXPIRE', key, gone_s)
+  if redis.call('RPUSH', lane_key(priority, owner), id) == 1 then
+    redis.call('RPUSH', turns_key(priority), owner)
+  end
+  count_waiting(priority, 1)
+  count_open(owner, 1)
+  redis.call('ZADD', DEADLINES, deadline_at, id)
+  if on_disconnect == 'cancel' then
+    redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
+  end
+  local at = place(id)
+  local wait = estimated_wait(at)
+  append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at,
+    wait == '' and 'null' or wait)})
+  redis.call('EXPIRE', log_key(id), gone_s)
+  ring()
+  return at, wait, gone_s
+end
+
 -- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do. O(length).
 local function sweep(priority, owner)
   local lane = lane_key(priority, owner)
