@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relais_common.memory import MemoryStore
-from relais_common.ports import EventLog, JobIntake, JobSource, LiveBus, Recovery, WorkerRegistry
+from relais_common.ports import (
+    EventLog,
+    JobIntake,
+    JobSource,
+    LiveBus,
+    Operations,
+    Recovery,
+    WorkerRegistry,
+)
 from relais_common.redis_store import RedisStore
 
 
@@ -19,11 +27,20 @@ class Ports:
     log: EventLog
     live: LiveBus
     registry: WorkerRegistry
+    operations: Operations
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store)
+    return Ports(store, store, store, store, store, store, store.operations)
 
 
 def redis_ports(store: RedisStore) -> Ports:
-    return Ports(store.intake, store.source, store.recovery, store.log, store.live, store.registry)
+    return Ports(
+        store.intake,
+        store.source,
+        store.recovery,
+        store.log,
+        store.live,
+        store.registry,
+        store.operations,
+    )

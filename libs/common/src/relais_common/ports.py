@@ -29,6 +29,7 @@ from relais_common.jobs import (
     Verdict,
     WorkerState,
 )
+from relais_common.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +209,46 @@ class WorkerRegistry(Protocol):
 
     async def alive(self) -> list[WorkerState]:
         """Workers whose last beat has not run out."""
+        ...
+
+
+class Operations(Protocol):
+    """What an operator looks at, and what he does with dead letters. No view costs more than its page."""
+
+    async def queue(self, model: str, *, top_keys: int) -> QueueView:
+        """The model's queue, with the `top_keys` longest backlogs."""
+        ...
+
+    async def channels(
+        self, model: str, *, which: ChannelFilter, limit: int, latest: bool = False
+    ) -> list[ChannelView]:
+        """Living jobs, the soonest deadline first (where all have the same time: the oldest), or the latest first."""
+        ...
+
+    async def dead_letters(self, model: str, *, limit: int) -> list[DeadLetter]:
+        """Jobs that were set aside, the newest first."""
+        ...
+
+    async def dead_letter(self, channel_id: str) -> DeadLetter | None:
+        """One of them, also where it was replayed; None if it is none."""
+        ...
+
+    async def replay(
+        self, channel_id: str, *, new_channel_id: str, max_waiting: int
+    ) -> Accepted | None:
+        """Queue a dead letter's request anew: same key and priority, a fresh deadline, a channel of its own.
+
+        The old channel has had its last event, and it remembers the new one: a second replay changes nothing and
+        answers the first one's channel. Nobody reads the new one yet, so a disconnect does not end it.
+
+        Returns:
+            None if the channel is no dead letter.
+
+        Raises:
+            QueueFull: `max_waiting` jobs of this model wait already.
+        """
+        ...
+
+    async def drop(self, channel_id: str) -> bool:
+        """Forget a dead letter's request. False if the channel is no dead letter."""
         ...

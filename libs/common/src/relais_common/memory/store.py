@@ -28,12 +28,13 @@ from relais_common.jobs import (
     WorkerState,
 )
 from relais_common.memory.model import MemoryModel, Record, stopped
+from relais_common.memory.operations import MemoryOperations
 from relais_common.ports import Reaped, Subscription
 from relais_common.wire import codec
 
 
 class MemoryStore:
-    """Every port at once. `clock` gives seconds; a test may turn it by hand."""
+    """Every port at once, but for `operations`. `clock` gives seconds; a test may turn it by hand."""
 
     def __init__(
         self, clock: Callable[[], float] = time.time, *, watch_grace_s: float = 30.0
@@ -45,6 +46,7 @@ class MemoryStore:
         self._bells: dict[str, asyncio.Event] = {}
         self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
         self._workers: dict[str, tuple[float, WorkerState]] = {}
+        self.operations = MemoryOperations(self._model, self._admit, self._accepted, clock)
 
     def _model(self, model: str) -> MemoryModel:
         if model not in self._models:
@@ -98,10 +100,14 @@ class MemoryStore:
                 f"{unfinished} requests of this key to {job.model!r} have not ended",
                 retry_after_s=model.estimated_wait_s(1) or 1.0,
             )
-        record = model.add(job, self._watch_grace_s)
+        accepted = self._admit(model, job)
         if idempotency is not None:
             entry = (job.channel_id, idempotency.body_hash)
             model.idempotency[job.key_id, idempotency.key_hash] = entry
+        return accepted
+
+    def _admit(self, model: MemoryModel, job: Job) -> Accepted:
+        record = model.add(job, self._watch_grace_s)
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])

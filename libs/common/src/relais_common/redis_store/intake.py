@@ -30,8 +30,50 @@ from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
 
-def _seconds(value: bytes) -> float | None:
+def read_seconds(value: bytes) -> float | None:
+    """What a script gives for a time: '' for none."""
     return float(value) if value else None
+
+
+def read_acceptance(model: str, answer: list[Any]) -> Accepted:
+    """What a script says of a job that it was to take in. Raises QueueFull, TooManyInFlight."""
+    verdict, *rest = answer
+    if verdict == b"full":
+        waiting, wait = rest
+        raise QueueFull(
+            f"{waiting} requests wait for {model!r} already",
+            retry_after_s=read_seconds(wait) or 1.0,
+        )
+    if verdict == b"key_full":
+        unfinished, wait = rest
+        raise TooManyInFlight(
+            f"{unfinished} requests of this key to {model!r} have not ended",
+            retry_after_s=read_seconds(wait) or 1.0,
+        )
+    channel_id, status, position, wait = rest
+    return Accepted(
+        channel_id=channel_id.decode(),
+        status=Status(status.decode()),
+        queue_position=position,
+        estimated_wait_s=read_seconds(wait),
+        duplicate=verdict == b"duplicate",
+    )
+
+
+def job_arguments(job: Job, watch_grace_s: float) -> tuple[Argument, ...]:
+    """A job as the scripts that take one in expect it."""
+    return (
+        job.channel_id,
+        codec.encode_job(job),
+        job.key_id,
+        job.operation,
+        job.priority,
+        job.on_disconnect,
+        job.deadline_s,
+        job.log_ttl_s,
+        job.result_ttl_s,
+        watch_grace_s,
+    )
 
 
 class RedisJobIntake:
@@ -62,46 +104,18 @@ class RedisJobIntake:
             body_hash = idempotency.body_hash
         arguments: list[Argument] = [
             keys.model_base(job.model),
-            job.channel_id,
-            codec.encode_job(job),
-            job.key_id,
-            job.operation,
-            job.priority,
-            job.on_disconnect,
-            job.deadline_s,
-            job.log_ttl_s,
-            job.result_ttl_s,
-            self._watch_grace_s,
+            *job_arguments(job, self._watch_grace_s),
             max_waiting,
             max_inflight_per_key or 0,
             idempotency_key,
             body_hash,
         ]
-        verdict, *rest = await self._accept(arguments, job, findable=idempotency is not None)
-        if verdict == b"conflict":
+        answer = await self._accept(arguments, job, findable=idempotency is not None)
+        if answer[0] == b"conflict":
             raise IdempotencyConflict(
                 "this Idempotency-Key was used with another body", param="Idempotency-Key"
             )
-        if verdict == b"full":
-            waiting, wait = rest
-            raise QueueFull(
-                f"{waiting} requests wait for {job.model!r} already",
-                retry_after_s=_seconds(wait) or 1.0,
-            )
-        if verdict == b"key_full":
-            unfinished, wait = rest
-            raise TooManyInFlight(
-                f"{unfinished} requests of this key to {job.model!r} have not ended",
-                retry_after_s=_seconds(wait) or 1.0,
-            )
-        channel_id, status, position, wait = rest
-        return Accepted(
-            channel_id=channel_id.decode(),
-            status=Status(status.decode()),
-            queue_position=position,
-            estimated_wait_s=_seconds(wait),
-            duplicate=verdict == b"duplicate",
-        )
+        return read_acceptance(job.model, answer)
 
     async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
         if self._confirmed is None:
@@ -154,11 +168,11 @@ class RedisJobIntake:
             status=Status(status.decode()),
             on_disconnect=OnDisconnect(on_disconnect.decode()),
             queue_position=position,
-            estimated_wait_s=_seconds(wait),
+            estimated_wait_s=read_seconds(wait),
             tail=tail,
             accepted_at_s=float(accepted_at),
-            started_at_s=_seconds(started_at),
-            finished_at_s=_seconds(finished_at),
+            started_at_s=read_seconds(started_at),
+            finished_at_s=read_seconds(finished_at),
             text=None if text is None else text.decode(),
             outcome=outcome,
         )

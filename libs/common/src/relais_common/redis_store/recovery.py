@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import cast
 
 from relais_common.errors import StoreUnavailable
+from relais_common.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.ports import Reaped
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Argument, Scripts
 from relais_common.wire import codec, keys
 
-DEAD_LETTERS_KEPT = 1000
-DEAD_LETTER_TTL_S = 7 * 24 * 3600
 LATEST_S = 2.0
 """How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
 

@@ -19,6 +19,7 @@ from relais_common.redis_store.connection import (
 )
 from relais_common.redis_store.intake import RedisJobIntake
 from relais_common.redis_store.live import RedisLiveBus
+from relais_common.redis_store.operations import RedisOperations
 from relais_common.redis_store.recovery import RedisEventLog, RedisRecovery
 from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
 from relais_common.redis_store.scripting import Scripts
@@ -40,6 +41,7 @@ class RedisStore:
     log: RedisEventLog
     live: RedisLiveBus
     registry: RedisWorkerRegistry
+    operations: RedisOperations
     redis: Redis
 
     async def ping(self) -> None:
@@ -82,5 +84,6 @@ async def open_store(
             log=RedisEventLog(scripts),
             live=live,
             registry=RedisWorkerRegistry(redis),
+            operations=RedisOperations(scripts),
             redis=redis,
         )

@@ -16,6 +16,11 @@ NAMES = (
     "watch",
     "state",
     "reap",
+    "queue",
+    "channels",
+    "dead",
+    "replay",
+    "drop",
 )
 
 

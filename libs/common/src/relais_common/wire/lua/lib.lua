@@ -95,6 +95,16 @@ local function append(id, first_seq, lines)
   redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
+-- How many dead letters there are. Those whose state has expired leave the list here, at its old end.
+local function count_dead()
+  local oldest = redis.call('LINDEX', DEAD, -1)
+  while oldest and redis.call('EXISTS', job_key(oldest)) == 0 do
+    redis.call('RPOP', DEAD)
+    oldest = redis.call('LINDEX', DEAD, -1)
+  end
+  return redis.call('LLEN', DEAD)
+end
+
 -- What is answered to whoever asks again for a job that is there.
 local function known(id)
   -- A write, though of nothing new: whoever waits for the disk waits for the last write on this connection.
