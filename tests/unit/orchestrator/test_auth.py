@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 from relais_common.errors import SettingsError, Unauthorized
-from relais_orchestrator.auth import ANONYMOUS, EventsUrlSigner, KeyRing, read_api_keys
+from relais_orchestrator.auth import (
+    ANONYMOUS,
+    ApiKey,
+    Caller,
+    EventsUrlSigner,
+    KeyRing,
+    read_api_keys,
+)
 
-KEYS = {"one": "key-of-one", "two": "key-of-two"}
+KEYS = {"one": ApiKey("key-of-one"), "two": ApiKey("key-of-two")}
 
 
 def bearer(key: str) -> str:
@@ -21,8 +28,9 @@ def bearer(key: str) -> str:
 
 def test_key_tells_its_client() -> None:
     ring = KeyRing(KEYS, any_token=False)
-    assert [ring.identify(bearer(key)) for key in KEYS.values()] == ["one", "two"]
-    assert ring.identify("bearer   key-of-one ") == "one"
+    callers = [ring.identify(bearer(one.key)) for one in KEYS.values()]
+    assert [caller.key_id for caller in callers] == ["one", "two"]
+    assert ring.identify("bearer   key-of-one ").key_id == "one"
 
 
 @pytest.mark.parametrize(
@@ -47,11 +55,11 @@ def test_anything_else_is_unauthorized_outside_dev(authorization: str | None) ->
 
 def test_dev_takes_no_token_or_any_and_tells_them_apart() -> None:
     ring = KeyRing(KEYS, any_token=True)
-    assert ring.identify(None) == ring.identify("") == ANONYMOUS
-    assert ring.identify(bearer("key-of-one")) == "one"
-    first, second = ring.identify(bearer("any")), ring.identify(bearer("other"))
+    assert ring.identify(None).key_id == ring.identify("").key_id == ANONYMOUS
+    assert ring.identify(bearer("key-of-one")).key_id == "one"
+    first, second = (ring.identify(bearer(token)).key_id for token in ("any", "other"))
     assert first != second
-    assert first == ring.identify(bearer("any"))
+    assert first == ring.identify(bearer("any")).key_id
     assert "any" not in first
     with pytest.raises(Unauthorized):
         ring.identify("Basic any")
@@ -65,7 +73,7 @@ def test_every_key_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatc
         return left == right
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    keys = {f"client{number}": f"key{number}" for number in range(5)}
+    keys = {f"client{number}": ApiKey(f"key{number}") for number in range(5)}
     ring = KeyRing(keys, any_token=False)
     for key in ("key0", "key4"):
         compared.clear()
@@ -79,12 +87,44 @@ def test_every_key_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatc
 
 def test_key_ring_keeps_no_key_in_clear() -> None:
     assert "key-of-one" not in repr(vars(KeyRing(KEYS, any_token=False)))
+    assert "key-of-one" not in repr(KEYS)
+
+
+def test_admins_are_the_keys_that_say_so() -> None:
+    ring = KeyRing(
+        {"one": ApiKey("key-one"), "ops": ApiKey("key-ops", admin=True)}, any_token=False
+    )
+    assert ring.identify(bearer("key-one")) == Caller("one", admin=False)
+    assert ring.identify(bearer("key-ops")) == Caller("ops", admin=True)
+
+
+@pytest.mark.parametrize("authorization", [None, bearer("any")])
+def test_dev_without_keys_has_admins_only(authorization: str | None) -> None:
+    assert KeyRing({}, any_token=True).identify(authorization).admin
+
+
+@pytest.mark.parametrize("authorization", [None, bearer("any"), bearer("key-of-one")])
+def test_dev_with_keys_has_no_admins_but_those_it_names(authorization: str | None) -> None:
+    # A client may even be called as the one without a key is.
+    keys = KEYS | {ANONYMOUS: ApiKey("key-ops", admin=True)}
+    ring = KeyRing(keys, any_token=True)
+    assert not ring.identify(authorization).admin
+    assert ring.identify(bearer("key-ops")).admin
 
 
 def test_key_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    path.write_text(json.dumps(KEYS))
-    assert read_api_keys(path) == KEYS
+    content = {
+        "one": "key-of-one",
+        "two": {"key": "key-of-two"},
+        "ops": {"key": "key-of-ops", "admin": True},
+        "no": {"key": "key-of-no", "admin": False},
+    }
+    path.write_text(json.dumps(content))
+    assert read_api_keys(path) == KEYS | {
+        "ops": ApiKey("key-of-ops", admin=True),
+        "no": ApiKey("key-of-no"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -97,6 +137,14 @@ def test_key_file_is_read(tmp_path: Path) -> None:
         '["s3cr3t"]',
         '{"one": {"s3cr3t": 1}}',
         '{"one": ""}',
+        '{"one": {}}',
+        '{"one": {"key": "s3cr3t", "admin": 1}}',
+        '{"one": {"key": "s3cr3t", "admin": "true"}}',
+        '{"one": {"key": "s3cr3t", "admin": null}}',
+        '{"one": {"key": "s3cr3t", "amdin": true}}',
+        '{"one": {"key": "", "admin": true}}',
+        '{"one": {"key": ["s3cr3t"], "admin": true}}',
+        '{"one": {"admin": true}, "two": "s3cr3t"}',
         '{"one": null, "two": "s3cr3t"}',
         '{"": "s3cr3t"}',
         '{"a b": "s3cr3t"}',

@@ -81,6 +81,14 @@ class Unauthorized(RelaisError):
     code = "invalid_api_key"
 
 
+class Forbidden(RelaisError):
+    """A known key, without the right that the route asks for."""
+
+    status = 403
+    type = "permission_error"
+    code = "admin_required"
+
+
 class NotFound(RelaisError):
     """No such route."""
 
@@ -107,6 +115,12 @@ class MethodNotAllowed(RelaisError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class DeadLetterNotFound(NotFound):
+    """The channel is no dead letter, or none any more."""
+
+    code = "dead_letter_not_found"
 
 
 class LogRewound(RelaisError):

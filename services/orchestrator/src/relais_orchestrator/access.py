@@ -5,13 +5,26 @@ from __future__ import annotations
 from aiohttp import web
 
 from relais_common.channels import channel_tag
-from relais_common.errors import ChannelNotFound
+from relais_common.errors import ChannelNotFound, Forbidden
 from relais_common.jobs import ChannelState
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.auth import Caller
 
 
 def key_id(request: web.Request) -> str:
     """Raises Unauthorized."""
+    return _caller(request).key_id
+
+
+def admin_key_id(request: web.Request) -> str:
+    """Raises Unauthorized, or Forbidden where the key is no operator's."""
+    caller = _caller(request)
+    if not caller.admin:
+        raise Forbidden("this needs a key with admin rights")
+    return caller.key_id
+
+
+def _caller(request: web.Request) -> Caller:
     return request.app[PARTS].key_ring.identify(request.headers.get("Authorization"))
 
 

@@ -38,6 +38,8 @@ def create_parts(settings: Settings, store: RedisStore, secret: bytes) -> Parts:
         settings=settings,
         queue=store.intake,
         event_log=store.log,
+        operations=store.operations,
+        registry=store.registry,
         intake=Intake(store.intake, settings.models, settings.limits, drain),
         follower=Follower(store.log, store.live, idle_s=settings.streaming.keepalive_s),
         watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),

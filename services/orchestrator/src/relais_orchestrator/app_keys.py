@@ -8,7 +8,7 @@ from aiohttp import web
 
 from relais_common.errors import ChannelNotFound, LogRewound, StoreUnavailable
 from relais_common.jobs import ChannelState
-from relais_common.ports import EventLog, JobIntake
+from relais_common.ports import EventLog, JobIntake, Operations, WorkerRegistry
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
@@ -24,6 +24,8 @@ class Parts:
     settings: Settings
     queue: JobIntake
     event_log: EventLog
+    operations: Operations
+    registry: WorkerRegistry
     intake: Intake
     follower: Follower
     watcher: Watcher

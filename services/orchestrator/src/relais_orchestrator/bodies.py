@@ -1,7 +1,8 @@
-"""Reading a request's body: bounded, JSON, of the right type, and errors that name the field."""
+"""Reading a request's body and query: bounded, of the right type, and errors that name the field."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -55,13 +56,26 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False, include_context=False), body) from None
+        errors = _errors(error)
+        if errors[0]["type"] == "json_invalid":
+            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
+        raise _refusal(errors, from_json(body)) from None
 
 
-def _refusal(errors: list[ErrorDetails], body: bytes) -> InvalidRequest:
-    if errors[0]["type"] == "json_invalid":
-        return InvalidRequest("the body is not valid JSON", code="invalid_json")
-    content = from_json(body)
+def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
+    """Raises InvalidRequest, which names the first parameter at fault."""
+    content = dict(query)
+    try:
+        return schema.model_validate_strings(content)
+    except ValidationError as error:
+        raise _refusal(_errors(error), content) from None
+
+
+def _errors(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False)
+
+
+def _refusal(errors: list[ErrorDetails], content: Any) -> InvalidRequest:
     located = [(_param(one, content), one) for one in errors]
     param, error = max(located, key=_relevance)
     kind = error["type"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from relais_orchestrator import events, native
+from relais_orchestrator import admin, events, native
 from relais_orchestrator.openai import handlers as openai
 
 ROUTES = [
@@ -16,4 +16,10 @@ ROUTES = [
     web.post("/v1/completions", openai.completions),
     web.get("/v1/models", openai.list_models, allow_head=False),
     web.get("/v1/models/{model:.+}", openai.show_model, allow_head=False),
+    web.get("/v1/admin/queues", admin.queues, allow_head=False),
+    web.get("/v1/admin/workers", admin.workers, allow_head=False),
+    web.get("/v1/admin/channels", admin.channels, allow_head=False),
+    web.get("/v1/admin/dead-letters", admin.dead_letters, allow_head=False),
+    web.post("/v1/admin/dead-letters/{channel_id}/replay", admin.replay),
+    web.delete("/v1/admin/dead-letters/{channel_id}", admin.drop),
 ]
