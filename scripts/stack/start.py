@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from stack import first_request, processes
 from stack.errors import StackError, StopRequested
 from stack.logs import last_lines, log_file
 from stack.model import Program, Run, Stage
-from stack.plan import Plan, make_plan, redis_address, run_directory
+from stack.plan import DEMO_MODEL, Plan, make_plan, redis_address, run_directory
 from stack.probes import why_not_ready
 from stack.progress import Wait, emit, say
 from stack.stop import say_stopped, take_down
@@ -206,9 +207,18 @@ def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
     emit(
         f"  try   curl -N {run.api_urls[0]}/v1/chat/completions -H 'Authorization: Bearer dev' \\\n"
         f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
+        f"  admin {_admin_command(run)}\n"
         f"  logs  {run.logs}\n"
         f"  stop  {'scripts/bootstrap.sh down' if detach else 'Ctrl-C'}\n"
     )
+
+
+def _admin_command(run: Run) -> str:
+    """Where it finds this run's Redis and model, beside what the user has set himself."""
+    settings = [f"REDIS_PORT={one.port} " for one in run.programs if one.stage == Stage.REDIS]
+    if run.model != Path(DEMO_MODEL).name:
+        settings.append(f"MODELS={shlex.quote(run.model)} ")
+    return f"{''.join(settings)}.venv/bin/relais admin queues"
 
 
 # --- and after ------------------------------------------------------------------------------------------------------

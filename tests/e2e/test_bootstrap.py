@@ -162,6 +162,26 @@ def test_detached_stack_answers_reports_and_goes_down(stack: Stack) -> None:
     assert stack.run("status").returncode == 1
 
 
+def test_printed_admin_command_shows_the_queue(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(SERVED_MODEL_NAME="org/a model")
+    command = re.search(r"^  admin (.*)$", stack.start(), re.MULTILINE)
+    assert command is not None
+
+    shown = subprocess.run(
+        ["bash", "-c", f"{command[1]} --json"],
+        cwd=ROOT,
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    (queue,) = json.loads(shown.stdout)["queues"]
+    assert (queue["model"], queue["waiting"], queue["dead_letters"]) == ("org/a model", 0, 0)
+
+
 def test_nothing_is_installed_the_second_time(stack: Stack) -> None:
     stack.start()
     stack.run("down")

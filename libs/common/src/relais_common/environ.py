@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from relais_common.channels import model_tag
 from relais_common.errors import SettingsError
 
 Environ = Mapping[str, str]
@@ -88,6 +89,22 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
     if raw.lower() in ("0", "false", "no", "off"):
         return False
     raise SettingsError(f"{name} is {raw!r}; it takes true or false")
+
+
+def models(environ: Environ) -> tuple[str, ...]:
+    """`MODELS`: the names that clients use."""
+    names = words(environ, "MODELS", "relais-demo")
+    for name in names:
+        try:
+            model_tag(name)
+        except ValueError as error:
+            raise SettingsError(f"MODELS has {name!r}: {error}") from None
+    return names
+
+
+def max_waiting(environ: Environ) -> int:
+    """`MAX_WAITING`: requests of one model."""
+    return integer(environ, "MAX_WAITING", 10_000, at_least=1)
 
 
 def redis_url(environ: Environ) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relais_common import environ, logs
-from relais_common.channels import model_tag
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.redis_store import AcceptWait, RedisSettings
@@ -82,11 +81,11 @@ def read_settings(env: Environ) -> Settings:
         ),
         host=environ.text(env, "API_HOST", "127.0.0.1"),
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
-        models=_models(env),
+        models=environ.models(env),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
-            max_waiting=environ.integer(env, "MAX_WAITING", 10_000, at_least=1),
+            max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
             max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
@@ -108,13 +107,3 @@ def read_settings(env: Environ) -> Settings:
         log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
         log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
     )
-
-
-def _models(env: Environ) -> tuple[str, ...]:
-    models = environ.words(env, "MODELS", "relais-demo")
-    for model in models:
-        try:
-            model_tag(model)
-        except ValueError as error:
-            raise SettingsError(f"MODELS has {model!r}: {error}") from None
-    return models

@@ -1,0 +1,117 @@
+"""What each command does. Every answer is there twice: for programs, and for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import RenderableType
+from rich.text import Text
+
+from relais_admin import tables
+from relais_admin.arguments import Arguments
+from relais_admin.settings import Settings
+from relais_common.channels import channel_model, new_channel_id
+from relais_common.errors import ChannelNotFound, DeadLetterNotFound
+from relais_common.jobs import StopReason
+from relais_common.redis_store import RedisStore
+
+TOP_KEYS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found or did.
+
+    Attributes:
+        body: for `--json`; the same shape as the HTTP route's.
+        shown: the same for a person.
+    """
+
+    body: Any
+    shown: RenderableType
+
+    def as_json(self) -> str:
+        return orjson.dumps(self.body, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+async def queues(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    views = [await store.operations.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
+    return Answer({"queues": views}, tables.queues(views))
+
+
+async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    states = [
+        state
+        for state in await store.registry.alive()
+        if not wanted.models or state.model in wanted.models
+    ]
+    states.sort(key=lambda one: (one.model, one.worker_id))
+    return Answer({"workers": states}, tables.workers(states))
+
+
+async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    found = {
+        model: await store.operations.channels(
+            model, which=wanted.which, limit=wanted.limit, latest=wanted.latest
+        )
+        for model in wanted.models
+    }
+    body = {"channels": [view for views in found.values() for view in views]}
+    return Answer(body, tables.channels(found))
+
+
+async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    found = {
+        model: await store.operations.dead_letters(model, limit=wanted.limit)
+        for model in wanted.models
+    }
+    body = {"dead_letters": [letter for letters in found.values() for letter in letters]}
+    return Answer(body, tables.dead_letters(found))
+
+
+async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    letter = await store.operations.dead_letter(wanted.channel_id)
+    if letter is None:
+        raise _no_dead_letter(wanted)
+    return Answer(letter, tables.dead_letter(letter))
+
+
+async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Answer:
+    accepted = await store.operations.replay(
+        wanted.channel_id,
+        new_channel_id=new_channel_id(channel_model(wanted.channel_id)),
+        max_waiting=settings.max_waiting,
+    )
+    if accepted is None:
+        raise _no_dead_letter(wanted)
+    body = {
+        "channel_id": accepted.channel_id,
+        "replay_of": wanted.channel_id,
+        "status": accepted.status,
+        "queue_position": accepted.queue_position,
+        "estimated_wait_s": accepted.estimated_wait_s,
+    }
+    before = "was replayed before" if accepted.duplicate else "replayed"
+    return Answer(body, Text(f"{before} as {accepted.channel_id} ({accepted.status})"))
+
+
+async def drop(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    if not await store.operations.drop(wanted.channel_id):
+        raise _no_dead_letter(wanted)
+    body = {"channel_id": wanted.channel_id, "dropped": True}
+    return Answer(body, Text(f"dropped {wanted.channel_id}"))
+
+
+async def cancel(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+    status = await store.intake.cancel(wanted.channel_id, StopReason.CLIENT)
+    if status is None:
+        raise ChannelNotFound(f"there is no channel {wanted.channel_id}")
+    words = status if status.is_terminal else "its worker was asked to stop"
+    body = {"channel_id": wanted.channel_id, "status": status}
+    return Answer(body, Text(f"{wanted.channel_id}: {words}"))
+
+
+def _no_dead_letter(wanted: Arguments) -> DeadLetterNotFound:
+    return DeadLetterNotFound(f"there is no dead letter {wanted.channel_id}")

@@ -1,0 +1,27 @@
+"""Every setting of `relais admin`, read once from a mapping. The services have the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relais_common import environ
+from relais_common.environ import Environ
+from relais_common.redis_store import RedisSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it."""
+
+    redis: RedisSettings
+    models: tuple[str, ...]
+    max_waiting: int
+
+
+def read_settings(env: Environ) -> Settings:
+    """Raises SettingsError, which names the setting."""
+    return Settings(
+        redis=RedisSettings(url=environ.redis_url(env)),
+        models=environ.models(env),
+        max_waiting=environ.max_waiting(env),
+    )
