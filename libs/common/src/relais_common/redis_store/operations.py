@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from relais_common.channels import channel_model
 from relais_common.events import Failed
@@ -67,7 +67,9 @@ class RedisOperations:
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
         with store_errors():
-            payload = await self._scripts.redis.hget(keys.job(channel_id), "payload")
+            payload = cast(
+                "bytes | None", await self._scripts.redis.hget(keys.job(channel_id), "payload")
+            )
         arguments: tuple[Argument, ...] = ()
         # Without a request the script finds that there is nothing to replay, or that it was replayed before.
         if payload is not None:
