@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from relais_common.channels import new_channel_id
-from relais_common.errors import QueueFull
+from relais_common.errors import QueueFull, TooManyInFlight, Unreadable
 from relais_common.jobs import (
     Accepted,
     Job,
@@ -226,9 +226,10 @@ async def test_channels_are_listed_by_deadline_from_either_end(ports: Ports) -> 
 
 
 async def test_channels_are_listed_by_what_they_do(ports: Ports) -> None:
-    doubtful = await suspect(ports, make_job(deadline_s=100.0))
     await enqueue(ports, *[make_job(deadline_s=200.0 + number) for number in range(6)])
     held = [taken.job.channel_id for taken in await take(ports, 3)]
+    assert len(held) == 3
+    doubtful = await suspect(ports, make_job(deadline_s=100.0, priority=Priority.HIGH))
     everything = await listed_ids(ports)
     waiting = [one for one in everything if one not in held]
     assert len(everything) == 7
@@ -383,6 +384,9 @@ async def test_replay_waits_like_any_other_request(ports: Ports) -> None:
     accepted = await replay(ports, old)
     assert accepted is not None
     assert accepted.queue_position == 4
+    # It counts among its key's requests, too.
+    with pytest.raises(TooManyInFlight):
+        await ports.intake.enqueue(make_job("b"), max_waiting=100, max_inflight_per_key=4)
     view = await ports.operations.queue(MODEL, top_keys=5)
     assert view.waiting_by_key == (KeyBacklog("b", 4),)
     assert [one.job.channel_id for one in await take(ports, 4)][-1] == accepted.channel_id
@@ -505,6 +509,18 @@ async def test_replay_whose_own_end_is_forgotten_queues_nothing(redis_store: Red
     assert await ports.intake.depth(MODEL) == QueueDepth(0, 0)
 
 
+async def test_letter_of_another_version_is_kept_though_it_cannot_be_replayed(
+    redis_store: RedisStore,
+) -> None:
+    ports = redis_ports(redis_store)
+    old = (await dead(ports)).job.channel_id
+    await redis_store.redis.hset(keys.job(old), "payload", '{"shape":"of tomorrow"}')
+    with pytest.raises(Unreadable):
+        await replay(ports, old)
+    assert await ports.operations.dead_letter(old) is not None
+    assert await ports.operations.drop(old)
+
+
 async def test_channels_whose_state_expired_are_left_out(redis_store: RedisStore) -> None:
     ports = redis_ports(redis_store)
     gone, kept = make_job(), make_job()
@@ -516,10 +532,10 @@ async def test_channels_whose_state_expired_are_left_out(redis_store: RedisStore
 
 async def test_views_change_nothing(redis_store: RedisStore) -> None:
     ports = redis_ports(redis_store)
-    await suspect(ports)
+    letter = await dead(ports)
     await enqueue(ports, *[make_job() for _ in range(5)])
     await take(ports, 2)
-    letter = await dead(ports)
+    await suspect(ports)
     before = await _dump(redis_store)
     await ports.operations.queue(MODEL, top_keys=5)
     for which in ChannelFilter:

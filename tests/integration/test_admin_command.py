@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+from redis import Redis
 
 from relais_admin.command import main
 from relais_common.channels import new_channel_id
 from relais_common.jobs import Message, WorkerState
 from relais_common.redis_store import RedisSettings, open_store
+from relais_common.wire import keys
 from support.builders import MODEL, make_job
 from support.ports import Ports, redis_ports
 from support.steps import crash, enqueue, names, running, start, take
@@ -194,3 +196,22 @@ def test_command_runs_as_a_process(admin: Admin) -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("replayed as ")
+
+
+def test_letter_of_another_version_is_a_failure_without_a_traceback(admin: Admin) -> None:
+    old = admin.do(dead)
+    with Redis.from_url(admin.url) as redis:
+        redis.hset(keys.job(old), "payload", "{}")
+    code, out, err = admin.run("dead", "replay", old)
+    assert (code, out) == (1, "")
+    assert err == "relais admin: this request was made by another version\n"
+
+
+def test_record_of_another_version_is_a_failure_without_a_traceback(admin: Admin) -> None:
+    admin.do(one_of_each)
+    with Redis.from_url(admin.url) as redis:
+        redis.set(keys.worker("worker-1"), '{"worker_id": "worker-1"}', ex=60)
+    code, out, err = admin.run("workers")
+    assert (code, out) == (1, "")
+    assert "another version" in err
+    assert err.count("\n") == 1

@@ -160,6 +160,12 @@ def test_worker_state_survives(state: WorkerState) -> None:
     assert codec.decode_worker(codec.encode_worker(state)) == state
 
 
+def test_what_a_newer_worker_adds_is_left_out() -> None:
+    state = WorkerState("w1", "m", capacity=8, running=3)
+    fields = orjson.loads(codec.encode_worker(state)) | {"of_tomorrow": 1}
+    assert codec.decode_worker(orjson.dumps(fields)) == state
+
+
 @given(st.integers(1, 10**9), st.lists(EVENTS, min_size=1, max_size=5))
 def test_live_batch_survives(first_seq: int, events: list[Event]) -> None:
     batch = LiveBatch(first_seq, [codec.encode_event(event) for event in events])

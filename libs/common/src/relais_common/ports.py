@@ -246,6 +246,7 @@ class Operations(Protocol):
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
+            Unreadable: another version of Relais made the request; it is kept.
         """
         ...
 

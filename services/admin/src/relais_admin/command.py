@@ -15,7 +15,7 @@ from relais_admin.actions import Answer
 from relais_admin.arguments import Arguments, parse
 from relais_admin.settings import Settings, read_settings
 from relais_common.command_line import FAILED, OK, WRONG_USE
-from relais_common.errors import RelaisError, SettingsError, StoreUnavailable
+from relais_common.errors import DecodeError, RelaisError, SettingsError, StoreUnavailable
 from relais_common.redis_store import RedisStore, open_store
 
 Action = Callable[[RedisStore, Arguments, Settings], Awaitable[Answer]]
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
         return _complain(f"Redis does not answer: {error.__cause__ or error}", FAILED)
     except RelaisError as error:
         return _complain(error.message, FAILED)
+    except DecodeError as error:
+        return _complain(f"Redis holds what another version of Relais wrote: {error}", FAILED)
     if wanted.json:
         sys.stdout.write(answer.as_json())
     else:
@@ -52,14 +54,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _run(wanted: Arguments, settings: Settings) -> Answer:
-    outcome: Answer | RelaisError
+    outcome: Answer | RelaisError | DecodeError
     async with open_store(settings.redis) as store:
         try:
             outcome = await ACTIONS[wanted.command](store, wanted, settings)
-        except RelaisError as error:
+        except (RelaisError, DecodeError) as error:
             # Raised through the store's context, it would come out in a group.
             outcome = error
-    if isinstance(outcome, RelaisError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
 

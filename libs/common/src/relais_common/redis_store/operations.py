@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from relais_common.channels import channel_model
+from relais_common.errors import DecodeError, Unreadable
 from relais_common.events import Failed
 from relais_common.jobs import Accepted, OnDisconnect, Operation, Priority, Status, StopReason
 from relais_common.operations import (
@@ -73,12 +74,12 @@ class RedisOperations:
         arguments: tuple[Argument, ...] = ()
         # Without a request the script finds that there is nothing to replay, or that it was replayed before.
         if payload is not None:
-            job = replace(
-                codec.decode_job(payload),
-                channel_id=new_channel_id,
-                on_disconnect=OnDisconnect.CONTINUE,
-            )
-            arguments = job_arguments(job, watch_grace_s=0.0)
+            try:
+                job = codec.decode_job(payload)
+            except DecodeError as error:
+                raise Unreadable("this request was made by another version") from error
+            again = replace(job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)
+            arguments = job_arguments(again, watch_grace_s=0.0)
         answer = await self._scripts.run(
             "replay", keys.channel_base(channel_id), channel_id, max_waiting, *arguments
         )

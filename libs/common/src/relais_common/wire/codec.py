@@ -7,6 +7,7 @@ parsing it. A live message is the number of its first event, a newline, and its 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -160,9 +161,11 @@ def encode_worker(state: WorkerState) -> bytes:
 
 
 def decode_worker(payload: bytes) -> WorkerState:
-    """The state that `encode_worker` wrote. Raises DecodeError."""
+    """The state that `encode_worker` wrote; what a newer worker adds is left out. Raises DecodeError."""
     try:
-        return WorkerState(**orjson.loads(payload))
+        fields: dict[str, Any] = orjson.loads(payload)
+        known = (field.name for field in dataclasses.fields(WorkerState))
+        return WorkerState(**{name: fields[name] for name in known if name in fields})
     except (ValueError, TypeError) as error:
         raise DecodeError(f"worker state: {error}") from error
 
