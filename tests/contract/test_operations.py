@@ -22,7 +22,7 @@ from relais_common.jobs import (
     TakenJob,
 )
 from relais_common.operations import ChannelFilter, ChannelView, KeyBacklog
-from relais_common.redis_store import RedisStore
+from relais_common.redis_store import RedisStore, recovery
 from relais_common.wire import keys
 from support.builders import MODEL, make_job
 from support.ports import Ports, redis_ports
@@ -483,6 +483,20 @@ async def test_dropped_letter_is_remembered_as_long_as_any_other_end(
     await redis_store.redis.hset(keys.job(late), "finished_at", "1.0")
     await ports.operations.drop(late)
     assert 50 < await redis_store.redis.ttl(keys.job(late)) <= 60
+
+
+async def test_letter_too_many_is_forgotten_with_its_request(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "DEAD_LETTERS_KEPT", 2)
+    ports = redis_ports(redis_store)
+    order = [(await dead(ports, make_job(result_ttl_s=500.0))).job.channel_id for _ in range(4)]
+    letters = await ports.operations.dead_letters(MODEL, limit=10)
+    assert [letter.channel_id for letter in letters] == order[:1:-1]
+    for channel_id in order[:2]:
+        assert await ports.operations.dead_letter(channel_id) is None
+        assert not await redis_store.redis.hexists(keys.job(channel_id), "payload")
+        assert 0 < await redis_store.redis.ttl(keys.job(channel_id)) <= 500
 
 
 async def test_letters_whose_state_expired_leave_the_list(redis_store: RedisStore) -> None:

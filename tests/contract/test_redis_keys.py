@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from relais_common.channels import model_tag
+from relais_common.channels import model_tag, new_channel_id
 from relais_common.events import Failed
 from relais_common.jobs import Idempotency, OnDisconnect, Priority, StopReason
+from relais_common.operations import ChannelFilter
 from relais_common.redis_store import RedisStore
 from relais_common.wire import keys
 from support.builders import MODEL, make_job
@@ -55,6 +56,20 @@ async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) ->
     kinds = {name.removeprefix(base).split(":")[0] for name in names}
     assert kinds >= {"counts", "dead", "deadlines", "idempotency", "inflight", "job", "log"}
     assert kinds >= {"queue", "suspects", "take", "turns", "watched"}
+
+
+async def test_operators_steps_stay_in_the_slot_of_their_model(redis_store: RedisStore) -> None:
+    ports, model = redis_ports(redis_store), HOSTILE_MODEL
+    await whole_life(ports, model)
+    (letter,) = await ports.operations.dead_letters(model, limit=10)
+    new = new_channel_id(model)
+    await ports.operations.replay(letter.channel_id, new_channel_id=new, max_waiting=100)
+    await ports.operations.drop(letter.channel_id)
+    await ports.operations.queue(model, top_keys=5)
+    listed = await ports.operations.channels(model, which=ChannelFilter.QUEUED, limit=100)
+    assert new in [view.channel_id for view in listed]
+    base = f"relais:{{{model_tag(model)}}}:"
+    assert [name for name in await key_names(redis_store) if not name.startswith(base)] == []
 
 
 async def test_keys_without_expiry_are_the_bounded_ones(redis_store: RedisStore) -> None:

@@ -253,6 +253,14 @@ local function verdict(id, fence)
   return {1, redis.call('LLEN', log_key(id)), stop or ''}
 end
 
+-- A dead letter's request goes; how it ended is remembered as long as any other end, a minute at least.
+local function forget_letter(id)
+  local finished_at, result_ttl = unpack(redis.call('HMGET', job_key(id), 'finished_at', 'result_ttl_s'))
+  if not finished_at then return end
+  redis.call('HDEL', job_key(id), 'payload')
+  redis.call('EXPIRE', job_key(id), math.max(60, math.ceil(tonumber(finished_at) + tonumber(result_ttl) - NOW)))
+end
+
 -- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`, and only its holder's
 -- engine had it and gave nothing: that counts against it, and ends it where it happens too often. Else it waits again.
 -- `parting`: seconds that a dead letter is kept, how many are kept, failures allowed, and the lines of the four ends.
@@ -272,7 +280,7 @@ local function let_go(id, crashed, parting)
     redis.call('HSET', key, 'payload', payload)
     redis.call('EXPIRE', key, keep_s)
     redis.call('LPUSH', DEAD, id)
-    redis.call('LTRIM', DEAD, 0, tonumber(most) - 1)
+    if redis.call('LLEN', DEAD) > tonumber(most) then forget_letter(redis.call('RPOP', DEAD)) end
     redis.call('EXPIRE', DEAD, keep_s)
   else
     requeue(id)
