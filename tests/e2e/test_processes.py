@@ -91,6 +91,30 @@ async def test_what_a_killed_worker_had_not_begun_is_done_by_another(
     assert text_of(events) == expected_answer("second chance", 20)
 
 
+async def test_a_request_that_was_set_aside_is_answered_once_it_is_replayed(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator", MAX_FAILURES="1")
+    # So slow that nothing comes before the kill.
+    doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
+    accepted = await submit(session, front.url, "set aside", 20)
+    events_url = front.url + accepted["events_url"]
+    await read_events(session, events_url, stop_after=2)
+    doomed.kill()
+    events = await read_events(session, events_url)
+    assert [event.name for event in events] == ["queued", "started", "failed"]
+    assert events[-1].json["error"]["code"] == "worker_lost"
+
+    start("llm_worker", **DETERMINISTIC)
+    letter_url = f"{front.url}/v1/admin/dead-letters/{accepted['channel_id']}"
+    async with session.post(f"{letter_url}/replay") as response:
+        assert response.status == 202, await response.text()
+        replayed = (await response.json())["channel_id"]
+    events = await read_events(session, f"{front.url}/v1/channels/{replayed}/events")
+    assert events[-1].name == "completed"
+    assert text_of(events) == expected_answer("set aside", 20)
+
+
 async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
     start: Starter, session: aiohttp.ClientSession
 ) -> None:
