@@ -347,6 +347,9 @@ async def test_replayed_letter_leaves_the_list_and_remembers_its_new_channel(por
     letter = await ports.operations.dead_letter(old)
     assert letter is not None
     assert (letter.replayed_as, letter.request_bytes) == (new, 0)
+    state = await ports.intake.state(old)
+    assert state is not None
+    assert state.replayed_as == new
     assert (await ports.operations.queue(MODEL, top_keys=5)).dead_letters == 1
 
 

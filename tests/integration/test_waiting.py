@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from support.sse_client import SseEvent, sse_events
 from support.stack import Stack, chat_request
@@ -27,11 +28,14 @@ async def test_a_waiting_stream_hears_of_its_place_without_ids_until_its_turn_co
     def places() -> list[int]:
         return [event.json["queue_position"] for event in heard if event.name == "queued"]
 
+    def is_at(position: int) -> bool:
+        return places()[-1] == position
+
     listening = asyncio.create_task(listen())
     await wait_until(lambda: places()[1:] and places()[-1] == 4)
     worker = await stack.worker(max_num_seqs=1, tokens_per_s=100)
     for position in (3, 2, 1):
-        await wait_until(lambda position=position: places()[-1] == position)
+        await wait_until(partial(is_at, position))
         await wait_until(lambda: worker.engine.running)
         (running,) = worker.engine.running
         async with front.delete(f"/v1/channels/{running}") as response:

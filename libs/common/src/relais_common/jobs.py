@@ -200,6 +200,7 @@ class ChannelState:
         text: the whole answer, once the job has ended.
         outcome: the terminal event's encoded line, once the job has ended.
         accepted_at_s, started_at_s, finished_at_s: Redis's clock, seconds since the epoch.
+        replayed_as: the channel on which an operator had the request run again, if one did.
     """
 
     channel_id: str
@@ -216,6 +217,7 @@ class ChannelState:
     finished_at_s: float | None
     text: str | None
     outcome: bytes | None
+    replayed_as: str | None = None
 
 
 class StopReason(StrEnum):

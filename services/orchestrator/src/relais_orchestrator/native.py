@@ -98,5 +98,6 @@ def _state_body(state: ChannelState) -> dict[str, Any]:
         "started_at_s": state.started_at_s,
         "finished_at_s": state.finished_at_s,
         "result": result,
+        "replayed_as": state.replayed_as,
         "error": outcome.error.body()["error"] if isinstance(outcome, Failed) else None,
     }

@@ -49,6 +49,7 @@ class Record:
     finished_at_s: float | None = None
     text: str | None = None
     outcome: bytes | None = None
+    replayed_as: str | None = None
     log: list[bytes] = field(default_factory=list)
 
 

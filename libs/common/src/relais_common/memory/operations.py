@@ -49,7 +49,6 @@ class MemoryOperations:
         self._admit = admit
         self._accepted = accepted
         self._clock = clock
-        self._replayed: dict[str, str] = {}
         self._dropped: set[str] = set()
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
@@ -90,18 +89,19 @@ class MemoryOperations:
 
     async def dead_letter(self, channel_id: str) -> DeadLetter | None:
         state = self._model_of(channel_model(channel_id))
-        if channel_id in state.dead or channel_id in self._replayed:
-            return self._letter(state.records[channel_id])
-        return None
+        record = state.records.get(channel_id)
+        if record is None or not (channel_id in state.dead or record.replayed_as):
+            return None
+        return self._letter(record)
 
     async def replay(
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
         state = self._model_of(channel_model(channel_id))
-        if channel_id in self._replayed:
-            before = state.records[self._replayed[channel_id]]
-            return self._accepted(state, before, duplicate=True)
-        if channel_id not in state.dead:
+        record = state.records.get(channel_id)
+        if record is not None and record.replayed_as is not None:
+            return self._accepted(state, state.records[record.replayed_as], duplicate=True)
+        if record is None or channel_id not in state.dead:
             return None
         if state.waiting >= max_waiting:
             raise QueueFull(
@@ -109,12 +109,8 @@ class MemoryOperations:
                 retry_after_s=state.estimated_wait_s(max(1, state.waiting // 10)) or 1.0,
             )
         state.dead.remove(channel_id)
-        self._replayed[channel_id] = new_channel_id
-        job = replace(
-            state.records[channel_id].job,
-            channel_id=new_channel_id,
-            on_disconnect=OnDisconnect.CONTINUE,
-        )
+        record.replayed_as = new_channel_id
+        job = replace(record.job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)
         return self._admit(state, job)
 
     async def drop(self, channel_id: str) -> bool:
@@ -148,7 +144,7 @@ class MemoryOperations:
         end = codec.decode_event(record.outcome)
         assert isinstance(end, Failed), "a dead letter has failed"
         channel_id = record.job.channel_id
-        replayed_as = self._replayed.get(channel_id)
+        replayed_as = record.replayed_as
         return DeadLetter(
             channel_id=channel_id,
             key_id=record.job.key_id,

@@ -160,6 +160,7 @@ class MemoryStore:
             finished_at_s=record.finished_at_s,
             text=record.text,
             outcome=record.outcome,
+            replayed_as=record.replayed_as,
         )
 
     async def depth(self, model: str) -> QueueDepth:

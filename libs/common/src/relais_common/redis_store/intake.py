@@ -159,6 +159,7 @@ class RedisJobIntake:
             finished_at,
             text,
             outcome,
+            replayed_as,
         ) = answer
         return ChannelState(
             channel_id=channel_id,
@@ -175,6 +176,7 @@ class RedisJobIntake:
             finished_at_s=read_seconds(finished_at),
             text=None if text is None else text.decode(),
             outcome=outcome,
+            replayed_as=None if replayed_as is None else replayed_as.decode(),
         )
 
     async def depth(self, model: str) -> QueueDepth:
