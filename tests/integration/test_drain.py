@@ -17,8 +17,8 @@ CHAT = "/v1/chat/completions"
 ENDLESS: dict[str, Any] = {"max_tokens": 20_000}
 
 
-async def read_answer(front: Front, body: dict[str, Any]) -> tuple[int, list[str]]:
-    async with front.post(CHAT, body) as response:
+async def read_answer(front: Front, body: dict[str, Any], **headers: str) -> tuple[int, list[str]]:
+    async with front.post(CHAT, body, headers=headers) as response:
         if response.content_type == "application/json":
             return response.status, [await response.text()]
         return response.status, [event.data async for event in sse_events(response)]
@@ -98,6 +98,21 @@ async def test_openai_answers_that_take_too_long_end_with_an_error_and_their_wor
     assert json.loads(whole[0])["error"]["code"] == "draining"
     await wait_until(lambda: not worker.engine.running, 3)
     assert await stack.idle()
+
+
+async def test_answer_that_takes_too_long_is_there_for_who_repeats_its_idempotency_key(
+    stack: Stack,
+) -> None:
+    front, other = await stack.front(WATCH_LEASE_S="60"), await stack.front()
+    worker = await stack.worker(tokens_per_s=50)
+    body = chat_request("a", max_tokens=150)
+    asking = asyncio.create_task(read_answer(front, body, **{"Idempotency-Key": "once"}))
+    await wait_until(lambda: worker.engine.running)
+    await front.parts.drain.run(0.1)
+    assert (await asking)[0] == 503
+    status, whole = await read_answer(other, body, **{"Idempotency-Key": "once"})
+    assert status == 200
+    assert json.loads(whole[0])["choices"][0]["message"]["content"] == answer_to("a", 150)
 
 
 @pytest.mark.usefixtures("worker")
