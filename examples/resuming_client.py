@@ -149,7 +149,7 @@ async def _submit(
                     return str((await response.json())["events_url"])
                 why, retry_after_s = await _refusal(response)
         except CUT as error:
-            why = f"{servers.url} is lost ({error!r})"
+            why = f"{servers.url} is lost ({type(error).__name__})"
         await servers.go_to_next(why, retry_after_s)
 
 
@@ -179,7 +179,7 @@ async def _follow(
                 else:
                     why, retry_after_s = await _refusal(response)
         except CUT as error:
-            why = f"{servers.url} is lost ({error!r})"
+            why = f"{servers.url} is lost ({type(error).__name__})"
         await servers.go_to_next(why, retry_after_s)
 
 
