@@ -74,6 +74,11 @@ class ServiceProcess:
                 time.sleep(0.05)
         raise AssertionError(f"not ready: exit {self._process.poll()}\n{self.log_tail()}")
 
+    @property
+    def alive(self) -> bool:
+        """It has not exited."""
+        return self._process.poll() is None
+
     def descendants(self) -> list[psutil.Process]:
         """Every process below this one, an engine's among them."""
         return psutil.Process(self.pid).children(recursive=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
+from relais_common.backoff import Backoff
 from relais_common.errors import DecodeError, StoreUnavailable
 from relais_common.fanout import Fanout
 from relais_common.lifecycle import first_failure
@@ -23,8 +23,6 @@ log = structlog.get_logger(__name__)
 
 SILENCE_S = 5.0
 """Silence after which the connection is asked whether it lives; twice as long and it counts as dead."""
-
-_LONGEST_PAUSE_S = 2.0
 
 
 class RedisLiveBus:
@@ -71,27 +69,26 @@ class RedisLiveBus:
 
     async def run(self) -> None:
         """Read live messages, over one connection after another."""
-        pause_s = 0.05
+        backoff = Backoff()
         while True:
             while not self._confirmed:
                 self._changed.clear()
                 await self._changed.wait()
             try:
-                await self._use_one_connection()
-                pause_s = 0.05
+                await self._use_one_connection(backoff)
             except StoreUnavailable as error:
                 log.warning("live_bus_lost", error=str(error.__cause__ or error))
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             finally:
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
                 self._interrupted.update(self._confirmed)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            await backoff.pause()
 
-    async def _use_one_connection(self) -> None:
+    async def _use_one_connection(self, backoff: Backoff) -> None:
         async with self._redis.pubsub() as pubsub:
             with store_errors():
                 await pubsub.connect()
+                backoff.reset()
                 self._unanswered.clear()
                 await first_failure(self._keep_subscribed(pubsub), self._read(pubsub))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 from relais_common.errors import StoreUnavailable
@@ -13,6 +14,7 @@ from relais_common.wire import codec, keys
 
 LATEST_S = 2.0
 """How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
+STOOD_STILL = "the queue stood still"
 
 
 def parting(max_failures: int) -> list[Argument]:
@@ -35,8 +37,11 @@ class RedisRecovery:
         self._scripts = scripts
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
+        asked_s = time.monotonic()
         with store_errors():
             seconds, microseconds = await self._scripts.redis.time()
+        if time.monotonic() - asked_s > LATEST_S / 2:
+            raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         answer = await self._scripts.run(
             "reap",
             keys.model_base(model),
@@ -45,7 +50,7 @@ class RedisRecovery:
             f"{seconds + microseconds / 1e6 + LATEST_S:.6f}",
         )
         if answer is None:
-            raise StoreUnavailable("the queue stood still", retry_after_s=2)
+            raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         requeued, ended = answer
         return Reaped(requeued=requeued, ended=ended)
 
