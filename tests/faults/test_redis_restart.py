@@ -17,7 +17,7 @@ from redis import Redis
 from relais_common.wire import codec, keys
 from relais_llm_worker.engine_deterministic import answer_text
 from support.native_client import events_url
-from support.power_loss import sync
+from support.power_loss import wait_written
 from support.process_stack import DETERMINISTIC, MODEL, Starter, make_starter
 from support.processes import ServiceProcess
 from support.sse_client import SseEvent, ids_of, sse_events, text_of
@@ -144,8 +144,8 @@ async def test_killed_redis_loses_and_doubles_nothing_while_a_worker_lives_to_he
     early, late = clients[:16], clients[16:]
     for client in early:
         await client.submit()
-    # What was accepted and is not on the disk yet may be lost where the disk is busy: see docs/protocol.md.
-    await asyncio.to_thread(sync, server.url)
+    # While the disk is busy the server answers before it writes, and a kill loses that: see docs/protocol.md.
+    await asyncio.to_thread(wait_written, server.url)
     async with asyncio.TaskGroup() as group:
         for client in early:
             group.create_task(client.read())
@@ -191,7 +191,7 @@ async def test_while_redis_is_away_requests_are_refused_and_every_process_lives_
     await client.submit()
     reading = asyncio.create_task(client.read())
     await wait_until(lambda: len(client.events) > 10, 30)
-    await asyncio.to_thread(sync, server.url)
+    await asyncio.to_thread(wait_written, server.url)
     await asyncio.to_thread(server.kill)
     for front in fronts:
         for route, body in (

@@ -10,10 +10,10 @@ The server must not rewrite its file meanwhile; it does from 64 MB on.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 
 from support.valkey import ValkeyServer
 
@@ -39,28 +39,10 @@ def lose_power(server: ValkeyServer, size: int) -> int:
     return lost
 
 
-def sync(redis_url: str) -> None:
-    """Return once everything written so far is on the disk."""
+def wait_written(redis_url: str) -> None:
+    """Return once the system has all that was answered so far: a kill then loses none of it."""
+    end_s = time.monotonic() + 30
     with Redis.from_url(redis_url) as redis:
-        redis.set("support:sync", 1, ex=1)
-        assert redis.waitaof(1, 0, 30_000)[0] == 1
-
-
-class SyncedSize:
-    """Bytes that are surely on the disk: `run` keeps asking the server what it has synchronised.
-
-    Attributes:
-        size: of the file, at the last moment known to be on the disk.
-    """
-
-    def __init__(self, server: ValkeyServer) -> None:
-        self._server = server
-        self.size = 0
-
-    async def run(self) -> None:
-        async with AsyncRedis.from_url(self._server.url) as redis:
-            while True:
-                await redis.set("support:sync", 1, ex=60)
-                size = written(self._server)
-                await redis.execute_command("WAITAOF", 1, 0, 0)
-                self.size = size
+        while redis.info("persistence")["aof_buffer_length"] > 0:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
