@@ -52,7 +52,8 @@ class Answer:
                 try:
                     return await self._collect_once(shape)
                 except LogRewound:
-                    log.info("collecting_again", channel_id=self._channel_id)
+                    # Nothing of what was lost has been sent: the answer is the one that the log has now.
+                    continue
 
     async def _collect_once(self, shape: Format) -> web.Response:
         text: list[str] = []
