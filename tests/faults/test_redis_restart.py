@@ -85,7 +85,7 @@ class Client:
     async def read(self) -> None:
         assert self.channel_id is not None
         url = events_url(self._url, self.channel_id)
-        while not self.events or self.events[-1].name == "token":
+        while not self.events or self.events[-1].name in ("queued", "started", "token"):
             headers = {"Last-Event-ID": str(len(self.events))}
             async with self._session.get(url, headers=headers) as response:
                 if response.status == 503:
@@ -94,7 +94,8 @@ class Client:
                 assert response.status == 200, await response.text()
                 self.connections += 1
                 async for event in sse_events(response):
-                    self.events.append(event)
+                    if event.name != "queued" or event.id:  # not a place in the queue
+                        self.events.append(event)
 
     def check(self) -> None:
         """Every event once, in order, and the answer to the letter."""
