@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks import relay
+from benchmarks import durability, relay
 
 
 def main() -> None:
@@ -15,8 +15,14 @@ def main() -> None:
     one.add_argument("--clients", type=int, default=16)
     one.add_argument("--tokens", type=int, default=200)
     one.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    asyncio.run(relay.run(clients=options.clients, tokens=options.tokens, rounds=options.rounds))
+    one.set_defaults(run=relay.run)
+    one = commands.add_parser("durability", help="what a Redis that dies forgets")
+    one.add_argument("--losses", type=int, default=10)
+    one.add_argument("--clients", type=int, default=8)
+    one.set_defaults(run=durability.run)
+    options = vars(parser.parse_args())
+    del options["name"]
+    asyncio.run(options.pop("run")(**options))
 
 
 if __name__ == "__main__":
