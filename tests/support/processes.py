@@ -51,6 +51,11 @@ class ServiceProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the signal's number where one ended it."""
+        return self._process.poll()
+
     def __enter__(self) -> ServiceProcess:
         self.wait_ready()
         return self

@@ -1,0 +1,87 @@
+"""What the clients ask for, and what they must get: both follow from the seed and a number."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relais_llm_worker.engine_deterministic import answer_text
+from support.process_stack import MODEL
+
+# How a client goes about it: reads at once; hangs up now and then; comes after the end; asks for the whole at once.
+Manner = Literal["stream", "restless", "late", "whole"]
+KEYS = ("alice", "bob", "carol", "dave")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a request is to end."""
+
+    text: str
+    output_tokens: int
+    finish_reason: str
+    stop_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of one client.
+
+    Attributes:
+        body: for `POST /v1/requests`, or for `/v1/chat/completions` where the manner is `whole`.
+        expected: None where this run is to find out.
+        prompt: which prompt it is, for those that are asked more than once.
+    """
+
+    number: int
+    manner: Manner
+    key: str
+    body: dict[str, Any]
+    expected: Answer | None
+    prompt: int = field(default=0)
+
+
+def deterministic_ask(seed: int, number: int) -> Ask:
+    """The request with this number: 30 to 300 tokens, some cut by a stop string, some of a chat."""
+    rng = random.Random(f"{seed}/{number}")
+    manner: Manner = rng.choices(["stream", "restless", "late", "whole"], [60, 20, 10, 10])[0]
+    max_tokens = rng.randint(30, 300)
+    content = f"soak {seed} request {number} " + "filler " * rng.randint(0, 40)
+    fields = {"priority": rng.choices(["high", "normal", "low"], [1, 8, 1])[0]}
+    if manner == "whole" or rng.random() < 0.3:
+        prompt = f"<user>{content}<assistant>"
+        fields["messages"] = [{"role": "user", "content": content}]
+    else:
+        prompt = content
+        fields["prompt"] = content
+    expected = _expected(list(prompt.encode()), max_tokens)
+    params: dict[str, Any] = {"max_tokens": max_tokens}
+    if rng.random() < 0.2:
+        stop = _stop_string(expected.text, rng)
+        params["stop"] = stop
+        expected = _expected(list(prompt.encode()), max_tokens, stop)
+    extra = params if manner == "whole" else {"params": params}
+    body = {"model": MODEL, "on_disconnect": "continue", **fields, **extra}
+    return Ask(number, manner, rng.choice(KEYS), body, expected)
+
+
+def _stop_string(text: str, rng: random.Random) -> str:
+    """A few letters that are in the answer, across the border of two words."""
+    begin = rng.randrange(len(text) // 2, len(text) - 12)
+    return text[begin : begin + rng.randint(6, 12)]
+
+
+def _expected(prompt: list[int], max_tokens: int, stop: str | None = None) -> Answer:
+    text = answer_text(prompt, max_tokens)
+    if stop is None or stop not in text:
+        return Answer(text, max_tokens, "length")
+    # The fewest tokens whose text has the stop string.
+    low, high = 1, max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        if stop in answer_text(prompt, middle):
+            high = middle
+        else:
+            low = middle + 1
+    return Answer(text.partition(stop)[0], low, "stop", stop)

@@ -1,0 +1,111 @@
+"""What is left when all is quiet: in Redis, in memory, in the logs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from redis import Redis
+from redis.exceptions import RedisError
+
+from benchmarks.soaking.fleet import Fleet
+from support.key_leaks import keys_without_expiry
+
+MIDDLE = 20
+"""Tokens after which an answer counts as cut in the middle."""
+
+CRASHES = frozenset({"job_crashed", "request_crashed", "worker_failed", "orchestrator_failed"})
+
+
+def log_lines(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    """Every JSON line of these log files; what is none, a cut one among them, is left out."""
+    for path in sorted(folder.glob(pattern)):
+        with path.open(errors="replace") as file:
+            for line in file:
+                try:
+                    fields = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                if isinstance(fields, dict):
+                    yield fields
+
+
+def continued(folder: Path) -> dict[str, int]:
+    """By channel, the most tokens after which a worker went on with an answer that another had begun."""
+    most: dict[str, int] = {}
+    for line in log_lines(folder, "llm_worker-*.log"):
+        if line.get("event") == "continued":
+            channel_id = line["channel_id"]
+            most[channel_id] = max(line["tokens"], most.get(channel_id, 0))
+    return most
+
+
+def crashes(folder: Path) -> Counter[str]:
+    """Errors that nobody foresaw, by name."""
+    names = (line.get("event") for line in log_lines(folder, "*.log"))
+    return Counter(name for name in names if name in CRASHES)
+
+
+def remains(redis_url: str) -> list[str]:
+    """What an idle store should not have: jobs, logs, lanes, counts, keys without expiry."""
+    found: list[str] = []
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        for name in sorted(redis.scan_iter(count=1000)):
+            kind = name.rpartition("}:")[2].partition(":")[0]
+            if kind in ("inflight", "deadlines", "watched", "open", "suspects", "turns", "queue"):
+                found.append(f"{name} is not empty")
+            elif kind in ("job", "log", "idempotency"):
+                found.append(f"{name} is still there, for {redis.ttl(name)} s")
+            elif kind == "counts":
+                counts: dict[str, str] = redis.hgetall(name)
+                found += [
+                    f"{name} {field} is {value}"
+                    for field, value in sorted(counts.items())
+                    if field.startswith("lane:")
+                    or (field.startswith(("waiting", "passed")) and value != "0")
+                ]
+    with Redis.from_url(redis_url) as redis:
+        found += [f"{name} never expires" for name in keys_without_expiry(redis)]
+    return found
+
+
+@dataclass
+class Growth:
+    """Memory over time, in bytes."""
+
+    samples: list[tuple[float, int]] = field(default_factory=list)
+
+    def between(self, begin_s: float, end_s: float) -> float:
+        """Median of the samples taken then."""
+        taken = [size for at_s, size in self.samples if begin_s <= at_s <= end_s]
+        return statistics.median(taken) if taken else 0.0
+
+
+class MemoryWatch:
+    """Samples the processes that live through, and what Redis has stored."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.growth: dict[str, Growth] = {}
+
+    def sample(self, at_s: float) -> None:
+        for place in self._fleet.places:
+            if not place.mortal and place.process is not None:
+                size = psutil.Process(place.process.pid).memory_info().rss
+                self._note(place.name, at_s, size)
+        try:
+            with Redis.from_url(self._fleet.redis.url, socket_timeout=1) as redis:
+                memory: Any = redis.info("memory")
+                # What holds the data; buffers of clients and of the append-only file come and go.
+                self._note("redis", at_s, memory["used_memory_dataset"])
+        except (RedisError, OSError):
+            pass  # it is down, or frozen: a fault
+
+    def _note(self, name: str, at_s: float, size: int) -> None:
+        self.growth.setdefault(name, Growth()).samples.append((at_s, size))
