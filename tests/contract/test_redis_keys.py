@@ -101,6 +101,17 @@ async def test_log_and_result_expire_as_the_job_says(redis_store: RedisStore) ->
     assert 450 < await redis_store.redis.ttl(keys.job(job.channel_id)) <= 500
 
 
+async def test_idempotency_key_is_forgotten_with_the_result(redis_store: RedisStore) -> None:
+    ports = redis_ports(redis_store)
+    job = make_job("a", result_ttl_s=500.0)
+    await ports.intake.enqueue(job, max_waiting=9, idempotency=Idempotency("h", "b"))
+    name = keys.idempotency(job.model, "a", "h")
+    assert await redis_store.redis.ttl(name) > 500 + job.deadline_s
+    (taken,) = await take(ports)
+    await finish(ports, taken.lease, 2)
+    assert 450 < await redis_store.redis.ttl(name) <= 500
+
+
 async def test_result_outlives_the_log(redis_store: RedisStore) -> None:
     ports = redis_ports(redis_store)
     job = make_job()

@@ -22,5 +22,8 @@ if full then return full end
 if max_open > 0 and open >= max_open then return {'key_full', open, estimated_wait(1)} end
 
 local at, wait, gone_s = admit(unpack(ARGV, 1, 10))
-if idempotency ~= '' then redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s) end
+if idempotency ~= '' then
+  redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s)
+  redis.call('HSET', job_key(id), 'idempotency', idempotency)
+end
 return {'accepted', id, 'queued', at, wait}

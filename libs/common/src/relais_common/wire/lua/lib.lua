@@ -182,8 +182,8 @@ end
 -- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
 local function conclude(id, status, lines, text, in_lane)
   local key = job_key(id)
-  local was, priority, owner, failures, taken_at, log_ttl, result_ttl = unpack(redis.call('HMGET', key,
-    'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s', 'result_ttl_s'))
+  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency = unpack(redis.call('HMGET', key,
+    'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s', 'result_ttl_s', 'idempotency'))
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
@@ -194,6 +194,8 @@ local function conclude(id, status, lines, text, in_lane)
   redis.call('ZREM', WATCHED, id)
   redis.call('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
   redis.call('EXPIRE', key, math.ceil(tonumber(result_ttl)))
+  -- It names a result, and is worth nothing without.
+  if idempotency then redis.call('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
   if was == 'queued' then
     count_waiting(priority, -1)
     if tonumber(failures) > 0 then
