@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from demo_model.probes import PROBES
 from relais_llm_worker.engine_deterministic import answer_text
 from support.process_stack import MODEL
 
 # How a client goes about it: reads at once; hangs up now and then; comes after the end; asks for the whole at once.
 Manner = Literal["stream", "restless", "late", "whole"]
+MANNERS: tuple[Manner, ...] = ("stream", "restless", "late", "whole")
 KEYS = ("alice", "bob", "carol", "dave")
 
 
@@ -39,16 +41,16 @@ class Ask:
     key: str
     body: dict[str, Any]
     expected: Answer | None
-    prompt: int = field(default=0)
+    prompt: int = 0
 
 
 def deterministic_ask(seed: int, number: int) -> Ask:
     """The request with this number: 30 to 300 tokens, some cut by a stop string, some of a chat."""
     rng = random.Random(f"{seed}/{number}")
-    manner: Manner = rng.choices(["stream", "restless", "late", "whole"], [60, 20, 10, 10])[0]
+    manner = rng.choices(MANNERS, [60, 20, 10, 10])[0]
     max_tokens = rng.randint(30, 300)
     content = f"soak {seed} request {number} " + "filler " * rng.randint(0, 40)
-    fields = {"priority": rng.choices(["high", "normal", "low"], [1, 8, 1])[0]}
+    fields: dict[str, Any] = {"priority": rng.choices(["high", "normal", "low"], [1, 8, 1])[0]}
     if manner == "whole" or rng.random() < 0.3:
         prompt = f"<user>{content}<assistant>"
         fields["messages"] = [{"role": "user", "content": content}]
@@ -64,6 +66,26 @@ def deterministic_ask(seed: int, number: int) -> Ask:
     extra = params if manner == "whole" else {"params": params}
     body = {"model": MODEL, "on_disconnect": "continue", **fields, **extra}
     return Ask(number, manner, rng.choice(KEYS), body, expected)
+
+
+def demo_asks(seed: int) -> list[Ask]:
+    """Prompts for the demo model, greedy: each once up to the model's own end, once for up to 400 tokens."""
+    rng = random.Random(f"{seed}/demo")
+    asks: list[Ask] = []
+    for probe in PROBES:
+        for params in (
+            {"max_tokens": 200},
+            {"max_tokens": rng.randint(100, 400), "ignore_eos": True},
+        ):
+            body = {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": probe.prompt}],
+                "params": {"temperature": 0, **params},
+            }
+            number = len(asks)
+            manner = rng.choice(MANNERS[:3])
+            asks.append(Ask(number, manner, rng.choice(KEYS), body, None, prompt=number))
+    return asks
 
 
 def _stop_string(text: str, rng: random.Random) -> str:

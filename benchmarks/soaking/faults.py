@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.soaking.fleet import Fleet, Place
@@ -94,21 +95,20 @@ class Faults:
             ("orchestrator", self._fleet.fronts, (0.3, 3.0)),
         ):
             able = [place for place in places if place.able]
-            mortal = [place for place in able if place.mortal]
             # One cannot be told from a crash of all: that is another test.
             if len(able) < 2:
                 continue
-            if mortal:
-                add(f"kill_{kind}", lambda among=mortal: self._end(among, signal.SIGKILL))
-                add(f"drain_{kind}", lambda among=mortal: self._end(among, signal.SIGTERM))
-            add(
-                f"freeze_{kind}",
-                lambda among=able, s=freeze_s: self._rng.choice(among).freeze(uniform(*s)),
-            )
+            if mortal := [place for place in able if place.mortal]:
+                add(f"kill_{kind}", partial(self._end, mortal, signal.SIGKILL))
+                add(f"drain_{kind}", partial(self._end, mortal, signal.SIGTERM))
+            add(f"freeze_{kind}", partial(self._freeze, able, freeze_s))
         if not self._fleet.redis_lock.locked():
             add("kill_redis", lambda: self._fleet.restart_redis(uniform(0.0, 2.0)))
             add("freeze_redis", lambda: self._fleet.freeze_redis(uniform(0.5, 3.0)))
         return found
+
+    async def _freeze(self, among: list[Place], seconds: tuple[float, float]) -> None:
+        await self._rng.choice(among).freeze(self._rng.uniform(*seconds))
 
     def _end(self, among: list[Place], number: signal.Signals) -> None:
         self._rng.choice(among).end(number)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -15,8 +16,10 @@ import psutil
 
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
+from support.waiting import wait_until
 
 START_TIMEOUT_S = 180.0
+LIFETIME_S = 24 * 3600.0
 
 
 @dataclass(eq=False)
@@ -73,7 +76,7 @@ class Fleet:
     Args:
         folder: of every process's log file.
         settings: by service; what its processes are started with.
-        immortal: keep the first of each service from being killed.
+        immortal: services of which the first process is never ended.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Fleet:
         fronts: int,
         workers: int,
         settings: Mapping[str, dict[str, str]],
-        immortal: bool,
+        immortal: frozenset[str],
         rng: random.Random,
     ) -> None:
         self.redis = redis
@@ -96,8 +99,10 @@ class Fleet:
         self._rng = rng
 
     @staticmethod
-    def _places(service: str, count: int, immortal: bool) -> list[Place]:
-        return [Place(service, number, number > 0 or not immortal) for number in range(count)]
+    def _places(service: str, count: int, immortal: frozenset[str]) -> list[Place]:
+        return [
+            Place(service, number, number > 0 or service not in immortal) for number in range(count)
+        ]
 
     @property
     def places(self) -> list[Place]:
@@ -167,18 +172,12 @@ class Fleet:
             process = place.process = self._launch(place)
             if await self._becomes_ready(process, session):
                 place.ready = True
-            exit_code = await self._exit(process)
+            await wait_until(partial(_has_ended, process), LIFETIME_S, every_s=0.05)
             place.ready = False
-            if exit_code not in place.exits_owed:
-                place.surprises.append(f"{place.name} exit {exit_code}: {process.log_path}")
+            if process.exit_code not in place.exits_owed:
+                place.surprises.append(f"{place.name} exit {process.exit_code}: {process.log_path}")
             place.exits_owed.clear()
             await asyncio.sleep(self._rng.uniform(0.1, 0.8))
-
-    @staticmethod
-    async def _exit(process: ServiceProcess) -> int:
-        while (exit_code := process.exit_code) is None:
-            await asyncio.sleep(0.05)
-        return exit_code
 
     def _launch(self, place: Place) -> ServiceProcess:
         place.starts += 1
@@ -198,3 +197,7 @@ class Fleet:
                         return True
             await asyncio.sleep(0.1)
         return False
+
+
+def _has_ended(process: ServiceProcess) -> bool:
+    return process.exit_code is not None
