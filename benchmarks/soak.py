@@ -35,6 +35,7 @@ async def soak(
     seed: int,
     clients: int,
     requests: int | None = None,
+    let_expire: bool = True,
     keep_logs: Path | None = None,
 ) -> Soaked:
     """The deterministic engine under all faults.
@@ -42,6 +43,7 @@ async def soak(
     Args:
         minutes: how long new requests are made.
         requests: end after so many of them, however long it takes.
+        let_expire: wait at the end until every result should have gone.
         keep_logs: folder for the services' logs; a temporary one where None.
     """
     lease_s = 2.0
@@ -70,7 +72,7 @@ async def soak(
                 enough=enough,
                 outcomes=run.outcomes,
             )
-        return await run.audited(seed, within_s=QUIET_WITHIN_S)
+        return await run.audited(seed, expire_within_s=QUIET_WITHIN_S if let_expire else None)
 
 
 async def soak_vllm(
@@ -135,7 +137,7 @@ async def soak_vllm(
                 enough=enough,
                 outcomes=run.outcomes,
             )
-        soaked = await run.audited(seed, within_s=QUIET_WITHIN_S)
+        soaked = await run.audited(seed, expire_within_s=QUIET_WITHIN_S)
     for outcome in soaked.outcomes:
         before = first[outcome.ask.prompt]
         if outcome.token_ids != before.token_ids:

@@ -20,6 +20,9 @@ from support.key_leaks import keys_without_expiry
 MIDDLE = 20
 """Tokens after which an answer counts as cut in the middle."""
 
+OF_UNFINISHED = frozenset(
+    {"inflight", "deadlines", "watched", "open", "suspects", "turns", "queue"}
+)
 CRASHES = frozenset({"job_crashed", "request_crashed", "worker_failed", "orchestrator_failed"})
 
 
@@ -52,17 +55,24 @@ def crashes(folder: Path) -> Counter[str]:
     return Counter(name for name in names if name in CRASHES)
 
 
-def remains(redis_url: str) -> list[str]:
-    """What an idle store should not have: jobs, logs, lanes, counts, keys without expiry."""
+def expiring(redis_url: str) -> list[str]:
+    """Jobs, logs and idempotency keys whose time is not up yet."""
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        return [
+            f"{name} is still there, for {redis.ttl(name)} s"
+            for name in sorted(redis.scan_iter(count=1000))
+            if _kind(name) in ("job", "log", "idempotency")
+        ]
+
+
+def leftovers(redis_url: str) -> list[str]:
+    """What a store without work should not have: lanes, leases, counts, keys without expiry."""
     found: list[str] = []
     with Redis.from_url(redis_url, decode_responses=True) as redis:
         for name in sorted(redis.scan_iter(count=1000)):
-            kind = name.rpartition("}:")[2].partition(":")[0]
-            if kind in ("inflight", "deadlines", "watched", "open", "suspects", "turns", "queue"):
+            if _kind(name) in OF_UNFINISHED:
                 found.append(f"{name} is not empty")
-            elif kind in ("job", "log", "idempotency"):
-                found.append(f"{name} is still there, for {redis.ttl(name)} s")
-            elif kind == "counts":
+            elif _kind(name) == "counts":
                 counts: dict[str, str] = redis.hgetall(name)
                 found += [
                     f"{name} {field} is {value}"
@@ -73,6 +83,11 @@ def remains(redis_url: str) -> list[str]:
     with Redis.from_url(redis_url) as redis:
         found += [f"{name} never expires" for name in keys_without_expiry(redis)]
     return found
+
+
+def _kind(name: str) -> str:
+    """`job` of `relais:{model}:job:...`."""
+    return name.rpartition("}:")[2].partition(":")[0]
 
 
 @dataclass

@@ -113,13 +113,18 @@ class Run:
         self._took_s = self.at_s
         await self._fleet.all_ready()
 
-    async def audited(self, seed: int, *, within_s: float) -> Soaked:
-        """Wait until everything should have expired, at most so long, and look at what is there."""
-        end_s = self.at_s + within_s
-        while remains := await asyncio.to_thread(audit.remains, self._fleet.redis.url):
-            if self.at_s >= end_s:
-                break
-            await asyncio.sleep(2)
+    async def audited(self, seed: int, *, expire_within_s: float | None) -> Soaked:
+        """Look at what there is, once everything should have expired; at once where None is given."""
+        url = self._fleet.redis.url
+        remains: list[str] = []
+        if expire_within_s is not None:
+            end_s = self.at_s + expire_within_s
+            while True:
+                remains = await asyncio.to_thread(audit.expiring, url)
+                if not remains or self.at_s >= end_s:
+                    break
+                await asyncio.sleep(1)
+        remains += await asyncio.to_thread(audit.leftovers, url)
         folder = self._fleet.folder
         return Soaked(
             seed=seed,
