@@ -36,6 +36,7 @@ async def soak(
     clients: int,
     requests: int | None = None,
     let_expire: bool = True,
+    appendfsync: str = "always",
     keep_logs: Path | None = None,
 ) -> Soaked:
     """The deterministic engine under all faults.
@@ -44,6 +45,7 @@ async def soak(
         minutes: how long new requests are made.
         requests: end after so many of them, however long it takes.
         let_expire: wait at the end until every result should have gone.
+        appendfsync: of Redis; with `everysec` a kill may lose what was answered while the disk was busy.
         keep_logs: folder for the services' logs; a temporary one where None.
     """
     lease_s = 2.0
@@ -56,6 +58,7 @@ async def soak(
         settings={"orchestrator": common, "llm_worker": {**common, **paced}},
         immortal=frozenset({"orchestrator", "llm_worker"}),
         rng=rng,
+        appendfsync=appendfsync,
         keep_logs=keep_logs,
     ) as fleet:
         run = Run(fleet, Faults(fleet, Weights(), lease_s=lease_s, rng=rng))
@@ -153,6 +156,7 @@ async def run(
     every_s: float,
     seed: int,
     clients: int,
+    appendfsync: str,
     keep_logs: Path | None,
 ) -> bool:
     """Soak, print the bars. True if none was missed."""
@@ -174,7 +178,12 @@ async def run(
         ]
     else:
         soaked = await soak(
-            minutes=minutes, every_s=every_s, seed=seed, clients=clients, keep_logs=keep_logs
+            minutes=minutes,
+            every_s=every_s,
+            seed=seed,
+            clients=clients,
+            appendfsync=appendfsync,
+            keep_logs=keep_logs,
         )
         bars = judge(soaked, requests=round(200 * minutes), continued=round(30 * minutes))
     print_report(soaked, bars)

@@ -32,16 +32,16 @@ async def open_fleet(
     settings: dict[str, dict[str, str]],
     immortal: frozenset[str],
     rng: random.Random,
+    appendfsync: str = "always",
     keep_logs: Path | None = None,
 ) -> AsyncIterator[Fleet]:
-    """A stack on a Redis with an append-only file, synced every second as bootstrap.sh sets it."""
+    """A stack on a Redis with an append-only file."""
     with tempfile.TemporaryDirectory() as folder:
         logs = keep_logs or Path(folder) / "logs"
         data = Path(folder) / "redis"
         logs.mkdir(parents=True, exist_ok=True)
         data.mkdir()
-        options = {"appendfsync": "everysec"}
-        with ValkeyServer(data, appendonly=True, options=options) as redis:
+        with ValkeyServer(data, appendonly=True, options={"appendfsync": appendfsync}) as redis:
             url = {"REDIS_URL": redis.url}
             fleet = Fleet(
                 redis,
