@@ -209,7 +209,8 @@ def _embed_redis(
         f"port {port}",
         f"dir {_quoted(str(run_dir / 'redis'))}",
         "appendonly yes",
-        "appendfsync everysec",
+        # Under everysec a write waits for a sync that is under way: a kill then loses what was answered meanwhile.
+        "appendfsync always",
         'save ""',
         "maxmemory 1gb",
         "maxmemory-policy noeviction",

@@ -94,6 +94,7 @@ def test_embedded_redis_keeps_its_data_and_its_password(root: Path, free: str) -
     made = plan(root, API_PORT=free, REDIS_PASSWORD='p@ss "word"')
 
     assert "appendonly yes" in made.redis_config
+    assert "appendfsync always" in made.redis_config
     assert "maxmemory-policy noeviction" in made.redis_config
     assert 'requirepass "p@ss \\"word\\""' in made.redis_config
     assert "p%40ss" in made.environment["REDIS_URL"]
