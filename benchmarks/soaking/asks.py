@@ -10,9 +10,10 @@ from demo_model.probes import PROBES
 from relais_llm_worker.engine_deterministic import answer_text
 from support.process_stack import MODEL
 
-# How a client goes about it: reads at once; hangs up now and then; comes after the end; asks for the whole at once.
-Manner = Literal["stream", "restless", "late", "whole"]
-MANNERS: tuple[Manner, ...] = ("stream", "restless", "late", "whole")
+# How a client goes about it: reads at once; hangs up now and then; comes after the end; asks for the whole at once;
+# cancels in the middle.
+Manner = Literal["stream", "restless", "late", "whole", "cancel"]
+MANNERS: tuple[Manner, ...] = ("stream", "restless", "late", "whole", "cancel")
 KEYS = ("alice", "bob", "carol", "dave")
 
 
@@ -45,9 +46,9 @@ class Ask:
 
 
 def deterministic_ask(seed: int, number: int) -> Ask:
-    """The request with this number: 30 to 300 tokens, some cut by a stop string, some of a chat."""
+    """The request with this number: 30 to 300 tokens; some chats, some with a stop string, some to be restarted."""
     rng = random.Random(f"{seed}/{number}")
-    manner = rng.choices(MANNERS, [60, 20, 10, 10])[0]
+    manner = rng.choices(MANNERS, [56, 20, 10, 10, 4])[0]
     max_tokens = rng.randint(30, 300)
     content = f"soak {seed} request {number} " + "filler " * rng.randint(0, 40)
     fields: dict[str, Any] = {"priority": rng.choices(["high", "normal", "low"], [1, 8, 1])[0]}
@@ -63,6 +64,10 @@ def deterministic_ask(seed: int, number: int) -> Ask:
         stop = _stop_string(expected.text, rng)
         params["stop"] = stop
         expected = _expected(list(prompt.encode()), max_tokens, stop)
+    if manner != "whole" and rng.random() < 0.08:
+        # What cannot go on exactly: the answer begins again after each loss of its worker.
+        params |= {"seed": number, "temperature": 1.0}
+        fields["on_worker_loss"] = "restart"
     extra = params if manner == "whole" else {"params": params}
     body = {"model": MODEL, "on_disconnect": "continue", **fields, **extra}
     return Ask(number, manner, rng.choice(KEYS), body, expected)

@@ -41,6 +41,13 @@ class Outcome:
     problems: list[tuple[str, str]] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def kept(self) -> bool:
+        """Whether it ended as it was to: completed, or cancelled where the client asked for it in time."""
+        return self.status == "completed" or (
+            self.status == "cancelled" and self.ask.manner == "cancel"
+        )
+
     def blame(self, kind: str, what: str) -> None:
         self.problems.append((kind, f"{self.ask.number} {self.channel_id}: {what}"))
 
@@ -120,6 +127,8 @@ class Client:
         if outcome.ask.manner == "late":
             while (await self._state(outcome))["status"] in ("queued", "running"):
                 await self._pause()
+        if outcome.ask.manner == "cancel":
+            await self._cancel(outcome)
         events = await self._follow(outcome, restless=outcome.ask.manner == "restless")
         self._note(outcome, events)
         again = await self._follow(outcome, restless=False)
@@ -131,21 +140,32 @@ class Client:
         elif outcome.status == "completed" and state["result"]["text"] != outcome.text:
             outcome.blame("text", f"state has {state['result']['text']!r}")
 
+    async def _cancel(self, outcome: Outcome) -> None:
+        """Ask that it be stopped, at whatever point it may be."""
+        await asyncio.sleep(self._rng.uniform(0, 4))
+        await self._channel(outcome, "DELETE")
+        outcome.seen["cancels"] += 1
+
     async def _state(self, outcome: Outcome) -> dict[str, Any]:
+        return await self._channel(outcome, "GET")
+
+    async def _channel(self, outcome: Outcome, method: str) -> dict[str, Any]:
         while True:
             url = f"{self._fleet.front_url(self._rng)}/v1/channels/{outcome.channel_id}"
             try:
-                async with self._session.get(
-                    url, headers=self._headers(outcome.ask), timeout=QUICK
+                async with self._session.request(
+                    method, url, headers=self._headers(outcome.ask), timeout=QUICK
                 ) as response:
-                    if response.status == 200:
+                    if response.status in (200, 202):
                         state: dict[str, Any] = await response.json()
                         return state
                     if response.status != 503:
-                        outcome.blame("lost", f"state: {response.status} {await response.text()}")
+                        outcome.blame(
+                            "lost", f"{method}: {response.status} {await response.text()}"
+                        )
                         raise _Broken
             except _GONE:
-                outcome.seen["state_again"] += 1
+                outcome.seen[f"{method}_again"] += 1
             await self._pause()
 
     async def _follow(self, outcome: Outcome, *, restless: bool) -> list[SseEvent]:
@@ -198,6 +218,14 @@ class Client:
             if event.name == "token":
                 outcome.text += event.json["text"]
                 outcome.token_ids += event.json["token_ids"]
+            elif event.name == "restarted":
+                outcome.seen["restarts"] += 1
+                outcome.text, outcome.token_ids = "", []
+        if end.name == "cancelled" and outcome.ask.manner == "cancel":
+            expected = outcome.ask.expected
+            if expected is not None and not expected.text.startswith(outcome.text):
+                outcome.blame("text", f"cancelled after {outcome.text!r}")
+            return
         if end.name != "completed":
             outcome.blame("ended", f"{end.name} {end.data}")
             return

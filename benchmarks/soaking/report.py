@@ -48,8 +48,9 @@ class Soaked:
         ]
 
     @property
-    def completed(self) -> int:
-        return sum(outcome.status == "completed" for outcome in self.outcomes)
+    def kept(self) -> int:
+        """Requests that completed, or were cancelled as their clients asked."""
+        return sum(outcome.kept for outcome in self.outcomes)
 
     @property
     def continued_midway(self) -> int:
@@ -71,10 +72,10 @@ def judge(soaked: Soaked, *, requests: int, continued: int) -> list[Bar]:
     return [
         Bar("requests", f">= {requests:,}", f"{asked:,}", asked >= requests),
         Bar(
-            "completed",
+            "completed, or cancelled as asked",
             "100 %",
-            f"{soaked.completed / max(1, asked):.2%}",
-            soaked.completed == asked,
+            f"{soaked.kept / max(1, asked):.2%}",
+            soaked.kept == asked,
         ),
         Bar(
             f"continued after >= {audit.MIDDLE} tokens",
@@ -116,6 +117,8 @@ def print_report(soaked: Soaked, bars: Sequence[Bar]) -> None:
     print(f"\nseed {soaked.seed}, {soaked.seconds:.0f} s")
     faults = ", ".join(f"{count} {name}" for name, count in soaked.faults.most_common())
     print(f"{soaked.faults.total()} faults: {faults}")
+    ends = Counter(outcome.status for outcome in soaked.outcomes)
+    print("ends: " + ", ".join(f"{count:,} {name}" for name, count in ends.most_common()))
     seen = sum((outcome.seen for outcome in soaked.outcomes), Counter[str]())
     print("clients: " + ", ".join(f"{count:,} {name}" for name, count in seen.most_common()))
     for line in soaked.problems() + soaked.surprises + soaked.remains[:20]:
