@@ -164,7 +164,7 @@ async def test_waiting_accepts_keep_no_other_command_from_its_connection(
         waiting = [asyncio.create_task(enqueue(ports, make_job())) for _ in range(2)]
 
         async def blocked() -> bool:
-            return (await store.redis.info("clients"))["blocked_clients"] == 2
+            return bool((await store.redis.info("clients"))["blocked_clients"] == 2)
 
         await wait_until(blocked)  # asks over the other connections meanwhile
         for task in waiting:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -18,11 +19,25 @@ from relais_common.wire.scripts import NAMES
 from support.builders import MODEL, make_job, token_line
 from support.ports import Ports, redis_ports
 from support.reply_eater import ReplyEater
-from support.sse_client import ids_of, read_events, text_of
+from support.sse_client import SseEvent, ids_of, read_events, text_of
 from support.stack import Front, Stack, answer_to, chat_request
-from support.steps import append, enqueue, finish, ids, names, read_all, start, take, take_one
+from support.steps import (
+    append,
+    crash,
+    enqueue,
+    finish,
+    ids,
+    names,
+    read_all,
+    start,
+    take,
+    take_one,
+)
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
+
+OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
+"""No part of a request's way; the first three only read."""
 
 WHOLE_CLIENT = 4
 """How many replies in a row must be lost until the client itself gives up: it tries three times again."""
@@ -48,7 +63,7 @@ async def stack(eater: ReplyEater) -> AsyncIterator[Stack]:
     await stack.close()
 
 
-@pytest.mark.parametrize("script", NAMES)
+@pytest.mark.parametrize("script", [name for name in NAMES if name not in OPERATORS])
 async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     stack: Stack, eater: ReplyEater, redis_url: str, script: str
 ) -> None:
@@ -107,7 +122,8 @@ async def submit_until_accepted(front: Front, body: dict[str, object], key: str)
         async with front.post("/v1/requests", body, headers=headers) as response:
             answer = await response.json()
             assert response.status in (202, 503), answer
-            return answer.get("channel_id")
+            found: str | None = answer.get("channel_id")
+            return found
 
     channel_id: str | None = await wait_until(accepted, 20)
     assert channel_id is not None
@@ -124,7 +140,8 @@ async def cancel(front: Front, channel_id: str) -> None:
 
 async def read_whole(front: Front, channel_id: str) -> str:
     """The text of a channel, by as many connections as it takes; each event comes once, in order."""
-    events, path = [], f"/v1/channels/{channel_id}/events"
+    events: list[SseEvent] = []
+    path = f"/v1/channels/{channel_id}/events"
     while not events or events[-1].name not in ("completed", "failed", "cancelled", "expired"):
         try:
             events += await read_events(front.session, path, after=len(events))
@@ -144,16 +161,17 @@ async def final_status(front: Front, channel_id: str) -> str | None:
 
 async def assert_nothing_is_left_over(redis: Redis, channels: list[str]) -> None:
     """Every count is back at zero, and every channel has one end."""
-    counts = await redis.hgetall(keys.counts(MODEL))
+    counts: dict[bytes, bytes] = cast("Any", await redis.hgetall(keys.counts(MODEL)))
     waiting = {name: int(n) for name, n in counts.items() if name.startswith(b"waiting")}
     assert set(waiting.values()) == {0}
     assert not [name for name in counts if name.startswith(b"lane:")]
     sets = (keys.inflight(MODEL), keys.deadlines(MODEL), keys.watched(MODEL))
     assert [await redis.zcard(name) for name in sets] == [0, 0, 0]
+    assert not await redis.hgetall(keys.open_jobs(MODEL))
     assert not await redis.keys("relais:*:queue:*")
     assert not await redis.keys("relais:*:turns:*")
     for channel_id in channels:
-        lines = await redis.lrange(keys.log(channel_id), 0, -1)
+        lines: list[bytes] = cast("Any", await redis.lrange(keys.log(channel_id), 0, -1))
         kinds = [codec.split_event(line)[0] for line in lines]
         assert [kind for kind in kinds if kind in codec.TERMINAL_NAMES] == kinds[-1:]
 
@@ -224,11 +242,37 @@ async def test_starting_and_ending_again_say_so_once(ports: Ports, eater: ReplyE
     assert await names(ports, taken.job.channel_id) == ["queued", "started", "completed"]
 
 
-async def lose(eater: ReplyEater, script: str, call: partial[object]) -> None:
+async def test_replaying_and_dropping_dead_letters_again_changes_nothing(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    for _ in range(2):
+        await enqueue(ports, make_job())
+        taken = await take_one(ports, idle=True)
+        await start(ports, taken.lease)
+        await crash(ports, taken.lease, max_failures=1)
+    first, second = await ports.operations.dead_letters(MODEL, limit=10)
+    replay = partial(
+        ports.operations.replay,
+        first.channel_id,
+        new_channel_id=make_job().channel_id,
+        max_waiting=100,
+    )
+    await lose(eater, "replay", replay)
+    replayed = await replay()
+    assert replayed is not None
+    assert replayed.duplicate
+    assert (await ports.intake.depth(MODEL)).waiting == 1
+    drop = partial(ports.operations.drop, second.channel_id)
+    await lose(eater, "drop", drop)
+    assert await drop()
+    assert await ports.operations.dead_letters(MODEL, limit=10) == []
+
+
+async def lose(eater: ReplyEater, script: str, call: Callable[[], Awaitable[object]]) -> None:
     """Make a call whose every answer is lost, though it is carried out each time."""
     # The first time, the server may not know the script; what it says then is not eaten.
     eaten = eater.eaten[script]
     eater.eat(script, WHOLE_CLIENT)
     with pytest.raises(StoreUnavailable):
-        await call()  # type: ignore[misc]
+        await call()
     assert eater.eaten[script] - eaten == WHOLE_CLIENT

@@ -151,15 +151,7 @@ async def test_killed_redis_loses_and_doubles_nothing_while_a_worker_lives_to_he
         for client in early:
             group.create_task(client.read())
         for _ in range(4):
-            seen = [len(client.events) for client in early]
-            # They all run, or have ended.
-            await wait_until(
-                lambda seen=seen: all(
-                    len(client.events) >= min(before + 15, TOKENS)
-                    for client, before in zip(early, seen, strict=True)
-                ),
-                60,
-            )
+            await progress(early)
             await asyncio.to_thread(server.restart)
             await answers_to_all(session, fleet[:2])
         for client in late:
@@ -170,6 +162,16 @@ async def test_killed_redis_loses_and_doubles_nothing_while_a_worker_lives_to_he
     assert all(process.alive for process in fleet)
     await asyncio.to_thread(wait_idle, server)
     check_all_ended_once(server, clients)
+
+
+async def progress(clients: list[Client]) -> None:
+    """Wait until every stream has gone on by a little, or has ended."""
+    goals = [min(len(client.events) + 15, TOKENS) for client in clients]
+
+    def reached() -> bool:
+        return all(len(client.events) >= goal for client, goal in zip(clients, goals, strict=True))
+
+    await wait_until(reached, 60)
 
 
 async def submit_and_read(client: Client) -> None:

@@ -208,7 +208,7 @@ class EndedOtherwise(RelaisError):
 
 
 class StoreUnavailable(RelaisError):
-    """Redis cannot be reached; nothing was accepted."""
+    """Redis does not answer. What was asked may still be carried out: only a repetition that says so is safe."""
 
     status = 503
     code = "store_unavailable"

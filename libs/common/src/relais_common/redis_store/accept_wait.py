@@ -49,7 +49,7 @@ class AcceptWait:
         """Whether the command's answer says so."""
         if self.fsync:
             local, replicas = answer
-            return local >= 1 and replicas >= self.replicas
+            return bool(local >= 1 and replicas >= self.replicas)
         return bool(answer >= self.replicas)
 
 

@@ -103,7 +103,6 @@ class RedisJobIntake:
             idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
             body_hash = idempotency.body_hash
         arguments: list[Argument] = [
-            keys.model_base(job.model),
             *job_arguments(job, self._watch_grace_s),
             max_waiting,
             max_inflight_per_key or 0,
@@ -118,9 +117,10 @@ class RedisJobIntake:
         return read_acceptance(job.model, answer)
 
     async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
+        base = keys.model_base(job.model)
         if self._confirmed is None:
-            return cast("list[Any]", await self._scripts.run("enqueue", *arguments))
-        answer, not_confirmed = await self._confirmed.run(*arguments)
+            return cast("list[Any]", await self._scripts.run("enqueue", base, *arguments))
+        answer, not_confirmed = await self._confirmed.run(base, *arguments)
         if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
             # Without a key that finds it again, it would run for nobody, and once more at the next try.
             if not findable:

@@ -22,7 +22,7 @@ class Scripts:
             name: redis.register_script(scripts.source(name)) for name in scripts.NAMES
         }
 
-    async def run(self, name: str, base: Argument, *arguments: Argument) -> Any:
+    async def run(self, name: str, base: str, *arguments: Argument) -> Any:
         """Run one script on the model whose keys begin with `base`.
 
         Raises:
