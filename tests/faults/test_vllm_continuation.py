@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 
 from support.native_client import events_url, state_of
-from support.process_stack import MODEL, VLLM_ON_CPU, Starter, make_starter
+from support.process_stack import MODEL, VLLM_ON_CPU, Starter
 from support.sse_client import SseEvent, ids_of, read_events, text_of
-from support.valkey import ValkeyServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -25,12 +23,6 @@ REMARKS = [
     "J'ai attendu très longtemps à l'hôpital de Nîmes.",
     "The website of the tax office does not work.",
 ]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    with ValkeyServer(tmp_path_factory.mktemp("redis")) as redis, ExitStack() as processes:
-        yield make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture
@@ -101,3 +93,23 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
         (*_, last) = await read_events(session, events_url(front.url, channel_id))
         assert (last.name, last.json["error"]["code"]) == ("failed", "not_resumable")
     assert heir.log_path.read_text().count('"continued"') == sum(cut[: len(channels)])
+
+
+async def test_a_killed_engine_process_ends_its_worker_and_no_answer(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    patient = {"LEASE_S": "300"}  # what moves was handed over
+    front = start("orchestrator", **patient)
+    struck = start("llm_worker", **VLLM_ON_CPU, **patient)
+    whole = await submit(session, front.url, REMARKS[1], {})
+    undisturbed = text_of(await read_events(session, events_url(front.url, whole)))
+    (engine,) = [one for one in struck.descendants() if "EngineCore" in " ".join(one.cmdline())]
+    url = events_url(front.url, await submit(session, front.url, REMARKS[1], {}))
+    reading = asyncio.create_task(read_events(session, url))
+    await read_events(session, url, stop_after=30)
+    engine.kill()
+    assert struck.wait(60) == 1
+    start("llm_worker", **VLLM_ON_CPU, **patient)
+    events = await reading
+    assert ids_of(events) == list(range(1, len(events) + 1))
+    assert (events[-1].name, text_of(events)) == ("completed", undisturbed)
