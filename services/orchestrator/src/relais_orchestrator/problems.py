@@ -35,9 +35,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
         return error_response(info)
-    except ConnectionError:
-        # The client has gone; there is nobody to tell.
-        raise
+    except ConnectionError as error:
+        # The client has gone: what is answered reaches nobody, but aiohttp takes this to be a fault of ours if raised.
+        log.info("client_gone", path=request.path, error=str(error))
+        return error_response(INTERNAL)
     except Exception:
         log.exception("request_crashed", path=request.path)
         if request.get(RESPONSE_BEGUN):
