@@ -23,7 +23,8 @@ MIDDLE = 20
 OF_UNFINISHED = frozenset(
     {"inflight", "deadlines", "watched", "open", "suspects", "turns", "queue"}
 )
-CRASHES = frozenset({"job_crashed", "request_crashed", "worker_failed", "orchestrator_failed"})
+FORESEEN = frozenset({"hand_back_failed"})
+"""Errors that a worker logs where Redis is away while it drains."""
 
 
 def log_lines(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
@@ -49,10 +50,13 @@ def continued(folder: Path) -> dict[str, int]:
     return most
 
 
-def crashes(folder: Path) -> Counter[str]:
-    """Errors that nobody foresaw, by name."""
-    names = (line.get("event") for line in log_lines(folder, "*.log"))
-    return Counter(name for name in names if name in CRASHES)
+def errors(folder: Path) -> Counter[str]:
+    """Errors in the logs that nobody foresaw, by name."""
+    return Counter(
+        str(line.get("event"))
+        for line in log_lines(folder, "*.log")
+        if line.get("level") in ("error", "critical") and line.get("event") not in FORESEEN
+    )
 
 
 def expiring(redis_url: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class Outcome:
         status: how it ended; `lost` where it did not.
         problems: broken promises, by kind: `doubled`, `missing`, `reread`, `text`, `refused`.
         seen: what the client did to get there: retries, reconnects, rewound logs.
+        seconds: from the first try to the last check.
     """
 
     ask: Ask
@@ -40,6 +42,7 @@ class Outcome:
     answer: Answer | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
     @property
     def kept(self) -> bool:
@@ -70,6 +73,7 @@ class Client:
     async def ask(self, ask: Ask) -> Outcome:
         """Never raises for what the services do: that is in the outcome."""
         outcome = Outcome(ask)
+        began_s = time.monotonic()
         try:
             async with asyncio.timeout(LIMIT_S):
                 if ask.manner == "whole":
@@ -80,6 +84,7 @@ class Client:
             outcome.blame("lost", f"no end within {LIMIT_S:g} s")
         except _Broken:
             pass
+        outcome.seconds = time.monotonic() - began_s
         if outcome.status == "completed" and outcome.answer is not None:
             self._check_answer(outcome, outcome.answer)
         return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Soaked:
     faults: Counter[str]
     outcomes: list[Outcome]
     continued: dict[str, int]
-    crashes: Counter[str]
+    errors: Counter[str]
     surprises: list[str]
     remains: list[str]
     memory: dict[str, audit.Growth] = field(default_factory=dict)
@@ -91,7 +92,7 @@ def judge(soaked: Soaked, *, requests: int, continued: int) -> list[Bar]:
         none_of("texts or counts that differ", soaked.problems("text")),
         none_of("left in Redis", soaked.remains),
         none_of("processes that ended by themselves", soaked.surprises),
-        none_of("unforeseen errors in the logs", sorted(soaked.crashes.elements())),
+        none_of("unforeseen errors in the logs", sorted(soaked.errors.elements())),
         *_judge_memory(soaked),
     ]
 
@@ -119,6 +120,8 @@ def print_report(soaked: Soaked, bars: Sequence[Bar]) -> None:
     print(f"{soaked.faults.total()} faults: {faults}")
     ends = Counter(outcome.status for outcome in soaked.outcomes)
     print("ends: " + ", ".join(f"{count:,} {name}" for name, count in ends.most_common()))
+    took = sorted(outcome.seconds for outcome in soaked.outcomes)
+    print(f"a request took {statistics.median(took):.1f} s (median), {took[-1]:.1f} s (longest)")
     seen = sum((outcome.seen for outcome in soaked.outcomes), Counter[str]())
     print("clients: " + ", ".join(f"{count:,} {name}" for name, count in seen.most_common()))
     for line in soaked.problems() + soaked.surprises + soaked.remains[:20]:

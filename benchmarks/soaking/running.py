@@ -132,7 +132,7 @@ class Run:
             faults=self._faults.done,
             outcomes=self.outcomes,
             continued=audit.continued(folder),
-            crashes=audit.crashes(folder),
+            errors=audit.errors(folder),
             surprises=self._fleet.surprises,
             remains=remains,
             memory=self._memory.growth,

@@ -20,4 +20,4 @@ async def test_nothing_is_lost_under_random_faults() -> None:
     assert soaked.continued_midway > 0
     assert soaked.remains == []
     assert soaked.surprises == []
-    assert not soaked.crashes
+    assert not soaked.errors
