@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+import uvloop
 from redis.asyncio.client import PubSub
 
 from relais_common.channels import new_channel_id
@@ -17,6 +18,7 @@ from relais_common.errors import StoreUnavailable
 from relais_common.jobs import Job, OnDisconnect, Status, StopReason, Verdict
 from relais_common.ports import LiveBatch
 from relais_common.redis_store import RedisSettings, RedisStore, live, open_store, recovery
+from relais_common.redis_store.connection import connect, store_errors
 from relais_common.wire import keys
 from support.builders import MODEL, make_job, token_line
 from support.ports import redis_ports
@@ -373,3 +375,19 @@ async def test_readers_that_come_and_go_in_silence_do_not_disturb_the_subscripti
         batch = await subscription.next(5)
     assert batch is not None
     assert batch.first_seq == 1
+
+
+def test_sending_on_a_connection_that_has_just_been_closed_is_an_outage_on_uvloop_too(
+    redis_url: str,
+) -> None:
+    async def scenario() -> None:
+        redis = connect(RedisSettings(redis_url))
+        connection = redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        await connection.connect()
+        # As when Redis dies between the two: no reader has seen it yet.
+        connection._writer.transport.abort()
+        with pytest.raises(StoreUnavailable), store_errors():
+            await connection.send_command("PING")
+        await redis.aclose()
+
+    uvloop.run(scenario())

@@ -68,11 +68,12 @@ class RedisSettings:
     max_connections: int = 64
 
 
-class _HeedsCancel(AbstractConnection):
-    """A connection on which no cancellation is lost.
+class _Sends(AbstractConnection):
+    """A connection that says what became of what was sent.
 
     The client sends with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes when the bytes
-    have just left: a loop would go on for ever after the one cancellation that was meant to end it.
+    have just left: a loop would go on for ever after the one cancellation that was meant to end it. And where Redis has
+    just closed the connection, uvloop raises a RuntimeError, of which the client knows nothing.
     """
 
     __slots__ = ()
@@ -82,16 +83,19 @@ class _HeedsCancel(AbstractConnection):
     ) -> None:
         task = asyncio.current_task()
         before = 0 if task is None else task.cancelling()
-        await super().send_packed_command(command, check_health)
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise ConnectionError(f"the connection was closed: {error}") from error
         if task is not None and task.cancelling() > before:
             # The answer will be read by nobody, least of all by this connection's next user.
             await self.disconnect(nowait=True)
             raise asyncio.CancelledError
 
 
-def _heed_cancel(pool: ConnectionPool) -> None:
+def _mend_sending(pool: ConnectionPool) -> None:
     kind = pool.connection_class  # by the address: TCP, TLS or a local socket
-    pool.connection_class = type(kind.__name__, (_HeedsCancel, kind), {"__slots__": ()})
+    pool.connection_class = type(kind.__name__, (_Sends, kind), {"__slots__": ()})
 
 
 def connect(settings: RedisSettings) -> Redis:
@@ -113,7 +117,7 @@ def connect(settings: RedisSettings) -> Redis:
         ),
         retry_on_error=[BusyLoadingError],
     )
-    _heed_cancel(pool)
+    _mend_sending(pool)
     return Redis.from_pool(pool)
 
 
@@ -126,7 +130,7 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
-    _heed_cancel(redis.connection_pool)
+    _mend_sending(redis.connection_pool)
     return redis
 
 
