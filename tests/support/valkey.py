@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 def binary_path() -> Path:
