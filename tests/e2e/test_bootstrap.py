@@ -17,16 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.valkey import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"
 DEMO_MODEL = ROOT / "models" / "relais-demo"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
