@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support.builders import MODEL
-from support.sse_client import SseEvent, ids_of, read_events, text_of
+from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
 from support.stack import Front, Stack, answer_to, chat_request
 from support.waiting import wait_until
 
@@ -108,6 +108,26 @@ async def test_request_whose_worker_dies_after_the_first_token_goes_on(stack: St
     events = await cut_short(stack, await stack.front(), params={"max_tokens": 200})
     assert text_of(events) == answer_to("a", 200)
     assert [event.name for event in events] == ["queued", "started", *["token"] * 200, "completed"]
+
+
+async def test_openai_stream_whose_worker_dies_goes_on_over_the_same_connection(
+    stack: Stack,
+) -> None:
+    front = await stack.front()
+    doomed = await stack.worker(tokens_per_s=50)
+    body = chat_request("a", stream=True, max_tokens=200)
+    text = ""
+    async with front.post("/v1/chat/completions", body) as response:
+        async for event in sse_events(response):
+            if event.data == "[DONE]":
+                break
+            text += event.json["choices"][0]["delta"].get("content", "")
+            if len(text) > 20 and doomed.held_jobs.all():
+                await doomed.kill()
+                await stack.worker()
+        else:
+            pytest.fail("the stream broke off")
+    assert text == answer_to("a", 200)
 
 
 async def test_request_that_cannot_go_on_says_so(stack: Stack) -> None:
