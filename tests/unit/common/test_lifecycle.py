@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from relais_common.lifecycle import background, cancel_and_wait, stop_on_signals
+from relais_common.lifecycle import background, cancel_and_wait, pause, stop_on_signals
 
 
 async def forever() -> None:
@@ -146,6 +146,17 @@ async def test_cancellation_of_the_body_is_not_swallowed_by_background() -> None
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
+
+
+async def test_pause_ends_at_its_time_or_at_the_stop() -> None:
+    stop = asyncio.Event()
+    assert await pause(stop, 0.001) is False
+    waiting = asyncio.create_task(pause(stop, 60))
+    await asyncio.sleep(0)
+    stop.set()
+    async with asyncio.timeout(5):
+        assert await waiting is True
+    assert await pause(stop, 60) is True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -47,6 +47,16 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
                 task.cancel()
 
 
+async def pause(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait `seconds`, or less if the stop event comes. True if it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 @contextmanager
 def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
     """Set the event at SIGTERM or SIGINT, for as long as the context lasts."""
