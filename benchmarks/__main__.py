@@ -13,10 +13,16 @@ from benchmarks import durability, relay, soak
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True)
-    one = commands.add_parser("relay", help="streamed chunks through the whole stack, no model")
-    one.add_argument("--clients", type=int, default=16)
-    one.add_argument("--tokens", type=int, default=200)
-    one.add_argument("--rounds", type=int, default=3)
+    one = commands.add_parser("relay", help="streamed frames through the whole stack, no model")
+    one.add_argument("--clients", type=int, default=32)
+    one.add_argument("--tokens", type=int, default=256)
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--client-processes", type=int, default=1)
+    one.add_argument("--appendfsync", choices=["always", "everysec", "no"], default="always")
+    one.add_argument("--json", type=Path, dest="json_path", help="file for the table as JSON")
+    one.add_argument(
+        "--hold", choices=list(relay.SERVERS), help="run one server only, for a profiler"
+    )
     one.set_defaults(run=relay.run)
     one = commands.add_parser("durability", help="what a Redis that dies forgets")
     one.add_argument("--losses", type=int, default=10)

@@ -1,97 +1,197 @@
-"""How much the relay costs: chunks per second through orchestrator, Redis and worker, against no relay at all.
+"""How much the relay costs: streamed frames through orchestrator, Redis and worker, beside what one would have instead.
 
-The engine is deterministic and costs nearly nothing, so what is measured is everything around it. The reference is an
-aiohttp server that writes the same chunks with no queue: the limit of this machine and client. Every chunk counted was
-received by the client as a frame of its own.
+The engine is deterministic and costs nearly nothing, so what is measured is everything around it. Two references run in
+the same rounds, over the same clients: an aiohttp server that writes the same chunks with no queue (the limit), and
+FastAPI with a Redis list and pub/sub (what a user would write). A frame counts if a client received it as a frame
+of its own with exactly one token of the right answer. How many frames came in one read of a socket is told beside it.
+
+For profiles, `--hold SERVER` runs one server's rounds only and prints the pids first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import statistics
+import os
+import subprocess
+import sys
 import tempfile
-import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
+import orjson
+import psutil
 
-from support.process_stack import DETERMINISTIC, MODEL, make_starter
+from benchmarks.relaying import report
+from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured
+from support.process_stack import MODEL
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
 
+SERVERS = {"bare": LIMIT, "fastapi": REFERENCE, "relais": RELAIS}
+
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    chunks_per_s: float
-    first_chunk_ms_p50: float
+class Load:
+    """What the clients ask for: streams at once, and tokens of each."""
+
+    clients: int
+    tokens: int
+    processes: int
 
 
-async def _one(session: aiohttp.ClientSession, url: str, tokens: int) -> tuple[int, float]:
-    """Chunks with text that one streamed request got, and seconds to the first."""
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": "measure"}],
-        "max_tokens": tokens,
-        "stream": True,
-    }
-    began_s, first_s, chunks = time.perf_counter(), 0.0, 0
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-        assert response.status == 200, await response.text()
-        async for line in response.content:
-            if b'"content":"' in line and b'"content":""' not in line:
-                chunks += 1
-                first_s = first_s or time.perf_counter() - began_s
-    assert chunks == tokens, f"{chunks} chunks of {tokens}"
-    return chunks, first_s
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where to ask, and who works for it."""
+
+    url: str
+    pids: dict[str, int]
+
+    def cpu_s(self) -> dict[str, float]:
+        """User and system time of each process so far."""
+        spent = {}
+        for name, pid in self.pids.items():
+            times = psutil.Process(pid).cpu_times()
+            spent[name] = times.user + times.system
+        return spent
 
 
-async def _measure(url: str, *, clients: int, tokens: int) -> Measured:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _one(session, url, tokens)
-        began_s = time.perf_counter()
-        results = await asyncio.gather(*(_one(session, url, tokens) for _ in range(clients)))
-        elapsed_s = time.perf_counter() - began_s
+@contextmanager
+def _servers(folder: Path, appendfsync: str, clients: int) -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        (folder / "redis").mkdir()
+        redis = stack.enter_context(
+            ValkeyServer(folder / "redis", appendonly=True, options={"appendfsync": appendfsync})
+        )
+
+        def start(module: str, port: str, *, wait: bool = True, **more: str) -> ServiceProcess:
+            settings = {"REDIS_URL": redis.url, "ENV": "dev", "MODELS": MODEL, **more}
+            process = ServiceProcess(module, port, folder / f"{module}.log", settings)
+            if wait:
+                return stack.enter_context(process)
+            stack.push(process)
+            return process
+
+        bare = start("benchmarks.relaying.bare_server", "PORT")
+        fastapi = start("benchmarks.relaying.fastapi_server", "PORT")
+        # It has no port to be ready on; the clients' first request waits for it.
+        pubsub = start("benchmarks.relaying.fastapi_worker", "PORT", wait=False)
+        front = start("relais_orchestrator", "API_PORT")
+        worker = start(
+            "relais_llm_worker",
+            "HEALTH_PORT",
+            ENGINE="deterministic",
+            SERVED_MODEL_NAME=MODEL,
+            VLLM_MAX_MODEL_LEN="100000",
+            VLLM_MAX_NUM_SEQS=str(clients),
+        )
+        yield {
+            LIMIT: Server(bare.url, {"server": bare.pid}),
+            REFERENCE: Server(
+                fastapi.url, {"server": fastapi.pid, "worker": pubsub.pid, "redis": redis.pid}
+            ),
+            RELAIS: Server(
+                front.url, {"server": front.pid, "worker": worker.pid, "redis": redis.pid}
+            ),
+        }
+
+
+async def _client(url: str, name: str, clients: int, tokens: int) -> asyncio.subprocess.Process:
+    """A client process that has warmed up and waits for its word."""
+    client = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.relaying.client"),
+        *(url, MODEL, str(clients), str(tokens), name),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=1 << 30,
+    )
+    assert client.stdout is not None
+    if await client.stdout.readline() != b"ready\n":
+        await client.wait()
+        raise RuntimeError(f"{name} found no answer at {url}")
+    return client
+
+
+async def _measure(server: Server, load: Load, name: str) -> Measured:
+    clients = [
+        await _client(
+            server.url,
+            f"{name}-{number}",
+            load.clients // load.processes + (number < load.clients % load.processes),
+            load.tokens,
+        )
+        for number in range(load.processes)
+    ]
+    before = server.cpu_s()
+    answers = await asyncio.gather(*(client.communicate(b"go\n") for client in clients))
+    after = server.cpu_s()
+    told = [orjson.loads(out) for out, _ in answers]
+    frames = sum(one["frames"] for one in told)
+    elapsed_s = max(one["elapsed_s"] for one in told)
+    spent_s = {process: after[process] - before[process] for process in before}
+    spent_s["client"] = sum(one["cpu_s"] for one in told)
     return Measured(
-        chunks_per_s=sum(chunks for chunks, _ in results) / elapsed_s,
-        first_chunk_ms_p50=statistics.median(first_s for _, first_s in results) * 1000,
+        frames=frames,
+        elapsed_s=elapsed_s,
+        streams=load.clients,
+        reads=sum(one["reads"] for one in told),
+        first_s=tuple(second for one in told for second in one["first_s"]),
+        gaps_s=tuple(second for one in told for second in one["gaps_s"]),
+        cpu_us={process: seconds / frames * 1e6 for process, seconds in spent_s.items()},
+        client_busy=max(one["cpu_s"] for one in told) / elapsed_s,
     )
 
 
-async def run(*, clients: int, tokens: int, rounds: int) -> None:
-    """Measure both, in turns, and print the medians and their ratio."""
-    with ExitStack() as stack:
-        redis_dir, logs_dir = (
-            Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2)
-        )
-        redis = stack.enter_context(
-            ValkeyServer(redis_dir, appendonly=True, options={"appendfsync": "everysec"})
-        )
-        start = make_starter(stack, redis, logs_dir)
-        reference = stack.enter_context(
-            ServiceProcess("benchmarks.bare_server", "PORT", logs_dir / "bare.log", {})
-        )
-        start("llm_worker", **DETERMINISTIC)
-        front = start("orchestrator", LOG_LEVEL="warning")
-        urls = {"bare aiohttp, no queue": reference.url, "Relais": front.url}
-        measured: dict[str, list[Measured]] = {name: [] for name in urls}
-        for _ in range(rounds):
-            for name, url in urls.items():
-                measured[name].append(await _measure(url, clients=clients, tokens=tokens))
-    _print(measured, clients, tokens)
+async def run(
+    *,
+    clients: int,
+    tokens: int,
+    rounds: int,
+    client_processes: int,
+    appendfsync: str,
+    json_path: Path | None,
+    hold: str | None,
+) -> bool:
+    """Measure all three in turns, and print the table. False where the bar is missed."""
+    load = Load(clients, tokens, client_processes)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _servers(Path(folder), appendfsync, clients) as servers,
+    ):
+        if hold is not None:
+            await _hold(servers[SERVERS[hold]], load, rounds)
+            return True
+        measured = [
+            {
+                name: await _measure(server, load, f"round {number}")
+                for name, server in servers.items()
+            }
+            for number in range(rounds)
+        ]
+    rows = report.table(measured)
+    print(
+        f"{clients} clients x {tokens} tokens, {rounds} rounds in turns, appendfsync {appendfsync},"
+        f" {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    print(report.text(rows))
+    if json_path is not None:
+        options: dict[str, object] = {
+            "clients": clients,
+            "tokens": tokens,
+            "rounds": rounds,
+            "client_processes": client_processes,
+            "appendfsync": appendfsync,
+        }
+        found = orjson.dumps(report.as_json(rows, options), option=orjson.OPT_INDENT_2)
+        await asyncio.to_thread(json_path.write_bytes, found)
+    return report.bar_met(rows)
 
 
-def _print(measured: dict[str, list[Measured]], clients: int, tokens: int) -> None:
-    print(f"{clients} clients x {tokens} tokens, median of {len(next(iter(measured.values())))}")
-    rates = {
-        name: statistics.median(one.chunks_per_s for one in rounds)
-        for name, rounds in measured.items()
-    }
-    limit = next(iter(rates.values()))
-    for name, rounds in measured.items():
-        first_ms = statistics.median(one.first_chunk_ms_p50 for one in rounds)
-        print(
-            f"{name:24} {rates[name]:>10,.0f} chunks/s   {rates[name] / limit:5.2f} of the limit"
-            f"   first chunk p50 {first_ms:7.1f} ms"
-        )
+async def _hold(server: Server, load: Load, rounds: int) -> None:
+    """One server alone, for a profiler that is told its pids."""
+    print(orjson.dumps(server.pids).decode(), flush=True)
+    for number in range(rounds):
+        one = await _measure(server, load, f"round {number}")
+        spent = {process: round(us, 1) for process, us in one.cpu_us.items()}
+        print(f"{one.frames_per_s:,.0f} frames/s, CPU per frame, us: {spent}", flush=True)

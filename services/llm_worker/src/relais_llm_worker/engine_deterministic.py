@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import starmap
 
@@ -41,10 +41,21 @@ def _token_bytes(position: int, token_id: int) -> bytes:
     return _CUT[-1:] + word if position % 8 == 4 else word
 
 
+def answer_pieces(prompt_token_ids: list[int], count: int) -> list[str]:
+    """The text that each of the first `count` tokens of the answer to a prompt adds."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    token_ids = answer_token_ids(prompt_token_ids, count)
+    return [decode(piece) for piece in starmap(_token_bytes, enumerate(token_ids))]
+
+
 def answer_text(prompt_token_ids: list[int], count: int) -> str:
     """The text of the first `count` tokens of the answer to a prompt."""
-    token_ids = answer_token_ids(prompt_token_ids, count)
-    return b"".join(starmap(_token_bytes, enumerate(token_ids))).decode(errors="ignore")
+    return "".join(answer_pieces(prompt_token_ids, count))
+
+
+def chat_prompt(turns: Iterable[tuple[str, str]]) -> list[int]:
+    """Prompt token ids of a conversation of (role, content)."""
+    return list(("".join(f"<{role}>{text}" for role, text in turns) + "<assistant>").encode())
 
 
 def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
@@ -91,9 +102,7 @@ class DeterministicEngine:
         return EngineLoad(waiting=0, kv_cache_usage=len(self._running) / self._info.max_num_seqs)
 
     async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
-        return await self.encode_text(
-            "".join(f"<{turn.role}>{turn.content}" for turn in messages) + "<assistant>"
-        )
+        return chat_prompt((turn.role, turn.content) for turn in messages)
 
     async def encode_text(self, text: str) -> list[int]:
         return list(text.encode())

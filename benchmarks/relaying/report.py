@@ -1,0 +1,139 @@
+"""What the relay benchmark found: ratios first, then figures. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+LIMIT, REFERENCE, RELAIS = "bare aiohttp", "FastAPI + pub/sub", "Relais"
+BAR_RATE = 3.0
+"""Times the reference's frames a second."""
+CLIENT_BUSY = 0.85
+"""Of a core and client process; above it the client may be what was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One server in one round.
+
+    Attributes:
+        frames: of one token each, received and checked.
+        reads: of the clients' sockets.
+        cpu_us: CPU time per frame, by process.
+        client_busy: CPU time of a client process over wall time.
+    """
+
+    frames: int
+    elapsed_s: float
+    streams: int
+    reads: int
+    first_s: tuple[float, ...]
+    gaps_s: tuple[float, ...]
+    cpu_us: dict[str, float]
+    client_busy: float
+
+    @property
+    def frames_per_s(self) -> float:
+        return self.frames / self.elapsed_s
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One server over all rounds: medians of rates and CPU, quantiles over every stream and frame."""
+
+    of_limit: float
+    of_reference: float
+    frames_per_s: float
+    streams_per_s: float
+    first_p50_ms: float
+    first_p99_ms: float
+    gap_p50_ms: float
+    gap_p99_ms: float
+    frames_per_read: float
+    cpu_us: dict[str, float]
+    client_busy: float
+
+
+def quantile_ms(values_s: Sequence[float], share: float) -> float:
+    """The nearest-rank quantile, in milliseconds."""
+    ordered = sorted(values_s)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+
+
+def table(rounds: Sequence[dict[str, Measured]]) -> dict[str, Row]:
+    """A row for each server. Ratios are medians of each round's own: drift hits all servers of a round alike."""
+
+    def median(of: Callable[[dict[str, Measured]], float]) -> float:
+        return statistics.median(map(of, rounds))
+
+    return {name: _row(name, rounds, median) for name in rounds[0]}
+
+
+def _row(
+    name: str,
+    rounds: Sequence[dict[str, Measured]],
+    median: Callable[[Callable[[dict[str, Measured]], float]], float],
+) -> Row:
+    first = [seconds for one in rounds for seconds in one[name].first_s]
+    gaps = [seconds for one in rounds for seconds in one[name].gaps_s]
+    return Row(
+        of_limit=median(lambda one: one[name].frames_per_s / one[LIMIT].frames_per_s),
+        of_reference=median(lambda one: one[name].frames_per_s / one[REFERENCE].frames_per_s),
+        frames_per_s=median(lambda one: one[name].frames_per_s),
+        streams_per_s=median(lambda one: one[name].streams / one[name].elapsed_s),
+        first_p50_ms=quantile_ms(first, 0.5),
+        first_p99_ms=quantile_ms(first, 0.99),
+        gap_p50_ms=quantile_ms(gaps, 0.5),
+        gap_p99_ms=quantile_ms(gaps, 0.99),
+        frames_per_read=median(lambda one: one[name].frames / one[name].reads),
+        cpu_us={
+            process: median(lambda one, process=process: one[name].cpu_us[process])  # type: ignore[misc]
+            for process in rounds[0][name].cpu_us
+        },
+        client_busy=median(lambda one: one[name].client_busy),
+    )
+
+
+def bar_met(rows: dict[str, Row]) -> bool:
+    """Three times the reference's frames, and sooner at p99."""
+    relais, reference = rows[RELAIS], rows[REFERENCE]
+    return relais.of_reference >= BAR_RATE and relais.first_p99_ms < reference.first_p99_ms
+
+
+def text(rows: dict[str, Row]) -> str:
+    """The table as printed."""
+    lines = [
+        f"{'':18}{'of limit':>10}{'of FastAPI':>12}{'frames/s':>11}{'streams/s':>11}"
+        f"{'first p50, p99 ms':>20}{'gap p50, p99 ms':>20}{'frames/read':>13}"
+    ]
+    for name, row in rows.items():
+        lines.append(
+            f"{name:18}{row.of_limit:10.2f}{row.of_reference:12.2f}{row.frames_per_s:11,.0f}"
+            f"{row.streams_per_s:11.1f}{row.first_p50_ms:12.1f}{row.first_p99_ms:8.1f}"
+            f"{row.gap_p50_ms:12.2f}{row.gap_p99_ms:8.2f}{row.frames_per_read:13.2f}"
+        )
+    lines.append("CPU per frame, us")
+    for name, row in rows.items():
+        spent = "  ".join(f"{process} {us:.1f}" for process, us in row.cpu_us.items())
+        lines.append(f"{name:18}  {sum(row.cpu_us.values()):6.1f} = {spent}")
+    lines += [
+        f"The client was busy {row.client_busy:.0%} against {name}: use more --client-processes"
+        for name, row in rows.items()
+        if row.client_busy > CLIENT_BUSY
+    ]
+    lines.append(
+        f"bar: at least {BAR_RATE:g} x FastAPI and a lower first p99: "
+        + ("met" if bar_met(rows) else "MISSED")
+    )
+    return "\n".join(lines)
+
+
+def as_json(rows: dict[str, Row], options: dict[str, object]) -> dict[str, Any]:
+    """The table and what it was made with."""
+    return {
+        "options": options,
+        "bar_met": bar_met(rows),
+        "rows": {name: asdict(row) for name, row in rows.items()},
+    }
