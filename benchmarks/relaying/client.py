@@ -1,7 +1,7 @@
 """The client that every server gets: streams at once over plain sockets, a time for each frame, then a check of each.
 
 While streams run it splits frames and notes when they came, no more; what is in them is checked once all have ended.
-`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME` waits for a line on stdin, then prints a JSON object.
+`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME` waits for a line on stdin, then prints JSON.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class _Connection(asyncio.Protocol):
 async def _run(url: str, model: str, stream: Stream, tokens: int) -> None:
     address = urlsplit(url)
     assert address.hostname is not None
+    assert address.port is not None
     body = orjson.dumps(
         {
             "model": model,

@@ -1,4 +1,4 @@
-"""The worker behind `fastapi_server`, frozen with it: pops requests, runs each as a task, publishes a chunk per token."""
+"""The worker behind `fastapi_server`, frozen with it: pops requests, runs each as a task, publishes each token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relais_llm_worker.engine_deterministic import DeterministicEngine
 POP_S = 1.0
 
 
-async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes) -> None:
+async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes | str) -> None:
     request = orjson.loads(payload)
     channel, model = f"fastapi:answers:{request['id']}", request["model"]
     response_id = f"chatcmpl-{request['id']}"

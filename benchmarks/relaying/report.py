@@ -104,10 +104,11 @@ def bar_met(rows: dict[str, Row]) -> bool:
 
 def text(rows: dict[str, Row]) -> str:
     """The table as printed."""
-    lines = [
+    titles = (
         f"{'':18}{'of limit':>10}{'of FastAPI':>12}{'frames/s':>11}{'streams/s':>11}"
         f"{'first p50, p99 ms':>20}{'gap p50, p99 ms':>20}{'frames/read':>13}"
-    ]
+    )
+    lines = [titles]
     for name, row in rows.items():
         lines.append(
             f"{name:18}{row.of_limit:10.2f}{row.of_reference:12.2f}{row.frames_per_s:11,.0f}"
