@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import orjson
-import structlog
 from aiohttp import web
 
 from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, LogRewound, RelaisError
@@ -17,11 +16,8 @@ from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.openai.formats import Format
+from relais_orchestrator.openai.frames import Frames
 from relais_orchestrator.responses import json_response
-
-log = structlog.get_logger(__name__)
-
-DONE = sse.data_frame(b"[DONE]")
 
 
 class Answer:
@@ -57,15 +53,18 @@ class Answer:
 
     async def _collect_once(self, shape: Format) -> web.Response:
         text: list[str] = []
-        async with aclosing(self._events()) as events:
-            async for event in events:
-                if isinstance(event, Token):
-                    text.append(event.text)
-                elif isinstance(event, Completed):
-                    return json_response(
-                        shape.whole("".join(text), event),
-                        headers={"X-Request-Id": self._channel_id},
-                    )
+        async with aclosing(self._batches()) as batches:
+            async for events in batches:
+                for event in events:
+                    if isinstance(event, Token):
+                        text.append(event.text)
+                    elif isinstance(event, Completed):
+                        return json_response(
+                            shape.whole("".join(text), event),
+                            headers={"X-Request-Id": self._channel_id},
+                        )
+                    elif (error := _no_answer(event)) is not None:
+                        raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
     async def stream(
@@ -84,7 +83,7 @@ class Answer:
         try:
             async with self._attended():
                 try:
-                    await self._pump(out, shape, include_usage)
+                    await self._pump(out, Frames(shape, include_usage=include_usage))
                 except RelaisError as error:
                     if out.response.prepared:
                         await out.write(sse.data_frame(orjson.dumps(error.info.body())))
@@ -95,45 +94,44 @@ class Answer:
         await out.end()
         return out.response
 
-    async def _pump(self, out: sse.EventStream, shape: Format, include_usage: bool) -> None:
-        async with aclosing(self._events()) as events:
-            async for event in events:
-                if not out.response.prepared:
-                    # `started`, or a silence long enough that a proxy might give up.
-                    await out.begin()
-                    if (head := shape.head()) is not None:
-                        await out.write(sse.data_frame(orjson.dumps(head)))
-                if event is None:
-                    await out.write(sse.KEEPALIVE)
-                elif isinstance(event, Token) and event.text:
-                    await out.write(sse.data_frame(orjson.dumps(shape.text(event.text))))
-                elif isinstance(event, Completed):
-                    last = [orjson.dumps(shape.finish(event.finish_reason))]
-                    if include_usage:
-                        last.append(orjson.dumps(shape.usage(event.usage)))
-                    await out.write(b"".join(map(sse.data_frame, last)) + DONE)
+    async def _pump(self, out: sse.EventStream, frames: Frames) -> None:
+        async with aclosing(self._batches()) as batches:
+            async for events in batches:
+                error = _no_answer(events[-1]) if events else None
+                if error is None or len(events) > 1:
+                    await self._write(out, frames, events)
+                if error is not None:
+                    raise error
 
-    async def _events(self) -> AsyncGenerator[Event | None]:
-        """Events from `started` on, None in silences; an end that is no answer is raised."""
+    async def _write(self, out: sse.EventStream, frames: Frames, events: list[Event]) -> None:
+        """Everything that came together leaves in one write."""
+        data = frames.of(events) if events else sse.KEEPALIVE
+        if not out.response.prepared:
+            # `started`, or a silence long enough that a proxy might give up.
+            await out.begin()
+            data = frames.head() + data
+        if data:
+            await out.write(data)
+
+    async def _batches(self) -> AsyncGenerator[list[Event]]:
+        """Events from `started` on, as they come together; none in silences."""
         position, text_length = 1, 0  # 1 is `queued`, which has no counterpart here
         async with aclosing(self._parts.follower.follow(self._channel_id, position)) as batches:
             async for batch in batches:
-                if batch is None:
-                    if self._parts.drain.over:
-                        raise Draining("this server is shutting down; send the request again")
-                    now = await self._parts.glance(self._channel_id)
-                    if now is not None and await self._parts.is_compacted(now, position):
-                        yield Token((now.text or "")[text_length:], ())
-                        yield _answer(decode_event(now.outcome or b""))
-                        return
-                    yield None
+                if batch is not None:
+                    events = [decode_event(line) for line in batch.lines]
+                    position += len(events)
+                    text_length += sum(len(one.text) for one in events if isinstance(one, Token))
+                    yield events
                     continue
-                for line in batch.lines:
-                    event = _answer(decode_event(line))
-                    position += 1
-                    if isinstance(event, Token):
-                        text_length += len(event.text)
-                    yield event
+                if self._parts.drain.over:
+                    raise Draining("this server is shutting down; send the request again")
+                now = await self._parts.glance(self._channel_id)
+                if now is not None and await self._parts.is_compacted(now, position):
+                    rest = Token((now.text or "")[text_length:], ())
+                    yield [rest, decode_event(now.outcome or b"")]
+                    return
+                yield []
 
     @asynccontextmanager
     async def _attended(self) -> AsyncIterator[None]:
@@ -150,25 +148,21 @@ class Answer:
             raise
 
 
-def _answer(event: Event) -> Event:
-    """The event, unless it is an end that is no answer.
-
-    Raises:
-        EndedOtherwise: with what the client is told of that end.
-    """
+def _no_answer(event: Event) -> EndedOtherwise | None:
+    """What the client is told of an end that is no answer; None for any other event."""
     match event:
         case Failed(error):
-            raise EndedOtherwise(error)
+            return EndedOtherwise(error)
         case Cancelled():
-            raise EndedOtherwise(
+            return EndedOtherwise(
                 ErrorInfo(
                     "the request was cancelled", "invalid_request_error", None, "cancelled", 409
                 )
             )
         case Expired():
-            raise EndedOtherwise(
+            return EndedOtherwise(
                 ErrorInfo(
                     "the request's deadline passed", "timeout_error", "deadline_s", "expired", 504
                 )
             )
-    return event
+    return None

@@ -1,0 +1,50 @@
+"""Events to the frames of an OpenAI stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relais_common.events import Completed, Started, Timings, Token, Usage
+from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.openai.frames import DONE, Frames
+
+IDENTITY = Identity('or"g~2fm.abc', 'or"g/m', 1_700_000_000)
+COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))
+SHAPES = [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)]
+
+
+def parsed(data: bytes) -> list[Any]:
+    """The JSON of each frame, `[DONE]` left out."""
+    assert data.endswith(b"\n\n")
+    frames = data.removesuffix(DONE).split(b"\n\n")[:-1]
+    assert all(frame.startswith(b"data: ") for frame in frames)
+    return [orjson.loads(frame.removeprefix(b"data: ")) for frame in frames]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
+def test_each_token_has_a_frame_of_its_own_with_its_very_text(
+    shape: Format, texts: list[str]
+) -> None:
+    data = Frames(shape, include_usage=False).of([Token(text, (1,)) for text in texts])
+    assert parsed(data) == [shape.text(text) for text in texts]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_without_text_and_the_start_have_none(shape: Format) -> None:
+    assert Frames(shape, include_usage=False).of([Started(3), Token("", (1,))]) == b""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_end_gives_the_reason_the_usage_where_asked_for_and_done(shape: Format) -> None:
+    events = [Token("a", (1,)), COMPLETED]
+    data = Frames(shape, include_usage=True).of(events)
+    assert data.endswith(DONE)
+    assert parsed(data) == [shape.text("a"), shape.finish("length"), shape.usage(COMPLETED.usage)]
+    data = Frames(shape, include_usage=False).of(events)
+    assert parsed(data) == [shape.text("a"), shape.finish("length")]
