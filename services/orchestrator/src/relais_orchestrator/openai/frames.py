@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import orjson
 
@@ -11,6 +11,7 @@ from relais_orchestrator import sse
 from relais_orchestrator.openai.formats import Format
 
 DONE = sse.data_frame(b"[DONE]")
+_PLACE = "\0"  # no model's name
 
 
 class Frames:
@@ -19,6 +20,9 @@ class Frames:
     def __init__(self, shape: Format, *, include_usage: bool) -> None:
         self._shape = shape
         self._include_usage = include_usage
+        # Token after token only the text differs: the rest of its chunk is encoded once.
+        chunk = sse.data_frame(orjson.dumps(shape.text(_PLACE)))
+        self._before, _, self._after = chunk.partition(orjson.dumps(_PLACE))
 
     def head(self) -> bytes:
         """What comes before any event."""
@@ -27,14 +31,17 @@ class Frames:
 
     def of(self, events: Iterable[Event]) -> bytes:
         """Frames of these events; empty where they have nothing to show."""
-        return b"".join(frame for event in events for frame in self._frames(event))
+        pieces: list[bytes] = []
+        for event in events:
+            if isinstance(event, Token):
+                if event.text:
+                    pieces += (self._before, orjson.dumps(event.text), self._after)
+            elif isinstance(event, Completed):
+                pieces.append(self._end(event))
+        return b"".join(pieces)
 
-    def _frames(self, event: Event) -> Iterator[bytes]:
-        if isinstance(event, Token):
-            if event.text:
-                yield sse.data_frame(orjson.dumps(self._shape.text(event.text)))
-        elif isinstance(event, Completed):
-            yield sse.data_frame(orjson.dumps(self._shape.finish(event.finish_reason)))
-            if self._include_usage:
-                yield sse.data_frame(orjson.dumps(self._shape.usage(event.usage)))
-            yield DONE
+    def _end(self, completed: Completed) -> bytes:
+        chunks = [self._shape.finish(completed.finish_reason)]
+        if self._include_usage:
+            chunks.append(self._shape.usage(completed.usage))
+        return b"".join(sse.data_frame(orjson.dumps(chunk)) for chunk in chunks) + DONE
