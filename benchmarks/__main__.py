@@ -18,6 +18,9 @@ def main() -> None:
     one.add_argument("--tokens", type=int, default=256)
     one.add_argument("--rounds", type=int, default=5)
     one.add_argument("--client-processes", type=int, default=1)
+    one.add_argument(
+        "--tokens-per-s", type=float, default=0, help="pace of each stream; 0: as fast as it goes"
+    )
     one.add_argument("--appendfsync", choices=["always", "everysec", "no"], default="always")
     one.add_argument("--json", type=Path, dest="json_path", help="file for the table as JSON")
     one.add_argument(

@@ -15,6 +15,9 @@ from aiohttp import web
 from benchmarks.relaying.shapes import HEAD, Chunk, chunk
 from relais_llm_worker.engine_deterministic import answer_pieces, chat_prompt
 
+TOKENS_PER_S = float(os.environ["DETERMINISTIC_TOKENS_PER_S"])
+STEP_S = 1 / TOKENS_PER_S if TOKENS_PER_S else 0.0
+
 
 async def ready(_: web.Request) -> web.Response:
     return web.Response()
@@ -32,7 +35,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     await write(chunk("chatcmpl-bare", model, HEAD))
     prompt = chat_prompt([(turn["role"], turn["content"])])
     for piece in answer_pieces(prompt, body["max_tokens"]):
-        await asyncio.sleep(0)
+        await asyncio.sleep(STEP_S)
         await write(chunk("chatcmpl-bare", model, {"content": piece}))
     await write(chunk("chatcmpl-bare", model, {}, "length"))
     await response.write(b"data: [DONE]\n\n")

@@ -35,7 +35,10 @@ async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes | str
 
 async def main() -> None:
     engine = DeterministicEngine(
-        "reference", max_model_len=100_000, max_num_seqs=1024, tokens_per_s=0
+        "reference",
+        max_model_len=100_000,
+        max_num_seqs=1024,
+        tokens_per_s=float(os.environ["DETERMINISTIC_TOKENS_PER_S"]),
     )
     async with Redis.from_url(os.environ["REDIS_URL"]) as redis, asyncio.TaskGroup() as tasks:
         while True:
