@@ -107,7 +107,7 @@ async def test_drop_all_reaches_every_reader() -> None:
             assert await two.next(5) is None
 
 
-def test_count_follows_readers_in_and_out() -> None:
+async def test_count_follows_readers_in_and_out() -> None:
     fanout = Fanout()
     assert fanout.count("a") == 0
     with fanout.reader("a"):
@@ -116,3 +116,14 @@ def test_count_follows_readers_in_and_out() -> None:
         assert fanout.count("a") == 1
     assert fanout.count("a") == 0
     fanout.publish("a", batch(1))  # nobody reads: nothing happens
+
+
+async def test_reader_that_is_cancelled_while_it_waits_leaves_no_timer_behind() -> None:
+    subscription = BufferedSubscription(10)
+    waiting = asyncio.create_task(subscription.next(3600))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    subscription.put(batch(1))
+    assert await subscription.next(5) == batch(1)

@@ -15,15 +15,16 @@ MAX_BYTES = 1 << 20
 
 
 class BufferedSubscription:
-    """A reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
+    """One reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
 
     def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
         self._max_bytes = max_bytes
         self._bytes = 0
         self._batches: deque[LiveBatch] = deque()
-        self._ready = asyncio.Event()
         self._dropped = False
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
 
     def put(self, batch: LiveBatch) -> None:
         """Hand the reader a batch; never blocks and never grows past the bounds."""
@@ -33,32 +34,39 @@ class BufferedSubscription:
         elif not self._dropped:
             self._batches.append(batch)
             self._bytes += size
-            self._ready.set()
+            self._wake()
 
     def drop(self) -> None:
         """Tell the reader that live messages may be missing."""
         self._batches.clear()
         self._bytes = 0
         self._dropped = True
-        self._ready.set()
+        self._wake()
 
     async def next(self, timeout_s: float) -> LiveBatch | None:
         """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
-        if not self._ready.is_set():
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._ready.wait()
-            except TimeoutError:
-                return None
-        if self._dropped:
+        if not (self._batches or self._dropped):
+            await self._wait(timeout_s)
+        if self._dropped or not self._batches:
             self._dropped = False
-            self._ready.clear()
             return None
         batch = self._batches.popleft()
         self._bytes -= _size(batch)
-        if not self._batches:
-            self._ready.clear()
         return batch
+
+    async def _wait(self, timeout_s: float) -> None:
+        # By hand, since it is done for each batch and reader: `asyncio.timeout` costs several times as much.
+        self._waiting = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, self._wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 def _size(batch: LiveBatch) -> int:
