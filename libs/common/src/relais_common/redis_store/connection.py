@@ -127,6 +127,8 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         settings.url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=2.0,
+        # Under version 3 the client writes each message out for a debug log that nobody keeps.
+        protocol=2,
         # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )

@@ -22,7 +22,7 @@ from relais_common.wire import codec, keys
 log = structlog.get_logger(__name__)
 
 SILENCE_S = 5.0
-"""Silence after which the connection is asked whether it lives; twice as long and it counts as dead."""
+"""Silence after which the connection is asked whether it lives; as long again and it counts as dead."""
 
 
 class RedisLiveBus:
@@ -39,6 +39,7 @@ class RedisLiveBus:
         self._unanswered: Counter[str] = Counter()
         self._interrupted: set[str] = set()
         self._changed = asyncio.Event()
+        self._heard = False
 
     @asynccontextmanager
     async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
@@ -90,7 +91,9 @@ class RedisLiveBus:
                 await pubsub.connect()
                 backoff.reset()
                 self._unanswered.clear()
-                await first_failure(self._keep_subscribed(pubsub), self._read(pubsub))
+                await first_failure(
+                    self._keep_subscribed(pubsub), self._read(pubsub), self._check_alive(pubsub)
+                )
 
     async def _keep_subscribed(self, pubsub: PubSub) -> None:
         """Tell Redis who reads what, at every change."""
@@ -118,18 +121,23 @@ class RedisLiveBus:
                 self._fanout.drop(channel)
 
     async def _read(self, pubsub: PubSub) -> None:
-        pinged = False
         while True:
             # The only reader of this connection: the client's own health checks would read it too.
-            message = await pubsub.get_message(timeout=SILENCE_S)
+            # And without a time limit, which costs more than a message: `_check_alive` sees to silences.
+            message = await pubsub.get_message(timeout=None)
+            self._heard = True
             if message is not None:
-                pinged = False
                 self._dispatch(message)
-            elif pinged:
-                raise StoreUnavailable("the subscription connection is dead")
-            else:
+
+    async def _check_alive(self, pubsub: PubSub) -> None:
+        while True:
+            self._heard = False
+            await asyncio.sleep(SILENCE_S)
+            if not self._heard:
                 await pubsub.ping()
-                pinged = True
+                await asyncio.sleep(SILENCE_S)
+                if not self._heard:
+                    raise StoreUnavailable("the subscription connection is dead")
 
     def _dispatch(self, message: dict[str, object]) -> None:
         channel, data = message["channel"], message["data"]
