@@ -106,6 +106,11 @@ def test_event_is_one_line_and_survives(event: Event) -> None:
     assert codec.decode_event(line) == event
 
 
+@given(st.builds(Token, st.text(), st.lists(st.integers(0, 2**32)).map(tuple)))
+def test_token_is_spelt_as_every_event_is(token: Token) -> None:
+    assert codec.encode_event(token) == b"token " + orjson.dumps(token)
+
+
 @given(EVENTS)
 def test_terminal_events_are_known_by_name(event: Event) -> None:
     name, data = codec.split_event(codec.encode_event(event))

@@ -23,7 +23,7 @@ class Started:
     input_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Token:
     """One step of the engine: its text, and the ids it came from.
 

@@ -39,7 +39,7 @@ class EngineLoad:
     kv_cache_usage: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Chunk:
     """One step of one request.
 

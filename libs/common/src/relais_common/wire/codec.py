@@ -56,6 +56,10 @@ _MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones 
 
 def encode_event(event: Event) -> bytes:
     """One line, without its newline."""
+    if isinstance(event, Token):
+        # The same bytes as below, in a third of the time; it is done for every token.
+        text, token_ids = orjson.dumps(event.text), orjson.dumps(event.token_ids)
+        return b'token {"text":%b,"token_ids":%b}' % (text, token_ids)
     return NAMES[type(event)] + b" " + orjson.dumps(event)
 
 
