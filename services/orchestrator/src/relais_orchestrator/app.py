@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -121,6 +122,8 @@ async def run(settings: Settings) -> None:
     with stop_on_signals(stop):
         async with open_orchestrator(settings) as (parts, port):
             log.info("orchestrator_ready", port=port, models=settings.models, env=settings.env)
+            # What start-up made stays: no collection need look at it again.
+            gc.freeze()
             await stop.wait()
             log.info("draining")
             await parts.drain.run(settings.drain_s)
