@@ -97,7 +97,8 @@ def _servers(folder: Path, load: Load) -> Iterator[dict[str, Server]]:
             ENGINE="deterministic",
             SERVED_MODEL_NAME=MODEL,
             VLLM_MAX_MODEL_LEN="100000",
-            VLLM_MAX_NUM_SEQS=str(load.clients),
+            # With fewer, the last ones would wait: a worker takes no more once its engine is nearly full.
+            VLLM_MAX_NUM_SEQS=str(2 * load.clients),
         )
         yield {
             LIMIT: Server(bare.url, {"server": bare.pid}),
