@@ -24,7 +24,7 @@ import orjson
 import psutil
 
 from benchmarks.relaying import report
-from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured
+from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured, Row
 from support.process_stack import MODEL
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
@@ -68,8 +68,9 @@ class Server:
 
 
 @contextmanager
-def _servers(folder: Path, load: Load) -> Iterator[dict[str, Server]]:
+def _started(load: Load) -> Iterator[dict[str, Server]]:
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "redis").mkdir()
         redis = stack.enter_context(
             ValkeyServer(
@@ -140,6 +141,7 @@ async def _measure(server: Server, load: Load, name: str) -> Measured:
     before = server.cpu_s()
     answers = await asyncio.gather(*(client.communicate(b"go\n") for client in clients))
     after = server.cpu_s()
+    assert not any(client.returncode for client in clients), "a client got something else"
     told = [orjson.loads(out) for out, _ in answers]
     frames = sum(one["frames"] for one in told)
     elapsed_s = max(one["elapsed_s"] for one in told)
@@ -157,6 +159,19 @@ async def _measure(server: Server, load: Load, name: str) -> Measured:
     )
 
 
+async def measure(load: Load, rounds: int) -> dict[str, Row]:
+    """All three servers in turns; a row for each. AssertionError where a client got anything but the right frames."""
+    with _started(load) as servers:
+        measured = [
+            {
+                name: await _measure(server, load, f"round {number}")
+                for name, server in servers.items()
+            }
+            for number in range(rounds)
+        ]
+    return report.table(measured)
+
+
 async def run(
     *,
     clients: int,
@@ -170,18 +185,10 @@ async def run(
 ) -> bool:
     """Measure all three in turns, and print the table. False where the bar is missed, which a pace has not."""
     load = Load(clients, tokens, client_processes, tokens_per_s, appendfsync)
-    with tempfile.TemporaryDirectory() as folder, _servers(Path(folder), load) as servers:
-        if hold is not None:
-            await _hold(servers[SERVERS[hold]], load, rounds)
-            return True
-        measured = [
-            {
-                name: await _measure(server, load, f"round {number}")
-                for name, server in servers.items()
-            }
-            for number in range(rounds)
-        ]
-    rows = report.table(measured)
+    if hold is not None:
+        await _hold(SERVERS[hold], load, rounds)
+        return True
+    rows = await measure(load, rounds)
     print(
         f"{clients} clients x {tokens} tokens, {rounds} rounds in turns, appendfsync {appendfsync},"
         + (f" {tokens_per_s:g} tokens/s and stream," if tokens_per_s else "")
@@ -198,10 +205,11 @@ async def run(
     return met or bool(tokens_per_s)
 
 
-async def _hold(server: Server, load: Load, rounds: int) -> None:
+async def _hold(name: str, load: Load, rounds: int) -> None:
     """One server alone, for a profiler that is told its pids."""
-    print(orjson.dumps(server.pids).decode(), flush=True)
-    for number in range(rounds):
-        one = await _measure(server, load, f"round {number}")
-        spent = {process: round(us, 1) for process, us in one.cpu_us.items()}
-        print(f"{one.frames_per_s:,.0f} frames/s, CPU per frame, us: {spent}", flush=True)
+    with _started(load) as servers:
+        print(orjson.dumps(servers[name].pids).decode(), flush=True)
+        for number in range(rounds):
+            one = await _measure(servers[name], load, f"round {number}")
+            spent = {process: round(us, 1) for process, us in one.cpu_us.items()}
+            print(f"{one.frames_per_s:,.0f} frames/s, CPU per frame, us: {spent}", flush=True)
