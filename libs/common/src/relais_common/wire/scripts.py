@@ -24,7 +24,12 @@ NAMES = (
 )
 
 
+_SHORT = frozenset(("append", "start", "renew", "watch"))
+"""Called most, for every token and lease: they go without the library, which costs as much as what they do."""
+
+
 def source(name: str) -> str:
-    """The full text of a script, with the library that all of them share in front."""
+    """The full text of a script, with what it shares with others in front."""
     folder = files("relais_common.wire") / "lua"
-    return (folder / "lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+    parts = ("core", name) if name in _SHORT else ("core", "lib", name)
+    return "\n".join((folder / f"{part}.lua").read_text() for part in parts)

@@ -14,7 +14,10 @@ while at <= #ARGV do
     for i = skip + 1, m do fresh[#fresh + 1] = ARGV[at + 4 + i] end
     append(id, tail + 1, fresh)
     answer[2] = tail + #fresh
-    if emits == '1' then redis.call('HSET', job_key(id), 'emitted', 1, 'progressed', 1) end
+    -- Once a take: every write goes to the append-only file, and this one would double it.
+    if emits == '1' and redis.call('HEXISTS', job_key(id), 'progressed') == 0 then
+      redis.call('HSET', job_key(id), 'emitted', 1, 'progressed', 1)
+    end
   end
   answers[#answers + 1] = answer
   at = at + 5 + m

@@ -1,26 +1,4 @@
--- Put in front of every script. KEYS[1] is the model's base, `relais:{<tag>}`; every name below derives
--- from it and so lies in the same slot. Time is this server's clock.
-
-local base = KEYS[1]
-local PRIORITIES = {'high', 'normal', 'low'}
-local COUNTS, OPEN, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL =
-  base .. ':counts', base .. ':open', base .. ':inflight', base .. ':deadlines', base .. ':watched',
-  base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control'
-
-local function job_key(id) return base .. ':job:' .. id end
-local function log_key(id) return base .. ':log:' .. id end
-local function live_key(id) return base .. ':live:' .. id end
-local function turns_key(priority) return base .. ':turns:' .. priority end
-local function lane_key(priority, owner) return base .. ':queue:' .. priority .. ':' .. owner end
-
-local function clock()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) + tonumber(t[2]) / 1000000
-end
-local NOW = clock()
-
--- '%.6f', because Lua's own form of a number of seconds since the epoch keeps 14 digits only.
-local function seconds(value) return string.format('%.6f', value) end
+-- What scripts share that take jobs in, hand them on or end them. After core.lua.
 
 local function count(field) return tonumber(redis.call('HGET', COUNTS, field) or '0') end
 
@@ -86,13 +64,6 @@ local function estimated_wait(place)
   local mean = redis.call('HGET', COUNTS, 'service_s')
   if not mean then return '' end
   return string.format('%.3f', place * tonumber(mean) / math.max(1, redis.call('ZCARD', INFLIGHT)))
-end
-
-local function append(id, first_seq, lines)
-  for i = 1, #lines, 1000 do
-    redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, #lines)))
-  end
-  redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
 -- How many dead letters there are. Those whose state has expired leave the list here, at its old end.
@@ -246,13 +217,6 @@ local function requeue(id)
   if length == 0 then redis.call('LPUSH', turns_key(priority), owner) end
   local popped = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'popped'), -1)
   redis.call('HSET', key, 'seq', popped + at + 1)
-end
-
--- Does this fence still hold this job? Also its log's length and whether it is asked to stop.
-local function verdict(id, fence)
-  local status, current, stop = unpack(redis.call('HMGET', job_key(id), 'status', 'fence', 'stop'))
-  if status ~= 'running' or current ~= fence then return {0, 0, ''} end
-  return {1, redis.call('LLEN', log_key(id)), stop or ''}
 end
 
 -- A dead letter's request goes; how it ended is remembered as long as any other end, a minute at least.
