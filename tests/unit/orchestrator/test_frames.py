@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.events import Completed, Started, Timings, Token, Usage
+from relais_common.events import Completed, Event, Started, Timings, Token, Usage
 from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.openai.frames import DONE, Frames
 
@@ -37,12 +37,13 @@ def test_each_token_has_a_frame_of_its_own_with_its_very_text(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tokens_without_text_and_the_start_have_none(shape: Format) -> None:
-    assert Frames(shape, include_usage=False).of([Started(3), Token("", (1,))]) == b""
+    events: list[Event] = [Started(3), Token("", (1,))]
+    assert Frames(shape, include_usage=False).of(events) == b""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_end_gives_the_reason_the_usage_where_asked_for_and_done(shape: Format) -> None:
-    events = [Token("a", (1,)), COMPLETED]
+    events: list[Event] = [Token("a", (1,)), COMPLETED]
     data = Frames(shape, include_usage=True).of(events)
     assert data.endswith(DONE)
     assert parsed(data) == [shape.text("a"), shape.finish("length"), shape.usage(COMPLETED.usage)]
