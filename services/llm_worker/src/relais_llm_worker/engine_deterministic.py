@@ -99,7 +99,8 @@ class DeterministicEngine:
         return frozenset(self._running)
 
     def load(self) -> EngineLoad:
-        return EngineLoad(waiting=0, kv_cache_usage=len(self._running) / self._info.max_num_seqs)
+        # It has no KV cache to fill; its places are all the room there is.
+        return EngineLoad(waiting=0, kv_cache_usage=0.0)
 
     async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
         return chat_prompt((turn.role, turn.content) for turn in messages)
