@@ -21,6 +21,7 @@ from relais_orchestrator.auth import EventsUrlSigner, KeyRing, read_api_keys
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
+from relais_orchestrator.open_files import allow_most_open_files
 from relais_orchestrator.problems import problems
 from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
@@ -118,10 +119,17 @@ async def _secret(store: RedisStore) -> bytes:
 
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    open_files = allow_most_open_files()
     stop = asyncio.Event()
     with stop_on_signals(stop):
         async with open_orchestrator(settings) as (parts, port):
-            log.info("orchestrator_ready", port=port, models=settings.models, env=settings.env)
+            log.info(
+                "orchestrator_ready",
+                port=port,
+                models=settings.models,
+                env=settings.env,
+                open_files=open_files,
+            )
             # What start-up made stays: no collection need look at it again.
             gc.freeze()
             await stop.wait()
