@@ -391,3 +391,21 @@ def test_sending_on_a_connection_that_has_just_been_closed_is_an_outage_on_uvloo
         await redis.aclose()
 
     uvloop.run(scenario())
+
+
+async def test_channels_that_nobody_reads_any_more_leave_nothing_behind(
+    redis_store: RedisStore,
+) -> None:
+    bus, channels = redis_store.live, [new_channel_id(MODEL) for _ in range(5)]
+
+    def traces() -> list[str]:
+        return [
+            name
+            for name, value in vars(bus).items()
+            if isinstance(value, dict | set) and any(keys.live(one) in value for one in channels)
+        ]
+
+    for channel_id in channels:
+        async with bus.subscribe(channel_id):
+            assert traces()
+    await wait_until(lambda: not traces())

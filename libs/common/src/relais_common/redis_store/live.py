@@ -38,6 +38,7 @@ class RedisLiveBus:
         self._confirmed: dict[str, asyncio.Event] = {}
         self._unanswered: Counter[str] = Counter()
         self._interrupted: set[str] = set()
+        self._touched: set[str] = set()
         self._changed = asyncio.Event()
         self._heard = False
 
@@ -53,15 +54,19 @@ class RedisLiveBus:
                 if self._fanout.count(channel) == 1:
                     self._confirmed.pop(channel, None)
                     self._interrupted.discard(channel)
-                    self._changed.set()
+                    self._touch(channel)
 
     def nudge(self) -> None:
         self._fanout.drop_all()
 
+    def _touch(self, channel: str) -> None:
+        self._touched.add(channel)
+        self._changed.set()
+
     async def _confirm(self, channel: str) -> None:
         if channel not in self._confirmed:
             self._confirmed[channel] = asyncio.Event()
-            self._changed.set()
+            self._touch(channel)
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                 await self._confirmed[channel].wait()
@@ -96,19 +101,22 @@ class RedisLiveBus:
                 )
 
     async def _keep_subscribed(self, pubsub: PubSub) -> None:
-        """Tell Redis who reads what, at every change."""
+        """Tell Redis who reads what, at every change. A pass costs what has changed, not what is subscribed to."""
         subscribed: set[str] = set()
+        self._touched = set(self._confirmed)
         while True:
             self._changed.clear()
-            new = self._confirmed.keys() - subscribed
-            old = subscribed - self._confirmed.keys()
-            subscribed = (subscribed | new) - old
+            touched, self._touched = self._touched, set()
+            new = (touched & self._confirmed.keys()) - subscribed
+            old = (touched & subscribed) - self._confirmed.keys()
+            subscribed |= new
+            subscribed -= old
             self._unanswered.update(new)
             if new:
                 await pubsub.subscribe(*new)
             if old:
                 await pubsub.unsubscribe(*old)
-            for channel in subscribed:
+            for channel in touched:
                 self._note_confirmed(channel)  # it may have been left and joined again meanwhile
             await self._changed.wait()
 
@@ -152,4 +160,6 @@ class RedisLiveBus:
                 log.warning("live_message_unreadable", channel=name)
         elif message["type"] == "subscribe":
             self._unanswered[name] -= 1
+            if not self._unanswered[name]:
+                del self._unanswered[name]
             self._note_confirmed(name)
