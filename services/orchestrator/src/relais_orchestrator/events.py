@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 
 import orjson
 from aiohttp import web
@@ -37,9 +37,8 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         write_timeout_s=parts.settings.streaming.write_timeout_s,
         headers={"X-Request-Id": state.channel_id},
     )
-    async with AsyncExitStack() as stack:
-        if state.on_disconnect is OnDisconnect.CANCEL:
-            await stack.enter_async_context(parts.watcher.watching(state.channel_id))
+    cancels = state.on_disconnect is OnDisconnect.CANCEL
+    async with parts.watcher.watching(state.channel_id) if cancels else nullcontext():
         await stream.begin()
         await stream.write(RECONNECT_HINT)
         with suppress(
