@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import durability, relay, soak
+from benchmarks import connections, durability, relay, soak
 
 
 def main() -> None:
@@ -27,6 +27,15 @@ def main() -> None:
         "--hold", choices=list(relay.SERVERS), help="run one server only, for a profiler"
     )
     one.set_defaults(run=relay.run)
+    one = commands.add_parser("connections", help="what each of many open streams costs")
+    one.add_argument("--streams", type=int, default=10_000)
+    one.add_argument(
+        "--kinds", nargs="+", choices=["native", "openai"], default=["native", "openai"]
+    )
+    one.add_argument(
+        "--watch", type=float, default=30, dest="watch_s", help="seconds idle, then with tokens"
+    )
+    one.set_defaults(run=connections.run)
     one = commands.add_parser("durability", help="what a Redis that dies forgets")
     one.add_argument("--losses", type=int, default=10)
     one.add_argument("--clients", type=int, default=8)
