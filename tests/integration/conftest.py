@@ -9,16 +9,12 @@ import pytest
 
 from support.plain_logs import use_plain_logs
 from support.stack import Front, Stack
+from support.unclosed_writers import let_writers_be_collected
 from support.worker import Worker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The Redis client leaves the closing of a connection to the garbage collector where it is cancelled
-    # while it connects, as when many clients leave at once.
-    ignored = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(ignored)
+    let_writers_be_collected(items, Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from relais_common.jobs import Status, WorkerState
 from relais_common.operations import ChannelView, DeadLetter, QueueView
 
+T = TypeVar("T")
 NONE = "-"
 
 
@@ -73,12 +75,10 @@ def workers(states: Sequence[WorkerState]) -> RenderableType:
 
 def channels(found: dict[str, list[ChannelView]]) -> RenderableType:
     """A table per model."""
-    tables: list[RenderableType] = []
-    for model, views in found.items():
-        if not views:
-            tables.append(Text(f"{model}: no channels"))
-            continue
-        table = _table(
+    return _per_model(
+        found,
+        "no channels",
+        lambda: (
             _word("CHANNEL"),
             _word("STATUS"),
             _word("PRIO"),
@@ -86,51 +86,60 @@ def channels(found: dict[str, list[ChannelView]]) -> RenderableType:
             _name("KEY"),
             _name("WORKER"),
             *map(_number, ("TAKES", "FAILS", "EVENTS")),
-            title=model,
-        )
-        for one in views:
-            _add(
-                table,
-                short(one.channel_id),
-                channel_status(one),
-                one.priority,
-                duration(one.age_s),
-                one.key_id,
-                one.worker,
-                one.takes,
-                one.failures,
-                one.tail,
-            )
-        tables.append(table)
-    return Group(*tables)
+        ),
+        lambda one: (
+            short(one.channel_id),
+            channel_status(one),
+            one.priority,
+            duration(one.age_s),
+            one.key_id,
+            one.worker,
+            one.takes,
+            one.failures,
+            one.tail,
+        ),
+    )
 
 
 def dead_letters(found: dict[str, list[DeadLetter]]) -> RenderableType:
     """A table per model."""
-    tables: list[RenderableType] = []
-    for model, letters in found.items():
-        if not letters:
-            tables.append(Text(f"{model}: no dead letters"))
-            continue
-        table = _table(
+    return _per_model(
+        found,
+        "no dead letters",
+        lambda: (
             _word("CHANNEL"),
             _word("FAILED"),
             _number("FAILS"),
             _word("REASON"),
             _name("KEY"),
             _name("WORKER"),
-            title=model,
-        )
-        for one in letters:
-            _add(
-                table,
-                short(one.channel_id),
-                moment(one.failed_at_s),
-                one.failures,
-                one.code,
-                one.key_id,
-                one.worker,
-            )
+        ),
+        lambda one: (
+            short(one.channel_id),
+            moment(one.failed_at_s),
+            one.failures,
+            one.code,
+            one.key_id,
+            one.worker,
+        ),
+    )
+
+
+def _per_model(
+    found: dict[str, list[T]],
+    nothing: str,
+    columns: Callable[[], Iterable[Column]],
+    cells: Callable[[T], Iterable[object]],
+) -> RenderableType:
+    """A table for each model, or a line that says that there is nothing."""
+    tables: list[RenderableType] = []
+    for model, views in found.items():
+        if not views:
+            tables.append(Text(f"{model}: {nothing}"))
+            continue
+        table = _table(*columns(), title=model)
+        for one in views:
+            _add(table, *cells(one))
         tables.append(table)
     return Group(*tables)
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from relais_common.errors import QueueFull
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
 from relais_common.ports import LiveBatch
@@ -114,6 +115,15 @@ class MemoryModel:
     def append(self, record: Record, first_seq: int, lines: list[bytes]) -> None:
         record.log.extend(lines)
         self._fanout.publish(record.job.channel_id, LiveBatch(first_seq, lines))
+
+    def refuse_where_full(self, model: str, max_waiting: int) -> None:
+        """Raises QueueFull where as many wait as may; when a tenth has been served there is room again."""
+        waiting = self.waiting
+        if waiting >= max_waiting:
+            raise QueueFull(
+                f"{waiting} requests wait for {model!r} already",
+                retry_after_s=self.estimated_wait_s(max(1, waiting // 10)) or 1.0,
+            )
 
     def unfinished(self, key_id: str) -> int:
         """Jobs of this key that have not ended."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from relais_common.channels import channel_model
-from relais_common.errors import QueueFull
 from relais_common.events import Failed
 from relais_common.jobs import Accepted, Job, OnDisconnect, Priority, Status
 from relais_common.memory.model import MemoryModel, Record
@@ -103,11 +102,7 @@ class MemoryOperations:
             return self._accepted(state, state.records[record.replayed_as], duplicate=True)
         if record is None or channel_id not in state.dead:
             return None
-        if state.waiting >= max_waiting:
-            raise QueueFull(
-                f"{state.waiting} requests wait already",
-                retry_after_s=state.estimated_wait_s(max(1, state.waiting // 10)) or 1.0,
-            )
+        state.refuse_where_full(record.job.model, max_waiting)
         state.dead.remove(channel_id)
         record.replayed_as = new_channel_id
         job = replace(record.job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from relais_common.channels import channel_model
-from relais_common.errors import IdempotencyConflict, QueueFull, TooManyInFlight
+from relais_common.errors import IdempotencyConflict, TooManyInFlight
 from relais_common.events import STATUS_OF, Cancelled, Queued, Started, Terminal
 from relais_common.fanout import Fanout
 from relais_common.jobs import (
@@ -88,12 +88,7 @@ class MemoryStore:
                         "this Idempotency-Key was used with another body", param="Idempotency-Key"
                     )
                 return self._accepted(model, model.records[channel_id], duplicate=True)
-        waiting = model.waiting
-        if waiting >= max_waiting:
-            raise QueueFull(
-                f"{waiting} requests wait for {job.model!r} already",
-                retry_after_s=model.estimated_wait_s(max(1, waiting // 10)) or 1.0,
-            )
+        model.refuse_where_full(job.model, max_waiting)
         unfinished = model.unfinished(job.key_id)
         if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
             raise TooManyInFlight(
