@@ -64,8 +64,9 @@ class Intake:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining, StoreUnavailable:
-                nothing was queued.
+            ModelNotFound, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining: nothing was
+                queued.
+            StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
