@@ -95,10 +95,46 @@ SAMPLING: list[tuple[str, Any, str, str]] = [
         "missing_required_parameter",
     ),
     ("nonsense", 1, "nonsense", "unknown_parameter"),
-    ("tools", [], "tools", "unknown_parameter"),
 ]
+# What OpenAI's routes take and ours do not: (field, value, code), at every other value than those it is harmless at.
+REFUSED: dict[str, list[tuple[str, Any, str]]] = {
+    CHAT: [
+        ("tools", [], "unsupported_parameter"),
+        ("tools", [{"type": "function", "function": {"name": "f"}}], "unsupported_parameter"),
+        ("tool_choice", "required", "unsupported_value"),
+        ("functions", [{"name": "f"}], "unsupported_parameter"),
+        ("function_call", {"name": "f"}, "unsupported_value"),
+        ("audio", {"voice": "alloy", "format": "wav"}, "unsupported_parameter"),
+        ("modalities", ["text", "audio"], "unsupported_value"),
+        ("web_search_options", {}, "unsupported_parameter"),
+        ("n", 2, "unsupported_value"),
+        ("n", 0, "unsupported_value"),
+        ("n", True, "unsupported_value"),
+        ("logprobs", True, "unsupported_value"),
+        ("logprobs", 0, "unsupported_value"),
+        ("top_logprobs", 5, "unsupported_value"),
+        ("store", True, "unsupported_value"),
+        ("service_tier", "flex", "unsupported_value"),
+        ("reasoning_effort", "high", "unsupported_value"),
+        ("verbosity", "low", "unsupported_value"),
+        ("prediction", {"type": "content", "content": "x"}, "unsupported_parameter"),
+        ("prompt_cache_retention", "24h", "unsupported_value"),
+    ],
+    COMPLETION: [
+        ("n", 2, "unsupported_value"),
+        ("best_of", 3, "unsupported_value"),
+        ("echo", True, "unsupported_value"),
+        ("suffix", "x", "unsupported_parameter"),
+        ("logprobs", 1, "unsupported_parameter"),
+    ],
+}
 # The same for the fields of one route: (route, field, value, param, code).
 FIELDS: list[tuple[str, str, Any, str | None, str]] = [
+    *(
+        (route, field, value, field, code)
+        for route, refused in REFUSED.items()
+        for field, value, code in refused
+    ),
     *((route, *one) for route in (CHAT, COMPLETION) for one in SAMPLING),
     *(
         (NATIVE, "params", {field: value}, f"params.{param}", code)
@@ -131,19 +167,19 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ([5], "messages.0", "invalid_type"),
             ([{"role": "user"}], "messages.0.content", "missing_required_parameter"),
             ([{"content": "x"}], "messages.0.role", "missing_required_parameter"),
-            ([{"role": "robot", "content": "x"}], "messages.0.role", "invalid_value"),
+            ([{"role": "tool", "content": "x"}], "messages.0.role", "unsupported_value"),
             ([{"role": "user", "content": 5}], "messages.0.content", "invalid_type"),
             ([{"role": "user", "content": None}], "messages.0.content", "invalid_type"),
             ([{"role": "user", "content": []}], "messages.0.content", "invalid_value"),
             (
                 [{"role": "user", "content": [{"type": "image_url", "text": ""}]}],
                 "messages.0.content.0.type",
-                "invalid_value",
+                "unsupported_value",
             ),
             (
                 [*MESSAGES, {"role": "user", "content": "x", "name": "me"}],
                 "messages.1.name",
-                "unknown_parameter",
+                "unsupported_parameter",
             ),
             (MESSAGES * 2049, "messages", "invalid_value"),
         ]
@@ -168,8 +204,15 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
     (NATIVE, "params", [], "params", "invalid_type"),
     (NATIVE, "stream", True, "stream", "unknown_parameter"),
     (CHAT, "prompt", "x", "prompt", "unknown_parameter"),
-    (CHAT, "n", 2, "n", "invalid_value"),
-    (CHAT, "n", 0, "n", "invalid_value"),
+    (CHAT, "metadata", {"a": 1}, "metadata.a", "invalid_type"),
+    (CHAT, "metadata", {"a": "v" * 513}, "metadata.a", "invalid_value"),
+    (
+        CHAT,
+        "stream_options",
+        {"include_obfuscation": True},
+        "stream_options.include_obfuscation",
+        "unsupported_value",
+    ),
     (CHAT, "stream", "yes", "stream", "invalid_type"),
     (CHAT, "stream_options", {"include_usage": True}, "stream_options", "invalid_value"),
     (CHAT, "max_completion_tokens", 0, "max_completion_tokens", "invalid_value"),

@@ -256,3 +256,26 @@ async def test_many_at_once_each_get_their_own_answer(client: openai.AsyncOpenAI
     contents = [f"question {i}" for i in range(40)]
     answers = await asyncio.gather(*map(ask, contents))
     assert list(answers) == [answer_to(content) for content in contents]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_answer_may_be_sent_back_as_it_came(client: openai.AsyncOpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "a"}]
+    first = await client.chat.completions.create(model=MODEL, messages=messages)
+    messages += [first.choices[0].message, {"role": "user", "content": "b"}]
+    second = await client.chat.completions.create(model=MODEL, messages=messages)
+    assert second.choices[0].message.content
+
+
+@pytest.mark.usefixtures("worker")
+async def test_of_two_bounds_on_the_answer_the_newer_name_counts(
+    client: openai.AsyncOpenAI,
+) -> None:
+    answer = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "a"}],
+        max_tokens=3,
+        max_completion_tokens=5,
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from relais_common.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.schemas import unsupported
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -20,10 +21,13 @@ MAX_PARAM_LENGTH = 200
 _CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
+    "literal_error": unsupported.VALUE,
+    unsupported.PARAMETER: unsupported.PARAMETER,
+    unsupported.VALUE: unsupported.VALUE,
 }
 _MESSAGES = {
     "missing": "this field is required",
-    "extra_forbidden": "this field is unknown or not supported",
+    "extra_forbidden": "this field is unknown",
     # pydantic's own words would repeat what was sent.
     "union_tag_invalid": "this type is unknown or not supported",
 }
@@ -58,7 +62,9 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
     except ValidationError as error:
         errors = _errors(error)
         if errors[0]["type"] == "json_invalid":
-            raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
+            deep = "recursion limit" in errors[0]["msg"]
+            problem = "nested too deeply" if deep else "not valid JSON"
+            raise InvalidRequest(f"the body is {problem}", code="invalid_json") from None
         raise _refusal(errors, from_json(body)) from None
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from relais_common.jobs import Message
 from relais_orchestrator.schemas.sampling import STRICT
+from relais_orchestrator.schemas.unsupported import NotSupported
 
 MAX_MESSAGES = 2048
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=160)]
@@ -21,10 +22,18 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
+    """A turn. An answer's `message` may be sent back as it came, with the fields that are null in it."""
+
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
+    name: Annotated[None, NotSupported("chat templates know no names")] = None
+    refusal: Annotated[None, NotSupported("refusals are not supported")] = None
+    tool_calls: Annotated[None, NotSupported("tool calls are not supported")] = None
+    function_call: Annotated[None, NotSupported("function calls are not supported")] = None
+    audio: Annotated[None, NotSupported("audio is not supported")] = None
+    annotations: Annotated[None, NotSupported("annotations are not supported")] = None
 
     def to_message(self) -> Message:
         content = self.content

@@ -1,4 +1,8 @@
-"""The OpenAI routes' requests. What is not listed here is refused by name."""
+"""The OpenAI routes' requests: every field that OpenAI's have, and Relais's own three.
+
+A field that is not supported is declared all the same, with the values at which it asks for nothing: they are accepted,
+any other is refused by name. What is not declared is unknown. docs/compatibility.md has the table.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,42 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs import OnDisconnect, Priority
 from relais_orchestrator.schemas.messages import Messages, ModelName
 from relais_orchestrator.schemas.sampling import MAX_TOKENS, STRICT, SamplingParams, TokenId
+from relais_orchestrator.schemas.unsupported import NotSupported
+
+Label = Annotated[str, StringConstraints(max_length=512)]
 
 
 class StreamOptions(BaseModel):
     model_config = STRICT
 
-    include_usage: bool = False
+    include_usage: bool = Field(
+        default=False, description="One more chunk before the end, with the usage."
+    )
+    include_obfuscation: Annotated[Literal[False] | None, NotSupported("chunks are not padded")] = (
+        None
+    )
 
 
 class _Common(SamplingParams):
     """Fields that both routes have; the last three are Relais's own."""
 
     model: ModelName
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    user: Annotated[str, StringConstraints(max_length=512)] | None = None
-    priority: Priority = Priority.NORMAL
-    deadline_s: float | None = Field(default=None, gt=0)
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    stream: bool | None = Field(default=None, description="Server-sent events, or one object.")
+    stream_options: StreamOptions | None = Field(
+        default=None, description="Only with `stream: true`."
+    )
+    n: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
+    user: Label | None = Field(default=None, description="No effect.")
+    priority: Priority = Field(
+        default=Priority.NORMAL, description="High goes before normal before low, with ageing."
+    )
+    deadline_s: float | None = Field(
+        default=None, gt=0, description="Seconds after which the request expires."
+    )
+    on_disconnect: OnDisconnect = Field(
+        default=OnDisconnect.CANCEL,
+        description="What becomes of the request when the client leaves.",
+    )
 
     @field_validator("stream_options")
     @classmethod
@@ -48,7 +69,66 @@ class ChatCompletionRequest(_Common):
     """`POST /v1/chat/completions`."""
 
     messages: Messages
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_TOKENS,
+        description="The most tokens of the answer; goes before `max_tokens`, its older name.",
+    )
+
+    # Labels and hints: they change no answer at OpenAI either.
+    metadata: (
+        Annotated[
+            dict[Annotated[str, StringConstraints(max_length=64)], Label], Field(max_length=16)
+        ]
+        | None
+    ) = Field(default=None, description="No effect: nothing is stored.")
+    safety_identifier: Label | None = Field(default=None, description="No effect.")
+    prompt_cache_key: Label | None = Field(
+        default=None, description="No effect: every prompt's prefix may be cached."
+    )
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="No effect: there are no tools."
+    )
+    service_tier: Annotated[
+        Literal["auto", "default"] | None, NotSupported("there is one tier; see priority")
+    ] = None
+
+    # Not supported, but for the values at which they ask for nothing.
+    tools: Annotated[None, NotSupported("tool calls are not supported")] = None
+    tool_choice: Annotated[
+        Literal["none", "auto"] | None, NotSupported("tool calls are not supported")
+    ] = None
+    functions: Annotated[None, NotSupported("function calls are not supported")] = None
+    function_call: Annotated[
+        Literal["none", "auto"] | None, NotSupported("function calls are not supported")
+    ] = None
+    modalities: Annotated[
+        Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
+        NotSupported("only text is supported"),
+    ] = None
+    audio: Annotated[None, NotSupported("audio is not supported")] = None
+    web_search_options: Annotated[None, NotSupported("web search is not supported")] = None
+    logprobs: Annotated[
+        Literal[False] | None, NotSupported("log probabilities are not supported")
+    ] = None
+    top_logprobs: Annotated[
+        Literal[0] | None, NotSupported("log probabilities are not supported")
+    ] = None
+    reasoning_effort: Annotated[
+        Literal["none"] | None, NotSupported("the effort of reasoning cannot be set")
+    ] = None
+    verbosity: Annotated[
+        Literal["medium"] | None,
+        NotSupported("the length of answers cannot be set; see max_completion_tokens"),
+    ] = None
+    prediction: Annotated[None, NotSupported("predicted outputs are not supported")] = None
+    moderation: Annotated[None, NotSupported("moderation is not supported")] = None
+    prompt_cache_options: Annotated[None, NotSupported("caching cannot be set")] = None
+    prompt_cache_retention: Annotated[
+        Literal["in_memory"] | None, NotSupported("prompts are cached in memory only")
+    ] = None
+    store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
 
 
 class CompletionRequest(_Common):
@@ -62,4 +142,12 @@ class CompletionRequest(_Common):
             Field(min_length=1, max_length=1),
         ]
     )
-    max_tokens: int | None = Field(default=16, ge=1, le=MAX_TOKENS)
+    max_tokens: int | None = Field(
+        default=16, ge=1, le=MAX_TOKENS, description="The most tokens of the answer."
+    )
+
+    # Not supported, but for the values at which they ask for nothing.
+    best_of: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
+    echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
+    suffix: Annotated[None, NotSupported("text after the answer is not supported")] = None
+    logprobs: Annotated[None, NotSupported("log probabilities are not supported")] = None

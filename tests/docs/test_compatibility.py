@@ -1,0 +1,81 @@
+"""docs/compatibility.md names every field of the OpenAI routes, and they answer for every field of OpenAI's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
+from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
+from pydantic import BaseModel, ValidationError
+
+from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+ROW = re.compile(r"^\| `(?P<field>\w+)` \| (?P<state>[^|]*) \|", re.MULTILINE)
+ROUTES = [
+    pytest.param(ChatCompletionRequest, "Chat completions", ChatParams, id="chat"),
+    pytest.param(CompletionRequest, "Text completions", TextParams, id="text"),
+]
+GOOD: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "x"}],
+    "prompt": "x",
+    "stream": True,
+}
+
+
+def section(title: str) -> dict[str, str]:
+    """Fields, and what stands beside them, in the table under this heading."""
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
+    (wanted,) = (text for text in sections if text.split("\n", 1)[0] == title)
+    return {row["field"]: row["state"] for row in ROW.finditer(wanted)}
+
+
+def codes(schema: type[BaseModel], field: str, value: Any) -> list[str]:
+    """How a good request with this field is refused; nothing where it is accepted."""
+    body = {name: good for name, good in GOOD.items() if name in schema.model_fields}
+    try:
+        schema.model_validate({**body, field: value})
+    except ValidationError as error:
+        return [one["type"] for one in error.errors()]
+    return []
+
+
+@pytest.mark.parametrize(("schema", "title", "params"), ROUTES)
+def test_every_field_is_documented_and_every_documented_one_exists(
+    schema: type[BaseModel], title: str, params: type
+) -> None:
+    own = section("Relais's own fields, on both").keys()
+    assert section(title).keys() | own == schema.model_fields.keys()
+
+
+@pytest.mark.parametrize(("schema", "title", "params"), ROUTES)
+def test_no_field_of_the_official_client_is_unknown(
+    schema: type[BaseModel], title: str, params: type
+) -> None:
+    assert get_type_hints(params).keys() - schema.model_fields.keys() == set()
+
+
+@pytest.mark.parametrize(("schema", "title", "params"), ROUTES)
+def test_what_is_refused_and_accepted_is_what_the_page_says(
+    schema: type[BaseModel], title: str, params: type
+) -> None:
+    for field, state in section(title).items():
+        if state == "refused":
+            assert codes(schema, field, {"a": 1}) == ["unsupported_parameter"], field
+            assert codes(schema, field, None) == []
+        elif state.startswith("at "):
+            assert codes(schema, field, "other") == ["unsupported_value"], field
+            values = re.findall(r"`([^`]*)`", state)
+            assert values
+            for value in values:
+                plain: Any = {"1": 1, "0": 0, "false": False, '["text"]': ["text"]}.get(
+                    value, value
+                )
+                assert codes(schema, field, plain) == [], (field, value)
+        elif state == "no effect":
+            value = True if field == "parallel_tool_calls" else "x"
+            assert codes(schema, field, {"a": "x"} if field == "metadata" else value) == []
