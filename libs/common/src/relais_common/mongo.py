@@ -1,0 +1,86 @@
+"""MongoDB. The only module that imports its driver."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
+from pymongo.errors import BulkWriteError, ConfigurationError, ConnectionFailure, PyMongoError
+
+from relais_common import environ
+from relais_common.environ import Environ
+from relais_common.errors import SettingsError
+
+__all__ = [
+    "BulkWriteError",
+    "ConnectionFailure",
+    "Database",
+    "MongoSettings",
+    "PyMongoError",
+    "open_database",
+    "read_mongo_settings",
+]
+
+Database = AsyncIOMotorDatabase[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MongoSettings:
+    """Where the traces are kept.
+
+    Attributes:
+        url: may hold a password: it is never shown.
+        timeout_s: how long to look for a server, and to wait for an answer.
+    """
+
+    url: str = field(repr=False)
+    database: str
+    timeout_s: float = 5.0
+
+
+def read_mongo_settings(env: Environ) -> MongoSettings | None:
+    """`MONGODB_URL`, `MONGODB_DATABASE`, `MONGODB_TIMEOUT_S`; None where there is no URL.
+
+    Raises:
+        SettingsError: one of them is wrong.
+    """
+    url = environ.optional_text(env, "MONGODB_URL")
+    if url is None:
+        return None
+    if not url.startswith(("mongodb://", "mongodb+srv://")):
+        raise SettingsError("MONGODB_URL takes a mongodb:// or mongodb+srv:// address")
+    return MongoSettings(
+        url=url,
+        database=environ.text(env, "MONGODB_DATABASE", "relais"),
+        timeout_s=environ.number(env, "MONGODB_TIMEOUT_S", 5.0, at_least=0.1, at_most=600),
+    )
+
+
+@asynccontextmanager
+async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
+    """A database whose dates are aware, and whose writes are journalled by a majority. Does not connect yet.
+
+    Raises:
+        SettingsError: the URL is malformed.
+    """
+    timeout_ms = int(settings.timeout_s * 1000)
+    try:
+        client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(
+            settings.url,
+            tz_aware=True,
+            appname="relais",
+            w="majority",
+            journal=True,
+            serverSelectionTimeoutMS=timeout_ms,
+            connectTimeoutMS=timeout_ms,
+            timeoutMS=timeout_ms,
+        )
+    except (ConfigurationError, ValueError) as error:
+        raise SettingsError(f"MONGODB_URL: {error}") from None
+    try:
+        yield client[settings.database]
+    finally:
+        client.close()
