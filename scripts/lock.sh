@@ -46,6 +46,7 @@ compile "$everything" "$@" --override requirements/overrides-cpu.txt "${sources[
 lock bootstrap "$@"
 lock services "$@" --constraint "$everything"
 lock embedded "$@" --constraint "$everything"
+lock embedded-mongo "$@" --no-deps
 lock dev "$@" --constraint "$everything"
 lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
     --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \

@@ -24,7 +24,7 @@ for variable in $(compgen -e); do
 done
 
 llm=$(llm_requirements)
-with_install_lock install services embedded dev "$llm"
+with_install_lock install services embedded embedded-mongo dev "$llm"
 export RELAIS_DEVICE=${llm#llm-}
 export PATH=$VENV/bin:$PATH
 
