@@ -19,6 +19,7 @@ from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine_deterministic import DeterministicEngine
 from relais_llm_worker.generate import GenerateHandler
+from relais_llm_worker.local import LocalModel
 from support.builders import MODEL
 from support.faults import Faults
 from support.owned import end_task
@@ -64,12 +65,10 @@ class Worker:
         self._registry = self.faults.around(registry)
         self._publisher = Publisher(self._source)
         handler = GenerateHandler(
-            self.engine,
+            LocalModel(self.engine, max_output_tokens=max_output_tokens, kv_cache_threshold=1.1),
             self._source,
             self.faults.around(event_log),
             self._publisher,
-            max_output_tokens=max_output_tokens,
-            kv_cache_threshold=1.1,
         )
         self._consumer = Consumer(
             self._source,

@@ -118,10 +118,12 @@ def test_worker_is_shown_with_its_load() -> None:
     states = [
         WorkerState("w1", "m", capacity=64, running=3, max_model_len=4096, kv_cache_usage=0.254),
         WorkerState("w2", "m", capacity=8, running=0, draining=True),
+        WorkerState("w3", "m", capacity=0, running=0, not_ready="no server answers"),
     ]
-    _, first, second = lines(tables.workers(states))
+    _, first, second, third = lines(tables.workers(states))
     assert first.split() == ["w1", "m", "3/64", "25%", "4096", "ready"]
     assert second.split() == ["w2", "m", "0/8", "-", "-", "draining"]
+    assert third.split() == ["w3", "m", "0/0", "-", "-", "not", "ready"]
 
 
 def test_replayed_letter_says_where_it_went() -> None:

@@ -18,6 +18,7 @@ from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import EngineLoad
 from relais_llm_worker.engine_deterministic import DeterministicEngine
 from relais_llm_worker.generate import GenerateHandler
+from relais_llm_worker.local import LocalModel
 from support.builders import make_job
 from support.faults import Faults
 from support.owned import end_task
@@ -39,7 +40,8 @@ class Bench:
         source = faults.around(ports.source)
         self.publisher = Publisher(source)
         settings: dict[str, Any] = {"max_output_tokens": 60, "kv_cache_threshold": 0.9} | limits
-        self.handler = GenerateHandler(self.engine, source, ports.log, self.publisher, **settings)
+        model = LocalModel(self.engine, **settings)
+        self.handler = GenerateHandler(model, source, ports.log, self.publisher)
 
     async def taken(self, job: Job) -> TakenJob:
         return await running(self.ports, job)
@@ -264,6 +266,16 @@ async def test_another_revision_of_the_model_does_not_go_on(bench: Bench) -> Non
     taken = await bench.cut(prompt_job("abc"), 5, revision="deterministic-0")
     with pytest.raises(NotResumable, match="model has changed"):
         await bench.go_on(taken)
+
+
+async def test_text_whose_tokens_are_not_known_is_not_gone_on_from(
+    bench: Bench, ports: Ports
+) -> None:
+    taken = await bench.cut(prompt_job("abc"), 5)
+    await append(ports, taken.lease, 8, codec.encode_event(Token("more", ())))
+    await ports.source.release([taken.lease])
+    with pytest.raises(NotResumable, match="tokens are not known"):
+        await bench.go_on(await take_one(ports, worker_id="third", idle=True))
 
 
 async def test_job_that_may_be_restarted_says_so_and_begins_again(

@@ -18,9 +18,13 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine has accepted the prompt; `input_tokens` is its length after the chat template."""
+    """The engine has accepted the prompt.
 
-    input_tokens: int
+    Attributes:
+        input_tokens: its length after the chat template; None where a server keeps it to itself.
+    """
+
+    input_tokens: int | None
 
 
 @dataclass(slots=True)  # not frozen, which would double the cost of making one

@@ -269,7 +269,11 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """What a worker says of itself at each heartbeat."""
+    """What a worker says of itself at each heartbeat; one that serves several models says it of each.
+
+    Attributes:
+        not_ready: why it can run nothing now, though it lives; None where it can.
+    """
 
     worker_id: str
     model: str
@@ -278,3 +282,4 @@ class WorkerState:
     draining: bool = False
     max_model_len: int | None = None
     kv_cache_usage: float | None = None
+    not_ready: str | None = None

@@ -102,7 +102,11 @@ class JobSource(Protocol):
     async def start(
         self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
     ) -> Verdict:
-        """Note that the engine has accepted the prompt; appends `started` the first time."""
+        """Note that the engine has accepted the prompt; appends `started` the first time.
+
+        Args:
+            prompt_token_ids: empty where the engine does not tell them.
+        """
         ...
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:

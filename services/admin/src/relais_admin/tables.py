@@ -68,9 +68,15 @@ def workers(states: Sequence[WorkerState]) -> RenderableType:
             f"{one.running}/{one.capacity}",
             NONE if one.kv_cache_usage is None else f"{one.kv_cache_usage:.0%}",
             one.max_model_len,
-            "draining" if one.draining else "ready",
+            _worker_state(one),
         )
     return table
+
+
+def _worker_state(one: WorkerState) -> str:
+    if one.draining:
+        return "draining"
+    return "ready" if one.not_ready is None else "not ready"
 
 
 def channels(found: dict[str, list[ChannelView]]) -> RenderableType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -13,7 +13,7 @@ from relais_common.health import open_health_server
 from relais_common.jobs import WorkerState
 from relais_common.lifecycle import background, stop_on_signals
 from relais_common.reaper import reap_for_ever
-from relais_common.redis_store import open_store
+from relais_common.redis_store import RedisStore, open_store
 from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.heartbeat import beat_for_ever
 from relais_common.worker.held import HeldJobs
@@ -21,14 +21,29 @@ from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import Engine
 from relais_llm_worker.generate import GenerateHandler
+from relais_llm_worker.local import LocalModel
+from relais_llm_worker.model import Model
 from relais_llm_worker.settings import EngineSettings, Settings
 
 log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
+async def open_models(settings: Settings) -> AsyncIterator[Sequence[Model]]:
+    """What this worker serves, by the engine that the settings choose. vLLM is imported only where it is the one."""
+    async with open_engine(settings.engine) as engine:
+        yield [
+            LocalModel(
+                engine,
+                max_output_tokens=settings.max_output_tokens,
+                kv_cache_threshold=settings.kv_cache_threshold,
+            )
+        ]
+
+
+@asynccontextmanager
 async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
-    """The engine that the settings choose. vLLM is imported only where it is the one."""
+    """An engine in this process."""
     if settings.kind == "deterministic":
         from relais_llm_worker.engine_deterministic import DeterministicEngine
 
@@ -52,89 +67,84 @@ async def run(settings: Settings) -> None:
         ExceptionGroup: of `EngineDead` or of a loop's failure, once every job was handed back.
     """
     stop = asyncio.Event()
-    not_ready: list[str | None] = ["the model is loading"]
+    models: Sequence[Model] = ()
 
     async def ready() -> str | None:
-        return not_ready[0]
+        if stop.is_set():
+            return "draining"
+        if not models:
+            return "the model is loading"
+        reasons = [model.status().not_ready for model in models]
+        return None if None in reasons else "; ".join(filter(None, reasons))
 
     async with open_health_server(settings.health_host, settings.health_port, ready) as port:
         log.info("worker_starting", worker_id=settings.worker_id, health_port=port)
         with stop_on_signals(stop):
-            async with open_engine(settings.engine) as engine:
-                not_ready[0] = None
-                await _serve(settings, engine, stop, not_ready)
+            async with (
+                open_models(settings) as models,
+                open_store(settings.redis) as store,
+                asyncio.TaskGroup() as group,
+            ):
+                for model in models:
+                    group.create_task(_serve(settings, model, len(models) > 1, store, stop))
     log.info("worker_stopped")
 
 
 async def _serve(
-    settings: Settings, engine: Engine, stop: asyncio.Event, not_ready: list[str | None]
+    settings: Settings, model: Model, one_of_several: bool, store: RedisStore, stop: asyncio.Event
 ) -> None:
-    model = engine.info.name
+    """Serve one model's queue until `stop`, then drain it."""
+    # The registry knows a worker by its id, and each by one model.
+    worker_id = f"{settings.worker_id}/{model.name}" if one_of_several else settings.worker_id
     held_jobs = HeldJobs()
 
     def state() -> WorkerState:
+        status = model.status()
         return WorkerState(
-            worker_id=settings.worker_id,
-            model=model,
-            capacity=engine.info.max_num_seqs,
+            worker_id=worker_id,
+            model=model.name,
+            capacity=status.capacity,
             running=len(held_jobs),
             draining=stop.is_set(),
-            max_model_len=engine.info.max_model_len,
-            kv_cache_usage=round(engine.load().kv_cache_usage, 4),
+            max_model_len=status.max_model_len,
+            kv_cache_usage=status.kv_cache_usage,
+            not_ready=status.not_ready,
         )
 
-    async def note_draining() -> None:
-        await stop.wait()
-        not_ready[0] = "draining"
-
-    async with open_store(settings.redis) as store:
-        publisher = Publisher(store.source)
-        handler = GenerateHandler(
-            engine,
-            store.source,
-            store.log,
-            publisher,
-            max_output_tokens=settings.max_output_tokens,
-            kv_cache_threshold=settings.kv_cache_threshold,
-        )
-        consumer = Consumer(
-            store.source,
-            handler,
-            held_jobs,
-            publisher,
-            ConsumerSettings(
-                model,
-                settings.worker_id,
-                settings.lease_s,
-                settings.drain_s,
-                settings.max_failures,
-            ),
-        )
-        log.info("worker_ready", model=model, max_num_seqs=engine.info.max_num_seqs)
-        async with background(
-            publisher.run(),
-            renew_for_ever(store.source, held_jobs, publisher, lease_s=settings.lease_s),
-            listen_for_stops(store.source, held_jobs, model, lease_s=settings.lease_s),
-            beat_for_ever(store.registry, state, every_s=settings.heartbeat_s),
-            reap_for_ever(
-                store.recovery,
-                [model],
-                every_s=settings.reap_every_s,
-                max_failures=settings.max_failures,
-                outage_grace_s=settings.lease_s,
-            ),
-            _watch_engine(engine),
-            note_draining(),
-        ):
-            await consumer.run(stop)
+    publisher = Publisher(store.source)
+    consumer = Consumer(
+        store.source,
+        GenerateHandler(model, store.source, store.log, publisher),
+        held_jobs,
+        publisher,
+        ConsumerSettings(
+            model.name, worker_id, settings.lease_s, settings.drain_s, settings.max_failures
+        ),
+    )
+    log.info("worker_ready", model=model.name, capacity=model.status().capacity)
+    async with background(
+        publisher.run(),
+        renew_for_ever(store.source, held_jobs, publisher, lease_s=settings.lease_s),
+        listen_for_stops(store.source, held_jobs, model.name, lease_s=settings.lease_s),
+        beat_for_ever(store.registry, state, every_s=settings.heartbeat_s),
+        reap_for_ever(
+            store.recovery,
+            [model.name],
+            every_s=settings.reap_every_s,
+            max_failures=settings.max_failures,
+            outage_grace_s=settings.lease_s,
+        ),
+        _watch(model),
+    ):
+        await consumer.run(stop)
 
 
-async def _watch_engine(engine: Engine, every_s: float = 1.0) -> None:
+async def _watch(model: Model, every_s: float = 1.0) -> None:
     """An idle engine that dies is noticed too."""
     while True:
         await asyncio.sleep(every_s)
         try:
-            await engine.check_health()
+            await model.check_health()
         except EngineDead:
             log.error("engine_dead")
             raise

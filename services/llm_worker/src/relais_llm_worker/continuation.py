@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from relais_common.backoff import Backoff
-from relais_common.errors import StoreUnavailable
+from relais_common.errors import NotResumable, StoreUnavailable
 from relais_common.events import Restarted, Token
 from relais_common.jobs import Sampling
 from relais_common.ports import EventLog
 from relais_common.wire.codec import decode_event
 from relais_llm_worker.engine import Emitted
+from relais_llm_worker.model import Cut
 
 PAGE = 1000
 
@@ -16,11 +19,14 @@ PAGE = 1000
 async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitted:
     """Tokens and text among a channel's first `tail` events; what a `restarted` made void is left out.
 
+    No token ids where any text came without them: the others are not enough.
+
     Waits for a store that is away. Waits too for events that the log has lost since the take: should they not come
     back, neither has the lease, and its next renewal says so.
     """
     token_ids: list[int] = []
     text: list[str] = []
+    all_known = True
     backoff = Backoff()
     position = 0
     while position < tail:
@@ -37,11 +43,30 @@ async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitt
                 case Token(piece, ids):
                     token_ids.extend(ids)
                     text.append(piece)
+                    all_known = all_known and (bool(ids) or not piece)
                 case Restarted():
                     token_ids.clear()
                     text.clear()
+                    all_known = True
         position += len(lines)
-    return Emitted(tuple(token_ids), "".join(text))
+    return Emitted(tuple(token_ids) if all_known else (), "".join(text))
+
+
+def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) -> None:
+    """Raises NotResumable unless prompt and tokens are all that is needed to go on here.
+
+    Args:
+        revisions: of the model as it can be run here.
+        sampling: with the model's own defaults filled in.
+    """
+    why_not = None
+    if not (cut.emitted.token_ids and cut.prompt_token_ids):
+        why_not = "its tokens are not known"
+    elif cut.model_revision not in revisions:
+        why_not = "the model has changed since"
+    why_not = why_not or obstacle(sampling)
+    if why_not is not None:
+        raise NotResumable(f"the worker was lost in the middle of the answer, and {why_not}")
 
 
 def obstacle(sampling: Sampling) -> str | None:

@@ -1,4 +1,4 @@
-"""What the worker asks of an engine. Nothing outside `app.py` knows which engine runs."""
+"""What `LocalModel` asks of an engine in this process. Nothing outside `app.py` knows which one runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from relais_common.events import Usage
 from relais_common.jobs import Message, Sampling
 
 
@@ -49,6 +50,7 @@ class Chunk:
         finish_reason: `stop` or `length` on the last chunk, else None.
         stop_reason: the stop string or token id that matched, if one did.
         cached_tokens: prompt tokens found in the prefix cache.
+        usage: on the last chunk, of a server that counts tokens and does not show them.
     """
 
     token_ids: tuple[int, ...]
@@ -56,6 +58,7 @@ class Chunk:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ class MemoryStore:
         record.model_revision = model_revision
         if record.started_at_s is None:
             record.started_at_s = self._clock()
-            line = codec.encode_event(Started(len(prompt_token_ids)))
+            line = codec.encode_event(Started(len(prompt_token_ids) or None))
             model.append(record, len(record.log) + 1, [line])
         return model.verdict(lease.channel_id, lease.fence)
 

@@ -109,7 +109,7 @@ class RedisJobSource:
                 keys.channel_base(lease.channel_id),
                 lease.channel_id,
                 lease.fence,
-                codec.encode_event(Started(len(prompt_token_ids))),
+                codec.encode_event(Started(len(prompt_token_ids) or None)),
                 codec.encode_token_ids(prompt_token_ids),
                 model_revision,
             )
