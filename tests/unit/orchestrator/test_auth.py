@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hmac
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relais_common.errors import SettingsError, Unauthorized
-from relais_orchestrator.auth import (
-    ANONYMOUS,
-    ApiKey,
-    Caller,
-    EventsUrlSigner,
-    KeyRing,
-    read_api_keys,
-)
+from relais_common.api_keys import ApiKey, digest
+from relais_common.errors import KeyRevoked, Unauthorized
+from relais_orchestrator.auth import ANONYMOUS, EventsUrlSigner, KeyRing
 
-KEYS = {"one": ApiKey("key-of-one"), "two": ApiKey("key-of-two")}
+
+def api_key(key: str, *, admin: bool = False) -> ApiKey:
+    return ApiKey(digests=(digest(key),), admin=admin)
+
+
+KEYS = {"one": api_key("key-of-one"), "two": api_key("key-of-two")}
 
 
 def bearer(key: str) -> str:
@@ -28,7 +25,7 @@ def bearer(key: str) -> str:
 
 def test_key_tells_its_client() -> None:
     ring = KeyRing(KEYS, any_token=False)
-    callers = [ring.identify(bearer(one.key)) for one in KEYS.values()]
+    callers = [ring.identify(bearer(key)) for key in ("key-of-one", "key-of-two")]
     assert [caller.key_id for caller in callers] == ["one", "two"]
     assert ring.identify("bearer   key-of-one ").key_id == "one"
 
@@ -65,109 +62,99 @@ def test_dev_takes_no_token_or_any_and_tells_them_apart() -> None:
         ring.identify("Basic any")
 
 
-def test_every_key_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_comparison_in_constant_time_whichever_key_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compared: list[bytes] = []
+    genuine = hmac.compare_digest
 
     def compare(left: bytes, right: bytes) -> bool:
         compared.append(right)
-        return left == right
+        return genuine(left, right)
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    keys = {f"client{number}": ApiKey(f"key{number}") for number in range(5)}
-    ring = KeyRing(keys, any_token=False)
+    ring = KeyRing({f"client{n}": api_key(f"key{n}") for n in range(5)}, any_token=False)
     for key in ("key0", "key4"):
         compared.clear()
         ring.identify(bearer(key))
-        assert len(compared) == 5
+        assert compared == [digest(key)]
     compared.clear()
     with pytest.raises(Unauthorized):
         ring.identify(bearer("unknown"))
-    assert len(compared) == 5
+    assert len(compared) == 1
 
 
 def test_key_ring_keeps_no_key_in_clear() -> None:
-    assert "key-of-one" not in repr(vars(KeyRing(KEYS, any_token=False)))
-    assert "key-of-one" not in repr(KEYS)
+    ring = KeyRing(KEYS, any_token=False)
+    assert "key-of-one" not in repr(vars(ring))
+    assert digest("key-of-one").hex() not in repr(ring.identify(bearer("key-of-one")))
+
+
+def test_client_may_have_several_keys() -> None:
+    both = ApiKey(digests=(digest("old"), digest("new")))
+    ring = KeyRing({"one": both}, any_token=False)
+    assert [ring.identify(bearer(key)).key_id for key in ("old", "new")] == ["one", "one"]
 
 
 def test_admins_are_the_keys_that_say_so() -> None:
     ring = KeyRing(
-        {"one": ApiKey("key-one"), "ops": ApiKey("key-ops", admin=True)}, any_token=False
+        {"one": api_key("key-one"), "ops": api_key("key-ops", admin=True)}, any_token=False
     )
-    assert ring.identify(bearer("key-one")) == Caller("one", admin=False)
-    assert ring.identify(bearer("key-ops")) == Caller("ops", admin=True)
+    found = [ring.identify(bearer(key)) for key in ("key-one", "key-ops")]
+    assert [(one.key_id, one.may.admin) for one in found] == [("one", False), ("ops", True)]
 
 
 @pytest.mark.parametrize("authorization", [None, bearer("any")])
-def test_dev_without_keys_has_admins_only(authorization: str | None) -> None:
-    assert KeyRing({}, any_token=True).identify(authorization).admin
+def test_dev_without_a_file_of_keys_has_admins_only(authorization: str | None) -> None:
+    assert KeyRing(None, any_token=True).identify(authorization).may.admin
 
 
 @pytest.mark.parametrize("authorization", [None, bearer("any"), bearer("key-of-one")])
-def test_dev_with_keys_has_no_admins_but_those_it_names(authorization: str | None) -> None:
+def test_dev_with_a_file_has_no_admins_but_those_it_names(authorization: str | None) -> None:
     # A client may even be called as the one without a key is.
-    keys = KEYS | {ANONYMOUS: ApiKey("key-ops", admin=True)}
+    keys = KEYS | {ANONYMOUS: api_key("key-ops", admin=True)}
     ring = KeyRing(keys, any_token=True)
-    assert not ring.identify(authorization).admin
-    assert ring.identify(bearer("key-ops")).admin
+    assert not ring.identify(authorization).may.admin
+    assert ring.identify(bearer("key-ops")).may.admin
+    # The last key's end must not make everybody an operator.
+    ring.replace({})
+    assert not ring.identify(authorization).may.admin
 
 
-def test_key_file_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    content = {
-        "one": "key-of-one",
-        "two": {"key": "key-of-two"},
-        "ops": {"key": "key-of-ops", "admin": True},
-        "no": {"key": "key-of-no", "admin": False},
-    }
-    path.write_text(json.dumps(content))
-    assert read_api_keys(path) == KEYS | {
-        "ops": ApiKey("key-of-ops", admin=True),
-        "no": ApiKey("key-of-no"),
-    }
+def test_replaced_keys_are_good_at_once_and_those_before_no_more() -> None:
+    ring = KeyRing(KEYS, any_token=False)
+    one, two = (ring.identify(bearer(key)) for key in ("key-of-one", "key-of-two"))
+    ring.replace({"one": api_key("another"), "two": api_key("key-of-two", admin=True)})
+    assert ring.identify(bearer("another")).key_id == "one"
+    assert ring.identify(bearer("key-of-two")).may.admin
+    ring.check(two)
+    with pytest.raises(KeyRevoked):
+        ring.check(one)
+    with pytest.raises(Unauthorized):
+        ring.identify(bearer("key-of-one"))
+    ring.check_client("one")
+    ring.replace({})
+    for client in ("one", "two"):
+        with pytest.raises(KeyRevoked):
+            ring.check_client(client)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "s3cr3t",
-        '{"one": "s3cr3t"',
-        "[]",
-        "{}",
-        '["s3cr3t"]',
-        '{"one": {"s3cr3t": 1}}',
-        '{"one": ""}',
-        '{"one": {}}',
-        '{"one": {"key": "s3cr3t", "admin": 1}}',
-        '{"one": {"key": "s3cr3t", "admin": "true"}}',
-        '{"one": {"key": "s3cr3t", "admin": null}}',
-        '{"one": {"key": "s3cr3t", "amdin": true}}',
-        '{"one": {"key": "", "admin": true}}',
-        '{"one": {"key": ["s3cr3t"], "admin": true}}',
-        '{"one": {"admin": true}, "two": "s3cr3t"}',
-        '{"one": null, "two": "s3cr3t"}',
-        '{"": "s3cr3t"}',
-        '{"a b": "s3cr3t"}',
-        '{"a\\n": "s3cr3t"}',
-        '{"%s": "s3cr3t"}' % ("x" * 129),
-    ],
-)
-def test_wrong_key_file_names_the_setting_and_prints_no_key(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "keys.json"
-    path.write_text(content)
-    with pytest.raises(SettingsError) as caught:
-        read_api_keys(path)
-    assert str(caught.value).startswith("API_KEYS: ")
-    assert str(path) in str(caught.value)
-    assert "s3cr3t" not in str(caught.value)
-    assert caught.value.__cause__ is None
+def test_key_that_went_to_another_client_opens_nothing_of_the_first() -> None:
+    ring = KeyRing(KEYS, any_token=False)
+    one = ring.identify(bearer("key-of-one"))
+    ring.replace({"other": KEYS["one"]})
+    with pytest.raises(KeyRevoked):
+        ring.check(one)
 
 
-def test_missing_key_file_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"^API_KEYS: cannot read .*: No such file"):
-        read_api_keys(tmp_path / "nothing.json")
-    with pytest.raises(SettingsError, match=r"^API_KEYS: cannot read"):
-        read_api_keys(tmp_path)
+def test_dev_s_strangers_are_never_revoked() -> None:
+    ring = KeyRing(KEYS, any_token=True)
+    stranger, named = ring.identify(bearer("any")), ring.identify(bearer("key-of-one"))
+    ring.replace({})
+    ring.check(stranger)
+    ring.check_client(stranger.key_id)
+    with pytest.raises(KeyRevoked):
+        ring.check(named)
 
 
 class Clock:

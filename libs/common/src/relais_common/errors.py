@@ -81,12 +81,24 @@ class Unauthorized(RelaisError):
     code = "invalid_api_key"
 
 
+class KeyRevoked(Unauthorized):
+    """The key was good when the stream began, and is no longer."""
+
+    code = "key_revoked"
+
+
 class Forbidden(RelaisError):
     """A known key, without the right that the route asks for."""
 
     status = 403
     type = "permission_error"
     code = "admin_required"
+
+
+class PriorityForbidden(Forbidden):
+    """The key may not ask for so high a priority."""
+
+    code = "priority_not_allowed"
 
 
 class NotFound(RelaisError):
@@ -98,7 +110,7 @@ class NotFound(RelaisError):
 
 
 class ModelNotFound(NotFound):
-    """The model is not among those that this deployment declares."""
+    """The model is not among those that this deployment declares, or that the key may use."""
 
     code = "model_not_found"
 

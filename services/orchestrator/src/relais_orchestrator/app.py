@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 from aiohttp import web
 
-from relais_common.errors import StoreUnavailable
+from relais_common.errors import SettingsError, StoreUnavailable
 from relais_common.health import add_health_routes
 from relais_common.lifecycle import background, stop_on_signals
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisStore, open_store
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.auth import EventsUrlSigner, KeyRing, read_api_keys
+from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
+from relais_orchestrator.key_file import KeyFile
 from relais_orchestrator.open_files import allow_most_open_files
 from relais_orchestrator.problems import problems
 from relais_orchestrator.routes import ROUTES
@@ -32,10 +34,9 @@ log = structlog.get_logger(__name__)
 SECRET_RETRY_S = 0.5
 
 
-def create_parts(settings: Settings, store: RedisStore, secret: bytes) -> Parts:
+def create_parts(settings: Settings, store: RedisStore, secret: bytes, key_ring: KeyRing) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
-    keys = {} if settings.api_keys is None else read_api_keys(settings.api_keys)
     return Parts(
         settings=settings,
         queue=store.intake,
@@ -45,7 +46,7 @@ def create_parts(settings: Settings, store: RedisStore, secret: bytes) -> Parts:
         intake=Intake(store.intake, settings.models, settings.limits, drain),
         follower=Follower(store.log, store.live, idle_s=settings.streaming.keepalive_s),
         watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),
-        key_ring=KeyRing(keys, any_token=settings.env == "dev"),
+        key_ring=key_ring,
         signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
         drain=drain,
         started_at_s=int(time.time()),
@@ -75,13 +76,20 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
 
 @asynccontextmanager
 async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, int]]:
-    """Serve; yields the parts and the port it got. Waits for Redis first."""
+    """Serve; yields the parts and the port it got. Waits for Redis first. Raises SettingsError."""
+    key_file = None if settings.api_keys is None else KeyFile(settings.api_keys)
+    keys = None if key_file is None else key_file.keys
+    if settings.env != "dev" and not keys:
+        raise SettingsError(
+            f"API_KEYS: {settings.api_keys} has no key; with ENV={settings.env} nobody could ask"
+        )
+    key_ring = KeyRing(keys, any_token=settings.env == "dev")
     async with open_store(
         settings.redis,
         watch_grace_s=settings.streaming.watch_lease_s,
         accept_wait=settings.accept_wait,
     ) as store:
-        parts = create_parts(settings, store, await _secret(store))
+        parts = create_parts(settings, store, await _secret(store), key_ring)
         # A client that leaves cancels its handler: that is how a disconnect is noticed in a silence.
         runner = web.AppRunner(
             create_app(parts, store),
@@ -94,6 +102,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             await web.TCPSite(runner, settings.host, settings.port).start()
             port: int = runner.addresses[0][1]
             async with background(
+                *_following(key_file, parts, store),
                 parts.watcher.run(),
                 reap_for_ever(
                     store.recovery,
@@ -106,6 +115,13 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                 yield parts, port
         finally:
             await runner.cleanup()
+
+
+def _following(
+    key_file: KeyFile | None, parts: Parts, store: RedisStore
+) -> list[Coroutine[Any, Any, None]]:
+    # Every stream looks at once whether its key is still good.
+    return [] if key_file is None else [key_file.follow(parts.key_ring, store.live.nudge)]
 
 
 async def _secret(store: RedisStore) -> bytes:

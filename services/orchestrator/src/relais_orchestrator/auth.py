@@ -1,98 +1,59 @@
-"""Whose request it is: bearer keys from a JSON file, and signed tokens for `events_url`."""
+"""Whose request it is: bearer keys, and signed tokens for `events_url`."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
-import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import orjson
-
-from relais_common.errors import SettingsError, Unauthorized
+from relais_common.api_keys import ApiKey, digest
+from relais_common.errors import KeyRevoked, Unauthorized
 
 ANONYMOUS = "anonymous"
-_KEY_ID = re.compile(r"[\w.@:+-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A client's key, and whether it opens the operators' routes."""
-
-    key: str = field(repr=False)
-    admin: bool = False
+_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request."""
+    """Who sends a request, and what it may do.
+
+    Attributes:
+        digest: of the key that it showed; None where none of the file's was.
+    """
 
     key_id: str
-    admin: bool
-
-
-def read_api_keys(path: Path) -> dict[str, ApiKey]:
-    """Client names and their keys, from a file `{"client1": "key", "ops": {"key": "key", "admin": true}}`.
-
-    Raises:
-        SettingsError: the file is missing or has another form. Its content is not repeated.
-    """
-    try:
-        entries = orjson.loads(path.read_bytes())
-    except OSError as error:
-        raise SettingsError(f"API_KEYS: cannot read {path}: {error.strerror}") from None
-    except orjson.JSONDecodeError:
-        raise SettingsError(f"API_KEYS: {path} is not JSON") from None
-    if not isinstance(entries, dict) or not entries:
-        raise SettingsError(f'API_KEYS: {path} is not an object like {{"client1": "key"}}')
-    for client in entries:
-        if not _KEY_ID.fullmatch(client):
-            raise SettingsError(
-                f"API_KEYS: {path}: a client's name has 1 to 128 letters, digits or any of . _ @ : + -"
-            )
-    return {client: _read_api_key(path, client, entry) for client, entry in entries.items()}
-
-
-def _read_api_key(path: Path, client: str, entry: Any) -> ApiKey:
-    if isinstance(entry, dict):
-        unknown = entry.keys() - {"key", "admin"}
-        admin = entry.get("admin", False)
-        if unknown or not isinstance(admin, bool):
-            raise SettingsError(
-                f"API_KEYS: {path}: the entry of {client!r} takes a key and, as true or false, admin"
-            )
-        entry = entry.get("key")
-    else:
-        admin = False
-    if not isinstance(entry, str) or not entry:
-        raise SettingsError(f"API_KEYS: {path}: the key of {client!r} is not a text")
-    return ApiKey(entry, admin=admin)
-
-
-def _digest(key: str) -> bytes:
-    # Bytes of a header that are no UTF-8 come as lone surrogates.
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+    may: ApiKey
+    digest: bytes | None = field(default=None, repr=False)
 
 
 class KeyRing:
     """Tells whose key a request carries.
 
     Args:
-        any_token: accept a request with any token, or none (`ENV=dev`); without a single key all of these callers are
-            admins.
+        any_token: accept a request with any token, or none (`ENV=dev`); where there is no file of keys (`None`) all of
+            these callers are admins.
     """
 
-    def __init__(self, keys: Mapping[str, ApiKey], *, any_token: bool) -> None:
-        self._callers = [
-            (Caller(client, one.admin), _digest(one.key)) for client, one in keys.items()
-        ]
+    def __init__(self, keys: Mapping[str, ApiKey] | None, *, any_token: bool) -> None:
         self._any_token = any_token
-        self._all_admins = any_token and not keys
+        self._stranger = ApiKey(digests=(), admin=any_token and keys is None)
+        self._secret = secrets.token_bytes(32)
+        self._clients: frozenset[str] = frozenset()
+        self._callers: dict[bytes, Caller] = {}
+        self.replace(keys or {})
+
+    def replace(self, keys: Mapping[str, ApiKey]) -> None:
+        """From now on these are the keys."""
+        self._clients = frozenset(keys)
+        self._callers = {
+            self._place(one): Caller(client, key, one)
+            for client, key in keys.items()
+            for one in key.digests
+        }
 
     def identify(self, authorization: str | None) -> Caller:
         """Who is behind an `Authorization` header.
@@ -104,19 +65,38 @@ class KeyRing:
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
             if self._any_token and not authorization:
-                return Caller(ANONYMOUS, self._all_admins)
+                return Caller(ANONYMOUS, self._stranger)
             raise Unauthorized("send your key as Authorization: Bearer KEY")
-        # Every key is compared, in constant time: how long it takes tells nothing.
-        digest, found = _digest(token), None
-        for caller, known in self._callers:
-            if hmac.compare_digest(digest, known):
-                found = caller
+        shown = digest(token)
+        found = self._find(shown)
         if found is not None:
             return found
         if self._any_token:
             # Each token is a client of its own, told apart without keeping it.
-            return Caller(f"dev-{digest.hex()[:16]}", self._all_admins)
+            return Caller(f"dev-{shown.hex()[:16]}", self._stranger)
         raise Unauthorized("this key is not known")
+
+    def check(self, caller: Caller) -> None:
+        """Raises KeyRevoked where the key that the caller showed is no longer that client's."""
+        if caller.digest is not None:
+            now = self._find(caller.digest)
+            if now is None or now.key_id != caller.key_id:
+                raise KeyRevoked("this key is no longer valid")
+
+    def check_client(self, key_id: str) -> None:
+        """Raises KeyRevoked where the client has no key any more."""
+        if not self._any_token and key_id not in self._clients:
+            raise KeyRevoked("this client's keys are no longer valid")
+
+    def _find(self, shown: bytes) -> Caller | None:
+        found = self._callers.get(self._place(shown))
+        known = _NO_DIGEST if found is None or found.digest is None else found.digest
+        return found if hmac.compare_digest(shown, known) else None
+
+    def _place(self, shown: bytes) -> bytes:
+        # Where a key is looked up follows from a secret: nobody can choose what his guess is compared with, so the time
+        # that a look-up takes tells nothing of the keys, and does not grow with their number.
+        return hashlib.blake2b(shown, key=self._secret, digest_size=16).digest()
 
 
 class EventsUrlSigner:

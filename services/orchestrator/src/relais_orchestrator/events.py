@@ -7,12 +7,12 @@ from contextlib import aclosing, nullcontext, suppress
 import orjson
 from aiohttp import web
 
-from relais_common.errors import ChannelNotFound, InvalidRequest, LogRewound
+from relais_common.errors import ChannelNotFound, InvalidRequest, KeyRevoked, LogRewound
 from relais_common.events import Queued
 from relais_common.jobs import ChannelState, OnDisconnect, Status
 from relais_common.wire.codec import encode_event, split_event
 from relais_orchestrator import sse
-from relais_orchestrator.access import own_channel
+from relais_orchestrator.access import KeyCheck, readable_channel
 from relais_orchestrator.app_keys import PARTS
 
 MAX_SEQ_DIGITS = 12
@@ -22,7 +22,7 @@ RECONNECT_HINT = b"retry: 1000\n\n"
 async def stream_events(request: web.Request) -> web.StreamResponse:
     """Everything after `Last-Event-ID`; a client that was cut off reconnects, here or elsewhere, and goes on."""
     parts = request.app[PARTS]
-    state = await own_channel(request, token_opens=True)
+    state, check_key = await readable_channel(request)
     after = _last_event_id(request)
     if after > state.tail:
         raise LogRewound(
@@ -45,15 +45,20 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             ChannelNotFound
         ):  # it has just gone for good, and no status can say so any more
             try:
-                await _pump(request, stream, state, after)
-            except LogRewound as error:
-                await stream.write(sse.named_frame(b"log_rewound", orjson.dumps(error.info.body())))
+                await _pump(request, stream, state, after, check_key)
+            except (LogRewound, KeyRevoked) as error:
+                body = orjson.dumps(error.info.body())
+                await stream.write(sse.named_frame(str(error.code).encode(), body))
     await stream.end()
     return stream.response
 
 
 async def _pump(
-    request: web.Request, stream: sse.EventStream, state: ChannelState, after: int
+    request: web.Request,
+    stream: sse.EventStream,
+    state: ChannelState,
+    after: int,
+    check_key: KeyCheck,
 ) -> None:
     parts = request.app[PARTS]
     position = after
@@ -68,6 +73,7 @@ async def _pump(
             elif parts.drain.started:
                 return
             else:
+                check_key()
                 await stream.write(sse.KEEPALIVE)
                 now = await parts.glance(state.channel_id)
                 if now is None:

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import structlog
 
 from relais_common.channels import new_channel_id
-from relais_common.errors import Draining, InvalidRequest, ModelNotFound, StoreUnavailable
+from relais_common.errors import (
+    Draining,
+    InvalidRequest,
+    ModelNotFound,
+    PriorityForbidden,
+    StoreUnavailable,
+)
 from relais_common.jobs import (
     Accepted,
     Idempotency,
@@ -24,6 +30,7 @@ from relais_common.jobs import (
 )
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import JobIntake
+from relais_orchestrator.auth import Caller
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.settings import Limits
 
@@ -31,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 256
 FAREWELL_TIMEOUT_S = 2.0
+_ORDER = tuple(Priority)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +62,33 @@ class Intake:
         self, queue: JobIntake, models: tuple[str, ...], limits: Limits, drain: Drain
     ) -> None:
         self._queue = queue
-        self._models = frozenset(models)
+        self._models = models
         self._limits = limits
         self._drain = drain
 
     async def accept(
-        self, draft: Draft, *, key_id: str, idempotency_key: str | None, body: bytes
+        self, draft: Draft, *, caller: Caller, idempotency_key: str | None, body: bytes
     ) -> Accepted:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining: nothing was
-                queued.
+            ModelNotFound, PriorityForbidden, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining:
+                nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
-        if draft.model not in self._models:
+        if draft.model not in self.models_of(caller):
             raise ModelNotFound(f"the model {draft.model!r} does not exist", param="model")
+        highest = caller.may.max_priority
+        if _ORDER.index(draft.priority) < _ORDER.index(highest):
+            raise PriorityForbidden(
+                f"priority: this key may ask for {highest} at most", param="priority"
+            )
         job = Job(
             channel_id=new_channel_id(draft.model),
             model=draft.model,
-            key_id=key_id,
+            key_id=caller.key_id,
             operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
             messages=draft.messages,
             prompt=draft.prompt,
@@ -92,11 +105,18 @@ class Intake:
             "accepted",
             channel_id=accepted.channel_id,
             model=draft.model,
-            key_id=key_id,
+            key_id=caller.key_id,
             queue_position=accepted.queue_position,
             duplicate=accepted.duplicate,
         )
         return accepted
+
+    def models_of(self, caller: Caller) -> tuple[str, ...]:
+        """The declared models that a caller may use; it is told of no other."""
+        allowed = caller.may.models
+        if allowed is None:
+            return self._models
+        return tuple(model for model in self._models if model in allowed)
 
     async def stop(self, channel_id: str) -> None:
         """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""

@@ -9,7 +9,7 @@ from aiohttp import web
 from relais_common.events import Completed, Failed
 from relais_common.jobs import Accepted, ChannelState, StopReason
 from relais_common.wire import codec
-from relais_orchestrator.access import key_id, own_channel
+from relais_orchestrator.access import caller_of, own_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import parse_body, read_body
 from relais_orchestrator.intake import Draft
@@ -19,12 +19,12 @@ from relais_orchestrator.schemas.native import SubmitRequest
 
 async def submit(request: web.Request) -> web.Response:
     """`POST /v1/requests`: 202 once the request is in the queue."""
-    owner = key_id(request)
+    caller = caller_of(request)
     body = await read_body(request)
     wanted = parse_body(SubmitRequest, body)
     accepted = await request.app[PARTS].intake.accept(
         _draft(wanted),
-        key_id=owner,
+        caller=caller,
         idempotency_key=request.headers.get("Idempotency-Key"),
         body=body,
     )

@@ -9,12 +9,20 @@ from contextlib import aclosing, asynccontextmanager
 import orjson
 from aiohttp import web
 
-from relais_common.errors import Draining, EndedOtherwise, ErrorInfo, LogRewound, RelaisError
+from relais_common.errors import (
+    Draining,
+    EndedOtherwise,
+    ErrorInfo,
+    KeyRevoked,
+    LogRewound,
+    RelaisError,
+)
 from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Token
 from relais_common.jobs import OnDisconnect
 from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
 from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.auth import Caller
 from relais_orchestrator.openai.formats import Format
 from relais_orchestrator.openai.frames import Frames
 from relais_orchestrator.responses import json_response
@@ -25,16 +33,24 @@ class Answer:
 
     Args:
         on_disconnect: what becomes of the job when the client leaves.
+        caller: whose request it is; the answer ends where its key is revoked.
         repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
             so its end is left to the watcher's lease, which runs out once nobody reads.
     """
 
     def __init__(
-        self, parts: Parts, channel_id: str, on_disconnect: OnDisconnect, *, repeatable: bool
+        self,
+        parts: Parts,
+        channel_id: str,
+        on_disconnect: OnDisconnect,
+        caller: Caller,
+        *,
+        repeatable: bool,
     ) -> None:
         self._parts = parts
         self._channel_id = channel_id
         self._on_disconnect = on_disconnect
+        self._caller = caller
         self._repeatable = repeatable
 
     async def collect(self, shape: Format) -> web.Response:
@@ -126,6 +142,7 @@ class Answer:
                     continue
                 if self._parts.drain.over:
                     raise Draining("this server is shutting down; send the request again")
+                self._parts.key_ring.check(self._caller)
                 now = await self._parts.glance(self._channel_id)
                 if now is not None and await self._parts.is_compacted(now, position):
                     rest = Token((now.text or "")[text_length:], ())
@@ -142,7 +159,7 @@ class Answer:
         try:
             async with self._parts.watcher.watching(self._channel_id):
                 yield
-        except (asyncio.CancelledError, ConnectionError, Draining):
+        except (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked):
             if not self._repeatable:
                 await self._parts.intake.stop(self._channel_id)
             raise

@@ -8,8 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from relais_common.errors import ModelNotFound
-from relais_orchestrator.access import key_id
+from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.auth import Caller
 from relais_orchestrator.bodies import parse_body, read_body
 from relais_orchestrator.intake import Draft
 from relais_orchestrator.openai.answers import Answer
@@ -22,7 +23,7 @@ Wanted = ChatCompletionRequest | CompletionRequest
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """A chat, streamed or whole."""
-    owner = key_id(request)
+    caller = caller_of(request)
     body = await read_body(request)
     wanted = parse_body(ChatCompletionRequest, body)
     draft = Draft(
@@ -34,12 +35,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
     )
-    return await _answer(request, owner, body, wanted, draft, ChatFormat)
+    return await _answer(request, caller, body, wanted, draft, ChatFormat)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """A text completion, streamed or whole."""
-    owner = key_id(request)
+    caller = caller_of(request)
     body = await read_body(request)
     wanted = parse_body(CompletionRequest, body)
     draft = Draft(
@@ -51,7 +52,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
     )
-    return await _answer(request, owner, body, wanted, draft, CompletionFormat)
+    return await _answer(request, caller, body, wanted, draft, CompletionFormat)
 
 
 def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
@@ -63,7 +64,7 @@ def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
 
 async def _answer(
     request: web.Request,
-    owner: str,
+    caller: Caller,
     body: bytes,
     wanted: Wanted,
     draft: Draft,
@@ -73,7 +74,7 @@ async def _answer(
     idempotency_key = request.headers.get("Idempotency-Key")
     with parts.drain.request():
         accepted = await parts.intake.accept(
-            draft, key_id=owner, idempotency_key=idempotency_key, body=body
+            draft, caller=caller, idempotency_key=idempotency_key, body=body
         )
         identity = Identity(accepted.channel_id, wanted.model, int(time.time()))
         shape: Format = shape_of(identity)
@@ -81,6 +82,7 @@ async def _answer(
             parts,
             accepted.channel_id,
             wanted.on_disconnect,
+            caller,
             repeatable=idempotency_key is not None,
         )
         if wanted.stream:
@@ -89,19 +91,19 @@ async def _answer(
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """The models that this deployment declares, whether or not a worker runs them now."""
-    key_id(request)
+    """The declared models that the key may use, whether or not a worker runs them now."""
     parts = request.app[PARTS]
-    data = [_model(model, parts.started_at_s) for model in parts.settings.models]
+    models = parts.intake.models_of(caller_of(request))
+    data = [_model(model, parts.started_at_s) for model in models]
     return json_response({"object": "list", "data": data})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """One declared model."""
-    key_id(request)
+    """One of them."""
+    caller = caller_of(request)
     parts = request.app[PARTS]
     model = request.match_info["model"]
-    if model not in parts.settings.models:
+    if model not in parts.intake.models_of(caller):
         raise ModelNotFound(f"the model {model!r} does not exist", param="model")
     return json_response(_model(model, parts.started_at_s))
 

@@ -1,0 +1,1 @@
+"""`relais keys`: the file of API keys."""

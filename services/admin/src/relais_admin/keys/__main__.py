@@ -1,0 +1,11 @@
+"""`python -m relais_admin.keys`, where the console script `relais` is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+from relais_admin.keys.command import main
+from relais_common.command_line import run
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

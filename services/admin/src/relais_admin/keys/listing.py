@@ -1,0 +1,53 @@
+"""Who may do what, for programs and for people. No key and no hash is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from relais_common.api_keys import ApiKey
+
+
+def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:
+    """One JSON object for each client; null where nothing limits it."""
+    return [
+        {
+            "client": client,
+            "keys": len(key.digests),
+            "weak": key.weak,
+            "admin": key.admin,
+            "models": None if key.models is None else sorted(key.models),
+            "max_priority": key.max_priority,
+            "requests_per_minute": key.requests_per_minute,
+            "tokens_per_minute": key.tokens_per_minute,
+            "concurrent_requests": key.concurrent_requests,
+        }
+        for client, key in sorted(keys.items())
+    ]
+
+
+def as_table(keys: dict[str, ApiKey]) -> Table:
+    """The same in 80 columns."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("CLIENT", overflow="fold")
+    for title in ("KEYS", "REQ/MIN", "TOK/MIN", "AT ONCE"):
+        table.add_column(title, justify="right")
+    table.add_column("PRIORITY")
+    table.add_column("MODELS", overflow="fold")
+    for client, key in sorted(keys.items()):
+        table.add_row(
+            f"{client} (admin)" if key.admin else client,
+            f"{len(key.digests)}{', weak' if key.weak else ''}",
+            *(
+                "" if rate is None else str(rate)
+                for rate in (
+                    key.requests_per_minute,
+                    key.tokens_per_minute,
+                    key.concurrent_requests,
+                )
+            ),
+            key.max_priority,
+            "all" if key.models is None else ", ".join(sorted(key.models)),
+        )
+    return table
