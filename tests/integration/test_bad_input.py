@@ -433,8 +433,8 @@ async def test_wrong_methods_are_405_and_say_what_is_allowed(front: Front) -> No
         ("GET", NATIVE, "POST"),
         ("PUT", CHAT, "POST"),
         ("PATCH", COMPLETION, "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("POST", "/v1/channels/x", "DELETE, GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("POST", "/v1/channels/x", "DELETE, GET, HEAD"),
         ("DELETE", "/v1/channels/x/events", "GET"),
         ("HEAD", "/v1/channels/x/events", "GET"),
         ("OPTIONS", NATIVE, "POST"),
@@ -497,6 +497,33 @@ async def test_bytes_that_no_client_sends_never_break_the_server(
     assert 200 <= status < 500, answer
     async with front.get("/healthz") as response:
         assert response.status == 200
+
+
+TOO_LARGE = {
+    "path": b"GET /v1/models/%b HTTP/1.1\r\n%b\r\n" % (b"m" * 9000, CLOSE),
+    "query": b"GET /v1/models?a=%b HTTP/1.1\r\n%b\r\n" % (b"m" * 9000, CLOSE),
+    "header": b"GET /v1/models HTTP/1.1\r\n%bX-A: %b\r\n\r\n" % (CLOSE, b"m" * 9000),
+    "name of a header": b"GET /v1/models HTTP/1.1\r\n%b%b: a\r\n\r\n" % (CLOSE, b"m" * 9000),
+    "number of headers": b"GET /v1/models HTTP/1.1\r\n%b%b\r\n" % (CLOSE, b"X-A: a\r\n" * 200),
+}
+
+
+@pytest.mark.parametrize("request_bytes", TOO_LARGE.values(), ids=TOO_LARGE)
+async def test_headers_over_their_bounds_are_431(front: Front, request_bytes: bytes) -> None:
+    head, _, body = (await raw(front, request_bytes)).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"431", head
+    assert b"X-Request-Id: req-" in head
+    assert json.loads(body)["error"]["code"] == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\na b\r\n\r\n"],
+)
+async def test_what_is_no_http_is_a_typed_400(front: Front, request_bytes: bytes) -> None:
+    head, _, body = (await raw(front, request_bytes)).partition(b"\r\n\r\n")
+    assert head.split()[1] == b"400", head
+    assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
 async def test_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(front: Front) -> None:

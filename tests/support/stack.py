@@ -28,6 +28,7 @@ from relais_orchestrator.app import open_orchestrator
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.settings import Settings, read_settings
 from support.builders import MODEL
+from support.documented import DocumentedResponse
 from support.owned import Owned
 from support.worker import Worker, open_worker
 
@@ -49,7 +50,7 @@ def orchestrator_settings(redis_url: str, **environ: str) -> Settings:
 
 @dataclass(frozen=True)
 class Front:
-    """An orchestrator, and a client's session to it."""
+    """An orchestrator, and a client's session to it; every answer is held to the OpenAPI document."""
 
     parts: Parts
     url: str
@@ -105,7 +106,10 @@ async def open_front(redis_url: str, **environ: str) -> AsyncIterator[Front]:
         url = f"http://127.0.0.1:{port}"
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(
-            url, connector=connector, timeout=aiohttp.ClientTimeout(total=30)
+            url,
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=30),
+            response_class=DocumentedResponse,
         ) as session:
             yield Front(parts, url, session)
 

@@ -20,7 +20,7 @@ async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
     over = asyncio.Event()
 
     async def stream(request: web.Request) -> web.StreamResponse:
-        out = EventStream(request, write_timeout_s=5, headers={})
+        out = EventStream(request, write_timeout_s=5)
         await out.begin()
         await out.write(b"data: one\n\n")
         try:

@@ -28,17 +28,6 @@ class ErrorInfo:
     code: str | None = None
     status: int = 500
 
-    def body(self) -> dict[str, dict[str, str | None]]:
-        """The OpenAI error object, ready for JSON."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
-
 
 class RelaisError(Exception):
     """Base of every error that a client may be told about."""
@@ -209,6 +198,26 @@ class EngineFailed(RelaisError):
     """The engine failed while it ran this request, and lives on."""
 
     code = "engine_error"
+
+
+class Cancelled(RelaisError):
+    """The request was cancelled while its client waited for it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "cancelled"
+
+
+class Expired(RelaisError):
+    """The request's deadline passed."""
+
+    status = 504
+    type = "timeout_error"
+    code = "expired"
+
+
+class InternalError(RelaisError):
+    """A fault of ours; the logs say more."""
 
 
 class EndedOtherwise(RelaisError):

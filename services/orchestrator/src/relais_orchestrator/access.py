@@ -12,6 +12,7 @@ from relais_common.errors import ChannelNotFound, Forbidden
 from relais_common.jobs import ChannelState
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.auth import Caller
+from relais_orchestrator.request_ids import call_by_channel
 
 KeyCheck = Callable[[], None]
 """Raises KeyRevoked once the key that opened a stream is good no longer."""
@@ -66,4 +67,5 @@ async def _channel(request: web.Request, owner: str | None) -> ChannelState:
     state = await request.app[PARTS].queue.state(channel_id)
     if state is None or (owner is not None and state.key_id != owner):
         raise ChannelNotFound("there is no such channel", param="channel_id")
+    call_by_channel(request, channel_id)
     return state

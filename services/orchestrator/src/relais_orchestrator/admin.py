@@ -11,7 +11,17 @@ from relais_orchestrator.access import admin_key_id
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import parse_query
 from relais_orchestrator.responses import json_response
-from relais_orchestrator.schemas.admin import AdminQuery, ChannelsQuery, PageQuery
+from relais_orchestrator.schemas.admin import (
+    AdminQuery,
+    ChannelsQuery,
+    ChannelsResponse,
+    DeadLettersResponse,
+    DroppedResponse,
+    PageQuery,
+    QueuesResponse,
+    ReplayedResponse,
+    WorkersResponse,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +34,8 @@ async def queues(request: web.Request) -> web.Response:
     models = _models(request, parse_query(AdminQuery, request.query))
     operations = request.app[PARTS].operations
     views = [await operations.queue(model, top_keys=TOP_KEYS) for model in models]
-    return json_response({"queues": views})
+    body: QueuesResponse = {"queues": views}
+    return json_response(body)
 
 
 async def workers(request: web.Request) -> web.Response:
@@ -33,7 +44,8 @@ async def workers(request: web.Request) -> web.Response:
     wanted = parse_query(AdminQuery, request.query).model
     states = await request.app[PARTS].registry.alive()
     shown = [state for state in states if wanted in (None, state.model)]
-    return json_response({"workers": sorted(shown, key=lambda one: (one.model, one.worker_id))})
+    body: WorkersResponse = {"workers": sorted(shown, key=lambda one: (one.model, one.worker_id))}
+    return json_response(body)
 
 
 async def channels(request: web.Request) -> web.Response:
@@ -46,7 +58,8 @@ async def channels(request: web.Request) -> web.Response:
         found += await operations.channels(
             model, which=query.status, limit=query.limit, latest=query.latest
         )
-    return json_response({"channels": found})
+    body: ChannelsResponse = {"channels": found}
+    return json_response(body)
 
 
 async def dead_letters(request: web.Request) -> web.Response:
@@ -57,7 +70,8 @@ async def dead_letters(request: web.Request) -> web.Response:
     found = []
     for model in _models(request, query):
         found += await operations.dead_letters(model, limit=query.limit)
-    return json_response({"dead_letters": found})
+    body: DeadLettersResponse = {"dead_letters": found}
+    return json_response(body)
 
 
 async def replay(request: web.Request) -> web.Response:
@@ -78,7 +92,7 @@ async def replay(request: web.Request) -> web.Response:
         by=operator,
         duplicate=accepted.duplicate,
     )
-    body = {
+    body: ReplayedResponse = {
         "channel_id": accepted.channel_id,
         "replay_of": channel_id,
         "status": accepted.status,
@@ -94,7 +108,8 @@ async def drop(request: web.Request) -> web.Response:
     if not await request.app[PARTS].operations.drop(channel_id):
         raise _no_dead_letter()
     log.info("dead_letter_dropped", channel_id=channel_id, by=operator)
-    return json_response({"channel_id": channel_id, "dropped": True})
+    body: DroppedResponse = {"channel_id": channel_id, "dropped": True}
+    return json_response(body)
 
 
 def _models(request: web.Request, query: AdminQuery) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -21,10 +22,14 @@ from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
+from relais_orchestrator.http_errors import Runner
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
 from relais_orchestrator.open_files import allow_most_open_files
+from relais_orchestrator.openapi.document import Deployment, build_document
+from relais_orchestrator.openapi.handlers import DOCUMENT, Document
 from relais_orchestrator.problems import problems
+from relais_orchestrator.request_ids import stamp
 from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.watcher import Watcher
@@ -59,7 +64,9 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
         middlewares=[problems], client_max_size=parts.settings.limits.max_body_bytes
     )
     app[PARTS] = parts
-    app.add_routes(ROUTES)
+    app.on_response_prepare.append(stamp)
+    app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
+    app.add_routes(route.to_aiohttp() for route in ROUTES if route.handler is not None)
 
     async def ready() -> str | None:
         if parts.drain.started:
@@ -72,6 +79,17 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
 
     add_health_routes(app, ready)
     return app
+
+
+def _deployment(parts: Parts) -> Deployment:
+    settings = parts.settings
+    return Deployment(
+        version=version("relais-orchestrator"),
+        root_path=settings.root_path,
+        models=settings.models,
+        any_token=settings.env == "dev",
+        max_deadline_s=settings.limits.max_deadline_s,
+    )
 
 
 @asynccontextmanager
@@ -90,13 +108,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         accept_wait=settings.accept_wait,
     ) as store:
         parts = create_parts(settings, store, await _secret(store), key_ring)
-        # A client that leaves cancels its handler: that is how a disconnect is noticed in a silence.
-        runner = web.AppRunner(
-            create_app(parts, store),
-            handler_cancellation=True,
-            access_log=None,
-            shutdown_timeout=1.0,
-        )
+        runner = Runner(create_app(parts, store), shutdown_timeout=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()

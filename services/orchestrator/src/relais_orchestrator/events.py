@@ -14,6 +14,7 @@ from relais_common.wire.codec import encode_event, split_event
 from relais_orchestrator import sse
 from relais_orchestrator.access import KeyCheck, readable_channel
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.responses import error_body
 
 MAX_SEQ_DIGITS = 12
 RECONNECT_HINT = b"retry: 1000\n\n"
@@ -32,11 +33,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     if state.status.is_terminal and after == state.tail:
         # Nothing will ever come; 204 keeps a browser from trying again.
         return web.Response(status=204)
-    stream = sse.EventStream(
-        request,
-        write_timeout_s=parts.settings.streaming.write_timeout_s,
-        headers={"X-Request-Id": state.channel_id},
-    )
+    stream = sse.EventStream(request, write_timeout_s=parts.settings.streaming.write_timeout_s)
     cancels = state.on_disconnect is OnDisconnect.CANCEL
     async with parts.watcher.watching(state.channel_id) if cancels else nullcontext():
         await stream.begin()
@@ -47,7 +44,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             try:
                 await _pump(request, stream, state, after, check_key)
             except (LogRewound, KeyRevoked) as error:
-                body = orjson.dumps(error.info.body())
+                body = orjson.dumps(error_body(error.info))
                 await stream.write(sse.named_frame(str(error.code).encode(), body))
     await stream.end()
     return stream.response

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
 from relais_common.events import Completed, Failed
@@ -13,7 +11,9 @@ from relais_orchestrator.access import caller_of, own_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import parse_body, read_body
 from relais_orchestrator.intake import Draft
-from relais_orchestrator.responses import json_response
+from relais_orchestrator.request_ids import call_by_channel
+from relais_orchestrator.responses import error_body, json_response
+from relais_orchestrator.schemas.channels import AcceptedResponse, ChannelResponse, Result
 from relais_orchestrator.schemas.native import SubmitRequest
 
 
@@ -49,17 +49,15 @@ def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response
     channel_id = accepted.channel_id
     path = f"/v1/channels/{channel_id}"
     token = request.app[PARTS].signer.sign(channel_id)
-    return json_response(
-        {
-            "channel_id": channel_id,
-            "status": accepted.status,
-            "queue_position": accepted.queue_position,
-            "estimated_wait_s": accepted.estimated_wait_s,
-            "events_url": f"{path}/events?token={token}",
-        },
-        status=202,
-        headers={"Location": path, "X-Request-Id": channel_id},
-    )
+    body: AcceptedResponse = {
+        "channel_id": channel_id,
+        "status": accepted.status,
+        "queue_position": accepted.queue_position,
+        "estimated_wait_s": accepted.estimated_wait_s,
+        "events_url": f"{path}/events?token={token}",
+    }
+    call_by_channel(request, channel_id)
+    return json_response(body, status=202, headers={"Location": path})
 
 
 async def show(request: web.Request) -> web.Response:
@@ -76,9 +74,9 @@ async def cancel(request: web.Request) -> web.Response:
     return json_response(_state_body(state), status=200 if state.status.is_terminal else 202)
 
 
-def _state_body(state: ChannelState) -> dict[str, Any]:
+def _state_body(state: ChannelState) -> ChannelResponse:
     outcome = None if state.outcome is None else codec.decode_event(state.outcome)
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     if isinstance(outcome, Completed):
         result = {
             "text": state.text,
@@ -99,5 +97,5 @@ def _state_body(state: ChannelState) -> dict[str, Any]:
         "finished_at_s": state.finished_at_s,
         "result": result,
         "replayed_as": state.replayed_as,
-        "error": outcome.error.body()["error"] if isinstance(outcome, Failed) else None,
+        "error": error_body(outcome.error)["error"] if isinstance(outcome, Failed) else None,
     }

@@ -1,4 +1,7 @@
-"""Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback."""
+"""Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback.
+
+The outermost middleware: a request gets its name here, too.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from relais_common.errors import ErrorInfo, MethodNotAllowed, NotFound, RelaisError
+from relais_common.errors import ErrorInfo, InternalError, MethodNotAllowed, NotFound, RelaisError
+from relais_orchestrator import request_ids
 from relais_orchestrator.responses import error_response
 from relais_orchestrator.sse import RESPONSE_BEGUN
 
 log = structlog.get_logger(__name__)
 
-INTERNAL = ErrorInfo(
-    "something went wrong on our side", "server_error", None, "internal_error", 500
-)
+INTERNAL = InternalError("something went wrong on our side").info
 
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_ids.begin(request)
     try:
         return await handler(request)
     except RelaisError as error:

@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from relais_common.errors import ErrorInfo
+from relais_orchestrator.schemas.errors import ErrorResponse
 
 
 def json_response(
@@ -19,6 +20,18 @@ def json_response(
     )
 
 
+def error_body(info: ErrorInfo) -> ErrorResponse:
+    """OpenAI's error object."""
+    return {
+        "error": {
+            "message": info.message,
+            "type": info.type,
+            "param": info.param,
+            "code": info.code,
+        }
+    }
+
+
 def error_response(info: ErrorInfo, *, retry_after_s: float | None = None) -> web.Response:
     """OpenAI's error object with its status; `Retry-After` in whole seconds, rounded up."""
     headers = (
@@ -26,4 +39,4 @@ def error_response(info: ErrorInfo, *, retry_after_s: float | None = None) -> we
     )
     if info.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(info.body(), status=info.status, headers=headers)
+    return json_response(error_body(info), status=info.status, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.redis_store import AcceptWait, RedisSettings
 
+_ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 ENVS = ("dev", "staging", "prod")
 
 
@@ -52,6 +54,7 @@ class Settings:
     accept_wait: AcceptWait
     host: str
     port: int
+    root_path: str
     models: tuple[str, ...]
     api_keys: Path | None
     limits: Limits
@@ -81,6 +84,7 @@ def read_settings(env: Environ) -> Settings:
         ),
         host=environ.text(env, "API_HOST", "127.0.0.1"),
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
+        root_path=_root_path(env),
         models=environ.models(env),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
@@ -107,3 +111,10 @@ def read_settings(env: Environ) -> Settings:
         log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
         log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
     )
+
+
+def _root_path(env: Environ) -> str:
+    path = environ.text(env, "API_ROOT_PATH", "").rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise SettingsError(f"API_ROOT_PATH is {path!r}; it takes a path like /relais")
+    return path

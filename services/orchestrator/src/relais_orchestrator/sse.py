@@ -58,12 +58,10 @@ class SlowReader(ConnectionError):
 class EventStream:
     """An SSE response."""
 
-    def __init__(
-        self, request: web.Request, *, write_timeout_s: float, headers: dict[str, str]
-    ) -> None:
+    def __init__(self, request: web.Request, *, write_timeout_s: float) -> None:
         self._request = request
         self._write_timeout_s = write_timeout_s
-        self.response = web.StreamResponse(headers={**HEADERS, **headers})
+        self.response = web.StreamResponse(headers=HEADERS)
         # Compression would hold tokens back.
         self.response.enable_chunked_encoding()
 

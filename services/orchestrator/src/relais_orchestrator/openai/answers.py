@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 import orjson
 from aiohttp import web
 
+from relais_common import errors
 from relais_common.errors import (
     Draining,
     EndedOtherwise,
@@ -17,7 +18,7 @@ from relais_common.errors import (
     LogRewound,
     RelaisError,
 )
-from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Token
+from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Started, Token
 from relais_common.jobs import OnDisconnect
 from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
@@ -25,7 +26,9 @@ from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.openai.formats import Format
 from relais_orchestrator.openai.frames import Frames
-from relais_orchestrator.responses import json_response
+from relais_orchestrator.responses import error_body, json_response
+
+QUEUE_MS = "X-Relais-Queue-Ms"
 
 
 class Answer:
@@ -52,6 +55,7 @@ class Answer:
         self._on_disconnect = on_disconnect
         self._caller = caller
         self._repeatable = repeatable
+        self._accepted_s = asyncio.get_running_loop().time()
 
     async def collect(self, shape: Format) -> web.Response:
         """Wait for the end and answer with the whole.
@@ -77,7 +81,7 @@ class Answer:
                     elif isinstance(event, Completed):
                         return json_response(
                             shape.whole("".join(text), event),
-                            headers={"X-Request-Id": self._channel_id},
+                            headers={QUEUE_MS: str(int(event.timings.queue_s * 1000))},
                         )
                     elif (error := _no_answer(event)) is not None:
                         raise error
@@ -94,7 +98,6 @@ class Answer:
         out = sse.EventStream(
             request,
             write_timeout_s=self._parts.settings.streaming.write_timeout_s,
-            headers={"X-Request-Id": self._channel_id},
         )
         try:
             async with self._attended():
@@ -102,7 +105,7 @@ class Answer:
                     await self._pump(out, Frames(shape, include_usage=include_usage))
                 except RelaisError as error:
                     if out.response.prepared:
-                        await out.write(sse.data_frame(orjson.dumps(error.info.body())))
+                        await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
                     raise
         except RelaisError:
             if not out.response.prepared:
@@ -124,6 +127,9 @@ class Answer:
         data = frames.of(events) if events else sse.KEEPALIVE
         if not out.response.prepared:
             # `started`, or a silence long enough that a proxy might give up.
+            if events and isinstance(events[0], Started):
+                waited_s = asyncio.get_running_loop().time() - self._accepted_s
+                out.response.headers[QUEUE_MS] = str(int(waited_s * 1000))
             await out.begin()
             data = frames.head() + data
         if data:
@@ -165,21 +171,13 @@ class Answer:
             raise
 
 
-def _no_answer(event: Event) -> EndedOtherwise | None:
+def _no_answer(event: Event) -> RelaisError | None:
     """What the client is told of an end that is no answer; None for any other event."""
     match event:
         case Failed(error):
             return EndedOtherwise(error)
         case Cancelled():
-            return EndedOtherwise(
-                ErrorInfo(
-                    "the request was cancelled", "invalid_request_error", None, "cancelled", 409
-                )
-            )
+            return errors.Cancelled("the request was cancelled")
         case Expired():
-            return EndedOtherwise(
-                ErrorInfo(
-                    "the request's deadline passed", "timeout_error", "deadline_s", "expired", 504
-                )
-            )
+            return errors.Expired("the request's deadline passed", param="deadline_s")
     return None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from relais_common.events import Completed, Usage
+from relais_orchestrator.schemas.completions import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    TextChoice,
+    TextCompletion,
+    TextCompletionChunk,
+    UsageObject,
+)
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> UsageObject:
     """OpenAI's `usage`."""
     return {
         "prompt_tokens": usage.input_tokens,
@@ -27,26 +37,29 @@ class Identity:
     created_s: int
 
 
+Body = Mapping[str, object]
+
+
 class Format(Protocol):
     """How one route writes a response."""
 
-    def head(self) -> dict[str, Any] | None:
+    def head(self) -> Body | None:
         """The first chunk of a stream, if there is one before any text."""
         ...
 
-    def text(self, text: str) -> dict[str, Any]:
+    def text(self, text: str) -> Body:
         """A chunk with text."""
         ...
 
-    def finish(self, reason: str) -> dict[str, Any]:
+    def finish(self, reason: str) -> Body:
         """The chunk that says why the text ends."""
         ...
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
+    def usage(self, completed: Completed) -> Body:
         """The chunk after the last, where usage was asked for."""
         ...
 
-    def whole(self, text: str, completed: Completed) -> dict[str, Any]:
+    def whole(self, text: str, completed: Completed) -> Body:
         """The response of a request that does not stream."""
         ...
 
@@ -56,41 +69,56 @@ class ChatFormat:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
+        self._id = f"chatcmpl-{identity.channel_id}"
 
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _chunk(self, delta: ChatDelta, finish_reason: str | None) -> ChatCompletionChunk:
         return {
-            "id": f"chatcmpl-{self._identity.channel_id}",
-            "object": kind,
+            "id": self._id,
+            "object": "chat.completion.chunk",
             "created": self._identity.created_s,
             "model": self._identity.model,
-            "choices": choices,
+            "choices": [
+                {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            ],
         }
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return self._object("chat.completion.chunk", [choice])
-
-    def head(self) -> dict[str, Any] | None:
+    def head(self) -> ChatCompletionChunk | None:
         return self._chunk({"role": "assistant", "content": ""}, None)
 
-    def text(self, text: str) -> dict[str, Any]:
+    def text(self, text: str) -> ChatCompletionChunk:
         return self._chunk({"content": text}, None)
 
-    def finish(self, reason: str) -> dict[str, Any]:
+    def finish(self, reason: str) -> ChatCompletionChunk:
         return self._chunk({}, reason)
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        return {**self._object("chat.completion.chunk", []), "usage": usage_object(usage)}
-
-    def whole(self, text: str, completed: Completed) -> dict[str, Any]:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": completed.finish_reason,
+    def usage(self, completed: Completed) -> ChatCompletionChunk:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": [],
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
         }
-        usage = usage_object(completed.usage)
-        return {**self._object("chat.completion", [choice]), "usage": usage}
+
+    def whole(self, text: str, completed: Completed) -> ChatCompletion:
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": text, "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": completed.finish_reason,
+                }
+            ],
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
 
 
 class CompletionFormat:
@@ -98,35 +126,40 @@ class CompletionFormat:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
+        self._id = f"cmpl-{identity.channel_id}"
 
-    def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _chunk(self, choices: list[TextChoice]) -> TextCompletionChunk:
         return {
-            "id": f"cmpl-{self._identity.channel_id}",
+            "id": self._id,
             "object": "text_completion",
             "created": self._identity.created_s,
             "model": self._identity.model,
             "choices": choices,
         }
 
-    def _piece(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        return self._object(
-            [{"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}]
-        )
-
-    def head(self) -> dict[str, Any] | None:
+    def head(self) -> TextCompletionChunk | None:
         return None
 
-    def text(self, text: str) -> dict[str, Any]:
-        return self._piece(text, None)
+    def text(self, text: str) -> TextCompletionChunk:
+        return self._chunk([_text_choice(text, None)])
 
-    def finish(self, reason: str) -> dict[str, Any]:
-        return self._piece("", reason)
+    def finish(self, reason: str) -> TextCompletionChunk:
+        return self._chunk([_text_choice("", reason)])
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        return {**self._object([]), "usage": usage_object(usage)}
-
-    def whole(self, text: str, completed: Completed) -> dict[str, Any]:
+    def usage(self, completed: Completed) -> TextCompletionChunk:
         return {
-            **self._piece(text, completed.finish_reason),
+            **self._chunk([]),
             "usage": usage_object(completed.usage),
+            "timings": completed.timings,
         }
+
+    def whole(self, text: str, completed: Completed) -> TextCompletion:
+        return {
+            **self._chunk([_text_choice(text, completed.finish_reason)]),
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
+
+
+def _text_choice(text: str, finish_reason: str | None) -> TextChoice:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}

@@ -43,5 +43,5 @@ class Frames:
     def _end(self, completed: Completed) -> bytes:
         chunks = [self._shape.finish(completed.finish_reason)]
         if self._include_usage:
-            chunks.append(self._shape.usage(completed.usage))
+            chunks.append(self._shape.usage(completed))
         return b"".join(sse.data_frame(orjson.dumps(chunk)) for chunk in chunks) + DONE

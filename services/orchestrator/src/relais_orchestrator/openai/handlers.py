@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from aiohttp import web
 
@@ -15,7 +14,9 @@ from relais_orchestrator.bodies import parse_body, read_body
 from relais_orchestrator.intake import Draft
 from relais_orchestrator.openai.answers import Answer
 from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.request_ids import call_by_channel
 from relais_orchestrator.responses import json_response
+from relais_orchestrator.schemas.completions import ModelList, ModelObject
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 
 Wanted = ChatCompletionRequest | CompletionRequest
@@ -76,6 +77,7 @@ async def _answer(
         accepted = await parts.intake.accept(
             draft, caller=caller, idempotency_key=idempotency_key, body=body
         )
+        call_by_channel(request, accepted.channel_id)
         identity = Identity(accepted.channel_id, wanted.model, int(time.time()))
         shape: Format = shape_of(identity)
         answer = Answer(
@@ -95,7 +97,8 @@ async def list_models(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     models = parts.intake.models_of(caller_of(request))
     data = [_model(model, parts.started_at_s) for model in models]
-    return json_response({"object": "list", "data": data})
+    body: ModelList = {"object": "list", "data": data}
+    return json_response(body)
 
 
 async def show_model(request: web.Request) -> web.Response:
@@ -108,5 +111,5 @@ async def show_model(request: web.Request) -> web.Response:
     return json_response(_model(model, parts.started_at_s))
 
 
-def _model(model: str, created_s: int) -> dict[str, Any]:
+def _model(model: str, created_s: int) -> ModelObject:
     return {"id": model, "object": "model", "created": created_s, "owned_by": "relais"}

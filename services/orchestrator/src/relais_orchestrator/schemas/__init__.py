@@ -1,1 +1,1 @@
-"""What clients may send: one type per request, and every bound beside its field."""
+"""What clients send and are sent: one type each, and every bound beside its field."""

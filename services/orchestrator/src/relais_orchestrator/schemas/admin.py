@@ -1,10 +1,16 @@
-"""Query strings of the operators' routes."""
+"""Query strings and answers of the operators' routes."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
 
-from relais_common.operations import ChannelFilter
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from relais_common.jobs import Status, WorkerState
+from relais_common.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
+from relais_orchestrator.schemas.channels import ChannelId, EstimatedWait, QueuePosition
+from relais_orchestrator.schemas.closed import CLOSED
 from relais_orchestrator.schemas.messages import ModelName
 
 
@@ -27,3 +33,40 @@ class ChannelsQuery(PageQuery):
 
     status: ChannelFilter = ChannelFilter.ALL
     latest: bool = False
+
+
+@with_config(CLOSED)
+class QueuesResponse(TypedDict):
+    queues: list[QueueView]
+
+
+@with_config(CLOSED)
+class WorkersResponse(TypedDict):
+    workers: list[WorkerState]
+
+
+@with_config(CLOSED)
+class ChannelsResponse(TypedDict):
+    channels: list[ChannelView]
+
+
+@with_config(CLOSED)
+class DeadLettersResponse(TypedDict):
+    dead_letters: list[DeadLetter]
+
+
+@with_config(CLOSED)
+class ReplayedResponse(TypedDict):
+    """The dead letter's request is in the queue again, on a channel of its own."""
+
+    channel_id: ChannelId
+    replay_of: str
+    status: Status
+    queue_position: QueuePosition
+    estimated_wait_s: EstimatedWait
+
+
+@with_config(CLOSED)
+class DroppedResponse(TypedDict):
+    channel_id: ChannelId
+    dropped: Literal[True]

@@ -1,0 +1,1 @@
+"""What every route takes and gives, as an OpenAPI 3.1 document; and pages that show it."""

@@ -1,0 +1,55 @@
+"""Headers and errors that several routes have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from relais_common.errors import (
+    Draining,
+    EngineFailed,
+    EngineRefused,
+    IdempotencyConflict,
+    KeyRevoked,
+    ModelNotFound,
+    NotConfirmed,
+    NotResumable,
+    PriorityForbidden,
+    QueueFull,
+    StoreUnavailable,
+    TooManyInFlight,
+    Unreadable,
+    WorkerLost,
+)
+from relais_orchestrator.intake import MAX_IDEMPOTENCY_KEY_LENGTH
+from relais_orchestrator.openai import answers
+from relais_orchestrator.openapi.route import Header
+
+IDEMPOTENCY_KEY = Header(
+    "Idempotency-Key",
+    Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH, pattern=r"^[!-~]+$"),
+    ],
+    "The same key with the same body finds the first request again, and queues nothing.",
+)
+QUEUE_MS = Header(
+    answers.QUEUE_MS,
+    Annotated[int, Field(ge=0)],
+    "Milliseconds between acceptance and the engine's start. Missing from a stream that had to begin before it.",
+)
+NOT_ACCEPTED = (
+    ModelNotFound,
+    PriorityForbidden,
+    IdempotencyConflict,
+    QueueFull,
+    TooManyInFlight,
+    StoreUnavailable,
+    NotConfirmed,
+    Draining,
+)
+"""Why a request does not get into the queue."""
+
+NOT_ANSWERED = (KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable)
+"""Why one that was accepted has no answer."""

@@ -1,0 +1,81 @@
+"""`/openapi.json`, and what the server sends beside it: every route declared, every event of the declared type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from relais_orchestrator.app import create_app
+from relais_orchestrator.routes import ROUTES
+from support.documented import OUTSIDE, check_json, document
+from support.sse_client import read_events, sse_events
+from support.stack import Front, Stack, chat_request
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+
+
+async def test_document_is_served_and_asked_for_again_only_when_it_changes(front: Front) -> None:
+    async with front.get("/openapi.json") as response:
+        assert response.status == 200
+        served = await response.json()
+        etag = response.headers["ETag"]
+    assert served["paths"].keys() == document()["paths"].keys()
+    async with front.get("/openapi.json", headers={"If-None-Match": etag}) as response:
+        assert response.status == 304
+        assert await response.read() == b""
+    async with front.get("/openapi.json", headers={"If-None-Match": '"other"'}) as response:
+        assert response.status == 200
+
+
+async def test_document_says_where_a_proxy_serves_it(stack: Stack) -> None:
+    front = await stack.front(API_ROOT_PATH="/relais/")
+    async with front.get("/openapi.json") as response:
+        assert (await response.json())["servers"] == [{"url": "/relais"}]
+
+
+async def test_every_route_of_the_server_is_declared(front: Front, stack: Stack) -> None:
+    app = create_app(front.parts, stack.store)
+    served = {
+        (route.method, route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    declared = {(route.method, route.template) for route in ROUTES}
+    assert {one for one in served if not OUTSIDE.fullmatch(one[1])} == declared
+
+
+def events_of(path: str) -> dict[str, Any]:
+    (route,) = (one for one in ROUTES if one.path == path)
+    responses = document()["paths"][route.template][route.method.lower()]["responses"]
+    events: dict[str, Any] = responses["200"]["content"]["text/event-stream"]["x-events"]
+    return events
+
+
+@pytest.mark.usefixtures("worker")
+async def test_events_of_a_channel_are_of_their_declared_types(front: Front) -> None:
+    declared = events_of("/v1/channels/{channel_id}/events")
+    for content in ("a", "[engine-fault]"):
+        channel_id = await front.submit(chat_request(content))
+        events = await read_events(front.session, f"/v1/channels/{channel_id}/events")
+        assert events[-1].name in ("completed", "failed")
+        for event in events:
+            check_json(declared[event.name], event.json)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+async def test_chunks_of_a_stream_are_of_their_declared_type(front: Front, path: str) -> None:
+    declared = events_of(path)["message"]
+    body = chat_request("a", stream=True, stream_options={"include_usage": True})
+    if path == COMPLETION:
+        body["prompt"] = "a"
+        del body["messages"]
+    async with front.post(path, body) as response:
+        data = [event.data async for event in sse_events(response)]
+    assert data.pop() == "[DONE]"
+    chunks = [json.loads(one) for one in data]
+    for chunk in chunks:
+        check_json(declared, chunk)
+    assert chunks[-1]["timings"]["queue_s"] >= 0

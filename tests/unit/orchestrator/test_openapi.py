@@ -1,0 +1,83 @@
+"""The OpenAPI document: valid, whole, and about this deployment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from relais_common.health import add_health_routes
+from relais_common.wire.codec import NAMES
+from relais_orchestrator.bodies import parse_body
+from relais_orchestrator.openapi.document import build_document
+from relais_orchestrator.openapi.route import Route
+from relais_orchestrator.routes import ROUTES
+from support.documented import DEPLOYMENT, check_json, document
+
+
+def operation(route: Route, **deployment: Any) -> dict[str, Any]:
+    built = build_document(ROUTES, replace(DEPLOYMENT, **deployment))
+    found: dict[str, Any] = built["paths"][route.template][route.method.lower()]
+    return found
+
+
+def test_document_is_valid_openapi_3_1() -> None:
+    OpenAPIV31SpecValidator(json.loads(orjson.dumps(document()))).validate()
+
+
+def test_no_two_routes_have_one_name() -> None:
+    assert len({route.name for route in ROUTES}) == len(ROUTES)
+
+
+def test_declarations_without_a_handler_are_routes_of_a_shared_part() -> None:
+    async def ready() -> str | None:
+        return None
+
+    app = web.Application()
+    add_health_routes(app, ready)
+    shared = {route.resource.canonical for route in app.router.routes() if route.resource}
+    assert {route.path for route in ROUTES if route.handler is None} <= shared
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_every_route_says_what_it_is_and_how_it_fails(route: Route) -> None:
+    said = operation(route)
+    assert said["summary"]
+    assert {"500"} < said["responses"].keys()
+    assert ("401" in said["responses"]) == (said["security"] != [])
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.body], ids=lambda route: route.name
+)
+def test_examples_work_as_they_are(route: Route) -> None:
+    content = operation(route)["requestBody"]["content"]["application/json"]
+    assert route.body is not None
+    parse_body(route.body, orjson.dumps(content["example"]))
+    check_json(content["schema"], content["example"])
+    assert content["example"]["model"] == DEPLOYMENT.models[0]
+
+
+def test_every_event_of_a_channel_is_described() -> None:
+    (route,) = (one for one in ROUTES if one.path.endswith("/events"))
+    stream = operation(route)["responses"]["200"]["content"]["text/event-stream"]
+    assert {name.decode() for name in NAMES.values()} < stream["x-events"].keys()
+
+
+def test_document_names_the_root_path_and_the_bounds_of_this_deployment() -> None:
+    built = build_document(ROUTES, replace(DEPLOYMENT, root_path="/relais", max_deadline_s=7))
+    assert built["servers"] == [{"url": "/relais"}]
+    deadline = built["components"]["schemas"]["SubmitRequest"]["properties"]["deadline_s"]
+    assert [one.get("maximum") for one in deadline["anyOf"]] == [7, None]
+
+
+def test_keys_are_optional_only_where_any_token_does() -> None:
+    for route in ROUTES:
+        if said := operation(route)["security"]:
+            assert {} not in said
+            assert {} in operation(route, any_token=True)["security"]
