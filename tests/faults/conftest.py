@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from support.plain_logs import use_plain_logs
-from support.process_stack import Starter, make_starter
+from support.process_stack import Starter, VllmStarter, make_starter, make_vllm_starter
 from support.unclosed_writers import let_writers_be_collected
 from support.valkey import ValkeyServer
 
@@ -35,6 +35,13 @@ def start(redis: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Starts services on `redis`."""
     with ExitStack() as stack:
         yield make_starter(stack, redis, tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture
+def start_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmStarter]:
+    """Starts `vllm serve`."""
+    with ExitStack() as stack:
+        yield make_vllm_starter(stack, tmp_path_factory.mktemp("vllm"))
 
 
 @pytest.fixture

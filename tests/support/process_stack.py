@@ -67,3 +67,43 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
         return process
 
     return start
+
+
+VllmStarter = Callable[..., ServiceProcess]
+
+
+def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
+    """Starts `vllm serve` with the demo model, as a deployment has it that Relais did not start; ends with the stack.
+
+    Give `PORT` to have one on the port of an earlier one.
+    """
+    options = {
+        "served-model-name": MODEL,
+        "dtype": VLLM_ON_CPU["VLLM_DTYPE"],
+        "max-model-len": VLLM_ON_CPU["VLLM_MAX_MODEL_LEN"],
+        "max-num-seqs": VLLM_ON_CPU["VLLM_MAX_NUM_SEQS"],
+        "kv-cache-memory-bytes": VLLM_ON_CPU["VLLM_KV_CACHE_MEMORY_BYTES"],
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    served = [str(DEMO_MODEL), "--enforce-eager", *arguments]
+    passed_on = {
+        name: value
+        for name, value in VLLM_ON_CPU.items()
+        if name.startswith(("VLLM_ENABLE", "VLLM_CPU", "VLLM_NO", "DO_NOT", "OMP", "HF_"))
+    }
+
+    def start(*, wait: bool = True, **settings: str) -> ServiceProcess:
+        process = ServiceProcess(
+            "support.vllm_serve",
+            "PORT",
+            folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
+            {**passed_on, "PYTHONPATH": str(ROOT / "tests"), **settings},
+            arguments=served,
+            ready_path="/health",
+        )
+        stack.push(process)
+        if wait:
+            process.wait_ready()
+        return process
+
+    return start

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,17 +26,27 @@ class ServiceProcess:
     Args:
         module: what `python -m` runs.
         port_setting: the setting that gives it its port; where `settings` lacks it, a free one is chosen.
+        arguments: of its command line.
+        ready_path: answers 200 once it is ready.
     """
 
     def __init__(
-        self, module: str, port_setting: str, log_path: Path, settings: dict[str, str]
+        self,
+        module: str,
+        port_setting: str,
+        log_path: Path,
+        settings: dict[str, str],
+        *,
+        arguments: Sequence[str] = (),
+        ready_path: str = "/readyz",
     ) -> None:
+        self._ready_path = ready_path
         self.port = int(settings[port_setting]) if port_setting in settings else free_port()
         self.log_path = log_path
         inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", module, *arguments],
                 env={**inherited, **settings, port_setting: str(self.port)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -69,11 +80,11 @@ class ServiceProcess:
         self.kill()
 
     def wait_ready(self) -> None:
-        """Until `/readyz` is 200. A process that ends before fails the test with its log."""
+        """Until it says so. A process that ends before fails the test with its log."""
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):
+                with urllib.request.urlopen(f"{self.url}{self._ready_path}", timeout=2):
                     return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.05)

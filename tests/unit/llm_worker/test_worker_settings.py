@@ -31,6 +31,11 @@ BAD = {
     "REDIS_URL": ["localhost"],
     "LOG_LEVEL": ["loud"],
     "LOG_FORMAT": ["xml"],
+    "LLM_TABLE": ["x", "[('m', 'h')]"],
+    "REMOTE_MAX_CONCURRENCY": ["0", "x"],
+    "REMOTE_CONNECT_TIMEOUT_S": ["0", "x"],
+    "REMOTE_READ_TIMEOUT_S": ["0", "inf"],
+    "REMOTE_PROBE_EVERY_S": ["0", "x"],
 }
 
 
@@ -54,6 +59,28 @@ def test_model_is_served_under_its_repository_or_the_name_of_its_folder(tmp_path
     assert served(VLLM_HF_REPO_ID="org/model") == "org/model"
     assert served(VLLM_HF_REPO_ID=str(folder)) == "my-model"
     assert served(VLLM_HF_REPO_ID="org/model", SERVED_MODEL_NAME="alias") == "alias"
+
+
+def test_remote_engine_serves_albert_s_table_unless_told_otherwise() -> None:
+    def urls(**env: str) -> list[tuple[str, str, str | None]]:
+        remote = read_settings({"ENGINE": "remote", **env}).remote
+        assert remote is not None
+        return [(entry.model, entry.url, entry.api_key) for entry in remote.table]
+
+    assert urls() == [("AgentPublic/fabrique-reference-2", "http://127.0.0.1:8081", None)]
+    assert urls(LLM_TABLE="[('m', 'http://h')]") == [("m", "http://h", None)]
+    with pytest.raises(SettingsError, match="LLM_TABLE is empty"):
+        urls(LLM_TABLE="")
+    assert read_settings({}).remote is None
+
+
+def test_one_key_is_for_all_servers_that_have_none_of_their_own() -> None:
+    table = "[('m', 'http://h'), {'model': 'm', 'url': 'http://i', 'api_key': 'own'}]"
+    env = {"ENGINE": "remote", "LLM_TABLE": table, "LLM_TABLE_API_KEY": "s3cr3t"}
+    settings = read_settings(env)
+    assert settings.remote is not None
+    assert [entry.api_key for entry in settings.remote.table] == ["s3cr3t", "own"]
+    assert "s3cr3t" not in repr(settings)
 
 
 def test_two_workers_of_one_machine_have_names_of_their_own_if_they_are_told() -> None:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from relais_common.channels import model_tag
 from relais_common.errors import SettingsError
+from relais_common.llm_table import TableEntry, read_llm_table
 
 Environ = Mapping[str, str]
 LARGEST = 1e9
@@ -92,14 +93,20 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """`MODELS`: the names that clients use."""
-    names = words(environ, "MODELS", "relais-demo")
+    """`MODELS` and the models of `LLM_TABLE`: the names that clients use."""
+    table = [entry.model for entry in llm_table(environ)]
+    names = words(environ, "MODELS", "" if table else "relais-demo")
     for name in names:
         try:
             model_tag(name)
         except ValueError as error:
             raise SettingsError(f"MODELS has {name!r}: {error}") from None
-    return names
+    return tuple(dict.fromkeys((*names, *table)))
+
+
+def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
+    """`LLM_TABLE`. Set and empty, it means none, whatever the default."""
+    return read_llm_table(environ.get("LLM_TABLE", default))
 
 
 def max_waiting(environ: Environ) -> int:

@@ -7,39 +7,26 @@ from collections.abc import Callable, Sequence
 from relais_llm_worker.engine import Emitted
 
 
-class AnswerText:
-    """What a client may see of the tokens so far.
+class HeldText:
+    """What a client may see of an answer's text so far.
 
     The rules are vLLM's own: the stop string that is complete first ends the answer and is no part of it, and none is
     looked for within the first `min_tokens` tokens.
-
-    Args:
-        decode: text that a token adds; empty while it only begins a character.
     """
 
-    def __init__(
-        self, decode: Callable[[int], str], stops: Sequence[str], min_tokens: int = 0
-    ) -> None:
-        self._decode = decode
+    def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
         self._stops = stops
         self._min_tokens = min_tokens
         self._tokens = 0
         self._pending = ""
 
-    def replay(self, emitted: Emitted) -> bool:
-        """Come to where an earlier engine was cut off. False where the same tokens give another text here."""
-        for token_id in emitted.token_ids:
-            self.feed(token_id)
-        given, self._pending = (
-            self._pending[: len(emitted.text)],
-            self._pending[len(emitted.text) :],
-        )
-        return given == emitted.text
+    def go_on(self, pending: str, tokens: int) -> None:
+        """Come to where an earlier engine was cut off: after so many tokens, with this text held back."""
+        self._pending, self._tokens = pending, tokens
 
-    def feed(self, token_id: int) -> str | None:
-        """Take in a token. The stop string that it completes, if any: feed no more then."""
-        piece = self._decode(token_id)
-        self._tokens += 1
+    def add(self, piece: str, tokens: int = 1) -> str | None:
+        """Take in the text of so many tokens. The stop string that it completes, if any: add no more then."""
+        self._tokens += tokens
         before, self._pending = len(self._pending), self._pending + piece
         if not piece or self._tokens <= self._min_tokens:
             return None
@@ -72,3 +59,29 @@ class AnswerText:
             ),
             default=0,
         )
+
+
+class AnswerText(HeldText):
+    """The same, out of token ids.
+
+    Args:
+        decode: text that a token adds; empty while it only begins a character.
+    """
+
+    def __init__(
+        self, decode: Callable[[int], str], stops: Sequence[str], min_tokens: int = 0
+    ) -> None:
+        super().__init__(stops, min_tokens)
+        self._decode = decode
+
+    def replay(self, emitted: Emitted) -> bool:
+        """Come to where an earlier engine was cut off. False where the same tokens give another text here."""
+        for token_id in emitted.token_ids:
+            self.feed(token_id)
+        text, given = self._pending, emitted.text
+        self._pending = text[len(given) :]
+        return text.startswith(given)
+
+    def feed(self, token_id: int) -> str | None:
+        """Take in a token, as `add` does."""
+        return self.add(self._decode(token_id))

@@ -23,6 +23,8 @@ from relais_llm_worker.engine import Engine
 from relais_llm_worker.generate import GenerateHandler
 from relais_llm_worker.local import LocalModel
 from relais_llm_worker.model import Model
+from relais_llm_worker.remote.model import Limits
+from relais_llm_worker.remote.opening import open_remote_models
 from relais_llm_worker.settings import EngineSettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,11 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def open_models(settings: Settings) -> AsyncIterator[Sequence[Model]]:
     """What this worker serves, by the engine that the settings choose. vLLM is imported only where it is the one."""
+    if settings.remote is not None:
+        limits = Limits(settings.max_output_tokens, settings.max_failures)
+        async with open_remote_models(settings.remote, limits) as models:
+            yield models
+        return
     async with open_engine(settings.engine) as engine:
         yield [
             LocalModel(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relais_common import environ, logs
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.redis_store import RedisSettings
+from relais_llm_worker.remote.settings import RemoteSettings
 
+ALBERT_S_TABLE = '[("AgentPublic/fabrique-reference-2", "http://127.0.0.1:8081")]'
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -35,10 +37,15 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        remote: set where the remote engine is chosen; `engine` then says nothing.
+    """
 
     redis: RedisSettings
     engine: EngineSettings
+    remote: RemoteSettings | None
     worker_id: str
     lease_s: float
     drain_s: float
@@ -62,8 +69,10 @@ def served_model_name(env: Environ) -> str:
 
 def read_settings(env: Environ) -> Settings:
     """Raises SettingsError, which names the setting."""
+    kind = environ.choice(env, "ENGINE", "vllm", ("vllm", "deterministic", "remote"))
+    remote = _remote_settings(env, kind)
     engine = EngineSettings(
-        kind=environ.choice(env, "ENGINE", "vllm", ("vllm", "deterministic")),
+        kind=kind,
         repo_id=environ.text(env, "VLLM_HF_REPO_ID", "models/relais-demo"),
         served_name=served_model_name(env),
         dtype=environ.choice(env, "VLLM_DTYPE", "auto", DTYPES),
@@ -87,6 +96,7 @@ def read_settings(env: Environ) -> Settings:
     return Settings(
         redis=RedisSettings(url=environ.redis_url(env)),
         engine=engine,
+        remote=remote if kind == "remote" else None,
         worker_id=worker_id,
         lease_s=lease_s,
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
@@ -101,4 +111,24 @@ def read_settings(env: Environ) -> Settings:
         health_port=environ.integer(env, "HEALTH_PORT", 8081, at_most=65535),
         log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
         log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
+    )
+
+
+def _remote_settings(env: Environ, kind: str) -> RemoteSettings:
+    table = environ.llm_table(env, ALBERT_S_TABLE if kind == "remote" else "")
+    if kind == "remote" and not table:
+        raise SettingsError("LLM_TABLE is empty; with ENGINE=remote it names models and servers")
+    key = environ.optional_text(env, "LLM_TABLE_API_KEY")
+    return RemoteSettings(
+        table=tuple(
+            entry if entry.api_key is not None else replace(entry, api_key=key) for entry in table
+        ),
+        max_concurrency=environ.integer(env, "REMOTE_MAX_CONCURRENCY", 64, at_least=1),
+        connect_timeout_s=environ.number(
+            env, "REMOTE_CONNECT_TIMEOUT_S", 5.0, at_least=0.1, at_most=600
+        ),
+        read_timeout_s=environ.number(
+            env, "REMOTE_READ_TIMEOUT_S", 120.0, at_least=0.1, at_most=86_400
+        ),
+        probe_every_s=environ.number(env, "REMOTE_PROBE_EVERY_S", 5.0, at_least=0.1, at_most=3600),
     )

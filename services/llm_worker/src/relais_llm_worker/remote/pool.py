@@ -1,0 +1,109 @@
+"""The servers of one model: whose turn it is, and waiting for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from relais_common.errors import NotResumable
+from relais_llm_worker.remote.server import Server
+
+
+class Changes:
+    """Wakes whoever waits for something to change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Pool:
+    """Hands out places, at the server that has the largest share of them free."""
+
+    def __init__(self, model: str, servers: Sequence[Server], changes: Changes) -> None:
+        self._model = model
+        self._servers = servers
+        self._changes = changes
+        self._placed = 0
+
+    def room(self, held: int) -> int:
+        """Places free, less the jobs of ours that wait for one already."""
+        free = sum(server.free for server in self._up())
+        return free - (held - self._placed)
+
+    @property
+    def capacity(self) -> int:
+        return sum(server.max_concurrency for server in self._up())
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The shortest context among the servers that answer."""
+        lengths = [server.served(self._model).max_model_len for server in self._up()]
+        return min((length for length in lengths if length is not None), default=None)
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why no server can run the model; None where one can."""
+        reasons = []
+        for server in self._servers:
+            reason = server.why_not(self._model)
+            if reason is None:
+                return None
+            reasons.append(f"{server.shown}: {reason}")
+        return f"no server of {self._model} can be used ({'; '.join(reasons)})"
+
+    @asynccontextmanager
+    async def place(
+        self, *, revision: str | None = None, avoid: Server | None = None
+    ) -> AsyncIterator[Server]:
+        """A place at a server, as soon as there is one.
+
+        Args:
+            revision: the only one that will do.
+            avoid: the last choice.
+
+        Raises:
+            NotResumable: none of the servers has this revision, as far as is known.
+        """
+        server = self._choose(revision, avoid)
+        while server is None:
+            if revision is not None and not any(
+                one.served(self._model).revision == revision for one in self._servers
+            ):
+                raise NotResumable("the model has changed since its server was lost")
+            await self._changes.wait()
+            server = self._choose(revision, avoid)
+        server.begin()
+        self._placed += 1
+        try:
+            yield server
+        finally:
+            self._placed -= 1
+            server.end()
+
+    def revisions(self) -> set[str]:
+        """Of every server, as it was when it answered last; of those that tell token ids."""
+        found = (server.served(self._model) for server in self._servers)
+        return {served.revision for served in found if served.tells_ids}
+
+    def _up(self) -> list[Server]:
+        return [server for server in self._servers if server.why_not(self._model) is None]
+
+    def _choose(self, revision: str | None, avoid: Server | None) -> Server | None:
+        fit = [
+            server
+            for server in self._up()
+            if server.free and revision in (None, server.served(self._model).revision)
+        ]
+        return min(
+            fit,
+            key=lambda one: (one is avoid, one.running / one.max_concurrency, one.running),
+            default=None,
+        )

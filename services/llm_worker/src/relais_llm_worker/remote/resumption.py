@@ -1,0 +1,76 @@
+"""Where a cut answer can be gone on with. vLLM alone tells what its tokens mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relais_common.errors import EngineRefused, NotResumable
+from relais_llm_worker.engine import Emitted
+from relais_llm_worker.remote.errors import Lost, Misplaced
+from relais_llm_worker.remote.exchange import Client
+from relais_llm_worker.remote.server import Server
+
+_DETOKENIZE = "/detokenize"
+_BROKEN = "\ufffd"
+_LONGEST_CHARACTER = 4  # in bytes, and so in tokens
+_COMPARED = 8
+
+
+class Meaning:
+    """What a server says that tokens of a model mean."""
+
+    def __init__(self, client: Client, server: Server, model: str) -> None:
+        self._client = client
+        self._server = server
+        self._model = model
+
+    async def whole(self, emitted: Emitted) -> int:
+        """How many of the tokens lie before the last place between two characters: nearly always all.
+
+        The server is to make the others again: given half a character as the end of a prompt, vLLM gives the whole
+        prompt back with the other half.
+        """
+        count = len(emitted.token_ids)
+        first = max(0, count - _LONGEST_CHARACTER)
+        for kept in range(count, first, -1):
+            text = await self._text(emitted.token_ids[first:kept])
+            # One that went out is no half of a character.
+            if not text.endswith(_BROKEN) or emitted.text.endswith(_BROKEN):
+                return kept
+        return first
+
+    async def held_back(self, emitted: Emitted, stops: Sequence[str]) -> str:
+        """The text of the tokens that did not go out, since it may begin a stop string.
+
+        It is the longest end of the text that one of these begins with, whatever came before.
+
+        Raises:
+            NotResumable: what came before it is not what went out.
+        """
+        longest = max(map(len, stops))
+        text = await self._text(emitted.token_ids[-(longest + _COMPARED + _LONGEST_CHARACTER) :])
+        text = text.rstrip(_BROKEN)
+        held = max(
+            (
+                length
+                for stop in stops
+                for length in range(len(stop))
+                if text.endswith(stop[:length])
+            ),
+            default=0,
+        )
+        before = text[: len(text) - held][-_COMPARED:].lstrip()
+        if not emitted.text.endswith(before):
+            raise NotResumable("its tokens give another text here")
+        return text[len(text) - held :]
+
+    async def _text(self, token_ids: Sequence[int]) -> str:
+        body = {"model": self._model, "tokens": list(token_ids)}
+        try:
+            answer = await self._client.call(self._server, _DETOKENIZE, body)
+        except (Misplaced, EngineRefused):
+            raise NotResumable("its server does not tell what its tokens mean") from None
+        text = answer.get("prompt")
+        if not isinstance(text, str):
+            raise Lost("/detokenize gives no text")
+        return text

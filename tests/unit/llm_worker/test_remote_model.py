@@ -1,0 +1,409 @@
+"""A model behind servers: what is asked of them, what is made of their answers, and what of their faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from relais_common.errors import EngineFailed, EngineRefused, NotResumable
+from relais_common.events import Usage
+from relais_common.jobs import Job, Message, Sampling
+from relais_llm_worker.engine import Emitted
+from relais_llm_worker.model import Cut
+from relais_llm_worker.remote.model import RemoteModel
+from support.builders import make_job
+from support.fake_openai import PROMPT_IDS, FakeServer, answer, answer_ids, open_fake_server
+from support.owned import end_task
+from support.remote import Said, open_remote, say
+from support.waiting import wait_until
+
+REVISION = "/models/m|1000|f-1"
+
+
+class Rig:
+    """Servers and models that end with the test."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def server(self, **options: Any) -> FakeServer:
+        return await self._stack.enter_async_context(open_fake_server(**options))
+
+    async def model(self, *servers: FakeServer, **options: Any) -> RemoteModel:
+        return await self._stack.enter_async_context(open_remote(*servers, **options))
+
+    async def both(self, **options: Any) -> tuple[FakeServer, RemoteModel]:
+        server = await self.server(**options)
+        return server, await self.model(server)
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with AsyncExitStack() as stack:
+        yield Rig(stack)
+
+
+def chat(**sampling: Any) -> Job:
+    return make_job(messages=(Message("user", "hello"),), sampling=Sampling(**sampling))
+
+
+def prompt(text: str | tuple[int, ...] = "hello", **sampling: Any) -> Job:
+    return make_job(prompt=text, sampling=Sampling(**sampling))
+
+
+def cut(count: int, text: str | None = None, revision: str = REVISION) -> Cut:
+    emitted = Emitted(tuple(answer_ids(count)), answer(count) if text is None else text)
+    return Cut(tuple(PROMPT_IDS), revision, emitted)
+
+
+# what is asked and what is made of it
+
+
+@pytest.mark.parametrize("job", [chat(), prompt()])
+async def test_vllm_s_answer_comes_with_prompt_ids_and_a_token_id_for_each_word(
+    rig: Rig, job: Job
+) -> None:
+    _, model = await rig.both(vllm=True)
+    said = await say(model, job)
+    assert (said.text, said.token_ids) == (answer(), answer_ids(12))
+    assert (list(said.prompt_token_ids), said.revision) == (PROMPT_IDS, REVISION)
+    assert (said.last.finish_reason, said.last.usage) == ("stop", None)
+
+
+async def test_other_servers_give_text_and_count_themselves(rig: Rig) -> None:
+    server, model = await rig.both()
+    said = await say(model, chat())
+    assert (said.text, said.token_ids, said.prompt_token_ids) == (answer(), [], ())
+    assert (said.last.finish_reason, said.last.usage) == ("stop", Usage(3, 12))
+    assert "return_token_ids" not in server.asked[0][1]
+
+
+async def test_pieces_are_counted_where_nobody_counts_tokens(rig: Rig) -> None:
+    _, model = await rig.both(usage=False)
+    said = await say(model, chat())
+    # The chunk that only ends the answer counts as one.
+    assert said.last.usage == Usage(0, 13)
+
+
+async def test_several_tokens_in_a_chunk_are_all_counted(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True, per_chunk=5)
+    said = await say(model, chat())
+    assert (len(said.chunks), said.token_ids) == (3, answer_ids(12))
+
+
+async def test_sampling_goes_on_by_name_and_nothing_else_does(rig: Rig) -> None:
+    server, model = await rig.both()
+    await say(
+        model, chat(temperature=0.5, top_k=3, stop=("x",), logit_bias={"5": 1.0}, max_tokens=4)
+    )
+    path, body = server.asked[0]
+    assert path == "/v1/chat/completions"
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "top_k": 3,
+        "stop": ["x"],
+        "logit_bias": {"5": 1.0},
+        "max_tokens": 4,
+    }
+
+
+async def test_stop_strings_of_vllm_are_found_here_so_that_a_cut_answer_keeps_to_them(
+    rig: Rig,
+) -> None:
+    server, model = await rig.both(vllm=True, pause_s=0.05)
+    said = await say(model, chat(stop=("d-3",)))
+    assert said.text == answer(3) + "wor"
+    assert (said.last.finish_reason, said.last.stop_reason) == ("stop", "d-3")
+    assert "stop" not in server.asked[0][1]
+    await wait_until(lambda: server.dropped == 1)
+
+
+@pytest.mark.parametrize("vllm", [True, False])
+async def test_length_is_bounded_by_this_deployment_too(rig: Rig, vllm: bool) -> None:
+    server = await rig.server(vllm=vllm)
+    model = await rig.model(server, max_output_tokens=5)
+    assert (await say(model, chat())).text == answer(5)
+    said = await say(model, chat(max_tokens=9, ignore_eos=True))
+    assert (said.text, said.last.finish_reason) == (answer(5), "length")
+    assert server.asked[1][1]["max_tokens"] == 5
+
+
+async def test_thoughts_are_left_out_and_then_ids_alone_do_not_tell_the_answer(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True, thinks=True)
+    said = await say(model, chat())
+    assert (said.text, said.token_ids) == (answer(), [])
+    assert said.last.usage == Usage(3, 12)
+
+
+# faults before the first token
+
+
+async def test_refusal_is_the_client_s_error_with_its_field(rig: Rig) -> None:
+    error = {"error": {"message": "top_k is too large", "param": "top_k", "code": 400}}
+    server, model = await rig.both(vllm=True, refuse=[(400, error, {})])
+    with pytest.raises(EngineRefused, match="top_k is too large") as caught:
+        await say(model, chat())
+    assert (caught.value.param, caught.value.status) == ("top_k", 400)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(422, {"error": "`stop` has too many", "error_type": "validation"}), (413, "no JSON object")],
+)
+async def test_refusals_of_other_forms_are_refusals_too(rig: Rig, status: int, body: Any) -> None:
+    _, model = await rig.both(refuse=[(status, body, {})])
+    with pytest.raises(EngineRefused):
+        await say(model, chat())
+
+
+async def test_too_long_a_prompt_has_its_own_code(rig: Rig) -> None:
+    error = {"error": {"message": "This model's maximum context length is 10 tokens."}}
+    _, model = await rig.both(refuse=[(400, error, {})])
+    with pytest.raises(EngineRefused) as caught:
+        await say(model, chat())
+    assert caught.value.info.code == "context_length_exceeded"
+
+
+async def test_fault_of_the_server_is_told_without_its_words(rig: Rig) -> None:
+    _, model = await rig.both(refuse=[(500, {"error": {"message": "at /secret/path"}}, {})])
+    with pytest.raises(EngineFailed) as caught:
+        await say(model, chat())
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_busy_server_is_asked_again_after_the_time_it_names(rig: Rig, status: int) -> None:
+    server, model = await rig.both(refuse=[(status, {}, {"Retry-After": "0.1"})] * 5)
+    assert (await say(model, chat())).text == answer()
+    assert len(server.asked) == 6
+
+
+async def test_busy_server_s_work_goes_to_another_at_once(rig: Rig) -> None:
+    one = await rig.server(refuse=[(429, {}, {"Retry-After": "3600"})])
+    two = await rig.server()
+    model = await rig.model(one, two)
+    said = await asyncio.gather(*(say(model, chat()) for _ in range(2)))
+    assert [one.text for one in said] == [answer()] * 2
+    assert (len(one.asked), len(two.asked)) == (1, 2)
+    assert model.status().capacity == 4
+
+
+@pytest.mark.parametrize("status", [502, 504, 401, 404])
+async def test_server_that_cannot_run_it_is_left_for_another(rig: Rig, status: int) -> None:
+    one, two = await rig.server(refuse=[(status, {}, {})]), await rig.server()
+    model = await rig.model(one, two)
+    said = await asyncio.gather(*(say(model, chat()) for _ in range(4)))
+    assert [one.text for one in said] == [answer()] * 4
+
+
+async def test_request_that_loses_every_server_is_given_up(rig: Rig) -> None:
+    server, model = await rig.both(refuse=[(502, {}, {})] * 10)
+    with pytest.raises(EngineFailed, match="3 times"):
+        await say(model, chat())
+    assert len(server.asked) == 3
+
+
+async def test_request_waits_for_a_server_that_is_away(rig: Rig) -> None:
+    server, model = await rig.both()
+    await server.stop()
+    saying = asyncio.create_task(say(model, chat()))
+    await wait_until(lambda: model.status().not_ready is not None)
+    assert (model.room(0), model.status().capacity) == (0, 0)
+    assert server.url in (model.status().not_ready or "")
+    await server.start()
+    assert (await saying).text == answer()
+    assert model.room(0) == 4
+
+
+# and after it
+
+
+@pytest.mark.parametrize("count", [1, 5, 11])
+async def test_cut_answer_goes_on_at_the_other_server(rig: Rig, count: int) -> None:
+    one, two = await rig.server(vllm=True, cut_after=count), await rig.server(vllm=True)
+    model = await rig.model(one, two)
+    said = await say(model, chat())
+    assert (said.text, said.token_ids) == (answer(), answer_ids(12))
+    # Equally free, they are asked in the table's order; then the one that failed is avoided.
+    [_], [(path, body)] = one.asked, two.asked
+    assert path == "/v1/completions"
+    assert body["prompt"] == [*PROMPT_IDS, *answer_ids(count)]
+    assert body["max_tokens"] == 1000 - len(PROMPT_IDS) - count
+
+
+async def test_answer_cut_at_every_token_goes_on_at_the_same_server(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True, cut_after=1)
+    said = await say(model, chat(max_tokens=8))
+    assert (said.text, said.token_ids) == (answer(8), answer_ids(8))
+    assert [body["max_tokens"] for _, body in server.asked] == list(range(8, 0, -1))
+    assert said.last.finish_reason == "length"
+
+
+@pytest.mark.parametrize("fault", ["garbage_after", "error_after"])
+async def test_nonsense_in_a_stream_counts_as_its_end(rig: Rig, fault: str) -> None:
+    server, model = await rig.both(vllm=True, **{fault: 4})
+    said = await say(model, chat())
+    assert (said.text, len(server.asked)) == (answer(), 3)
+
+
+async def test_silent_stream_is_cut_and_gone_on_with(rig: Rig) -> None:
+    server = await rig.server(vllm=True, hold_after=4)
+    model = await rig.model(server, read_timeout_s=0.5)
+    assert (await say(model, chat())).text == answer()
+    await wait_until(lambda: server.dropped == 2)
+
+
+async def test_stop_string_across_the_cut_ends_the_answer(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True, cut_after=1)
+    said = await say(model, chat(stop=("2 word-3",)))
+    assert said.text == answer(2) + "word-"
+    assert said.last.stop_reason == "2 word-3"
+
+
+async def test_answer_cut_within_a_character_goes_on_before_it(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True, halves=frozenset((3, 7)), per_chunk=2, cut_after=2)
+    said = await say(model, chat())
+    assert (said.text, said.token_ids) == (answer(), answer_ids(12))
+    assert [len(body["prompt"]) - 3 for _, body in server.asked[1:]] == [3, 7, 11]
+
+
+async def test_text_without_token_ids_does_not_go_on(rig: Rig) -> None:
+    server, model = await rig.both(cut_after=4)
+    said = Said()
+    with pytest.raises(NotResumable, match="tokens are not known"):
+        await say(model, chat(), said=said)
+    assert (said.text, len(server.asked)) == (answer(4), 1)
+
+
+async def test_seeded_sampling_does_not_go_on(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True, cut_after=4)
+    with pytest.raises(NotResumable, match="seeded"):
+        await say(model, chat(seed=1, temperature=0.5))
+
+
+async def test_answer_cut_in_another_worker_s_hands_goes_on_here(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    said = await say(model, chat(max_tokens=20), cut(5))
+    assert said.text == answer().removeprefix(answer(5))
+    assert (said.token_ids, list(said.prompt_token_ids)) == (answer_ids(12)[5:], PROMPT_IDS)
+    assert server.asked[0][1]["max_tokens"] == 15
+
+
+async def test_text_held_back_at_the_cut_goes_out_here(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True)
+    said = await say(model, chat(stop=("4 x",)), cut(5, text=answer(5)[:-2]))
+    assert answer(5)[:-2] + said.text == answer()
+
+
+async def test_answer_that_had_all_its_tokens_ends_here(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    said = await say(model, chat(max_tokens=5), cut(5))
+    assert (said.text, said.last.finish_reason, server.asked) == ("", "length", [])
+
+
+@pytest.mark.parametrize("revision", ["/models/other|1000|f-1", ""])
+async def test_another_model_does_not_go_on_with_it(rig: Rig, revision: str) -> None:
+    _, model = await rig.both(vllm=True)
+    with pytest.raises(NotResumable, match="model has changed"):
+        await say(model, chat(), cut(5, revision=revision))
+
+
+async def test_tokens_that_say_something_else_here_are_not_gone_on_with(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True)
+    with pytest.raises(NotResumable, match="another text"):
+        await say(model, chat(stop=("x",)), cut(5, text="something else"))
+
+
+async def test_model_that_changed_while_its_server_was_away_does_not_go_on(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True, hold_after=4)
+    saying = asyncio.create_task(say(model, chat(), said=(said := Said())))
+    await wait_until(lambda: len(said.chunks) == 4)
+    await server.stop()
+    server.root = "/models/new"
+    await server.start()
+    with pytest.raises(NotResumable, match="model has changed"):
+        await saying
+
+
+# places
+
+
+async def test_closing_an_answer_closes_the_stream_and_frees_its_place(rig: Rig) -> None:
+    server, model = await rig.both(hold_after=2)
+    said = Said()
+    saying = asyncio.create_task(say(model, chat(), said=said))
+    await wait_until(lambda: len(said.chunks) == 2)
+    assert model.room(1) == 3
+    await end_task(saying)
+    await wait_until(lambda: server.dropped == 1 and server.open == 0)
+    assert model.room(0) == 4
+
+
+async def test_servers_share_the_load_and_none_gets_more_than_it_may(rig: Rig) -> None:
+    one, two = await rig.server(hold_after=1), await rig.server(hold_after=1)
+    model = await rig.model(one, two, max_concurrency=3)
+    jobs = [asyncio.create_task(say(model, chat())) for _ in range(7)]
+    await wait_until(lambda: one.open + two.open == 6)
+    assert (one.open, two.open) == (3, 3)
+    # Six run and one waits for a place: there is none for an eighth.
+    assert model.room(7) < 0
+    one.hold_after = two.hold_after = None
+    await end_task(jobs[0])
+    await wait_until(lambda: jobs[6].done())
+    for job in jobs[1:6]:
+        await end_task(job)
+    assert model.room(0) == 6
+
+
+async def test_connections_are_used_again(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    for _ in range(5):
+        await say(model, chat())
+    assert server.dropped == 0
+
+
+async def test_key_goes_to_its_server_and_into_no_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = await rig.server(api_key="s3cr3t", refuse=[(502, {}, {})])
+    model = await rig.model(server, api_key="s3cr3t")
+    assert (await say(model, chat())).text == answer()
+    assert server.headers[0]["Authorization"] == "Bearer s3cr3t"
+    out = capsys.readouterr()
+    assert "s3cr3t" not in caplog.text + out.out + out.err
+    assert "try_failed" in caplog.text + out.out + out.err
+
+
+async def test_server_with_a_wrong_key_is_not_used(rig: Rig) -> None:
+    server = await rig.server(api_key="s3cr3t")
+    model = await rig.model(server, ready=False, api_key="other")
+    await wait_until(lambda: "401" in (model.status().not_ready or ""))
+    assert model.room(0) == 0
+
+
+async def test_vllm_that_serves_another_model_is_not_used(rig: Rig) -> None:
+    server = await rig.server(vllm=True, model="other")
+    model = await rig.model(server, ready=False)
+    await wait_until(lambda: "serves other" in (model.status().not_ready or ""))
+
+
+async def test_server_that_says_it_is_not_well_gets_nothing_until_it_is(rig: Rig) -> None:
+    server, model = await rig.both()
+    server.health = 503
+    await wait_until(lambda: "/health answers 503" in (model.status().not_ready or ""))
+    server.health = 200
+    await wait_until(lambda: model.room(0) == 4)
+
+
+async def test_server_without_health_route_is_known_by_its_models(rig: Rig) -> None:
+    _, model = await rig.both(health=404)
+    assert model.status().not_ready is None
