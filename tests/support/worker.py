@@ -122,6 +122,7 @@ class Worker:
             self.engine.info.name,
             self.engine.info.max_num_seqs,
             len(self.held_jobs),
+            max_model_len=self.engine.info.max_model_len,
         )
 
 

@@ -20,11 +20,13 @@ from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisStore, open_store
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
+from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.http_errors import Runner
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
+from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.open_files import allow_most_open_files
 from relais_orchestrator.openapi.document import Deployment, build_document
 from relais_orchestrator.openapi.handlers import DOCUMENT, Document
@@ -39,7 +41,13 @@ log = structlog.get_logger(__name__)
 SECRET_RETRY_S = 0.5
 
 
-def create_parts(settings: Settings, store: RedisStore, secret: bytes, key_ring: KeyRing) -> Parts:
+def create_parts(
+    settings: Settings,
+    store: RedisStore,
+    secret: bytes,
+    key_ring: KeyRing,
+    catalogue: Catalogue,
+) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
     return Parts(
@@ -48,7 +56,9 @@ def create_parts(settings: Settings, store: RedisStore, secret: bytes, key_ring:
         event_log=store.log,
         operations=store.operations,
         registry=store.registry,
-        intake=Intake(store.intake, settings.models, settings.limits, drain),
+        catalogue=catalogue,
+        model_states=ModelStates(settings.models, store.operations, store.registry),
+        intake=Intake(store.intake, catalogue, settings.limits, drain),
         follower=Follower(store.log, store.live, idle_s=settings.streaming.keepalive_s),
         watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),
         key_ring=key_ring,
@@ -102,12 +112,13 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             f"API_KEYS: {settings.api_keys} has no key; with ENV={settings.env} nobody could ask"
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
+    catalogue = Catalogue(settings.models, settings.model_aliases)
     async with open_store(
         settings.redis,
         watch_grace_s=settings.streaming.watch_lease_s,
         accept_wait=settings.accept_wait,
     ) as store:
-        parts = create_parts(settings, store, await _secret(store), key_ring)
+        parts = create_parts(settings, store, await _secret(store), key_ring, catalogue)
         runner = Runner(create_app(parts, store), shutdown_timeout=1.0)
         await runner.setup()
         try:

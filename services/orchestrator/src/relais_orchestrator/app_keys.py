@@ -10,9 +10,11 @@ from relais_common.errors import ChannelNotFound, LogRewound, StoreUnavailable
 from relais_common.jobs import ChannelState
 from relais_common.ports import EventLog, JobIntake, Operations, WorkerRegistry
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
+from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
+from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.watcher import Watcher
 
@@ -26,6 +28,8 @@ class Parts:
     event_log: EventLog
     operations: Operations
     registry: WorkerRegistry
+    catalogue: Catalogue
+    model_states: ModelStates
     intake: Intake
     follower: Follower
     watcher: Watcher

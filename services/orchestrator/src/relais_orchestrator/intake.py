@@ -12,7 +12,6 @@ from relais_common.channels import new_channel_id
 from relais_common.errors import (
     Draining,
     InvalidRequest,
-    ModelNotFound,
     PriorityForbidden,
     StoreUnavailable,
 )
@@ -31,6 +30,7 @@ from relais_common.jobs import (
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import JobIntake
 from relais_orchestrator.auth import Caller
+from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.settings import Limits
 
@@ -59,10 +59,10 @@ class Intake:
     """Accepts drafts for the models that this deployment declares."""
 
     def __init__(
-        self, queue: JobIntake, models: tuple[str, ...], limits: Limits, drain: Drain
+        self, queue: JobIntake, catalogue: Catalogue, limits: Limits, drain: Drain
     ) -> None:
         self._queue = queue
-        self._models = models
+        self._catalogue = catalogue
         self._limits = limits
         self._drain = drain
 
@@ -78,16 +78,15 @@ class Intake:
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
-        if draft.model not in self.models_of(caller):
-            raise ModelNotFound(f"the model {draft.model!r} does not exist", param="model")
+        model = self._catalogue.root_of(draft.model, caller)
         highest = caller.may.max_priority
         if _ORDER.index(draft.priority) < _ORDER.index(highest):
             raise PriorityForbidden(
                 f"priority: this key may ask for {highest} at most", param="priority"
             )
         job = Job(
-            channel_id=new_channel_id(draft.model),
-            model=draft.model,
+            channel_id=new_channel_id(model),
+            model=model,
             key_id=caller.key_id,
             operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
             messages=draft.messages,
@@ -104,19 +103,12 @@ class Intake:
         log.info(
             "accepted",
             channel_id=accepted.channel_id,
-            model=draft.model,
+            model=model,
             key_id=caller.key_id,
             queue_position=accepted.queue_position,
             duplicate=accepted.duplicate,
         )
         return accepted
-
-    def models_of(self, caller: Caller) -> tuple[str, ...]:
-        """The declared models that a caller may use; it is told of no other."""
-        allowed = caller.may.models
-        if allowed is None:
-            return self._models
-        return tuple(model for model in self._models if model in allowed)
 
     async def stop(self, channel_id: str) -> None:
         """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from relais_common import environ, logs
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
+from relais_common.llm_table import read_mapping
 from relais_common.redis_store import AcceptWait, RedisSettings
 
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
@@ -56,6 +57,7 @@ class Settings:
     port: int
     root_path: str
     models: tuple[str, ...]
+    model_aliases: dict[str, str]
     api_keys: Path | None
     limits: Limits
     streaming: Streaming
@@ -86,6 +88,7 @@ def read_settings(env: Environ) -> Settings:
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
         root_path=_root_path(env),
         models=environ.models(env),
+        model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),

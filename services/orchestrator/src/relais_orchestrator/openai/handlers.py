@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from aiohttp import web
 
-from relais_common.errors import ModelNotFound
+from relais_common.channels import channel_model
 from relais_orchestrator.access import caller_of
-from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.bodies import parse_body, read_body
 from relais_orchestrator.intake import Draft
+from relais_orchestrator.model_states import ModelState
 from relais_orchestrator.openai.answers import Answer
 from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.request_ids import call_by_channel
@@ -78,7 +80,9 @@ async def _answer(
             draft, caller=caller, idempotency_key=idempotency_key, body=body
         )
         call_by_channel(request, accepted.channel_id)
-        identity = Identity(accepted.channel_id, wanted.model, int(time.time()))
+        # As vLLM does with its names: the answer says the model's own, whichever was asked for.
+        model = channel_model(accepted.channel_id)
+        identity = Identity(accepted.channel_id, model, int(time.time()))
         shape: Format = shape_of(identity)
         answer = Answer(
             parts,
@@ -93,10 +97,11 @@ async def _answer(
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """The declared models that the key may use, whether or not a worker runs them now."""
+    """The models that the key may use, by every name they have, whether or not a worker runs them now."""
+    caller = caller_of(request)
     parts = request.app[PARTS]
-    models = parts.intake.models_of(caller_of(request))
-    data = [_model(model, parts.started_at_s) for model in models]
+    states = await parts.model_states.all()
+    data = [_model(parts, caller, name, states) for name in parts.catalogue.names_of(caller)]
     body: ModelList = {"object": "list", "data": data}
     return json_response(body)
 
@@ -105,11 +110,31 @@ async def show_model(request: web.Request) -> web.Response:
     """One of them."""
     caller = caller_of(request)
     parts = request.app[PARTS]
-    model = request.match_info["model"]
-    if model not in parts.intake.models_of(caller):
-        raise ModelNotFound(f"the model {model!r} does not exist", param="model")
-    return json_response(_model(model, parts.started_at_s))
+    name = request.match_info["model"]
+    parts.catalogue.root_of(name, caller)
+    return json_response(_model(parts, caller, name, await parts.model_states.all()))
 
 
-def _model(model: str, created_s: int) -> ModelObject:
-    return {"id": model, "object": "model", "created": created_s, "owned_by": "relais"}
+def _model(
+    parts: Parts, caller: Caller, name: str, states: Mapping[str, ModelState]
+) -> ModelObject:
+    root = parts.catalogue.root_of(name, caller)
+    state = states.get(root)
+    body: ModelObject = {
+        "id": name,
+        "object": "model",
+        "created": parts.started_at_s,
+        "owned_by": "relais",
+        "root": root,
+        "max_model_len": None if state is None else state.max_model_len,
+    }
+    if state is not None:
+        body["relais"] = {
+            "state": state.state,
+            "workers": state.workers,
+            "capacity": state.capacity,
+            "running": state.running,
+            "waiting": state.waiting,
+            "estimated_wait_s": state.estimated_wait_s,
+        }
+    return body

@@ -118,6 +118,26 @@ class TextCompletion(TypedDict):
 
 
 @with_config(CLOSED)
+class ModelQueue(TypedDict):
+    """How a model stands; a second old at most."""
+
+    state: Annotated[
+        Literal["ready", "busy", "no_worker"],
+        Field(
+            description="A request would begin at once; wait for a place; wait for a worker that can run it. "
+            "It is accepted in each case."
+        ),
+    ]
+    workers: Annotated[int, Field(description="Alive and able to run it.")]
+    capacity: Annotated[int, Field(description="Requests they run at once.")]
+    running: int
+    waiting: int
+    estimated_wait_s: Annotated[
+        float | None, Field(description="For a request that came now; null until one was measured.")
+    ]
+
+
+@with_config(CLOSED)
 class ModelObject(TypedDict):
     """A model that requests may name."""
 
@@ -125,11 +145,19 @@ class ModelObject(TypedDict):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: Annotated[str, Field(description="The model behind an alias; else the id itself.")]
+    max_model_len: Annotated[
+        int | None,
+        Field(description="Prompt and answer together, in tokens; null while no worker tells."),
+    ]
+    relais: NotRequired[
+        Annotated[ModelQueue, Field(description="Left out while the store does not answer.")]
+    ]
 
 
 @with_config(CLOSED)
 class ModelList(TypedDict):
-    """The declared models."""
+    """The declared models and their aliases."""
 
     object: Literal["list"]
     data: list[ModelObject]
