@@ -28,6 +28,7 @@ from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.open_files import allow_most_open_files
+from relais_orchestrator.openapi.docs_page import add_docs_page
 from relais_orchestrator.openapi.document import Deployment, build_document
 from relais_orchestrator.openapi.handlers import DOCUMENT, Document
 from relais_orchestrator.problems import problems
@@ -77,6 +78,7 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
     app.on_response_prepare.append(stamp)
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(route.to_aiohttp() for route in ROUTES if route.handler is not None)
+    add_docs_page(app)
 
     async def ready() -> str | None:
         if parts.drain.started:
