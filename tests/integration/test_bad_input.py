@@ -422,7 +422,7 @@ async def remove(front: Front, stack: Stack, channel_id: str) -> None:
 
 @pytest.mark.parametrize("route", GOOD)
 async def test_idempotency_key_that_is_too_long_or_empty_is_400(front: Front, route: str) -> None:
-    for key in ("k" * 257, ""):
+    for key in ("k" * 257, "", "é", "a\tb"):
         headers = {"Idempotency-Key": key}
         async with front.post(route, GOOD[route], headers=headers) as response:
             assert (await refusal(response, 400))["param"] == "Idempotency-Key"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relais_orchestrator.app import create_app
+from relais_orchestrator.openapi.route import Access
 from relais_orchestrator.routes import ROUTES
 from support.documented import OUTSIDE, check_json, document
 from support.sse_client import read_events, sse_events
@@ -46,11 +49,17 @@ async def test_every_route_of_the_server_is_declared(front: Front, stack: Stack)
     assert {one for one in served if not OUTSIDE.fullmatch(one[1])} == declared
 
 
-def events_of(path: str) -> dict[str, Any]:
+def events_of(path: str) -> dict[str, list[Any]]:
+    """Names of a stream's events, and the schemas of their data."""
     (route,) = (one for one in ROUTES if one.path == path)
     responses = document()["paths"][route.template][route.method.lower()]["responses"]
-    events: dict[str, Any] = responses["200"]["content"]["text/event-stream"]["x-events"]
-    return events
+    found: dict[str, list[Any]] = {}
+    for event in responses["200"]["content"]["text/event-stream"]["schema"]["anyOf"]:
+        properties = event["properties"]
+        if "contentSchema" in properties["data"]:
+            name = properties["event"]["const"]
+            found.setdefault(name, []).append(properties["data"]["contentSchema"])
+    return found
 
 
 @pytest.mark.usefixtures("worker")
@@ -61,7 +70,7 @@ async def test_events_of_a_channel_are_of_their_declared_types(front: Front) -> 
         events = await read_events(front.session, f"/v1/channels/{channel_id}/events")
         assert events[-1].name in ("completed", "failed")
         for event in events:
-            check_json(declared[event.name], event.json)
+            check_json({"anyOf": declared[event.name]}, event.json)
 
 
 @pytest.mark.usefixtures("worker")
@@ -77,5 +86,22 @@ async def test_chunks_of_a_stream_are_of_their_declared_type(front: Front, path:
     assert data.pop() == "[DONE]"
     chunks = [json.loads(one) for one in data]
     for chunk in chunks:
-        check_json(declared, chunk)
+        check_json(declared[0], chunk)
     assert chunks[-1]["timings"]["queue_s"] >= 0
+
+
+async def test_no_route_opens_without_its_key(stack: Stack, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"client1": "a-good-key-of-a-client"}))
+    keys.chmod(0o600)
+    front = await stack.front(ENV="staging", API_KEYS=str(keys))
+    for route in ROUTES:
+        path = re.sub(r"\{\w+(:\.\+)?\}", "x", route.path)
+        given = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}]
+        for headers in given if route.access is not Access.OPEN else []:
+            async with front.session.request(route.method, path, headers=headers) as response:
+                assert response.status == 401, (route.name, headers)
+                assert response.headers["WWW-Authenticate"] == "Bearer"
+        good = {"Authorization": "Bearer a-good-key-of-a-client"}
+        async with front.session.request(route.method, path, headers=good) as response:
+            assert (response.status == 403) == (route.access is Access.ADMIN), route.name

@@ -189,3 +189,12 @@ def test_json_schema_reaches_the_engine_under_its_own_name() -> None:
     response_format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     body = json.dumps(GOOD[CompletionRequest] | {"response_format": response_format}).encode()
     assert parse_body(CompletionRequest, body).to_sampling().response_format == response_format
+
+
+def test_whole_numbers_are_integers_however_they_are_written() -> None:
+    body = b'{"model": "m", "prompt": [5.0, 7], "seed": 1e3, "max_tokens": 2.0, "temperature": 1.0}'
+    wanted = parse_body(CompletionRequest, body)
+    assert (wanted.prompt, wanted.seed, wanted.max_tokens) == ([5, 7], 1000, 2)
+    for value in (2.5, 1e300, float("inf"), True, "2"):
+        error = chat(max_tokens=value)
+        assert (error.param, error.code) == ("max_tokens", "invalid_type")

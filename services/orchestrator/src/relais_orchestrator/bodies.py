@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from relais_common.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from relais_orchestrator.app_keys import PARTS
@@ -60,12 +60,30 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
+        # An integer all the same: JSON knows no difference between 5 and 5.0.
+        if any(one["type"] == "int_type" and _is_whole(one["input"]) for one in _errors(error)):
+            return parse_body(schema, to_json(_with_integers(from_json(body))))
         errors = _errors(error)
         if errors[0]["type"] == "json_invalid":
             deep = "recursion limit" in errors[0]["msg"]
             problem = "nested too deeply" if deep else "not valid JSON"
             raise InvalidRequest(f"the body is {problem}", code="invalid_json") from None
         raise _refusal(errors, from_json(body)) from None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+
+
+def _with_integers(value: Any) -> Any:
+    match value:
+        case float() if _is_whole(value):
+            return int(value)
+        case list():
+            return [_with_integers(one) for one in value]
+        case dict():
+            return {name: _with_integers(one) for name, one in value.items()}
+    return value
 
 
 def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:

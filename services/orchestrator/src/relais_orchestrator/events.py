@@ -95,7 +95,9 @@ def compacted(state: ChannelState) -> bytes:
 
 
 def _last_event_id(request: web.Request) -> int:
-    raw = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "0"
-    if not (raw.isascii() and raw.isdigit() and len(raw) <= MAX_SEQ_DIGITS):
-        raise InvalidRequest("Last-Event-ID: not the id of an event", param="Last-Event-ID")
-    return int(raw)
+    header, query = request.headers.get("Last-Event-ID"), request.query.get("last_event_id")
+    for raw in filter(None, (header, query)):
+        if not (raw.isascii() and raw.isdigit() and len(raw) <= MAX_SEQ_DIGITS):
+            raise InvalidRequest("Last-Event-ID: not the id of an event", param="Last-Event-ID")
+    # An EventSource that began in the middle keeps its URL when it comes back: the header is newer.
+    return int(header or query or "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from dataclasses import dataclass
 
 import structlog
@@ -36,7 +37,8 @@ from relais_orchestrator.settings import Limits
 
 log = structlog.get_logger(__name__)
 
-MAX_IDEMPOTENCY_KEY_LENGTH = 256
+IDEMPOTENCY_KEY_FORM = r"^[!-~]([ -~]{0,254}[!-~])?$"
+_IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_FORM)
 FAREWELL_TIMEOUT_S = 2.0
 _ORDER = tuple(Priority)
 
@@ -153,12 +155,11 @@ class Intake:
 def _idempotency(key: str | None, body: bytes) -> Idempotency | None:
     if key is None:
         return None
-    if not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest(
-            f"Idempotency-Key: 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters",
-            param="Idempotency-Key",
+            "Idempotency-Key: 1 to 256 printable ASCII characters", param="Idempotency-Key"
         )
     return Idempotency(
-        key_hash=hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest(),
+        key_hash=hashlib.sha256(key.encode()).hexdigest(),
         body_hash=hashlib.sha256(body).hexdigest(),
     )

@@ -40,8 +40,8 @@ PROCESSING_MS = Header(
 )
 CLIENT_REQUEST_ID = Header(
     "X-Request-Id",
-    Annotated[str, Field(pattern=request_ids.FORM)],
-    "A name for this request, for logs and answers; of another form, it is not used.",
+    str,
+    f"A name for this request, for logs and answers; not used unless it matches `{request_ids.FORM}`.",
 )
 RETRY_AFTER = Header("Retry-After", Annotated[int, Field(ge=1)], "Seconds to wait.")
 AUTHENTICATE = Header("WWW-Authenticate", str, "`Bearer`.", required=True)
@@ -216,11 +216,30 @@ def _answer(answer: Answer, route: Route, schemas: _Schemas) -> Json:
 
 
 def _events(events: Events, schemas: _Schemas) -> Json:
-    # OpenAPI 3.1 has no word for the parts of a stream; 3.2 will call it itemSchema.
-    return {
-        "schema": {"type": "string", "description": events.description},
-        "x-events": {name: schemas.of(kind, "serialization") for name, kind in events.data.items()},
-    }
+    # As OpenAPI 3.2 describes one event of a stream (there under itemSchema); 3.1 leaves open what a schema means here.
+    def event(name: str, kind: Any) -> Json:
+        data = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schemas.of(kind, "serialization"),
+        }
+        return {
+            "title": name,
+            "type": "object",
+            "required": ["event", "data"],
+            "properties": {"event": {"const": name}, "id": {"type": "string"}, "data": data},
+        }
+
+    described = [event(name, kind) for name, kind in events.data]
+    if events.last_data is not None:
+        described.append(
+            {
+                "type": "object",
+                "required": ["data"],
+                "properties": {"data": {"const": events.last_data}},
+            }
+        )
+    return {"schema": {"description": events.description, "anyOf": described}}
 
 
 def _refusal(status: int, errors: list[type[RelaisError]], schemas: _Schemas) -> Json:
@@ -299,5 +318,5 @@ def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
             if answer.body is not None:
                 yield answer.body, "serialization"
             if answer.events is not None:
-                for kind in answer.events.data.values():
+                for _, kind in answer.events.data:
                     yield kind, "serialization"

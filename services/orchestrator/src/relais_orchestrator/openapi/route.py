@@ -48,11 +48,13 @@ class Events:
 
     Attributes:
         description: how the stream runs.
-        data: the type of an event's data, by its name; a stream of unnamed ones has the name `message`.
+        data: names of events, and the types of their data; an event without a name counts as a `message`.
+        last_data: what the last message says, where it is no JSON.
     """
 
     description: str
-    data: Mapping[str, Any]
+    data: tuple[tuple[str, Any], ...]
+    last_data: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from relais_orchestrator.schemas.errors import ErrorResponse
 from relais_orchestrator.schemas.native import SubmitRequest
 
 TAG = "Requests"
-EventId = Annotated[str, StringConstraints(pattern=rf"^[0-9]{{1,{events.MAX_SEQ_DIGITS}}}$")]
+EventId = Annotated[str, StringConstraints(pattern=rf"^[0-9]{{0,{events.MAX_SEQ_DIGITS}}}$")]
 LINKS = {
     "get_channels_channel_id": "channel_id",
     "get_channels_channel_id_events": "channel_id",
@@ -95,11 +95,11 @@ ROUTES = [
                     "waits. One of `completed`, `failed`, `cancelled`, `expired` is the last; where the log is gone "
                     "it comes alone, with the whole `text`. `log_rewound` (begin again) and "
                     "`key_revoked` have no id.",
-                    {
-                        **{name.decode(): kind for kind, name in NAMES.items()},
-                        "log_rewound": ErrorResponse,
-                        "key_revoked": ErrorResponse,
-                    },
+                    (
+                        *((name.decode(), kind) for kind, name in NAMES.items()),
+                        ("log_rewound", ErrorResponse),
+                        ("key_revoked", ErrorResponse),
+                    ),
                 ),
             ),
             Answer(204, "There is nothing after this id, and nothing will come."),

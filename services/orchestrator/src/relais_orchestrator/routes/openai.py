@@ -19,6 +19,7 @@ from relais_orchestrator.schemas.completions import (
     TextCompletion,
     TextCompletionChunk,
 )
+from relais_orchestrator.schemas.errors import ErrorResponse
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 
 TAG = "OpenAI"
@@ -47,7 +48,11 @@ ROUTES = [
                 200,
                 "The answer; a stream with `stream: true`.",
                 ChatCompletion,
-                Events(STREAM, {"message": ChatCompletionChunk}),
+                Events(
+                    STREAM,
+                    (("message", ChatCompletionChunk), ("message", ErrorResponse)),
+                    last_data="[DONE]",
+                ),
                 (QUEUE_MS,),
             ),
         ),
@@ -68,7 +73,11 @@ ROUTES = [
                 200,
                 "The text; a stream with `stream: true`.",
                 TextCompletion,
-                Events(STREAM, {"message": TextCompletionChunk}),
+                Events(
+                    STREAM,
+                    (("message", TextCompletionChunk), ("message", ErrorResponse)),
+                    last_data="[DONE]",
+                ),
                 (QUEUE_MS,),
             ),
         ),

@@ -22,16 +22,13 @@ from relais_common.errors import (
     Unreadable,
     WorkerLost,
 )
-from relais_orchestrator.intake import MAX_IDEMPOTENCY_KEY_LENGTH
+from relais_orchestrator.intake import IDEMPOTENCY_KEY_FORM
 from relais_orchestrator.openai import answers
 from relais_orchestrator.openapi.route import Header
 
 IDEMPOTENCY_KEY = Header(
     "Idempotency-Key",
-    Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_LENGTH, pattern=r"^[!-~]+$"),
-    ],
+    Annotated[str, StringConstraints(pattern=IDEMPOTENCY_KEY_FORM)],
     "The same key with the same body finds the first request again, and queues nothing.",
 )
 QUEUE_MS = Header(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, OnWorkerLoss, Priority
@@ -19,7 +19,14 @@ Prompt = (
 class SubmitRequest(BaseModel):
     """A request for the queue: `messages` for a chat, or `prompt` (text or token ids) for plain completion."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("messages", "prompt")
+            ]
+        }
+    )
 
     model: ModelName
     messages: Messages | None = None

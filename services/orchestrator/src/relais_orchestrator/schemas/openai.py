@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, Priority
@@ -32,6 +39,15 @@ class StreamOptions(BaseModel):
 
 class _Common(SamplingParams):
     """Fields that both routes have; the last three are Relais's own."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"stream_options": {"type": "null"}}},
+                {"required": ["stream"], "properties": {"stream": {"const": True}}},
+            ]
+        }
+    )
 
     model: ModelName
     stream: bool | None = Field(default=None, description="Server-sent events, or one object.")

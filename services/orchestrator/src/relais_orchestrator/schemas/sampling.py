@@ -86,7 +86,7 @@ class SamplingParams(BaseModel):
                 Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")],
                 Annotated[float, Field(ge=-100, le=100)],
             ],
-            Field(max_length=1024),
+            Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
         ]
         | None
     ) = None

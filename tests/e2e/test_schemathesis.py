@@ -1,0 +1,60 @@
+"""Schemathesis asks the live server whatever its document allows, and what it does not, and holds the answers to it.
+
+Every check is on but one, that a deleted resource is gone: a DELETE here cancels a request, and what became of it can
+still be read. The seed is fixed: a failure comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.process_stack import DETERMINISTIC, Starter
+from support.processes import ServiceProcess
+
+KEY = "an-operator-s-key-of-the-tests"
+
+
+def run_schemathesis(front: ServiceProcess, folder: Path, *options: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("run", f"{front.url}/openapi.json"),
+            *("--checks", "all", "--exclude-checks", "use_after_free"),
+            *("--phases", "examples,coverage,fuzzing,stateful"),
+            *("--seed", "20", "--max-examples", "15", "--suppress-health-check", "all"),
+            *("--request-timeout", "60", "--continue-on-failure", "--no-color"),
+            *options,
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, f"{done.stdout[-20_000:]}\n{done.stderr}"
+    assert "API Operations:" in done.stdout
+    assert "request_crashed" not in front.log_path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(450)
+def test_what_the_document_says_holds_with_keys(start: Starter, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"ops": {"key": KEY, "admin": True}}))
+    keys.chmod(0o600)
+    start("llm_worker", **DETERMINISTIC, MAX_OUTPUT_TOKENS="16")
+    front = start("orchestrator", ENV="staging", API_KEYS=str(keys))
+    run_schemathesis(front, tmp_path, "--header", f"Authorization: Bearer {KEY}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(450)
+def test_what_the_document_says_holds_without_keys(start: Starter, tmp_path: Path) -> None:
+    start("llm_worker", **DETERMINISTIC, MAX_OUTPUT_TOKENS="16")
+    run_schemathesis(start("orchestrator"), tmp_path)
