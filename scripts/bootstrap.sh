@@ -25,7 +25,9 @@ usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-worker
 Settings come from the environment, or from a file .env beside README.md. The most used:
   API_PORT (8080)   API_HOST (127.0.0.1)   REDIS_URL (a server of yours in place of the embedded one)
   VLLM_HF_REPO_ID (a model's name or path; models/relais-demo)   SERVED_MODEL_NAME
-  ENGINE (vllm, or deterministic: no model at all)   RELAIS_DEVICE (cpu or cuda; found by looking)
+  ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
+  LLM_TABLE ([("model", "http://host:port"), ...]: models that run already; a worker for them is started too)
+  RELAIS_DEVICE (cpu or cuda; found by looking)
   RELAIS_RUN_DIR (.run: logs, data and sockets; another one makes a second stack)   PYTHON (the interpreter to use)
 END
 }

@@ -52,6 +52,14 @@ _CPU_DEMO_DEFAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Worker:
+    name: str
+    index: int
+    ready_path: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A run that can be started."""
 
@@ -105,6 +113,8 @@ def _choose_model(
     root: Path, environment: dict[str, str], environ: Mapping[str, str]
 ) -> tuple[bool, str]:
     """Settle the model's settings in `environment`; says whether it is the demo model, and the name it is served by."""
+    if environment["ENGINE"] == "remote":
+        return False, _first_of_table(environment)
     wanted = environment["VLLM_HF_REPO_ID"]
     path = root / Path(wanted).expanduser()
     if environment["ENGINE"] != "vllm":
@@ -127,6 +137,21 @@ def _choose_model(
         for key, value in ((_CPU_DEFAULTS | _CPU_DEMO_DEFAULTS) if demo else _CPU_DEFAULTS).items():
             environment.setdefault(key, value)
     return demo, name
+
+
+def _first_of_table(environment: dict[str, str]) -> str:
+    """The model of `LLM_TABLE` that is asked first; settles the table, which orchestrators want too."""
+    # Not above: `down` and `status` do without the environment.
+    from relais_common.errors import SettingsError
+    from relais_common.llm_table import ALBERT_S_TABLE, read_llm_table
+
+    try:
+        table = read_llm_table(environment.setdefault("LLM_TABLE", ALBERT_S_TABLE))
+    except SettingsError as error:
+        raise StackError(str(error)) from None
+    if not table:
+        raise StackError("LLM_TABLE is empty: with ENGINE=remote it names models and servers")
+    return table[0].model
 
 
 def _plan_programs(
@@ -158,24 +183,34 @@ def _plan_programs(
         given.add(redis.port)
         programs.insert(0, redis)
 
+    workers = [
+        _Worker(_numbered("llm_worker", index), index, "/readyz", {})
+        for index in range(llm_workers)
+    ]
+    if environment.get("LLM_TABLE") and environment["ENGINE"] != "remote":
+        # Alive is enough: others' servers need not be up for this machine's model to be served.
+        remote = {"ENGINE": "remote"}
+        workers.append(_Worker("remote_worker", llm_workers, "/healthz", remote))
+    # Albert's table has a server at 8081, which may come up later.
+    first_health_port = 8091 if environment.get("LLM_TABLE") else 8081
     host = environment["HEALTH_HOST"]
-    for index in range(llm_workers):
+    for worker in workers:
         if environment.get("HEALTH_PORT"):
-            port = _port(environment, "HEALTH_PORT") + index
+            port = _port(environment, "HEALTH_PORT") + worker.index
             ports.require_free(host, port, "HEALTH_PORT")
         else:
-            port = ports.first_free(host, 8081, given)
+            port = ports.first_free(host, first_health_port, given)
         given.add(port)
         programs.append(
             Program(
-                name=_numbered("llm_worker", index),
+                name=worker.name,
                 command='exec "$RELAIS_BIN/relais-llm-worker"',
                 stage=Stage.WORKER,
                 host=host,
                 port=port,
                 setting="HEALTH_PORT",
-                ready_path="/readyz",
-                environment={"HEALTH_PORT": str(port)},
+                ready_path=worker.ready_path,
+                environment={"HEALTH_PORT": str(port), **worker.environment},
             )
         )
     return tuple(programs), redis_config

@@ -107,6 +107,33 @@ def test_ports_of_several_processes_differ(root: Path, free: str) -> None:
     assert len(set(ports)) == len(ports) == 5
 
 
+def test_table_of_models_gets_a_worker_of_its_own(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, LLM_TABLE='[("m", "http://h:1")]')
+
+    workers = [program for program in made.run.programs if program.name.endswith("worker")]
+    assert [program.name for program in workers] == ["llm_worker", "remote_worker"]
+    assert "ENGINE" not in workers[0].environment
+    assert workers[1].environment["ENGINE"] == "remote"
+    assert len({program.port for program in workers}) == 2
+    assert (made.run.model, made.environment["MODELS"]) == ("relais-demo", "relais-demo")
+
+
+def test_remote_engine_alone_needs_no_model_here(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, ENGINE="remote", LLM_TABLE='[("m", "http://h:1")]')
+
+    workers = [program.name for program in made.run.programs if program.name.endswith("worker")]
+    assert (workers, made.run.model, made.demo) == (["llm_worker"], "m", False)
+    usual = plan(root, API_PORT=free, ENGINE="remote")
+    assert usual.run.model == "AgentPublic/fabrique-reference-2"
+    assert usual.run.model in usual.environment["LLM_TABLE"]
+
+
+@pytest.mark.parametrize("table", ["", "nowhere.json", "[('m', 'h')]"])
+def test_bad_table_is_said(root: Path, free: str, table: str) -> None:
+    with pytest.raises(StackError, match="LLM_TABLE"):
+        plan(root, API_PORT=free, ENGINE="remote", LLM_TABLE=table)
+
+
 @pytest.mark.parametrize("value", ["http", "0", "70000", "-1", "8080.0"])
 def test_bad_port_is_named(root: Path, value: str) -> None:
     with pytest.raises(StackError, match="API_PORT is"):

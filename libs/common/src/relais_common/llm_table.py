@@ -18,6 +18,8 @@ from relais_common.errors import SettingsError
 _FIELDS = frozenset(("model", "url", "api_key", "max_concurrency"))
 _KEY = re.compile(r"[\x21-\x7e]+")
 MAX_LENGTH = 1 << 20
+ALBERT_S_TABLE = '[("AgentPublic/fabrique-reference-2", "http://127.0.0.1:8081")]'
+"""What the remote engine serves where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from relais_common import environ, logs
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
+from relais_common.llm_table import ALBERT_S_TABLE
 from relais_common.redis_store import RedisSettings
 from relais_llm_worker.remote.settings import RemoteSettings
 
-ALBERT_S_TABLE = '[("AgentPublic/fabrique-reference-2", "http://127.0.0.1:8081")]'
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
