@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from relais_orchestrator.app import create_app
+from relais_orchestrator.metrics import open_metrics
 from relais_orchestrator.openapi.route import Access
 from relais_orchestrator.routes import ROUTES
+from support.builders import MODEL
 from support.documented import OUTSIDE, check_json, document
 from support.sse_client import read_events, sse_events
 from support.stack import Front, Stack, chat_request
@@ -39,7 +41,8 @@ async def test_document_says_where_a_proxy_serves_it(stack: Stack) -> None:
 
 
 async def test_every_route_of_the_server_is_declared(front: Front, stack: Stack) -> None:
-    app = create_app(front.parts, stack.store)
+    metrics, store = open_metrics(stack.store, (MODEL,))
+    app = create_app(front.parts, store, metrics)
     served = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()

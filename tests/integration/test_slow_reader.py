@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+from support.scrape import scrape
 from support.sse_client import ids_of, read_events, text_of
 from support.stack import Front, Stack, answer_to, chat_request
 from support.waiting import wait_until
@@ -92,6 +93,7 @@ async def test_reader_that_stops_is_cut_off_with_little_buffered_and_can_resume(
         assert text_of(await others) == answer_to("b", TOKENS)
         assert max(buffered) < MOST_BUFFERED_BYTES
         received = await read_to_the_end(client)
+    assert (await scrape(front.session, front.url)).of("relais_sse_slow_readers_total") == 1
     after = last_id(received)
     assert 0 < after < TOKENS
     rest = await read_events(front.session, path, after=after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import aiohttp
+from prometheus_client import CollectorRegistry
 
 from relais_common.health import open_health_server
 
@@ -18,7 +19,7 @@ class Readiness:
 async def test_health_answers_while_not_ready_and_ready_follows_the_check() -> None:
     ready = Readiness()
     async with (
-        open_health_server("127.0.0.1", 0, ready) as port,
+        open_health_server("127.0.0.1", 0, ready, CollectorRegistry()) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
     ):
         async with client.get("/healthz") as response:
@@ -36,7 +37,7 @@ async def test_health_answers_while_not_ready_and_ready_follows_the_check() -> N
 
 async def test_port_is_free_again_afterwards() -> None:
     ready = Readiness()
-    async with open_health_server("127.0.0.1", 0, ready) as port:
+    async with open_health_server("127.0.0.1", 0, ready, CollectorRegistry()) as port:
         pass
-    async with open_health_server("127.0.0.1", port, ready) as again:
+    async with open_health_server("127.0.0.1", port, ready, CollectorRegistry()) as again:
         assert again == port

@@ -10,8 +10,10 @@ import orjson
 import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from prometheus_client import CollectorRegistry
 
 from relais_common.health import add_health_routes
+from relais_common.metrics.exposition import add_metrics_route
 from relais_common.wire.codec import NAMES
 from relais_orchestrator.bodies import parse_body
 from relais_orchestrator.openapi.document import build_document
@@ -40,6 +42,7 @@ def test_declarations_without_a_handler_are_routes_of_a_shared_part() -> None:
 
     app = web.Application()
     add_health_routes(app, ready)
+    add_metrics_route(app, CollectorRegistry())
     shared = {route.resource.canonical for route in app.router.routes() if route.resource}
     assert {route.path for route in ROUTES if route.handler is None} <= shared
 

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 
 import orjson
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from relais_common.metrics.exposition import add_metrics_route
 
 Check = Callable[[], Awaitable[str | None]]
 """Says why the process is not ready, or None where it is."""
@@ -38,10 +41,13 @@ def _json(body: dict[str, str], status: int) -> web.Response:
 
 
 @asynccontextmanager
-async def open_health_server(host: str, port: int, ready: Check) -> AsyncIterator[int]:
-    """Serve the two routes alone, for a process with no HTTP of its own. Yields the port it got."""
+async def open_health_server(
+    host: str, port: int, ready: Check, registry: CollectorRegistry
+) -> AsyncIterator[int]:
+    """Serve these and `/metrics` alone, for a process with no HTTP of its own. Yields the port it got."""
     app = web.Application()
     add_health_routes(app, ready)
+    add_metrics_route(app, registry)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:

@@ -174,10 +174,15 @@ class EventLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LiveBatch:
-    """Events just appended: `lines[i]` has number `first_seq + i`."""
+    """Events just appended: `lines[i]` has number `first_seq + i`.
+
+    Attributes:
+        received_s: when it came to this process, by its monotonic clock; None where it was read from the log.
+    """
 
     first_seq: int
     lines: list[bytes]
+    received_s: float | None = None
 
 
 class Subscription(Protocol):

@@ -7,17 +7,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from relais_common.errors import EngineDead
 from relais_common.health import open_health_server
 from relais_common.jobs import WorkerState
 from relais_common.lifecycle import background, stop_on_signals
+from relais_common.metrics.exposition import LoopLag, new_registry
+from relais_common.metrics.store import StoreMetrics
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisStore, open_store
 from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.heartbeat import beat_for_ever
 from relais_common.worker.held import HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
+from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import Engine
 from relais_llm_worker.generate import GenerateHandler
@@ -31,14 +35,20 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_models(settings: Settings) -> AsyncIterator[Sequence[Model]]:
-    """What this worker serves, by the engine that the settings choose. vLLM is imported only where it is the one."""
+async def open_models(
+    settings: Settings, registry: CollectorRegistry
+) -> AsyncIterator[Sequence[Model]]:
+    """What this worker serves, by the engine that the settings choose. vLLM is imported only where it is the one.
+
+    Args:
+        registry: gets the engine's own metrics, where it has any.
+    """
     if settings.remote is not None:
         limits = Limits(settings.max_output_tokens, settings.max_failures)
         async with open_remote_models(settings.remote, limits) as models:
             yield models
         return
-    async with open_engine(settings.engine) as engine:
+    async with open_engine(settings.engine, registry) as engine:
         yield [
             LocalModel(
                 engine,
@@ -49,7 +59,9 @@ async def open_models(settings: Settings) -> AsyncIterator[Sequence[Model]]:
 
 
 @asynccontextmanager
-async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
+async def open_engine(
+    settings: EngineSettings, registry: CollectorRegistry
+) -> AsyncIterator[Engine]:
     """An engine in this process."""
     if settings.kind == "deterministic":
         from relais_llm_worker.engine_deterministic import DeterministicEngine
@@ -61,8 +73,9 @@ async def open_engine(settings: EngineSettings) -> AsyncIterator[Engine]:
             tokens_per_s=settings.tokens_per_s,
         )
         return
-    from relais_llm_worker.engine_vllm import open_vllm_engine
+    from relais_llm_worker.engine_vllm import VllmMetrics, open_vllm_engine
 
+    registry.register(VllmMetrics())
     async with open_vllm_engine(settings) as engine:
         yield engine
 
@@ -84,21 +97,33 @@ async def run(settings: Settings) -> None:
         reasons = [model.status().not_ready for model in models]
         return None if None in reasons else "; ".join(filter(None, reasons))
 
-    async with open_health_server(settings.health_host, settings.health_port, ready) as port:
+    registry = new_registry("relais-llm-worker")
+    async with open_health_server(
+        settings.health_host, settings.health_port, ready, registry
+    ) as port:
         log.info("worker_starting", worker_id=settings.worker_id, health_port=port)
         with stop_on_signals(stop):
             async with (
-                open_models(settings) as models,
-                open_store(settings.redis) as store,
+                open_models(settings, registry) as models,
+                open_store(settings.redis) as plain_store,
+                background(LoopLag(registry).run()),
                 asyncio.TaskGroup() as group,
             ):
+                store = StoreMetrics(registry).around(plain_store)
+                metrics = WorkerMetrics(registry, [model.name for model in models])
+                several = len(models) > 1
                 for model in models:
-                    group.create_task(_serve(settings, model, len(models) > 1, store, stop))
+                    group.create_task(_serve(settings, model, several, store, metrics, stop))
     log.info("worker_stopped")
 
 
 async def _serve(
-    settings: Settings, model: Model, one_of_several: bool, store: RedisStore, stop: asyncio.Event
+    settings: Settings,
+    model: Model,
+    one_of_several: bool,
+    store: RedisStore,
+    metrics: WorkerMetrics,
+    stop: asyncio.Event,
 ) -> None:
     """Serve one model's queue until `stop`, then drain it."""
     # The registry knows a worker by its id, and each by one model.
@@ -118,10 +143,17 @@ async def _serve(
             not_ready=status.not_ready,
         )
 
-    publisher = Publisher(store.source)
+    source = metrics.around(store.source, model.name)
+    publisher = Publisher(source)
+    handler = GenerateHandler(model, source, store.log, publisher)
+    metrics.running.read(lambda: len(held_jobs), model.name)
+    metrics.capacity.read(lambda: model.status().capacity, model.name)
+    if model.status().kv_cache_usage is not None:
+        metrics.kv_cache_usage.read(lambda: model.status().kv_cache_usage or 0.0, model.name)
+    metrics.generation_tokens.read(lambda: handler.generated_tokens, model.name)
     consumer = Consumer(
-        store.source,
-        GenerateHandler(model, store.source, store.log, publisher),
+        source,
+        handler,
         held_jobs,
         publisher,
         ConsumerSettings(
@@ -131,8 +163,8 @@ async def _serve(
     log.info("worker_ready", model=model.name, capacity=model.status().capacity)
     async with background(
         publisher.run(),
-        renew_for_ever(store.source, held_jobs, publisher, lease_s=settings.lease_s),
-        listen_for_stops(store.source, held_jobs, model.name, lease_s=settings.lease_s),
+        renew_for_ever(source, held_jobs, publisher, lease_s=settings.lease_s),
+        listen_for_stops(source, held_jobs, model.name, lease_s=settings.lease_s),
         beat_for_ever(store.registry, state, every_s=settings.heartbeat_s),
         reap_for_ever(
             store.recovery,

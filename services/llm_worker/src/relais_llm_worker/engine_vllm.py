@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 import structlog
 from jinja2 import TemplateError
+from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from vllm import TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
@@ -65,6 +68,16 @@ class _LoadGauge(StatLoggerBase):
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
+
+
+class VllmMetrics(Collector):
+    """vLLM's own metrics, which it keeps for this process whether or not they are shown.
+
+    Given a stat logger of ours, it adds its own Prometheus logger, which knows no registry but the default one.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        return [metric for metric in REGISTRY.collect() if metric.name.startswith("vllm:")]
 
 
 @asynccontextmanager

@@ -21,7 +21,11 @@ log = structlog.get_logger(__name__)
 
 
 class GenerateHandler:
-    """Runs chat and text-completion jobs."""
+    """Runs chat and text-completion jobs.
+
+    Attributes:
+        generated_tokens: that the model gave so far, to all jobs.
+    """
 
     def __init__(
         self, model: Model, source: JobSource, event_log: EventLog, publisher: Publisher
@@ -30,6 +34,7 @@ class GenerateHandler:
         self._source = source
         self._log = event_log
         self._publisher = publisher
+        self.generated_tokens = 0
 
     def room(self, held: int) -> int:
         return self._model.room(held)
@@ -60,10 +65,14 @@ class GenerateHandler:
             async for chunk in answer.chunks:
                 first_s = first_s or time.monotonic()
                 output_tokens += len(chunk.token_ids)
+                self.generated_tokens += len(chunk.token_ids)
                 cached_tokens = max(cached_tokens, chunk.cached_tokens)
                 self._publish(held, chunk)
         if chunk is None or chunk.finish_reason is None:
             raise EngineFailed("the engine ended the request without a reason")
+        if chunk.usage is not None:
+            # From elsewhere, where the ids may stay.
+            self.generated_tokens += max(0, chunk.usage.output_tokens - output_tokens)
         last_s = time.monotonic()
         first_s = first_s or last_s
         return Completed(

@@ -16,6 +16,7 @@ from aiohttp import web
 from relais_common.errors import SettingsError, StoreUnavailable
 from relais_common.health import add_health_routes
 from relais_common.lifecycle import background, stop_on_signals
+from relais_common.metrics.exposition import LoopLag, add_metrics_route
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisStore, open_store
 from relais_orchestrator.app_keys import PARTS, Parts
@@ -26,6 +27,7 @@ from relais_orchestrator.follow import Follower
 from relais_orchestrator.http_errors import Runner
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
+from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.open_files import allow_most_open_files
 from relais_orchestrator.openapi.docs_page import add_docs_page
@@ -48,6 +50,7 @@ def create_parts(
     secret: bytes,
     key_ring: KeyRing,
     catalogue: Catalogue,
+    metrics: OrchestratorMetrics,
 ) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
@@ -59,8 +62,13 @@ def create_parts(
         registry=store.registry,
         catalogue=catalogue,
         model_states=ModelStates(settings.models, store.operations, store.registry),
-        intake=Intake(store.intake, catalogue, settings.limits, drain),
-        follower=Follower(store.log, store.live, idle_s=settings.streaming.keepalive_s),
+        intake=Intake(store.intake, catalogue, settings.limits, drain, metrics.requests.accepted),
+        follower=Follower(
+            store.log,
+            store.live,
+            idle_s=settings.streaming.keepalive_s,
+            delivered=metrics.streams.delivered,
+        ),
         watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),
         key_ring=key_ring,
         signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
@@ -69,10 +77,11 @@ def create_parts(
     )
 
 
-def create_app(parts: Parts, store: RedisStore) -> web.Application:
+def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
     """The HTTP application over parts that are already open."""
     app = web.Application(
-        middlewares=[problems], client_max_size=parts.settings.limits.max_body_bytes
+        middlewares=[problems, metrics.middleware],
+        client_max_size=parts.settings.limits.max_body_bytes,
     )
     app[PARTS] = parts
     app.on_response_prepare.append(stamp)
@@ -90,6 +99,7 @@ def create_app(parts: Parts, store: RedisStore) -> web.Application:
         return None
 
     add_health_routes(app, ready)
+    add_metrics_route(app, metrics.registry, metrics.queues.refresh)
     return app
 
 
@@ -119,9 +129,10 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         settings.redis,
         watch_grace_s=settings.streaming.watch_lease_s,
         accept_wait=settings.accept_wait,
-    ) as store:
-        parts = create_parts(settings, store, await _secret(store), key_ring, catalogue)
-        runner = Runner(create_app(parts, store), shutdown_timeout=1.0)
+    ) as plain_store:
+        metrics, store = open_metrics(plain_store, settings.models)
+        parts = create_parts(settings, store, await _secret(store), key_ring, catalogue, metrics)
+        runner = Runner(create_app(parts, store, metrics), shutdown_timeout=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
@@ -129,6 +140,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             async with background(
                 *_following(key_file, parts, store),
                 parts.watcher.run(),
+                LoopLag(metrics.registry).run(),
                 reap_for_ever(
                     store.recovery,
                     settings.models,

@@ -37,6 +37,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     cancels = state.on_disconnect is OnDisconnect.CANCEL
     async with parts.watcher.watching(state.channel_id) if cancels else nullcontext():
         await stream.begin()
+        stream.traffic.resumed += after > 0
         await stream.write(RECONNECT_HINT)
         with suppress(
             ChannelNotFound

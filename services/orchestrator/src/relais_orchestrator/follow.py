@@ -9,7 +9,8 @@ given: only where the log has that very line, at that number, does what follows 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import structlog
@@ -59,12 +60,21 @@ class Follower:
 
     Args:
         idle_s: silence after which `follow` gives None, so that the caller can keep its connection alive.
+        delivered: told, of live events, how many seconds after their receipt their reader was done with them.
     """
 
-    def __init__(self, event_log: EventLog, live: LiveBus, *, idle_s: float) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        live: LiveBus,
+        *,
+        idle_s: float,
+        delivered: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._log = event_log
         self._live = live
         self._idle_s = idle_s
+        self._delivered = delivered
 
     async def follow(self, channel_id: str, after: int) -> AsyncGenerator[LiveBatch | None]:
         """Batches of events with numbers `after + 1`, ... up to the terminal one; None in silences.
@@ -112,6 +122,8 @@ class Follower:
                     break
                 if fresh:
                     yield place.advance(fresh)
+                    if batch.received_s is not None:
+                        self._delivered(time.monotonic() - batch.received_s)
                     if is_terminal(fresh[-1]):
                         return
             else:

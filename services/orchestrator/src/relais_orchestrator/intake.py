@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -58,15 +59,25 @@ class Draft:
 
 
 class Intake:
-    """Accepts drafts for the models that this deployment declares."""
+    """Accepts drafts for the models that this deployment declares.
+
+    Args:
+        accepted: told of every job that the queue took in, or had already.
+    """
 
     def __init__(
-        self, queue: JobIntake, catalogue: Catalogue, limits: Limits, drain: Drain
+        self,
+        queue: JobIntake,
+        catalogue: Catalogue,
+        limits: Limits,
+        drain: Drain,
+        accepted: Callable[[Job, Accepted], None],
     ) -> None:
         self._queue = queue
         self._catalogue = catalogue
         self._limits = limits
         self._drain = drain
+        self._accepted = accepted
 
     async def accept(
         self, draft: Draft, *, caller: Caller, idempotency_key: str | None, body: bytes
@@ -102,6 +113,7 @@ class Intake:
             result_ttl_s=self._limits.result_ttl_s,
         )
         accepted = await self._enqueue(job, _idempotency(idempotency_key, body))
+        self._accepted(job, accepted)
         log.info(
             "accepted",
             channel_id=accepted.channel_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -47,6 +48,31 @@ RESPONSE_BEGUN: web.RequestKey[bool] = web.RequestKey("response_begun", bool)
 """Set once headers have left: an error can no longer be a status."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What streams of one kind have done so far.
+
+    Attributes:
+        begun: whose headers have left.
+        ended: of these, the ones that are over.
+        resumed: of these, the ones whose client had events already.
+        frames: sent; comments do not count.
+        cut: whose client read too slowly.
+    """
+
+    begun: int = 0
+    ended: int = 0
+    resumed: int = 0
+    frames: int = 0
+    sent_bytes: int = 0
+    keepalives: int = 0
+    cut: int = 0
+
+
+TRAFFIC: web.RequestKey[Traffic] = web.RequestKey("traffic", Traffic)
+"""Where a request's stream is counted."""
+
+
 FITS = 32 << 10
 """Bytes that an empty transport takes without a word: half of where it asks writers to wait."""
 
@@ -61,6 +87,7 @@ class EventStream:
     def __init__(self, request: web.Request, *, write_timeout_s: float) -> None:
         self._request = request
         self._write_timeout_s = write_timeout_s
+        self.traffic = request.get(TRAFFIC) or Traffic()
         self.response = web.StreamResponse(headers=HEADERS)
         # Compression would hold tokens back.
         self.response.enable_chunked_encoding()
@@ -68,16 +95,26 @@ class EventStream:
     async def begin(self) -> None:
         """Send the headers."""
         self._request[RESPONSE_BEGUN] = True
+        self.traffic.begun += 1
         await self.response.prepare(self._request)
 
     async def write(self, data: bytes) -> None:
         """Raises SlowReader once the client's buffers stay full for `write_timeout_s`."""
+        self._count(data)
         transport = self._request.transport
         if transport is None or transport.get_write_buffer_size() or len(data) > FITS:
             await self._in_time(self.response.write(data))
         else:
             # It cannot wait, and a timer costs as much as the write.
             await self.response.write(data)
+
+    def _count(self, data: bytes) -> None:
+        traffic = self.traffic
+        traffic.sent_bytes += len(data)
+        if data is KEEPALIVE:
+            traffic.keepalives += 1
+        else:
+            traffic.frames += data.count(b"\n\n")
 
     async def end(self) -> None:
         """Raises SlowReader as `write` does: the last byte waits for the client too."""
@@ -88,6 +125,7 @@ class EventStream:
             async with asyncio.timeout(self._write_timeout_s):
                 await writing
         except TimeoutError:
+            self.traffic.cut += 1
             if self._request.transport is not None:
                 self._request.transport.abort()
             raise SlowReader("the client reads too slowly") from None

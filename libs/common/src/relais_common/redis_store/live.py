@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -155,7 +156,7 @@ class RedisLiveBus:
         if message["type"] == "message":
             assert isinstance(data, bytes)
             try:
-                self._fanout.publish(name, codec.decode_live(data))
+                self._fanout.publish(name, codec.decode_live(data, time.monotonic()))
             except DecodeError:
                 log.warning("live_message_unreadable", channel=name)
         elif message["type"] == "subscribe":

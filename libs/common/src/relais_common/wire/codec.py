@@ -112,12 +112,12 @@ def encode_live(batch: LiveBatch) -> bytes:
     return b"\n".join((str(batch.first_seq).encode(), *batch.lines))
 
 
-def decode_live(message: bytes) -> LiveBatch:
-    """The batch in a live message. Raises DecodeError."""
+def decode_live(message: bytes, received_s: float | None = None) -> LiveBatch:
+    """The batch in a live message that came at this time. Raises DecodeError."""
     first_seq, *lines = message.split(b"\n")
     if not first_seq.isdigit() or len(first_seq) > _MOST_DIGITS or not lines:
         raise DecodeError("a live message without number or events")
-    return LiveBatch(int(first_seq), lines)
+    return LiveBatch(int(first_seq), lines, received_s)
 
 
 def encode_job(job: Job) -> bytes:

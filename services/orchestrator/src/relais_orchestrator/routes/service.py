@@ -34,6 +34,15 @@ ROUTES = [
     ),
     Route(
         method="GET",
+        path="/metrics",
+        handler=None,
+        tag=TAG,
+        summary="What is counted and measured, for Prometheus",
+        access=Access.OPEN,
+        answers=(Answer(200, "Prometheus's text, or OpenMetrics where `Accept` names it."),),
+    ),
+    Route(
+        method="GET",
         path="/openapi.json",
         handler=handlers.document,
         tag=TAG,

@@ -1,0 +1,47 @@
+"""What an orchestrator counts and measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp.typedefs import Middleware
+from prometheus_client import CollectorRegistry
+
+from relais_common.metrics.exposition import new_registry
+from relais_common.metrics.store import StoreMetrics
+from relais_common.redis_store import RedisStore
+from relais_orchestrator.metrics.queues import QueueMetrics
+from relais_orchestrator.metrics.requests import RequestMetrics
+from relais_orchestrator.metrics.streams import StreamMetrics
+from relais_orchestrator.routes import ROUTES
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorMetrics:
+    """All of it, in a registry of its own."""
+
+    registry: CollectorRegistry
+    requests: RequestMetrics
+    streams: StreamMetrics
+    queues: QueueMetrics
+
+    @property
+    def middleware(self) -> Middleware:
+        return self.requests.middleware(self.streams.native, self.streams.openai)
+
+
+def open_metrics(
+    store: RedisStore, models: tuple[str, ...]
+) -> tuple[OrchestratorMetrics, RedisStore]:
+    """The metrics of an orchestrator of these models, and its store, measured."""
+    registry = new_registry("relais-orchestrator")
+    store = StoreMetrics(registry).around(store)
+    return (
+        OrchestratorMetrics(
+            registry,
+            RequestMetrics(registry, models, [route.template for route in ROUTES]),
+            StreamMetrics(registry),
+            QueueMetrics(registry, store.operations, store.registry, models),
+        ),
+        store,
+    )

@@ -1,0 +1,121 @@
+"""Queues and workers as Redis has them, looked up when a scraper asks. Every orchestrator tells the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from relais_common.errors import StoreUnavailable
+from relais_common.jobs import Priority, WorkerState
+from relais_common.metrics.instruments import Gauge
+from relais_common.operations import QueueView
+from relais_common.ports import Operations, WorkerRegistry
+
+log = structlog.get_logger(__name__)
+
+FRESH_S = 5.0
+"""Scrapers that come within this time are told the same."""
+
+TIMEOUT_S = 2.0
+"""After it, a scraper is told that Redis is away, and gets the rest."""
+
+STATES = ("ready", "not_ready", "draining")
+
+
+class QueueMetrics:
+    """Of the declared models."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        operations: Operations,
+        workers: WorkerRegistry,
+        models: Sequence[str],
+    ) -> None:
+        self._operations = operations
+        self._registry = workers
+        self._models = models
+        self._looked_s: float | None = None
+        self._looking = asyncio.Lock()
+        by_model = {"model_name": models}
+
+        def gauge(name: str, documentation: str, **labels: Sequence[str]) -> Gauge:
+            return Gauge(registry, name, documentation, by_model | labels)
+
+        self._waiting = gauge(
+            "relais_num_requests_waiting", "Requests that nobody holds.", priority=tuple(Priority)
+        )
+        self._oldest = gauge(
+            "relais_oldest_waiting_seconds", "Age of the oldest of them; 0 where nothing waits."
+        )
+        self._suspects = gauge(
+            "relais_num_requests_suspect", "Of them, those that crashed a worker before."
+        )
+        self._leased = gauge("relais_num_requests_leased", "Requests in any worker's hands.")
+        self._dead = gauge("relais_dead_letters", "Requests that were set aside, out of attempts.")
+        self._wait = gauge(
+            "relais_estimated_wait_seconds",
+            "What a request at the end of the queue would be told; absent until one was measured.",
+        )
+        self._workers = gauge("relais_workers", "Workers that are alive.", state=STATES)
+        self._capacity = gauge(
+            "relais_workers_capacity", "Requests that the ready ones run at once, at the most."
+        )
+        self._up = Gauge(
+            registry, "relais_redis_up", "1 where Redis answered the last look at the queues."
+        ).of()
+
+    async def refresh(self) -> None:
+        """Look again, unless that was done a moment ago."""
+        async with self._looking:
+            now_s = time.monotonic()
+            if self._looked_s is not None and now_s - self._looked_s < FRESH_S:
+                return
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    views = [await self._operations.queue(one, top_keys=0) for one in self._models]
+                    workers = await self._registry.alive()
+            except (StoreUnavailable, TimeoutError) as error:
+                log.warning("queues_not_seen", error=str(error))
+                self._forget()
+            else:
+                self._show(views, workers)
+            self._looked_s = time.monotonic()
+
+    def _forget(self) -> None:
+        self._up.value = 0
+        for gauge in (
+            *(self._waiting, self._oldest, self._suspects, self._leased),
+            *(self._dead, self._wait, self._workers, self._capacity),
+        ):
+            gauge.clear()
+
+    def _show(self, views: Sequence[QueueView], workers: Sequence[WorkerState]) -> None:
+        self._forget()
+        self._up.value = 1
+        for view in views:
+            for priority, waiting in view.waiting_by_priority.items():
+                self._waiting.of(view.model, priority).value = waiting
+            self._oldest.of(view.model).value = view.oldest_waiting_s or 0.0
+            self._suspects.of(view.model).value = view.suspects
+            self._leased.of(view.model).value = view.running
+            self._dead.of(view.model).value = view.dead_letters
+            if view.estimated_wait_s is not None:
+                self._wait.of(view.model).value = view.estimated_wait_s
+        self._workers.start_at_zero()
+        self._capacity.start_at_zero()
+        for worker in workers:
+            state = _state(worker)
+            self._workers.of(worker.model, state).add()
+            if state == "ready":
+                self._capacity.of(worker.model).add(worker.capacity)
+
+
+def _state(worker: WorkerState) -> str:
+    if worker.draining:
+        return "draining"
+    return "ready" if worker.not_ready is None else "not_ready"

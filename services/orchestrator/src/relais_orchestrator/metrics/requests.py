@@ -1,0 +1,123 @@
+"""Requests at the door: how many, how long, what was accepted, what was refused and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import CollectorRegistry
+
+from relais_common.errors import EndedOtherwise, RelaisError
+from relais_common.jobs import Accepted, Job, Operation, Priority
+from relais_common.metrics import buckets
+from relais_common.metrics.instruments import OTHER, Counter, Gauge, Histogram
+from relais_common.metrics.labels import error_types
+from relais_orchestrator.sse import RESPONSE_BEGUN, TRAFFIC, Traffic
+
+SUBMITTING = frozenset({"/v1/requests", "/v1/chat/completions", "/v1/completions"})
+"""Routes that put a request into the queue."""
+
+CLIENT_GONE = 499
+"""Nobody was there to be answered."""
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+
+
+class RequestMetrics:
+    """Of one orchestrator's HTTP side.
+
+    Args:
+        routes: the templates of all routes.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, models: Iterable[str], routes: Iterable[str]
+    ) -> None:
+        routes = frozenset(routes)
+        statuses = [str(status.value) for status in HTTPStatus] + [str(CLIENT_GONE)]
+        self._requests = Counter(
+            registry,
+            "relais_http_requests_total",
+            "HTTP requests that were answered; a stream counts once it is over.",
+            {"method": METHODS, "route": routes, "status": statuses},
+        )
+        self._seconds = Histogram(
+            registry,
+            "relais_http_request_duration_seconds",
+            "Time until the answer; streams are left out.",
+            {"route": routes},
+            buckets=buckets.HTTP_S,
+        )
+        self._in_flight = Gauge(
+            registry, "relais_http_requests_in_flight", "HTTP requests that are not over."
+        ).of()
+        self._accepted = Counter(
+            registry,
+            "relais_requests_accepted_total",
+            "Requests that came into the queue.",
+            {"model_name": models, "operation": Operation, "priority": Priority},
+        )
+        self._accepted.start_at_zero()
+        self._repeated = Counter(
+            registry,
+            "relais_requests_repeated_total",
+            "Requests that the queue had already, by their Idempotency-Key.",
+            {"model_name": models},
+        )
+        self._rejections = Counter(
+            registry,
+            "relais_admission_rejections_total",
+            "Requests that did not come into the queue, by the code that their client got.",
+            {"error_type": error_types()},
+        )
+
+    def accepted(self, job: Job, accepted: Accepted) -> None:
+        if accepted.duplicate:
+            self._repeated.of(job.model).add()
+        else:
+            self._accepted.of(job.model, job.operation, job.priority).add()
+
+    def middleware(self, native: Traffic, openai: Traffic) -> Middleware:
+        """Goes inside of what turns errors into answers.
+
+        Args:
+            native, openai: where streams of these routes are counted.
+        """
+
+        @web.middleware
+        async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            route = OTHER if resource is None else resource.canonical
+            traffic = native if route.startswith("/v1/channels/") else openai
+            request[TRAFFIC] = traffic
+            began_s = time.monotonic()
+            status = 500
+            self._in_flight.add()
+            try:
+                response = await handler(request)
+                status = response.status
+                return response
+            except RelaisError as error:
+                status = error.status
+                if route in SUBMITTING and not isinstance(error, EndedOtherwise):
+                    self._rejections.of(error.code).add()
+                raise
+            except web.HTTPException as error:
+                status = error.status
+                raise
+            except (ConnectionError, asyncio.CancelledError):
+                status = CLIENT_GONE
+                raise
+            finally:
+                self._in_flight.add(-1)
+                self._requests.of(request.method, route, str(status)).add()
+                if request.get(RESPONSE_BEGUN):
+                    traffic.ended += 1
+                else:
+                    self._seconds.of(route).observe(time.monotonic() - began_s)
+
+        return measure
