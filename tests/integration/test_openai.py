@@ -21,6 +21,12 @@ CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 
 @pytest.fixture
+async def front(stack: Stack) -> Front:
+    """One on which a stall of the whole machine ends no request."""
+    return await stack.front(WATCH_LEASE_S="60")
+
+
+@pytest.fixture
 async def client(front: Front) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
         base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=20
