@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from typing import Any
 
 import aiohttp
 import pytest
@@ -70,7 +72,7 @@ async def test_streams_share_the_servers_and_survive_the_death_of_one(
     one = start_vllm(wait=False)
     two = start_vllm()
     one.wait_ready()
-    start(
+    worker = start(
         "llm_worker",
         ENGINE="remote",
         LLM_TABLE=repr([(MODEL, one.url), (MODEL, f"{two.url}/v1")]),
@@ -84,24 +86,46 @@ async def test_streams_share_the_servers_and_survive_the_death_of_one(
     text = undisturbed[REMARKS[0]]
     # Far into the answer, so that it follows the cut.
     stop = text[len(text) * 2 // 3 : len(text) * 2 // 3 + 24]
-    channels = [await submit(session, front.url, remark) for remark in REMARKS]
-    stopped = await submit(session, front.url, REMARKS[0], stop=[stop])
-    for channel_id in [*channels, stopped]:
-        await read_events(session, events_url(front.url, channel_id), stop_after=30)
-    loads = [await metric(session, server, "num_requests_running") for server in (one, two)]
-    assert min(loads) >= 1, f"both were to have some of them: {loads}"
+    asks: list[tuple[str, dict[str, Any]]] = [(remark, {}) for remark in REMARKS]
+    asks.append((REMARKS[0], {"stop": [stop]}))
+    wanted = [
+        await submit(session, front.url, remark, **params)
+        for _ in range(4)
+        for remark, params in asks
+    ]
+
+    async def both_are_at_it() -> bool:
+        loads = [await metric(session, server, "num_requests_running") for server in (one, two)]
+        return min(loads) >= 2
+
+    await wait_until(both_are_at_it, 60)
     one.kill()
-    for remark, channel_id in zip(REMARKS, channels, strict=True):
-        assert text_of(await whole(session, front.url, channel_id)) == undisturbed[remark]
-    events = await whole(session, front.url, stopped)
-    assert text_of(events) == text.partition(stop)[0]
-    assert events[-1].json["stop_reason"] == stop
+    answers = await asyncio.gather(*(whole(session, front.url, channel) for channel in wanted))
+    for number, events in enumerate(answers):
+        remark = number % len(asks)
+        if remark < len(REMARKS):
+            assert text_of(events) == undisturbed[REMARKS[remark]]
+        else:
+            assert text_of(events) == text.partition(stop)[0]
+            assert events[-1].json["stop_reason"] == stop
+    tries = [json.loads(line) for line in worker.log_path.read_text().splitlines()]
+    cut = [line["tokens"] for line in tries if line["event"] == "try_failed"]
+    assert any(0 < tokens < 600 for tokens in cut), f"none was cut in the middle: {cut}"
     # And back again: both are asked.
     again = start_vllm(PORT=str(one.port))
+
+    async def both_are_back() -> bool:
+        async with session.get(f"{front.url}/v1/models/{MODEL}") as response:
+            capacity: int = (await response.json())["relais"]["capacity"]
+            return capacity == 8
+
+    await wait_until(both_are_back, 60)
     channels = [await submit(session, front.url, remark) for remark in REMARKS * 2]
 
     async def used() -> bool:
-        return await metric(session, again, "num_requests_running") > 0
+        names = ("num_requests_running", "generation_tokens_total")
+        # One token is the probe's.
+        return max([await metric(session, again, name) for name in names]) > 1
 
     await wait_until(used, 60)
     for remark, channel_id in zip(REMARKS * 2, channels, strict=True):
