@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, relay, soak
+from benchmarks import connections, durability, proxy, relay, soak
 
 
 def main() -> None:
@@ -40,6 +40,9 @@ def main() -> None:
     one.add_argument("--losses", type=int, default=10)
     one.add_argument("--clients", type=int, default=8)
     one.set_defaults(run=durability.run)
+    one = commands.add_parser("proxy", help="what nginx in front costs a stream")
+    one.add_argument("--requests", type=int, default=200)
+    one.set_defaults(run=proxy.run)
     one = commands.add_parser("soak", help="nothing lost: load under random faults, then an audit")
     one.add_argument("--engine", choices=["deterministic", "vllm"], default="deterministic")
     one.add_argument("--minutes", type=float, default=10)

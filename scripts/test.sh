@@ -25,6 +25,7 @@ done
 
 llm=$(llm_requirements)
 with_install_lock install services embedded embedded-mongo dev "$llm"
+want_nginx
 export RELAIS_DEVICE=${llm#llm-}
 export PATH=$VENV/bin:$PATH
 

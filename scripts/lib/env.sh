@@ -104,6 +104,13 @@ require_ensurepip() {
     has_ensurepip || die "Python $version ($PYTHON_COMMAND) still cannot make environments: set PYTHON to another one"
 }
 
+# For the tests that put it in front. Without it they fail, and say so; the others can run.
+want_nginx() {
+    PATH=$PATH:/usr/sbin command -v nginx >/dev/null ||
+        # No server of the system's own is started.
+        (RUNLEVEL=1 apt_install nginx-light "tests run it in front of the orchestrator") || true
+}
+
 # vLLM's CPU build loads it; without it the build imports, and fails when a model is loaded.
 require_libnuma() {
     "$VENV_PYTHON" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||

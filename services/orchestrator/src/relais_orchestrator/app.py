@@ -22,6 +22,7 @@ from relais_common.redis_store import RedisStore, open_store
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.catalogue import Catalogue
+from relais_orchestrator.cors import allow_origins
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.http_errors import Runner
@@ -87,7 +88,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
     app.on_response_prepare.append(stamp)
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(route.to_aiohttp() for route in ROUTES if route.handler is not None)
-    add_docs_page(app)
+    add_docs_page(app, parts.settings.proxy.root_path)
 
     async def ready() -> str | None:
         if parts.drain.started:
@@ -100,6 +101,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
 
     add_health_routes(app, ready)
     add_metrics_route(app, metrics.registry, metrics.queues.refresh)
+    allow_origins(app, parts.settings.cors_allow_origins)
     return app
 
 
@@ -107,7 +109,7 @@ def _deployment(parts: Parts) -> Deployment:
     settings = parts.settings
     return Deployment(
         version=version("relais-orchestrator"),
-        root_path=settings.root_path,
+        root_path=settings.proxy.root_path,
         models=settings.models,
         any_token=settings.env == "dev",
         max_deadline_s=settings.limits.max_deadline_s,
@@ -132,7 +134,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
     ) as plain_store:
         metrics, store = open_metrics(plain_store, settings.models)
         parts = create_parts(settings, store, await _secret(store), key_ring, catalogue, metrics)
-        runner = Runner(create_app(parts, store, metrics), shutdown_timeout=1.0)
+        runner = Runner(create_app(parts, store, metrics), settings.proxy, shutdown_timeout_s=1.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()

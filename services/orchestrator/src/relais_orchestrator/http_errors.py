@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from relais_common.errors import ErrorInfo
+from relais_orchestrator.behind_proxy import BehindProxy
 from relais_orchestrator.problems import INTERNAL
 from relais_orchestrator.request_ids import new_request_id
 from relais_orchestrator.responses import error_response
@@ -72,11 +75,21 @@ class _Server(web.Server):
 class Runner(web.AppRunner):
     """Runs an application; a client that leaves cancels its handler: so a disconnect is noticed in a silence."""
 
+    def __init__(
+        self, app: web.Application, proxy: BehindProxy, *, shutdown_timeout_s: float
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout_s)
+        self._proxy = proxy
+
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
+
+        def make_request(*parts: Any) -> web.BaseRequest:
+            return self._proxy.as_meant(plain.request_factory(*parts))
+
         return _Server(
             plain.request_handler,
-            request_factory=plain.request_factory,
+            request_factory=make_request,
             handler_cancellation=True,
             access_log=None,
             max_line_size=MAX_LINE_BYTES,

@@ -47,8 +47,9 @@ def _draft(wanted: SubmitRequest) -> Draft:
 
 def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response:
     channel_id = accepted.channel_id
-    path = f"/v1/channels/{channel_id}"
-    token = request.app[PARTS].signer.sign(channel_id)
+    parts = request.app[PARTS]
+    path = f"{parts.settings.proxy.root_path}/v1/channels/{channel_id}"
+    token = parts.signer.sign(channel_id)
     body: AcceptedResponse = {
         "channel_id": channel_id,
         "status": accepted.status,

@@ -22,7 +22,7 @@ def begin(request: web.Request) -> None:
     request[REQUEST_ID] = request_id
     request[_BEGAN_S] = asyncio.get_running_loop().time()
     # Each connection has a context of its own, and its next request takes this one's place.
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id, client=request.remote)
 
 
 def new_request_id() -> str:

@@ -11,7 +11,9 @@ from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.llm_table import read_mapping
 from relais_common.redis_store import AcceptWait, RedisSettings
+from relais_orchestrator.behind_proxy import BehindProxy, TrustedProxies
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 ENVS = ("dev", "staging", "prod")
 
@@ -55,7 +57,8 @@ class Settings:
     accept_wait: AcceptWait
     host: str
     port: int
-    root_path: str
+    proxy: BehindProxy
+    cors_allow_origins: tuple[str, ...]
     models: tuple[str, ...]
     model_aliases: dict[str, str]
     api_keys: Path | None
@@ -86,7 +89,8 @@ def read_settings(env: Environ) -> Settings:
         ),
         host=environ.text(env, "API_HOST", "127.0.0.1"),
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
-        root_path=_root_path(env),
+        proxy=BehindProxy(_root_path(env), _trusted_proxies(env)),
+        cors_allow_origins=_origins(env),
         models=environ.models(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
@@ -120,4 +124,25 @@ def _root_path(env: Environ) -> str:
     path = environ.text(env, "API_ROOT_PATH", "").rstrip("/")
     if path and not _ROOT_PATH.fullmatch(path):
         raise SettingsError(f"API_ROOT_PATH is {path!r}; it takes a path like /relais")
+    if path.split("/")[1:2] in (["v1"], ["docs"]):
+        # Which of the two a path means could not be told.
+        raise SettingsError(f"API_ROOT_PATH is {path!r}; the API's own paths begin so")
     return path
+
+
+def _trusted_proxies(env: Environ) -> TrustedProxies:
+    entries = environ.words(env, "FORWARDED_ALLOW_IPS", "127.0.0.1")
+    try:
+        return TrustedProxies.parse(entries)
+    except ValueError as error:
+        raise SettingsError(f"FORWARDED_ALLOW_IPS: {error}") from None
+
+
+def _origins(env: Environ) -> tuple[str, ...]:
+    origins = environ.words(env, "CORS_ALLOW_ORIGINS", "")
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"CORS_ALLOW_ORIGINS has {origin!r}; it takes origins like https://example.org, or *"
+            )
+    return origins

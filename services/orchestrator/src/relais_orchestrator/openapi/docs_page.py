@@ -24,8 +24,8 @@ HEADERS = {
 }
 
 
-def add_docs_page(app: web.Application) -> None:
-    """The page, and the few files that it needs."""
+def add_docs_page(app: web.Application, root_path: str) -> None:
+    """The page, the few files that it needs, and the way to it from where a visitor may begin."""
     theirs = _swagger_ui()
     files = {
         "/docs": OURS / "docs.html",
@@ -36,6 +36,8 @@ def add_docs_page(app: web.Application) -> None:
         },
     }
     app.add_routes(web.get(path, _sends(file)) for path, file in files.items())
+    for path in ("/", "/docs/"):
+        app.add_routes([web.get(path, _leads_to(f"{root_path}/docs"))])
 
 
 def _sends(file: Path) -> Handler:
@@ -43,6 +45,13 @@ def _sends(file: Path) -> Handler:
         return web.FileResponse(file, headers=HEADERS)
 
     return send
+
+
+def _leads_to(location: str) -> Handler:
+    async def lead(_: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": location})
+
+    return lead
 
 
 def _swagger_ui() -> Path:

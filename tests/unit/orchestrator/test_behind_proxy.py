@@ -1,0 +1,53 @@
+"""Whose forwarded addresses are believed, and how far."""
+
+from __future__ import annotations
+
+import pytest
+
+from relais_common.errors import SettingsError
+from relais_orchestrator.behind_proxy import TrustedProxies
+from relais_orchestrator.settings import read_settings
+
+TRUSTED = TrustedProxies.parse(["127.0.0.1", "10.0.0.0/8", "::1"])
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "client"),
+    [
+        ("127.0.0.1", "198.51.100.7", "198.51.100.7"),
+        ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+        ("127.0.0.1", "203.0.113.9, 198.51.100.7", "198.51.100.7"),
+        ("127.0.0.1", "198.51.100.7, 10.1.2.3", "198.51.100.7"),
+        ("127.0.0.1", "10.9.9.9, 10.1.2.3", "10.9.9.9"),
+        ("127.0.0.1", "198.51.100.7:4711", "198.51.100.7"),
+        ("::1", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("127.0.0.1", "198.51.100.7, unknown", "127.0.0.1"),
+        ("127.0.0.1", "", "127.0.0.1"),
+    ],
+)
+def test_the_client_is_the_last_that_no_trusted_proxy_vouches_for(
+    peer: str, forwarded_for: str, client: str
+) -> None:
+    assert TRUSTED.client(peer, forwarded_for) == client
+
+
+def test_a_star_trusts_the_whole_chain() -> None:
+    trusted = TrustedProxies.parse(["*"])
+
+    assert trusted.client("192.0.2.1", "203.0.113.9, 198.51.100.7") == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FORWARDED_ALLOW_IPS", "nginx"),
+        ("CORS_ALLOW_ORIGINS", "example.org"),
+        ("CORS_ALLOW_ORIGINS", "https://example.org/path"),
+        ("API_ROOT_PATH", "relais"),
+        ("API_ROOT_PATH", "/v1/relais"),
+        ("API_ROOT_PATH", "/docs"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        read_settings({name: value})
