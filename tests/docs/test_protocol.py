@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relais_common.channels import model_tag
+from relais_common.limits import USAGE_DAYS
 from relais_common.redis_store.source import PATIENCE
 from relais_common.wire import codec, keys, scripts
 
@@ -35,6 +36,8 @@ def keys_in_code() -> set[str]:
         "key_id": "<key id>",
         "key_hash": "<hash>",
         "worker_id": "<worker id>",
+        "limit": "<limit>",
+        "day": "<day>",
     }
     channel_id = f"{model_tag('<model>')}.{'0' * 22}"
     names = {keys.WORKERS, keys.SIGNING_SECRET}
@@ -64,6 +67,11 @@ def test_every_script_is_documented() -> None:
 
 def test_the_ageing_bound_is_the_code_s() -> None:
     assert f"a priority that {PATIENCE} jobs have overtaken" in PAGE
+
+
+def test_accounts_are_kept_as_long_as_the_page_says() -> None:
+    assert f"HASH, {USAGE_DAYS} days" in PAGE
+    assert f"USAGE_DAYS = {USAGE_DAYS}" in scripts.source("finish")
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/.]+)`", PAGE))))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from relais_common.memory import MemoryStore
 from relais_common.ports import (
+    Accounts,
     EventLog,
     JobIntake,
     JobSource,
@@ -28,10 +29,11 @@ class Ports:
     live: LiveBus
     registry: WorkerRegistry
     operations: Operations
+    accounts: Accounts
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store, store.operations)
+    return Ports(store, store, store, store, store, store, store.operations, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -43,4 +45,5 @@ def redis_ports(store: RedisStore) -> Ports:
         store.live,
         store.registry,
         store.operations,
+        store.accounts,
     )

@@ -23,6 +23,8 @@ CHANNEL = f"{TAG}.AAAAAAAAAAAAAAAAAAAAAA"
         (keys.turns(MODEL, "low"), f"relais:{{{TAG}}}:turns:low"),
         (keys.suspects(MODEL), f"relais:{{{TAG}}}:suspects"),
         (keys.counts(MODEL), f"relais:{{{TAG}}}:counts"),
+        (keys.used(MODEL, "tokens", "key-a"), f"relais:{{{TAG}}}:used:tokens:key-a"),
+        (keys.usage(MODEL, 20_000), f"relais:{{{TAG}}}:usage:20000"),
         (keys.inflight(MODEL), f"relais:{{{TAG}}}:inflight"),
         (keys.deadlines(MODEL), f"relais:{{{TAG}}}:deadlines"),
         (keys.watched(MODEL), f"relais:{{{TAG}}}:watched"),

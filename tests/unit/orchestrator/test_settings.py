@@ -17,6 +17,8 @@ BAD = {
     "MODELS": ["m" * 161, "a," + "é" * 81],
     "MAX_BODY_BYTES": ["0", "1023", "4M"],
     "MAX_WAITING": ["0", "-1", "many"],
+    "MAX_STREAMS_PER_KEY": ["0", "-1", "many"],
+    "RESERVED_OUTPUT_TOKENS": ["-1", "many"],
     "DEFAULT_DEADLINE_S": ["0", "nan", "soon"],
     "MAX_DEADLINE_S": ["0", "x", "nan", "inf"],
     "LOG_TTL_S": ["0", "x", "nan", "inf", "1e30"],

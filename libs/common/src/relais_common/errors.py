@@ -8,6 +8,10 @@ another try. Tracebacks, keys and other tenants' data never enter one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relais_common.limits import Buckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,39 @@ class TooManyInFlight(RelaisError):
     status = 429
     type = "rate_limit_error"
     code = "too_many_in_flight"
+
+
+class RateLimited(RelaisError):
+    """The key has used up its requests or tokens of this minute, of this model."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        buckets: Buckets | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.buckets = buckets
+
+
+class TooManyStreams(RelaisError):
+    """The key has as many open streams at this server as it may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_streams"
+
+
+class TokensOverLimit(InvalidRequest):
+    """The request may need more tokens than its key has in a minute: it would never pass."""
+
+    code = "tokens_over_limit"
 
 
 class EngineRefused(InvalidRequest):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from relais_common.limits import Buckets
+
 
 class Operation(StrEnum):
     """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`."""
@@ -126,6 +128,7 @@ class Accepted:
         queue_position: 1 for the next to be taken; an upper bound; 0 when no longer waiting.
         estimated_wait_s: position over the measured service rate; None while nothing was measured.
         duplicate: True where this call changed nothing because the job was already there.
+        buckets: what its key has used of its limits now, where it has any.
     """
 
     channel_id: str
@@ -133,6 +136,7 @@ class Accepted:
     queue_position: int
     estimated_wait_s: float | None
     duplicate: bool = False
+    buckets: Buckets | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 from relais_common.events import Terminal
@@ -29,6 +30,7 @@ from relais_common.jobs import (
     Verdict,
     WorkerState,
 )
+from relais_common.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
 
 
@@ -54,12 +56,18 @@ class JobIntake(Protocol):
         *,
         max_waiting: int,
         max_inflight_per_key: int | None = None,
+        quota: Quota = NO_QUOTA,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state.
 
+        What the quota says it needs is taken out of its key's minute with the acceptance; its end puts what it took in
+        the place of that, and on the key's account of the day.
+
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
+            RateLimited: the key's requests or tokens of this minute do not allow it; nothing was taken of either.
+            TokensOverLimit: it needs more tokens than the key ever has.
             TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
             IdempotencyConflict: the idempotency key was used with another body.
         """
@@ -218,6 +226,16 @@ class WorkerRegistry(Protocol):
 
     async def alive(self) -> list[WorkerState]:
         """Workers whose last beat has not run out."""
+        ...
+
+
+class Accounts(Protocol):
+    """What keys took of a model, by the day (UTC) on which their jobs ended."""
+
+    async def usage(
+        self, model: str, *, since: date, until: date, key_id: str | None
+    ) -> list[DayUsage]:
+        """One entry for each day with any, both ends included, of one key or of all; by day, then key."""
         ...
 
 

@@ -19,6 +19,7 @@ from relais_common.lifecycle import background, stop_on_signals
 from relais_common.metrics.exposition import LoopLag, add_metrics_route
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisStore, open_store
+from relais_orchestrator import rate_headers, request_ids
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.catalogue import Catalogue
@@ -35,9 +36,9 @@ from relais_orchestrator.openapi.docs_page import add_docs_page
 from relais_orchestrator.openapi.document import Deployment, build_document
 from relais_orchestrator.openapi.handlers import DOCUMENT, Document
 from relais_orchestrator.problems import problems
-from relais_orchestrator.request_ids import stamp
 from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
+from relais_orchestrator.streams import Streams
 from relais_orchestrator.watcher import Watcher
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,8 @@ def create_parts(
         key_ring=key_ring,
         signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
         drain=drain,
+        streams=Streams(settings.limits.max_streams_per_key),
+        accounts=store.accounts,
         started_at_s=int(time.time()),
     )
 
@@ -85,7 +88,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
         client_max_size=parts.settings.limits.max_body_bytes,
     )
     app[PARTS] = parts
-    app.on_response_prepare.append(stamp)
+    app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp))
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(route.to_aiohttp() for route in ROUTES if route.handler is not None)
     add_docs_page(app, parts.settings.proxy.root_path)

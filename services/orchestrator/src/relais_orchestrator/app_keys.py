@@ -8,7 +8,7 @@ from aiohttp import web
 
 from relais_common.errors import ChannelNotFound, LogRewound, StoreUnavailable
 from relais_common.jobs import ChannelState
-from relais_common.ports import EventLog, JobIntake, Operations, WorkerRegistry
+from relais_common.ports import Accounts, EventLog, JobIntake, Operations, WorkerRegistry
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
@@ -16,6 +16,7 @@ from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.settings import Settings
+from relais_orchestrator.streams import Streams
 from relais_orchestrator.watcher import Watcher
 
 
@@ -36,6 +37,8 @@ class Parts:
     key_ring: KeyRing
     signer: EventsUrlSigner
     drain: Drain
+    streams: Streams
+    accounts: Accounts
     started_at_s: int
 
     async def glance(self, channel_id: str) -> ChannelState | None:

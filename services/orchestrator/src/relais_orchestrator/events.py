@@ -34,6 +34,19 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
         # Nothing will ever come; 204 keeps a browser from trying again.
         return web.Response(status=204)
     stream = sse.EventStream(request, write_timeout_s=parts.settings.streaming.write_timeout_s)
+    with parts.streams.of(state.key_id):
+        await _stream(request, stream, state, after, check_key)
+    return stream.response
+
+
+async def _stream(
+    request: web.Request,
+    stream: sse.EventStream,
+    state: ChannelState,
+    after: int,
+    check_key: KeyCheck,
+) -> None:
+    parts = request.app[PARTS]
     cancels = state.on_disconnect is OnDisconnect.CANCEL
     async with parts.watcher.watching(state.channel_id) if cancels else nullcontext():
         await stream.begin()
@@ -48,7 +61,6 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
                 body = orjson.dumps(error_body(error.info))
                 await stream.write(sse.named_frame(str(error.code).encode(), body))
     await stream.end()
-    return stream.response
 
 
 async def _pump(

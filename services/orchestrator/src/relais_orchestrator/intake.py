@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from relais_common.api_keys import ApiKey
 from relais_common.channels import new_channel_id
 from relais_common.errors import (
     Draining,
@@ -34,6 +35,7 @@ from relais_common.ports import JobIntake
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
+from relais_orchestrator.quotas import quota_of
 from relais_orchestrator.settings import Limits
 
 log = structlog.get_logger(__name__)
@@ -85,8 +87,8 @@ class Intake:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, PriorityForbidden, InvalidRequest, QueueFull, TooManyInFlight, IdempotencyConflict, Draining:
-                nothing was queued.
+            ModelNotFound, PriorityForbidden, InvalidRequest, QueueFull, TooManyInFlight, RateLimited,
+                IdempotencyConflict, Draining: nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
@@ -112,7 +114,7 @@ class Intake:
             log_ttl_s=self._limits.log_ttl_s,
             result_ttl_s=self._limits.result_ttl_s,
         )
-        accepted = await self._enqueue(job, _idempotency(idempotency_key, body))
+        accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
         self._accepted(job, accepted)
         log.info(
             "accepted",
@@ -132,11 +134,20 @@ class Intake:
         except (StoreUnavailable, TimeoutError):
             log.warning("cancel_postponed", channel_id=channel_id)
 
-    async def _enqueue(self, job: Job, idempotency: Idempotency | None) -> Accepted:
+    async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
+        quota = quota_of(
+            key,
+            job.messages,
+            job.prompt,
+            job.sampling,
+            output_tokens=self._limits.reserved_output_tokens,
+        )
+        at_once = key.concurrent_requests
         enqueue = self._queue.enqueue(
             job,
             max_waiting=self._limits.max_waiting,
-            max_inflight_per_key=self._limits.max_inflight_per_key,
+            max_inflight_per_key=at_once or self._limits.max_inflight_per_key,
+            quota=quota,
             idempotency=idempotency,
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:

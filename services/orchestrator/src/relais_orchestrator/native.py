@@ -7,6 +7,7 @@ from aiohttp import web
 from relais_common.events import Completed, Failed
 from relais_common.jobs import Accepted, ChannelState, StopReason
 from relais_common.wire import codec
+from relais_orchestrator import rate_headers
 from relais_orchestrator.access import caller_of, own_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import parse_body, read_body
@@ -58,6 +59,7 @@ def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response
         "events_url": f"{path}/events?token={token}",
     }
     call_by_channel(request, channel_id)
+    rate_headers.note(request, accepted.buckets)
     return json_response(body, status=202, headers={"Location": path})
 
 

@@ -9,8 +9,15 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from relais_common.errors import ErrorInfo, InternalError, MethodNotAllowed, NotFound, RelaisError
-from relais_orchestrator import request_ids
+from relais_common.errors import (
+    ErrorInfo,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    RelaisError,
+)
+from relais_orchestrator import rate_headers, request_ids
 from relais_orchestrator.responses import error_response
 from relais_orchestrator.sse import RESPONSE_BEGUN
 
@@ -27,6 +34,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except RelaisError as error:
         if error.status >= 500:
             log.warning("request_failed", path=request.path, code=error.code, error=error.message)
+        if isinstance(error, RateLimited):
+            rate_headers.note(request, error.buckets)
         return error_response(error.info, retry_after_s=error.retry_after_s)
     except web.HTTPNotFound:
         return error_response(NotFound(f"there is no {request.path}").info)

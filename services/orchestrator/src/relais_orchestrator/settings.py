@@ -20,11 +20,18 @@ ENVS = ("dev", "staging", "prod")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what is accepted, and how long things are kept."""
+    """Bounds on what is accepted, and how long things are kept.
+
+    Attributes:
+        max_streams_per_key: open at this process.
+        reserved_output_tokens: taken out of a key's minute for a request that names no `max_tokens`, until its end.
+    """
 
     max_body_bytes: int
     max_waiting: int
     max_inflight_per_key: int
+    max_streams_per_key: int
+    reserved_output_tokens: int
     default_deadline_s: float
     max_deadline_s: float
     log_ttl_s: float
@@ -98,6 +105,8 @@ def read_settings(env: Environ) -> Settings:
             max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
             max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
+            max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),
+            reserved_output_tokens=environ.integer(env, "RESERVED_OUTPUT_TOKENS", 1024),
             default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
             max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
             log_ttl_s=log_ttl_s,

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relais_common.errors import QueueFull
+from relais_common.events import Usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
+from relais_common.limits import Quota
+from relais_common.memory.accounts import MemoryAccounts, measure
 from relais_common.ports import LiveBatch
 from relais_common.wire import codec
 
@@ -34,6 +37,7 @@ class Record:
     order: int
     accepted_at_s: float
     deadline_at_s: float
+    quota: Quota
     status: Status = Status.QUEUED
     fence: int = 0
     failures: int = 0
@@ -74,6 +78,7 @@ class MemoryModel:
         self.passed: dict[Priority, int] = dict.fromkeys(Priority, 0)
         self.memos: dict[str, tuple[str, list[str]]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
+        self.accounts = MemoryAccounts(clock)
         self.service_s: float | None = None
         self.host: tuple[float, str] = (0.0, "")
         self._order = 0
@@ -82,10 +87,10 @@ class MemoryModel:
     def waiting(self) -> int:
         return sum(record.status is Status.QUEUED for record in self.records.values())
 
-    def add(self, job: Job, watch_grace_s: float) -> Record:
+    def add(self, job: Job, watch_grace_s: float, quota: Quota) -> Record:
         self._order += 1
         now = self._clock()
-        record = Record(job, self._order, now, now + job.deadline_s)
+        record = Record(job, self._order, now, now + job.deadline_s, quota)
         self.records[job.channel_id] = record
         self._lane(record).append(job.channel_id)
         self.deadlines[job.channel_id] = record.deadline_at_s
@@ -132,11 +137,20 @@ class MemoryModel:
             for record in self.records.values()
         )
 
-    def conclude(self, record: Record, status: Status, lines: list[bytes], text: str) -> None:
-        """End a job; the last of `lines` is its terminal event."""
+    def conclude(
+        self,
+        record: Record,
+        status: Status,
+        lines: list[bytes],
+        text: str,
+        usage: Usage | None = None,
+    ) -> None:
+        """End a job; the last of `lines` is its terminal event. Without `usage`, its log says what it took."""
         channel_id, was = record.job.channel_id, record.status
         self.append(record, len(record.log) + 1, lines)
         record.status, record.finished_at_s = status, self._clock()
+        job = record.job
+        self.accounts.settle(job.key_id, status, usage or measure(record.log), record.quota)
         record.outcome, record.text, record.stop = lines[-1], text, None
         for ledger in (self.inflight, self.deadlines, self.watched):
             ledger.pop(channel_id, None)

@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import date
 
 from relais_common.channels import channel_model
 from relais_common.errors import IdempotencyConflict, TooManyInFlight
-from relais_common.events import STATUS_OF, Cancelled, Queued, Started, Terminal
+from relais_common.events import STATUS_OF, Cancelled, Completed, Queued, Started, Terminal
 from relais_common.fanout import Fanout
 from relais_common.jobs import (
     Accepted,
@@ -27,6 +29,7 @@ from relais_common.jobs import (
     Verdict,
     WorkerState,
 )
+from relais_common.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.memory.model import MemoryModel, Record, stopped
 from relais_common.memory.operations import MemoryOperations
 from relais_common.ports import Reaped, Subscription
@@ -74,6 +77,7 @@ class MemoryStore:
         *,
         max_waiting: int,
         max_inflight_per_key: int | None = None,
+        quota: Quota = NO_QUOTA,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         model = self._model(job.model)
@@ -95,14 +99,15 @@ class MemoryStore:
                 f"{unfinished} requests of this key to {job.model!r} have not ended",
                 retry_after_s=model.estimated_wait_s(1) or 1.0,
             )
-        accepted = self._admit(model, job)
+        now = model.accounts.reserve(job.key_id, quota, job.model)
+        accepted = self._admit(model, job, quota)
         if idempotency is not None:
             entry = (job.channel_id, idempotency.body_hash)
             model.idempotency[job.key_id, idempotency.key_hash] = entry
-        return accepted
+        return replace(accepted, buckets=now if quota.limits_anything else None)
 
-    def _admit(self, model: MemoryModel, job: Job) -> Accepted:
-        record = model.add(job, self._watch_grace_s)
+    def _admit(self, model: MemoryModel, job: Job, quota: Quota = NO_QUOTA) -> Accepted:
+        record = model.add(job, self._watch_grace_s, quota)
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
@@ -161,6 +166,13 @@ class MemoryStore:
     async def depth(self, model: str) -> QueueDepth:
         state = self._model(model)
         return QueueDepth(waiting=state.waiting, running=len(state.inflight))
+
+    # Accounts
+
+    async def usage(
+        self, model: str, *, since: date, until: date, key_id: str | None
+    ) -> list[DayUsage]:
+        return self._model(model).accounts.usage(model, since, until, key_id)
 
     # JobSource
 
@@ -263,7 +275,8 @@ class MemoryStore:
         record.ended_by = lease.fence
         fresh = [*lines, codec.encode_event(terminal)]
         skip = min(verdict.tail + 1 - first_seq, len(fresh) - 1)
-        model.conclude(record, STATUS_OF[type(terminal)], fresh[skip:], text)
+        usage = terminal.usage if isinstance(terminal, Completed) else None
+        model.conclude(record, STATUS_OF[type(terminal)], fresh[skip:], text, usage)
         return Verdict(held=True, tail=len(record.log))
 
     async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:

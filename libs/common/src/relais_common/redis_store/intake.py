@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 from relais_common.channels import channel_model
@@ -24,6 +25,7 @@ from relais_common.jobs import (
     Status,
     StopReason,
 )
+from relais_common.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
 from relais_common.redis_store.accept_wait import ConfirmedScript
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Argument, Scripts
@@ -58,6 +60,11 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
         estimated_wait_s=read_seconds(wait),
         duplicate=verdict == b"duplicate",
     )
+
+
+def _buckets(quota: Quota, used: list[bytes]) -> Buckets:
+    requests, tokens = used
+    return buckets(quota, float(requests), float(tokens))
 
 
 def job_arguments(job: Job, watch_grace_s: float) -> tuple[Argument, ...]:
@@ -96,6 +103,7 @@ class RedisJobIntake:
         *,
         max_waiting: int,
         max_inflight_per_key: int | None = None,
+        quota: Quota = NO_QUOTA,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         idempotency_key = body_hash = ""
@@ -108,13 +116,21 @@ class RedisJobIntake:
             max_inflight_per_key or 0,
             idempotency_key,
             body_hash,
+            quota.requests_per_minute or 0,
+            quota.tokens_per_minute or 0,
+            quota.tokens,
         ]
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":
             raise IdempotencyConflict(
                 "this Idempotency-Key was used with another body", param="Idempotency-Key"
             )
-        return read_acceptance(job.model, answer)
+        if answer[0] == b"limited":
+            raise refusal(quota, _buckets(quota, answer[1:]), job.model)
+        accepted = read_acceptance(job.model, answer[:5])
+        if accepted.duplicate or not quota.limits_anything:
+            return accepted
+        return replace(accepted, buckets=_buckets(quota, answer[5:]))
 
     async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
         base = keys.model_base(job.model)

@@ -11,7 +11,7 @@ import structlog
 from redis.asyncio import Redis
 
 from relais_common.errors import DecodeError
-from relais_common.events import STATUS_OF, Started, Terminal
+from relais_common.events import STATUS_OF, Completed, Started, Terminal
 from relais_common.jobs import (
     Append,
     Interrupted,
@@ -144,6 +144,7 @@ class RedisJobSource:
                 first_seq,
                 STATUS_OF[type(terminal)],
                 text,
+                _usage(terminal),
                 *lines,
                 codec.encode_event(terminal),
             )
@@ -191,6 +192,14 @@ class RedisJobSource:
                         await asyncio.sleep(0)
 
             yield ids()
+
+
+def _usage(terminal: Terminal) -> str:
+    """As the scripts count it; '' where it is for them to find out."""
+    if not isinstance(terminal, Completed):
+        return ""
+    usage = terminal.usage
+    return f"{usage.input_tokens} {usage.output_tokens} {usage.cached_tokens}"
 
 
 def _flat(leases: Sequence[Lease]) -> list[Argument]:

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from relais_common.lifecycle import background
 from relais_common.redis_store.accept_wait import AcceptWait, open_confirmed
+from relais_common.redis_store.accounts import RedisAccounts
 from relais_common.redis_store.connection import (
     RedisSettings,
     connect,
@@ -42,6 +43,7 @@ class RedisStore:
     live: RedisLiveBus
     registry: RedisWorkerRegistry
     operations: RedisOperations
+    accounts: RedisAccounts
     redis: Redis
 
     async def ping(self) -> None:
@@ -85,5 +87,6 @@ async def open_store(
             live=live,
             registry=RedisWorkerRegistry(redis),
             operations=RedisOperations(scripts),
+            accounts=RedisAccounts(redis),
             redis=redis,
         )

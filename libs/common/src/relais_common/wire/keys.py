@@ -57,6 +57,16 @@ def open_jobs(model: str) -> str:
     return f"{model_base(model)}:open"
 
 
+def used(model: str, limit: str, key_id: str) -> str:
+    """STRING with TTL: `<used> <at>`, what a key has used of a limit per minute (`requests` or `tokens`)."""
+    return f"{model_base(model)}:used:{limit}:{key_id}"
+
+
+def usage(model: str, day: int) -> str:
+    """HASH with TTL: `<key id> <counter>` of all keys on one day, which counts from 1970-01-01 in UTC."""
+    return f"{model_base(model)}:usage:{day}"
+
+
 def host(model: str) -> str:
     """STRING with TTL: the busy worker that makes way for a suspect."""
     return f"{model_base(model)}:host"

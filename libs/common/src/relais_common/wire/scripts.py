@@ -31,5 +31,5 @@ _SHORT = frozenset(("append", "start", "renew", "watch"))
 def source(name: str) -> str:
     """The full text of a script, with what it shares with others in front."""
     folder = files("relais_common.wire") / "lua"
-    parts = ("core", name) if name in _SHORT else ("core", "lib", name)
+    parts = ("core", name) if name in _SHORT else ("core", "accounts", "lib", name)
     return "\n".join((folder / f"{part}.lua").read_text() for part in parts)

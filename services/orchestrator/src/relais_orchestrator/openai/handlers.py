@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from relais_common.channels import channel_model
+from relais_orchestrator import rate_headers
 from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import Caller
@@ -75,11 +76,12 @@ async def _answer(
 ) -> web.StreamResponse:
     parts = request.app[PARTS]
     idempotency_key = request.headers.get("Idempotency-Key")
-    with parts.drain.request():
+    with parts.drain.request(), parts.streams.of(caller.key_id):
         accepted = await parts.intake.accept(
             draft, caller=caller, idempotency_key=idempotency_key, body=body
         )
         call_by_channel(request, accepted.channel_id)
+        rate_headers.note(request, accepted.buckets)
         # As vLLM does with its names: the answer says the model's own, whichever was asked for.
         model = channel_model(accepted.channel_id)
         identity = Identity(accepted.channel_id, model, int(time.time()))

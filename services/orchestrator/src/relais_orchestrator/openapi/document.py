@@ -20,6 +20,7 @@ from relais_common.errors import (
     UnsupportedMediaType,
 )
 from relais_orchestrator import request_ids
+from relais_orchestrator.openapi.rate_limits import RATE_LIMITS
 from relais_orchestrator.openapi.route import Access, Answer, Events, Header, Query, Route
 from relais_orchestrator.schemas.errors import ErrorResponse
 
@@ -45,7 +46,7 @@ CLIENT_REQUEST_ID = Header(
 )
 RETRY_AFTER = Header("Retry-After", Annotated[int, Field(ge=1)], "Seconds to wait.")
 AUTHENTICATE = Header("WWW-Authenticate", str, "`Bearer`.", required=True)
-HEADERS_OF = {401: (AUTHENTICATE,), 429: (RETRY_AFTER,), 503: (RETRY_AFTER,)}
+HEADERS_OF = {401: (AUTHENTICATE,), 429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETRY_AFTER,)}
 
 PATH_PARAMETERS = {
     "channel_id": "What the request was accepted as.",

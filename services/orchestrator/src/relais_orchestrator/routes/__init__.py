@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from relais_orchestrator.openapi.route import Route
-from relais_orchestrator.routes import admin, native, openai, service
+from relais_orchestrator.routes import admin, native, openai, service, usage
 
-ROUTES: tuple[Route, ...] = (*native.ROUTES, *openai.ROUTES, *admin.ROUTES, *service.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *native.ROUTES,
+    *openai.ROUTES,
+    *usage.ROUTES,
+    *admin.ROUTES,
+    *service.ROUTES,
+)

@@ -6,9 +6,17 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from relais_common.errors import ChannelNotFound, InvalidRequest, LogRewound, StoreUnavailable
+from relais_common.errors import (
+    ChannelNotFound,
+    InvalidRequest,
+    KeyRevoked,
+    LogRewound,
+    StoreUnavailable,
+    TooManyStreams,
+)
 from relais_common.wire.codec import NAMES
 from relais_orchestrator import events, native
+from relais_orchestrator.openapi.rate_limits import RATE_LIMITS
 from relais_orchestrator.openapi.route import Access, Answer, Events, Header, Query, Route
 from relais_orchestrator.routes.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 from relais_orchestrator.schemas.channels import AcceptedResponse, ChannelResponse
@@ -42,7 +50,7 @@ ROUTES = [
                 202,
                 "Accepted.",
                 AcceptedResponse,
-                headers=(Header("Location", str, "Where the request's state is."),),
+                headers=(Header("Location", str, "Where the request's state is."), *RATE_LIMITS),
             ),
         ),
         errors=NOT_ACCEPTED,
@@ -104,6 +112,13 @@ ROUTES = [
             ),
             Answer(204, "There is nothing after this id, and nothing will come."),
         ),
-        errors=(ChannelNotFound, LogRewound, InvalidRequest, StoreUnavailable),
+        errors=(
+            KeyRevoked,
+            ChannelNotFound,
+            LogRewound,
+            InvalidRequest,
+            TooManyStreams,
+            StoreUnavailable,
+        ),
     ),
 ]

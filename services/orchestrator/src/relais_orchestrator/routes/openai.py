@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from relais_common.errors import Cancelled, Expired, ModelNotFound
+from relais_common.errors import Cancelled, Expired, ModelNotFound, TooManyStreams
 from relais_orchestrator.openai import handlers
+from relais_orchestrator.openapi.rate_limits import RATE_LIMITS
 from relais_orchestrator.openapi.route import Answer, Events, Route
 from relais_orchestrator.routes.shared import (
     IDEMPOTENCY_KEY,
@@ -27,7 +28,7 @@ STREAM = (
     "Chunks, then `[DONE]`. Headers leave when the engine has accepted the request. What fails after that is a "
     "last chunk with an `error`, and no `[DONE]`."
 )
-ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, Cancelled, Expired)
+ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, TooManyStreams, Cancelled, Expired)
 
 ROUTES = [
     Route(
@@ -53,7 +54,7 @@ ROUTES = [
                     (("message", ChatCompletionChunk), ("message", ErrorResponse)),
                     last_data="[DONE]",
                 ),
-                (QUEUE_MS,),
+                (QUEUE_MS, *RATE_LIMITS),
             ),
         ),
         errors=ERRORS,
@@ -78,7 +79,7 @@ ROUTES = [
                     (("message", TextCompletionChunk), ("message", ErrorResponse)),
                     last_data="[DONE]",
                 ),
-                (QUEUE_MS,),
+                (QUEUE_MS, *RATE_LIMITS),
             ),
         ),
         errors=ERRORS,
@@ -89,7 +90,11 @@ ROUTES = [
         handler=handlers.list_models,
         tag=TAG,
         summary="List the models",
-        answers=(Answer(200, "The declared models, with a worker or without.", ModelList),),
+        answers=(
+            Answer(
+                200, "Those declared that the key may use, with a worker or without.", ModelList
+            ),
+        ),
     ),
     Route(
         method="GET",

@@ -1,4 +1,4 @@
--- What scripts share that take jobs in, hand them on or end them. After core.lua.
+-- What scripts share that take jobs in, hand them on or end them. After core.lua and accounts.lua.
 
 local function count(field) return tonumber(redis.call('HGET', COUNTS, field) or '0') end
 
@@ -151,14 +151,17 @@ end
 
 -- The one way a job ends: last events, state, what it held, and how long it is remembered. `lines` ends with the
 -- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
-local function conclude(id, status, lines, text, in_lane)
+-- `usage`: as in `settle`.
+local function conclude(id, status, lines, text, in_lane, usage)
   local key = job_key(id)
-  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency = unpack(redis.call('HMGET', key,
-    'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s', 'result_ttl_s', 'idempotency'))
+  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute =
+    unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
+    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute'))
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
   redis.call('HDEL', key, 'payload', 'prompt_token_ids', 'stop')
+  settle(id, owner, status, usage, reserved, tokens_per_minute)
   count_open(owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)

@@ -1,0 +1,58 @@
+"""`Accounts` over Redis."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from redis.asyncio import Redis
+
+from relais_common.limits import COUNTERS, DayUsage
+from relais_common.redis_store.connection import store_errors
+from relais_common.wire import keys
+
+_EPOCH = date(1970, 1, 1)
+
+
+class RedisAccounts:
+    """Reading what the scripts wrote down."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def usage(
+        self, model: str, *, since: date, until: date, key_id: str | None
+    ) -> list[DayUsage]:
+        days = [since + timedelta(days=number) for number in range((until - since).days + 1)]
+        if not days:
+            return []
+        fields = [f"{key_id} {counter}" for counter in COUNTERS]
+        with store_errors():
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for day in days:
+                    name = keys.usage(model, (day - _EPOCH).days)
+                    if key_id is None:
+                        pipeline.hgetall(name)
+                    else:
+                        pipeline.hmget(name, fields)
+                answers = await pipeline.execute()
+        found = []
+        for day, answer in zip(days, answers, strict=True):
+            if key_id is not None:
+                counted = zip(COUNTERS, answer, strict=True)
+                by_key = {key_id: {name: int(value) for name, value in counted if value}}
+            else:
+                by_key = _by_key(answer)
+            found += [
+                DayUsage(date=day, model=model, key_id=one, **counts)
+                for one, counts in sorted(by_key.items())
+                if counts
+            ]
+        return found
+
+
+def _by_key(answer: dict[bytes, bytes]) -> dict[str, dict[str, int]]:
+    by_key: dict[str, dict[str, int]] = {}
+    for field, value in answer.items():
+        key_id, _, counter = field.decode().rpartition(" ")
+        by_key.setdefault(key_id, {})[counter] = int(value)
+    return by_key

@@ -1,0 +1,55 @@
+"""How much of its key's minute a request is taken to need, before an engine has seen it. Pure."""
+
+from __future__ import annotations
+
+from relais_common.api_keys import ApiKey
+from relais_common.jobs import Message, Sampling
+from relais_common.limits import NO_QUOTA, Quota
+
+BYTES_PER_TOKEN = 3
+"""Fewer than ordinary text has, so that the estimate is seldom too low; the request's end corrects it."""
+
+TOKENS_PER_MESSAGE = 8
+"""What a chat template may add to each."""
+
+
+def quota_of(
+    key: ApiKey,
+    messages: tuple[Message, ...] | None,
+    prompt: str | tuple[int, ...] | None,
+    sampling: Sampling,
+    *,
+    output_tokens: int,
+) -> Quota:
+    """What a request of this key is measured against.
+
+    Args:
+        output_tokens: what is reserved for an answer whose request names no `max_tokens`, as far as the limit allows.
+    """
+    per_minute = key.tokens_per_minute
+    if per_minute is None:
+        if key.requests_per_minute is None:
+            return NO_QUOTA
+        return Quota(requests_per_minute=key.requests_per_minute)
+    tokens = _prompt_tokens(messages, prompt)
+    if sampling.max_tokens is not None:
+        tokens += sampling.max_tokens
+    else:
+        tokens = max(tokens, min(tokens + output_tokens, per_minute))
+    return Quota(
+        requests_per_minute=key.requests_per_minute, tokens_per_minute=per_minute, tokens=tokens
+    )
+
+
+def _prompt_tokens(
+    messages: tuple[Message, ...] | None, prompt: str | tuple[int, ...] | None
+) -> int:
+    if isinstance(prompt, tuple):
+        return len(prompt)
+    if prompt is not None:
+        return _text_tokens(prompt)
+    return sum(TOKENS_PER_MESSAGE + _text_tokens(turn.content) for turn in messages or ())
+
+
+def _text_tokens(text: str) -> int:
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)

@@ -1,0 +1,58 @@
+"""Query string and answer of `GET /v1/usage`."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from relais_orchestrator.schemas.closed import CLOSED
+
+ALL_KEYS = "*"
+
+
+class UsageQuery(BaseModel):
+    """Days in UTC, both ends included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    since: date | None = Field(default=None, description="YYYY-MM-DD; default: today, or `until`.")
+    until: date | None = Field(default=None, description="YYYY-MM-DD; default: today, or `since`.")
+    key_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="For admins: another client's name, or `*` for all; default: the key's own.",
+    )
+
+
+@with_config(CLOSED)
+class Counts(TypedDict):
+    requests: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+    input_tokens: Annotated[int, Field(description="Also of requests that did not complete.")]
+    output_tokens: Annotated[int, Field(description="Also of requests that did not complete.")]
+    cached_tokens: Annotated[int, Field(description="Those of the input that needed no work.")]
+
+
+@with_config(CLOSED)
+class DayCounts(Counts):
+    date: date
+    model: str
+    key_id: str
+
+
+@with_config(CLOSED)
+class UsageResponse(TypedDict):
+    """What a key took, or `*`: all of them."""
+
+    key_id: str
+    since: date
+    until: date
+    usage: list[DayCounts]
+    total: Counts
