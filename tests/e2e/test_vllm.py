@@ -91,6 +91,41 @@ def test_the_openai_client_completes_text(stack: Stack) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed) == done.choices[0].text
 
 
+def test_every_token_says_its_probability_streamed_and_whole(stack: Stack) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": chat(REMARK),
+        "temperature": 0,
+        "max_tokens": 40,
+        "stop": ["never said"],
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    whole = stack.client.chat.completions.create(**asked)
+    assert whole.usage is not None
+    (choice,) = whole.choices
+    assert choice.logprobs is not None
+    told = choice.logprobs.content or []
+    assert len(told) == whole.usage.completion_tokens
+    assert "".join(one.token for one in told).startswith(choice.message.content or "-")
+    for one in told:
+        assert one.top_logprobs[0].token == one.token
+        assert len(one.top_logprobs) == 3
+    streamed = [
+        one
+        for chunk in stack.client.chat.completions.create(**asked, stream=True)
+        if chunk.choices[0].logprobs is not None
+        for one in chunk.choices[0].logprobs.content or ()
+    ]
+    assert [one.token for one in streamed] == [one.token for one in told]
+    text = stack.client.completions.create(
+        model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12, logprobs=2
+    )
+    logprobs = text.choices[0].logprobs
+    assert logprobs is not None
+    assert len(logprobs.tokens or ()) == len(logprobs.text_offset or ()) == 12
+
+
 def test_the_openai_client_lists_the_model(stack: Stack) -> None:
     assert [model.id for model in stack.client.models.list()] == [MODEL]
     assert stack.client.models.retrieve(MODEL).id == MODEL

@@ -110,9 +110,9 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         ("n", 2, "unsupported_value"),
         ("n", 0, "unsupported_value"),
         ("n", True, "unsupported_value"),
-        ("logprobs", True, "unsupported_value"),
-        ("logprobs", 0, "unsupported_value"),
-        ("top_logprobs", 5, "unsupported_value"),
+        ("logprobs", 0, "invalid_type"),
+        ("top_logprobs", 21, "invalid_value"),
+        ("top_logprobs", 5, "invalid_value"),  # without logprobs
         ("store", True, "unsupported_value"),
         ("service_tier", "flex", "unsupported_value"),
         ("reasoning_effort", "high", "unsupported_value"),
@@ -125,7 +125,8 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         ("best_of", 3, "unsupported_value"),
         ("echo", True, "unsupported_value"),
         ("suffix", "x", "unsupported_parameter"),
-        ("logprobs", 1, "unsupported_parameter"),
+        ("logprobs", True, "invalid_type"),
+        ("logprobs", 21, "invalid_value"),
     ],
 }
 # The same for the fields of one route: (route, field, value, param, code).

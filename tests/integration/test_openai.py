@@ -100,6 +100,46 @@ async def test_stop_strings_end_the_answer_before_them(client: openai.AsyncOpenA
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.usefixtures("worker")
+async def test_probabilities_are_the_same_streamed_and_whole(client: openai.AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "a"}],
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
+    whole = (await client.chat.completions.create(**asked)).choices[0]
+    assert whole.logprobs is not None
+    content = whole.logprobs.content or []
+    assert "".join(one.token for one in content) == answer_to("a")
+    assert {len(one.top_logprobs) for one in content} == {3}
+    streamed = [
+        one
+        async for chunk in await client.chat.completions.create(**asked, stream=True)
+        if chunk.choices and chunk.choices[0].logprobs
+        for one in chunk.choices[0].logprobs.content or ()
+    ]
+    assert streamed == content
+    bare = await client.chat.completions.create(**{**asked, "top_logprobs": None})
+    assert bare.choices[0].logprobs is not None
+    assert [one.top_logprobs for one in bare.choices[0].logprobs.content or ()] == [[]] * 32
+
+
+@pytest.mark.usefixtures("worker")
+async def test_probabilities_of_text_completions(client: openai.AsyncOpenAI) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "abc", "logprobs": 2, "max_tokens": 9}
+    whole = (await client.completions.create(**asked)).choices[0].logprobs
+    assert whole is not None
+    assert "".join(whole.tokens or ()) == answer_to_prompt("abc", 9)
+    tokens: list[str] = []
+    offsets: list[int] = []
+    async for chunk in await client.completions.create(**asked, stream=True):
+        if (told := chunk.choices[0].logprobs) is not None:
+            tokens += told.tokens or []
+            offsets += told.text_offset or []
+    assert (tokens, offsets) == (whole.tokens, whole.text_offset)
+
+
 async def test_models_are_listed_without_any_worker(client: openai.AsyncOpenAI) -> None:
     models = [model async for model in client.models.list()]
     assert [(model.id, model.object, model.owned_by) for model in models] == [

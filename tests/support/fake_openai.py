@@ -10,11 +10,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import unused_port
+
+from relais_common.events import RankedToken, TokenLogprob
 
 PROMPT_IDS = [7, 8, 9]
 FIRST_ID = 100
@@ -29,6 +31,27 @@ def answer(count: int = DEFAULT_LENGTH) -> str:
 
 def answer_ids(count: int) -> list[int]:
     return list(range(FIRST_ID, FIRST_ID + count))
+
+
+def logprob_of(number: int, count: int) -> TokenLogprob:
+    """What the server tells of token `number`, with so many of the likeliest in its place."""
+    ranked = tuple(RankedToken(f"t{number}-{rank}", -0.5 * rank) for rank in range(count))
+    return TokenLogprob(f"t{number}-0", 0.0, ranked)
+
+
+def _logprobs(numbers: list[int], body: dict[str, Any], *, chat: bool) -> dict[str, Any] | None:
+    asked = body.get("logprobs")
+    if asked is None or asked is False:
+        return None
+    if chat:
+        told = [logprob_of(number, body["top_logprobs"]) for number in numbers]
+        return {"content": [asdict(one) for one in told]}
+    told = [logprob_of(number, asked + 1) for number in numbers]
+    return {
+        "tokens": [one.token for one in told],
+        "token_logprobs": [one.logprob for one in told],
+        "top_logprobs": [{top.token: top.logprob for top in one.top_logprobs} for one in told],
+    }
 
 
 @dataclass
@@ -175,6 +198,8 @@ class FakeServer:
             fields: dict[str, Any] = {"token_ids": [FIRST_ID + n for n in some]} if with_ids else {}
             if with_ids and not chat and count == 1:
                 fields["prompt_token_ids"] = PROMPT_IDS if begin == 0 else prompt
+            if (logprobs := _logprobs(some, body, chat=chat)) is not None:
+                fields["logprobs"] = logprobs
             if some[-1] == numbers[-1] and self.vllm:
                 fields["finish_reason"] = reason
             await send(piece(before + "".join(map(self._text, some)), **fields))

@@ -17,9 +17,11 @@ from relais_common.events import (
     Expired,
     Failed,
     Queued,
+    RankedToken,
     Started,
     Timings,
     Token,
+    TokenLogprob,
     Usage,
 )
 from relais_common.jobs import (
@@ -43,10 +45,21 @@ FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 USAGES = st.builds(Usage, COUNT, COUNT, COUNT)
 TIMINGS = st.builds(Timings, queue_s=SECONDS, prefill_s=SECONDS, decode_s=SECONDS)
 ERRORS = st.builds(ErrorInfo, TEXT, TEXT, st.none() | TEXT, st.none() | TEXT, st.integers(400, 599))
+LOGPROBS = st.builds(
+    TokenLogprob,
+    TEXT,
+    FLOAT,
+    st.lists(st.builds(RankedToken, TEXT, FLOAT), max_size=3).map(tuple),
+)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Queued, COUNT, st.none() | SECONDS),
     st.builds(Started, COUNT),
-    st.builds(Token, TEXT, st.lists(COUNT, max_size=5).map(tuple)),
+    st.builds(
+        Token,
+        TEXT,
+        st.lists(COUNT, max_size=5).map(tuple),
+        st.none() | st.lists(LOGPROBS, max_size=3).map(tuple),
+    ),
     st.builds(Completed, TEXT, USAGES, TIMINGS, st.none() | TEXT | COUNT),
     st.builds(Failed, ERRORS),
     st.builds(Cancelled, st.sampled_from(StopReason)),
@@ -66,6 +79,7 @@ SAMPLINGS = st.builds(
     stop=st.lists(TEXT, max_size=3).map(tuple),
     ignore_eos=st.booleans(),
     logit_bias=st.none() | st.dictionaries(TEXT, FLOAT, max_size=3),
+    logprobs=st.none() | st.integers(0, 20),
     response_format=st.none() | st.dictionaries(TEXT, JSON, max_size=3),
 )
 PROMPTS = TEXT | st.lists(COUNT, max_size=5).map(tuple)
@@ -108,7 +122,15 @@ def test_event_is_one_line_and_survives(event: Event) -> None:
 
 @given(st.builds(Token, st.text(), st.lists(st.integers(0, 2**32)).map(tuple)))
 def test_token_is_spelt_as_every_event_is(token: Token) -> None:
-    assert codec.encode_event(token) == b"token " + orjson.dumps(token)
+    plain = {"text": token.text, "token_ids": token.token_ids}
+    assert codec.encode_event(token) == b"token " + orjson.dumps(plain)
+
+
+def test_only_tokens_whose_probabilities_were_asked_for_say_anything_of_them() -> None:
+    told = Token("", (1, 2), (TokenLogprob("a", -0.5, (RankedToken("b", -1.5),)),))
+    assert orjson.loads(codec.encode_event(told).partition(b" ")[2])["logprobs"] == [
+        {"token": "a", "logprob": -0.5, "top_logprobs": [{"token": "b", "logprob": -1.5}]}
+    ]
 
 
 @given(EVENTS)

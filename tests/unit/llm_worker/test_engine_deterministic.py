@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relais_common.errors import EngineDead, EngineFailed, EngineRefused
+from relais_common.events import RankedToken
 from relais_common.jobs import Message, Sampling
 from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engine_deterministic import (
@@ -96,6 +97,24 @@ async def test_text_held_back_for_a_stop_string_that_does_not_come_is_given_in_t
     chunks = await run(make_engine(), sampling=Sampling(stop=(text[-4:] + "!",)))
     assert text_of(chunks) == text
     assert chunks[-1].stop_reason is None
+
+
+async def test_every_token_says_what_was_asked_of_it_also_while_text_is_held_back() -> None:
+    text = await whole()
+    stop = text[30:60]
+    chunks = await run(make_engine(), sampling=Sampling(logprobs=2, stop=(stop,)))
+    told = [one for chunk in chunks for one in chunk.logprobs or ()]
+    assert [len(chunk.logprobs or ()) for chunk in chunks] == [1] * len(chunks)
+    assert text.startswith("".join(one.token for one in told))
+    assert text_of(chunks) == text[:30]
+    for one in told:
+        assert one.top_logprobs[0] == RankedToken(one.token, one.logprob)
+        assert [top.logprob for top in one.top_logprobs] == [one.logprob, one.logprob - 1]
+    (bare, *_) = await run(make_engine(), sampling=Sampling(logprobs=0))
+    assert bare.logprobs is not None
+    assert bare.logprobs[0].top_logprobs == ()
+    (silent, *_) = await run(make_engine())
+    assert silent.logprobs is None
 
 
 async def test_faulty_prompt_fails_alone() -> None:

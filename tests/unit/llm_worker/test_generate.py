@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from relais_common.errors import EngineRefused, NotResumable
-from relais_common.events import Completed, Restarted, Started, Token
+from relais_common.events import Completed, Restarted, Started, Token, TokenLogprob
 from relais_common.jobs import Job, Message, OnWorkerLoss, Sampling, TakenJob
 from relais_common.wire import codec
 from relais_common.worker.held import HeldJob
@@ -76,7 +76,7 @@ class Bench:
         engine = DeterministicEngine("m", max_model_len=100, max_num_seqs=4, tokens_per_s=0)
         async with engine.generate("first", prompt, job.sampling, 60) as generation:
             lines = [
-                codec.encode_event(Token(chunk.text, chunk.token_ids))
+                codec.encode_event(Token(chunk.text, chunk.token_ids, chunk.logprobs))
                 async for chunk in generation.chunks()
             ]
         await append(self.ports, taken.lease, 3, *lines[:count])
@@ -302,6 +302,24 @@ async def test_cut_again_after_a_restart_only_the_new_tokens_count(
     assert "".join(held.text) == answer_to_prompt("abc", 32)
     log = await events(ports, job.channel_id)
     assert sum(isinstance(event, Restarted) for event in log) == 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 20])
+async def test_what_is_told_of_tokens_has_no_gap_where_a_worker_died(
+    bench: Bench, ports: Ports, count: int
+) -> None:
+    wanted = {"logprobs": 2, "max_tokens": 32, "stop": ("never",)}
+    undisturbed, cut = prompt_job("abc", **wanted), prompt_job("abc", **wanted)
+    await bench.handle(undisturbed)
+    await bench.go_on(await bench.cut(cut, count))
+
+    async def told(job: Job) -> list[TokenLogprob]:
+        log = [event for event in await events(ports, job.channel_id) if isinstance(event, Token)]
+        assert all(len(event.logprobs or ()) == len(event.token_ids) for event in log)
+        return [one for event in log for one in event.logprobs or ()]
+
+    assert await told(cut) == await told(undisturbed)
+    assert len(await told(cut)) == 32
 
 
 async def test_last_token_and_end_are_one_step(bench: Bench, ports: Ports) -> None:

@@ -16,7 +16,14 @@ from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
 from support.builders import make_job
-from support.fake_openai import PROMPT_IDS, FakeServer, answer, answer_ids, open_fake_server
+from support.fake_openai import (
+    PROMPT_IDS,
+    FakeServer,
+    answer,
+    answer_ids,
+    logprob_of,
+    open_fake_server,
+)
 from support.owned import end_task
 from support.remote import Said, open_remote, say
 from support.waiting import wait_until
@@ -113,6 +120,31 @@ async def test_sampling_goes_on_by_name_and_nothing_else_does(rig: Rig) -> None:
         "logit_bias": {"5": 1.0},
         "max_tokens": 4,
     }
+
+
+@pytest.mark.parametrize("job", [chat(logprobs=2), prompt(logprobs=2)])
+@pytest.mark.parametrize("vllm", [True, False])
+async def test_probabilities_are_asked_for_in_each_route_s_way_and_told_of_every_token(
+    rig: Rig, job: Job, vllm: bool
+) -> None:
+    server, model = await rig.both(vllm=vllm, halves=frozenset((3,)))
+    said = await say(model, job)
+    body = server.asked[0][1]
+    assert (body["logprobs"], body.get("top_logprobs")) == (
+        (True, 2) if job.messages is not None else (2, None)
+    )
+    told = [one for chunk in said.chunks for one in chunk.logprobs or ()]
+    assert told == [logprob_of(number, 2) for number in range(12)]
+    if vllm:
+        assert all(len(chunk.logprobs or ()) == len(chunk.token_ids) for chunk in said.chunks)
+
+
+async def test_probabilities_go_on_without_a_gap_at_another_server(rig: Rig) -> None:
+    dying = await rig.server(vllm=True, cut_after=5, halves=frozenset((4,)))
+    living = await rig.server(vllm=True, halves=frozenset((4,)))
+    said = await say(await rig.model(dying, living), chat(logprobs=1))
+    told = [one for chunk in said.chunks for one in chunk.logprobs or ()]
+    assert told == [logprob_of(number, 1) for number in range(12)]
 
 
 async def test_stop_strings_of_vllm_are_found_here_so_that_a_cut_answer_keeps_to_them(

@@ -10,11 +10,13 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from relais_common.events import Completed, Timings, Usage
+from relais_common.events import Completed, RankedToken, Timings, TokenLogprob, Usage
 from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
 COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))
+
+TOLD = (TokenLogprob("", -0.5), TokenLogprob("é", -1.5, (RankedToken("e", -0.5),)))
 
 
 def checked(kind: type[BaseModel], body: Mapping[str, Any]) -> Any:
@@ -79,6 +81,28 @@ def test_completion_chunks() -> None:
     usage = checked(Completion, shape.usage(COMPLETED))
     assert usage.choices == []
     assert usage.usage.completion_tokens == 5
+
+
+def test_probabilities_of_a_chat() -> None:
+    shape = ChatFormat(IDENTITY)
+    for body, kind in (
+        (shape.whole("é", COMPLETED, TOLD), ChatCompletion),
+        (shape.tokens("é", TOLD, 0), ChatCompletionChunk),
+    ):
+        first, second = checked(kind, body).choices[0].logprobs.content
+        assert (first.token, first.bytes, first.top_logprobs) == ("", [], [])
+        assert (second.token, second.bytes, second.logprob) == ("é", [195, 169], -1.5)
+        assert [(top.token, top.logprob) for top in second.top_logprobs] == [("e", -0.5)]
+
+
+def test_probabilities_of_a_completion() -> None:
+    shape = CompletionFormat(IDENTITY)
+    told = checked(Completion, shape.whole("é", COMPLETED, TOLD)).choices[0].logprobs
+    assert (told.tokens, told.token_logprobs, told.text_offset) == (["", "é"], [-0.5, -1.5], [0, 0])
+    assert told.top_logprobs == [{"": -0.5}, {"é": -1.5, "e": -0.5}]
+    choice = shape.tokens("é", TOLD[1:], 7)["choices"][0]
+    assert choice["logprobs"] is not None
+    assert choice["logprobs"]["text_offset"] == [7]
 
 
 @pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])

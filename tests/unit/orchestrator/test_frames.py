@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.events import Completed, Event, Started, Timings, Token, Usage
+from relais_common.events import Completed, Event, Started, Timings, Token, TokenLogprob, Usage
 from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.openai.frames import DONE, Frames
 
@@ -33,6 +33,17 @@ def test_each_token_has_a_frame_of_its_own_with_its_very_text(
 ) -> None:
     data = Frames(shape, include_usage=False).of([Token(text, (1,)) for text in texts])
     assert parsed(data) == [shape.text(text) for text in texts]
+
+
+def test_tokens_that_are_told_have_a_frame_even_without_text_and_offsets_that_go_on() -> None:
+    told = [
+        Token("", (1,), (TokenLogprob("ab", -1),)),
+        Token("abc", (2,), (TokenLogprob("c", -2),)),
+    ]
+    frames = Frames(CompletionFormat(IDENTITY), include_usage=False)
+    choices = [one["choices"][0] for one in parsed(frames.of(told[:1]) + frames.of(told[1:]))]
+    assert [choice["text"] for choice in choices] == ["", "abc"]
+    assert [choice["logprobs"]["text_offset"] for choice in choices] == [[0], [2]]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -27,15 +27,42 @@ class Started:
     input_tokens: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class RankedToken:
+    """A token that might have been chosen, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was chosen, and the likeliest ones in its place.
+
+    Attributes:
+        token: its text, never held back; empty where it only begins a character, which the one that ends it has whole.
+        logprob: natural logarithm of its probability.
+        top_logprobs: as many as were asked for, the likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top_logprobs: tuple[RankedToken, ...] = ()
+
+
 @dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Token:
     """One step of the engine: its text, and the ids it came from.
 
     `text` may be empty while bytes of a character, or a possible stop string, are held back.
+
+    Attributes:
+        logprobs: one for each id, where the request asked for them.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

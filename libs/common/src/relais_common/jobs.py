@@ -63,7 +63,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults."""
+    """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults.
+
+    Attributes:
+        logprobs: how many of the likeliest tokens are told beside each one that was chosen; None tells nothing.
+    """
 
     max_tokens: int | None = None
     min_tokens: int | None = None
@@ -79,6 +83,7 @@ class Sampling:
     ignore_eos: bool = False
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from relais_common.events import Usage
+from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Message, Sampling
 
 
@@ -51,6 +51,7 @@ class Chunk:
         stop_reason: the stop string or token id that matched, if one did.
         cached_tokens: prompt tokens found in the prefix cache.
         usage: on the last chunk, of a server that counts tokens and does not show them.
+        logprobs: one for each id, where they were asked for.
     """
 
     token_ids: tuple[int, ...]
@@ -59,6 +60,7 @@ class Chunk:
     stop_reason: str | int | None = None
     cached_tokens: int = 0
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

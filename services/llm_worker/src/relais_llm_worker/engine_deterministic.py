@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from itertools import starmap
 
 from relais_common.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
+from relais_common.events import RankedToken, TokenLogprob
 from relais_common.jobs import Message, Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import (
@@ -65,6 +66,15 @@ def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
         int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:2], "big")
         for i in range(count)
     ]
+
+
+def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
+    """Made up, and always the same: the chosen token is the likeliest, the words after its own follow it."""
+    ranked = [RankedToken(piece, -(token_id % 100) / 1000)]
+    for rank in range(1, count):
+        word = _WORDS[(token_id + rank) % len(_WORDS)]
+        ranked.append(RankedToken(f"{word} ", ranked[0].logprob - rank))
+    return TokenLogprob(piece, ranked[0].logprob, tuple(ranked[:count]))
 
 
 class DeterministicEngine:
@@ -169,6 +179,8 @@ class _Run:
         self._begin = len(emitted.token_ids)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._position = 0
+        self._piece = ""
+        self._logprobs = sampling.logprobs
         self._text = AnswerText(self._decode_next, sampling.stop, sampling.min_tokens or 0)
         if tuple(self._token_ids[: self._begin]) != emitted.token_ids or not self._text.replay(
             emitted
@@ -176,9 +188,9 @@ class _Run:
             raise NotResumable("the tokens so far are none of this engine's")
 
     def _decode_next(self, token_id: int) -> str:
-        text = self._decoder.decode(_token_bytes(self._position, token_id))
+        self._piece = self._decoder.decode(_token_bytes(self._position, token_id))
         self._position += 1
-        return text
+        return self._piece
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         prompt = bytes(self._prompt_token_ids)
@@ -190,10 +202,13 @@ class _Run:
         for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
             await self._engine.step()
             matched = self._text.feed(token_id)
-            if matched is not None:
-                yield Chunk((token_id,), self._text.give(ended=True), "stop", matched)
-                return
-            reason = None
-            if count == length:
+            reason = None if matched is None else "stop"
+            if matched is None and count == length:
                 reason = "length" if length == self._max_tokens else "stop"
-            yield Chunk((token_id,), self._text.give(ended=reason is not None), reason)
+            text = self._text.give(ended=reason is not None)
+            chunk = Chunk((token_id,), text, reason, matched)
+            if self._logprobs is not None:
+                chunk.logprobs = (told_logprob(self._piece, token_id, self._logprobs),)
+            yield chunk
+            if matched is not None:
+                return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
@@ -21,6 +21,7 @@ from vllm import TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -28,6 +29,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from relais_common.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
+from relais_common.events import RankedToken, TokenLogprob
 from relais_common.jobs import Message, Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import (
@@ -40,11 +42,13 @@ from relais_llm_worker.engine import (
 )
 from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.settings import EngineSettings
+from relais_llm_worker.token_texts import TokenTexts
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 SHUTDOWN_TIMEOUT_S = 10.0
+_LONGEST_CONTEXT = 4  # tokens that may share a character
 
 
 class _LoadGauge(StatLoggerBase):
@@ -133,6 +137,7 @@ class VllmEngine:
         self._gauge = gauge
         self._thread = thread
         self._tokenizer: Any = llm.get_tokenizer()
+        self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
         self._info = ModelInfo(
             name=settings.served_name,
@@ -198,12 +203,28 @@ class VllmEngine:
         collector = await self._add(
             request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
         )
-        run = _Run(collector, text)
+        run = _Run(collector, text, self._logprobs(sampling.logprobs, emitted))
         try:
             yield run
         finally:
             if not run.finished and not self._llm.errored:
                 await self._llm.abort(collector.request_id, internal=True)
+
+    def _logprobs(self, count: int | None, emitted: Emitted) -> _Logprobs | None:
+        if count is None:
+            return None
+        texts = TokenTexts(self._token_text)
+        texts.advance(emitted.token_ids[-_LONGEST_CONTEXT:])
+        return _Logprobs(texts, count)
+
+    def _token_text(self, token_ids: Sequence[int]) -> str:
+        if len(token_ids) > 1:
+            return str(self._tokenizer.decode(list(token_ids)))
+        (token_id,) = token_ids
+        if token_id not in self._single_texts:
+            (text,) = convert_ids_list_to_tokens(self._tokenizer, [token_id])
+            self._single_texts[token_id] = text
+        return self._single_texts[token_id]
 
     def _decoder(self, request_id: str, prompt_token_ids: list[int]) -> Callable[[int], str]:
         """vLLM's own incremental decoding, in our hands: a cut stream goes on within a character."""
@@ -249,12 +270,45 @@ class VllmEngine:
             raise EngineDead("vLLM's engine is dead") from error
 
 
+class _Logprobs:
+    """vLLM's log probabilities of one request, with texts to the ids."""
+
+    def __init__(self, texts: TokenTexts, count: int) -> None:
+        self._texts = texts
+        self._count = count
+
+    def of(self, token_ids: Sequence[int], told: Sequence[Any]) -> tuple[TokenLogprob, ...]:
+        """Of the next tokens, whose maps of id to vLLM's own object are these."""
+        return tuple(map(self._one, token_ids, told))
+
+    def _one(self, token_id: int, candidates: Mapping[int, Any]) -> TokenLogprob:
+        ranked = sorted(candidates.items(), key=lambda item: item[1].logprob, reverse=True)
+        one = TokenLogprob(
+            self._texts.text(token_id),
+            _bounded(candidates[token_id].logprob),
+            tuple(
+                RankedToken(self._texts.text(other_id), _bounded(other.logprob))
+                for other_id, other in ranked[: self._count]
+            ),
+        )
+        self._texts.advance((token_id,))
+        return one
+
+
+def _bounded(logprob: float) -> float:
+    """JSON has no infinity; this is what OpenAI and vLLM say instead."""
+    return max(logprob, -9999.0)
+
+
 class _Run:
     """A request in vLLM's hands."""
 
-    def __init__(self, collector: RequestOutputCollector, text: AnswerText) -> None:
+    def __init__(
+        self, collector: RequestOutputCollector, text: AnswerText, logprobs: _Logprobs | None
+    ) -> None:
         self._collector = collector
         self._text = text
+        self._logprobs = logprobs
         self.finished = False
 
     async def chunks(self) -> AsyncIterator[Chunk]:
@@ -271,7 +325,10 @@ class _Run:
             chunk = self._chunk(
                 tuple(completion.token_ids), completion.finish_reason, completion.stop_reason
             )
-            yield replace(chunk, cached_tokens=output.num_cached_tokens or 0)
+            chunk.cached_tokens = output.num_cached_tokens or 0
+            if self._logprobs is not None:
+                chunk.logprobs = self._logprobs.of(chunk.token_ids, completion.logprobs or ())
+            yield chunk
             if chunk.finish_reason is not None:
                 return
 
@@ -314,6 +371,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampl
         detokenize=False,
         ignore_eos=sampling.ignore_eos,
         logit_bias=_logit_bias(sampling.logit_bias),
+        logprobs=sampling.logprobs,
         structured_outputs=_structured_outputs(sampling.response_format),
         output_kind=RequestOutputKind.DELTA,
     )

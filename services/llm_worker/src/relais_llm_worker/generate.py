@@ -89,7 +89,7 @@ class GenerateHandler:
     def _publish(self, held: HeldJob, chunk: Chunk) -> None:
         if not (chunk.token_ids or chunk.text):
             return
-        token = Token(chunk.text, chunk.token_ids)
+        token = Token(chunk.text, chunk.token_ids, chunk.logprobs)
         if chunk.finish_reason is not None:
             held.add_last(token)
         else:

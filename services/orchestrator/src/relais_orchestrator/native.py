@@ -38,7 +38,7 @@ def _draft(wanted: SubmitRequest) -> Draft:
         model=wanted.model,
         messages=None if messages is None else tuple(turn.to_message() for turn in messages),
         prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
-        sampling=wanted.params.to_sampling(),
+        sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,

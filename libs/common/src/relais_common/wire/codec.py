@@ -21,10 +21,12 @@ from relais_common.events import (
     Expired,
     Failed,
     Queued,
+    RankedToken,
     Restarted,
     Started,
     Timings,
     Token,
+    TokenLogprob,
     Usage,
 )
 from relais_common.jobs import (
@@ -56,8 +58,8 @@ _MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones 
 
 def encode_event(event: Event) -> bytes:
     """One line, without its newline."""
-    if isinstance(event, Token):
-        # The same bytes as below, in a third of the time; it is done for every token.
+    if isinstance(event, Token) and event.logprobs is None:
+        # The same bytes as below but for the null, in a third of the time; it is done for every token.
         text, token_ids = orjson.dumps(event.text), orjson.dumps(event.token_ids)
         return b'token {"text":%b,"token_ids":%b}' % (text, token_ids)
     return NAMES[type(event)] + b" " + orjson.dumps(event)
@@ -82,7 +84,10 @@ def decode_event(line: bytes) -> Event:
         fields = orjson.loads(data)
         match name:
             case b"token":
-                return Token(fields["text"], tuple(fields["token_ids"]))
+                token = Token(fields["text"], tuple(fields["token_ids"]))
+                if (logprobs := fields.get("logprobs")) is not None:
+                    token.logprobs = tuple(map(_token_logprob, logprobs))
+                return token
             case b"queued":
                 return Queued(**fields)
             case b"started":
@@ -105,6 +110,11 @@ def decode_event(line: bytes) -> Event:
     except (ValueError, TypeError, KeyError) as error:
         raise DecodeError(f"event {name!r}: {error}") from error
     raise DecodeError(f"unknown event {name!r}")
+
+
+def _token_logprob(fields: dict[str, Any]) -> TokenLogprob:
+    ranked = tuple(RankedToken(one["token"], one["logprob"]) for one in fields["top_logprobs"])
+    return TokenLogprob(fields["token"], fields["logprob"], ranked)
 
 
 def encode_live(batch: LiveBatch) -> bytes:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from relais_common.events import Usage
+from relais_common.events import RankedToken, TokenLogprob, Usage
 from relais_common.jobs import Job, Sampling
 from relais_llm_worker.remote.errors import Lost
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 # Said by other means.
-_OURS = frozenset(("max_tokens", "stop", "ignore_eos"))
+_OURS = frozenset(("max_tokens", "stop", "ignore_eos", "logprobs"))
 _NAMED_OTHERWISE = {
     "eos": "stop",
     "eos_token": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
 }
+UNTOLD = -9999.0  # vLLM's own word for a logarithm that it does not have
 _NO_END = frozenset(("abort", "error"))
 
 
@@ -48,6 +50,7 @@ class Delta:
     stop_reason: str | int | None = None
     aside: bool = False
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Question:
@@ -62,9 +65,13 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
         prompt: dict[str, Any] = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in job.messages]
         }
+        if job.sampling.logprobs is not None:
+            prompt |= {"logprobs": True, "top_logprobs": job.sampling.logprobs}
     else:
         path = COMPLETIONS
         prompt = {"prompt": list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt}
+        if job.sampling.logprobs is not None:
+            prompt["logprobs"] = job.sampling.logprobs
     return Question(path, prompt | _rest(job.sampling, model, max_tokens, with_ids=with_ids))
 
 
@@ -82,6 +89,8 @@ def ask_to_go_on(
     if sampling.min_tokens is not None:
         sampling = replace(sampling, min_tokens=max(0, sampling.min_tokens - emitted))
     rest = _rest(sampling, model, max_tokens, with_ids=True)
+    if sampling.logprobs is not None:
+        rest["logprobs"] = sampling.logprobs
     return Question(COMPLETIONS, {"prompt": prompt_token_ids} | rest)
 
 
@@ -132,6 +141,7 @@ def read_delta(chunk: Any) -> Delta:
             stop_reason=choice.get("stop_reason"),
             aside=any(delta.get(name) for name in ("reasoning", "reasoning_content", "tool_calls")),
             usage=usage,
+            logprobs=_logprobs(choice.get("logprobs") or {}),
         )
     except (AttributeError, TypeError, KeyError, IndexError, ValueError):
         raise Lost("a chunk is not OpenAI's") from None
@@ -139,6 +149,35 @@ def read_delta(chunk: Any) -> Delta:
 
 def _ids(given: Any) -> tuple[int, ...] | None:
     return None if given is None else tuple(map(int, given))
+
+
+def _logprobs(given: dict[str, Any]) -> tuple[TokenLogprob, ...]:
+    """In a chat's form, a list of objects, or in a completion's, a list of each of their fields."""
+    if "tokens" in given:
+        tops = given.get("top_logprobs") or [None] * len(given["tokens"])
+        return tuple(
+            TokenLogprob(str(token), _number(logprob), _ranked(dict(top or {}).items()))
+            for token, logprob, top in zip(
+                given["tokens"], given["token_logprobs"], tops, strict=True
+            )
+        )
+    return tuple(
+        TokenLogprob(
+            str(one["token"]),
+            float(one["logprob"]),
+            _ranked((top["token"], top["logprob"]) for top in one.get("top_logprobs") or ()),
+        )
+        for one in given.get("content") or ()
+    )
+
+
+def _number(logprob: float | None) -> float:
+    return UNTOLD if logprob is None else float(logprob)
+
+
+def _ranked(told: Iterable[tuple[str, float]]) -> tuple[RankedToken, ...]:
+    ranked = [RankedToken(str(token), float(logprob)) for token, logprob in told]
+    return tuple(sorted(ranked, key=lambda one: one.logprob, reverse=True))
 
 
 def _usage(given: Any) -> Usage | None:

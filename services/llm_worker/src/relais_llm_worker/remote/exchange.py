@@ -151,6 +151,7 @@ async def _with_usage(last: Delta, chunks: AsyncIterator[Delta]) -> Delta:
         stop_reason=last.stop_reason,
         aside=last.aside,
         usage=usage,
+        logprobs=last.logprobs,
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from relais_common.backoff import Backoff
 from relais_common.errors import EngineFailed, NotResumable
-from relais_common.events import Usage
+from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Job
 from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle, require_resumable
@@ -211,20 +211,29 @@ class _Run:
             question = self._ask(context, with_ids=served.tells_ids)
         begun = False
         held_ids: tuple[int, ...] = ()
+        held_logprobs: tuple[TokenLogprob, ...] = ()
         async with aclosing(client.stream(server, question)) as deltas:
             async for delta in deltas:
                 if not begun:
                     begun = True
                     self._begin(delta, served.revision if served.tells_ids else None)
                     yield BEGUN
+                still_to_come = len(repeated)
                 ids, repeated = _after(repeated, delta.token_ids or ())
                 held_ids += ids
+                if not delta.aside:
+                    held_logprobs += delta.logprobs[still_to_come - len(repeated) :]
                 self._note_kind(delta)
                 # Ids go out with text alone, so that the log ends, as a rule, where a character does.
                 if not delta.text and delta.finish_reason is None:
                     continue
                 chunk = self._chunk(delta, held_ids, self._held)
-                held_ids = ()
+                if self._job.sampling.logprobs is not None:
+                    chunk.logprobs = tuple(
+                        replace(one, top_logprobs=one.top_logprobs[: self._job.sampling.logprobs])
+                        for one in held_logprobs
+                    )
+                held_ids, held_logprobs = (), ()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return

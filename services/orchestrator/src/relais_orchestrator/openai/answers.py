@@ -18,7 +18,16 @@ from relais_common.errors import (
     LogRewound,
     RelaisError,
 )
-from relais_common.events import Cancelled, Completed, Event, Expired, Failed, Started, Token
+from relais_common.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Started,
+    Token,
+    TokenLogprob,
+)
 from relais_common.jobs import OnDisconnect
 from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
@@ -73,14 +82,17 @@ class Answer:
 
     async def _collect_once(self, shape: Format) -> web.Response:
         text: list[str] = []
+        tokens: list[TokenLogprob] = []
         async with aclosing(self._batches()) as batches:
             async for events in batches:
                 for event in events:
                     if isinstance(event, Token):
                         text.append(event.text)
+                        if event.logprobs is not None:
+                            tokens += event.logprobs
                     elif isinstance(event, Completed):
                         return json_response(
-                            shape.whole("".join(text), event),
+                            shape.whole("".join(text), event, tokens or None),
                             headers={QUEUE_MS: str(int(event.timings.queue_s * 1000))},
                         )
                     elif (error := _no_answer(event)) is not None:

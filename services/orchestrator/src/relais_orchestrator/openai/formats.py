@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
-from relais_common.events import Completed, Usage
+from relais_common.events import Completed, RankedToken, TokenLogprob, Usage
 from relais_orchestrator.schemas.completions import (
+    Candidate,
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
+    ChatLogprobs,
+    ChatToken,
     TextChoice,
     TextCompletion,
     TextCompletionChunk,
+    TextLogprobs,
     UsageObject,
 )
 
@@ -51,6 +56,10 @@ class Format(Protocol):
         """A chunk with text."""
         ...
 
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> Body:
+        """A chunk with text and with what is told of its tokens, whose own texts begin at this character."""
+        ...
+
     def finish(self, reason: str) -> Body:
         """The chunk that says why the text ends."""
         ...
@@ -59,8 +68,14 @@ class Format(Protocol):
         """The chunk after the last, where usage was asked for."""
         ...
 
-    def whole(self, text: str, completed: Completed) -> Body:
-        """The response of a request that does not stream."""
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> Body:
+        """The response of a request that does not stream.
+
+        Args:
+            tokens: what is told of each; None where nothing was asked.
+        """
         ...
 
 
@@ -71,14 +86,16 @@ class ChatFormat:
         self._identity = identity
         self._id = f"chatcmpl-{identity.channel_id}"
 
-    def _chunk(self, delta: ChatDelta, finish_reason: str | None) -> ChatCompletionChunk:
+    def _chunk(
+        self, delta: ChatDelta, finish_reason: str | None, logprobs: ChatLogprobs | None = None
+    ) -> ChatCompletionChunk:
         return {
             "id": self._id,
             "object": "chat.completion.chunk",
             "created": self._identity.created_s,
             "model": self._identity.model,
             "choices": [
-                {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+                {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
             ],
         }
 
@@ -87,6 +104,9 @@ class ChatFormat:
 
     def text(self, text: str) -> ChatCompletionChunk:
         return self._chunk({"content": text}, None)
+
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
+        return self._chunk({"content": text}, None, _chat_logprobs(tokens))
 
     def finish(self, reason: str) -> ChatCompletionChunk:
         return self._chunk({}, reason)
@@ -102,7 +122,9 @@ class ChatFormat:
             "timings": completed.timings,
         }
 
-    def whole(self, text: str, completed: Completed) -> ChatCompletion:
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> ChatCompletion:
         return {
             "id": self._id,
             "object": "chat.completion",
@@ -112,7 +134,7 @@ class ChatFormat:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": text, "refusal": None},
-                    "logprobs": None,
+                    "logprobs": None if tokens is None else _chat_logprobs(tokens),
                     "finish_reason": completed.finish_reason,
                 }
             ],
@@ -143,6 +165,9 @@ class CompletionFormat:
     def text(self, text: str) -> TextCompletionChunk:
         return self._chunk([_text_choice(text, None)])
 
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> TextCompletionChunk:
+        return self._chunk([_text_choice(text, None, _text_logprobs(tokens, offset))])
+
     def finish(self, reason: str) -> TextCompletionChunk:
         return self._chunk([_text_choice("", reason)])
 
@@ -153,13 +178,43 @@ class CompletionFormat:
             "timings": completed.timings,
         }
 
-    def whole(self, text: str, completed: Completed) -> TextCompletion:
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> TextCompletion:
+        logprobs = None if tokens is None else _text_logprobs(tokens, 0)
         return {
-            **self._chunk([_text_choice(text, completed.finish_reason)]),
+            **self._chunk([_text_choice(text, completed.finish_reason, logprobs)]),
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
 
 
-def _text_choice(text: str, finish_reason: str | None) -> TextChoice:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _text_choice(
+    text: str, finish_reason: str | None, logprobs: TextLogprobs | None = None
+) -> TextChoice:
+    return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    content: list[ChatToken] = [
+        {**_candidate(one), "top_logprobs": [_candidate(top) for top in one.top_logprobs]}
+        for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _candidate(one: TokenLogprob | RankedToken) -> Candidate:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+
+
+def _text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
+    texts = [one.token for one in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [one.logprob for one in tokens],
+        "top_logprobs": [
+            {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
+            for one in tokens
+        ],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
+    }

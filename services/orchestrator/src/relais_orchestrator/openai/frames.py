@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import orjson
 
-from relais_common.events import Completed, Event, Token
+from relais_common.events import Completed, Event, Token, TokenLogprob
 from relais_orchestrator import sse
 from relais_orchestrator.openai.formats import Format
 
@@ -20,6 +20,7 @@ class Frames:
     def __init__(self, shape: Format, *, include_usage: bool) -> None:
         self._shape = shape
         self._include_usage = include_usage
+        self._offset = 0  # of the next token that is told, in characters
         # Token after token only the text differs: the rest of its chunk is encoded once.
         chunk = sse.data_frame(orjson.dumps(shape.text(_PLACE)))
         self._before, _, self._after = chunk.partition(orjson.dumps(_PLACE))
@@ -34,11 +35,19 @@ class Frames:
         pieces: list[bytes] = []
         for event in events:
             if isinstance(event, Token):
-                if event.text:
+                if event.logprobs is not None:
+                    # Tokens are told as they come, also those whose text is held back.
+                    pieces.append(self._tokens(event.text, event.logprobs))
+                elif event.text:
                     pieces += (self._before, orjson.dumps(event.text), self._after)
             elif isinstance(event, Completed):
                 pieces.append(self._end(event))
         return b"".join(pieces)
+
+    def _tokens(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
+        chunk = self._shape.tokens(text, tokens, self._offset)
+        self._offset += sum(len(one.token) for one in tokens)
+        return sse.data_frame(orjson.dumps(chunk))
 
     def _end(self, completed: Completed) -> bytes:
         chunks = [self._shape.finish(completed.finish_reason)]

@@ -34,7 +34,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         model=wanted.model,
         messages=tuple(turn.to_message() for turn in wanted.messages),
         prompt=None,
-        sampling=wanted.to_sampling(max_tokens=wanted.max_completion_tokens),
+        sampling=wanted.to_sampling(
+            max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
+        ),
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
@@ -51,7 +53,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         model=wanted.model,
         messages=None,
         prompt=_prompt(wanted.prompt),
-        sampling=wanted.to_sampling(),
+        sampling=wanted.to_sampling(logprobs=wanted.logprobs),
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,

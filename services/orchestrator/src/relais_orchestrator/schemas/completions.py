@@ -29,6 +29,43 @@ class UsageObject(TypedDict):
 
 
 @with_config(CLOSED)
+class Candidate(TypedDict):
+    """A token that might have been chosen. `bytes` is its text in UTF-8."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+@with_config(CLOSED)
+class ChatToken(TypedDict):
+    """A token that was chosen; its text is empty where it only begins a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Candidate]
+
+
+@with_config(CLOSED)
+class ChatLogprobs(TypedDict):
+    """Every token, in order; the last may end the answer and be no part of its text."""
+
+    content: list[ChatToken]
+    refusal: None
+
+
+@with_config(CLOSED)
+class TextLogprobs(TypedDict):
+    """Every token, in order. `top_logprobs` has the chosen token too; `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+@with_config(CLOSED)
 class ChatAnswer(TypedDict):
     role: Literal["assistant"]
     content: str
@@ -39,7 +76,7 @@ class ChatAnswer(TypedDict):
 class ChatChoice(TypedDict):
     index: int
     message: ChatAnswer
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason
 
 
@@ -66,7 +103,7 @@ class ChatDelta(TypedDict):
 class ChatChunkChoice(TypedDict):
     index: int
     delta: ChatDelta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
 
 
@@ -87,7 +124,7 @@ class ChatCompletionChunk(TypedDict):
 class TextChoice(TypedDict):
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
 
 

@@ -9,11 +9,22 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, OnWorkerLoss, Priority
 from relais_orchestrator.schemas.messages import Messages, ModelName
-from relais_orchestrator.schemas.sampling import STRICT, SamplingParams, TokenId
+from relais_orchestrator.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenId
 
 Prompt = (
     Annotated[str, StringConstraints(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
 )
+
+
+class NativeParams(SamplingParams):
+    """Sampling parameters."""
+
+    logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Tell each token's log probability, and those of so many of the likeliest in its place.",
+    )
 
 
 class SubmitRequest(BaseModel):
@@ -31,7 +42,7 @@ class SubmitRequest(BaseModel):
     model: ModelName
     messages: Messages | None = None
     prompt: Prompt | None = None
-    params: SamplingParams = SamplingParams()
+    params: NativeParams = NativeParams()
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = Field(default=None, gt=0)
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     ValidationInfo,
     field_validator,
@@ -20,7 +21,13 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, Priority
 from relais_orchestrator.schemas.messages import Messages, ModelName
-from relais_orchestrator.schemas.sampling import MAX_TOKENS, STRICT, SamplingParams, TokenId
+from relais_orchestrator.schemas.sampling import (
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    STRICT,
+    SamplingParams,
+    TokenId,
+)
 from relais_orchestrator.schemas.unsupported import NotSupported
 
 Label = Annotated[str, StringConstraints(max_length=512)]
@@ -37,17 +44,24 @@ class StreamOptions(BaseModel):
     )
 
 
+_OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"stream_options": {"type": "null"}}},
+        {"required": ["stream"], "properties": {"stream": {"const": True}}},
+    ]
+}
+_TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"top_logprobs": {"enum": [None, 0]}}},
+        {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
+    ]
+}
+
+
 class _Common(SamplingParams):
     """Fields that both routes have; the last three are Relais's own."""
 
-    model_config = STRICT | ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"properties": {"stream_options": {"type": "null"}}},
-                {"required": ["stream"], "properties": {"stream": {"const": True}}},
-            ]
-        }
-    )
+    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [_OPTIONS_NEED_STREAM]})
 
     model: ModelName
     stream: bool | None = Field(default=None, description="Server-sent events, or one object.")
@@ -84,12 +98,24 @@ class _Common(SamplingParams):
 class ChatCompletionRequest(_Common):
     """`POST /v1/chat/completions`."""
 
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"allOf": [_OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS]}
+    )
+
     messages: Messages
     max_completion_tokens: int | None = Field(
         default=None,
         ge=1,
         le=MAX_TOKENS,
         description="The most tokens of the answer; goes before `max_tokens`, its older name.",
+    )
+
+    logprobs: bool | None = Field(default=None, description="Tell each token's log probability.")
+    top_logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="And those of so many of the likeliest in its place; only with `logprobs: true`.",
     )
 
     # Labels and hints: they change no answer at OpenAI either.
@@ -125,12 +151,6 @@ class ChatCompletionRequest(_Common):
     ] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
     web_search_options: Annotated[None, NotSupported("web search is not supported")] = None
-    logprobs: Annotated[
-        Literal[False] | None, NotSupported("log probabilities are not supported")
-    ] = None
-    top_logprobs: Annotated[
-        Literal[0] | None, NotSupported("log probabilities are not supported")
-    ] = None
     reasoning_effort: Annotated[
         Literal["none"] | None, NotSupported("the effort of reasoning cannot be set")
     ] = None
@@ -145,6 +165,18 @@ class ChatCompletionRequest(_Common):
         Literal["in_memory"] | None, NotSupported("prompts are cached in memory only")
     ] = None
     store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _top_needs_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and info.data.get("logprobs") is not True:
+            raise PydanticCustomError("top_logprobs", "only for requests with logprobs: true")
+        return top
+
+    @property
+    def told_logprobs(self) -> int | None:
+        """As `Sampling` has it."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(_Common):
@@ -161,9 +193,14 @@ class CompletionRequest(_Common):
     max_tokens: int | None = Field(
         default=16, ge=1, le=MAX_TOKENS, description="The most tokens of the answer."
     )
+    logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Tell each token's log probability, and those of so many of the likeliest in its place.",
+    )
 
     # Not supported, but for the values at which they ask for nothing.
     best_of: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
     echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
     suffix: Annotated[None, NotSupported("text after the answer is not supported")] = None
-    logprobs: Annotated[None, NotSupported("log probabilities are not supported")] = None

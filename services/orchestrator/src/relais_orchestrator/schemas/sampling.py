@@ -14,6 +14,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 """Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
 
 MAX_TOKENS = 1_000_000
+MAX_LOGPROBS = 20  # OpenAI's bound for chats, and vLLM's default
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -92,8 +93,15 @@ class SamplingParams(BaseModel):
     ) = None
     response_format: ResponseFormat | None = None
 
-    def to_sampling(self, *, max_tokens: int | None = None) -> Sampling:
-        """The job's own type. `max_tokens` overrides the field, where a route has another name for it."""
+    def to_sampling(
+        self, *, max_tokens: int | None = None, logprobs: int | None = None
+    ) -> Sampling:
+        """The job's own type.
+
+        Args:
+            max_tokens: overrides the field, where a route has another name for it.
+            logprobs: as `Sampling` has it; each route says it its own way.
+        """
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         response_format = self.response_format
         return Sampling(
@@ -113,4 +121,5 @@ class SamplingParams(BaseModel):
             response_format=None
             if response_format is None or isinstance(response_format, TextFormat)
             else response_format.model_dump(by_alias=True, exclude_none=True),
+            logprobs=logprobs,
         )
