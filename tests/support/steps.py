@@ -69,8 +69,11 @@ async def finish(
     first_seq: int,
     terminal: Terminal = COMPLETED,
     text: str = "whole answer",
+    vectors: bytes = b"",
 ) -> Verdict:
-    return await ports.source.finish(lease, first_seq=first_seq, terminal=terminal, text=text)
+    return await ports.source.finish(
+        lease, first_seq=first_seq, terminal=terminal, text=text, vectors=vectors
+    )
 
 
 async def reap(ports: Ports, *, max_failures: int = 3, limit: int = 1000) -> Reaped:

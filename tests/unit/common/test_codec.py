@@ -23,8 +23,11 @@ from relais_common.events import (
     Token,
     TokenLogprob,
     Usage,
+    Vectors,
 )
 from relais_common.jobs import (
+    Embedding,
+    InputType,
     Job,
     Message,
     OnDisconnect,
@@ -51,6 +54,7 @@ LOGPROBS = st.builds(
     FLOAT,
     st.lists(st.builds(RankedToken, TEXT, FLOAT), max_size=3).map(tuple),
 )
+VECTORS = st.builds(Vectors, COUNT, COUNT, COUNT)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Queued, COUNT, st.none() | SECONDS),
     st.builds(Started, COUNT),
@@ -60,7 +64,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         st.lists(COUNT, max_size=5).map(tuple),
         st.none() | st.lists(LOGPROBS, max_size=3).map(tuple),
     ),
-    st.builds(Completed, TEXT, USAGES, TIMINGS, st.none() | TEXT | COUNT),
+    st.builds(Completed, TEXT, USAGES, TIMINGS, st.none() | TEXT | COUNT, st.none() | VECTORS),
     st.builds(Failed, ERRORS),
     st.builds(Cancelled, st.sampled_from(StopReason)),
     st.builds(Expired),
@@ -83,6 +87,13 @@ SAMPLINGS = st.builds(
     response_format=st.none() | st.dictionaries(TEXT, JSON, max_size=3),
 )
 PROMPTS = TEXT | st.lists(COUNT, max_size=5).map(tuple)
+EMBEDDINGS = st.builds(
+    Embedding,
+    inputs=st.lists(PROMPTS, max_size=3).map(tuple),
+    queries=st.lists(TEXT, max_size=3).map(tuple),
+    input_type=st.none() | st.sampled_from(InputType),
+    dimensions=st.none() | COUNT,
+)
 JOBS = st.builds(
     Job,
     channel_id=TEXT,
@@ -91,6 +102,7 @@ JOBS = st.builds(
     operation=st.sampled_from(Operation),
     messages=st.none() | st.lists(st.builds(Message, TEXT, TEXT), max_size=3).map(tuple),
     prompt=st.none() | PROMPTS,
+    embedding=st.none() | EMBEDDINGS,
     sampling=SAMPLINGS,
     priority=st.sampled_from(Priority),
     on_disconnect=st.sampled_from(OnDisconnect),
@@ -153,7 +165,20 @@ def test_terminal_events_are_known_by_name(event: Event) -> None:
             (
                 b'completed {"finish_reason":"stop","usage":{"input_tokens":1,"output_tokens":2,'
                 b'"cached_tokens":0},"timings":{"queue_s":0.5,"prefill_s":1.0,"decode_s":2.0},'
-                b'"stop_reason":null}'
+                b'"stop_reason":null,"vectors":null}'
+            ),
+        ),
+        (
+            Completed(
+                "stop",
+                Usage(9, 0),
+                Timings(queue_s=0.5, prefill_s=1.0, decode_s=0.0),
+                vectors=Vectors(2, 384, 1),
+            ),
+            (
+                b'completed {"finish_reason":"stop","usage":{"input_tokens":9,"output_tokens":0,'
+                b'"cached_tokens":0},"timings":{"queue_s":0.5,"prefill_s":1.0,"decode_s":0.0},'
+                b'"stop_reason":null,"vectors":{"count":2,"dimensions":384,"truncated":1}}'
             ),
         ),
         (

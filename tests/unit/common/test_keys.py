@@ -34,6 +34,7 @@ CHANNEL = f"{TAG}.AAAAAAAAAAAAAAAAAAAAAA"
         (keys.take_memo(MODEL, "w-1"), f"relais:{{{TAG}}}:take:w-1"),
         (keys.job(CHANNEL), f"relais:{{{TAG}}}:job:{CHANNEL}"),
         (keys.log(CHANNEL), f"relais:{{{TAG}}}:log:{CHANNEL}"),
+        (keys.vectors(CHANNEL), f"relais:{{{TAG}}}:vectors:{CHANNEL}"),
         (keys.live(CHANNEL), f"relais:{{{TAG}}}:live:{CHANNEL}"),
         (
             keys.idempotency(MODEL, "key-a", "c0ffee"),
@@ -46,7 +47,7 @@ def test_key_is_spelt_like_this(name: str, literal: str) -> None:
 
 
 def test_channel_keys_need_a_channel_id() -> None:
-    for make in (keys.channel_base, keys.job, keys.log, keys.live):
+    for make in (keys.channel_base, keys.job, keys.log, keys.live, keys.vectors):
         with pytest.raises(ValueError, match="channel id"):
             make("no channel")
 

@@ -97,6 +97,19 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a request for vectors left beside its log; scores are vectors of one dimension.
+
+    Attributes:
+        truncated: inputs that were longer than the model reads, and were cut.
+    """
+
+    count: int
+    dimensions: int
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The engine came to an end of its own: `stop` or `length`, OpenAI's `finish_reason`."""
 
@@ -104,6 +117,7 @@ class Completed:
     usage: Usage
     timings: Timings
     stop_reason: str | int | None = None
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True, slots=True)

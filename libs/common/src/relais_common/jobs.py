@@ -10,10 +10,12 @@ from relais_common.limits import Buckets
 
 
 class Operation(StrEnum):
-    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`."""
+    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`; it has none for `score`."""
 
     CHAT = "chat"
     TEXT_COMPLETION = "text_completion"
+    EMBEDDINGS = "embeddings"
+    SCORE = "score"
 
 
 class Priority(StrEnum):
@@ -86,11 +88,35 @@ class Sampling:
     logprobs: int | None = None
 
 
+class InputType(StrEnum):
+    """Which of the model's own prompts goes before an input, where the model has any."""
+
+    QUERY = "query"
+    PASSAGE = "passage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What an embedding model is asked.
+
+    Attributes:
+        inputs: texts, or token ids of the model.
+        queries: set where scores are asked for: one for all inputs, or one for each.
+        input_type: of the inputs; `queries` are queries.
+        dimensions: of each vector; None for all that the model has.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    queries: tuple[str, ...] = ()
+    input_type: InputType | None = None
+    dimensions: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One accepted request.
 
-    Exactly one of `messages` and `prompt` is given; a prompt is text or token ids.
+    Exactly one of `messages`, `prompt` and `embedding` is given; a prompt is text or token ids.
 
     Attributes:
         channel_id: the job's name everywhere, and the client's handle to its stream.
@@ -106,6 +132,7 @@ class Job:
     operation: Operation
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
+    embedding: Embedding | None = None
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = Priority.NORMAL
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE

@@ -89,6 +89,10 @@ class JobIntake(Protocol):
         """Where the channel stands now, or None if it never existed or is gone."""
         ...
 
+    async def vectors(self, channel_id: str) -> bytes | None:
+        """What `finish` stored: little-endian float32, one vector after the other. None if there are none."""
+        ...
+
     async def depth(self, model: str) -> QueueDepth:
         """How many jobs of the model wait and run."""
         ...
@@ -129,8 +133,9 @@ class JobSource(Protocol):
         lines: Sequence[bytes] = (),
         terminal: Terminal,
         text: str,
+        vectors: bytes = b"",
     ) -> Verdict:
-        """End a job: append `lines` and its last event in one step, store its text, free what it held.
+        """End a job: append `lines` and its last event in one step, store its answer, free what it held.
 
         Args:
             first_seq: number of the first of `lines`, or of the terminal event where there are none.

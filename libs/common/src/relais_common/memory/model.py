@@ -53,6 +53,7 @@ class Record:
     started_at_s: float | None = None
     finished_at_s: float | None = None
     text: str | None = None
+    vectors: bytes | None = None
     outcome: bytes | None = None
     replayed_as: str | None = None
     log: list[bytes] = field(default_factory=list)

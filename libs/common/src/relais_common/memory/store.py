@@ -163,6 +163,10 @@ class MemoryStore:
             replayed_as=record.replayed_as,
         )
 
+    async def vectors(self, channel_id: str) -> bytes | None:
+        _, record = self._of(channel_id)
+        return None if record is None else record.vectors
+
     async def depth(self, model: str) -> QueueDepth:
         state = self._model(model)
         return QueueDepth(waiting=state.waiting, running=len(state.inflight))
@@ -265,6 +269,7 @@ class MemoryStore:
         lines: Sequence[bytes] = (),
         terminal: Terminal,
         text: str,
+        vectors: bytes = b"",
     ) -> Verdict:
         model, record = self._of(lease.channel_id)
         if record is not None and record.ended_by == lease.fence:
@@ -273,6 +278,7 @@ class MemoryStore:
         if record is None or not verdict.held or verdict.tail < first_seq - 1:
             return verdict
         record.ended_by = lease.fence
+        record.vectors = vectors or None
         fresh = [*lines, codec.encode_event(terminal)]
         skip = min(verdict.tail + 1 - first_seq, len(fresh) - 1)
         usage = terminal.usage if isinstance(terminal, Completed) else None

@@ -195,6 +195,10 @@ class RedisJobIntake:
             replayed_as=None if replayed_as is None else replayed_as.decode(),
         )
 
+    async def vectors(self, channel_id: str) -> bytes | None:
+        with store_errors():
+            return cast("bytes | None", await self._scripts.redis.get(keys.vectors(channel_id)))
+
     async def depth(self, model: str) -> QueueDepth:
         with store_errors():
             async with self._scripts.redis.pipeline(transaction=False) as pipeline:

@@ -134,6 +134,7 @@ class RedisJobSource:
         lines: Sequence[bytes] = (),
         terminal: Terminal,
         text: str,
+        vectors: bytes = b"",
     ) -> Verdict:
         return _verdict(
             await self._scripts.run(
@@ -145,6 +146,7 @@ class RedisJobSource:
                 STATUS_OF[type(terminal)],
                 text,
                 _usage(terminal),
+                vectors,
                 *lines,
                 codec.encode_event(terminal),
             )

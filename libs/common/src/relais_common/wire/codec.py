@@ -28,8 +28,11 @@ from relais_common.events import (
     Token,
     TokenLogprob,
     Usage,
+    Vectors,
 )
 from relais_common.jobs import (
+    Embedding,
+    InputType,
     Job,
     Message,
     OnDisconnect,
@@ -100,6 +103,7 @@ def decode_event(line: bytes) -> Event:
                     usage=Usage(**fields["usage"]),
                     timings=Timings(**fields["timings"]),
                     stop_reason=fields["stop_reason"],
+                    vectors=_vectors(fields.get("vectors")),
                 )
             case b"failed":
                 return Failed(ErrorInfo(**fields["error"]))
@@ -115,6 +119,10 @@ def decode_event(line: bytes) -> Event:
 def _token_logprob(fields: dict[str, Any]) -> TokenLogprob:
     ranked = tuple(RankedToken(one["token"], one["logprob"]) for one in fields["top_logprobs"])
     return TokenLogprob(fields["token"], fields["logprob"], ranked)
+
+
+def _vectors(fields: dict[str, Any] | None) -> Vectors | None:
+    return None if fields is None else Vectors(**fields)
 
 
 def encode_live(batch: LiveBatch) -> bytes:
@@ -148,12 +156,29 @@ def decode_job(payload: bytes) -> Job:
             on_disconnect=OnDisconnect(fields.pop("on_disconnect")),
             on_worker_loss=OnWorkerLoss(fields.pop("on_worker_loss", OnWorkerLoss.FAIL)),
             messages=None if messages is None else tuple(Message(**turn) for turn in messages),
-            prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+            prompt=_text_or_ids(prompt),
+            embedding=_embedding(fields.pop("embedding", None)),
             sampling=Sampling(**sampling),
             **fields,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DecodeError(f"job: {error}") from error
+
+
+def _text_or_ids(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _embedding(fields: dict[str, Any] | None) -> Embedding | None:
+    if fields is None:
+        return None
+    input_type = fields.pop("input_type")
+    return Embedding(
+        inputs=tuple(_text_or_ids(one) for one in fields.pop("inputs")),
+        queries=tuple(fields.pop("queries")),
+        input_type=None if input_type is None else InputType(input_type),
+        **fields,
+    )
 
 
 def encode_token_ids(token_ids: Iterable[int]) -> bytes:

@@ -117,6 +117,11 @@ def log(channel_id: str) -> str:
     return f"{channel_base(channel_id)}:log:{channel_id}"
 
 
+def vectors(channel_id: str) -> str:
+    """STRING with TTL: the vectors of a completed request, packed float32."""
+    return f"{channel_base(channel_id)}:vectors:{channel_id}"
+
+
 def live(channel_id: str) -> str:
     """PUBSUB channel: each batch of events as it is appended."""
     return f"{channel_base(channel_id)}:live:{channel_id}"

@@ -215,6 +215,7 @@ class Consumer:
                     lines=held.last_lines,
                     terminal=terminal,
                     text="".join(held.text),
+                    vectors=held.vectors,
                 )
             except StoreUnavailable:
                 await backoff.pause()

@@ -32,11 +32,13 @@ class HeldJob:
 
     Attributes:
         text: the answer so far, in pieces.
+        vectors: the answer of a request for vectors, packed.
     """
 
     def __init__(self, taken: TakenJob) -> None:
         self.taken = taken
         self.text: list[str] = []
+        self.vectors = b""
         self._base = taken.tail
         self._lines: list[bytes] = []
         self._last_lines: tuple[bytes, ...] = ()

@@ -313,9 +313,15 @@ class _WatchedSource:
         lines: Sequence[bytes] = (),
         terminal: Terminal,
         text: str,
+        vectors: bytes = b"",
     ) -> Verdict:
         verdict = await self._source.finish(
-            lease, first_seq=first_seq, lines=lines, terminal=terminal, text=text
+            lease,
+            first_seq=first_seq,
+            lines=lines,
+            terminal=terminal,
+            text=text,
+            vectors=vectors,
         )
         if not verdict.held:
             self._metrics.lose(lease)
