@@ -84,11 +84,11 @@ def test_one_key_is_for_all_servers_that_have_none_of_their_own() -> None:
 
 
 def test_two_workers_of_one_machine_have_names_of_their_own_if_they_are_told() -> None:
-    assert read_settings({"WORKER_ID": "w1"}).worker_id == "w1"
-    assert read_settings({}).worker_id
+    assert read_settings({"WORKER_ID": "w1"}).service.worker_id == "w1"
+    assert read_settings({}).service.worker_id
 
 
 def test_password_is_in_no_text_of_the_settings() -> None:
     settings = read_settings({"REDIS_PASSWORD": "s3cr3t"})
-    assert "s3cr3t" in settings.redis.url
+    assert "s3cr3t" in settings.service.redis.url
     assert "s3cr3t" not in repr(settings)

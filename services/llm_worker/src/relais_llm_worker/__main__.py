@@ -22,7 +22,7 @@ def main() -> None:
     except SettingsError as error:
         print(f"relais-llm-worker: {error}", file=sys.stderr)
         sys.exit(2)
-    setup_logs("llm_worker", level=settings.log_level, form=settings.log_format)
+    setup_logs("llm_worker", level=settings.service.log_level, form=settings.service.log_format)
     try:
         uvloop.run(run(settings))
     except Exception:

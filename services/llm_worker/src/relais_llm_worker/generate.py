@@ -6,16 +6,16 @@ import time
 
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.errors import EngineFailed, NotResumable, StoreUnavailable
+from relais_common.errors import EngineFailed, EngineRefused, NotResumable
 from relais_common.events import Completed, Restarted, Terminal, Timings, Token, Usage
 from relais_common.jobs import OnWorkerLoss
 from relais_common.ports import EventLog, JobSource
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
+from relais_common.worker.starting import note_start
 from relais_llm_worker.continuation import read_emitted
 from relais_llm_worker.engine import Chunk
-from relais_llm_worker.model import Answer, Cut, Model
+from relais_llm_worker.model import Cut, Model
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,12 @@ class GenerateHandler:
         return self._model.room(held)
 
     async def handle(self, held: HeldJob) -> Terminal:
+        if held.job.embedding is not None:
+            raise EngineRefused(
+                "this model writes text, and gives no vectors",
+                param="model",
+                code="wrong_operation",
+            )
         try:
             return await self._run(held, await self._cut(held))
         except NotResumable as error:
@@ -58,7 +64,12 @@ class GenerateHandler:
                 log.info("continued", tokens=len(cut.emitted.token_ids))
                 output_tokens = len(cut.emitted.token_ids)
                 held.text.append(cut.emitted.text)
-            await self._note_start(held, answer)
+            await note_start(
+                self._source,
+                held,
+                prompt_token_ids=answer.prompt_token_ids,
+                model_revision=answer.model_revision,
+            )
             cached_tokens = 0
             first_s: float | None = None
             chunk: Chunk | None = None
@@ -105,20 +116,3 @@ class GenerateHandler:
         if not (emitted.token_ids or emitted.text):
             return None
         return Cut(interrupted.prompt_token_ids, interrupted.model_revision, emitted)
-
-    async def _note_start(self, held: HeldJob, answer: Answer) -> None:
-        """Say that the engine has the job; while the store is away the engine works on meanwhile."""
-        backoff = Backoff()
-        while True:
-            try:
-                verdict = await self._source.start(
-                    held.lease,
-                    prompt_token_ids=answer.prompt_token_ids,
-                    model_revision=answer.model_revision,
-                )
-            except StoreUnavailable:
-                await backoff.pause()
-                continue
-            held.note_started(verdict.tail)
-            held.heed(verdict)
-            return

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 
 from relais_common.errors import EngineRefused
 from relais_common.jobs import Job
+from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, Engine
-from relais_llm_worker.model import Answer, Cut, ModelStatus
+from relais_llm_worker.model import Answer, Cut
 
 
 class LocalModel:

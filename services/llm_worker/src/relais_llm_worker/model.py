@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relais_common.jobs import Job
+from relais_common.worker.status import ModelStatus
 from relais_llm_worker.engine import Chunk, Emitted
 
 
@@ -40,21 +41,6 @@ class Answer:
     prompt_token_ids: Sequence[int]
     model_revision: str
     chunks: AsyncIterator[Chunk]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """What a worker says of its model.
-
-    Attributes:
-        capacity: jobs it runs at once, as things stand.
-        not_ready: why it can run none; None where it can.
-    """
-
-    capacity: int
-    max_model_len: int | None = None
-    kv_cache_usage: float | None = None
-    not_ready: str | None = None
 
 
 class Model(Protocol):

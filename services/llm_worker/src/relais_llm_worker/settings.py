@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relais_common import environ, logs
+from relais_common import environ
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.llm_table import ALBERT_S_TABLE
-from relais_common.redis_store import RedisSettings
+from relais_common.serving import ServiceSettings, read_service_settings
 from relais_llm_worker.remote.settings import RemoteSettings
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -43,21 +41,11 @@ class Settings:
         remote: set where the remote engine is chosen; `engine` then says nothing.
     """
 
-    redis: RedisSettings
+    service: ServiceSettings
     engine: EngineSettings
     remote: RemoteSettings | None
-    worker_id: str
-    lease_s: float
-    drain_s: float
-    heartbeat_s: float
-    reap_every_s: float
-    max_failures: int
     max_output_tokens: int
     kv_cache_threshold: float
-    health_host: str
-    health_port: int
-    log_level: str
-    log_format: str
 
 
 def served_model_name(env: Environ) -> str:
@@ -89,28 +77,14 @@ def read_settings(env: Environ) -> Settings:
         models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
         tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
     )
-    lease_s = environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600)
-    worker_id = environ.text(env, "WORKER_ID", f"{socket.gethostname()}-{os.getpid()}")
-    if any(character.isspace() for character in worker_id):
-        raise SettingsError(f"WORKER_ID is {worker_id!r}; it takes no white space")
     return Settings(
-        redis=RedisSettings(url=environ.redis_url(env)),
+        service=read_service_settings(env, health_port=8081),
         engine=engine,
         remote=remote if kind == "remote" else None,
-        worker_id=worker_id,
-        lease_s=lease_s,
-        drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
-        heartbeat_s=environ.number(env, "HEARTBEAT_S", 2.0, at_least=0.1, at_most=600),
-        reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),
-        max_failures=environ.integer(env, "MAX_FAILURES", 3, at_least=1),
         max_output_tokens=environ.integer(env, "MAX_OUTPUT_TOKENS", 8192, at_least=1),
         kv_cache_threshold=environ.number(
             env, "KV_CACHE_THRESHOLD", 0.95, at_least=0.01, at_most=1.0
         ),
-        health_host=environ.text(env, "HEALTH_HOST", "127.0.0.1"),
-        health_port=environ.integer(env, "HEALTH_PORT", 8081, at_most=65535),
-        log_level=environ.choice(env, "LOG_LEVEL", "info", logs.LEVELS),
-        log_format=environ.choice(env, "LOG_FORMAT", "json", logs.FORMATS),
     )
 
 

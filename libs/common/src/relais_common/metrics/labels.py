@@ -19,6 +19,7 @@ _MORE_ERROR_TYPES = (
     "unsupported_parameter",
     "unsupported_value",
     "context_length_exceeded",
+    "wrong_operation",
     "cancelled",
     "expired",
 )

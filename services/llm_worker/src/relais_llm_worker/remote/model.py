@@ -13,10 +13,11 @@ from relais_common.backoff import Backoff
 from relais_common.errors import EngineFailed, NotResumable
 from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Job
+from relais_common.worker.status import ModelStatus
 from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import Chunk, Emitted
-from relais_llm_worker.model import Answer, Cut, ModelStatus
+from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.bodies import Delta, Question, ask, ask_to_go_on
 from relais_llm_worker.remote.errors import Busy, Lost, TryFailed, Unreachable
 from relais_llm_worker.remote.exchange import Client

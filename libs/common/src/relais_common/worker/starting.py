@@ -1,0 +1,28 @@
+"""Telling the queue that the engine has a job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relais_common.backoff import Backoff
+from relais_common.errors import StoreUnavailable
+from relais_common.ports import JobSource
+from relais_common.worker.held import HeldJob
+
+
+async def note_start(
+    source: JobSource, held: HeldJob, *, prompt_token_ids: Sequence[int], model_revision: str
+) -> None:
+    """As `JobSource.start`, until it is done; while the store is away the engine works on meanwhile."""
+    backoff = Backoff()
+    while True:
+        try:
+            verdict = await source.start(
+                held.lease, prompt_token_ids=prompt_token_ids, model_revision=model_revision
+            )
+        except StoreUnavailable:
+            await backoff.pause()
+            continue
+        held.note_started(verdict.tail)
+        held.heed(verdict)
+        return
