@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
 
@@ -195,7 +195,7 @@ class LiveBatch:
 
     first_seq: int
     lines: list[bytes]
-    received_s: float | None = None
+    received_s: float | None = field(default=None, compare=False)
 
 
 class Subscription(Protocol):
