@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from openai.types import Completion
@@ -16,6 +17,7 @@ from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, For
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
 COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))
 
+STOPPED = replace(COMPLETED, finish_reason="stop")
 TOLD = (TokenLogprob("", -0.5), TokenLogprob("é", -1.5, (RankedToken("e", -0.5),)))
 
 
@@ -53,7 +55,7 @@ def test_chat_chunks() -> None:
     text = checked(ChatCompletionChunk, shape.text("é"))
     assert text.choices[0].delta.content == "é"
     assert text.choices[0].finish_reason is None
-    end = checked(ChatCompletionChunk, shape.finish("stop"))
+    end = checked(ChatCompletionChunk, shape.finish(STOPPED))
     assert (end.choices[0].delta.content, end.choices[0].finish_reason) == (None, "stop")
     usage = checked(ChatCompletionChunk, shape.usage(COMPLETED))
     assert usage.choices == []
@@ -76,11 +78,20 @@ def test_completion_chunks() -> None:
     assert chunk["choices"][0]["finish_reason"] is None
     chunk["choices"][0]["finish_reason"] = "stop"
     assert checked(Completion, chunk).choices[0].text == "é"
-    end = checked(Completion, shape.finish("stop"))
+    end = checked(Completion, shape.finish(STOPPED))
     assert (end.choices[0].text, end.choices[0].finish_reason) == ("", "stop")
     usage = checked(Completion, shape.usage(COMPLETED))
     assert usage.choices == []
     assert usage.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
+def test_the_stop_that_was_met_is_told_where_there_was_one(shape: Format) -> None:
+    met = replace(STOPPED, stop_reason="mot")
+    for body in (shape.finish(met), shape.whole("", met)):
+        assert cast(Any, body)["choices"][0]["stop_reason"] == "mot"
+    for body in (shape.finish(STOPPED), shape.whole("", STOPPED)):
+        assert "stop_reason" not in cast(Any, body)["choices"][0]
 
 
 def test_probabilities_of_a_chat() -> None:
@@ -107,5 +118,5 @@ def test_probabilities_of_a_completion() -> None:
 
 @pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
 def test_every_object_of_a_stream_has_the_same_identity(shape: Format) -> None:
-    objects = [shape.text("a"), shape.finish("stop"), shape.usage(COMPLETED)]
+    objects = [shape.text("a"), shape.finish(STOPPED), shape.usage(COMPLETED)]
     assert len({(one["id"], one["object"], one["created"], one["model"]) for one in objects}) == 1

@@ -59,8 +59,8 @@ def test_end_gives_the_reason_the_usage_where_asked_for_and_done(shape: Format) 
     assert data.endswith(DONE)
     assert parsed(data) == [
         shape.text("a"),
-        shape.finish("length"),
+        shape.finish(COMPLETED),
         orjson.loads(orjson.dumps(shape.usage(COMPLETED))),
     ]
     data = Frames(shape, include_usage=False).of(events)
-    assert parsed(data) == [shape.text("a"), shape.finish("length")]
+    assert parsed(data) == [shape.text("a"), shape.finish(COMPLETED)]

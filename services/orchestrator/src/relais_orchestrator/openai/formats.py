@@ -10,6 +10,7 @@ from typing import Protocol
 from relais_common.events import Completed, RankedToken, TokenLogprob, Usage
 from relais_orchestrator.schemas.completions import (
     Candidate,
+    ChatChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
@@ -60,7 +61,7 @@ class Format(Protocol):
         """A chunk with text and with what is told of its tokens, whose own texts begin at this character."""
         ...
 
-    def finish(self, reason: str) -> Body:
+    def finish(self, completed: Completed) -> Body:
         """The chunk that says why the text ends."""
         ...
 
@@ -108,8 +109,11 @@ class ChatFormat:
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
         return self._chunk({"content": text}, None, _chat_logprobs(tokens))
 
-    def finish(self, reason: str) -> ChatCompletionChunk:
-        return self._chunk({}, reason)
+    def finish(self, completed: Completed) -> ChatCompletionChunk:
+        chunk = self._chunk({}, completed.finish_reason)
+        if completed.stop_reason is not None:
+            chunk["choices"][0]["stop_reason"] = completed.stop_reason
+        return chunk
 
     def usage(self, completed: Completed) -> ChatCompletionChunk:
         return {
@@ -125,19 +129,20 @@ class ChatFormat:
     def whole(
         self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
     ) -> ChatCompletion:
+        choice: ChatChoice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None if tokens is None else _chat_logprobs(tokens),
+            "finish_reason": completed.finish_reason,
+        }
+        if completed.stop_reason is not None:
+            choice["stop_reason"] = completed.stop_reason
         return {
             "id": self._id,
             "object": "chat.completion",
             "created": self._identity.created_s,
             "model": self._identity.model,
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text, "refusal": None},
-                    "logprobs": None if tokens is None else _chat_logprobs(tokens),
-                    "finish_reason": completed.finish_reason,
-                }
-            ],
+            "choices": [choice],
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
@@ -168,8 +173,8 @@ class CompletionFormat:
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> TextCompletionChunk:
         return self._chunk([_text_choice(text, None, _text_logprobs(tokens, offset))])
 
-    def finish(self, reason: str) -> TextCompletionChunk:
-        return self._chunk([_text_choice("", reason)])
+    def finish(self, completed: Completed) -> TextCompletionChunk:
+        return self._chunk([_last_text_choice("", completed, None)])
 
     def usage(self, completed: Completed) -> TextCompletionChunk:
         return {
@@ -183,7 +188,7 @@ class CompletionFormat:
     ) -> TextCompletion:
         logprobs = None if tokens is None else _text_logprobs(tokens, 0)
         return {
-            **self._chunk([_text_choice(text, completed.finish_reason, logprobs)]),
+            **self._chunk([_last_text_choice(text, completed, logprobs)]),
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
@@ -193,6 +198,13 @@ def _text_choice(
     text: str, finish_reason: str | None, logprobs: TextLogprobs | None = None
 ) -> TextChoice:
     return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _last_text_choice(text: str, completed: Completed, logprobs: TextLogprobs | None) -> TextChoice:
+    choice = _text_choice(text, completed.finish_reason, logprobs)
+    if completed.stop_reason is not None:
+        choice["stop_reason"] = completed.stop_reason
+    return choice
 
 
 def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:

@@ -50,7 +50,7 @@ class Frames:
         return sse.data_frame(orjson.dumps(chunk))
 
     def _end(self, completed: Completed) -> bytes:
-        chunks = [self._shape.finish(completed.finish_reason)]
+        chunks = [self._shape.finish(completed)]
         if self._include_usage:
             chunks.append(self._shape.usage(completed))
         return b"".join(sse.data_frame(orjson.dumps(chunk)) for chunk in chunks) + DONE

@@ -10,6 +10,9 @@ from typing_extensions import TypedDict
 from relais_common.events import Timings
 from relais_orchestrator.schemas.closed import CLOSED
 
+StopReason = Annotated[
+    str | int, Field(description="vLLM's: the stop string that was met, or the token's id.")
+]
 FinishReason = Annotated[str, Field(description="`stop` or `length`.")]
 
 
@@ -78,6 +81,7 @@ class ChatChoice(TypedDict):
     message: ChatAnswer
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    stop_reason: NotRequired[StopReason]
 
 
 @with_config(CLOSED)
@@ -105,6 +109,7 @@ class ChatChunkChoice(TypedDict):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
+    stop_reason: NotRequired[StopReason]
 
 
 @with_config(CLOSED)
@@ -126,6 +131,7 @@ class TextChoice(TypedDict):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
+    stop_reason: NotRequired[StopReason]
 
 
 @with_config(CLOSED)

@@ -1,0 +1,204 @@
+"""What an OpenAI-compatible server gives to the official client: 30 calls, and the shape of each answer.
+
+    python examples/openai_compat.py http://127.0.0.1:8080 --key KEY --model relais-demo
+    python examples/openai_compat.py http://127.0.0.1:8080 --against http://127.0.0.1:8000   # say `vllm serve`
+
+A shape is what a program may rely on: fields and their types, the order of a stream's chunks, statuses, classes and
+fields of errors. A field that is null counts as one that is not there: the client gives None for both. With
+`--against`, only what differs between the two is printed. It needs the package `openai`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+Shape = frozenset[str]
+ANSWERED = "answered"
+OBJECT = ": object"
+TOLD_VALUES = frozenset(("object", "role", "finish_reason"))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client, and the model that it asks for."""
+
+    client: openai.OpenAI
+    model: str
+
+    def chat(self, content: Any = "Merci pour votre accueil.", **fields: Any) -> Shape:
+        """The shape of a chat's answer, streamed or whole."""
+        asked = {"temperature": 0, "max_tokens": 12, "messages": [user(content)], **fields}
+        return shape_of(self.client.chat.completions.create(model=self.model, **asked))
+
+    def text(self, prompt: Any = "Bonjour", **fields: Any) -> Shape:
+        """The shape of a completion's answer, streamed or whole."""
+        asked = {"temperature": 0, "max_tokens": 12, **fields}
+        return shape_of(self.client.completions.create(model=self.model, prompt=prompt, **asked))
+
+
+def user(content: Any) -> dict[str, Any]:
+    """A turn of the user's."""
+    return {"role": "user", "content": content}
+
+
+SCHEMA = {"type": "object", "properties": {"mark": {"enum": [1, 2, 3]}}, "required": ["mark"]}
+JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "mark", "schema": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+EXTRA = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True}
+
+CALLS: dict[str, Callable[[Session], Shape]] = {
+    "models": lambda one: shape_of(one.client.models.list().to_dict()),
+    "model": lambda one: shape_of(one.client.models.retrieve(one.model)),
+    "model-unknown": lambda one: shape_of(one.client.models.retrieve("nobody-s")),
+    "chat": lambda one: one.chat(),
+    "chat-stream": lambda one: one.chat(stream=True),
+    "chat-stream-usage": lambda one: one.chat(**WITH_USAGE),
+    "chat-parts": lambda one: one.chat([{"type": "text", "text": "Merci."}]),
+    "chat-turns": lambda one: one.chat(messages=[{"role": "system", "content": "x"}, user("y")]),
+    "chat-max-completion-tokens": lambda one: one.chat(max_tokens=None, max_completion_tokens=5),
+    "chat-stop": lambda one: one.chat(stop=["e"], max_tokens=50),
+    "chat-seed": lambda one: one.chat(temperature=0.8, seed=7, top_p=0.9),
+    "chat-penalties": lambda one: one.chat(presence_penalty=0.5, frequency_penalty=0.5),
+    "chat-logit-bias": lambda one: one.chat(logit_bias={"5": -100}),
+    "chat-logprobs": lambda one: one.chat(logprobs=True, top_logprobs=2),
+    "chat-logprobs-stream": lambda one: one.chat(logprobs=True, stream=True),
+    "chat-json-object": lambda one: one.chat(response_format={"type": "json_object"}),
+    "chat-json-schema": lambda one: one.chat(response_format=JSON_SCHEMA, max_tokens=30),
+    "chat-extra-body": lambda one: one.chat(user="me", extra_body=EXTRA),
+    "chat-two-answers": lambda one: one.chat(n=2, temperature=0.8),
+    "chat-tools": lambda one: one.chat(tools=[TOOL]),
+    "chat-model-unknown": lambda one: Session(one.client, "nobody-s").chat(),
+    "chat-no-messages": lambda one: one.chat(messages=[]),
+    "chat-temperature-9": lambda one: one.chat(temperature=9),
+    "chat-field-unknown": lambda one: one.chat(extra_body={"no_such_field": 1}),
+    "chat-prompt-too-long": lambda one: one.chat("mot " * 5000),
+    "chat-max-tokens-too-large": lambda one: one.chat(max_tokens=100_000, stream=True),
+    "text": lambda one: one.text(),
+    "text-token-ids": lambda one: one.text([5, 6, 7]),
+    "text-stream-usage": lambda one: one.text(**WITH_USAGE),
+    "text-logprobs": lambda one: one.text(["Bonjour"], logprobs=2),
+}
+
+
+def shape_of(answer: Any) -> Shape:
+    """Of an object of the client's, of a stream of them, or of plain JSON."""
+    if isinstance(answer, openai.Stream):
+        return _shape_of_stream(chunk.to_dict(mode="json") for chunk in answer)
+    return frozenset(_lines(answer.to_dict() if hasattr(answer, "to_dict") else answer))
+
+
+def _shape_of_stream(chunks: Iterable[dict[str, Any]]) -> Shape:
+    lines: set[str] = set()
+    order: list[str] = []
+    for chunk in chunks:
+        lines.update(_lines(chunk))
+        brought = _brought(chunk)
+        if brought and order[-1:] != [brought]:
+            order.append(brought)
+    return frozenset((*lines, f"chunks: {', '.join(order)}"))
+
+
+def _brought(chunk: dict[str, Any]) -> str:
+    """What a chunk is for."""
+    choice = (chunk.get("choices") or [{}])[0]
+    delta = choice.get("delta") or {}
+    brought = {
+        "role": delta.get("role"),
+        "text": choice.get("text") or delta.get("content"),
+        "finish_reason": choice.get("finish_reason"),
+        "usage": chunk.get("usage"),
+    }
+    return "+".join(name for name, value in brought.items() if value)
+
+
+def _lines(value: Any, path: str = "") -> Iterator[str]:
+    """`path: type` of all that is not null; of some fields, whose values are part of the shape, `path = value`."""
+    if isinstance(value, dict):
+        if path:
+            yield f"{path}{OBJECT}"
+        for name, inner in value.items():
+            # Tokens are keys in a completion's top_logprobs.
+            name = "*" if path.endswith(".top_logprobs[]") and inner.__class__ is float else name
+            yield from _lines(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        yield f"{path}: list"
+        for inner in value:
+            yield from _lines(inner, f"{path}[]")
+    elif value is not None:
+        name = path.rpartition(".")[2]
+        kind = "number" if isinstance(value, int | float) and value is not True else None
+        yield (
+            f"{path} = {value}"
+            if name in TOLD_VALUES
+            else f"{path}: {kind or type(value).__name__}"
+        )
+
+
+def ask(session: Session, call: Callable[[Session], Shape]) -> Shape:
+    """The shape of one call's answer, or of the error that it raises."""
+    try:
+        return call(session) | {ANSWERED}
+    except openai.APIStatusError as error:
+        body = error.body if isinstance(error.body, dict) else {}
+        return frozenset(
+            (
+                f"{type(error).__name__} {error.status_code}",
+                f"error.type = {body.get('type')}",
+                f"error.code: {type(body.get('code')).__name__}",
+                f"error.param = {body.get('param')}",
+            )
+        )
+
+
+def shapes(url: str, model: str, key: str) -> dict[str, Shape]:
+    """Every call's, by its name."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120) as client:
+        session = Session(client, model)
+        return {name: ask(session, call) for name, call in CALLS.items()}
+
+
+def differences(first: dict[str, Shape], second: dict[str, Shape]) -> dict[str, list[str]]:
+    """What only one of them has (`-` the first, `+` the second), and at which calls.
+
+    Of a call that one answers and the other refuses, that alone; of an object that only one has, the object alone.
+    """
+    found: dict[str, list[str]] = {}
+    for name in CALLS:
+        for sign, only in (("-", first[name] - second[name]), ("+", second[name] - first[name])):
+            outcomes = {line for line in only if line == ANSWERED or line[-3:].isdigit()}
+            objects = tuple(f"{line[: -len(OBJECT)]}." for line in only if line.endswith(OBJECT))
+            for line in sorted(outcomes or only):
+                if line.startswith(objects):
+                    continue
+                # What is said of one call only goes with its name.
+                of_call = line in outcomes or line.startswith("error.param")
+                shown = f"{sign} {name}: {line}" if of_call else f"{sign} {line}"
+                found.setdefault(shown, []).append(name)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("url", help="of a server, without /v1")
+    parser.add_argument("--against", metavar="URL", help="of another one, to compare")
+    parser.add_argument("--model", default="relais-demo")
+    parser.add_argument("--key", default="any")
+    arguments = parser.parse_args()
+    here = shapes(arguments.url, arguments.model, arguments.key)
+    if arguments.against is None:
+        for name, shape in here.items():
+            print(name, *sorted(shape), sep="\n  ")
+        return
+    there = shapes(arguments.against, arguments.model, arguments.key)
+    for line, names in differences(here, there).items():
+        print(f"{line}  ({', '.join(names)})")
+
+
+if __name__ == "__main__":
+    main()
