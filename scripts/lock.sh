@@ -19,7 +19,7 @@ compile() { # compile OUTPUT [uv pip compile option or source...]
     "$UV" pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links \
         --no-emit-package relais-common --no-emit-package relais-orchestrator --no-emit-package relais-llm-worker \
-        --no-emit-package relais-admin \
+        --no-emit-package relais-admin --no-emit-package relais-embedding-worker \
         --output-file "$output" "$@" >/dev/null
 }
 
@@ -31,7 +31,7 @@ lock() { # lock NAME [option...]: one hashed file
 }
 
 # One resolution of all that shares an environment on a CPU machine; each file is a part of it, so that they agree.
-together=(services embedded llm-cpu dev)
+together=(services embedded llm-cpu embeddings dev)
 everything=$(mktemp --suffix=.txt)
 trap 'rm -f "$everything"' EXIT
 sources=()
@@ -51,6 +51,10 @@ lock dev "$@" --constraint "$everything"
 lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
     --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
     --no-emit-package torchcodec --no-emit-package triton
-# The CUDA build pins versions of its own, and shares an environment with these three.
+# torch, which it asks for too, comes with vLLM's build for the machine.
+lock embeddings "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
+    --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+    --no-emit-package torchcodec --no-emit-package triton
+# The CUDA build pins versions of its own, and shares an environment with these four.
 lock llm-cuda "$@" --constraint requirements/services.txt --constraint requirements/embedded.txt \
-    --constraint requirements/dev.txt
+    --constraint requirements/embeddings.txt --constraint requirements/dev.txt

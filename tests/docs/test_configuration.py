@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import relais_embedding_worker.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
 
@@ -42,25 +43,32 @@ def documented(*titles: str) -> dict[str, str | None]:
 
 
 READERS = [
-    pytest.param(relais_orchestrator.settings.read_settings, "Orchestrator", id="orchestrator"),
-    pytest.param(relais_llm_worker.settings.read_settings, "LLM worker", id="llm_worker"),
+    pytest.param(relais_orchestrator.settings.read_settings, ["Orchestrator"], id="orchestrator"),
+    pytest.param(
+        relais_llm_worker.settings.read_settings, ["Both workers", "LLM worker"], id="llm_worker"
+    ),
+    pytest.param(
+        relais_embedding_worker.settings.read_settings,
+        ["Both workers", "Embedding worker"],
+        id="embedding_worker",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("read", "title"), READERS)
+@pytest.mark.parametrize(("read", "titles"), READERS)
 def test_every_setting_is_documented_and_every_documented_one_is_read(
-    read: Callable[[Mapping[str, str]], object], title: str
+    read: Callable[[Mapping[str, str]], object], titles: list[str]
 ) -> None:
     environ = RecordingEnviron({})
     read(environ)
-    assert environ.asked == documented("Both services", title).keys()
+    assert environ.asked == documented("All services", *titles).keys()
 
 
-@pytest.mark.parametrize(("read", "title"), READERS)
+@pytest.mark.parametrize(("read", "titles"), READERS)
 def test_documented_defaults_are_the_code_s(
-    read: Callable[[Mapping[str, str]], object], title: str
+    read: Callable[[Mapping[str, str]], object], titles: list[str]
 ) -> None:
     defaults = {
-        name: default for name, default in documented("Both services", title).items() if default
+        name: default for name, default in documented("All services", *titles).items() if default
     }
     assert read(defaults) == read({})

@@ -55,7 +55,11 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
 
     With `wait=False` a service need not live long enough to be ready.
     """
-    ports = {"orchestrator": "API_PORT", "llm_worker": "HEALTH_PORT"}
+    ports = {
+        "orchestrator": "API_PORT",
+        "llm_worker": "HEALTH_PORT",
+        "embedding_worker": "HEALTH_PORT",
+    }
 
     def start(service: str, *, wait: bool = True, **settings: str) -> ServiceProcess:
         log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"

@@ -140,11 +140,11 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
                 metrics = WorkerMetrics(registry, [model.name for model in models])
                 several = len(models) > 1
                 for model in models:
-                    group.create_task(_serve(settings, model, several, store, metrics, stop))
+                    group.create_task(serve(settings, model, several, store, metrics, stop))
     log.info("worker_stopped")
 
 
-async def _serve(
+async def serve(
     settings: ServiceSettings,
     model: Served,
     one_of_several: bool,

@@ -1,0 +1,1 @@
+"""The embedding worker: many requests' texts, in batches through one encoder."""

@@ -1,0 +1,35 @@
+"""`relais-embedding-worker`: settings, logs, run."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import structlog
+import uvloop
+
+from relais_common.errors import SettingsError
+from relais_common.logs import setup_logs
+from relais_embedding_worker.app import run
+from relais_embedding_worker.settings import read_settings
+
+
+def main() -> None:
+    """Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        print(f"relais-embedding-worker: {error}", file=sys.stderr)
+        sys.exit(2)
+    setup_logs(
+        "embedding_worker", level=settings.service.log_level, form=settings.service.log_format
+    )
+    try:
+        uvloop.run(run(settings))
+    except Exception:
+        structlog.get_logger(__name__).exception("worker_failed")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Where the embedding worker's parts are joined."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from relais_common.serving import Desk, Served, run_worker
+from relais_common.worker.consumer import Handler
+from relais_common.worker.status import ModelStatus
+from relais_embedding_worker.batches import open_batches
+from relais_embedding_worker.embed import EmbedHandler
+from relais_embedding_worker.encoder import Encoder
+from relais_embedding_worker.settings import EncoderSettings, Settings
+
+
+def open_encoder(settings: EncoderSettings) -> Encoder:
+    """sentence-transformers is imported only where it is the one. Takes seconds."""
+    if settings.kind == "deterministic":
+        from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
+
+        return DeterministicEncoder(tokens_per_s=settings.tokens_per_s)
+    from relais_embedding_worker.encoder_sentence_transformers import SentenceTransformersEncoder
+
+    return SentenceTransformersEncoder(settings)
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; raises as `run_worker`."""
+    bounds = settings.bounds
+
+    @asynccontextmanager
+    async def open_served(_: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:
+        encoder = await asyncio.to_thread(open_encoder, settings.encoder)
+        async with open_batches(
+            encoder, max_batch_tokens=bounds.max_batch_tokens, max_wait_s=bounds.max_wait_s
+        ) as batches:
+
+            def make_handler(desk: Desk) -> Handler:
+                return EmbedHandler(encoder.info, batches, desk.source, bounds)
+
+            def status() -> ModelStatus:
+                return ModelStatus(bounds.max_requests, max_model_len=encoder.info.max_tokens)
+
+            yield [Served(settings.encoder.served_name, status, _is_well, make_handler)]
+
+    await run_worker("relais-embedding-worker", settings.service, open_served)
+
+
+async def _is_well() -> None:
+    """The encoder has no process of its own that could die."""

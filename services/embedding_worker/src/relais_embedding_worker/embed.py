@@ -1,0 +1,118 @@
+"""One job through the encoder: tokens, vectors or scores, packed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+
+from relais_common import events
+from relais_common.errors import EngineRefused, PayloadTooLarge
+from relais_common.events import Completed, Terminal, Timings, Usage
+from relais_common.jobs import Embedding, InputType
+from relais_common.lifecycle import cancel_and_wait
+from relais_common.ports import JobSource
+from relais_common.worker.held import HeldJob
+from relais_common.worker.starting import note_start
+from relais_embedding_worker.batches import Batches
+from relais_embedding_worker.encoder import EncoderInfo, Tokens, Vectors
+from relais_embedding_worker.settings import Bounds
+
+MOST_PER_TAKE = 16
+"""What is taken has no tokens yet: after so many it is looked how much they are."""
+
+
+class EmbedHandler:
+    """Runs embedding and scoring jobs."""
+
+    def __init__(
+        self, info: EncoderInfo, batches: Batches, source: JobSource, bounds: Bounds
+    ) -> None:
+        self._info = info
+        self._batches = batches
+        self._source = source
+        self._bounds = bounds
+
+    def room(self, held: int) -> int:
+        if self._batches.waiting_tokens >= self._bounds.max_queued_tokens:
+            return 0
+        return min(MOST_PER_TAKE, self._bounds.max_requests - held)
+
+    async def handle(self, held: HeldJob) -> Terminal:
+        asked = held.job.embedding
+        if asked is None:
+            raise EngineRefused(
+                "this model gives vectors, and writes no text",
+                param="model",
+                code="wrong_operation",
+            )
+        dimensions = self._dimensions(asked)
+        began_s = time.monotonic()
+        starting = asyncio.create_task(
+            note_start(self._source, held, prompt_token_ids=(), model_revision=self._info.revision)
+        )
+        try:
+            tokens = await self._tokenize(asked)
+            rows = _shortened(await self._batches.encode(tokens), dimensions)
+            await starting
+        finally:
+            await cancel_and_wait(starting)
+        answer = _scores(rows, len(asked.queries)) if asked.queries else rows
+        held.vectors = answer.astype("<f4", copy=False).tobytes()
+        return Completed(
+            finish_reason="stop",
+            usage=Usage(sum(len(one.ids) for one in tokens), 0),
+            timings=Timings(
+                queue_s=round(held.taken.queued_s, 6),
+                prefill_s=round(time.monotonic() - began_s, 6),
+                decode_s=0.0,
+            ),
+            vectors=events.Vectors(
+                count=answer.shape[0],
+                dimensions=answer.shape[1],
+                truncated=sum(one.truncated for one in tokens),
+            ),
+        )
+
+    async def _tokenize(self, asked: Embedding) -> list[Tokens]:
+        """Queries first."""
+        queries: list[Tokens] = []
+        if asked.queries:
+            queries = await self._batches.tokenize(asked.queries, InputType.QUERY)
+        return queries + await self._batches.tokenize(asked.inputs, asked.input_type)
+
+    def _dimensions(self, asked: Embedding) -> int:
+        dimensions = asked.dimensions or self._info.dimensions
+        if dimensions not in (self._info.dimensions, *self._bounds.dimensions):
+            allowed = sorted({self._info.dimensions, *self._bounds.dimensions})
+            raise EngineRefused(
+                f"dimensions: this model gives {', '.join(map(str, allowed))}",
+                param="dimensions",
+                code="unsupported_value",
+            )
+        if len(asked.inputs) * dimensions * 4 > self._bounds.max_result_bytes:
+            raise PayloadTooLarge(
+                f"{len(asked.inputs)} vectors of {dimensions} dimensions are more than"
+                f" {self._bounds.max_result_bytes} bytes",
+                param="input",
+            )
+        return dimensions
+
+
+def _shortened(rows: Vectors, dimensions: int) -> Vectors:
+    """The first dimensions, at length 1: what models trained for it (Matryoshka) allow."""
+    return rows if dimensions == rows.shape[1] else _normalized(rows[:, :dimensions])
+
+
+def _scores(rows: Vectors, queries: int) -> Vectors:
+    """Cosine of each input with the query, or with its own."""
+    rows = _normalized(rows)
+    scores: Vectors = np.sum(rows[:queries] * rows[queries:], axis=1, keepdims=True)
+    return np.clip(scores, -1.0, 1.0)
+
+
+def _normalized(rows: Vectors) -> Vectors:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    normalized: Vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return normalized

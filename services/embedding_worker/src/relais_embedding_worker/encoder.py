@@ -1,0 +1,68 @@
+"""What the worker asks of an encoder. No library behind it is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relais_common.jobs import InputType
+
+Vectors = NDArray[np.float32]
+"""One row for each input."""
+
+Input = str | tuple[int, ...]
+"""A text, or token ids of the model without its special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One input as the model reads it.
+
+    Attributes:
+        ids: with special tokens, cut where the model's own cut is.
+        prompt_length: tokens of the prompt before it, where the model's pooling leaves them out; else 0.
+        truncated: it was longer.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """What is known of a loaded model.
+
+    Attributes:
+        max_tokens: of one input; what is longer is cut.
+        normalized: its vectors have length 1.
+        revision: what identifies the weights and their precision.
+    """
+
+    dimensions: int
+    max_tokens: int
+    normalized: bool
+    revision: str
+
+
+class Encoder(Protocol):
+    """A model. Its two methods are called from threads: each from one at a time, but both at once."""
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
+        """In the order of the inputs.
+
+        Raises:
+            EngineRefused: a token id that the model does not have.
+        """
+        ...
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        """In the order of the batch; as the model gives them, in fp32."""
+        ...

@@ -1,0 +1,67 @@
+"""Vectors from a hash of the words: tests and benchmarks of all that is around an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from relais_common.errors import EngineRefused
+from relais_common.jobs import InputType
+from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
+
+VOCABULARY = 30_000
+_PROMPTS = {InputType.QUERY: "query:", InputType.PASSAGE: "passage:"}
+
+
+class DeterministicEncoder:
+    """A token is a word. Each token adds a direction of its own, so texts with common words are near each other.
+
+    Args:
+        tokens_per_s: how fast it is, padding counted; 0 for as fast as it can.
+    """
+
+    def __init__(
+        self, *, dimensions: int = 64, max_tokens: int = 256, tokens_per_s: float = 0.0
+    ) -> None:
+        self._tokens_per_s = tokens_per_s
+        self.info = EncoderInfo(
+            dimensions=dimensions,
+            max_tokens=max_tokens,
+            normalized=True,
+            revision=f"deterministic-{dimensions}",
+        )
+
+    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
+        return [self._tokens(one, input_type) for one in inputs]
+
+    def _tokens(self, one: Input, input_type: InputType | None) -> Tokens:
+        if isinstance(one, str):
+            words = one.split() if input_type is None else [_PROMPTS[input_type], *one.split()]
+            ids = [_id(word) for word in words]
+        else:
+            ids = list(one)
+            if any(not 0 <= token_id < VOCABULARY for token_id in ids):
+                raise EngineRefused("a token id is not in the vocabulary", param="input")
+        limit = self.info.max_tokens
+        return Tokens((0, *ids[: limit - 1]), truncated=len(ids) > limit - 1)
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        if self._tokens_per_s:
+            padded = len(batch) * max(len(tokens.ids) for tokens in batch)
+            time.sleep(padded / self._tokens_per_s)
+        rows = np.stack([self._vector(tokens) for tokens in batch])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def _vector(self, tokens: Tokens) -> Vectors:
+        return np.sum([self._direction(token_id) for token_id in tokens.ids], axis=0)
+
+    def _direction(self, token_id: int) -> Vectors:
+        return np.random.default_rng(token_id).standard_normal(self.info.dimensions, np.float32)
+
+
+def _id(word: str) -> int:
+    digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return 1 + int.from_bytes(digest, "big") % (VOCABULARY - 1)

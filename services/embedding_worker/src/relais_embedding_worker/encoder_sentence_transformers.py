@@ -1,0 +1,142 @@
+"""sentence-transformers; the only module that imports it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from relais_common.errors import EngineRefused, SettingsError
+from relais_common.jobs import InputType
+from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
+from relais_embedding_worker.settings import EncoderSettings
+
+_PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage")}
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class SentenceTransformersEncoder:
+    """Any model of text whose first module has a tokenizer."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        """Loads the model. Raises SettingsError where it is of another kind."""
+        self._model: Any = SentenceTransformer(
+            settings.model,
+            device=settings.device,
+            cache_folder=settings.models_cache_dir,
+            model_kwargs={"dtype": "auto" if settings.dtype == "auto" else _TYPES[settings.dtype]},
+        )
+        self._model.eval()
+        self._tokenizer = self._model.tokenizer
+        if not callable(self._tokenizer) or not hasattr(self._tokenizer, "pad"):
+            raise SettingsError(f"EMBEDDING_MODEL is {settings.model}; it has no tokenizer of text")
+        self._prompts = {
+            input_type: next(
+                (self._model.prompts[name] for name in names if self._model.prompts.get(name)), ""
+            )
+            for input_type, names in _PROMPT_NAMES.items()
+        }
+        default = self._model.default_prompt_name
+        self._default_prompt: str = self._model.prompts[default] if default else ""
+        self._pools_prompt = all(getattr(one, "include_prompt", True) for one in self._model)
+        self._lead, self._tail = self._special_ids()
+        self.info = EncoderInfo(
+            dimensions=self._model.get_embedding_dimension(),
+            max_tokens=self._max_tokens(),
+            normalized=type(self._model[-1]).__name__ == "Normalize",
+            revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
+        )
+
+    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
+        prompt = self._default_prompt if input_type is None else self._prompts[input_type]
+        texts = [prompt + one for one in inputs if isinstance(one, str)]
+        encoded = iter(self._ids(texts) if texts else ())
+        prompt_length = 0
+        if prompt and not self._pools_prompt:
+            prompt_length = len(self._ids([prompt])[0]) - len(self._tail)
+        return [
+            self._cut(next(encoded), prompt_length)
+            if isinstance(one, str)
+            else self._cut([*self._lead, *self._known(one), *self._tail], 0)
+            for one in inputs
+        ]
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        # One length of prompt at a time: pooling takes one for all.
+        lengths = {tokens.prompt_length for tokens in batch}
+        rows = np.empty((len(batch), self.info.dimensions), np.float32)
+        for length in lengths:
+            at = [index for index, tokens in enumerate(batch) if tokens.prompt_length == length]
+            rows[at] = self._encode([batch[index] for index in at], length)
+        return rows
+
+    def _encode(self, batch: Sequence[Tokens], prompt_length: int) -> Vectors:
+        features: dict[str, Any] = dict(
+            self._tokenizer.pad(
+                {"input_ids": [list(tokens.ids) for tokens in batch]}, return_tensors="pt"
+            )
+        )
+        features = {name: value.to(self._model.device) for name, value in features.items()}
+        if prompt_length:
+            features["prompt_length"] = prompt_length
+        with torch.inference_mode():
+            rows: Vectors = self._model(features)["sentence_embedding"].float().cpu().numpy()
+        if self.info.normalized and self._model.dtype != torch.float32:
+            # Rounded to bf16 a vector has not quite length 1 any more.
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(
+            list(texts),
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+    def _cut(self, ids: Sequence[int], prompt_length: int) -> Tokens:
+        """As the tokenizer's own truncation: the end goes, special tokens stay."""
+        limit = self.info.max_tokens
+        if len(ids) <= limit:
+            return Tokens(tuple(ids), prompt_length)
+        kept = ids[: limit - len(self._tail)]
+        return Tokens((*kept, *self._tail), prompt_length, truncated=True)
+
+    def _known(self, ids: Sequence[int]) -> Sequence[int]:
+        size = len(self._tokenizer)
+        for token_id in ids:
+            if not 0 <= token_id < size:
+                raise EngineRefused(f"token id {token_id} is not in the vocabulary", param="input")
+        return ids
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after every text."""
+        encoded = self._tokenizer("a", return_special_tokens_mask=True)
+        mask, ids = encoded["special_tokens_mask"], encoded["input_ids"]
+        first = mask.index(0)
+        last = len(mask) - mask[::-1].index(0)
+        return ids[:first], ids[last:]
+
+    def _max_tokens(self) -> int:
+        limit = self._model.max_seq_length or self._tokenizer.model_max_length
+        return int(min(limit, 1 << 20))
+
+
+def _fingerprint(model: str) -> str:
+    """A folder's weights, or a model's name."""
+    weights = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    if not weights:
+        return model
+    digest = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

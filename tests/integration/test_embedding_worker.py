@@ -1,0 +1,225 @@
+"""The embedding worker on a queue: right vectors, shared batches, and jobs that are cancelled, drained or refused."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from relais_common.events import Cancelled, Completed, Failed
+from relais_common.jobs import (
+    ChannelState,
+    Embedding,
+    InputType,
+    Job,
+    Message,
+    Operation,
+    Status,
+    StopReason,
+)
+from relais_common.redis_store import RedisStore
+from relais_common.wire import codec
+from relais_embedding_worker.encoder import Input, Vectors
+from support.builders import make_job
+from support.embedding_worker import open_embedding_worker
+from support.encoders import WatchedEncoder
+from support.waiting import wait_until
+
+DIMENSIONS = 8
+
+
+def job_for(*inputs: Input, **fields: Any) -> Job:
+    operation = Operation.SCORE if fields.get("queries") else Operation.EMBEDDINGS
+    return make_job(
+        operation=operation, messages=None, embedding=Embedding(inputs=inputs, **fields)
+    )
+
+
+async def accept(store: RedisStore, *jobs: Job) -> None:
+    for job in jobs:
+        await store.intake.enqueue(job, max_waiting=10_000)
+
+
+async def state_of(store: RedisStore, job: Job) -> ChannelState:
+    state = await store.intake.state(job.channel_id)
+    assert state is not None
+    return state
+
+
+async def ended(store: RedisStore, job: Job) -> object:
+    """Its last event."""
+
+    async def outcome() -> bytes | None:
+        return (await state_of(store, job)).outcome
+
+    return codec.decode_event(await wait_until(outcome, 60) or b"")
+
+
+async def answer(store: RedisStore, job: Job) -> Vectors:
+    end = await ended(store, job)
+    assert isinstance(end, Completed), end
+    assert end.vectors is not None
+    packed = await store.intake.vectors(job.channel_id)
+    return np.frombuffer(packed or b"", "<f4").reshape(end.vectors.count, end.vectors.dimensions)
+
+
+def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
+    encoder = WatchedEncoder()
+    tokens = encoder.tokenize(inputs, input_type)
+    return np.concatenate([encoder.encode([one]) for one in tokens])
+
+
+async def test_each_request_has_its_own_vectors_whatever_shared_its_batches(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    texts = [
+        [f"{'word ' * (number * each % 40)}{number} {each}" for each in range(1 + number % 7)]
+        for number in range(40)
+    ]
+    jobs = [job_for(*several) for several in texts]
+    async with open_embedding_worker(redis_url):
+        await accept(redis_store, *jobs)
+        for job, several in zip(jobs, texts, strict=True):
+            np.testing.assert_allclose(await answer(redis_store, job), alone(*several), atol=1e-6)
+
+
+async def test_odd_inputs_have_vectors_too(redis_store: RedisStore, redis_url: str) -> None:
+    inputs: tuple[Input, ...] = ("", "🦄 " * 3, "word " * 20_000, (7, 8, 9), "\x00")
+    job = job_for(*inputs)
+    async with open_embedding_worker(redis_url):
+        await accept(redis_store, job)
+        np.testing.assert_allclose(await answer(redis_store, job), alone(*inputs), atol=1e-6)
+        end = await ended(redis_store, job)
+    assert isinstance(end, Completed)
+    assert end.vectors is not None
+    assert end.vectors.truncated == 1
+    assert end.usage.input_tokens == 1 + 4 + 64 + 4 + 2
+
+
+async def test_small_request_does_not_wait_for_a_large_one(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    large, small = job_for(*["many words here"] * 2048), job_for("few")
+    async with open_embedding_worker(redis_url) as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, large)
+        await wait_until(lambda: worker.batches.waiting_tokens > 0)
+        await accept(redis_store, small)
+        before = worker.batches.waiting_tokens
+        await wait_until(lambda: worker.batches.waiting_tokens > before)
+        worker.encoder.gate.set()
+        await answer(redis_store, small)
+        assert (await answer(redis_store, large)).shape == (2048, DIMENSIONS)
+        state, other = await state_of(redis_store, small), await state_of(redis_store, large)
+    assert state.finished_at_s is not None
+    assert other.finished_at_s is not None
+    assert state.finished_at_s < other.finished_at_s
+
+
+async def test_scores_are_cosines_of_query_and_passages(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    passages = ("the town hall opens", "cats sleep")
+    ranked = job_for(*passages, queries=("town hall",), input_type=InputType.PASSAGE)
+    paired = job_for(*passages, queries=("town", "cats"), input_type=InputType.PASSAGE)
+    async with open_embedding_worker(redis_url):
+        await accept(redis_store, ranked, paired)
+        one, two = await answer(redis_store, ranked), await answer(redis_store, paired)
+    rows = alone(*passages, input_type=InputType.PASSAGE)
+    (query,) = alone("town hall", input_type=InputType.QUERY)
+    np.testing.assert_allclose(one[:, 0], rows @ query, atol=1e-6)
+    queries = alone("town", "cats", input_type=InputType.QUERY)
+    np.testing.assert_allclose(two[:, 0], np.sum(rows * queries, axis=1), atol=1e-6)
+
+
+async def test_fewer_dimensions_have_length_one_where_the_model_allows_them(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    allowed, refused = job_for("text", dimensions=4), job_for("text", dimensions=5)
+    async with open_embedding_worker(redis_url, EMBEDDING_DIMENSIONS="4"):
+        await accept(redis_store, allowed, refused)
+        ((*row,),) = (await answer(redis_store, allowed)).tolist()
+        end = await ended(redis_store, refused)
+    expected = alone("text")[0, :4]
+    np.testing.assert_allclose(row, expected / np.linalg.norm(expected), atol=1e-6)
+    assert isinstance(end, Failed)
+    assert (end.error.status, end.error.param) == (400, "dimensions")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "status"),
+    [
+        ({"embedding": Embedding(inputs=("text",) * 200)}, "request_too_large", 413),
+        ({"embedding": Embedding(inputs=((10**9,),))}, "invalid_value", 400),
+        ({"messages": (Message("user", "hello"),)}, "wrong_operation", 400),
+    ],
+)
+async def test_what_cannot_be_embedded_is_a_typed_error(
+    redis_store: RedisStore, redis_url: str, fields: dict[str, Any], code: str, status: int
+) -> None:
+    job = make_job(**fields)
+    async with open_embedding_worker(redis_url, EMBEDDING_MAX_RESULT_BYTES="1024"):
+        await accept(redis_store, job)
+        end = await ended(redis_store, job)
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.status) == (code, status)
+
+
+async def test_cancelled_request_frees_what_waited_of_it(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    large = job_for(*["many words here"] * 500)
+    async with open_embedding_worker(redis_url) as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, large)
+        await wait_until(lambda: worker.batches.waiting_tokens > 1000)
+        await redis_store.intake.cancel(large.channel_id, StopReason.CLIENT)
+        await wait_until(lambda: worker.batches.waiting_tokens == 0)
+        worker.encoder.gate.set()
+        assert await ended(redis_store, large) == Cancelled(StopReason.CLIENT)
+        assert len(worker.encoder.batches) <= 2
+    assert await redis_store.intake.vectors(large.channel_id) is None
+
+
+async def test_worker_takes_no_more_than_it_has_room_for(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    jobs = [job_for("some words") for _ in range(20)]
+    async with open_embedding_worker(redis_url, EMBEDDING_MAX_REQUESTS="5") as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, *jobs)
+        await wait_until(lambda: bool(worker.encoder.batches))
+        depth = await redis_store.intake.depth(jobs[0].model)
+        assert (depth.waiting, depth.running) == (15, 5)
+        worker.encoder.gate.set()
+        await asyncio.gather(*(answer(redis_store, job) for job in jobs))
+
+
+async def test_drained_worker_finishes_what_it_holds(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    job = job_for(*["many words here"] * 200)
+    async with open_embedding_worker(redis_url) as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, job)
+        await wait_until(lambda: worker.batches.waiting_tokens > 0)
+        worker.stop.set()
+        worker.encoder.gate.set()
+        await worker.drain()
+        assert (await state_of(redis_store, job)).status is Status.COMPLETED
+
+
+async def test_what_does_not_fit_into_the_drain_goes_on_elsewhere(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    job = job_for("text")
+    async with open_embedding_worker(redis_url, DRAIN_S="0") as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, job)
+        await wait_until(lambda: bool(worker.encoder.batches))
+        await worker.drain()
+        assert (await state_of(redis_store, job)).status is Status.QUEUED
+    async with open_embedding_worker(redis_url):
+        np.testing.assert_allclose(await answer(redis_store, job), alone("text"), atol=1e-6)

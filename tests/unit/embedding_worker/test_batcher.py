@@ -1,0 +1,93 @@
+"""Short goes with short, small requests are not behind large ones, and nobody starves."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relais_embedding_worker.batcher import SLACK_TOKENS, Batcher
+
+
+def drain(batcher: Batcher[str]) -> list[list[tuple[str, int]]]:
+    batches = []
+    while batch := batcher.next():
+        batches.append(batch)
+    return batches
+
+
+REQUESTS = st.dictionaries(
+    st.text(max_size=3), st.lists(st.integers(1, 300), min_size=1, max_size=40), max_size=8
+)
+
+
+@given(requests=REQUESTS, budget=st.integers(1, 2000))
+def test_each_input_is_in_one_batch_and_no_batch_is_over_the_budget(
+    requests: dict[str, list[int]], budget: int
+) -> None:
+    batcher: Batcher[str] = Batcher(budget)
+    for owner, lengths in requests.items():
+        batcher.add(owner, lengths)
+    batches = drain(batcher)
+    everything = [one for batch in batches for one in batch]
+    assert sorted(everything) == sorted(
+        (owner, index) for owner, lengths in requests.items() for index in range(len(lengths))
+    )
+    for batch in batches:
+        lengths = [requests[owner][index] for owner, index in batch]
+        assert len(batch) == 1 or len(batch) * max(lengths) <= budget
+        assert 2 * min(lengths) + SLACK_TOKENS >= max(lengths), "short goes with short"
+    assert batcher.tokens == 0
+
+
+@given(requests=REQUESTS, gone=st.sets(st.text(max_size=3)), first=st.integers(0, 3))
+def test_inputs_of_a_request_that_was_removed_are_in_no_later_batch(
+    requests: dict[str, list[int]], gone: set[str], first: int
+) -> None:
+    batcher: Batcher[str] = Batcher(500)
+    for owner, lengths in requests.items():
+        batcher.add(owner, lengths)
+    for _ in range(first):
+        batcher.next()
+    for owner in gone:
+        batcher.remove(owner)
+    assert not gone & {owner for batch in drain(batcher) for owner, _ in batch}
+    assert batcher.tokens == 0
+
+
+def test_small_request_goes_before_the_rest_of_a_large_one() -> None:
+    batcher: Batcher[str] = Batcher(256)
+    batcher.add("large", [64] * 2048)
+    batcher.next()
+    batcher.add("small", [9])
+    assert ("small", 0) in batcher.next()
+
+
+def test_large_request_gets_its_turn_while_small_ones_keep_coming() -> None:
+    batcher: Batcher[str] = Batcher(64)
+    batcher.add("large", [64] * 20)
+    turns = 0
+    for number in range(100):
+        batcher.add(f"small-{number}", [4] * 4)
+        turns += any(owner == "large" for owner, _ in batcher.next())
+    assert turns >= 15
+
+
+def test_inputs_of_several_requests_share_a_batch() -> None:
+    batcher: Batcher[str] = Batcher(100)
+    for owner in "abcde":
+        batcher.add(owner, [10, 90])
+    assert sorted(owner for batch in drain(batcher)[-1:] for owner, _ in batch)
+    batcher.add("a", [10])
+    batcher.add("b", [11])
+    assert sorted(batcher.next()) == [("a", 0), ("b", 0)]
+
+
+def test_input_over_the_budget_goes_alone() -> None:
+    batcher: Batcher[str] = Batcher(10)
+    batcher.add("a", [50])
+    batcher.add("b", [50])
+    assert [len(batch) for batch in drain(batcher)] == [1, 1]
+
+
+def test_nothing_waits_in_a_new_one() -> None:
+    assert Batcher[str](10).next() == []
