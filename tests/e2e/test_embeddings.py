@@ -61,11 +61,11 @@ def job_for(*inputs: Any, **fields: Any) -> Job:
 async def answer(store: RedisStore, job: Job) -> tuple[Completed, Any]:
     await store.intake.enqueue(job, max_waiting=1000)
 
-    async def outcome() -> bytes | None:
+    async def outcome() -> bytes:
         state = await store.intake.state(job.channel_id)
-        return None if state is None else state.outcome
+        return b"" if state is None else state.outcome or b""
 
-    end = codec.decode_event(await wait_until(outcome, 90) or b"")
+    end = codec.decode_event(await wait_until(outcome, 90))
     assert isinstance(end, Completed), end
     assert end.vectors is not None
     packed = await store.intake.vectors(job.channel_id) or b""

@@ -51,10 +51,10 @@ async def state_of(store: RedisStore, job: Job) -> ChannelState:
 async def ended(store: RedisStore, job: Job) -> object:
     """Its last event."""
 
-    async def outcome() -> bytes | None:
-        return (await state_of(store, job)).outcome
+    async def outcome() -> bytes:
+        return (await state_of(store, job)).outcome or b""
 
-    return codec.decode_event(await wait_until(outcome, 60) or b"")
+    return codec.decode_event(await wait_until(outcome, 60))
 
 
 async def answer(store: RedisStore, job: Job) -> Vectors:

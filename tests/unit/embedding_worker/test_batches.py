@@ -29,7 +29,8 @@ async def batches(encoder: WatchedEncoder) -> AsyncIterator[Batches]:
 
 def alone(encoder: WatchedEncoder, text: str) -> Vectors:
     """What the encoder gives for this text with nothing beside it."""
-    return encoder.encode(encoder.tokenize([text], None))[0]
+    row: Vectors = encoder.encode(encoder.tokenize([text], None))[0]
+    return row
 
 
 async def vectors(batches: Batches, *texts: str) -> Vectors:

@@ -45,7 +45,8 @@ def test_no_address_is_named(path: Path) -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_files_of_one_environment_agree(device: str) -> None:
     files = [
-        REQUIREMENTS / f"{name}.txt" for name in ("services", "embedded", "embeddings", "dev", f"llm-{device}")
+        REQUIREMENTS / f"{name}.txt"
+        for name in ("services", "embedded", "embeddings", "dev", f"llm-{device}")
     ]
     for one, other in combinations(files, 2):
         ours, theirs = pins(one), pins(other)

@@ -53,13 +53,16 @@ class DeterministicEncoder:
             padded = len(batch) * max(len(tokens.ids) for tokens in batch)
             time.sleep(padded / self._tokens_per_s)
         rows = np.stack([self._vector(tokens) for tokens in batch])
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        normalized: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return normalized.astype(np.float32)
 
     def _vector(self, tokens: Tokens) -> Vectors:
-        return np.sum([self._direction(token_id) for token_id in tokens.ids], axis=0)
+        total: Vectors = np.sum([self._direction(token_id) for token_id in tokens.ids], axis=0)
+        return total
 
     def _direction(self, token_id: int) -> Vectors:
-        return np.random.default_rng(token_id).standard_normal(self.info.dimensions, np.float32)
+        rng = np.random.default_rng(token_id)
+        return rng.standard_normal(self.info.dimensions, np.float32)
 
 
 def _id(word: str) -> int:
