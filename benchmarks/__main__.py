@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, proxy, relay, soak
+from benchmarks import connections, durability, keys, proxy, relay, soak
 
 
 def main() -> None:
@@ -40,6 +40,11 @@ def main() -> None:
     one.add_argument("--losses", type=int, default=10)
     one.add_argument("--clients", type=int, default=8)
     one.set_defaults(run=durability.run)
+    one = commands.add_parser("keys", help="what keys and limits cost the relay")
+    one.add_argument("--clients", type=int, default=32)
+    one.add_argument("--tokens", type=int, default=256)
+    one.add_argument("--rounds", type=int, default=9)
+    one.set_defaults(run=keys.run)
     one = commands.add_parser("proxy", help="what nginx in front costs a stream")
     one.add_argument("--requests", type=int, default=200)
     one.set_defaults(run=proxy.run)

@@ -53,10 +53,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to ask, and who works for it."""
+    """Where to ask, with which key if any, and who works for it."""
 
     url: str
     pids: dict[str, int]
+    key: str = ""
 
     def cpu_s(self) -> dict[str, float]:
         """User and system time of each process so far."""
@@ -112,11 +113,13 @@ def _started(load: Load) -> Iterator[dict[str, Server]]:
         }
 
 
-async def _client(url: str, name: str, clients: int, tokens: int) -> asyncio.subprocess.Process:
+async def _client(
+    server: Server, name: str, clients: int, tokens: int
+) -> asyncio.subprocess.Process:
     """A client process that has warmed up and waits for its word."""
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.relaying.client"),
-        *(url, MODEL, str(clients), str(tokens), name),
+        *(server.url, MODEL, str(clients), str(tokens), name, server.key),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         limit=1 << 30,
@@ -124,14 +127,15 @@ async def _client(url: str, name: str, clients: int, tokens: int) -> asyncio.sub
     assert client.stdout is not None
     if await client.stdout.readline() != b"ready\n":
         await client.wait()
-        raise RuntimeError(f"{name} found no answer at {url}")
+        raise RuntimeError(f"{name} found no answer at {server.url}")
     return client
 
 
-async def _measure(server: Server, load: Load, name: str) -> Measured:
+async def measure_one(server: Server, load: Load, name: str) -> Measured:
+    """All clients at one server, once. AssertionError where one got anything but the right frames."""
     clients = [
         await _client(
-            server.url,
+            server,
             f"{name}-{number}",
             load.clients // load.processes + (number < load.clients % load.processes),
             load.tokens,
@@ -164,7 +168,7 @@ async def measure(load: Load, rounds: int) -> dict[str, Row]:
     with _started(load) as servers:
         measured = [
             {
-                name: await _measure(server, load, f"round {number}")
+                name: await measure_one(server, load, f"round {number}")
                 for name, server in servers.items()
             }
             for number in range(rounds)
@@ -210,6 +214,6 @@ async def _hold(name: str, load: Load, rounds: int) -> None:
     with _started(load) as servers:
         print(orjson.dumps(servers[name].pids).decode(), flush=True)
         for number in range(rounds):
-            one = await _measure(servers[name], load, f"round {number}")
+            one = await measure_one(servers[name], load, f"round {number}")
             spent = {process: round(us, 1) for process, us in one.cpu_us.items()}
             print(f"{one.frames_per_s:,.0f} frames/s, CPU per frame, us: {spent}", flush=True)

@@ -1,7 +1,7 @@
 """The client that every server gets: streams at once over plain sockets, a time for each frame, then a check of each.
 
 While streams run it splits frames and notes when they came, no more; what is in them is checked once all have ended.
-`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME` waits for a line on stdin, then prints JSON.
+`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME KEY` waits for a line on stdin, then prints JSON.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def _run(url: str, model: str, stream: Stream, tokens: int) -> None:
+async def _run(url: str, model: str, stream: Stream, tokens: int, key: str) -> None:
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
@@ -83,7 +83,8 @@ async def _run(url: str, model: str, stream: Stream, tokens: int) -> None:
     )
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        + (f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n")
     )
     transport, connection = await asyncio.get_running_loop().create_connection(
         lambda: _Connection(stream), address.hostname, address.port
@@ -111,13 +112,13 @@ def _token_times(stream: Stream, tokens: int) -> list[float]:
     return times
 
 
-async def main(url: str, model: str, streams: int, tokens: int, name: str) -> None:
-    await _run(url, model, Stream(f"{name} warms up"), 8)
+async def main(url: str, model: str, streams: int, tokens: int, name: str, key: str) -> None:
+    await _run(url, model, Stream(f"{name} warms up"), 8, key)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     measured = [Stream(f"{name} asks {number}") for number in range(streams)]
     usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    await asyncio.gather(*(_run(url, model, one, tokens) for one in measured))
+    await asyncio.gather(*(_run(url, model, one, tokens, key) for one in measured))
     elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
     times = [_token_times(one, tokens) for one in measured]
     answer = {
@@ -132,5 +133,5 @@ async def main(url: str, model: str, streams: int, tokens: int, name: str) -> No
 
 
 if __name__ == "__main__":
-    where, what, count, length, who = sys.argv[1:]
-    uvloop.run(main(where, what, int(count), int(length), who))
+    where, what, count, length, who, shown = sys.argv[1:]
+    uvloop.run(main(where, what, int(count), int(length), who, shown))
