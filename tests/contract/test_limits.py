@@ -10,7 +10,16 @@ from functools import partial
 import pytest
 
 from relais_common.errors import RateLimited, RelaisError, TokensOverLimit, TooManyInFlight
-from relais_common.events import Completed, Failed, Restarted, Timings, Token, Usage
+from relais_common.events import (
+    Completed,
+    Failed,
+    RankedToken,
+    Restarted,
+    Timings,
+    Token,
+    TokenLogprob,
+    Usage,
+)
 from relais_common.jobs import Accepted, Idempotency, Job, Lease, StopReason
 from relais_common.limits import Bucket, Buckets, DayUsage, Quota
 from relais_common.memory import MemoryStore
@@ -247,6 +256,16 @@ async def test_failed_one_is_charged_what_its_log_has(ports: Ports) -> None:
     (day,) = await usage_of(ports, "a")
     assert (day.failed, day.input_tokens, day.output_tokens) == (1, 3, 5)
     assert await tokens_used_now(ports) <= 8
+
+
+async def test_log_probabilities_beside_tokens_are_not_taken_for_tokens(ports: Ports) -> None:
+    await ask(ports, Quota())
+    taken = await take_one(ports)
+    await start(ports, taken.lease)
+    told = (TokenLogprob('x","token_ids":[1,1,1]', -0.5, (RankedToken("[1,2]", -1.0),)),) * 2
+    await append(ports, taken.lease, 3, codec.encode_event(Token("a\\", (7, 8), told)))
+    await finish(ports, taken.lease, 4, Failed(RelaisError("no").info))
+    assert await account(ports) == (1, 3, 2, 0)
 
 
 async def test_end_that_no_holder_tells_is_charged_what_the_log_has(ports: Ports) -> None:

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relais_common.api_keys import ApiKey
-from relais_common.jobs import Message, Sampling
+from relais_common.jobs import Embedding, Message, Sampling
 from relais_common.limits import NO_QUOTA, Bucket, Buckets
 from relais_orchestrator.quotas import quota_of
 from relais_orchestrator.rate_headers import duration, rate_headers
+from support.builders import make_job
 
 LIMITED = ApiKey(digests=(), requests_per_minute=5, tokens_per_minute=1000)
 
 
-def tokens(prompt: str | tuple[int, ...] | tuple[Message, ...], max_tokens: int | None = 0) -> int:
-    messages = prompt if prompt and isinstance(prompt[0], Message) else None
-    return quota_of(
-        LIMITED,
-        messages,  # type: ignore[arg-type]
-        None if messages else prompt,  # type: ignore[arg-type]
-        Sampling(max_tokens=max_tokens),
-        output_tokens=200,
-    ).tokens
+def tokens(max_tokens: int | None = 0, **asked: Any) -> int:
+    job = make_job(sampling=Sampling(max_tokens=max_tokens), **({"prompt": None} | asked))
+    return quota_of(LIMITED, job, output_tokens=200).tokens
 
 
 def test_key_without_limits_needs_no_estimate() -> None:
     free = ApiKey(digests=(), concurrent_requests=3)
-    assert quota_of(free, None, "x", Sampling(), output_tokens=9) is NO_QUOTA
+    assert quota_of(free, make_job(), output_tokens=9) is NO_QUOTA
 
 
 def test_prompt_counts_by_its_bytes_or_its_ids() -> None:
-    assert tokens((1, 2, 3, 4)) == 4
-    assert tokens("abcdefg") == 3
-    assert tokens("ééé") == 2
-    assert tokens((Message("user", "abc"), Message("user", "abcd"))) == 8 + 1 + 8 + 2
+    assert tokens(prompt=(1, 2, 3, 4)) == 4
+    assert tokens(prompt="abcdefg") == 3
+    assert tokens(prompt="ééé") == 2
+    assert tokens(messages=(Message("user", "abc"), Message("user", "abcd"))) == 8 + 1 + 8 + 2
 
 
 def test_answer_counts_what_it_may_have() -> None:
-    assert tokens((1, 2), 300) == 302
-    assert tokens((1, 2), None) == 202
+    assert tokens(300, prompt=(1, 2)) == 302
+    assert tokens(None, prompt=(1, 2)) == 202
     # What was not asked for is reserved only as far as the limit goes, so that it refuses nothing for ever.
-    assert tokens(tuple(range(900)), None) == 1000
-    assert tokens(tuple(range(1100)), None) == 1100
+    assert tokens(None, prompt=tuple(range(900))) == 1000
+    assert tokens(None, prompt=tuple(range(1100))) == 1100
+
+
+def test_request_for_vectors_counts_its_inputs_and_no_answer() -> None:
+    asked = Embedding(inputs=("abcdef", (1, 2, 3)), queries=("abc",))
+    assert tokens(None, embedding=asked) == 2 + 3 + 1
 
 
 @pytest.mark.parametrize(

@@ -135,13 +135,7 @@ class Intake:
             log.warning("cancel_postponed", channel_id=channel_id)
 
     async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
-        quota = quota_of(
-            key,
-            job.messages,
-            job.prompt,
-            job.sampling,
-            output_tokens=self._limits.reserved_output_tokens,
-        )
+        quota = quota_of(key, job, output_tokens=self._limits.reserved_output_tokens)
         at_once = key.concurrent_requests
         enqueue = self._queue.enqueue(
             job,

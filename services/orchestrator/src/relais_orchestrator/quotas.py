@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relais_common.api_keys import ApiKey
-from relais_common.jobs import Message, Sampling
+from relais_common.jobs import Job
 from relais_common.limits import NO_QUOTA, Quota
 
 BYTES_PER_TOKEN = 3
@@ -13,14 +13,7 @@ TOKENS_PER_MESSAGE = 8
 """What a chat template may add to each."""
 
 
-def quota_of(
-    key: ApiKey,
-    messages: tuple[Message, ...] | None,
-    prompt: str | tuple[int, ...] | None,
-    sampling: Sampling,
-    *,
-    output_tokens: int,
-) -> Quota:
+def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
     """What a request of this key is measured against.
 
     Args:
@@ -31,25 +24,25 @@ def quota_of(
         if key.requests_per_minute is None:
             return NO_QUOTA
         return Quota(requests_per_minute=key.requests_per_minute)
-    tokens = _prompt_tokens(messages, prompt)
-    if sampling.max_tokens is not None:
-        tokens += sampling.max_tokens
-    else:
+    tokens = _input_tokens(job)
+    if job.sampling.max_tokens is not None:
+        tokens += job.sampling.max_tokens
+    elif job.embedding is None:
         tokens = max(tokens, min(tokens + output_tokens, per_minute))
     return Quota(
         requests_per_minute=key.requests_per_minute, tokens_per_minute=per_minute, tokens=tokens
     )
 
 
-def _prompt_tokens(
-    messages: tuple[Message, ...] | None, prompt: str | tuple[int, ...] | None
-) -> int:
-    if isinstance(prompt, tuple):
-        return len(prompt)
-    if prompt is not None:
-        return _text_tokens(prompt)
-    return sum(TOKENS_PER_MESSAGE + _text_tokens(turn.content) for turn in messages or ())
+def _input_tokens(job: Job) -> int:
+    if job.embedding is not None:
+        return sum(map(_tokens, (*job.embedding.inputs, *job.embedding.queries)))
+    if job.prompt is not None:
+        return _tokens(job.prompt)
+    return sum(TOKENS_PER_MESSAGE + _tokens(turn.content) for turn in job.messages or ())
 
 
-def _text_tokens(text: str) -> int:
+def _tokens(text: str | tuple[int, ...]) -> int:
+    if isinstance(text, tuple):
+        return len(text)
     return -(-len(text.encode()) // BYTES_PER_TOKEN)

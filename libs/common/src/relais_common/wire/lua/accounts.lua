@@ -51,7 +51,8 @@ local function measure(id)
     for _, line in ipairs(redis.call('LRANGE', log_key(id), at, math.min(at + 499, length - 2))) do
       local name = string.match(line, '^%S+')
       if name == 'token' then
-        local ids = string.match(line, '%[([%d,]*)%]}$')
+        -- Within the text, a quotation mark has a backslash before it.
+        local ids = string.match(line, ',"token_ids":%[([%d,]*)%]')
         if ids and ids ~= '' then
           output = output + 1 + select(2, string.gsub(ids, ',', ''))
         elseif not string.find(line, '^token {"text":"",') then
