@@ -40,10 +40,7 @@ from support.valkey import ValkeyServer
 KEYS = 100
 OPENERS = 128
 WARM_UP = 64
-TOKEN_EVERY_S = 20.0
-WRITE_TIMEOUT_S = 10
 LATE = 10
-LATE_EVENTS = 10_000
 UNREAD = 10
 MAX_UNREAD_MB = 3.0
 UNREAD_EVENTS = 4_000
@@ -58,10 +55,30 @@ SETTINGS = {
     "WATCH_LEASE_S": "30",
     "LEASE_S": "6",
     "REAP_EVERY_S": "1",
-    "WRITE_TIMEOUT_S": str(WRITE_TIMEOUT_S),
     "MAX_WAITING": "1000000",
     "MAX_INFLIGHT_PER_KEY": "1000000",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much of it.
+
+    Attributes:
+        streams: of one kind, open at once.
+        watch_s: how long they are watched idle, and then with tokens.
+        token_every_s: of each stream, then.
+        late_events: of the channel that late readers read.
+        late_s: how long the others are watched meanwhile.
+        write_timeout_s: the orchestrator's `WRITE_TIMEOUT_S`.
+    """
+
+    streams: int
+    watch_s: float
+    token_every_s: float = 20.0
+    late_events: int = 10_000
+    late_s: float = 10.0
+    write_timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,29 +190,31 @@ def _key_id(token: str) -> str:
     return f"dev-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
 
 
-async def _many(bench: Bench, streams: int, watch_s: float) -> list[Lease]:
+async def _many(bench: Bench, load: Load) -> list[Lease]:
     """Open them all, leave them idle, then give each a token now and then."""
     warm, _, _ = await bench.open(WARM_UP)
     for stream in warm:
         stream.close()
     await asyncio.sleep(2)
     before_kb, began_s = bench.rss_kb(), time.monotonic()
-    bench.streams, leases, first_s = await bench.open(streams)
+    bench.streams, leases, first_s = await bench.open(load.streams)
     took_s = time.monotonic() - began_s
     first_s.sort()
-    bench.say("opened, streams/s", f"{streams / took_s:,.0f}")
+    bench.say("opened, streams/s", f"{load.streams / took_s:,.0f}")
     bench.say("  first event p99", f"{first_s[int(0.99 * len(first_s))]:.3f} s")
     await asyncio.sleep(2)
-    kb = (bench.rss_kb() - before_kb) / streams
+    kb = (bench.rss_kb() - before_kb) / load.streams
     bench.say("memory per stream, just opened", f"{kb:.1f} KB", kb <= MAX_KB_PER_STREAM)
     async with bench.watched() as watch:
-        await asyncio.sleep(watch_s)
+        await asyncio.sleep(load.watch_s)
     bench.say("CPU, all idle (keep-alives only)", f"{watch.cpu_share:.0%} of a core")
     async with bench.watched() as watch:
-        given = await bench.feed.add_in_turn(leases, every_s=TOKEN_EVERY_S, for_s=watch_s)
+        given = await bench.feed.add_in_turn(leases, every_s=load.token_every_s, for_s=load.watch_s)
         await asyncio.sleep(2)
-    rate = given / watch_s
-    bench.say(f"CPU, a token every {TOKEN_EVERY_S:.0f} s each", f"{watch.cpu_share:.0%} of a core")
+    rate = given / load.watch_s
+    bench.say(
+        f"CPU, a token every {load.token_every_s:.0f} s each", f"{watch.cpu_share:.0%} of a core"
+    )
     p50, p99 = watch.quantile_s(0.5) * 1e3, watch.quantile_s(0.99) * 1e3
     bench.say(
         f"  delivery of {rate:.0f} tokens/s, p50, p99, worst",
@@ -204,18 +223,18 @@ async def _many(bench: Bench, streams: int, watch_s: float) -> list[Lease]:
     )
     bench.say("  longest pause of the client's own loop", f"{watch.own_pause_s * 1e3:.0f} ms")
     bench.say("  tokens lost", str(given - len(watch.late_s)), given == len(watch.late_s))
-    kb = (bench.rss_kb() - before_kb) / streams
+    kb = (bench.rss_kb() - before_kb) / load.streams
     bench.say("memory per stream, after that", f"{kb:.1f} KB", kb <= MAX_KB_PER_STREAM)
     return leases
 
 
-async def _late(bench: Bench, leases: list[Lease]) -> None:
+async def _late(bench: Bench, leases: list[Lease], load: Load) -> None:
     """Readers who come when a long log is complete."""
     (channel,) = await bench.feed.submit([_key_id("late")])
     while await bench.feed.take():
         pass
     lease = bench.feed.leases[-1]
-    for _ in range(LATE_EVENTS // 500):
+    for _ in range(load.late_events // 500):
         await bench.feed.add([lease], count=500)
     await bench.feed.end(lease)
     request = native_request(channel, "late")
@@ -228,17 +247,17 @@ async def _late(bench: Bench, leases: list[Lease]) -> None:
 
     async with bench.watched() as watch:
         feeding = asyncio.create_task(
-            bench.feed.add_in_turn(leases, every_s=TOKEN_EVERY_S, for_s=10)
+            bench.feed.add_in_turn(leases, every_s=load.token_every_s, for_s=load.late_s)
         )
         await asyncio.sleep(1)
         readers = await asyncio.gather(*(late() for _ in range(LATE)))
         await feeding
         await asyncio.sleep(1)
-    whole = all(reader.tokens == LATE_EVENTS for reader in readers)
+    whole = all(reader.tokens == load.late_events for reader in readers)
     first_s = max(reader.first_s for reader in readers)
     last_s = max(reader.last_s for reader in readers)
     bench.say(
-        f"{LATE} at once read a log of {LATE_EVENTS:,}: first, last event",
+        f"{LATE} at once read a log of {load.late_events:,}: first, last event",
         f"{first_s:.2f}, {last_s:.2f} s",
         whole,
     )
@@ -246,7 +265,7 @@ async def _late(bench: Bench, leases: list[Lease]) -> None:
     bench.say("  the others' delivery p99", f"{p99 * 1e3:.1f} ms", p99 <= MAX_HARMED_P99_S)
 
 
-async def _unread(bench: Bench, leases: list[Lease]) -> None:
+async def _unread(bench: Bench, leases: list[Lease], load: Load) -> None:
     """Readers who ask for more than any buffer holds, and take nothing of it."""
     known = len(bench.feed.leases)
     channels = await bench.feed.submit([_key_id("unread")] * UNREAD)
@@ -266,7 +285,9 @@ async def _unread(bench: Bench, leases: list[Lease]) -> None:
 
     async with bench.watched() as watch, background(weigh()):
         feeding = asyncio.create_task(
-            bench.feed.add_in_turn(leases, every_s=TOKEN_EVERY_S, for_s=WRITE_TIMEOUT_S + 5)
+            bench.feed.add_in_turn(
+                leases, every_s=load.token_every_s, for_s=load.write_timeout_s + 5
+            )
         )
         sockets = [
             await open_unread(bench.front.port, native_request(channel, "unread"))
@@ -299,31 +320,35 @@ def _need_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _run_kind(kind: str, streams: int, watch_s: float) -> bool:
+async def measure(kind: str, load: Load) -> list[Line]:
+    """All figures of one kind of stream, printed as they come."""
+    _need_files(load.streams + 200)
     with ExitStack() as stack:
         data, logs = (Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(2))
         redis = stack.enter_context(ValkeyServer(data, appendonly=True))
-        front = make_starter(stack, redis, logs)("orchestrator", **SETTINGS)
-        print(f"{streams:,} {kind} streams (orchestrator: pid {front.pid})", flush=True)
+        front = make_starter(stack, redis, logs)(
+            "orchestrator", **SETTINGS, WRITE_TIMEOUT_S=str(load.write_timeout_s)
+        )
+        print(f"{load.streams:,} {kind} streams (orchestrator: pid {front.pid})", flush=True)
         async with open_store(RedisSettings(redis.url)) as store:
             bench = Bench(kind, front, Feed(store))
             try:
-                leases = await _many(bench, streams, watch_s)
-                await _late(bench, leases)
-                await _unread(bench, leases)
+                leases = await _many(bench, load)
+                await _late(bench, leases, load)
+                await _unread(bench, leases, load)
                 cut = sum(stream.lost for stream in bench.streams)
                 bench.say("streams cut", str(cut), cut == 0)
             finally:
                 for stream in bench.streams:
                     stream.close()
-    return all(line.ok is not False for line in bench.lines)
+    return bench.lines
 
 
 def connections(*, streams: int, kinds: list[str], watch_s: float) -> bool:
     """Measure each kind of stream; False where a bar was missed."""
-    _need_files(streams + 200)
-    passed = [uvloop.run(_run_kind(kind, streams, watch_s)) for kind in kinds]
-    return all(passed)
+    load = Load(streams=streams, watch_s=watch_s)
+    lines = [line for kind in kinds for line in uvloop.run(measure(kind, load))]
+    return all(line.ok is not False for line in lines)
 
 
 async def run(*, streams: int, kinds: list[str], watch_s: float) -> bool:

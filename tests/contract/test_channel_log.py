@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,9 @@ from relais_common.events import (
     Timings,
     Usage,
 )
-from relais_common.jobs import Append, Lease, Status, StopReason, Verdict
+from relais_common.jobs import Append, ChannelState, Lease, Status, StopReason, Verdict
+from relais_common.ports import Look
+from relais_common.wire import codec
 from support.builders import COMPLETED, MODEL, make_job, token_line
 from support.ports import Ports
 from support.steps import (
@@ -238,3 +241,42 @@ async def test_read_of_no_lines_gives_none(ports: Ports) -> None:
 
 async def test_log_of_an_unknown_channel_is_empty(ports: Ports) -> None:
     assert await read_all(ports, new_channel_id(MODEL)) == []
+
+
+async def test_look_gives_events_and_where_the_channel_stands(ports: Ports) -> None:
+    taken = await running(ports)
+    await append(ports, taken.lease, 2, *[token_line(text) for text in "abcd"])
+    channel_id = taken.job.channel_id
+    lines = await read_all(ports, channel_id)
+    for after in range(6):
+        look = await ports.log.look(channel_id, after=after, limit=2)
+        assert look == Look(await known_state(ports, channel_id), lines[after : after + 2])
+
+
+async def test_look_at_an_end_leaves_its_text_out(ports: Ports) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    await finish(ports, taken.lease, 2, text="long")
+    state = await known_state(ports, channel_id)
+    assert state.text == "long"
+    look = await ports.log.look(channel_id, after=1, limit=1)
+    assert look == Look(replace(state, text=None), [codec.encode_event(COMPLETED)])
+    assert await ports.log.look(channel_id, after=2, limit=1) == Look(look.state, [])
+
+
+async def test_look_at_a_waiting_job_has_its_place(ports: Ports) -> None:
+    ahead, job = make_job(), make_job()
+    await enqueue(ports, ahead, job)
+    look = await ports.log.look(job.channel_id, after=1, limit=1)
+    assert look is not None
+    assert (look.state.status, look.state.queue_position, look.lines) == (Status.QUEUED, 2, [])
+
+
+async def test_look_at_an_unknown_channel_gives_none(ports: Ports) -> None:
+    assert await ports.log.look(new_channel_id(MODEL), after=0, limit=1) is None
+
+
+async def known_state(ports: Ports, channel_id: str) -> ChannelState:
+    state = await ports.intake.state(channel_id)
+    assert state is not None
+    return state

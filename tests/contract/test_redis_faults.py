@@ -93,6 +93,7 @@ async def test_commands_say_within_seconds_that_redis_is_away_and_work_after(
         ports.source.wait_for_work(MODEL, timeout_s=1),
         ports.recovery.reap(MODEL, max_failures=1, limit=1),
         ports.log.read(channel_id, after=0, limit=1),
+        ports.log.look(channel_id, after=0, limit=1),
         ports.registry.alive(),
         durable_store.ping(),
         durable_store.signing_secret(),

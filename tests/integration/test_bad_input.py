@@ -455,7 +455,7 @@ async def test_unknown_paths_are_404(front: Front, path: str) -> None:
 
 async def raw(front: Front, request: bytes) -> bytes:
     """Bytes that no client library would send; the answer's bytes."""
-    port = int(front.url.rpartition(":")[2])
+    port = front.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     await writer.drain()
@@ -526,7 +526,7 @@ async def test_what_is_no_http_is_a_typed_400(front: Front, request_bytes: bytes
 
 
 async def test_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(front: Front) -> None:
-    port = int(front.url.rpartition(":")[2])
+    port = front.port
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b'POST /v1/requests HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n{"model"')
     await writer.drain()

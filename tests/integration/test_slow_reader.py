@@ -26,7 +26,7 @@ async def lazy_client(front: Front, path: str) -> AsyncIterator[socket.socket]:
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     try:
-        await loop.sock_connect(client, ("127.0.0.1", int(front.url.rpartition(":")[2])))
+        await loop.sock_connect(client, ("127.0.0.1", front.port))
         # Or the system itself takes in megabytes on the server's behalf.
         transport = await wait_until(partial(server_side, client))
         assert transport is not None

@@ -56,6 +56,10 @@ class Front:
     url: str
     session: aiohttp.ClientSession
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def get(self, path: str, **kwargs: Any) -> Any:
         return self.session.get(path, **kwargs)
 

@@ -80,40 +80,41 @@ async def test_cancelled_reader_loses_no_batch() -> None:
 
 async def test_readers_get_their_own_channel_only() -> None:
     fanout = Fanout()
-    with fanout.reader("a") as one, fanout.reader("a") as two, fanout.reader("b") as other:
-        fanout.publish("a", batch(1))
-        assert await one.next(0) == batch(1)
-        assert await two.next(0) == batch(1)
-        assert await other.next(0) is None
+    one, two, other = fanout.join("a"), fanout.join("a"), fanout.join("b")
+    fanout.publish("a", batch(1))
+    assert await one.next(0) == batch(1)
+    assert await two.next(0) == batch(1)
+    assert await other.next(0) is None
 
 
 async def test_slow_reader_costs_the_others_nothing() -> None:
     fanout = Fanout(max_batches=2)
-    with fanout.reader("a") as slow, fanout.reader("a") as quick:
-        for number in range(5):
-            fanout.publish("a", batch(number))
-            assert await quick.next(0) == batch(number)
-        assert await slow.next(0) is None
+    slow, quick = fanout.join("a"), fanout.join("a")
+    for number in range(5):
+        fanout.publish("a", batch(number))
+        assert await quick.next(0) == batch(number)
+    assert await slow.next(0) is None
 
 
 async def test_drop_all_reaches_every_reader() -> None:
     fanout = Fanout()
-    with fanout.reader("a") as one, fanout.reader("b") as two:
-        fanout.publish("a", batch(1))
-        fanout.drop_all()
-        fanout.publish("a", batch(2))
-        async with asyncio.timeout(1):
-            assert await one.next(5) is None
-            assert await two.next(5) is None
+    one, two = fanout.join("a"), fanout.join("b")
+    fanout.publish("a", batch(1))
+    fanout.drop_all()
+    fanout.publish("a", batch(2))
+    async with asyncio.timeout(1):
+        assert await one.next(5) is None
+        assert await two.next(5) is None
 
 
 async def test_count_follows_readers_in_and_out() -> None:
     fanout = Fanout()
     assert fanout.count("a") == 0
-    with fanout.reader("a"):
-        with fanout.reader("a"):
-            assert fanout.count("a") == 2
-        assert fanout.count("a") == 1
+    one, two = fanout.join("a"), fanout.join("a")
+    assert fanout.count("a") == 2
+    fanout.leave("a", one)
+    assert fanout.count("a") == 1
+    fanout.leave("a", two)
     assert fanout.count("a") == 0
     fanout.publish("a", batch(1))  # nobody reads: nothing happens
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
-from relais_common.errors import LogRewound
+from relais_common.channels import new_channel_id
+from relais_common.errors import ChannelNotFound, LogRewound
 from relais_common.fanout import BufferedSubscription
+from relais_common.jobs import ChannelState, OnDisconnect, Operation, Status
 from relais_common.memory import MemoryStore
-from relais_common.ports import LiveBatch, Subscription
+from relais_common.ports import LiveBatch, Look, Subscription
 from relais_common.wire import codec
 from relais_orchestrator.follow import PAGE, Follower, is_terminal
-from support.builders import COMPLETED, token_line
+from support.builders import COMPLETED, MODEL, token_line
 from support.faults import Faults
 from support.ports import Ports, memory_ports
 from support.steps import append, finish, read_all, running, start
@@ -34,26 +39,42 @@ def faults() -> Faults:
 
 @pytest.fixture
 def follower(ports: Ports, faults: Faults) -> Follower:
-    return Follower(faults.around(ports.log), faults.around(ports.live), idle_s=IDLE_S)
+    return Follower(
+        faults.around(ports.intake),
+        faults.around(ports.log),
+        faults.around(ports.live),
+        idle_s=IDLE_S,
+    )
 
 
-async def collect(batches: AsyncGenerator[LiveBatch | None]) -> list[bytes]:
+Seen = AsyncGenerator[LiveBatch | ChannelState | None]
+
+
+async def collect(batches: Seen) -> list[bytes]:
     """Every line until the end, each with the number that it must have."""
     lines: list[bytes] = []
     async with asyncio.timeout(5), aclosing(batches):
         async for batch in batches:
-            if batch is not None:
+            if isinstance(batch, LiveBatch):
                 assert batch.lines
                 assert batch.first_seq == len(lines) + 1
                 lines += batch.lines
     return lines
 
 
-async def next_lines(batches: AsyncGenerator[LiveBatch | None]) -> LiveBatch:
+async def next_lines(batches: Seen) -> LiveBatch:
     async with asyncio.timeout(5):
-        while (batch := await anext(batches)) is None:
+        while not isinstance(batch := await anext(batches), LiveBatch):
             pass
     return batch
+
+
+async def silence(batches: Seen) -> None:
+    """None, and then where the channel stands."""
+    assert await anext(batches) is None
+    state = await anext(batches)
+    assert isinstance(state, ChannelState)
+    assert not state.status.is_terminal
 
 
 @pytest.mark.parametrize("name", [b"completed", b"failed", b"cancelled", b"expired"])
@@ -95,11 +116,49 @@ async def test_resumes_after_a_number(ports: Ports, follower: Follower) -> None:
     assert (batch.first_seq, batch.lines[0]) == (3, token_line("b"))
 
 
-async def test_silence_gives_none_every_while(ports: Ports, follower: Follower) -> None:
+async def test_silence_gives_none_and_then_where_the_channel_stands(
+    ports: Ports, follower: Follower
+) -> None:
     taken = await running(ports)
     async with aclosing(follower.follow(taken.job.channel_id, 1)) as batches:
         for _ in range(3):
-            assert await anext(batches) is None
+            await silence(batches)
+
+
+async def test_silence_costs_one_call_to_the_store(
+    ports: Ports, follower: Follower, faults: Faults
+) -> None:
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 1)) as batches:
+        await silence(batches)
+        faults.calls.clear()
+        await silence(batches)
+    assert [name for name, _, _ in faults.calls] == ["look"]
+
+
+async def test_channel_whose_log_has_gone_gives_its_end_with_the_text(
+    ports: Ports, memory_store: MemoryStore, follower: Follower
+) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    await finish(ports, taken.lease, 2)
+    whole = await ports.intake.state(channel_id)
+    assert whole is not None
+    assert whole.text is not None
+    memory_store.look = partial(_no_lines, memory_store.look)  # type: ignore[method-assign]
+    async with aclosing(follower.follow(channel_id, 1)) as batches:
+        assert [one async for one in batches] == [whole]
+
+
+async def _no_lines(look: Callable[..., Awaitable[Look | None]], *args: Any, **kwargs: Any) -> Look:
+    seen = await look(*args, **kwargs)
+    assert seen is not None
+    return replace(seen, lines=[])
+
+
+async def test_unknown_channel_is_said_to_be_unknown_at_once(follower: Follower) -> None:
+    with pytest.raises(ChannelNotFound):
+        await collect(follower.follow(new_channel_id(MODEL), 0))
 
 
 async def test_overlapping_live_batches_are_trimmed_to_what_is_new(
@@ -133,7 +192,7 @@ async def test_gap_in_live_batches_is_filled_from_the_log(ports: Ports) -> None:
     taken = await running(ports)
     live = Lossy()
     following = asyncio.create_task(
-        collect(Follower(ports.log, live, idle_s=60).follow(taken.job.channel_id, 0))
+        collect(Follower(ports.intake, ports.log, live, idle_s=60).follow(taken.job.channel_id, 0))
     )
     await asyncio.sleep(0.01)
     await append(ports, taken.lease, 2, *(token_line(str(seq)) for seq in range(2, 8)))
@@ -147,7 +206,7 @@ async def test_gap_in_live_batches_is_filled_from_the_log(ports: Ports) -> None:
 
 async def test_lost_live_messages_delay_and_never_hang(ports: Ports) -> None:
     taken = await running(ports)
-    follower = Follower(ports.log, Lossy(), idle_s=0.02)
+    follower = Follower(ports.intake, ports.log, Lossy(), idle_s=0.02)
     following = asyncio.create_task(collect(follower.follow(taken.job.channel_id, 0)))
     for seq in range(2, 6):
         await append(ports, taken.lease, seq)
@@ -164,13 +223,13 @@ async def test_reader_that_falls_far_behind_reads_the_log(ports: Ports, follower
         await finish(ports, taken.lease, 1002)
         async with asyncio.timeout(5):
             async for batch in batches:
-                if batch is not None:
+                if isinstance(batch, LiveBatch):
                     assert batch.first_seq == len(lines) + 1
                     lines += batch.lines
     assert lines == await read_all(ports, taken.job.channel_id)
 
 
-@pytest.mark.parametrize("method", ["read", "subscribe"])
+@pytest.mark.parametrize("method", ["look", "subscribe"])
 async def test_store_that_goes_and_comes_back_is_a_long_silence(
     ports: Ports, follower: Follower, faults: Faults, method: str
 ) -> None:
@@ -211,7 +270,9 @@ async def test_leaving_ends_the_subscription(ports: Ports) -> None:
             finally:
                 left.set()
 
-    batches = Follower(ports.log, Watched(), idle_s=60).follow(taken.job.channel_id, 0)
+    batches = Follower(ports.intake, ports.log, Watched(), idle_s=60).follow(
+        taken.job.channel_id, 0
+    )
     await anext(batches)
     await batches.aclose()
     assert left.is_set()
@@ -233,6 +294,26 @@ class Rewinding(Lossy):
     async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
         return self.lines[after : after + limit]
 
+    async def look(self, channel_id: str, *, after: int, limit: int) -> Look:
+        ended = bool(self.lines) and is_terminal(self.lines[-1])
+        state = ChannelState(
+            channel_id=channel_id,
+            model=MODEL,
+            key_id="key-a",
+            operation=Operation.CHAT,
+            status=Status.COMPLETED if ended else Status.RUNNING,
+            on_disconnect=OnDisconnect.CONTINUE,
+            queue_position=0,
+            estimated_wait_s=None,
+            tail=len(self.lines),
+            accepted_at_s=1.0,
+            started_at_s=2.0,
+            finished_at_s=3.0 if ended else None,
+            text=None,
+            outcome=None,
+        )
+        return Look(state, await self.read(channel_id, after=after, limit=limit))
+
     def rewind(self, tail: int) -> None:
         """Redis comes back with the first `tail` events only."""
         del self.lines[tail:]
@@ -244,8 +325,8 @@ class Rewinding(Lossy):
         self.lines += lines
         self.subscription.put(LiveBatch(first_seq, list(lines)))
 
-    def follow(self, after: int = 0) -> AsyncGenerator[LiveBatch | None]:
-        return Follower(self, self, idle_s=60).follow("channel", after)
+    def follow(self, after: int = 0, idle_s: float = 60) -> Seen:
+        return Follower(MemoryStore(), self, self, idle_s=idle_s).follow("channel", after)
 
 
 A, B, C, D = (token_line(text) for text in "abcd")
@@ -257,7 +338,7 @@ async def test_log_that_a_living_worker_heals_goes_on_with_no_gap_and_no_repeat(
     async with aclosing(log.follow()) as batches:
         assert await next_lines(batches) == LiveBatch(1, [A, B, C])
         log.rewind(1)
-        assert await anext(batches) is None
+        await silence(batches)
         coming = asyncio.create_task(anext(batches))
         await asyncio.sleep(0.01)
         for lines in ([B], [C], [D, END]):
@@ -277,14 +358,24 @@ async def test_log_that_was_healed_before_anybody_looked_goes_on() -> None:
 
 async def test_short_log_is_a_silence_as_long_as_it_may_grow_again() -> None:
     log = Rewinding(A, B, C)
-    async with aclosing(Follower(log, log, idle_s=0.01).follow("channel", 0)) as batches:
+    async with aclosing(log.follow(idle_s=0.01)) as batches:
         await next_lines(batches)
         log.rewind(1)
         for _ in range(5):
-            assert await anext(batches) is None
+            await silence(batches)
         log.append(B)
         for _ in range(5):
-            assert await anext(batches) is None
+            await silence(batches)
+
+
+async def test_request_that_ended_short_of_what_was_given_is_never_silence() -> None:
+    log = Rewinding(A, B, C)
+    async with aclosing(log.follow()) as batches:
+        await next_lines(batches)
+        log.rewind(1)
+        log.append(END)
+        with pytest.raises(LogRewound):
+            await next_lines(batches)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +393,7 @@ async def test_log_that_grows_again_to_something_else_is_never_mixed_with_what_w
     async with aclosing(log.follow()) as batches:
         await next_lines(batches)
         log.rewind(1)
-        assert await anext(batches) is None
+        await silence(batches)
         coming = asyncio.create_task(anext(batches))
         await asyncio.sleep(0.01)
         for (
@@ -322,6 +413,7 @@ async def test_line_of_the_last_event_id_is_held_against_the_log_later_on() -> N
         await asyncio.sleep(0.01)
         log.rewind(2)
         assert await coming is None
+        assert isinstance(await anext(batches), ChannelState)
         coming = asyncio.create_task(anext(batches))
         await asyncio.sleep(0.01)
         log.append(D)

@@ -9,6 +9,8 @@ import random
 class Backoff:
     """Pauses that double from `initial_s` to `longest_s`, each cut by up to half at random."""
 
+    __slots__ = ("_initial_s", "_longest_s", "_next_s")
+
     def __init__(self, initial_s: float = 0.1, longest_s: float = 2.0) -> None:
         self._initial_s = initial_s
         self._longest_s = longest_s

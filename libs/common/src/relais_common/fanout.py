@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from relais_common.ports import LiveBatch
 
@@ -15,6 +13,10 @@ MAX_BYTES = 1 << 20
 
 class BufferedSubscription:
     """One reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
+
+    __slots__ = (
+        "_batches", "_bytes", "_dropped", "_loop", "_max_batches", "_max_bytes", "_waiting",
+    )  # fmt: skip
 
     def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
@@ -84,18 +86,18 @@ class Fanout:
         """How many readers a channel has."""
         return len(self._readers.get(channel, ()))
 
-    @contextmanager
-    def reader(self, channel: str) -> Iterator[BufferedSubscription]:
-        """A subscription to the channel, for as long as the context lasts."""
+    def join(self, channel: str) -> BufferedSubscription:
+        """A subscription to the channel; `leave` must follow."""
         subscription = BufferedSubscription(self._max_batches, self._max_bytes)
-        readers = self._readers.setdefault(channel, set())
-        readers.add(subscription)
-        try:
-            yield subscription
-        finally:
-            readers.discard(subscription)
-            if not readers:
-                del self._readers[channel]
+        self._readers.setdefault(channel, set()).add(subscription)
+        return subscription
+
+    def leave(self, channel: str, subscription: BufferedSubscription) -> None:
+        """This reader has gone."""
+        readers = self._readers[channel]
+        readers.discard(subscription)
+        if not readers:
+            del self._readers[channel]
 
     def publish(self, channel: str, batch: LiveBatch) -> None:
         for subscription in self._readers.get(channel, ()):

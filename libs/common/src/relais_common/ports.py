@@ -177,11 +177,28 @@ class Recovery(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A channel at one moment.
+
+    Attributes:
+        state: without its text, which may be long; `JobIntake.state` has it.
+        lines: encoded events, as `EventLog.read` gives them.
+    """
+
+    state: ChannelState
+    lines: list[bytes]
+
+
 class EventLog(Protocol):
     """Reading what happened on a channel."""
 
     async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
         """Encoded events with numbers `after + 1`, ... in order; empty at the log's end."""
+        ...
+
+    async def look(self, channel_id: str, *, after: int, limit: int) -> Look | None:
+        """`read`, of one event at least, and where the channel stands; None if it never existed or is gone."""
         ...
 
 

@@ -44,6 +44,8 @@ from relais_orchestrator.watcher import Watcher
 log = structlog.get_logger(__name__)
 
 SECRET_RETRY_S = 0.5
+BACKLOG = 4096
+"""Connections that may wait to be accepted; one more tries again after a second. Linux cuts it to `somaxconn`."""
 
 
 def create_parts(
@@ -59,13 +61,13 @@ def create_parts(
     return Parts(
         settings=settings,
         queue=store.intake,
-        event_log=store.log,
         operations=store.operations,
         registry=store.registry,
         catalogue=catalogue,
         model_states=ModelStates(settings.models, store.operations, store.registry),
         intake=Intake(store.intake, catalogue, settings.limits, drain, metrics.requests.accepted),
         follower=Follower(
+            store.intake,
             store.log,
             store.live,
             idle_s=settings.streaming.keepalive_s,
@@ -83,10 +85,7 @@ def create_parts(
 
 def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
     """The HTTP application over parts that are already open."""
-    app = web.Application(
-        middlewares=[problems, metrics.middleware],
-        client_max_size=parts.settings.limits.max_body_bytes,
-    )
+    app = web.Application(middlewares=[problems, metrics.middleware])
     app[PARTS] = parts
     app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp))
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
@@ -140,7 +139,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         runner = Runner(create_app(parts, store, metrics), settings.proxy, shutdown_timeout_s=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, settings.host, settings.port).start()
+            await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
             port: int = runner.addresses[0][1]
             async with background(
                 *_following(key_file, parts, store),

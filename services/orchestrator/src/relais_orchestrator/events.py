@@ -10,6 +10,7 @@ from aiohttp import web
 from relais_common.errors import ChannelNotFound, InvalidRequest, KeyRevoked, LogRewound
 from relais_common.events import Queued
 from relais_common.jobs import ChannelState, OnDisconnect, Status
+from relais_common.ports import LiveBatch
 from relais_common.wire.codec import encode_event, split_event
 from relais_orchestrator import sse
 from relais_orchestrator.access import KeyCheck, readable_channel
@@ -56,7 +57,7 @@ async def _stream(
             ChannelNotFound
         ):  # it has just gone for good, and no status can say so any more
             try:
-                await _pump(request, stream, state, after, check_key)
+                await _pump(request, stream, state.channel_id, after, check_key)
             except (LogRewound, KeyRevoked) as error:
                 body = orjson.dumps(error_body(error.info))
                 await stream.write(sse.named_frame(str(error.code).encode(), body))
@@ -66,33 +67,24 @@ async def _stream(
 async def _pump(
     request: web.Request,
     stream: sse.EventStream,
-    state: ChannelState,
+    channel_id: str,
     after: int,
     check_key: KeyCheck,
 ) -> None:
     parts = request.app[PARTS]
-    position = after
-    if await parts.is_compacted(state, position):
-        await stream.write(compacted(state))
-        return
-    async with aclosing(parts.follower.follow(state.channel_id, after)) as batches:
-        async for batch in batches:
-            if batch is not None:
-                await stream.write(sse.frames(batch))
-                position += len(batch.lines)
-            elif parts.drain.started:
-                return
-            else:
+    async with aclosing(parts.follower.follow(channel_id, after)) as seen:
+        async for one in seen:
+            if isinstance(one, LiveBatch):
+                await stream.write(sse.frames(one))
+            elif one is None:
+                if parts.drain.started:
+                    return
                 check_key()
                 await stream.write(sse.KEEPALIVE)
-                now = await parts.glance(state.channel_id)
-                if now is None:
-                    continue
-                if now.status is Status.QUEUED:
-                    await stream.write(place(now))
-                elif await parts.is_compacted(now, position):
-                    await stream.write(compacted(now))
-                    return
+            elif one.status is Status.QUEUED:
+                await stream.write(place(one))
+            elif one.status.is_terminal:
+                await stream.write(compacted(one))
 
 
 def place(state: ChannelState) -> bytes:

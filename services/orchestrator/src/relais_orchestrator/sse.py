@@ -84,6 +84,8 @@ class SlowReader(ConnectionError):
 class EventStream:
     """An SSE response."""
 
+    __slots__ = ("_request", "_write_timeout_s", "response", "traffic")
+
     def __init__(self, request: web.Request, *, write_timeout_s: float) -> None:
         self._request = request
         self._write_timeout_s = write_timeout_s

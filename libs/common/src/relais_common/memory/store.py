@@ -32,7 +32,7 @@ from relais_common.jobs import (
 from relais_common.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.memory.model import MemoryModel, Record, stopped
 from relais_common.memory.operations import MemoryOperations
-from relais_common.ports import Reaped, Subscription
+from relais_common.ports import Look, Reaped, Subscription
 from relais_common.wire import codec
 
 
@@ -357,10 +357,20 @@ class MemoryStore:
         _, record = self._of(channel_id)
         return [] if record is None else record.log[after : after + limit]
 
+    async def look(self, channel_id: str, *, after: int, limit: int) -> Look | None:
+        state = await self.state(channel_id)
+        if state is None:
+            return None
+        lines = await self.read(channel_id, after=after, limit=limit)
+        return Look(replace(state, text=None), lines)
+
     @asynccontextmanager
     async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
-        with self._fanout.reader(channel_id) as subscription:
+        subscription = self._fanout.join(channel_id)
+        try:
             yield subscription
+        finally:
+            self._fanout.leave(channel_id, subscription)
 
     def nudge(self) -> None:
         self._fanout.drop_all()

@@ -67,6 +67,41 @@ def _buckets(quota: Quota, used: list[bytes]) -> Buckets:
     return buckets(quota, float(requests), float(tokens))
 
 
+def read_state(channel_id: str, fields: list[Any], text: str | None) -> ChannelState:
+    """What a script says of where a channel stands."""
+    (
+        key_id,
+        operation,
+        status,
+        on_disconnect,
+        position,
+        wait,
+        tail,
+        accepted_at,
+        started_at,
+        finished_at,
+        outcome,
+        replayed_as,
+    ) = fields
+    return ChannelState(
+        channel_id=channel_id,
+        model=channel_model(channel_id),
+        key_id=key_id.decode(),
+        operation=Operation(operation.decode()),
+        status=Status(status.decode()),
+        on_disconnect=OnDisconnect(on_disconnect.decode()),
+        queue_position=position,
+        estimated_wait_s=read_seconds(wait),
+        tail=tail,
+        accepted_at_s=float(accepted_at),
+        started_at_s=read_seconds(started_at),
+        finished_at_s=read_seconds(finished_at),
+        text=text,
+        outcome=outcome,
+        replayed_as=None if replayed_as is None else replayed_as.decode(),
+    )
+
+
 def job_arguments(job: Job, watch_grace_s: float) -> tuple[Argument, ...]:
     """A job as the scripts that take one in expect it."""
     return (
@@ -162,38 +197,8 @@ class RedisJobIntake:
         answer = await self._scripts.run("state", keys.channel_base(channel_id), channel_id)
         if answer is None:
             return None
-        (
-            key_id,
-            operation,
-            status,
-            on_disconnect,
-            position,
-            wait,
-            tail,
-            accepted_at,
-            started_at,
-            finished_at,
-            text,
-            outcome,
-            replayed_as,
-        ) = answer
-        return ChannelState(
-            channel_id=channel_id,
-            model=channel_model(channel_id),
-            key_id=key_id.decode(),
-            operation=Operation(operation.decode()),
-            status=Status(status.decode()),
-            on_disconnect=OnDisconnect(on_disconnect.decode()),
-            queue_position=position,
-            estimated_wait_s=read_seconds(wait),
-            tail=tail,
-            accepted_at_s=float(accepted_at),
-            started_at_s=read_seconds(started_at),
-            finished_at_s=read_seconds(finished_at),
-            text=None if text is None else text.decode(),
-            outcome=outcome,
-            replayed_as=None if replayed_as is None else replayed_as.decode(),
-        )
+        *fields, text = answer
+        return read_state(channel_id, fields, None if text is None else text.decode())
 
     async def vectors(self, channel_id: str) -> bytes | None:
         with store_errors():

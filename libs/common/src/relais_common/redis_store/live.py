@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from redis.asyncio import Redis
@@ -14,7 +13,7 @@ from redis.asyncio.client import PubSub
 
 from relais_common.backoff import Backoff
 from relais_common.errors import DecodeError, StoreUnavailable
-from relais_common.fanout import Fanout
+from relais_common.fanout import BufferedSubscription, Fanout
 from relais_common.lifecycle import first_failure
 from relais_common.ports import Subscription
 from relais_common.redis_store.connection import CONFIRM_TIMEOUT_S, store_errors
@@ -36,26 +35,37 @@ class RedisLiveBus:
     def __init__(self, blocking: Redis) -> None:
         self._redis = blocking
         self._fanout = Fanout()
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._wanted: set[str] = set()
+        self._confirmed: set[str] = set()
+        self._awaited: dict[str, asyncio.Event] = {}
         self._unanswered: Counter[str] = Counter()
         self._interrupted: set[str] = set()
         self._touched: set[str] = set()
         self._changed = asyncio.Event()
         self._heard = False
 
-    @asynccontextmanager
-    async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
-        channel = keys.live(channel_id)
-        with self._fanout.reader(channel) as subscription:
-            try:
-                await self._confirm(channel)
-                yield subscription
-            finally:
-                # This reader still counts; the last one out ends the subscription.
-                if self._fanout.count(channel) == 1:
-                    self._confirmed.pop(channel, None)
-                    self._interrupted.discard(channel)
-                    self._touch(channel)
+    def subscribe(self, channel_id: str) -> AbstractAsyncContextManager[Subscription]:
+        return _Reading(self, keys.live(channel_id))
+
+    async def join(self, channel: str) -> BufferedSubscription:
+        """A subscription that Redis has confirmed; `leave` must follow."""
+        subscription = self._fanout.join(channel)
+        try:
+            await self._confirm(channel)
+        except BaseException:
+            self.leave(channel, subscription)
+            raise
+        return subscription
+
+    def leave(self, channel: str, subscription: BufferedSubscription) -> None:
+        """This reader has gone; the last one out ends the subscription."""
+        self._fanout.leave(channel, subscription)
+        if not self._fanout.count(channel):
+            self._wanted.discard(channel)
+            self._confirmed.discard(channel)
+            self._awaited.pop(channel, None)
+            self._interrupted.discard(channel)
+            self._touch(channel)
 
     def nudge(self) -> None:
         self._fanout.drop_all()
@@ -65,12 +75,15 @@ class RedisLiveBus:
         self._changed.set()
 
     async def _confirm(self, channel: str) -> None:
-        if channel not in self._confirmed:
-            self._confirmed[channel] = asyncio.Event()
+        if channel not in self._wanted:
+            self._wanted.add(channel)
             self._touch(channel)
+        if channel in self._confirmed:
+            return
+        awaited = self._awaited.setdefault(channel, asyncio.Event())
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                await self._confirmed[channel].wait()
+                await awaited.wait()
         except TimeoutError as error:
             raise StoreUnavailable("no answer to a subscription", retry_after_s=2) from error
 
@@ -78,7 +91,7 @@ class RedisLiveBus:
         """Read live messages, over one connection after another."""
         backoff = Backoff()
         while True:
-            while not self._confirmed:
+            while not self._wanted:
                 self._changed.clear()
                 await self._changed.wait()
             try:
@@ -86,9 +99,8 @@ class RedisLiveBus:
             except StoreUnavailable as error:
                 log.warning("live_bus_lost", error=str(error.__cause__ or error))
             finally:
-                for confirmed in self._confirmed.values():
-                    confirmed.clear()
-                self._interrupted.update(self._confirmed)
+                self._confirmed.clear()
+                self._interrupted.update(self._wanted)
             await backoff.pause()
 
     async def _use_one_connection(self, backoff: Backoff) -> None:
@@ -104,12 +116,12 @@ class RedisLiveBus:
     async def _keep_subscribed(self, pubsub: PubSub) -> None:
         """Tell Redis who reads what, at every change. A pass costs what has changed, not what is subscribed to."""
         subscribed: set[str] = set()
-        self._touched = set(self._confirmed)
+        self._touched = set(self._wanted)
         while True:
             self._changed.clear()
             touched, self._touched = self._touched, set()
-            new = (touched & self._confirmed.keys()) - subscribed
-            old = (touched & subscribed) - self._confirmed.keys()
+            new = (touched & self._wanted) - subscribed
+            old = (touched & subscribed) - self._wanted
             subscribed |= new
             subscribed -= old
             self._unanswered.update(new)
@@ -122,8 +134,10 @@ class RedisLiveBus:
             await self._changed.wait()
 
     def _note_confirmed(self, channel: str) -> None:
-        if channel in self._confirmed and not self._unanswered[channel]:
-            self._confirmed[channel].set()
+        if channel in self._wanted and not self._unanswered[channel]:
+            self._confirmed.add(channel)
+            if (awaited := self._awaited.pop(channel, None)) is not None:
+                awaited.set()
             if channel in self._interrupted:
                 # Whatever was published meanwhile is in the log only, and that may be another one now.
                 self._interrupted.discard(channel)
@@ -164,3 +178,20 @@ class RedisLiveBus:
             if not self._unanswered[name]:
                 del self._unanswered[name]
             self._note_confirmed(name)
+
+
+class _Reading:
+    """One reader's time on a channel. No generator: its frame would cost each open stream 0.6 KB."""
+
+    __slots__ = ("_bus", "_channel", "_subscription")
+
+    def __init__(self, bus: RedisLiveBus, channel: str) -> None:
+        self._bus = bus
+        self._channel = channel
+
+    async def __aenter__(self) -> BufferedSubscription:
+        self._subscription = await self._bus.join(self._channel)
+        return self._subscription
+
+    async def __aexit__(self, *_: object) -> None:
+        self._bus.leave(self._channel, self._subscription)

@@ -1,9 +1,8 @@
-"""`Recovery` and `EventLog` over Redis."""
+"""`Recovery` over Redis."""
 
 from __future__ import annotations
 
 import time
-from typing import cast
 
 from relais_common.errors import StoreUnavailable
 from relais_common.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
@@ -53,17 +52,3 @@ class RedisRecovery:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         requeued, ended = answer
         return Reaped(requeued=requeued, ended=ended)
-
-
-class RedisEventLog:
-    """Reading a channel's log."""
-
-    def __init__(self, scripts: Scripts) -> None:
-        self._redis = scripts.redis
-
-    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
-        if limit < 1:
-            return []  # LRANGE would take the -1 that follows from it for the last element
-        with store_errors():
-            lines = await self._redis.lrange(keys.log(channel_id), after, after + limit - 1)
-        return cast("list[bytes]", lines)

@@ -20,8 +20,9 @@ from relais_common.redis_store.connection import (
 )
 from relais_common.redis_store.intake import RedisJobIntake
 from relais_common.redis_store.live import RedisLiveBus
+from relais_common.redis_store.log import RedisEventLog
 from relais_common.redis_store.operations import RedisOperations
-from relais_common.redis_store.recovery import RedisEventLog, RedisRecovery
+from relais_common.redis_store.recovery import RedisRecovery
 from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
 from relais_common.redis_store.scripting import Scripts
 from relais_common.redis_store.source import RedisJobSource

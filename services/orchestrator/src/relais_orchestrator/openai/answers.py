@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import TypeVar
 
 import orjson
 from aiohttp import web
@@ -28,7 +30,8 @@ from relais_common.events import (
     Token,
     TokenLogprob,
 )
-from relais_common.jobs import OnDisconnect
+from relais_common.jobs import ChannelState, OnDisconnect
+from relais_common.ports import LiveBatch
 from relais_common.wire.codec import decode_event
 from relais_orchestrator import sse
 from relais_orchestrator.app_keys import Parts
@@ -39,148 +42,172 @@ from relais_orchestrator.responses import error_body, json_response
 
 QUEUE_MS = "X-Relais-Queue-Ms"
 
+QUEUED = 1
+"""The event that an answer begins after: it has no counterpart here."""
+
+_Given = TypeVar("_Given")
+
 
 class Answer:
-    """Follows one channel for one client that waits for it.
+    """Follows one channel for one client that waits for it. It holds nothing of the request, which may be long.
 
     Args:
+        stream: in chunks as they come, not whole.
         on_disconnect: what becomes of the job when the client leaves.
         caller: whose request it is; the answer ends where its key is revoked.
         repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
             so its end is left to the watcher's lease, which runs out once nobody reads.
     """
 
+    __slots__ = (
+        "_accepted_s", "_caller", "_channel_id", "_include_usage", "_on_disconnect", "_parts", "_repeatable",
+        "_shape", "_stream",
+    )  # fmt: skip
+
     def __init__(
         self,
         parts: Parts,
         channel_id: str,
-        on_disconnect: OnDisconnect,
+        shape: Format,
         caller: Caller,
         *,
+        stream: bool,
+        include_usage: bool,
+        on_disconnect: OnDisconnect,
         repeatable: bool,
     ) -> None:
         self._parts = parts
         self._channel_id = channel_id
-        self._on_disconnect = on_disconnect
+        self._shape = shape
         self._caller = caller
+        self._stream = stream
+        self._include_usage = include_usage
+        self._on_disconnect = on_disconnect
         self._repeatable = repeatable
         self._accepted_s = asyncio.get_running_loop().time()
 
-    async def collect(self, shape: Format) -> web.Response:
-        """Wait for the end and answer with the whole.
+    async def give(self, request: web.Request) -> web.StreamResponse:
+        """The whole at the end, or chunks as they come: then headers leave once the engine has accepted the request.
 
         Raises:
-            RelaisError: the request ended otherwise than completed.
+            RelaisError: the request ended otherwise than completed. Once headers have left, an error chunk ends the
+                stream instead.
         """
-        async with self._attended():
-            while True:
-                try:
-                    return await self._collect_once(shape)
-                except LogRewound:
-                    # Nothing of what was lost has been sent: the answer is the one that the log has now.
-                    continue
-
-    async def _collect_once(self, shape: Format) -> web.Response:
-        text: list[str] = []
-        tokens: list[TokenLogprob] = []
-        async with aclosing(self._batches()) as batches:
-            async for events in batches:
-                for event in events:
-                    if isinstance(event, Token):
-                        text.append(event.text)
-                        if event.logprobs is not None:
-                            tokens += event.logprobs
-                    elif isinstance(event, Completed):
-                        return json_response(
-                            shape.whole("".join(text), event, tokens or None),
-                            headers={QUEUE_MS: str(int(event.timings.queue_s * 1000))},
-                        )
-                    elif (error := _no_answer(event)) is not None:
-                        raise error
-        raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
-
-    async def stream(
-        self, request: web.Request, shape: Format, *, include_usage: bool
-    ) -> web.StreamResponse:
-        """Answer with chunks as they come. Headers leave once the engine has accepted the request.
-
-        Raises:
-            RelaisError: before the headers have left; after that, an error chunk ends the stream.
-        """
+        if not self._stream:
+            return await self._attended(self._collect)
         out = sse.EventStream(
             request,
             write_timeout_s=self._parts.settings.streaming.write_timeout_s,
         )
         try:
-            async with self._attended():
-                try:
-                    await self._pump(out, Frames(shape, include_usage=include_usage))
-                except RelaisError as error:
-                    if out.response.prepared:
-                        await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
-                    raise
+            await self._attended(partial(self._pump, out))
         except RelaisError:
             if not out.response.prepared:
                 raise
         await out.end()
         return out.response
 
-    async def _pump(self, out: sse.EventStream, frames: Frames) -> None:
-        async with aclosing(self._batches()) as batches:
-            async for events in batches:
-                error = _no_answer(events[-1]) if events else None
-                if error is None or len(events) > 1:
-                    await self._write(out, frames, events)
-                if error is not None:
-                    raise error
-
-    async def _write(self, out: sse.EventStream, frames: Frames, events: list[Event]) -> None:
-        """Everything that came together leaves in one write."""
-        data = frames.of(events) if events else sse.KEEPALIVE
-        if not out.response.prepared:
-            # `started`, or a silence long enough that a proxy might give up.
-            if events and isinstance(events[0], Started):
-                waited_s = asyncio.get_running_loop().time() - self._accepted_s
-                out.response.headers[QUEUE_MS] = str(int(waited_s * 1000))
-            await out.begin()
-            data = frames.head() + data
-        if data:
-            await out.write(data)
-
-    async def _batches(self) -> AsyncGenerator[list[Event]]:
-        """Events from `started` on, as they come together; none in silences."""
-        position, text_length = 1, 0  # 1 is `queued`, which has no counterpart here
-        async with aclosing(self._parts.follower.follow(self._channel_id, position)) as batches:
-            async for batch in batches:
-                if batch is not None:
-                    events = [decode_event(line) for line in batch.lines]
-                    position += len(events)
-                    text_length += sum(len(one.text) for one in events if isinstance(one, Token))
-                    yield events
-                    continue
-                if self._parts.drain.over:
-                    raise Draining("this server is shutting down; send the request again")
-                self._parts.key_ring.check(self._caller)
-                now = await self._parts.glance(self._channel_id)
-                if now is not None and await self._parts.is_compacted(now, position):
-                    rest = Token((now.text or "")[text_length:], ())
-                    yield [rest, decode_event(now.outcome or b"")]
-                    return
-                yield []
-
-    @asynccontextmanager
-    async def _attended(self) -> AsyncIterator[None]:
+    async def _attended(self, answering: Callable[[], Awaitable[_Given]]) -> _Given:
         """While the client is there the job has a reader; when it leaves early, the job may be stopped."""
         if self._on_disconnect is OnDisconnect.CONTINUE:
-            yield
-            return
+            return await answering()
         try:
             async with self._parts.watcher.watching(self._channel_id):
-                yield
+                return await answering()
         except (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked):
             if not self._repeatable:
                 await self._parts.intake.stop(self._channel_id)
             raise
+
+    async def _collect(self) -> web.StreamResponse:
+        while True:
+            try:
+                return await self._collect_once()
+            except LogRewound:
+                # Nothing of what was lost has been sent: the answer is the one that the log has now.
+                continue
+
+    async def _collect_once(self) -> web.StreamResponse:
+        reading = _Reading(self._parts, self._caller)
+        text: list[str] = []
+        tokens: list[TokenLogprob] = []
+        async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+            async for one in seen:
+                for event in reading.events(one):
+                    if isinstance(event, Token):
+                        text.append(event.text)
+                        if event.logprobs is not None:
+                            tokens += event.logprobs
+                    elif isinstance(event, Completed):
+                        return json_response(
+                            self._shape.whole("".join(text), event, tokens or None),
+                            headers={QUEUE_MS: str(int(event.timings.queue_s * 1000))},
+                        )
+                    elif (error := _no_answer(event)) is not None:
+                        raise error
+        raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
+
+    async def _pump(self, out: sse.EventStream) -> None:
+        frames = Frames(self._shape, include_usage=self._include_usage)
+        reading = _Reading(self._parts, self._caller)
+        try:
+            async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+                async for one in seen:
+                    events = reading.events(one)
+                    if one is None or events:
+                        await self._write(out, frames, events)
+        except RelaisError as error:
+            if out.response.prepared:
+                await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
+            raise
+
+    async def _write(self, out: sse.EventStream, frames: Frames, events: list[Event]) -> None:
+        """Everything that came together leaves in one write. Raises RelaisError at an end that is no answer."""
+        error = _no_answer(events[-1]) if events else None
+        if error is None or len(events) > 1:
+            data = frames.of(events) if events else sse.KEEPALIVE
+            if not out.response.prepared:
+                # `started`, or a silence long enough that a proxy might give up.
+                if events and isinstance(events[0], Started):
+                    waited_s = asyncio.get_running_loop().time() - self._accepted_s
+                    out.response.headers[QUEUE_MS] = str(int(waited_s * 1000))
+                await out.begin()
+                data = frames.head() + data
+            if data:
+                await out.write(data)
+        if error is not None:
+            raise error
+
+
+class _Reading:
+    """Makes events of what a follower gives."""
+
+    __slots__ = ("_caller", "_parts", "_text_length")
+
+    def __init__(self, parts: Parts, caller: Caller) -> None:
+        self._parts = parts
+        self._caller = caller
+        self._text_length = 0
+
+    def events(self, one: LiveBatch | ChannelState | None) -> list[Event]:
+        """As they come together, or what is left of them where the log is gone; none in silences.
+
+        Raises:
+            Draining, KeyRevoked: seen in a silence.
+        """
+        if isinstance(one, LiveBatch):
+            events = [decode_event(line) for line in one.lines]
+            self._text_length += sum(len(one.text) for one in events if isinstance(one, Token))
+            return events
+        if one is None:
+            if self._parts.drain.over:
+                raise Draining("this server is shutting down; send the request again")
+            self._parts.key_ring.check(self._caller)
+            return []
+        if not one.status.is_terminal:
+            return []
+        rest = Token((one.text or "")[self._text_length :], ())
+        return [rest, decode_event(one.outcome or b"")]
 
 
 def _no_answer(event: Event) -> RelaisError | None:

@@ -17,6 +17,8 @@ _PLACE = "\0"  # no model's name
 class Frames:
     """Writes one stream: a frame per token, whatever comes together."""
 
+    __slots__ = ("_after", "_before", "_include_usage", "_offset", "_shape")
+
     def __init__(self, shape: Format, *, include_usage: bool) -> None:
         self._shape = shape
         self._include_usage = include_usage

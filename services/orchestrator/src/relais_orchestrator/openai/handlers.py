@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -22,11 +23,28 @@ from relais_orchestrator.responses import json_response
 from relais_orchestrator.schemas.completions import ModelList, ModelObject
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 
-Wanted = ChatCompletionRequest | CompletionRequest
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request, with its prompt three times over. It goes once it is in the queue."""
+
+    caller: Caller
+    body: bytes
+    wanted: ChatCompletionRequest | CompletionRequest
+    draft: Draft
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """A chat, streamed or whole."""
+    return await _answer(request, await _read_chat(request), ChatFormat)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """A text completion, streamed or whole."""
+    return await _answer(request, await _read_completion(request), CompletionFormat)
+
+
+async def _read_chat(request: web.Request) -> _Asked:
     caller = caller_of(request)
     body = await read_body(request)
     wanted = parse_body(ChatCompletionRequest, body)
@@ -41,11 +59,10 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
     )
-    return await _answer(request, caller, body, wanted, draft, ChatFormat)
+    return _Asked(caller, body, wanted, draft)
 
 
-async def completions(request: web.Request) -> web.StreamResponse:
-    """A text completion, streamed or whole."""
+async def _read_completion(request: web.Request) -> _Asked:
     caller = caller_of(request)
     body = await read_body(request)
     wanted = parse_body(CompletionRequest, body)
@@ -58,7 +75,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
     )
-    return await _answer(request, caller, body, wanted, draft, CompletionFormat)
+    return _Asked(caller, body, wanted, draft)
 
 
 def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
@@ -69,35 +86,39 @@ def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
 
 
 async def _answer(
-    request: web.Request,
-    caller: Caller,
-    body: bytes,
-    wanted: Wanted,
-    draft: Draft,
-    shape_of: type[ChatFormat] | type[CompletionFormat],
+    request: web.Request, asked: _Asked, shape_of: Callable[[Identity], Format]
 ) -> web.StreamResponse:
     parts = request.app[PARTS]
+    with parts.drain.request(), parts.streams.of(asked.caller.key_id):
+        answer = await _accept(request, asked, shape_of)
+        del asked  # an answer may take minutes, and thousands be on their way
+        return await answer.give(request)
+
+
+async def _accept(
+    request: web.Request, asked: _Asked, shape_of: Callable[[Identity], Format]
+) -> Answer:
+    """Queue what is asked; all that is needed from then on."""
+    parts, wanted = request.app[PARTS], asked.wanted
     idempotency_key = request.headers.get("Idempotency-Key")
-    with parts.drain.request(), parts.streams.of(caller.key_id):
-        accepted = await parts.intake.accept(
-            draft, caller=caller, idempotency_key=idempotency_key, body=body
-        )
-        call_by_channel(request, accepted.channel_id)
-        rate_headers.note(request, accepted.buckets)
-        # As vLLM does with its names: the answer says the model's own, whichever was asked for.
-        model = channel_model(accepted.channel_id)
-        identity = Identity(accepted.channel_id, model, int(time.time()))
-        shape: Format = shape_of(identity)
-        answer = Answer(
-            parts,
-            accepted.channel_id,
-            wanted.on_disconnect,
-            caller,
-            repeatable=idempotency_key is not None,
-        )
-        if wanted.stream:
-            return await answer.stream(request, shape, include_usage=wanted.include_usage)
-        return await answer.collect(shape)
+    accepted = await parts.intake.accept(
+        asked.draft, caller=asked.caller, idempotency_key=idempotency_key, body=asked.body
+    )
+    call_by_channel(request, accepted.channel_id)
+    rate_headers.note(request, accepted.buckets)
+    # As vLLM does with its names: the answer says the model's own, whichever was asked for.
+    model = channel_model(accepted.channel_id)
+    identity = Identity(accepted.channel_id, model, int(time.time()))
+    return Answer(
+        parts,
+        accepted.channel_id,
+        shape_of(identity),
+        asked.caller,
+        stream=bool(wanted.stream),
+        include_usage=wanted.include_usage,
+        on_disconnect=wanted.on_disconnect,
+        repeatable=idempotency_key is not None,
+    )
 
 
 async def list_models(request: web.Request) -> web.Response:
