@@ -12,6 +12,7 @@ from openai.types.completion_create_params import CompletionCreateParamsBase as 
 from pydantic import BaseModel, ValidationError
 
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.schemas.vllm import RefusedOnChats
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| `(?P<field>\w+)` \| (?P<state>[^|]*) \|", re.MULTILINE)
@@ -19,6 +20,7 @@ ROUTES = [
     pytest.param(ChatCompletionRequest, "Chat completions", ChatParams, id="chat"),
     pytest.param(CompletionRequest, "Text completions", TextParams, id="text"),
 ]
+VLLM = "vLLM's fields, on both"
 GOOD: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "x"}],
@@ -32,6 +34,12 @@ def section(title: str) -> dict[str, str]:
     sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
     (wanted,) = (text for text in sections if text.split("\n", 1)[0] == title)
     return {row["field"]: row["state"] for row in ROW.finditer(wanted)}
+
+
+def vllms(schema: type[BaseModel]) -> dict[str, str]:
+    """The same of vLLM's fields on this route."""
+    chats = RefusedOnChats.model_fields.keys() if schema is CompletionRequest else ()
+    return {name: state for name, state in section(VLLM).items() if name not in chats}
 
 
 def codes(schema: type[BaseModel], field: str, value: Any) -> list[str]:
@@ -49,7 +57,7 @@ def test_every_field_is_documented_and_every_documented_one_exists(
     schema: type[BaseModel], title: str, params: type
 ) -> None:
     own = section("Relais's own fields, on both").keys()
-    assert section(title).keys() | own == schema.model_fields.keys()
+    assert section(title).keys() | vllms(schema).keys() | own == schema.model_fields.keys()
 
 
 @pytest.mark.parametrize(("schema", "title", "params"), ROUTES)
@@ -63,7 +71,7 @@ def test_no_field_of_the_official_client_is_unknown(
 def test_what_is_refused_and_accepted_is_what_the_page_says(
     schema: type[BaseModel], title: str, params: type
 ) -> None:
-    for field, state in section(title).items():
+    for field, state in {**vllms(schema), **section(title)}.items():
         if state == "refused":
             assert codes(schema, field, {"a": 1}) == ["unsupported_parameter"], field
             assert codes(schema, field, None) == []
@@ -72,9 +80,13 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
             values = re.findall(r"`([^`]*)`", state)
             assert values
             for value in values:
-                plain: Any = {"1": 1, "0": 0, "false": False, '["text"]': ["text"]}.get(
-                    value, value
-                )
+                plain: Any = {
+                    "1": 1,
+                    "0": 0,
+                    "false": False,
+                    "true": True,
+                    '["text"]': ["text"],
+                }.get(value, value)
                 assert codes(schema, field, plain) == [], (field, value)
         elif state == "no effect":
             value = True if field == "parallel_tool_calls" else "x"

@@ -138,6 +138,10 @@ def test_the_openai_client_lists_the_model(stack: Stack) -> None:
         ({"messages": chat("mot " * 3000)}, "messages"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens"),
+        ({"extra_body": {"allowed_token_ids": [999_999]}}, "allowed_token_ids"),
+        ({"extra_body": {"stop_token_ids": [999_999]}}, "stop_token_ids"),
+        ({"extra_body": {"structured_outputs": {"regex": "(("}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {"grammar": "no grammar"}}}, "structured_outputs"),
         (
             {
                 "response_format": {
@@ -177,6 +181,52 @@ def test_an_answer_follows_a_json_schema(stack: Stack) -> None:
         response_format=wanted,
     )
     assert answer.choices[0].message.content in ('"praise"', '"complaint"')
+
+
+@pytest.mark.parametrize(
+    ("structure", "possible"),
+    [
+        ({"choice": ["praise", "complaint"]}, ("praise", "complaint")),
+        ({"regex": "mark [1-3]"}, ("mark 1", "mark 2", "mark 3")),
+        ({"json": {"enum": [1, 2]}}, ("1", "2")),
+        ({"grammar": 'root ::= "yes" | "no"'}, ("yes", "no")),
+    ],
+)
+def test_an_answer_follows_a_structure(
+    stack: Stack, structure: dict[str, Any], possible: tuple[str, ...]
+) -> None:
+    answer = stack.client.chat.completions.create(
+        model=MODEL,
+        messages=chat(REMARK),
+        temperature=0,
+        max_tokens=20,
+        extra_body={"structured_outputs": structure},
+    )
+    assert answer.choices[0].message.content in possible
+
+
+async def test_vllms_stops_and_bounds_on_tokens(stack: Stack) -> None:
+    def said(text: str = REMARK, **fields: Any) -> tuple[str, Any]:
+        answer = stack.client.chat.completions.create(
+            model=MODEL, messages=chat(text), temperature=0, max_tokens=12, extra_body=fields
+        )
+        return answer.choices[0].message.content or "", answer.choices[0].finish_reason
+
+    async with aiohttp.ClientSession() as session:
+        accepted = await submit(session, stack, {"max_tokens": 12})
+        events = await read_events(session, stack.front.url + accepted["events_url"])
+    tokens = [event.json for event in events if event.name == "token"]
+    ids = [one for token in tokens for one in token["token_ids"]]
+    assert ids.index(ids[4]) == 4
+    whole, before = said()[0], said(max_tokens=4)[0]
+    assert said(stop_token_ids=[ids[4]]) == (before, "stop")
+    kept = said(stop_token_ids=[ids[4]], include_stop_str_in_output=True)[0]
+    assert kept == said(max_tokens=5)[0]
+    stop = whole[10:16]
+    assert said(stop=[stop], include_stop_str_in_output=True)[0] == whole.partition(stop)[0] + stop
+    assert said(allowed_token_ids=[ids[0]])[0] == said(max_tokens=1)[0] * 12
+    word = whole.split()[0]
+    assert not said(bad_words=[word])[0].startswith(word)
 
 
 async def submit(

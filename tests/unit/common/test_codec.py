@@ -83,6 +83,12 @@ SAMPLINGS = st.builds(
     stop=st.lists(TEXT, max_size=3).map(tuple),
     ignore_eos=st.booleans(),
     logit_bias=st.none() | st.dictionaries(TEXT, FLOAT, max_size=3),
+    stop_token_ids=st.lists(COUNT, max_size=3).map(tuple),
+    include_stop_str_in_output=st.booleans(),
+    skip_special_tokens=st.booleans(),
+    bad_words=st.lists(TEXT, max_size=3).map(tuple),
+    allowed_token_ids=st.lists(COUNT, max_size=3).map(tuple),
+    structured_outputs=st.none() | st.dictionaries(TEXT, JSON, max_size=3),
     logprobs=st.none() | st.integers(0, 20),
     response_format=st.none() | st.dictionaries(TEXT, JSON, max_size=3),
 )

@@ -92,6 +92,28 @@ async def test_no_part_of_a_stop_string_across_tokens_gets_out(span: tuple[int, 
     assert chunks[-1].stop_reason == stop
 
 
+async def test_a_stop_that_is_to_be_kept_is_the_end_of_the_text() -> None:
+    text = await whole()
+    chunks = await run(
+        make_engine(), sampling=Sampling(stop=(text[17:30],), include_stop_str_in_output=True)
+    )
+    assert text_of(chunks) == text[:30]
+    assert chunks[-1].stop_reason == text[17:30]
+
+
+async def test_a_stop_token_ends_the_answer_and_is_counted() -> None:
+    ids = answer_token_ids(PROMPT, 10)
+    chunks = await run(make_engine(), sampling=Sampling(stop_token_ids=(ids[9], 70_000)))
+    assert (len(chunks), text_of(chunks)) == (10, answer_text(PROMPT, 9))
+    assert (chunks[-1].finish_reason, chunks[-1].stop_reason) == ("stop", ids[9])
+    kept = Sampling(stop_token_ids=(ids[9],), include_stop_str_in_output=True)
+    chunks = await run(make_engine(), sampling=kept)
+    assert text_of(chunks) == answer_text(PROMPT, 10)
+    assert chunks[-1].stop_reason == ids[9]
+    later = Sampling(stop_token_ids=(ids[9],), min_tokens=10)
+    assert len(await run(make_engine(), sampling=later)) > 10
+
+
 async def test_text_held_back_for_a_stop_string_that_does_not_come_is_given_in_the_end() -> None:
     text = await whole()
     chunks = await run(make_engine(), sampling=Sampling(stop=(text[-4:] + "!",)))

@@ -74,7 +74,9 @@ class Bench:
         prompt = list(job.prompt.encode()) if isinstance(job.prompt, str) else []
         await self.ports.source.start(taken.lease, prompt_token_ids=prompt, model_revision=revision)
         engine = DeterministicEngine("m", max_model_len=100, max_num_seqs=4, tokens_per_s=0)
-        async with engine.generate("first", prompt, job.sampling, 60) as generation:
+        # What this engine does not follow is of no matter here.
+        sampling = replace(job.sampling, bad_words=(), structured_outputs=None)
+        async with engine.generate("first", prompt, sampling, 60) as generation:
             lines = [
                 codec.encode_event(Token(chunk.text, chunk.token_ids, chunk.logprobs))
                 async for chunk in generation.chunks()
@@ -240,6 +242,8 @@ async def test_cut_job_that_has_more_than_this_deployment_allows_ends_at_once(
         ({"seed": 1, "temperature": 0.5}, "seeded"),
         ({"presence_penalty": 0.5}, "penalties"),
         ({"frequency_penalty": -0.5}, "penalties"),
+        ({"bad_words": ("mot",)}, "bad_words"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ],
 )
 async def test_what_a_fresh_request_cannot_carry_over_is_named(

@@ -147,6 +147,15 @@ async def test_probabilities_go_on_without_a_gap_at_another_server(rig: Rig) -> 
     assert told == [logprob_of(number, 1) for number in range(12)]
 
 
+async def test_a_stop_that_is_to_be_kept_is_kept_here_too(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    kept = {"include_stop_str_in_output": True, "stop_token_ids": (5, 6)}
+    said = await say(model, chat(stop=("d-3",), **kept))
+    assert said.text == answer(3) + "word-3"
+    body = server.asked[0][1]
+    assert (body["include_stop_str_in_output"], body["stop_token_ids"]) == (True, [5, 6])
+
+
 async def test_stop_strings_of_vllm_are_found_here_so_that_a_cut_answer_keeps_to_them(
     rig: Rig,
 ) -> None:

@@ -68,6 +68,8 @@ class Sampling:
     """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults.
 
     Attributes:
+        include_stop_str_in_output: the answer ends after the stop string, or the stop token's text, not before it.
+        structured_outputs: one of `json`, `json_object`, `regex`, `choice` and `grammar`, as vLLM takes them.
         logprobs: how many of the likeliest tokens are told beside each one that was chosen; None tells nothing.
     """
 
@@ -85,6 +87,12 @@ class Sampling:
     ignore_eos: bool = False
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    structured_outputs: dict[str, Any] | None = None
     logprobs: int | None = None
 
 

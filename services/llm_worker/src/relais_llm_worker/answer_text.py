@@ -12,10 +12,16 @@ class HeldText:
 
     The rules are vLLM's own: the stop string that is complete first ends the answer and is no part of it, and none is
     looked for within the first `min_tokens` tokens.
+
+    Args:
+        keep_stop: make it part of the answer.
     """
 
-    def __init__(self, stops: Sequence[str], min_tokens: int = 0) -> None:
+    def __init__(
+        self, stops: Sequence[str], min_tokens: int = 0, *, keep_stop: bool = False
+    ) -> None:
         self._stops = stops
+        self._keep_stop = keep_stop
         self._min_tokens = min_tokens
         self._tokens = 0
         self._pending = ""
@@ -37,8 +43,8 @@ class HeldText:
                 matches.append((at + len(stop), at, stop))
         if not matches:
             return None
-        _, at, matched = min(matches, key=lambda match: match[0])
-        self._pending = self._pending[:at]
+        end, at, matched = min(matches, key=lambda match: match[0])
+        self._pending = self._pending[: end if self._keep_stop else at]
         return matched
 
     def give(self, *, ended: bool) -> str:
@@ -69,9 +75,14 @@ class AnswerText(HeldText):
     """
 
     def __init__(
-        self, decode: Callable[[int], str], stops: Sequence[str], min_tokens: int = 0
+        self,
+        decode: Callable[[int], str],
+        stops: Sequence[str],
+        min_tokens: int = 0,
+        *,
+        keep_stop: bool = False,
     ) -> None:
-        super().__init__(stops, min_tokens)
+        super().__init__(stops, min_tokens, keep_stop=keep_stop)
         self._decode = decode
 
     def replay(self, emitted: Emitted) -> bool:

@@ -73,12 +73,16 @@ def obstacle(sampling: Sampling) -> str | None:
     """What a fresh request over prompt and emitted tokens cannot carry over, or None where it carries all.
 
     Sampling without a seed goes on: what follows is drawn from the same distribution. Greedy choice, repetition
-    penalty (it counts prompt and answer alike) and logit bias depend on the tokens alone.
+    penalty (it counts prompt and answer alike), logit bias, allowed tokens and stop tokens depend on the tokens alone.
     """
     if sampling.seed is not None and sampling.temperature != 0:
         return "the state of its seeded sampling is lost"
     if sampling.presence_penalty or sampling.frequency_penalty:
         return "its penalties count the tokens of the answer only"
+    if sampling.bad_words:
+        return "its bad_words are looked for in the answer only"
     if sampling.response_format is not None:
         return "the state of its response_format is lost"
+    if sampling.structured_outputs is not None:
+        return "the state of its structured_outputs is lost"
     return None

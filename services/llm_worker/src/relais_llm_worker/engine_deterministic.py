@@ -134,10 +134,9 @@ class DeterministicEngine:
             raise EngineDead("the deterministic engine was told to die")
         if any(token_id > 255 for token_id in prompt_token_ids):
             raise EngineRefused("a prompt token id is out of the vocabulary", param="prompt")
-        if sampling.response_format is not None:
-            raise EngineRefused(
-                "the deterministic engine follows no response format", param="response_format"
-            )
+        for name in ("response_format", "structured_outputs", "bad_words", "allowed_token_ids"):
+            if getattr(sampling, name):
+                raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
         run = _Run(self, prompt_token_ids, sampling, max_tokens, emitted)
         self._running.add(request_id)
         try:
@@ -181,7 +180,15 @@ class _Run:
         self._position = 0
         self._piece = ""
         self._logprobs = sampling.logprobs
-        self._text = AnswerText(self._decode_next, sampling.stop, sampling.min_tokens or 0)
+        self._stop_token_ids = frozenset(sampling.stop_token_ids)
+        self._min_tokens = sampling.min_tokens or 0
+        self._keep_stop = sampling.include_stop_str_in_output
+        self._text = AnswerText(
+            self._decode_next,
+            sampling.stop,
+            sampling.min_tokens or 0,
+            keep_stop=sampling.include_stop_str_in_output,
+        )
         if tuple(self._token_ids[: self._begin]) != emitted.token_ids or not self._text.replay(
             emitted
         ):
@@ -201,7 +208,11 @@ class _Run:
         length = len(self._token_ids)
         for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
             await self._engine.step()
-            matched = self._text.feed(token_id)
+            matched: str | int | None = None
+            if token_id in self._stop_token_ids and count > self._min_tokens:
+                matched = token_id
+            if matched is None or self._keep_stop:
+                matched = self._text.feed(token_id) or matched
             reason = None if matched is None else "stop"
             if matched is None and count == length:
                 reason = "length" if length == self._max_tokens else "stop"

@@ -196,14 +196,17 @@ class VllmEngine:
     ) -> AsyncIterator[Generation]:
         sampling = self.settled(sampling)
         text = AnswerText(
-            self._decoder(request_id, prompt_token_ids), sampling.stop, sampling.min_tokens or 0
+            self._decoder(request_id, prompt_token_ids, sampling.skip_special_tokens),
+            sampling.stop,
+            sampling.min_tokens or 0,
+            keep_stop=sampling.include_stop_str_in_output,
         )
         if not text.replay(emitted):
             raise NotResumable("its tokens give another text here")
         collector = await self._add(
             request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
         )
-        run = _Run(collector, text, self._logprobs(sampling.logprobs, emitted))
+        run = _Run(collector, text, sampling, self._logprobs(sampling.logprobs, emitted))
         try:
             yield run
         finally:
@@ -226,13 +229,15 @@ class VllmEngine:
             self._single_texts[token_id] = text
         return self._single_texts[token_id]
 
-    def _decoder(self, request_id: str, prompt_token_ids: list[int]) -> Callable[[int], str]:
+    def _decoder(
+        self, request_id: str, prompt_token_ids: list[int], skip_special_tokens: bool
+    ) -> Callable[[int], str]:
         """vLLM's own incremental decoding, in our hands: a cut stream goes on within a character."""
         request: Any = SimpleNamespace(
             request_id=request_id,
             prompt_token_ids=prompt_token_ids,
             prompt_embeds=None,
-            sampling_params=SamplingParams(),
+            sampling_params=SamplingParams(skip_special_tokens=skip_special_tokens),
         )
         detokenizer = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
 
@@ -260,7 +265,7 @@ class VllmEngine:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:
             message = str(error.args[0] if error.args else error).strip().partition("\n")[0]
-            param = getattr(error, "parameter", None) or _field_named_in(message)
+            param = getattr(error, "parameter", None) or _field_named_in(message, sampling)
             raise EngineRefused(message, param=param) from error
 
     async def check_health(self) -> None:
@@ -304,10 +309,15 @@ class _Run:
     """A request in vLLM's hands."""
 
     def __init__(
-        self, collector: RequestOutputCollector, text: AnswerText, logprobs: _Logprobs | None
+        self,
+        collector: RequestOutputCollector,
+        text: AnswerText,
+        sampling: Sampling,
+        logprobs: _Logprobs | None,
     ) -> None:
         self._collector = collector
         self._text = text
+        self._keep_stop = sampling.include_stop_str_in_output
         self._logprobs = logprobs
         self.finished = False
 
@@ -335,8 +345,8 @@ class _Run:
     def _chunk(
         self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
     ) -> Chunk:
-        # The token at which the engine stops is counted, and is no text.
-        text_ids = token_ids[:-1] if reason == "stop" else token_ids
+        # The token at which the engine stops is counted, and is no text unless it was asked for.
+        text_ids = token_ids[:-1] if reason == "stop" and not self._keep_stop else token_ids
         for count, token_id in enumerate(text_ids, 1):
             matched = self._text.feed(token_id)
             if matched is not None:
@@ -371,15 +381,22 @@ def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampl
         detokenize=False,
         ignore_eos=sampling.ignore_eos,
         logit_bias=_logit_bias(sampling.logit_bias),
+        stop_token_ids=list(sampling.stop_token_ids),
+        bad_words=list(sampling.bad_words),
+        allowed_token_ids=list(sampling.allowed_token_ids) or None,
         logprobs=sampling.logprobs,
-        structured_outputs=_structured_outputs(sampling.response_format),
+        structured_outputs=_structured_outputs(sampling),
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def _field_named_in(message: str) -> str | None:
+def _field_named_in(message: str, sampling: Sampling) -> str | None:
     """The request's field that a message of vLLM is about, where it names one only in words."""
     lowered = message.lower()
+    if sampling.structured_outputs is not None and any(
+        word in lowered for word in ("grammar", "schema", "regex", "choice", "structured")
+    ):
+        return "structured_outputs"
     if "grammar" in lowered or "schema" in lowered:
         return "response_format"
     if "out of vocabulary" in lowered:
@@ -394,8 +411,10 @@ def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:
     return {int(token_id): bias for token_id, bias in biases.items()}
 
 
-def _structured_outputs(response_format: dict[str, Any] | None) -> StructuredOutputsParams | None:
-    match response_format:
+def _structured_outputs(sampling: Sampling) -> StructuredOutputsParams | None:
+    if sampling.structured_outputs is not None:
+        return StructuredOutputsParams(**sampling.structured_outputs)
+    match sampling.response_format:
         case {"type": "json_object"}:
             return StructuredOutputsParams(json_object=True)
         case {"type": "json_schema", "json_schema": {"schema": schema}}:

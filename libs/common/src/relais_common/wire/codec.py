@@ -55,6 +55,7 @@ NAMES: dict[type[Event], bytes] = {
     Cancelled: b"cancelled",
     Expired: b"expired",
 }
+_TUPLES = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids")  # of a job's sampling
 TERMINAL_NAMES = frozenset((b"completed", b"failed", b"cancelled", b"expired"))
 _MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones with another error
 
@@ -149,7 +150,9 @@ def decode_job(payload: bytes) -> Job:
         fields: dict[str, Any] = orjson.loads(payload)
         messages, prompt = fields.pop("messages"), fields.pop("prompt")
         sampling = fields.pop("sampling")
-        sampling["stop"] = tuple(sampling["stop"])
+        for name in _TUPLES:
+            if name in sampling:
+                sampling[name] = tuple(sampling[name])
         return Job(
             operation=Operation(fields.pop("operation")),
             priority=Priority(fields.pop("priority")),

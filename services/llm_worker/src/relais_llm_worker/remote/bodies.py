@@ -13,7 +13,7 @@ from relais_llm_worker.remote.errors import Lost
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 # Said by other means.
-_OURS = frozenset(("max_tokens", "stop", "ignore_eos", "logprobs"))
+_OURS = frozenset(("max_tokens", "stop", "logprobs"))
 _NAMED_OTHERWISE = {
     "eos": "stop",
     "eos_token": "stop",
@@ -97,10 +97,11 @@ def ask_to_go_on(
 def _rest(
     sampling: Sampling, model: str, max_tokens: int | None, *, with_ids: bool
 ) -> dict[str, Any]:
+    # What is left at its default is not said: not every server knows every field.
     named = {
         field.name: value
         for field in fields(sampling)
-        if field.name not in _OURS and (value := getattr(sampling, field.name)) is not None
+        if field.name not in _OURS and (value := getattr(sampling, field.name)) != field.default
     }
     body = {
         "model": model,
@@ -110,9 +111,6 @@ def _rest(
     }
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
-    # Not every server knows it, and the default is no.
-    if sampling.ignore_eos:
-        body["ignore_eos"] = True
     if with_ids:
         body["return_token_ids"] = True
     elif sampling.stop:

@@ -241,7 +241,11 @@ class _Run:
 
     def _no_text_yet(self) -> HeldText:
         sampling = self._job.sampling
-        return HeldText(sampling.stop, sampling.min_tokens or 0)
+        return HeldText(
+            sampling.stop,
+            sampling.min_tokens or 0,
+            keep_stop=sampling.include_stop_str_in_output,
+        )
 
     def _ask(self, context: int | None, *, with_ids: bool) -> Question:
         most: int | None = self._most

@@ -24,11 +24,13 @@ from relais_orchestrator.schemas.messages import Messages, ModelName
 from relais_orchestrator.schemas.sampling import (
     MAX_LOGPROBS,
     MAX_TOKENS,
+    ONE_CONSTRAINT,
     STRICT,
     SamplingParams,
     TokenId,
 )
 from relais_orchestrator.schemas.unsupported import NotSupported
+from relais_orchestrator.schemas.vllm import RefusedOnBoth, RefusedOnChats
 
 Label = Annotated[str, StringConstraints(max_length=512)]
 
@@ -58,10 +60,12 @@ _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
 }
 
 
-class _Common(SamplingParams):
+class _Common(SamplingParams, RefusedOnBoth):
     """Fields that both routes have; the last three are Relais's own."""
 
-    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [_OPTIONS_NEED_STREAM]})
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM]}
+    )
 
     model: ModelName
     stream: bool | None = Field(default=None, description="Server-sent events, or one object.")
@@ -95,11 +99,11 @@ class _Common(SamplingParams):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatCompletionRequest(_Common):
+class ChatCompletionRequest(_Common, RefusedOnChats):
     """`POST /v1/chat/completions`."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"allOf": [_OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS]}
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS]}
     )
 
     messages: Messages

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import Sampling
@@ -19,25 +29,24 @@ StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuses one that is deeper, or has larger integers, than a job can carry."""
+    try:
+        orjson.dumps(schema)
+    except TypeError:
+        raise PydanticCustomError(
+            "schema", "the schema is too deep, or a number too large"
+        ) from None
+    return schema
+
+
 class JsonSchema(BaseModel):
     model_config = STRICT
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: Annotated[dict[str, Any], AfterValidator(fits_the_wire)] = Field(alias="schema")
     strict: bool | None = None
-
-    @field_validator("schema_")
-    @classmethod
-    def _fits_the_wire(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        # Deeper, or with larger integers, than a job can carry.
-        try:
-            orjson.dumps(schema)
-        except TypeError:
-            raise PydanticCustomError(
-                "schema", "the schema is too deep, or a number too large"
-            ) from None
-        return schema
 
 
 class TextFormat(BaseModel):
@@ -64,10 +73,59 @@ ResponseFormat = Annotated[
 ]
 
 
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
+
+
+class StructuredOutputs(BaseModel):
+    """What the answer must be, by exactly one of these."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in STRUCTURES
+            ]
+        }
+    )
+
+    json_: Annotated[dict[str, Any], AfterValidator(fits_the_wire)] | None = Field(
+        default=None, alias="json", description="A JSON schema."
+    )
+    json_object: Literal[True] | None = Field(default=None, description="Any JSON object.")
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
+    choice: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
+            Field(min_length=1, max_length=256),
+        ]
+        | None
+    ) = Field(default=None, description="One of these texts.")
+    grammar: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = Field(
+        default=None, description="A context-free grammar in EBNF."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise PydanticCustomError(
+                "structured_outputs",
+                "give exactly one of json, json_object, regex, choice, grammar",
+            )
+        return self
+
+
+ONE_CONSTRAINT: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {name: {"type": "null"}}}
+        for name in ("structured_outputs", "response_format")
+    ]
+}
+
+
 class SamplingParams(BaseModel):
     """How tokens are chosen; a field that is not given is left to the model's own defaults."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [ONE_CONSTRAINT]})
 
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
@@ -92,6 +150,31 @@ class SamplingParams(BaseModel):
         | None
     ) = None
     response_format: ResponseFormat | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    bad_words: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
+            Field(max_length=256),
+        ]
+        | None
+    ) = None
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=4096)] | None = None
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None, description="Only without `response_format`."
+    )
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _one_constraint(
+        cls, wanted: StructuredOutputs | None, info: ValidationInfo
+    ) -> StructuredOutputs | None:
+        if wanted is not None and info.data.get("response_format") is not None:
+            raise PydanticCustomError(
+                "structured_outputs", "only for requests without response_format"
+            )
+        return wanted
 
     def to_sampling(
         self, *, max_tokens: int | None = None, logprobs: int | None = None
@@ -121,5 +204,13 @@ class SamplingParams(BaseModel):
             response_format=None
             if response_format is None or isinstance(response_format, TextFormat)
             else response_format.model_dump(by_alias=True, exclude_none=True),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            skip_special_tokens=self.skip_special_tokens,
+            bad_words=tuple(self.bad_words or ()),
+            allowed_token_ids=tuple(self.allowed_token_ids or ()),
+            structured_outputs=None
+            if self.structured_outputs is None
+            else self.structured_outputs.model_dump(by_alias=True, exclude_none=True),
             logprobs=logprobs,
         )
