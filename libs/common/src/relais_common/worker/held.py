@@ -61,6 +61,11 @@ class HeldJob:
         return self._halt
 
     @property
+    def base(self) -> int:
+        """The number of the last event before this holder's own."""
+        return self._base
+
+    @property
     def is_lost(self) -> bool:
         """True once another holder, or the job's end, has made this lease worthless."""
         return self._lost
@@ -118,13 +123,18 @@ class HeldJob:
             self._halt.set_result(why)
         self._progress.set()
 
-    def heed(self, verdict: Verdict) -> None:
-        """Take in what the queue says of this lease."""
-        if not verdict.held or verdict.tail < self._base:
+    def heed(self, verdict: Verdict, *, base: int | None = None) -> None:
+        """Take in what the queue says of this lease.
+
+        Args:
+            base: as it was when the queue was asked; None where it cannot have changed since. The answer to `start` may
+                have overtaken this one, whose tail is then an earlier one, not that of a log that lost something.
+        """
+        if not verdict.held or verdict.tail < (self._base if base is None else base):
             self.halt(Abandon.LOST)
             return
         # May go back: a Redis that lost its last second has a shorter log, to be filled again.
-        self._acknowledged = min(verdict.tail - self._base, len(self._lines))
+        self._acknowledged = max(0, min(verdict.tail - self._base, len(self._lines)))
         self._progress.set()
         if verdict.stop is not None:
             self.halt(verdict.stop)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from relais_common.backoff import Backoff
 from relais_common.errors import StoreUnavailable
 from relais_common.ports import JobSource
-from relais_common.worker.held import HeldJobs
+from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.publisher import Publisher
 
 log = structlog.get_logger(__name__)
@@ -23,12 +24,11 @@ async def renew_for_ever(
         await asyncio.sleep(lease_s / 3)
         batch = held_jobs.all()
         try:
-            verdicts = await source.renew([held.lease for held in batch], lease_s=lease_s)
+            await _renew(source, batch, lease_s=lease_s)
         except StoreUnavailable:
             log.warning("renewal_postponed", jobs=len(batch))
             continue
-        for held, verdict in zip(batch, verdicts, strict=True):
-            held.heed(verdict)
+        for held in batch:
             if held.has_unsent:
                 publisher.send(held)
 
@@ -45,7 +45,14 @@ async def listen_for_stops(
                 async for channel_id in channel_ids:
                     held = held_jobs.get(channel_id)
                     if held is not None:
-                        [verdict] = await source.renew([held.lease], lease_s=lease_s)
-                        held.heed(verdict)
+                        await _renew(source, [held], lease_s=lease_s)
         except StoreUnavailable:
             await backoff.pause()
+
+
+async def _renew(source: JobSource, batch: Sequence[HeldJob], *, lease_s: float) -> None:
+    # Some of them may be starting meanwhile, and the answers come over different connections.
+    bases = [held.base for held in batch]
+    verdicts = await source.renew([held.lease for held in batch], lease_s=lease_s)
+    for held, verdict, base in zip(batch, verdicts, bases, strict=True):
+        held.heed(verdict, base=base)
