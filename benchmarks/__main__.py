@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, keys, proxy, relay, soak
+from benchmarks import connections, durability, keys, proxy, relay, serve, soak
 
 
 def main() -> None:
@@ -27,6 +27,18 @@ def main() -> None:
         "--hold", choices=list(relay.SERVERS), help="run one server only, for a profiler"
     )
     one.set_defaults(run=relay.run)
+    one = commands.add_parser("serve", help="beside `vllm serve`, over the same model and prompts")
+    one.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64])
+    one.add_argument("--tokens", type=int, default=128)
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument(
+        "--client", choices=serve.CLIENTS, default="ours", help="vllm: `vllm bench serve`"
+    )
+    one.add_argument(
+        "--defaults-too", action="store_true", help="a third server: `vllm serve` as it comes"
+    )
+    one.add_argument("--hold", action="store_true", help="run Relais only, for a profiler")
+    one.set_defaults(run=serve.run)
     one = commands.add_parser("connections", help="what each of many open streams costs")
     one.add_argument("--streams", type=int, default=10_000)
     one.add_argument(

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
-import psutil
 
 from benchmarks.relaying import report
 from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured, Row
+from benchmarks.servers import Server
 from support.process_stack import MODEL
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
@@ -49,23 +49,6 @@ class Load:
     processes: int
     tokens_per_s: float
     appendfsync: str
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where to ask, with which key if any, and who works for it."""
-
-    url: str
-    pids: dict[str, int]
-    key: str = ""
-
-    def cpu_s(self) -> dict[str, float]:
-        """User and system time of each process so far."""
-        spent = {}
-        for name, pid in self.pids.items():
-            times = psutil.Process(pid).cpu_times()
-            spent[name] = times.user + times.system
-        return spent
 
 
 @contextmanager

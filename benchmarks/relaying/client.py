@@ -10,91 +10,23 @@ import asyncio
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
 from itertools import pairwise
-from urllib.parse import urlsplit
 
-import httptools
 import orjson
 import uvloop
 
+from benchmarks.frames import END, Stream, ask
 from relais_llm_worker.engine_deterministic import answer_pieces, chat_prompt
-
-END = b"data: [DONE]"
-
-
-@dataclass(slots=True)
-class Stream:
-    """What one streamed answer brought.
-
-    Attributes:
-        frames: bytes of each frame, and when it was there whole.
-        reads: how often the socket gave bytes.
-    """
-
-    prompt: str
-    asked_s: float = 0.0
-    reads: int = 0
-    frames: list[tuple[float, bytes]] = field(default_factory=list)
-
-
-class _Connection(asyncio.Protocol):
-    """One connection for one request; httptools undoes the chunked encoding."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._parser = httptools.HttpResponseParser(self)
-        self._rest = b""
-        self._now_s = 0.0
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        self._now_s = time.perf_counter()
-        self._stream.reads += 1
-        self._parser.feed_data(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(error or ConnectionError("the server closed the stream"))
-
-    def on_body(self, data: bytes) -> None:
-        *whole, self._rest = (self._rest + data).split(b"\n\n")
-        now_s = self._now_s
-        self._stream.frames += [(now_s, frame) for frame in whole]
-
-    def on_message_complete(self) -> None:
-        if self._parser.get_status_code() != 200:
-            self.ended.set_exception(ConnectionError(f"refused: {self._rest!r}"))
-        else:
-            self.ended.set_result(None)
 
 
 async def _run(url: str, model: str, stream: Stream, tokens: int, key: str) -> None:
-    address = urlsplit(url)
-    assert address.hostname is not None
-    assert address.port is not None
-    body = orjson.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": stream.prompt}],
-            "max_tokens": tokens,
-            "stream": True,
-        }
-    )
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        + (f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n")
-    )
-    transport, connection = await asyncio.get_running_loop().create_connection(
-        lambda: _Connection(stream), address.hostname, address.port
-    )
-    stream.asked_s = time.perf_counter()
-    transport.write(head.encode() + body)
-    try:
-        await connection.ended
-    finally:
-        transport.close()
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": stream.prompt}],
+        "max_tokens": tokens,
+        "stream": True,
+    }
+    await ask(url, orjson.dumps(body), stream, key)
 
 
 def _token_times(stream: Stream, tokens: int) -> list[float]:

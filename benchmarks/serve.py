@@ -1,0 +1,182 @@
+"""Relais beside `vllm serve`: the same vLLM, model, engine settings and prompts behind each.
+
+They take turns: `vllm serve` with the environment that Relais's worker has, which is the peer; on demand `vllm serve`
+with as many processes as it likes; and orchestrator, Redis and worker. CPU time is that of all of a server's
+processes. The client is ours, or `vllm bench serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from benchmarks.servers import Server
+from benchmarks.serving import report, vllm_bench
+from benchmarks.serving.engine import Environment, engine_environment, serve_arguments
+from benchmarks.serving.report import PEER, PEER_AS_IT_COMES, RELAIS, Measured, Round, Row
+from benchmarks.serving.vllm_server import vllm_server
+from support.processes import ServiceProcess
+from support.valkey import ValkeyServer
+
+CLIENTS = ("ours", "vllm")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is asked for at one number of clients.
+
+    Attributes:
+        clients: at once.
+        requests: of each, one after another.
+        tokens: of each answer.
+        client: ours, or vLLM's.
+    """
+
+    clients: int
+    requests: int
+    tokens: int
+    client: str
+
+
+def loads(clients: Sequence[int], *, tokens: int, client: str) -> list[Load]:
+    """More requests each where there are few clients, so that there is a median to speak of."""
+    return [Load(one, max(3, 16 // one), tokens, client) for one in clients]
+
+
+@contextmanager
+def _started(names: Sequence[str]) -> Iterator[dict[str, Server]]:
+    engine = engine_environment()
+    arguments = serve_arguments(engine)
+    # What else the environment says suits this machine.
+    as_it_comes = {**engine, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers = {}
+        if PEER in names:
+            servers[PEER] = stack.enter_context(vllm_server(arguments, engine, folder / "vllm.log"))
+        if PEER_AS_IT_COMES in names:
+            servers[PEER_AS_IT_COMES] = stack.enter_context(
+                vllm_server(arguments, as_it_comes, folder / "vllm_as_it_comes.log")
+            )
+        if RELAIS in names:
+            servers[RELAIS] = _start_relais(stack, engine, folder)
+        yield servers
+
+
+def _start_relais(stack: ExitStack, engine: Environment, folder: Path) -> Server:
+    (folder / "redis").mkdir()
+    redis = stack.enter_context(ValkeyServer(folder / "redis", appendonly=True))
+    common = {"REDIS_URL": redis.url, "ENV": "dev", "MODELS": engine["SERVED_MODEL_NAME"]}
+    front = ServiceProcess("relais_orchestrator", "API_PORT", folder / "front.log", common)
+    worker = ServiceProcess(
+        "relais_llm_worker", "HEALTH_PORT", folder / "worker.log", {**engine, **common}
+    )
+    for process in (front, worker):
+        stack.enter_context(process)
+    return Server(front.url, {"orchestrator": front.pid, "worker": worker.pid, "redis": redis.pid})
+
+
+async def _measure(server: Server, load: Load, number: int) -> Measured:
+    if load.client == "vllm":
+        return await vllm_bench.measure(
+            server.url,
+            engine_environment(),
+            clients=load.clients,
+            requests=load.requests,
+            tokens=load.tokens,
+            seed=number,
+        )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.serving.client", server.url),
+        engine_environment()["SERVED_MODEL_NAME"],
+        *(str(load.clients), str(load.requests), str(load.tokens), f"Bonjour {number}"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        limit=1 << 30,
+    )
+    assert process.stdout is not None
+    if await process.stdout.readline() != b"ready\n":
+        await process.wait()
+        raise RuntimeError(f"no answer at {server.url}")
+    before = server.cpu_s()
+    out, _ = await process.communicate(b"go\n")
+    after = server.cpu_s()
+    assert process.returncode == 0, "the client got something else"
+    told = orjson.loads(out)
+    streams = told["streams"]
+    tokens = load.tokens * len(streams)
+    return Measured(
+        tokens=tokens,
+        elapsed_s=told["elapsed_s"],
+        first_s=tuple(one["first_s"] for one in streams),
+        gaps_s=tuple(gap for one in streams for gap in one["gaps_s"]),
+        per_token_s=tuple(one["per_token_s"] for one in streams),
+        cpu_us={name: (after[name] - before[name]) / tokens * 1e6 for name in before},
+        client_busy=told["cpu_s"] / told["elapsed_s"],
+        texts={one["prompt"]: one["text"] for one in streams},
+    )
+
+
+async def measure(
+    wanted: Sequence[Load], rounds: int, names: Sequence[str]
+) -> dict[int, dict[str, Row]]:
+    """The servers in turns under each load; their rows by number of clients.
+
+    Raises:
+        AssertionError, RuntimeError: a client got anything but whole answers.
+    """
+    measured: dict[int, list[Round]] = {load.clients: [] for load in wanted}
+    with _started(names) as servers:
+        for number in range(rounds):
+            for load in wanted:
+                one = {
+                    name: await _measure(server, load, number) for name, server in servers.items()
+                }
+                measured[load.clients].append(one)
+                print(report.line(number, load.clients, one), flush=True)
+    return {clients: report.table(found) for clients, found in measured.items()}
+
+
+async def run(
+    *, clients: list[int], tokens: int, rounds: int, client: str, defaults_too: bool, hold: bool
+) -> bool:
+    """Measure, print a table for each number of clients, and the bars. False where one is missed."""
+    wanted = loads(clients, tokens=tokens, client=client)
+    if hold:
+        await _hold(wanted, rounds)
+        return True
+    names = [PEER, PEER_AS_IT_COMES, RELAIS] if defaults_too else [PEER, RELAIS]
+    tables = await measure(wanted, rounds, names)
+    cores, busy = os.cpu_count(), os.getloadavg()[0]
+    print(f"\n{rounds} rounds in turns, client: {client}, {cores} cores, load {busy:.1f}")
+    for load in wanted:
+        print(f"\n{load.clients} clients x {load.requests} requests x {tokens} tokens")
+        print(report.text(tables[load.clients]))
+    bars = report.bars(tables)
+    print()
+    for bar in bars:
+        print(bar)
+    return all(bar.met for bar in bars)
+
+
+async def _hold(wanted: Sequence[Load], rounds: int) -> None:
+    """Relais alone, for a profiler that is told its pids."""
+    with _started([RELAIS]) as servers:
+        print(orjson.dumps(servers[RELAIS].pids).decode(), flush=True)
+        for number in range(rounds):
+            for load in wanted:
+                one = await _measure(servers[RELAIS], load, number)
+                spent = {process: round(us) for process, us in one.cpu_us.items()}
+                print(
+                    f"{load.clients} clients: {one.tokens_per_s:,.0f} tokens/s, CPU per token, us: {spent}",
+                    flush=True,
+                )

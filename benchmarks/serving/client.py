@@ -1,0 +1,101 @@
+"""The client of both servers: so many at once, each with one streamed chat after another, over plain sockets.
+
+Answers are greedy and go on past the model's own end, so that every one has as many tokens as were asked for; `usage`
+says so, since a frame of vLLM's may hold several. While streams run it only notes when frames came. It waits for a line
+on stdin, then prints JSON: `python -m benchmarks.serving.client URL MODEL CLIENTS REQUESTS TOKENS NAME`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+import time
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import uvloop
+
+from benchmarks.frames import END, Stream, ask
+
+WARM_UP_TOKENS = 8
+
+
+async def _run(url: str, model: str, stream: Stream, tokens: int) -> None:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": stream.prompt}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    await ask(url, orjson.dumps(body), stream)
+
+
+def _summary(stream: Stream, tokens: int) -> dict[str, Any]:
+    """When text came, and all of it. AssertionError unless the stream is whole."""
+    assert stream.frames[-1][1] == END, stream.frames[-1]
+    times: list[float] = []
+    text, finish_reason, usage = "", None, None
+    for at_s, frame in stream.frames[:-1]:
+        if frame.startswith(b":"):
+            continue
+        chunk = orjson.loads(frame.removeprefix(b"data: "))
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            finish_reason = choice["finish_reason"] or finish_reason
+            content = choice["delta"].get("content")
+            if content:
+                text += content
+                # What one read brought came at once, in however many frames.
+                if not times or at_s > times[-1]:
+                    times.append(at_s)
+    assert finish_reason == "length", finish_reason
+    assert usage is not None
+    assert usage["completion_tokens"] == tokens, usage
+    return {
+        "first_s": times[0] - stream.asked_s,
+        "gaps_s": [later - sooner for sooner, later in pairwise(times)],
+        "per_token_s": (times[-1] - times[0]) / (tokens - 1),
+        "prompt": stream.prompt,
+        "text": text,
+    }
+
+
+async def main(url: str, model: str, clients: int, requests: int, tokens: int, name: str) -> None:
+    await asyncio.gather(
+        *(
+            _run(url, model, Stream(f"{name}: {number}, on se prépare"), WARM_UP_TOKENS)
+            for number in range(clients)
+        )
+    )
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    measured: list[Stream] = []
+
+    async def one(number: int) -> None:
+        for turn in range(requests):
+            prompt = (
+                f"{name}, {number}-{turn}: le temps d'attente à la mairie est beaucoup trop long."
+            )
+            stream = Stream(prompt)
+            measured.append(stream)
+            await _run(url, model, stream, tokens)
+
+    usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    await asyncio.gather(*(one(number) for number in range(clients)))
+    elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
+    answer = {
+        "elapsed_s": elapsed_s,
+        "cpu_s": after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
+        "streams": [_summary(stream, tokens) for stream in measured],
+    }
+    print(orjson.dumps(answer).decode())
+
+
+if __name__ == "__main__":
+    where, what, count, each, length, who = sys.argv[1:]
+    uvloop.run(main(where, what, int(count), int(each), int(length), who))
