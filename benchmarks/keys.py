@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
-from benchmarks.relay import Load, Server, measure_one
+from benchmarks.relay import Load, measure_one
 from benchmarks.relaying.report import Measured
+from benchmarks.servers import Server
 from relais_common import api_keys
 from support.process_stack import MODEL
 from support.processes import ServiceProcess
