@@ -16,7 +16,12 @@ from relais_orchestrator.routes import ROUTES
 from support.builders import MODEL
 
 DEPLOYMENT = Deployment(
-    version="1", root_path="", models=(MODEL,), any_token=False, max_deadline_s=86_400
+    version="1",
+    root_path="",
+    models=(MODEL,),
+    embedding_models=("embedder",),
+    any_token=False,
+    max_deadline_s=86_400,
 )
 OUTSIDE = re.compile(r"/|/docs(/.*)?")
 """Pages for people, and the way there."""

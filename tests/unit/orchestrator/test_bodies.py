@@ -91,7 +91,7 @@ def test_native_parameters_are_named_by_their_path() -> None:
 @pytest.mark.parametrize("fields", [{}, {"messages": MESSAGES, "prompt": "x"}])
 def test_native_request_has_exactly_one_input(fields: dict[str, Any]) -> None:
     error = refusal(SubmitRequest, {"model": "m"} | fields)
-    assert (error.param, error.message) == (None, "give exactly one of messages and prompt")
+    assert (error.param, error.message) == (None, "give exactly one of messages, prompt and input")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_examples_work_as_they_are(route: Route) -> None:
     assert route.body is not None
     parse_body(route.body, orjson.dumps(content["example"]))
     check_json(content["schema"], content["example"])
-    assert content["example"]["model"] == DEPLOYMENT.models[0]
+    models = DEPLOYMENT.embedding_models if route.embeds else DEPLOYMENT.models
+    assert content["example"]["model"] == models[0]
 
 
 def test_every_event_of_a_channel_is_described() -> None:

@@ -93,7 +93,7 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """`MODELS` and the models of `LLM_TABLE`: the names that clients use."""
+    """`MODELS`, the models of `LLM_TABLE` and `EMBEDDING_MODELS`: the names that clients use."""
     table = [entry.model for entry in llm_table(environ)]
     names = words(environ, "MODELS", "" if table else "relais-demo")
     for name in names:
@@ -101,7 +101,18 @@ def models(environ: Environ) -> tuple[str, ...]:
             model_tag(name)
         except ValueError as error:
             raise SettingsError(f"MODELS has {name!r}: {error}") from None
-    return tuple(dict.fromkeys((*names, *table)))
+    return tuple(dict.fromkeys((*names, *table, *embedding_models(environ))))
+
+
+def embedding_models(environ: Environ) -> tuple[str, ...]:
+    """`EMBEDDING_MODELS`: those that give vectors, and write no text."""
+    names = words(environ, "EMBEDDING_MODELS", "")
+    for name in names:
+        try:
+            model_tag(name)
+        except ValueError as error:
+            raise SettingsError(f"EMBEDDING_MODELS has {name!r}: {error}") from None
+    return tuple(dict.fromkeys(names))
 
 
 def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:

@@ -114,6 +114,12 @@ class ChannelNotFound(NotFound):
     code = "channel_not_found"
 
 
+class VectorsNotFound(NotFound):
+    """The request has not completed, was not for vectors, or its result has expired."""
+
+    code = "vectors_not_found"
+
+
 class MethodNotAllowed(RelaisError):
     """The path exists, but not with this method."""
 

@@ -112,7 +112,8 @@ def _deployment(parts: Parts) -> Deployment:
     return Deployment(
         version=version("relais-orchestrator"),
         root_path=settings.proxy.root_path,
-        models=settings.models,
+        models=tuple(one for one in settings.models if one not in settings.embedding_models),
+        embedding_models=settings.embedding_models,
         any_token=settings.env == "dev",
         max_deadline_s=settings.limits.max_deadline_s,
     )
@@ -128,7 +129,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             f"API_KEYS: {settings.api_keys} has no key; with ENV={settings.env} nobody could ask"
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
-    catalogue = Catalogue(settings.models, settings.model_aliases)
+    catalogue = Catalogue(settings.models, settings.model_aliases, settings.embedding_models)
     async with open_store(
         settings.redis,
         watch_grace_s=settings.streaming.watch_lease_s,

@@ -15,12 +15,19 @@ class Catalogue:
     Args:
         models: the declared ones.
         aliases: other names; each stands for a declared model, or for another alias.
+        embedding_models: those of the declared ones that give vectors, and write no text.
 
     Raises:
         SettingsError: an alias leads to no declared model; names `MODEL_ALIASES`.
     """
 
-    def __init__(self, models: tuple[str, ...], aliases: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        models: tuple[str, ...],
+        aliases: Mapping[str, str],
+        embedding_models: tuple[str, ...] = (),
+    ) -> None:
+        self._embedding_models = frozenset(embedding_models)
         self._roots = {model: model for model in models}
         for alias in aliases:
             if alias in models:
@@ -48,6 +55,10 @@ class Catalogue:
         if root is None or not (allowed is None or name in allowed or root in allowed):
             raise ModelNotFound(f"the model {name!r} does not exist", param="model")
         return root
+
+    def embeds(self, root: str) -> bool:
+        """Whether a declared model gives vectors, and writes no text."""
+        return root in self._embedding_models
 
 
 def _root(alias: str, models: tuple[str, ...], aliases: Mapping[str, str]) -> str:

@@ -15,11 +15,13 @@ from relais_common.channels import new_channel_id
 from relais_common.errors import (
     Draining,
     InvalidRequest,
+    PayloadTooLarge,
     PriorityForbidden,
     StoreUnavailable,
 )
 from relais_common.jobs import (
     Accepted,
+    Embedding,
     Idempotency,
     Job,
     Message,
@@ -58,6 +60,7 @@ class Draft:
     deadline_s: float | None
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+    embedding: Embedding | None = None
 
 
 class Intake:
@@ -87,13 +90,14 @@ class Intake:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, PriorityForbidden, InvalidRequest, QueueFull, TooManyInFlight, RateLimited,
+            ModelNotFound, PriorityForbidden, InvalidRequest, PayloadTooLarge, QueueFull, TooManyInFlight, RateLimited,
                 IdempotencyConflict, Draining: nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
         model = self._catalogue.root_of(draft.model, caller)
+        self._check_operation(model, draft.embedding)
         highest = caller.may.max_priority
         if _ORDER.index(draft.priority) < _ORDER.index(highest):
             raise PriorityForbidden(
@@ -103,9 +107,10 @@ class Intake:
             channel_id=new_channel_id(model),
             model=model,
             key_id=caller.key_id,
-            operation=Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT,
+            operation=_operation(draft),
             messages=draft.messages,
             prompt=draft.prompt,
+            embedding=draft.embedding,
             sampling=draft.sampling,
             priority=draft.priority,
             on_disconnect=draft.on_disconnect,
@@ -125,6 +130,19 @@ class Intake:
             duplicate=accepted.duplicate,
         )
         return accepted
+
+    def _check_operation(self, model: str, embedding: Embedding | None) -> None:
+        embeds = self._catalogue.embeds(model)
+        if embeds != (embedding is not None):
+            does = (
+                "gives vectors, and writes no text"
+                if embeds
+                else "writes text, and gives no vectors"
+            )
+            raise InvalidRequest(f"{model!r} {does}", param="model", code="wrong_operation")
+        most = self._limits.max_embedding_inputs
+        if embedding is not None and len(embedding.inputs) > most:
+            raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
 
     async def stop(self, channel_id: str) -> None:
         """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""
@@ -167,6 +185,12 @@ class Intake:
                 f"deadline_s: at most {self._limits.max_deadline_s:g} seconds", param="deadline_s"
             )
         return draft.deadline_s
+
+
+def _operation(draft: Draft) -> Operation:
+    if draft.embedding is not None:
+        return Operation.SCORE if draft.embedding.queries else Operation.EMBEDDINGS
+    return Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT
 
 
 def _idempotency(key: str | None, body: bytes) -> Idempotency | None:

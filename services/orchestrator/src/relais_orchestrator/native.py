@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from relais_common.errors import VectorsNotFound
 from relais_common.events import Completed, Failed
-from relais_common.jobs import Accepted, ChannelState, StopReason
+from relais_common.jobs import Accepted, ChannelState, Embedding, StopReason
 from relais_common.wire import codec
 from relais_orchestrator import rate_headers
 from relais_orchestrator.access import caller_of, own_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import parse_body, read_body
+from relais_orchestrator.embeddings import as_json
 from relais_orchestrator.intake import Draft
 from relais_orchestrator.request_ids import call_by_channel
 from relais_orchestrator.responses import error_body, json_response
-from relais_orchestrator.schemas.channels import AcceptedResponse, ChannelResponse, Result
+from relais_orchestrator.schemas.channels import (
+    AcceptedResponse,
+    ChannelResponse,
+    Result,
+    VectorsResult,
+)
+from relais_orchestrator.schemas.embeddings import each_input
 from relais_orchestrator.schemas.native import SubmitRequest
 
 
@@ -38,11 +46,22 @@ def _draft(wanted: SubmitRequest) -> Draft:
         model=wanted.model,
         messages=None if messages is None else tuple(turn.to_message() for turn in messages),
         prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+        embedding=_embedding(wanted),
         sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
         on_worker_loss=wanted.on_worker_loss,
+    )
+
+
+def _embedding(wanted: SubmitRequest) -> Embedding | None:
+    if wanted.input is None:
+        return None
+    return Embedding(
+        inputs=each_input(wanted.input),
+        input_type=wanted.input_type,
+        dimensions=wanted.dimensions,
     )
 
 
@@ -86,6 +105,7 @@ def _state_body(state: ChannelState) -> ChannelResponse:
             "finish_reason": outcome.finish_reason,
             "usage": outcome.usage,
             "timings": outcome.timings,
+            "vectors": _vectors_body(state.channel_id, outcome),
         }
     return {
         "channel_id": state.channel_id,
@@ -102,3 +122,30 @@ def _state_body(state: ChannelState) -> ChannelResponse:
         "replayed_as": state.replayed_as,
         "error": error_body(outcome.error)["error"] if isinstance(outcome, Failed) else None,
     }
+
+
+def _vectors_body(channel_id: str, completed: Completed) -> VectorsResult | None:
+    shape = completed.vectors
+    if shape is None:
+        return None
+    return {
+        "count": shape.count,
+        "dimensions": shape.dimensions,
+        "truncated": shape.truncated,
+        "url": f"/v1/channels/{channel_id}/vectors",
+    }
+
+
+async def vectors(request: web.Request) -> web.Response:
+    """`GET /v1/channels/{channel_id}/vectors`: JSON, or packed where `Accept` names `application/octet-stream`."""
+    state = await own_channel(request)
+    outcome = None if state.outcome is None else codec.decode_event(state.outcome)
+    shape = outcome.vectors if isinstance(outcome, Completed) else None
+    packed = await request.app[PARTS].queue.vectors(state.channel_id)
+    if packed is None or shape is None:
+        raise VectorsNotFound("this request has no vectors, or not yet", param="channel_id")
+    if "application/octet-stream" in request.headers.get("Accept", ""):
+        return web.Response(body=packed, content_type="application/octet-stream")
+    rows = await as_json(packed, shape, base64_rows=False)
+    head = b'{"count":%d,"dimensions":%d,"vectors":[' % (shape.count, shape.dimensions)
+    return web.Response(body=head + b",".join(rows) + b"]}", content_type="application/json")

@@ -28,6 +28,7 @@ class Limits:
     """
 
     max_body_bytes: int
+    max_embedding_inputs: int
     max_waiting: int
     max_inflight_per_key: int
     max_streams_per_key: int
@@ -67,6 +68,7 @@ class Settings:
     proxy: BehindProxy
     cors_allow_origins: tuple[str, ...]
     models: tuple[str, ...]
+    embedding_models: tuple[str, ...]
     model_aliases: dict[str, str]
     api_keys: Path | None
     limits: Limits
@@ -99,10 +101,12 @@ def read_settings(env: Environ) -> Settings:
         proxy=BehindProxy(_root_path(env), _trusted_proxies(env)),
         cors_allow_origins=_origins(env),
         models=environ.models(env),
+        embedding_models=environ.embedding_models(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
+            max_embedding_inputs=environ.integer(env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1),
             max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),

@@ -18,7 +18,16 @@ from relais_common.metrics.instruments import OTHER, Counter, Gauge, Histogram
 from relais_common.metrics.labels import error_types
 from relais_orchestrator.sse import RESPONSE_BEGUN, TRAFFIC, Traffic
 
-SUBMITTING = frozenset({"/v1/requests", "/v1/chat/completions", "/v1/completions"})
+SUBMITTING = frozenset(
+    {
+        "/v1/requests",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+    }
+)
 """Routes that put a request into the queue."""
 
 CLIENT_GONE = 499

@@ -46,12 +46,14 @@ QUEUED = 1
 """The event that an answer begins after: it has no counterpart here."""
 
 _Given = TypeVar("_Given")
+_Whole = tuple[str, list[TokenLogprob], Completed]
 
 
 class Answer:
     """Follows one channel for one client that waits for it. It holds nothing of the request, which may be long.
 
     Args:
+        shape: how the answer is written; None where only its `whole` is asked for.
         stream: in chunks as they come, not whole.
         on_disconnect: what becomes of the job when the client leaves.
         caller: whose request it is; the answer ends where its key is revoked.
@@ -68,11 +70,11 @@ class Answer:
         self,
         parts: Parts,
         channel_id: str,
-        shape: Format,
+        shape: Format | None,
         caller: Caller,
         *,
-        stream: bool,
-        include_usage: bool,
+        stream: bool = False,
+        include_usage: bool = False,
         on_disconnect: OnDisconnect,
         repeatable: bool,
     ) -> None:
@@ -93,19 +95,32 @@ class Answer:
             RelaisError: the request ended otherwise than completed. Once headers have left, an error chunk ends the
                 stream instead.
         """
+        assert self._shape is not None
         if not self._stream:
-            return await self._attended(self._collect)
+            text, tokens, completed = await self.whole()
+            return json_response(
+                self._shape.whole(text, completed, tokens or None),
+                headers={QUEUE_MS: str(int(completed.timings.queue_s * 1000))},
+            )
         out = sse.EventStream(
             request,
             write_timeout_s=self._parts.settings.streaming.write_timeout_s,
         )
         try:
-            await self._attended(partial(self._pump, out))
+            await self._attended(partial(self._pump, out, self._shape))
         except RelaisError:
             if not out.response.prepared:
                 raise
         await out.end()
         return out.response
+
+    async def whole(self) -> _Whole:
+        """Wait for the end: all text, what was told of its tokens, the last event.
+
+        Raises:
+            RelaisError: the request ended otherwise than completed.
+        """
+        return await self._attended(self._collect)
 
     async def _attended(self, answering: Callable[[], Awaitable[_Given]]) -> _Given:
         """While the client is there the job has a reader; when it leaves early, the job may be stopped."""
@@ -119,7 +134,7 @@ class Answer:
                 await self._parts.intake.stop(self._channel_id)
             raise
 
-    async def _collect(self) -> web.StreamResponse:
+    async def _collect(self) -> _Whole:
         while True:
             try:
                 return await self._collect_once()
@@ -127,7 +142,7 @@ class Answer:
                 # Nothing of what was lost has been sent: the answer is the one that the log has now.
                 continue
 
-    async def _collect_once(self) -> web.StreamResponse:
+    async def _collect_once(self) -> _Whole:
         reading = _Reading(self._parts, self._caller)
         text: list[str] = []
         tokens: list[TokenLogprob] = []
@@ -139,16 +154,13 @@ class Answer:
                         if event.logprobs is not None:
                             tokens += event.logprobs
                     elif isinstance(event, Completed):
-                        return json_response(
-                            self._shape.whole("".join(text), event, tokens or None),
-                            headers={QUEUE_MS: str(int(event.timings.queue_s * 1000))},
-                        )
+                        return "".join(text), tokens, event
                     elif (error := _no_answer(event)) is not None:
                         raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
-    async def _pump(self, out: sse.EventStream) -> None:
-        frames = Frames(self._shape, include_usage=self._include_usage)
+    async def _pump(self, out: sse.EventStream, shape: Format) -> None:
+        frames = Frames(shape, include_usage=self._include_usage)
         reading = _Reading(self._parts, self._caller)
         try:
             async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:

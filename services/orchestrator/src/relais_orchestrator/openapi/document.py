@@ -76,7 +76,7 @@ class Deployment:
     Attributes:
         version: of the API.
         root_path: where a proxy serves it, without a slash at the end; empty at the root.
-        models: the declared models; examples name the first.
+        models, embedding_models: the declared ones; examples name the first.
         any_token: a key is not asked for.
         max_deadline_s: the bound on `deadline_s`.
     """
@@ -84,6 +84,7 @@ class Deployment:
     version: str
     root_path: str
     models: tuple[str, ...]
+    embedding_models: tuple[str, ...]
     any_token: bool
     max_deadline_s: float
 
@@ -102,6 +103,16 @@ def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
         deadline = schema.get("properties", {}).get("deadline_s")
         if deadline is not None:
             _bound(deadline, deployment.max_deadline_s)
+    for route in routes:
+        if route.body is not None:
+            schema = components[route.body.__name__]
+            rules = [rule for rule in schema.get("allOf", ()) if "if" in rule]
+            by_input = [rule for rule in rules if "input" in schema.get("properties", {})]
+            for rule in by_input:
+                embeds = "input" in rule["if"].get("required", ())
+                _exclude(rule["then"], _others(deployment, embeds=embeds))
+            if not by_input:
+                _exclude(schema, _others(deployment, embeds=route.embeds))
     return {
         "openapi": "3.1.1",
         "info": {
@@ -141,13 +152,28 @@ def _operation(route: Route, schemas: _Schemas, deployment: Deployment) -> Json:
     if route.body is not None:
         media: Json = {"schema": schemas.of(route.body, "validation")}
         if route.example is not None:
-            media["example"] = {"model": deployment.models[0], **route.example}
+            models = deployment.embedding_models if route.embeds else deployment.models
+            if models:
+                media["example"] = {"model": models[0], **route.example}
         operation["requestBody"] = {"required": True, "content": {"application/json": media}}
     responses = {str(answer.status): _answer(answer, route, schemas) for answer in route.answers}
     for status, errors in _errors_by_status(route).items():
         responses.setdefault(str(status), _refusal(status, errors, schemas))
     operation["responses"] = dict(sorted(responses.items()))
     return operation
+
+
+def _others(deployment: Deployment, *, embeds: bool) -> tuple[str, ...]:
+    return deployment.models if embeds else deployment.embedding_models
+
+
+def _exclude(schema: Json, models: tuple[str, ...]) -> None:
+    """Models of the other kind: a request that names one is refused."""
+    if models:
+        schema["properties"]["model"] = {
+            **schema["properties"].get("model", {}),
+            "not": {"enum": list(models)},
+        }
 
 
 def _parameters(route: Route) -> list[Json]:
@@ -200,6 +226,8 @@ def _answer(answer: Answer, route: Route, schemas: _Schemas) -> Json:
     content: Json = {}
     if answer.body is not None:
         content["application/json"] = {"schema": schemas.of(answer.body, "serialization")}
+    if answer.binary is not None:
+        content[answer.binary] = {}
     if answer.events is not None:
         content["text/event-stream"] = _events(answer.events, schemas)
     response: Json = {

@@ -59,13 +59,14 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One way in which a request may end well. Its body is JSON of this type, events, or nothing."""
+    """One way in which a request may end well. Its body is JSON of this type, bytes of another, events, or nothing."""
 
     status: int
     description: str
     body: Any = None
     events: Events | None = None
     headers: tuple[Header, ...] = ()
+    binary: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Route:
         handler: None where the route is added by a shared part (health), and declared here only.
         body: the request's type.
         example: a body that works as it is; the document adds a model.
+        embeds: the model must be an embedding model.
         query: the type of the query string, or single parameters where the handler reads them itself.
         errors: what can go wrong beyond what `access` and `body` bring with them.
         links: routes that follow, by name, with the fields of the answer that go into their path.
@@ -90,6 +92,7 @@ class Route:
     description: str = ""
     body: type[BaseModel] | None = None
     example: Mapping[str, Any] | None = None
+    embeds: bool = False
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
     answers: tuple[Answer, ...]

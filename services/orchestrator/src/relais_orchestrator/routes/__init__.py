@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from relais_orchestrator.openapi.route import Route
-from relais_orchestrator.routes import admin, native, openai, service, usage
+from relais_orchestrator.routes import admin, embeddings, native, openai, service, usage
 
 ROUTES: tuple[Route, ...] = (
     *native.ROUTES,
     *openai.ROUTES,
+    *embeddings.ROUTES,
     *usage.ROUTES,
     *admin.ROUTES,
     *service.ROUTES,

@@ -13,13 +13,14 @@ from relais_common.errors import (
     LogRewound,
     StoreUnavailable,
     TooManyStreams,
+    VectorsNotFound,
 )
 from relais_common.wire.codec import NAMES
 from relais_orchestrator import events, native
 from relais_orchestrator.openapi.rate_limits import RATE_LIMITS
 from relais_orchestrator.openapi.route import Access, Answer, Events, Header, Query, Route
 from relais_orchestrator.routes.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
-from relais_orchestrator.schemas.channels import AcceptedResponse, ChannelResponse
+from relais_orchestrator.schemas.channels import AcceptedResponse, ChannelResponse, VectorsResponse
 from relais_orchestrator.schemas.errors import ErrorResponse
 from relais_orchestrator.schemas.native import SubmitRequest
 
@@ -64,6 +65,23 @@ ROUTES = [
         summary="See where a request stands, and its result",
         answers=(Answer(200, "Its state.", ChannelResponse),),
         errors=(ChannelNotFound, StoreUnavailable),
+    ),
+    Route(
+        method="GET",
+        path="/v1/channels/{channel_id}/vectors",
+        handler=native.vectors,
+        tag=TAG,
+        summary="Read a completed request's vectors",
+        description="Packed little-endian float32 where `Accept` names `application/octet-stream`.",
+        answers=(
+            Answer(
+                200,
+                "The vectors, in the order of the inputs.",
+                VectorsResponse,
+                binary="application/octet-stream",
+            ),
+        ),
+        errors=(ChannelNotFound, VectorsNotFound, StoreUnavailable),
     ),
     Route(
         method="DELETE",

@@ -38,6 +38,25 @@ class AcceptedResponse(TypedDict):
 
 
 @with_config(CLOSED)
+class VectorsResult(TypedDict):
+    """Where a request's vectors are; scores are vectors of one dimension."""
+
+    count: int
+    dimensions: int
+    truncated: Annotated[int, Field(description="Inputs longer than the model reads.")]
+    url: str
+
+
+@with_config(CLOSED)
+class VectorsResponse(TypedDict):
+    """A request's vectors, in the order of its inputs."""
+
+    count: int
+    dimensions: int
+    vectors: list[list[float]]
+
+
+@with_config(CLOSED)
 class Result(TypedDict):
     """A completed request's answer."""
 
@@ -45,6 +64,7 @@ class Result(TypedDict):
     finish_reason: str
     usage: Usage
     timings: Timings
+    vectors: Annotated[VectorsResult | None, Field(description="Set where vectors were asked for.")]
 
 
 @with_config(CLOSED)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from relais_common.jobs import OnDisconnect, OnWorkerLoss, Priority
+from relais_common.jobs import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
+from relais_orchestrator.schemas.embeddings import Inputs
 from relais_orchestrator.schemas.messages import Messages, ModelName
 from relais_orchestrator.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenId
 
@@ -27,21 +28,47 @@ class NativeParams(SamplingParams):
     )
 
 
+_OPERATIONS = {
+    "messages": Operation.CHAT.value,
+    "prompt": Operation.TEXT_COMPLETION.value,
+    "input": Operation.EMBEDDINGS.value,
+}
+_OF_INPUT = ("input_type", "dimensions")
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _beside(name: str) -> dict[str, Any]:
+    """What other fields may be where this one is given."""
+    others = {} if name == "input" else {one: {"type": "null"} for one in _OF_INPUT}
+    return {"operation": {"enum": [_OPERATIONS[name], None]}, **others}
+
+
 class SubmitRequest(BaseModel):
-    """A request for the queue: `messages` for a chat, or `prompt` (text or token ids) for plain completion."""
+    """A request for the queue: `messages` for a chat, `prompt` for plain completion, or `input` for vectors."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
-            "oneOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-                for name in ("messages", "prompt")
-            ]
+            "oneOf": [_given(name) for name in _OPERATIONS],
+            "allOf": [
+                {"if": _given(name), "then": {"properties": _beside(name)}} for name in _OPERATIONS
+            ],
         }
     )
 
     model: ModelName
     messages: Messages | None = None
     prompt: Prompt | None = None
+    input: Inputs | None = Field(
+        default=None, description="As of `POST /v1/embeddings`; `params` have no effect on it."
+    )
+    input_type: InputType | None = None
+    dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    operation: Literal["chat", "text_completion", "embeddings"] | None = Field(
+        default=None, description="What follows from the input; another one is refused."
+    )
     params: NativeParams = NativeParams()
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = Field(default=None, gt=0)
@@ -50,6 +77,11 @@ class SubmitRequest(BaseModel):
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:
-        if (self.messages is None) == (self.prompt is None):
-            raise PydanticCustomError("one_input", "give exactly one of messages and prompt")
+        given = [name for name in _OPERATIONS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("one_input", "give exactly one of messages, prompt and input")
+        if self.operation not in (None, _OPERATIONS[given[0]]):
+            raise PydanticCustomError("operation", "operation does not go with what is given")
+        if self.input is None and (self.input_type or self.dimensions):
+            raise PydanticCustomError("of_input", "input_type and dimensions go with input only")
         return self

@@ -1,0 +1,212 @@
+"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: one job each, whose vectors or scores come packed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sys
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from relais_common.channels import channel_model
+from relais_common.errors import ChannelNotFound
+from relais_common.events import Completed, Vectors
+from relais_common.jobs import Embedding, InputType, Sampling
+from relais_orchestrator import rate_headers
+from relais_orchestrator.access import caller_of
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.auth import Caller
+from relais_orchestrator.bodies import parse_body, read_body
+from relais_orchestrator.intake import Draft
+from relais_orchestrator.openai.answers import QUEUE_MS, Answer
+from relais_orchestrator.request_ids import call_by_channel
+from relais_orchestrator.responses import json_response
+from relais_orchestrator.schemas.embeddings import (
+    EmbeddingRequest,
+    EmbeddingUsage,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+    ScoreList,
+    ScoreRequest,
+    each_input,
+)
+
+FLOATS_PER_TURN = 1 << 15
+"""Written as JSON between two looks of the event loop at everybody else: some milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A completed request."""
+
+    channel_id: str
+    completed: Completed
+    shape: Vectors
+    packed: bytes
+
+    @property
+    def model(self) -> str:
+        return channel_model(self.channel_id)
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        tokens = self.completed.usage.input_tokens
+        return {
+            "prompt_tokens": tokens,
+            "total_tokens": tokens,
+            "truncated_inputs": self.shape.truncated,
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {QUEUE_MS: str(int(self.completed.timings.queue_s * 1000))}
+
+
+async def embeddings(request: web.Request) -> web.Response:
+    """One vector for each input."""
+    caller = caller_of(request)
+    body = await read_body(request)
+    wanted = parse_body(EmbeddingRequest, body)
+    asked = Embedding(
+        inputs=each_input(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
+    )
+    done = await _ask(request, caller, body, wanted, asked)
+    tail = orjson.dumps(
+        {
+            "model": done.model,
+            "usage": done.usage,
+            "id": f"embd-{done.channel_id}",
+            "timings": done.completed.timings,
+        }
+    )
+    rows = [
+        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)
+        for index, row in enumerate(
+            await as_json(done.packed, done.shape, base64_rows=wanted.encoding_format == "base64")
+        )
+    ]
+    return web.Response(
+        body=b'{"object":"list","data":[%b],%b' % (b",".join(rows), tail[1:]),
+        headers=done.headers,
+        content_type="application/json",
+    )
+
+
+async def rerank(request: web.Request) -> web.Response:
+    """Documents by their cosine with a query."""
+    caller = caller_of(request)
+    body = await read_body(request)
+    wanted = parse_body(RerankRequest, body)
+    asked = Embedding(
+        inputs=tuple(wanted.documents), queries=(wanted.query,), input_type=InputType.PASSAGE
+    )
+    done = await _ask(request, caller, body, wanted, asked)
+    scores = unpack(done.packed)
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: wanted.top_n]
+    results: list[RerankResult] = []
+    for index in order:
+        result: RerankResult = {"index": index, "relevance_score": scores[index]}
+        if wanted.return_documents is not False:
+            result["document"] = {"text": wanted.documents[index]}
+        results.append(result)
+    answer: RerankResponse = {
+        "id": f"rerank-{done.channel_id}",
+        "model": done.model,
+        "results": results,
+        "usage": done.usage,
+        "timings": done.completed.timings,
+    }
+    return json_response(answer, headers=done.headers)
+
+
+async def score(request: web.Request) -> web.Response:
+    """Cosines of one text with others."""
+    caller = caller_of(request)
+    body = await read_body(request)
+    wanted = parse_body(ScoreRequest, body)
+    passages = (wanted.text_2,) if isinstance(wanted.text_2, str) else tuple(wanted.text_2)
+    asked = Embedding(inputs=passages, queries=(wanted.text_1,), input_type=InputType.PASSAGE)
+    done = await _ask(request, caller, body, wanted, asked)
+    answer: ScoreList = {
+        "object": "list",
+        "data": [
+            {"object": "score", "index": index, "score": one}
+            for index, one in enumerate(unpack(done.packed))
+        ],
+        "model": done.model,
+        "usage": done.usage,
+        "id": f"score-{done.channel_id}",
+        "created": int(time.time()),
+        "timings": done.completed.timings,
+    }
+    return json_response(answer, headers=done.headers)
+
+
+async def _ask(
+    request: web.Request,
+    caller: Caller,
+    body: bytes,
+    wanted: EmbeddingRequest | RerankRequest | ScoreRequest,
+    asked: Embedding,
+) -> _Done:
+    """Queue it, and wait for its end."""
+    parts = request.app[PARTS]
+    idempotency_key = request.headers.get("Idempotency-Key")
+    draft = Draft(
+        model=wanted.model,
+        messages=None,
+        prompt=None,
+        embedding=asked,
+        sampling=Sampling(),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+    with parts.drain.request(), parts.streams.of(caller.key_id):
+        accepted = await parts.intake.accept(
+            draft, caller=caller, idempotency_key=idempotency_key, body=body
+        )
+        call_by_channel(request, accepted.channel_id)
+        rate_headers.note(request, accepted.buckets)
+        answer = Answer(
+            parts,
+            accepted.channel_id,
+            None,
+            caller,
+            on_disconnect=wanted.on_disconnect,
+            repeatable=idempotency_key is not None,
+        )
+        _, _, completed = await answer.whole()
+        packed = await parts.queue.vectors(accepted.channel_id)
+        if packed is None or completed.vectors is None:
+            raise ChannelNotFound("the vectors of this request are gone")
+        return _Done(accepted.channel_id, completed, completed.vectors, packed)
+
+
+async def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Sequence[bytes]:
+    """Each vector as JSON: an array of numbers, or a string in base64."""
+    size = 4 * shape.dimensions
+    rows: list[bytes] = []
+    for index in range(shape.count):
+        row = packed[index * size : (index + 1) * size]
+        if base64_rows:
+            rows.append(b'"%b"' % base64.b64encode(row))
+        else:
+            rows.append(orjson.dumps(unpack(row)))
+        if (index + 1) % max(1, FLOATS_PER_TURN // shape.dimensions) == 0:
+            await asyncio.sleep(0)
+    return rows
+
+
+def unpack(packed: bytes) -> list[float]:
+    """Little-endian float32 as numbers."""
+    floats = array("f", packed)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return floats.tolist()

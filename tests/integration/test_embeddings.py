@@ -1,0 +1,185 @@
+"""Embedding models by HTTP: OpenAI's route, rerank and score, and the native ones."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+
+from relais_common.jobs import InputType
+from relais_embedding_worker.encoder import Input, Vectors
+from support.embedding_worker import EmbeddingWorker, open_embedding_worker
+from support.encoders import WatchedEncoder
+from support.stack import Front, Stack, chat_request
+from support.waiting import wait_until
+
+EMBEDDER = "embedder"
+TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
+
+
+@pytest.fixture
+async def front(stack: Stack) -> Front:
+    """An orchestrator that knows of an embedding model."""
+    return await stack.front(EMBEDDING_MODELS=EMBEDDER, MAX_EMBEDDING_INPUTS="2048")
+
+
+@pytest.fixture
+async def embedder(redis_url: str) -> AsyncIterator[EmbeddingWorker]:
+    async with open_embedding_worker(redis_url, model=EMBEDDER) as worker:
+        yield worker
+
+
+def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
+    encoder = WatchedEncoder()
+    return np.stack([encoder.encode([one])[0] for one in encoder.tokenize(inputs, input_type)])
+
+
+async def ask(front: Front, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    async with front.post(path, {"model": EMBEDDER, **body}) as response:
+        answer: dict[str, Any] = await response.json()
+        return response.status, answer
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    [
+        ("the town hall", ("the town hall",)),
+        (TEXTS, tuple(TEXTS)),
+        ([7, 8, 9], ((7, 8, 9),)),
+        ([[7, 8, 9], [10]], ((7, 8, 9), (10,))),
+        ("", ("",)),
+    ],
+)
+@pytest.mark.usefixtures("embedder")
+async def test_every_form_of_input_has_its_vectors_in_order(
+    front: Front, given: Any, inputs: tuple[Input, ...]
+) -> None:
+    status, body = await ask(front, "/v1/embeddings", input=given)
+    assert status == 200, body
+    assert [one["index"] for one in body["data"]] == list(range(len(inputs)))
+    np.testing.assert_allclose(
+        [one["embedding"] for one in body["data"]], alone(*inputs), atol=1e-6
+    )
+    encoder = WatchedEncoder()
+    tokens = encoder.tokenize(inputs, None)
+    assert body["usage"] == {
+        "prompt_tokens": sum(len(one.ids) for one in tokens),
+        "total_tokens": sum(len(one.ids) for one in tokens),
+        "truncated_inputs": sum(one.truncated for one in tokens),
+    }
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_base64_is_packed_little_endian_float32(front: Front) -> None:
+    status, body = await ask(front, "/v1/embeddings", input="text", encoding_format="base64")
+    assert status == 200, body
+    row = np.frombuffer(base64.b64decode(body["data"][0]["embedding"]), "<f4")
+    np.testing.assert_allclose(row, alone("text")[0], atol=1e-6)
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_official_client_gets_its_vectors(front: Front) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{front.url}/v1", api_key="any") as client:
+        answer = await client.embeddings.create(model=EMBEDDER, input=["one", "two words"])
+    np.testing.assert_allclose(
+        [one.embedding for one in answer.data], alone("one", "two words"), atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_rerank_puts_the_nearest_first(front: Front) -> None:
+    documents = ["cats sleep", "the town hall opens at nine", "nothing"]
+    status, body = await ask(
+        front, "/v1/rerank", query="town hall opens", documents=documents, top_n=2
+    )
+    assert status == 200, body
+    (query,) = alone("town hall opens", input_type=InputType.QUERY)
+    scores = alone(*documents, input_type=InputType.PASSAGE) @ query
+    order = sorted(range(3), key=lambda index: -scores[index])[:2]
+    assert [one["index"] for one in body["results"]] == order
+    assert [one["document"]["text"] for one in body["results"]] == [documents[i] for i in order]
+    np.testing.assert_allclose(
+        [one["relevance_score"] for one in body["results"]], scores[order], atol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_score_compares_one_text_with_others(front: Front) -> None:
+    _, body = await ask(front, "/v1/score", text_1="a b", text_2=["a b", "c"])
+    (query,) = alone("a b", input_type=InputType.QUERY)
+    passages = alone("a b", "c", input_type=InputType.PASSAGE)
+    np.testing.assert_allclose([one["score"] for one in body["data"]], passages @ query, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "param"),
+    [
+        ("/v1/embeddings", {"input": ["x"] * 10_000}, 413, "request_too_large", "input"),
+        ("/v1/embeddings", {"input": []}, 400, "invalid_value", "input"),
+        ("/v1/embeddings", {"input": "x", "dimensions": 5}, 400, "unsupported_value", "dimensions"),
+        ("/v1/embeddings", {"input": "x", "encoding_format": "int8"}, 400, None, "encoding_format"),
+        ("/v1/embeddings", {"input": [10**9]}, 400, "invalid_value", "input"),
+        ("/v1/embeddings", {}, 400, "missing_required_parameter", "input"),
+        ("/v1/chat/completions", chat_request(), 400, "wrong_operation", "model"),
+        ("/v1/requests", {"prompt": "x"}, 400, "wrong_operation", "model"),
+        ("/v1/rerank", {"query": "x", "documents": []}, 400, "invalid_value", "documents"),
+    ],
+)
+@pytest.mark.usefixtures("embedder")
+async def test_what_cannot_be_answered_is_a_typed_error(
+    front: Front, path: str, body: dict[str, Any], status: int, code: str | None, param: str
+) -> None:
+    got, answer = await ask(front, path, **{**body, "model": EMBEDDER})
+    assert (got, answer["error"]["param"]) == (status, param), answer
+    assert code in (None, answer["error"]["code"])
+
+
+async def test_model_that_writes_text_gives_no_vectors(front: Front) -> None:
+    status, body = await ask(front, "/v1/embeddings", input="x", model=chat_request()["model"])
+    assert (status, body["error"]["code"]) == (400, "wrong_operation")
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_native_request_leaves_vectors_to_be_fetched(front: Front) -> None:
+    channel_id = await front.submit(
+        {"model": EMBEDDER, "operation": "embeddings", "input": ["one", "two words"]}
+    )
+    await wait_until(lambda: front.is_terminal(channel_id))
+    state = await front.state(channel_id)
+    assert state["operation"] == "embeddings"
+    vectors = state["result"]["vectors"]
+    url = f"/v1/channels/{channel_id}/vectors"
+    assert vectors == {"count": 2, "dimensions": 8, "truncated": 0, "url": url}
+    async with front.get(url) as response:
+        rows = (await response.json())["vectors"]
+    async with front.get(url, headers={"Accept": "application/octet-stream"}) as response:
+        assert response.content_type == "application/octet-stream"
+        packed = np.frombuffer(await response.read(), "<f4").reshape(2, 8)
+    np.testing.assert_array_equal(packed, np.asarray(rows, np.float32))
+    np.testing.assert_allclose(rows, alone("one", "two words"), atol=1e-6)
+
+
+async def test_request_without_vectors_has_none_to_fetch(front: Front, stack: Stack) -> None:
+    await stack.worker()
+    channel_id = await front.submit(chat_request())
+    await wait_until(lambda: front.is_terminal(channel_id))
+    assert (await front.state(channel_id))["result"]["vectors"] is None
+    async with front.get(f"/v1/channels/{channel_id}/vectors") as response:
+        assert response.status == 404
+        assert (await response.json())["error"]["code"] == "vectors_not_found"
+
+
+async def test_client_that_leaves_frees_what_waited(
+    front: Front, embedder: EmbeddingWorker
+) -> None:
+    embedder.encoder.gate.clear()
+    asking = asyncio.create_task(ask(front, "/v1/embeddings", input=["many words here"] * 500))
+    await wait_until(lambda: embedder.batches.waiting_tokens > 1000)
+    asking.cancel()
+    await wait_until(lambda: embedder.batches.waiting_tokens == 0)
+    embedder.encoder.gate.set()
