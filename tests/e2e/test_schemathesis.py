@@ -19,15 +19,15 @@ from support.processes import ServiceProcess
 
 KEY = "an-operator-s-key-of-the-tests"
 
-# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow) is a 400
-# that no document foretells.
+# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow), and
+# dates in the wrong order, are a 400 that no document foretells.
 CONFIG = "".join(
     f"""
 [[operations]]
-include-name = "POST {path}"
+include-name = "{operation}"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "429", "5xx"]
 """
-    for path in ("/v1/completions", "/v1/chat/completions")
+    for operation in ("POST /v1/completions", "POST /v1/chat/completions", "GET /v1/usage")
 )
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from relais_orchestrator.schemas.closed import CLOSED
 
 ALL_KEYS = "*"
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def _is_written_as_a_day(value: Any) -> Any:
+    # pydantic would take seconds since the epoch, too.
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise PydanticCustomError("date_parsing", "a date is written as YYYY-MM-DD")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_is_written_as_a_day)]
 
 
 class UsageQuery(BaseModel):
@@ -18,8 +31,8 @@ class UsageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    since: date | None = Field(default=None, description="YYYY-MM-DD; default: today, or `until`.")
-    until: date | None = Field(default=None, description="YYYY-MM-DD; default: today, or `since`.")
+    since: Day | None = Field(default=None, description="YYYY-MM-DD; default: today, or `until`.")
+    until: Day | None = Field(default=None, description="YYYY-MM-DD; default: today, or `since`.")
     key_id: str | None = Field(
         default=None,
         min_length=1,
