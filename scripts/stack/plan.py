@@ -230,6 +230,8 @@ def _embed_redis(
         "RELAIS_REDIS_SERVER": str(_redis_binary()),
         "REDIS_URL": f"redis://{credentials}{_LOOPBACK}:{port}/0",
     }
+    # Three quarters of its memory, for at that it refuses every write, also those that would end requests.
+    environment.setdefault("MAX_STORED_BYTES", str(768 << 20))
     program = Program(
         name="redis",
         command='exec "$RELAIS_REDIS_SERVER" "$RELAIS_RUN_DIR/redis/redis.conf"',

@@ -315,6 +315,21 @@ class TwoStores(RuleBasedStateMachine):
         assert depth.waiting == statuses[Status.QUEUED]
         assert depth.running == statuses[Status.RUNNING]
 
+    @invariant()
+    def bytes_are_those_of_each_job_once(self) -> None:
+        counted, summed = self._runner.run(self._bytes_in_redis())
+        assert counted == summed
+
+    async def _bytes_in_redis(self) -> tuple[int, int]:
+        """What is counted, and what jobs that have not ended say of themselves and what fades come to."""
+        redis = self._store.redis
+        counts = await redis.hgetall(keys.counts(MODEL))
+        own = [await redis.hget(keys.job(job.channel_id), "bytes") for job in self._jobs]
+        spans = await redis.zrange(keys.fading(MODEL), 0, -1)
+        fading = [counts[b"fading:" + span] for span in spans]
+        assert len(fading) == sum(field.startswith(b"fading:") for field in counts)
+        return int(counts.get(b"bytes", 0)), sum(int(one or 0) for one in own + fading)
+
     async def _places_in_redis(self) -> Counter[str]:
         """How many jobs have each status, having checked that each is where its status says."""
         redis = self._store.redis

@@ -104,6 +104,7 @@ async def test_queue_that_was_never_used_is_all_zeros(ports: Ports) -> None:
         "suspects": 0,
         "running": 0,
         "dead_letters": 0,
+        "stored_bytes": 0,
         "service_s": None,
         "estimated_wait_s": None,
     }

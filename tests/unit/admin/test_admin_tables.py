@@ -27,6 +27,7 @@ QUEUE = QueueView(
     suspects=12,
     running=640,
     dead_letters=1000,
+    stored_bytes=123_456_789,
     service_s=12.3,
     estimated_wait_s=90_061.0,
 )

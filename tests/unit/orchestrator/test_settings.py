@@ -19,6 +19,7 @@ BAD = {
     "MAX_WAITING": ["0", "-1", "many"],
     "MAX_STREAMS_PER_KEY": ["0", "-1", "many"],
     "RESERVED_OUTPUT_TOKENS": ["-1", "many"],
+    "MAX_STORED_BYTES": ["0", "16777215", "1G"],
     "DEFAULT_DEADLINE_S": ["0", "nan", "soon"],
     "MAX_DEADLINE_S": ["0", "x", "nan", "inf"],
     "LOG_TTL_S": ["0", "x", "nan", "inf", "1e30"],

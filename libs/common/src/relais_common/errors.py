@@ -215,6 +215,13 @@ class TokensOverLimit(InvalidRequest):
     code = "tokens_over_limit"
 
 
+class StorageFull(RelaisError):
+    """What Redis holds of this model is at its bound: nothing was queued."""
+
+    status = 503
+    code = "storage_full"
+
+
 class EngineRefused(InvalidRequest):
     """The engine refused the request before any work: too long, bad schema, unknown token."""
 

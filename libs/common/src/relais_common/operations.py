@@ -33,6 +33,7 @@ class QueueView:
         suspects: jobs that crashed a worker before, and wait to be run alone.
         running: jobs in workers' hands.
         dead_letters: jobs that were set aside, out of attempts.
+        stored_bytes: what is held of its jobs: waiting, running, dead, and ended ones until they are forgotten.
         service_s: mean seconds from take to end; None while nothing was measured.
         estimated_wait_s: what a job at the end of the queue would be told; None while nothing was measured.
     """
@@ -45,6 +46,7 @@ class QueueView:
     suspects: int
     running: int
     dead_letters: int
+    stored_bytes: int
     service_s: float | None
     estimated_wait_s: float | None
 

@@ -57,6 +57,7 @@ class JobIntake(Protocol):
         max_waiting: int,
         max_inflight_per_key: int | None = None,
         quota: Quota = NO_QUOTA,
+        max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state.
@@ -69,6 +70,8 @@ class JobIntake(Protocol):
             RateLimited: the key's requests or tokens of this minute do not allow it; nothing was taken of either.
             TokensOverLimit: it needs more tokens than the key ever has.
             TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
+            StorageFull: with this job, what is held of the model's jobs, waiting, running and ended, would be more than
+                three quarters of `max_stored_bytes`. Past the whole of it, no more than one job is taken at a time.
             IdempotencyConflict: the idempotency key was used with another body.
         """
         ...

@@ -47,7 +47,8 @@ def queues(views: Sequence[QueueView]) -> RenderableType:
         for one in views
         if one.waiting_by_key
     ]
-    return Group(table, *backlogs)
+    held = [Text(f"\n{one.model} holds {one.stored_bytes / 1e6:,.1f} MB") for one in views]
+    return Group(table, *backlogs, *held)
 
 
 def workers(states: Sequence[WorkerState]) -> RenderableType:

@@ -91,7 +91,7 @@ class Intake:
 
         Raises:
             ModelNotFound, PriorityForbidden, InvalidRequest, PayloadTooLarge, QueueFull, TooManyInFlight, RateLimited,
-                IdempotencyConflict, Draining: nothing was queued.
+                StorageFull, IdempotencyConflict, Draining: nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
@@ -160,6 +160,7 @@ class Intake:
             max_waiting=self._limits.max_waiting,
             max_inflight_per_key=at_once or self._limits.max_inflight_per_key,
             quota=quota,
+            max_stored_bytes=self._limits.max_stored_bytes,
             idempotency=idempotency,
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:

@@ -33,6 +33,7 @@ class Limits:
     max_inflight_per_key: int
     max_streams_per_key: int
     reserved_output_tokens: int
+    max_stored_bytes: int
     default_deadline_s: float
     max_deadline_s: float
     log_ttl_s: float
@@ -87,6 +88,7 @@ def read_settings(env: Environ) -> Settings:
     keys_path = environ.optional_text(env, "API_KEYS")
     if name != "dev" and keys_path is None:
         raise SettingsError(f"API_KEYS is not set; with ENV={name} it names the file of keys")
+    max_body_bytes = environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024)
     log_ttl_s = environ.number(env, "LOG_TTL_S", 600, at_least=1)
     return Settings(
         env=name,
@@ -105,12 +107,13 @@ def read_settings(env: Environ) -> Settings:
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
-            max_body_bytes=environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024),
+            max_body_bytes=max_body_bytes,
             max_embedding_inputs=environ.integer(env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1),
             max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),
             reserved_output_tokens=environ.integer(env, "RESERVED_OUTPUT_TOKENS", 1024),
+            max_stored_bytes=_max_stored_bytes(env, max_body_bytes),
             default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
             max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
             log_ttl_s=log_ttl_s,
@@ -159,3 +162,8 @@ def _origins(env: Environ) -> tuple[str, ...]:
                 f"CORS_ALLOW_ORIGINS has {origin!r}; it takes origins like https://example.org, or *"
             )
     return origins
+
+
+def _max_stored_bytes(env: Environ, max_body_bytes: int) -> int:
+    """Of one model; so much that a request of any size that is let in can be held."""
+    return environ.integer(env, "MAX_STORED_BYTES", 4 << 30, at_least=4 * max_body_bytes)

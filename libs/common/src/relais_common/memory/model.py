@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relais_common.errors import QueueFull
+from relais_common.errors import QueueFull, StorageFull
 from relais_common.events import Usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
@@ -58,6 +58,16 @@ class Record:
     replayed_as: str | None = None
     log: list[bytes] = field(default_factory=list)
 
+    def stored_bytes(self, now_s: float) -> int:
+        """What there is to hold of it at this time."""
+        logged = sum(map(len, self.log))
+        if self.finished_at_s is None:
+            return len(codec.encode_job(self.job)) + logged
+        over_s = now_s - self.finished_at_s
+        result = len((self.text or "").encode()) + len(self.vectors or b"")
+        result = result if over_s < self.job.result_ttl_s else 0
+        return result + (logged if over_s < self.job.log_ttl_s else 0)
+
 
 class MemoryModel:
     """The state of one model. Every method is one atomic step: it does not await."""
@@ -82,6 +92,7 @@ class MemoryModel:
         self.accounts = MemoryAccounts(clock)
         self.service_s: float | None = None
         self.host: tuple[float, str] = (0.0, "")
+        self.max_stored_bytes: int | None = None
         self._order = 0
 
     @property
@@ -129,6 +140,28 @@ class MemoryModel:
             raise QueueFull(
                 f"{waiting} requests wait for {model!r} already",
                 retry_after_s=self.estimated_wait_s(max(1, waiting // 10)) or 1.0,
+            )
+
+    @property
+    def stored_bytes(self) -> int:
+        now = self._clock()
+        return sum(record.stored_bytes(now) for record in self.records.values())
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more is held than the last job came with as a bound."""
+        return self.max_stored_bytes is not None and self.stored_bytes > self.max_stored_bytes
+
+    def refuse_where_crowded(self, job: Job) -> None:
+        """Raises StorageFull. A quarter of the bound is left to the answers of those that are accepted."""
+        stored = self.stored_bytes
+        if (
+            self.max_stored_bytes is not None
+            and stored + len(codec.encode_job(job)) > 0.75 * self.max_stored_bytes
+        ):
+            raise StorageFull(
+                f"{stored} bytes are held of requests to {job.model!r} and of their answers already",
+                retry_after_s=1.0,
             )
 
     def unfinished(self, key_id: str) -> int:

@@ -66,6 +66,7 @@ class MemoryOperations:
             suspects=len(state.suspects),
             running=len(state.inflight),
             dead_letters=len(state.dead),
+            stored_bytes=state.stored_bytes,
             service_s=state.service_s,
             estimated_wait_s=state.estimated_wait_s(len(waiting) + 1),
         )

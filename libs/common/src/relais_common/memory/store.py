@@ -78,6 +78,7 @@ class MemoryStore:
         max_waiting: int,
         max_inflight_per_key: int | None = None,
         quota: Quota = NO_QUOTA,
+        max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         model = self._model(job.model)
@@ -99,6 +100,8 @@ class MemoryStore:
                 f"{unfinished} requests of this key to {job.model!r} have not ended",
                 retry_after_s=model.estimated_wait_s(1) or 1.0,
             )
+        model.max_stored_bytes = max_stored_bytes
+        model.refuse_where_crowded(job)
         now = model.accounts.reserve(job.key_id, quota, job.model)
         accepted = self._admit(model, job, quota)
         if idempotency is not None:
@@ -203,6 +206,9 @@ class MemoryStore:
         make_way = state.makes_way(worker_id, idle=idle)
         if make_way:
             limit = 0
+        crowded = state.is_crowded
+        if crowded:
+            limit = min(limit, 0 if state.inflight else 1)
         while len(taken) < limit and (priority := state.next_priority()) is not None:
             record = state.serve(priority, worker_id, lease_s)
             if record is not None:
@@ -210,7 +216,7 @@ class MemoryStore:
                 state.note_passed_over(priority)
         if taken:
             state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])
-        if state.next_priority() is not None or (idle and state.suspects):
+        if not crowded and (state.next_priority() is not None or (idle and state.suspects)):
             self._bell(model).set()
         else:
             self._bell(model).clear()

@@ -10,6 +10,7 @@ from relais_common.channels import channel_model
 from relais_common.errors import (
     IdempotencyConflict,
     QueueFull,
+    StorageFull,
     StoreUnavailable,
     TooManyInFlight,
 )
@@ -38,7 +39,7 @@ def read_seconds(value: bytes) -> float | None:
 
 
 def read_acceptance(model: str, answer: list[Any]) -> Accepted:
-    """What a script says of a job that it was to take in. Raises QueueFull, TooManyInFlight."""
+    """What a script says of a job that it was to take in. Raises QueueFull, TooManyInFlight, StorageFull."""
     verdict, *rest = answer
     if verdict == b"full":
         waiting, wait = rest
@@ -51,6 +52,12 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
         raise TooManyInFlight(
             f"{unfinished} requests of this key to {model!r} have not ended",
             retry_after_s=read_seconds(wait) or 1.0,
+        )
+    if verdict == b"no_room":
+        stored, wait = rest
+        raise StorageFull(
+            f"{stored} bytes are held of requests to {model!r} and of their answers already",
+            retry_after_s=float(wait),
         )
     channel_id, status, position, wait = rest
     return Accepted(
@@ -139,6 +146,7 @@ class RedisJobIntake:
         max_waiting: int,
         max_inflight_per_key: int | None = None,
         quota: Quota = NO_QUOTA,
+        max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
     ) -> Accepted:
         idempotency_key = body_hash = ""
@@ -149,6 +157,7 @@ class RedisJobIntake:
             *job_arguments(job, self._watch_grace_s),
             max_waiting,
             max_inflight_per_key or 0,
+            max_stored_bytes or 0,
             idempotency_key,
             body_hash,
             quota.requests_per_minute or 0,

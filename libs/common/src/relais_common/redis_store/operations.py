@@ -31,7 +31,7 @@ class RedisOperations:
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
         answer = await self._scripts.run("queue", keys.model_base(model), top_keys)
         waiting, high, normal, low, suspects, running, dead, service, wait, oldest = answer[:10]
-        backlogs = answer[10:]
+        stored, *backlogs = answer[10:]
         by_priority = zip(Priority, (high, normal, low), strict=True)
         return QueueView(
             model=model,
@@ -45,6 +45,7 @@ class RedisOperations:
             suspects=suspects,
             running=running,
             dead_letters=dead,
+            stored_bytes=stored,
             service_s=read_seconds(service),
             estimated_wait_s=read_seconds(wait),
         )

@@ -87,6 +87,11 @@ def watched(model: str) -> str:
     return f"{model_base(model)}:watched"
 
 
+def fading(model: str) -> str:
+    """ZSET with TTL: ends of ten-second spans in which what is left of ended jobs expires."""
+    return f"{model_base(model)}:fading"
+
+
 def wakeup(model: str) -> str:
     """LIST, capped: what an idle worker blocks on."""
     return f"{model_base(model)}:wakeup"

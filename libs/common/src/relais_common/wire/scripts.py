@@ -24,8 +24,8 @@ NAMES = (
 )
 
 
-_SHORT = frozenset(("append", "start", "renew", "watch"))
-"""Called most, for every token and lease: they go without the library, which costs as much as what they do."""
+_SHORT = frozenset(("append", "start", "watch"))
+"""Called most, for every token and watcher: they go without the library, which costs as much as what they do."""
 
 
 def source(name: str) -> str:

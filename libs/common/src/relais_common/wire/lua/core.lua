@@ -4,9 +4,10 @@
 
 local base = KEYS[1]
 local PRIORITIES = {'high', 'normal', 'low'}
-local COUNTS, OPEN, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL =
+local COUNTS, OPEN, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL, FADING =
   base .. ':counts', base .. ':open', base .. ':inflight', base .. ':deadlines', base .. ':watched',
-  base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control'
+  base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control',
+  base .. ':fading'
 
 local function job_key(id) return base .. ':job:' .. id end
 local function log_key(id) return base .. ':log:' .. id end

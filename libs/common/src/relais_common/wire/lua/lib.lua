@@ -33,6 +33,59 @@ local function count_waiting(priority, by)
   redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
 end
 
+-- What Redis holds of a job, by its own count. O(1): of a log it looks at the first nodes only.
+local function job_bytes(id)
+  -- Beside its hash a job has places in a lane, the deadlines and the leases, two times of expiry, an idempotency key.
+  return (redis.call('MEMORY', 'USAGE', job_key(id), 'SAMPLES', 0) or 0)
+    + (redis.call('MEMORY', 'USAGE', base .. ':vectors:' .. id) or 0) + 1024
+end
+local function log_bytes(id) return redis.call('MEMORY', 'USAGE', log_key(id)) or 0 end
+
+-- An unfinished job is counted in `bytes` of the counts, with as much as its own field of that name says.
+local function settle_bytes(id)
+  local bytes, before = job_bytes(id) + log_bytes(id), tonumber(redis.call('HGET', job_key(id), 'bytes') or '0')
+  if bytes ~= before then
+    redis.call('HSET', job_key(id), 'bytes', bytes)
+    redis.call('HINCRBY', COUNTS, 'bytes', bytes - before)
+  end
+end
+
+-- What is left of an ended job is counted until it expires. Nothing runs when a key does, so what expires within the same
+-- ten seconds is one sum, taken off once they are over. Returns their end.
+local function fade(bytes, after_s)
+  local at = string.format('%d', math.ceil((NOW + after_s) / 10) * 10)
+  redis.call('HINCRBY', COUNTS, 'bytes', bytes)
+  redis.call('HINCRBY', COUNTS, 'fading:' .. at, bytes)
+  redis.call('ZADD', FADING, at, at)
+  redis.call('EXPIRE', FADING, math.max(math.ceil(after_s) + 60, redis.call('TTL', FADING)))
+  return at
+end
+
+-- The same for an ended job whose hash shrinks before its time.
+local function fade_anew(id, after_s)
+  local at, bytes = unpack(redis.call('HMGET', job_key(id), 'fading_at', 'fading_bytes'))
+  if at and redis.call('HEXISTS', COUNTS, 'fading:' .. at) == 1 then
+    redis.call('HINCRBY', COUNTS, 'bytes', -bytes)
+    redis.call('HINCRBY', COUNTS, 'fading:' .. at, -bytes)
+  end
+  bytes = job_bytes(id)
+  redis.call('HSET', job_key(id), 'fading_at', fade(bytes, after_s), 'fading_bytes', bytes)
+end
+
+local function forget_faded(limit)
+  for _, at in ipairs(redis.call('ZRANGEBYSCORE', FADING, '-inf', seconds(NOW), 'LIMIT', 0, limit)) do
+    redis.call('HINCRBY', COUNTS, 'bytes', -count('fading:' .. at))
+    redis.call('HDEL', COUNTS, 'fading:' .. at)
+    redis.call('ZREM', FADING, at)
+  end
+end
+
+local function holds_more(most)
+  if count('bytes') <= most then return false end
+  forget_faded(64)
+  return count('bytes') > most
+end
+
 -- Unfinished jobs of a key.
 local function count_open(owner, by)
   if redis.call('HINCRBY', OPEN, owner, by) <= 0 then redis.call('HDEL', OPEN, owner) end
@@ -91,6 +144,15 @@ local function why_full(max_waiting)
   if waiting >= max_waiting then return {'full', waiting, estimated_wait(math.max(1, waiting / 10))} end
 end
 
+-- What is answered where what is held leaves no room for so many bytes more; nil where it does. A quarter of `most` is
+-- left to the answers of those that are accepted. There is more room when something fades, or when a job has been served.
+local function why_no_room(bytes, most)
+  if most == 0 or not holds_more(most * 0.75 - bytes) then return end
+  local soonest, wait = tonumber(redis.call('ZRANGE', FADING, 0, 0)[1]), tonumber(estimated_wait(1))
+  local fades_in = soonest and soonest - NOW
+  return {'no_room', count('bytes'), seconds(math.max(1, math.min(fades_in or wait or 1, wait or fades_in or 1)))}
+end
+
 -- The one way a job comes in: its state, its lane, its deadline, its first event. Returns its position, its wait,
 -- and the seconds after which it is forgotten.
 local function admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
@@ -118,19 +180,21 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
   append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at,
     wait == '' and 'null' or wait)})
   redis.call('EXPIRE', log_key(id), gone_s)
+  settle_bytes(id)
   ring()
   return at, wait, gone_s
 end
 
--- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do. O(length).
+-- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do, and their bytes. O(length).
 local function sweep(priority, owner)
   local lane = lane_key(priority, owner)
   local ids = redis.call('LRANGE', lane, 0, -1)
   redis.call('DEL', lane)
-  local popped, kept = count(lane_field(priority, owner, 'popped')), 0
+  local popped, kept, bytes = count(lane_field(priority, owner, 'popped')), 0, 0
   for _, id in ipairs(ids) do
-    if redis.call('HGET', job_key(id), 'status') == 'queued' then
-      kept = kept + 1
+    local status, own = unpack(redis.call('HMGET', job_key(id), 'status', 'bytes'))
+    if status == 'queued' then
+      kept, bytes = kept + 1, bytes + tonumber(own or '0')
       redis.call('RPUSH', lane, id)
       redis.call('HSET', job_key(id), 'seq', popped + kept)
     end
@@ -138,7 +202,7 @@ local function sweep(priority, owner)
   redis.call('HSET', COUNTS, lane_field(priority, owner, 'tombstones'), 0,
     lane_field(priority, owner, 'pushed'), popped + kept)
   if kept == 0 then forget_lane(priority, owner) end
-  return kept
+  return kept, bytes
 end
 
 -- A cancelled job's id stays in its lane; half a lane of such tombstones is swept out in one go, so that
@@ -151,23 +215,27 @@ end
 
 -- The one way a job ends: last events, state, what it held, and how long it is remembered. `lines` ends with the
 -- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
--- `usage`: as in `settle`.
-local function conclude(id, status, lines, text, in_lane, usage)
+-- `usage`: as in `settle`. `keep_s`, for a dead letter: how long it is remembered, its request too.
+local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   local key = job_key(id)
-  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute =
+  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes =
     unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
-    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute'))
+    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes'))
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
-  redis.call('HDEL', key, 'payload', 'prompt_token_ids', 'stop')
+  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes')
+  if not keep_s then redis.call('HDEL', key, 'payload') end
   settle(id, owner, status, usage, reserved, tokens_per_minute)
   count_open(owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
   redis.call('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
-  redis.call('EXPIRE', key, math.ceil(tonumber(result_ttl)))
+  redis.call('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))
+  redis.call('HINCRBY', COUNTS, 'bytes', -(bytes or 0))
+  fade(log_bytes(id), tonumber(log_ttl))
+  if keep_s then fade_anew(id, tonumber(keep_s)) else fade(job_bytes(id), tonumber(result_ttl)) end
   -- It names a result, and is worth nothing without.
   if idempotency then redis.call('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
   if was == 'queued' then
@@ -226,8 +294,22 @@ end
 local function forget_letter(id)
   local finished_at, result_ttl = unpack(redis.call('HMGET', job_key(id), 'finished_at', 'result_ttl_s'))
   if not finished_at then return end
+  local left_s = math.max(60, math.ceil(tonumber(finished_at) + tonumber(result_ttl) - NOW))
   redis.call('HDEL', job_key(id), 'payload')
-  redis.call('EXPIRE', job_key(id), math.max(60, math.ceil(tonumber(finished_at) + tonumber(result_ttl) - NOW)))
+  redis.call('EXPIRE', job_key(id), left_s)
+  fade_anew(id, left_s)
+end
+
+-- The oldest dead letters go, past so many of them, or past 64 MiB of requests; the newest stays. O(dead letters).
+local function bound_letters(most)
+  local letters, kept, bytes = redis.call('LRANGE', DEAD, 0, -1), 1, 0
+  for at, id in ipairs(letters) do
+    bytes = bytes + redis.call('HSTRLEN', job_key(id), 'payload')
+    if at > 1 and (at > most or bytes > 67108864) then break end
+    kept = at
+  end
+  for at = kept + 1, #letters do forget_letter(letters[at]) end
+  redis.call('LTRIM', DEAD, 0, kept - 1)
 end
 
 -- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`, and only its holder's
@@ -244,12 +326,9 @@ local function let_go(id, crashed, parting)
     conclude(id, 'cancelled', {stop == 'disconnect' and disconnected or cancelled}, '', false)
   elseif crashed and engaged and not progressed
       and redis.call('HINCRBY', key, 'failures', 1) >= tonumber(max_failures) then
-    local payload = redis.call('HGET', key, 'payload')
-    conclude(id, 'failed', {lost}, '', false)
-    redis.call('HSET', key, 'payload', payload)
-    redis.call('EXPIRE', key, keep_s)
+    conclude(id, 'failed', {lost}, '', false, nil, keep_s)
     redis.call('LPUSH', DEAD, id)
-    if redis.call('LLEN', DEAD) > tonumber(most) then forget_letter(redis.call('RPOP', DEAD)) end
+    bound_letters(tonumber(most))
     redis.call('EXPIRE', DEAD, keep_s)
   else
     requeue(id)

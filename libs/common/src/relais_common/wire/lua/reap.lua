@@ -12,29 +12,40 @@ local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(
 
 -- Jobs whose keys expired before anybody ended them are still counted: count again what is there. O(waiting).
 local function recount()
-  local kinds = {waiting = 0}
+  local kinds = {waiting = 0, bytes = 0}
   redis.call('DEL', OPEN)
   for _, priority in ipairs(PRIORITIES) do
     kinds['waiting:' .. priority] = 0
   end
-  local function note_waiting(priority, owner)
-    kinds.waiting = kinds.waiting + 1
-    kinds['waiting:' .. priority] = kinds['waiting:' .. priority] + 1
-    count_open(owner, 1)
+  local function note_waiting(priority, owner, jobs, bytes)
+    kinds.waiting = kinds.waiting + jobs
+    kinds['waiting:' .. priority] = kinds['waiting:' .. priority] + jobs
+    kinds.bytes = kinds.bytes + bytes
+    count_open(owner, jobs)
   end
   for _, priority in ipairs(PRIORITIES) do
     for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, -1)) do
-      for _ = 1, sweep(priority, owner) do note_waiting(priority, owner) end
+      note_waiting(priority, owner, sweep(priority, owner))
     end
   end
   for _, id in ipairs(redis.call('LRANGE', SUSPECTS, 0, -1)) do
-    local priority, owner = unpack(redis.call('HMGET', job_key(id), 'priority', 'key_id'))
-    if owner then note_waiting(priority, owner) else redis.call('LREM', SUSPECTS, 1, id) end
+    local priority, owner, bytes = unpack(redis.call('HMGET', job_key(id), 'priority', 'key_id', 'bytes'))
+    if owner then
+      note_waiting(priority, owner, 1, tonumber(bytes or '0'))
+    else
+      redis.call('LREM', SUSPECTS, 1, id)
+    end
   end
   for _, id in ipairs(redis.call('ZRANGE', INFLIGHT, 0, -1)) do
-    local owner = redis.call('HGET', job_key(id), 'key_id')
-    if owner then count_open(owner, 1) else redis.call('ZREM', INFLIGHT, id) end
+    local owner, bytes = unpack(redis.call('HMGET', job_key(id), 'key_id', 'bytes'))
+    if owner then
+      count_open(owner, 1)
+      kinds.bytes = kinds.bytes + tonumber(bytes or '0')
+    else
+      redis.call('ZREM', INFLIGHT, id)
+    end
   end
+  for _, at in ipairs(redis.call('ZRANGE', FADING, 0, -1)) do kinds.bytes = kinds.bytes + count('fading:' .. at) end
   for field, value in pairs(kinds) do redis.call('HSET', COUNTS, field, value) end
 end
 
@@ -75,5 +86,6 @@ for _, id in ipairs(due(INFLIGHT)) do
   end
 end
 if drifted then recount() end
+forget_faded(limit)
 if requeued > 0 then ring() end
 return {requeued, ended}

@@ -15,5 +15,6 @@ if full then return full end
 local at, wait = admit(unpack(ARGV, 3, 12))
 redis.call('HSET', key, 'replayed_as', id)
 redis.call('HDEL', key, 'payload')
+fade_anew(letter, redis.call('TTL', key))
 redis.call('LREM', DEAD, 0, letter)
 return {'accepted', id, 'queued', at, wait}

@@ -104,6 +104,10 @@ if not idle and redis.call('EXISTS', SUSPECTS) == 1
   redis.call('EXPIRE', HOST, 10)
   make_way, limit = 1, 0
 end
+-- Answers take room, and what they take is given back by ends alone: past the bound one job runs at a time.
+local most = count('max_bytes')
+local crowded = most > 0 and holds_more(most)
+if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 while #taken < limit do
   local priority = next_priority()
   if not priority then break end
@@ -114,8 +118,9 @@ if #taken > 0 then
   redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(ids, ' '))
   redis.call('EXPIRE', memo, 120)
 end
--- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them.
-if next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1) then
+-- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them. Nor is any job
+-- while there is no room for its answer: idle workers look again now and then.
+if not crowded and (next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1)) then
   ring()
 else
   redis.call('DEL', WAKEUP)
