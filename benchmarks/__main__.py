@@ -7,7 +7,9 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, keys, proxy, relay, serve, soak
+from benchmarks import connections, durability, growth, keys, proxy, relay, serve, soak
+from benchmarks.growing.filling import Pressure
+from benchmarks.growing.fleet import Load
 
 
 def main() -> None:
@@ -60,6 +62,22 @@ def main() -> None:
     one = commands.add_parser("proxy", help="what nginx in front costs a stream")
     one.add_argument("--requests", type=int, default=200)
     one.set_defaults(run=proxy.run)
+    one = commands.add_parser("growth", help="how cost grows with queues, logs and processes")
+    one.add_argument("--parts", nargs="+", choices=growth.PARTS, default=growth.PARTS)
+    one.add_argument("--most", type=int, default=100_000, help="the longest queue and log")
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--calls", type=int, default=200, help="of each step, size and round")
+    one.add_argument("--plots", type=Path, help="folder for SVG files")
+    one.add_argument("--json", type=Path, dest="json_path", help="file for the curves as JSON")
+    one.set_defaults(
+        run=growth.run,
+        workers=growth.WORKERS,
+        orchestrators=growth.ORCHESTRATORS,
+        load=Load(streams=32, tokens=250, tokens_per_s=50),
+        pressure=Pressure(
+            bound=64 << 20, prompt_tokens=25_000, answer_tokens=2000, seconds=60, keep_s=15
+        ),
+    )
     one = commands.add_parser("soak", help="nothing lost: load under random faults, then an audit")
     one.add_argument("--engine", choices=["deterministic", "vllm"], default="deterministic")
     one.add_argument("--minutes", type=float, default=10)

@@ -96,7 +96,7 @@ def _started(load: Load) -> Iterator[dict[str, Server]]:
         }
 
 
-async def _client(
+async def start_client(
     server: Server, name: str, clients: int, tokens: int
 ) -> asyncio.subprocess.Process:
     """A client process that has warmed up and waits for its word."""
@@ -117,7 +117,7 @@ async def _client(
 async def measure_one(server: Server, load: Load, name: str) -> Measured:
     """All clients at one server, once. AssertionError where one got anything but the right frames."""
     clients = [
-        await _client(
+        await start_client(
             server,
             f"{name}-{number}",
             load.clients // load.processes + (number < load.clients % load.processes),

@@ -322,7 +322,7 @@ class TwoStores(RuleBasedStateMachine):
 
     async def _bytes_in_redis(self) -> tuple[int, int]:
         """What is counted, and what jobs that have not ended say of themselves and what fades come to."""
-        redis = self._store.redis
+        redis: Any = self._store.redis
         counts = await redis.hgetall(keys.counts(MODEL))
         own = [await redis.hget(keys.job(job.channel_id), "bytes") for job in self._jobs]
         spans = await redis.zrange(keys.fading(MODEL), 0, -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relais_common.errors import StorageFull
@@ -27,7 +29,7 @@ from support.steps import (
 BOUND = 400_000
 
 
-def large(length: int = 100_000, **fields: object) -> Job:
+def large(length: int = 100_000, **fields: Any) -> Job:
     return make_job(messages=(Message("user", "x" * length),), **fields)
 
 
@@ -108,11 +110,10 @@ async def test_past_the_bound_streams_go_on_and_one_job_at_a_time_is_taken(ports
     assert ids(await take(ports, 3)) == ids([jobs[2]])
 
 
-async def forget(store: RedisStore) -> None:
-    """As if all that was to expire had expired, and somebody reaped."""
-    spans = await store.redis.zrange(keys.fading(MODEL), 0, -1)
-    await store.redis.zadd(keys.fading(MODEL), dict.fromkeys(spans, 1.0))
-    await reap(redis_ports(store))
+async def expire_all(redis: Any) -> None:
+    """What time does to ended jobs; the next to look at what fades forgets it."""
+    spans = await redis.zrange(keys.fading(MODEL), 0, -1)
+    await redis.zadd(keys.fading(MODEL), dict.fromkeys(spans, 1.0))
 
 
 async def test_what_has_expired_is_counted_no_more(redis_store: RedisStore) -> None:
@@ -120,10 +121,12 @@ async def test_what_has_expired_is_counted_no_more(redis_store: RedisStore) -> N
     await enqueue(ports, *[large() for _ in range(5)])
     for taken in await take(ports, 4):
         await finish(ports, taken.lease, 2)
-    await forget(redis_store)
+    redis: Any = redis_store.redis
+    await expire_all(redis)
+    await reap(ports)
     left = (await take_one(ports)).job.channel_id
-    assert await held(ports) == int(await redis_store.redis.hget(keys.job(left), "bytes"))
-    assert "fading:" not in str(await redis_store.redis.hgetall(keys.counts(MODEL)))
+    assert await held(ports) == int(await redis.hget(keys.job(left), "bytes"))
+    assert "fading:" not in str(await redis.hgetall(keys.counts(MODEL)))
 
 
 async def test_full_store_forgets_what_has_expired_before_it_refuses(
@@ -135,8 +138,7 @@ async def test_full_store_forgets_what_has_expired_before_it_refuses(
     await finish(ports, taken.lease, 2, text="x" * BOUND)
     with pytest.raises(StorageFull):
         await bounded(ports, make_job())
-    spans = await redis_store.redis.zrange(keys.fading(MODEL), 0, -1)
-    await redis_store.redis.zadd(keys.fading(MODEL), dict.fromkeys(spans, 1.0))
+    await expire_all(redis_store.redis)
     await bounded(ports, make_job())
 
 
@@ -174,7 +176,8 @@ async def test_dropped_and_replayed_letters_are_counted_once(redis_store: RedisS
     assert 100_000 < await held(ports) < 200_000
     await ports.operations.drop(letters[2].channel_id)
     assert await held(ports) < 100_000
-    await forget(redis_store)
+    await expire_all(redis_store.redis)
+    await reap(ports)
     assert await held(ports) == 0
 
 
@@ -200,9 +203,7 @@ async def test_count_is_no_less_than_what_the_server_says_it_uses(
     ports = redis_ports(redis_store)
 
     async def used() -> int:
-        await redis_store.redis.execute_command("MEMORY", "PURGE")
-        answer: int = (await redis_store.redis.info("memory"))["used_memory_dataset"]
-        return answer
+        return int((await redis_store.redis.info("memory"))["used_memory_dataset"])
 
     await enqueue(ports, make_job())
     before = await used(), await held(ports)
