@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.growing.fit import Curve
@@ -14,6 +15,7 @@ from relais_common.redis_store import RedisStore
 from relais_common.wire import keys
 
 PAGE = 1000
+TOGETHER = 20
 NAMES = {
     "append": "append at the tail",
     "resume": "resume 10 before the end",
@@ -79,7 +81,7 @@ class _Bench:
 
     async def run(self) -> tuple[dict[str, float], dict[str, float]]:
         read, source = self._store.log.read, self._store.source
-        await self._measure("append", "append", self._append, self._calls)
+        await self._measure("append", "evalsha", self._append, self._calls)
         await self._measure(
             "resume",
             "lrange",
@@ -95,14 +97,14 @@ class _Bench:
         await self._measure("whole", "lrange", self._read_all, self._logs, per=self._size)
         await self._measure(
             "renew",
-            "renew",
+            "evalsha",
             lambda at: source.renew([self._leases[at]], lease_s=LEASE_S),
             self._calls,
         )
         text = "mot " * self._size
         await self._measure(
             "finish",
-            "finish",
+            "evalsha",
             lambda at: source.finish(
                 self._leases[at], first_seq=self._tails[at] + 1, terminal=DONE, text=text
             ),
@@ -110,7 +112,7 @@ class _Bench:
         )
         await self._measure(
             "compacted",
-            "state",
+            "evalsha",
             lambda at: self._store.intake.state(self._leases[at].channel_id),
             self._calls,
         )
@@ -126,17 +128,18 @@ class _Bench:
         per: int = 0,
     ) -> None:
         """`per`: events that one call reads, over some commands."""
-        await self._watch.begin()
-        for number in range(count):
-            await self._watch.time(name, call, number % self._logs)
-        in_redis, at_caller = await self._watch.end()
+        for begin in range(0, count, TOGETHER):
+            some = range(begin, min(begin + TOGETHER, count))
+            calls = [partial(call, number % self._logs) for number in some]
+            await self._watch.time(name, command, calls)
+        in_redis, at_caller = self._watch.read()
         pages = -(-self._size // PAGE)
-        self._in_redis[name] = in_redis[command] * pages / per if per else in_redis[command]
+        self._in_redis[name] = in_redis[name] * pages / per if per else in_redis[name]
         self._at_caller[name] = at_caller[name] / per if per else at_caller[name]
 
     async def _append(self, at: int) -> None:
         await self._store.source.append(
-            [Append(self._leases[at], self._tails[at] + 1, [LINE], True)]
+            [Append(self._leases[at], self._tails[at] + 1, (LINE,), True)]
         )
         self._tails[at] += 1
 

@@ -66,6 +66,6 @@ async def take(store: RedisStore, count: int) -> list[TakenJob]:
 async def grow_log(store: RedisStore, lease: Lease, tail: int, to: int) -> None:
     """Append tokens until the log has `to` events."""
     while tail < to:
-        lines = [LINE] * min(500, to - tail)
+        lines = (LINE,) * min(500, to - tail)
         await store.source.append([Append(lease, tail + 1, lines, True)])
         tail += len(lines)

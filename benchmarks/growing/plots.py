@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.growing.filling import Filling
 from benchmarks.growing.fit import Curve
@@ -30,7 +31,7 @@ mpl.rcParams.update(
         "axes.labelcolor": INK,
         "xtick.color": INK,
         "ytick.color": INK,
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
     }
 )
 
@@ -44,7 +45,7 @@ def grown(path: Path, title: str, x: str, panels: Sequence[tuple[str, Sequence[C
             each = list(zip(*curve.values, strict=True))
             colour = COLOURS[number % len(COLOURS)]
             axes.fill_between(
-                curve.sizes, [*map(min, each)], [*map(max, each)], color=colour, alpha=0.2, lw=0
+                curve.sizes, [*map(min, each)], [*map(max, each)], color=colour, alpha=0.12, lw=0
             )
             label = f"{curve.name}: {curve.exponents[0]:+.2f}"
             marker = MARKERS[number % len(MARKERS)]
@@ -54,12 +55,13 @@ def grown(path: Path, title: str, x: str, panels: Sequence[tuple[str, Sequence[C
         lowest = min(min(curve.medians) for curve in curves)
         highest = max(max(curve.medians) for curve in curves)
         # A decade at the least: noise on a flat line must not look like a slope.
-        axes.set_ylim(min(lowest / 1.6, highest / 20), max(highest * 1.6, lowest * 5))
+        axes.set_ylim(min(lowest / 1.6, highest / 20), max(highest * 1.6, lowest * 12))
         if max(curves[0].sizes) < 100:
             axes.set_xticks(curves[0].sizes, [f"{size}" for size in curves[0].sizes])
             axes.minorticks_off()
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(x)
         axes.set_ylabel(curves[0].unit)
         axes.set_title(name, fontsize=10)

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.growing.fit import Curve
@@ -22,7 +23,6 @@ SCRIPTS = {
     "release": "hand one back",
     "queue": "operators' view",
 }
-VIEW_EVERY = 10
 
 
 async def measure(
@@ -33,16 +33,15 @@ async def measure(
     in_redis: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in range(rounds)])
     at_caller: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in range(rounds)])
     ids: list[str] = []
-    empty, _ = await _held(store)
+    used, counted = empty, _ = await _held(store)
     for size in sizes:
         more = [make_job(number) for number in range(len(ids), size)]
         await submit(store, more)
         ids += [job.channel_id for job in more]
         used, counted = await _held(store)
         for number in range(rounds):
-            await watch.begin()
             await _block(store, watch, ids, chance, calls)
-            redis_us, caller_us = await watch.end()
+            redis_us, caller_us = watch.read()
             for name in SCRIPTS:
                 in_redis[name][number].append(redis_us[name])
                 at_caller[name][number].append(caller_us[name])
@@ -80,19 +79,27 @@ async def longest_cancel(store: RedisStore, sizes: Sequence[int]) -> Curve:
 async def _block(
     store: RedisStore, watch: Stopwatch, ids: list[str], chance: random.Random, calls: int
 ) -> None:
-    intake = store.intake
-    for number in range(calls):
-        job = make_job(number)
-        at = chance.randrange(len(ids))
-        gone, ids[at] = ids[at], job.channel_id
-        bounds = {"max_waiting": 10**9, "max_stored_bytes": 1 << 50}
-        await watch.time("enqueue", intake.enqueue, job, **bounds)
-        await watch.time("cancel", intake.cancel, gone, StopReason.CLIENT)
-        await watch.time("state", intake.state, chance.choice(ids))
-        (taken,) = await watch.time("take", take, store, 1)
-        await watch.time("release", store.source.release, [taken.lease])
-        if number % VIEW_EVERY == 0:
-            await watch.time("queue", store.operations.queue, MODEL, top_keys=5)
+    intake, source = store.intake, store.source
+    # Few at a time where few wait: the queue is to keep its size.
+    together = max(1, min(20, len(ids) // 5))
+    bounds: dict[str, Any] = {"max_waiting": 10**9, "max_stored_bytes": 1 << 50}
+    for begin in range(0, calls, together):
+        jobs = [make_job(begin + number) for number in range(together)]
+        chance.shuffle(ids)
+        gone, ids[:together] = ids[:together], [job.channel_id for job in jobs]
+        some = ids[-together:]
+        await watch.time(
+            "enqueue", "evalsha", [partial(intake.enqueue, job, **bounds) for job in jobs]
+        )
+        await watch.time(
+            "cancel", "evalsha", [partial(intake.cancel, one, StopReason.CLIENT) for one in gone]
+        )
+        await watch.time("state", "evalsha", [partial(intake.state, one) for one in some])
+        taken = await watch.time("take", "evalsha", [partial(take, store, 1)] * together)
+        # The last one first: each goes back to the front.
+        back = [partial(source.release, [one.lease]) for (one,) in reversed(taken)]
+        await watch.time("release", "evalsha", back)
+        await watch.time("queue", "evalsha", [partial(store.operations.queue, MODEL, top_keys=5)])
 
 
 async def _held(store: RedisStore) -> tuple[float, float]:

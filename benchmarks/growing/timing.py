@@ -1,23 +1,16 @@
-"""What a call costs in Redis, script by script, and at its caller."""
+"""What a call costs in Redis and at its caller."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from hashlib import sha1
+from collections.abc import Awaitable, Callable, Iterable
 from statistics import fmean
 from typing import Any
 
 from redis.asyncio import Redis
 
-from relais_common.wire import scripts
-
-MOST_CALLS = 50_000
-_NAMES = {
-    sha1(scripts.source(name).encode(), usedforsecurity=False).hexdigest(): name
-    for name in scripts.NAMES
-}
+Call = Callable[[], Awaitable[Any]]
 
 
 def typical(values: list[float]) -> float:
@@ -26,37 +19,29 @@ def typical(values: list[float]) -> float:
 
 
 class Stopwatch:
-    """Times calls under a name; Redis's own clock adds each script's and command's time in it."""
+    """Times calls under a name. Redis's own time is from its command statistics: no other client may be at work."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
+        self._in_redis: dict[str, list[float]] = defaultdict(list)
         self._at_caller: dict[str, list[float]] = defaultdict(list)
-        self._counting: set[str] = set()
 
-    async def begin(self) -> None:
-        """Forget what was timed, and have Redis note every call from now on."""
-        self._at_caller.clear()
-        await self._redis.config_set("slowlog-max-len", MOST_CALLS)
-        await self._redis.config_set("slowlog-log-slower-than", 0)
-        await self._redis.slowlog_reset()
+    async def time(self, name: str, command: str, calls: Iterable[Call]) -> list[Any]:
+        """Their answers, one after the other. `command` is what each of them has Redis do."""
+        answers = []
+        await self._redis.config_resetstat()
+        for call in calls:
+            began_s = time.perf_counter()
+            answers.append(await call())
+            self._at_caller[name].append(time.perf_counter() - began_s)
+        told = (await self._redis.info("commandstats"))[f"cmdstat_{command}"]
+        self._in_redis[name].append(told["usec"] / told["calls"])
+        return answers
 
-    async def time(
-        self, name: str, call: Callable[..., Awaitable[Any]], *args: Any, **more: Any
-    ) -> Any:
-        """The call's answer; its time is kept under this name."""
-        began_s = time.perf_counter()
-        answer = await call(*args, **more)
-        self._at_caller[name].append(time.perf_counter() - began_s)
-        return answer
-
-    async def end(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Microseconds of a call: in Redis by script or command, and at the caller by name."""
-        await self._redis.config_set("slowlog-log-slower-than", -1)
-        in_redis: dict[str, list[float]] = defaultdict(list)
-        for entry in await self._redis.slowlog_get(MOST_CALLS):
-            command, _, rest = entry["command"].decode(errors="replace").partition(" ")
-            name = _NAMES.get(rest.partition(" ")[0]) if command.upper() == "EVALSHA" else None
-            in_redis[name or command.lower()].append(float(entry["duration"]))
-        await self._redis.slowlog_reset()
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Microseconds of a call by name: in Redis, of one command, and at the caller. Both begin anew."""
+        in_redis = {name: typical(each) for name, each in self._in_redis.items()}
         at_caller = {name: typical(each) * 1e6 for name, each in self._at_caller.items()}
-        return {name: typical(each) for name, each in in_redis.items()}, at_caller
+        self._in_redis.clear()
+        self._at_caller.clear()
+        return in_redis, at_caller

@@ -190,15 +190,16 @@ local function sweep(priority, owner)
   local lane = lane_key(priority, owner)
   local ids = redis.call('LRANGE', lane, 0, -1)
   redis.call('DEL', lane)
-  local popped, kept, bytes = count(lane_field(priority, owner, 'popped')), 0, 0
+  local popped, kept, waiting, bytes = count(lane_field(priority, owner, 'popped')), 0, {}, 0
   for _, id in ipairs(ids) do
     local status, own = unpack(redis.call('HMGET', job_key(id), 'status', 'bytes'))
     if status == 'queued' then
       kept, bytes = kept + 1, bytes + tonumber(own or '0')
-      redis.call('RPUSH', lane, id)
+      waiting[kept] = id
       redis.call('HSET', job_key(id), 'seq', popped + kept)
     end
   end
+  for at = 1, kept, 1000 do redis.call('RPUSH', lane, unpack(waiting, at, math.min(at + 999, kept))) end
   redis.call('HSET', COUNTS, lane_field(priority, owner, 'tombstones'), 0,
     lane_field(priority, owner, 'pushed'), popped + kept)
   if kept == 0 then forget_lane(priority, owner) end
