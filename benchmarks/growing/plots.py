@@ -60,7 +60,7 @@ def grown(path: Path, title: str, x: str, panels: Sequence[tuple[str, Sequence[C
             axes.set_xticks(curves[0].sizes, [f"{size}" for size in curves[0].sizes])
             axes.minorticks_off()
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(x)
         axes.set_ylabel(curves[0].unit)
