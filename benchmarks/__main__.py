@@ -73,7 +73,7 @@ def main() -> None:
         run=growth.run,
         workers=growth.WORKERS,
         orchestrators=growth.ORCHESTRATORS,
-        load=Load(streams=32, tokens=250, tokens_per_s=50),
+        load=Load(streams=32, tokens=200, tokens_per_s=40),
         pressure=Pressure(
             bound=64 << 20, prompt_tokens=25_000, answer_tokens=2000, seconds=60, keep_s=15
         ),

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -135,26 +137,41 @@ async def _fleet(
     load: Load,
     rounds: int,
 ) -> None:
-    middle = max(1, sorted(workers)[len(workers) // 2])
-    by_workers: dict[int, list[fleet.Run]] = {one: [] for one in workers}
-    by_orchestrators: dict[int, list[fleet.Run]] = {one: [] for one in orchestrators}
+    middle = sorted(workers)[len(workers) // 2]
+    each = replace(load, streams=load.streams // middle)
+    fleets = {
+        "own": [(one, 1, replace(load, streams=each.streams * one)) for one in workers],
+        "shared": [(one, 1, load) for one in workers],
+        "orchestrators": [(middle, one, load) for one in orchestrators],
+    }
+    runs: dict[tuple[int, int, Load], list[fleet.Run]] = {
+        key: [] for keys in fleets.values() for key in keys
+    }
     for _ in range(rounds):
-        for one in workers:
-            by_workers[one].append(await fleet.measure(one, 1, load, idle_s=IDLE_S))
-        for one in orchestrators:
-            by_orchestrators[one].append(await fleet.measure(middle, one, load, idle_s=IDLE_S))
-    grown = fleet.curves(by_workers)
-    report.table("Workers (one orchestrator): CPU of a token", grown)
-    for one, runs in by_workers.items():
-        least, most = fleet.shares(runs)
-        print(f"  {one} workers: share of the work {least:.2f} to {most:.2f}; {_idle(runs)}")
-    wide = fleet.curves(by_orchestrators)
-    report.table(f"Orchestrators ({middle} workers): CPU of a token", wide)
-    for one, runs in by_orchestrators.items():
-        print(f"  {one} orchestrators: {_idle(runs)}")
-    title = f"CPU of a token, {load.streams} streams at {load.tokens_per_s:g} tokens/s each"
-    panels = [("workers", grown), (f"orchestrators, {middle} workers", wide)]
-    report.plot("fleet", title, "processes", panels)
+        for key, found in runs.items():
+            found.append(await fleet.measure(*key, idle_s=IDLE_S))
+    titles = {
+        "own": f"workers, {each.streams} streams for each",
+        "shared": f"workers, {load.streams} streams in all",
+        "orchestrators": f"orchestrators, {middle} workers, {load.streams} streams in all",
+    }
+    panels = []
+    for name, keys in fleets.items():
+        sizes = workers if name != "orchestrators" else orchestrators
+        by_size = {size: runs[key] for size, key in zip(sizes, keys, strict=True)}
+        curves = fleet.curves(by_size)
+        report.table(f"CPU of a token: {titles[name]}", curves)
+        panels.append((titles[name], curves))
+        for size, found in by_size.items():
+            least, most = fleet.shares(found)
+            calls = statistics.median(run.calls for run in found)
+            print(
+                f"  {size}: {calls:.3f} scripts a token, share of the work {least:.2f} to {most:.2f};"
+                f" {_idle(found)}"
+            )
+    report.plot(
+        "fleet", f"CPU of a token at {load.tokens_per_s:g} tokens/s a stream", "processes", panels
+    )
 
 
 def _idle(runs: Sequence[fleet.Run]) -> str:

@@ -20,7 +20,7 @@ import psutil
 from redis.asyncio import Redis
 
 from benchmarks.growing.fit import Curve
-from benchmarks.relay import start_client
+from benchmarks.relay import Server, start_client
 from support.process_stack import DETERMINISTIC, MODEL
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
@@ -44,11 +44,13 @@ class Run:
     Attributes:
         cpu_us: of a token, by part.
         idle_cpu: share of a core that the part takes with nothing to do.
+        calls: of Redis's scripts, per token.
         jobs: taken by each worker.
         elapsed_s: from the first request to the last token.
     """
 
     cpu_us: dict[str, float]
+    calls: float
     idle_cpu: dict[str, float]
     jobs: tuple[int, ...]
     elapsed_s: float
@@ -96,7 +98,7 @@ async def measure(workers: int, orchestrators: int, load: Load, *, idle_s: float
         idle = _spent(before, _cpu_s(pids))
         clients = [
             await start_client(
-                front.url,
+                Server(front.url, {}),
                 f"fleet-{number}",
                 load.streams // orchestrators + (number < load.streams % orchestrators),
                 load.tokens,
@@ -104,15 +106,18 @@ async def measure(workers: int, orchestrators: int, load: Load, *, idle_s: float
             for number, front in enumerate(fronts)
         ]
         warm = await _jobs(redis.url, workers)
+        calls = await _calls(redis.url)
         before = _cpu_s(pids)
         answers = await asyncio.gather(*(client.communicate(b"go\n") for client in clients))
         spent = _spent(before, _cpu_s(pids))
         assert not any(client.returncode for client in clients), "a client got something else"
         told = [orjson.loads(out) for out, _ in answers]
         tokens = sum(one["frames"] for one in told)
+        calls = await _calls(redis.url) - calls
         jobs = await _jobs(redis.url, workers)
     return Run(
         cpu_us={part: seconds / tokens * 1e6 for part, seconds in spent.items()},
+        calls=calls / tokens,
         idle_cpu={part: seconds / idle_s for part, seconds in idle.items()},
         jobs=tuple(now - was for now, was in zip(jobs, warm, strict=True)),
         elapsed_s=max(one["elapsed_s"] for one in told),
@@ -141,6 +146,12 @@ def shares(runs: list[Run]) -> tuple[float, float]:
         statistics.median(least / mean for least, _, mean in each),
         statistics.median(most / mean for _, most, mean in each),
     )
+
+
+async def _calls(url: str) -> int:
+    async with Redis.from_url(url) as redis:
+        calls: int = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
+        return calls
 
 
 async def _jobs(url: str, workers: int) -> list[int]:

@@ -45,7 +45,7 @@ async def test_each_step_has_a_curve_over_queues_and_logs(tmp_path: Path) -> Non
 
 async def test_streams_of_growing_fleets_are_whole(tmp_path: Path) -> None:
     # The clients check; one that gets anything else fails the run.
-    assert len(await run(tmp_path, "fleet")) == 2
+    assert len(await run(tmp_path, "fleet")) == 3
 
 
 async def test_under_pressure_all_that_is_accepted_ends_and_the_bound_holds() -> None:
