@@ -80,8 +80,8 @@ async def measure(workers: int, orchestrators: int, load: Load, *, idle_s: float
                 f"worker-{number}",
                 **DETERMINISTIC,
                 DETERMINISTIC_TOKENS_PER_S=str(load.tokens_per_s),
-                # Each could take all: how the work is spread is the queue's doing.
-                VLLM_MAX_NUM_SEQS=str(2 * load.streams),
+                # Twice an even share: with room for all in each, a burst may go to one alone.
+                VLLM_MAX_NUM_SEQS=str(max(4, 2 * load.streams // workers)),
                 WORKER_ID=f"worker-{number}",
             )
             for number in range(workers)
