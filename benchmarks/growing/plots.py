@@ -9,7 +9,7 @@ import matplotlib as mpl
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.growing.filling import Filling
 from benchmarks.growing.fit import Curve
@@ -60,6 +60,8 @@ def grown(path: Path, title: str, x: str, panels: Sequence[tuple[str, Sequence[C
             axes.set_xticks(curves[0].sizes, [f"{size}" for size in curves[0].sizes])
             axes.minorticks_off()
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if highest < 100 * lowest:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(x)
