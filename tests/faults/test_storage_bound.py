@@ -87,10 +87,10 @@ async def test_without_the_bound_a_full_redis_ends_nothing(
     # What was on its way to be refused is no longer in memory, and small requests are let in still.
     _, code, _ = await fill(session, front.url, length=1)
     assert code == "store_unavailable"
-    running = [accepted[number] for number in (0, 1)]
+    first = [accepted[number] for number in (0, 1)]
 
     async def tails() -> list[int]:
-        return [(await state_of(session, front.url, one))["last_event_id"] for one in running]
+        return [(await state_of(session, front.url, one))["last_event_id"] for one in first]
 
     async def stuck() -> bool:
         before = await tails()
@@ -98,10 +98,10 @@ async def test_without_the_bound_a_full_redis_ends_nothing(
         return before == await tails()
 
     await wait_until(stuck, 60)
-    for channel_id in running:
+    # One that was taken may have come back to the queue; none has ended.
+    for channel_id in accepted.values():
         state = await state_of(session, front.url, channel_id)
-        assert state["status"] == "running"
-        assert state["last_event_id"] < 10_000
+        assert state["status"] in ("queued", "running")
     # Not even what would free memory is done.
     waiting = accepted[max(accepted)]
     async with session.delete(f"{front.url}/v1/channels/{waiting}") as response:
