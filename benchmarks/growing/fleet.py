@@ -20,7 +20,8 @@ import psutil
 from redis.asyncio import Redis
 
 from benchmarks.growing.fit import Curve
-from benchmarks.relay import Server, start_client
+from benchmarks.relay import start_client
+from benchmarks.servers import Server
 from support.process_stack import DETERMINISTIC, MODEL
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
