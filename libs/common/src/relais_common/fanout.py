@@ -47,23 +47,20 @@ class BufferedSubscription:
     async def next(self, timeout_s: float) -> LiveBatch | None:
         """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
         if not (self._batches or self._dropped):
-            await self._wait(timeout_s)
+            # By hand, since it is done for each batch and reader: `asyncio.timeout` costs several times as much.
+            self._waiting = self._loop.create_future()
+            timer = self._loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
         if self._dropped or not self._batches:
             self._dropped = False
             return None
         batch = self._batches.pop(0)
         self._bytes -= _size(batch)
         return batch
-
-    async def _wait(self, timeout_s: float) -> None:
-        # By hand, since it is done for each batch and reader: `asyncio.timeout` costs several times as much.
-        self._waiting = self._loop.create_future()
-        timer = self._loop.call_later(timeout_s, self._wake)
-        try:
-            await self._waiting
-        finally:
-            timer.cancel()
-            self._waiting = None
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -80,7 +77,7 @@ class Fanout:
     def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
         self._max_bytes = max_bytes
-        self._readers: dict[str, set[BufferedSubscription]] = {}
+        self._readers: dict[str, list[BufferedSubscription]] = {}
 
     def count(self, channel: str) -> int:
         """How many readers a channel has."""
@@ -89,13 +86,13 @@ class Fanout:
     def join(self, channel: str) -> BufferedSubscription:
         """A subscription to the channel; `leave` must follow."""
         subscription = BufferedSubscription(self._max_batches, self._max_bytes)
-        self._readers.setdefault(channel, set()).add(subscription)
+        self._readers.setdefault(channel, []).append(subscription)
         return subscription
 
     def leave(self, channel: str, subscription: BufferedSubscription) -> None:
         """This reader has gone."""
         readers = self._readers[channel]
-        readers.discard(subscription)
+        readers.remove(subscription)
         if not readers:
             del self._readers[channel]
 

@@ -15,6 +15,7 @@ from relais_orchestrator.schemas import unsupported
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+JSON_TYPE = "application/json"
 MAX_PARAM_LENGTH = 200
 """A client may name a field as it likes; an answer need not repeat all of it."""
 
@@ -41,7 +42,9 @@ async def read_body(request: web.Request) -> bytes:
         UnsupportedMediaType: it says that it is something else than JSON.
         InvalidRequest: its bytes are not what its headers say.
     """
-    if request.content_type not in ("application/json", "application/octet-stream"):
+    # Not by `request.content_type`, which keeps what it parses.
+    stated = request.headers.get("Content-Type", JSON_TYPE).partition(";")[0].strip().lower()
+    if stated not in (JSON_TYPE, "application/octet-stream"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
     limit = request.app[PARTS].settings.limits.max_body_bytes
     body = bytearray()

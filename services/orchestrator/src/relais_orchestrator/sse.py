@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,20 +82,24 @@ class SlowReader(ConnectionError):
 
 
 class EventStream:
-    """An SSE response."""
+    """An SSE response, which there is from `begin` on."""
 
-    __slots__ = ("_request", "_write_timeout_s", "response", "traffic")
+    __slots__ = ("_request", "_write_timeout_s", "begun", "response", "traffic")
 
     def __init__(self, request: web.Request, *, write_timeout_s: float) -> None:
         self._request = request
         self._write_timeout_s = write_timeout_s
         self.traffic = request.get(TRAFFIC) or Traffic()
-        self.response = web.StreamResponse(headers=HEADERS)
+        self.begun = False
+
+    async def begin(self, headers: Mapping[str, str] | None = None) -> None:
+        """Send the headers, these among them."""
+        # Made here, not before: where many responses are made before the first gets all its attributes, CPython gives
+        # each of them a dictionary of its own.
+        self.response = web.StreamResponse(headers={**HEADERS, **(headers or {})})
         # Compression would hold tokens back.
         self.response.enable_chunked_encoding()
-
-    async def begin(self) -> None:
-        """Send the headers."""
+        self.begun = True
         self._request[RESPONSE_BEGUN] = True
         self.traffic.begun += 1
         await self.response.prepare(self._request)

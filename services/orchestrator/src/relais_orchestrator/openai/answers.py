@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from functools import partial
-from typing import TypeVar
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 
 import orjson
 from aiohttp import web
@@ -45,7 +42,9 @@ QUEUE_MS = "X-Relais-Queue-Ms"
 QUEUED = 1
 """The event that an answer begins after: it has no counterpart here."""
 
-_Given = TypeVar("_Given")
+LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
+"""Raised where nobody waits for the answer any more."""
+
 _Whole = tuple[str, list[TokenLogprob], Completed]
 
 
@@ -102,17 +101,12 @@ class Answer:
                 self._shape.whole(text, completed, tokens or None),
                 headers={QUEUE_MS: str(int(completed.timings.queue_s * 1000))},
             )
-        out = sse.EventStream(
-            request,
-            write_timeout_s=self._parts.settings.streaming.write_timeout_s,
-        )
         try:
-            await self._attended(partial(self._pump, out, self._shape))
-        except RelaisError:
-            if not out.response.prepared:
-                raise
-        await out.end()
-        return out.response
+            async with self._watched():
+                return await self._pump(request, self._shape)
+        except LEFT:
+            await self._leave()
+            raise
 
     async def whole(self) -> _Whole:
         """Wait for the end: all text, what was told of its tokens, the last event.
@@ -120,19 +114,23 @@ class Answer:
         Raises:
             RelaisError: the request ended otherwise than completed.
         """
-        return await self._attended(self._collect)
-
-    async def _attended(self, answering: Callable[[], Awaitable[_Given]]) -> _Given:
-        """While the client is there the job has a reader; when it leaves early, the job may be stopped."""
-        if self._on_disconnect is OnDisconnect.CONTINUE:
-            return await answering()
         try:
-            async with self._parts.watcher.watching(self._channel_id):
-                return await answering()
-        except (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked):
-            if not self._repeatable:
-                await self._parts.intake.stop(self._channel_id)
+            async with self._watched():
+                return await self._collect()
+        except LEFT:
+            await self._leave()
             raise
+
+    def _watched(self) -> AbstractAsyncContextManager[None]:
+        """While the client is there the job has a reader."""
+        if self._on_disconnect is OnDisconnect.CONTINUE:
+            return nullcontext()
+        return self._parts.watcher.watching(self._channel_id)
+
+    async def _leave(self) -> None:
+        """When it leaves early, the job may be stopped."""
+        if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
+            await self._parts.intake.stop(self._channel_id)
 
     async def _collect(self) -> _Whole:
         while True:
@@ -159,31 +157,42 @@ class Answer:
                         raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
-    async def _pump(self, out: sse.EventStream, shape: Format) -> None:
+    async def _pump(self, request: web.Request, shape: Format) -> web.StreamResponse:
+        out = sse.EventStream(
+            request, write_timeout_s=self._parts.settings.streaming.write_timeout_s
+        )
         frames = Frames(shape, include_usage=self._include_usage)
         reading = _Reading(self._parts, self._caller)
         try:
             async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
                 async for one in seen:
-                    events = reading.events(one)
-                    if one is None or events:
-                        await self._write(out, frames, events)
+                    # Kept by nobody while the next are waited for.
+                    await self._write(out, frames, reading.events(one), silence=one is None)
         except RelaisError as error:
-            if out.response.prepared:
-                await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
-            raise
+            if not out.begun:
+                raise
+            await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
+            if isinstance(error, LEFT):
+                await self._leave()
+        await out.end()
+        return out.response
 
-    async def _write(self, out: sse.EventStream, frames: Frames, events: list[Event]) -> None:
+    async def _write(
+        self, out: sse.EventStream, frames: Frames, events: list[Event], *, silence: bool
+    ) -> None:
         """Everything that came together leaves in one write. Raises RelaisError at an end that is no answer."""
+        if not events and not silence:
+            return
         error = _no_answer(events[-1]) if events else None
         if error is None or len(events) > 1:
             data = frames.of(events) if events else sse.KEEPALIVE
-            if not out.response.prepared:
+            if not out.begun:
                 # `started`, or a silence long enough that a proxy might give up.
+                headers: dict[str, str] = {}
                 if events and isinstance(events[0], Started):
                     waited_s = asyncio.get_running_loop().time() - self._accepted_s
-                    out.response.headers[QUEUE_MS] = str(int(waited_s * 1000))
-                await out.begin()
+                    headers[QUEUE_MS] = str(int(waited_s * 1000))
+                await out.begin(headers)
                 data = frames.head() + data
             if data:
                 await out.write(data)

@@ -36,12 +36,20 @@ class _Asked:
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """A chat, streamed or whole."""
-    return await _answer(request, await _read_chat(request), ChatFormat)
+    parts, asked = request.app[PARTS], await _read_chat(request)
+    with parts.drain.request(), parts.streams.of(asked.caller.key_id):
+        answer = await _accept(request, asked, ChatFormat)
+        del asked  # an answer may take minutes, and thousands be on their way
+        return await answer.give(request)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """A text completion, streamed or whole."""
-    return await _answer(request, await _read_completion(request), CompletionFormat)
+    parts, asked = request.app[PARTS], await _read_completion(request)
+    with parts.drain.request(), parts.streams.of(asked.caller.key_id):
+        answer = await _accept(request, asked, CompletionFormat)
+        del asked  # as above
+        return await answer.give(request)
 
 
 async def _read_chat(request: web.Request) -> _Asked:
@@ -83,16 +91,6 @@ def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
         return prompt
     texts = [part for part in prompt if isinstance(part, str)]
     return texts[0] if texts else tuple(part for part in prompt if isinstance(part, int))
-
-
-async def _answer(
-    request: web.Request, asked: _Asked, shape_of: Callable[[Identity], Format]
-) -> web.StreamResponse:
-    parts = request.app[PARTS]
-    with parts.drain.request(), parts.streams.of(asked.caller.key_id):
-        answer = await _accept(request, asked, shape_of)
-        del asked  # an answer may take minutes, and thousands be on their way
-        return await answer.give(request)
 
 
 async def _accept(
