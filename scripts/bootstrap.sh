@@ -9,22 +9,24 @@ PROGRAM=bootstrap
 
 usage() {
     cat <<'END'
-usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N]
+usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
        scripts/bootstrap.sh status | logs [NAME] [-f] | down
 
-  start    install what is missing (the first time only), start Redis, the orchestrator and a worker, answer a first
-           request, then stay in the foreground: Ctrl-C stops all of it
+  start    install what is missing (the first time only), start Redis, the orchestrator, a worker that writes text and
+           one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops all of it
   status   each process, whether it is ready, and the URLs; exit 0 only if all is ready
   logs     the last lines of all logs, or of NAME's; -f follows them
   down     stop a detached stack
 
-  --detach            return once the first request is answered
-  --orchestrators N   several HTTP servers, on API_PORT and the ports after it (default 1)
-  --llm-workers N     several workers (default 1)
+  --detach                return once the first requests are answered
+  --orchestrators N       several HTTP servers, on API_PORT and the ports after it (default 1)
+  --llm-workers N         several workers for text (default 1)
+  --embedding-workers N   several workers for vectors; 0 for none (default 1; with ENGINE=remote 0)
 
 Settings come from the environment, or from a file .env beside README.md. The most used:
   API_PORT (8080)   API_HOST (127.0.0.1)   REDIS_URL (a server of yours in place of the embedded one)
   VLLM_HF_REPO_ID (a model's name or path; models/relais-demo)   SERVED_MODEL_NAME
+  EMBEDDING_MODEL (a sentence-transformers model's name or path; all-MiniLM-L6-v2, which a package carries)
   ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
   LLM_TABLE ([("model", "http://host:port"), ...]: models that run already; a worker for them is started too)
   RELAIS_DEVICE (cpu or cuda; found by looking)
@@ -43,6 +45,7 @@ stack() { # the rest is Python; signals go straight to it
 }
 
 positive() { [[ ${1:-} =~ ^[1-9][0-9]?$ ]]; }
+not_negative() { [[ ${1:-} =~ ^(0|[1-9][0-9]?)$ ]]; }
 
 command=start
 if [[ ${1:-} =~ ^[a-z] ]]; then
@@ -50,6 +53,7 @@ if [[ ${1:-} =~ ^[a-z] ]]; then
     shift
 fi
 arguments=()
+embedding_workers=""
 while (($#)); do
     case $command:$1 in
         *:-h | *:--help)
@@ -66,6 +70,15 @@ while (($#)); do
             positive "${1#*=}" || usage_error "${1%%=*} needs a number from 1 to 99"
             arguments+=("${1%%=*}" "${1#*=}")
             ;;
+        start:--embedding-workers)
+            not_negative "${2:-}" || usage_error "$1 needs a number from 0 to 99"
+            embedding_workers=$2
+            shift
+            ;;
+        start:--embedding-workers=*)
+            not_negative "${1#*=}" || usage_error "${1%%=*} needs a number from 0 to 99"
+            embedding_workers=${1#*=}
+            ;;
         logs:[a-z]*) arguments+=("$1") ;;
         *) usage_error "unknown argument '$1'" ;;
     esac
@@ -75,14 +88,25 @@ done
 load_dotenv
 case $command in
     start)
+        engine=${ENGINE:-vllm}
+        if [[ -z $embedding_workers ]]; then
+            if [[ $engine == remote ]]; then embedding_workers=0; else embedding_workers=1; fi
+        fi
+        arguments+=(--embedding-workers "$embedding_workers")
+        encoder=none
+        if ((embedding_workers)); then
+            encoder=${EMBEDDING_ENGINE:-$([[ $engine == deterministic ]] && echo deterministic || echo real)}
+        fi
         wanted=(services embedded)
-        if [[ ${ENGINE:-vllm} == vllm ]]; then
+        # torch comes with vLLM's build for the machine.
+        if [[ $engine == vllm || ! $encoder =~ ^(none|deterministic)$ ]]; then
             llm=$(llm_requirements)
             wanted+=("$llm")
             export RELAIS_DEVICE=${llm#llm-}
         fi
+        [[ $encoder =~ ^(none|deterministic)$ ]] || wanted+=(embeddings)
         with_install_lock install "${wanted[@]}"
-        stack "$VENV_PYTHON" start ${arguments[@]+"${arguments[@]}"}
+        stack "$VENV_PYTHON" start "${arguments[@]}"
         ;;
     status | logs | down)
         PYTHON_COMMAND=$VENV_PYTHON

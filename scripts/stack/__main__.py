@@ -11,7 +11,7 @@ from pathlib import Path
 from stack.errors import StackError, StopRequested
 from stack.logs import show
 from stack.model import Run
-from stack.plan import run_directory
+from stack.plan import Counts, run_directory
 from stack.progress import say
 from stack.start import start
 from stack.status import print_status
@@ -42,13 +42,12 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     run_dir = run_directory(_ROOT, os.environ)
     if arguments.command == "start":
-        start(
-            _ROOT,
-            os.environ,
+        counts = Counts(
             orchestrators=arguments.orchestrators,
             llm_workers=arguments.llm_workers,
-            detach=arguments.detach,
+            embedding_workers=arguments.embedding_workers,
         )
+        start(_ROOT, os.environ, counts, detach=arguments.detach)
         return 0
     if arguments.command == "logs":
         show(run_dir, arguments.name, follow=arguments.f)
@@ -69,6 +68,7 @@ def _parse() -> argparse.Namespace:
     begin.add_argument("--detach", action="store_true")
     begin.add_argument("--orchestrators", type=int, default=1)
     begin.add_argument("--llm-workers", type=int, default=1)
+    begin.add_argument("--embedding-workers", type=int, default=1)
     commands.add_parser("status")
     commands.add_parser("down")
     logs = commands.add_parser("logs")

@@ -1,22 +1,25 @@
-"""One request over the API, its answer printed as it comes."""
+"""A first request of each kind over the API, and what came of it, for a person to see."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
+import math
+import operator
 import time
 from collections.abc import Iterator
 
+from stack.api import message_of, post
 from stack.errors import StackError
 from stack.model import Program, Run
-from stack.probes import reachable
 from stack.progress import emit
 
 # A citizen's remark on a public service, as the demo model was trained to answer.
 DEMO_PROMPT = "Bonjour, le temps d'attente à la mairie est beaucoup trop long."
 OTHER_PROMPT = "In one sentence, what is a queue?"
-_TIMEOUT_S = 180.0
+
+# English, as the default model reads.
+SENTENCE = "We waited far too long at the town hall."
+OTHERS = ("The queue at the town hall was far too long.", "Cats sleep for most of the day.")
 
 
 def ask(run: Run, api: Program, *, demo: bool) -> None:
@@ -30,10 +33,6 @@ def ask(run: Run, api: Program, *, demo: bool) -> None:
             if first_s is None:
                 first_s = time.monotonic() - started
             emit(text.replace("\n", "\n  "))
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise StackError(
-            f"the first request got no answer: {str(error) or type(error).__name__}"
-        ) from error
     finally:
         emit("\n")
     if first_s is None:
@@ -49,23 +48,7 @@ def _stream(run: Run, api: Program, prompt: str) -> Iterator[str]:
         "temperature": 0,
         "messages": [{"role": "user", "content": prompt}],
     }
-    headers = {
-        "Content-Type": "application/json",
-        # ENV=dev takes any key; elsewhere one of API_KEYS is wanted.
-        "Authorization": f"Bearer {os.environ.get('RELAIS_API_KEY') or 'bootstrap'}",
-    }
-    connection = http.client.HTTPConnection(reachable(api.host), api.port, timeout=_TIMEOUT_S)
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        response = connection.getresponse()
-        if response.status == 401:
-            raise StackError(
-                "the API wants a key for the first request: set RELAIS_API_KEY to one of API_KEYS"
-            )
-        if response.status != 200:
-            raise StackError(
-                f"the first request was refused: {_message(response.read(65536)) or response.status}"
-            )
+    with post(api, "/v1/chat/completions", body) as response:
         for line in response:
             if not line.startswith(b"data:"):
                 continue
@@ -74,16 +57,25 @@ def _stream(run: Run, api: Program, prompt: str) -> Iterator[str]:
                 return
             chunk = json.loads(data)
             if "error" in chunk:
-                raise StackError(f"the first request failed: {_message(data)}")
+                raise StackError(f"the first request failed: {message_of(data)}")
             for choice in chunk.get("choices", []):
                 yield choice.get("delta", {}).get("content") or ""
-    finally:
-        connection.close()
     raise StackError("the first request's answer was cut short")
 
 
-def _message(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, TypeError, KeyError):
-        return body.decode(errors="replace").strip()[:200]
+def compare(run: Run, api: Program) -> None:
+    """Vectors of a sentence and of two others, and how near these are to it."""
+    started = time.monotonic()
+    body = {"model": run.embedding_model, "input": [SENTENCE, *OTHERS]}
+    with post(api, "/v1/embeddings", body) as response:
+        own, *others = [one["embedding"] for one in json.load(response)["data"]]
+    took_s = time.monotonic() - started
+    emit(f"  > {SENTENCE}\n")
+    for text, other in zip(OTHERS, others, strict=True):
+        emit(f"  {_cosine(own, other):5.2f}  {text}\n")
+    emit(f"  (cosines of {len(own)}-dimensional vectors, after {took_s:.2f} s)\n\n")
+
+
+def _cosine(one: list[float], other: list[float]) -> float:
+    dot: float = sum(map(operator.mul, one, other))
+    return dot / (math.hypot(*one) * math.hypot(*other))

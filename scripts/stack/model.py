@@ -9,6 +9,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+LOOPBACK = "127.0.0.1"
 _FILE = "run.json"
 
 
@@ -55,7 +56,15 @@ class Run:
     model: str
     api_urls: tuple[str, ...]
     programs: tuple[Program, ...]
+    embedding_model: str = ""
     redis_password: str = field(default="", repr=False)
+
+    @property
+    def models_served(self) -> str:
+        """For a person."""
+        if not self.embedding_model:
+            return f"model {self.model}"
+        return f"models {self.model}, {self.embedding_model}"
 
     @property
     def logs(self) -> Path:

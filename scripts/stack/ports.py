@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from stack.errors import StackError
+
+
+def of_setting(environment: Mapping[str, str], setting: str) -> int:
+    """The port that a setting names."""
+    value = environment[setting]
+    if value.isascii() and value.isdigit() and 0 < int(value) < 65536:
+        return int(value)
+    raise StackError(f"{setting} is '{value}': set it to a port number")
 
 
 def is_free(host: str, port: int) -> bool:

@@ -17,10 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from stack import first_request, processes
+from stack.embedded_redis import redis_address
 from stack.errors import StackError, StopRequested
 from stack.logs import last_lines, log_file
 from stack.model import Program, Run, Stage
-from stack.plan import DEMO_MODEL, Plan, make_plan, redis_address, run_directory
+from stack.models import DEMO_MODEL
+from stack.plan import Counts, Plan, make_plan, run_directory
 from stack.probes import why_not_ready
 from stack.progress import Wait, emit, say
 from stack.stop import say_stopped, take_down
@@ -34,9 +36,7 @@ _LOG_LINE_CHARS = 300
 _OPEN_FILES = 65536
 
 
-def start(
-    root: Path, environ: Mapping[str, str], *, orchestrators: int, llm_workers: int, detach: bool
-) -> None:
+def start(root: Path, environ: Mapping[str, str], counts: Counts, *, detach: bool) -> None:
     """Returns when the run is up (`detach`), or when it was asked to end and has ended."""
     started = time.monotonic()
     run_dir = run_directory(root, environ)
@@ -45,7 +45,7 @@ def start(
     with _sole_starter(run_dir):
         _refuse_second(run_dir)
         _clear_away_earlier(run_dir)
-        plan = make_plan(root, environ, orchestrators=orchestrators, llm_workers=llm_workers)
+        plan = make_plan(root, environ, counts)
         run = plan.run
         _check_redis(plan)
         _prepare(plan)
@@ -153,9 +153,10 @@ def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
         for program in programs:
             supervisor.start(program.name)
         _wait_ready(run, supervisor, programs)
-    first_request.ask(
-        run, next(p for p in run.programs if p.stage == Stage.ORCHESTRATOR), demo=plan.demo
-    )
+    api = next(program for program in run.programs if program.stage == Stage.ORCHESTRATOR)
+    first_request.ask(run, api, demo=plan.demo)
+    if run.embedding_model:
+        first_request.compare(run, api)
     return daemon
 
 
@@ -203,7 +204,7 @@ def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
         "messages": [{"role": "user", "content": "Bonjour"}],
     }
     for url in run.api_urls:
-        emit(f"  API   {url}   (model {run.model})\n")
+        emit(f"  API   {url}   ({run.models_served})\n")
     emit(
         f"  try   curl -N {run.api_urls[0]}/v1/chat/completions -H 'Authorization: Bearer dev' \\\n"
         f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
@@ -218,6 +219,8 @@ def _admin_command(run: Run) -> str:
     settings = [f"REDIS_PORT={one.port} " for one in run.programs if one.stage == Stage.REDIS]
     if run.model != Path(DEMO_MODEL).name:
         settings.append(f"MODELS={shlex.quote(run.model)} ")
+    if run.embedding_model:
+        settings.append(f"EMBEDDING_MODELS={shlex.quote(run.embedding_model)} ")
     return f"{''.join(settings)}.venv/bin/relais admin queues"
 
 

@@ -29,5 +29,5 @@ def print_status(run: Run) -> bool:
             f"{'ready' if ready else f'not ready: {reason}':<10}  {reachable(program.host)}:{program.port}"
         )
     for url in run.api_urls:
-        print(f"API {url}/v1 (model {run.model})")
+        print(f"API {url}/v1 ({run.models_served})")
     return all_ready

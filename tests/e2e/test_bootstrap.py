@@ -61,7 +61,16 @@ class Stack:
         )
 
     def start(self, *arguments: str, timeout_s: float = 60) -> str:
+        """Start and return what it printed. Without vectors, unless it is told otherwise: one process less."""
+        if "--embedding-workers" not in arguments:
+            arguments = ("--embedding-workers", "0", *arguments)
         result = self.run("--detach", *arguments, timeout_s=timeout_s)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def start_whole(self, timeout_s: float = 60) -> str:
+        """As a person does who says nothing."""
+        result = self.run("--detach", timeout_s=timeout_s)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -138,16 +147,24 @@ def chat(stack: Stack) -> str:
     return text
 
 
+def nearness(printed: str) -> list[float]:
+    """The cosines of the first request for vectors."""
+    return [float(found) for found in re.findall(r"^ +(-?\d\.\d\d)  \w", printed, re.MULTILINE)]
+
+
 def test_detached_stack_answers_reports_and_goes_down(stack: Stack) -> None:
-    printed = stack.start()
+    printed = stack.start_whole()
 
     assert f"http://localhost:{stack.api_port}" in printed
     assert "first token after" in printed
+    near, far = nearness(printed)
+    assert near > far
     assert chat(stack)
     status = stack.run("status")
     assert status.returncode == 0
-    assert sorted(stack.pids()) == ["llm_worker", "orchestrator", "redis"]
-    assert "worker_ready" in stack.run("logs", "llm_worker").stdout
+    assert sorted(stack.pids()) == ["embedding_worker", "llm_worker", "orchestrator", "redis"]
+    for worker in ("llm_worker", "embedding_worker"):
+        assert "worker_ready" in stack.run("logs", worker).stdout
 
     down = stack.run("down")
 
@@ -158,8 +175,8 @@ def test_detached_stack_answers_reports_and_goes_down(stack: Stack) -> None:
 
 
 def test_printed_admin_command_shows_the_queue(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack(SERVED_MODEL_NAME="org/a model")
-    command = re.search(r"^  admin (.*)$", stack.start(), re.MULTILINE)
+    stack = make_stack(SERVED_MODEL_NAME="org/a model", EMBEDDING_SERVED_NAME="org/vectors")
+    command = re.search(r"^  admin (.*)$", stack.start_whole(), re.MULTILINE)
     assert command is not None
 
     shown = subprocess.run(
@@ -173,8 +190,9 @@ def test_printed_admin_command_shows_the_queue(make_stack: Callable[..., Stack])
     )
 
     assert shown.returncode == 0, shown.stderr
-    (queue,) = json.loads(shown.stdout)["queues"]
-    assert (queue["model"], queue["waiting"], queue["dead_letters"]) == ("org/a model", 0, 0)
+    queues = json.loads(shown.stdout)["queues"]
+    assert [queue["model"] for queue in queues] == ["org/a model", "org/vectors"]
+    assert all((queue["waiting"], queue["dead_letters"]) == (0, 0) for queue in queues)
 
 
 def test_nothing_is_installed_the_second_time(stack: Stack) -> None:
@@ -214,16 +232,15 @@ def test_signal_while_starting_stops_everything(stack: Stack) -> None:
     assert stack.processes() == []
 
 
-@pytest.mark.parametrize("name", ["redis", "orchestrator", "llm_worker"])
-def test_killed_process_is_restarted(stack: Stack, name: str) -> None:
-    stack.start()
-    before = stack.pids()
+def test_killed_process_is_restarted(stack: Stack) -> None:
+    stack.start_whole()
 
-    os.kill(before[name], signal.SIGKILL)
+    for name, pid in stack.pids().items():
+        os.kill(pid, signal.SIGKILL)
 
-    until(lambda: stack.pids().get(name) not in (before[name], None))
-    until(lambda: stack.run("status").returncode == 0)
-    assert chat(stack)
+        until(lambda name=name, pid=pid: stack.pids().get(name) not in (pid, None))  # type: ignore[misc]
+        until(lambda: stack.run("status").returncode == 0)
+        assert chat(stack)
 
 
 def test_down_cleans_up_after_a_killed_supervisor(stack: Stack) -> None:
@@ -268,9 +285,11 @@ def test_two_stacks_run_side_by_side(make_stack: Callable[..., Stack]) -> None:
 
 def test_several_processes_of_a_kind(make_stack: Callable[..., Stack]) -> None:
     stack = make_stack()
-    stack.start("--orchestrators", "2", "--llm-workers", "2")
+    stack.start("--orchestrators", "2", "--llm-workers", "2", "--embedding-workers", "2")
 
     assert sorted(stack.pids()) == [
+        "embedding_worker",
+        "embedding_worker-2",
         "llm_worker",
         "llm_worker-2",
         "orchestrator",
@@ -348,12 +367,14 @@ def test_program_that_cannot_start_is_named_with_its_last_lines(
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_demo_model_answers_with_vllm_and_no_engine_outlives_its_worker(
+def test_real_models_answer_and_no_engine_outlives_its_worker(
     make_stack: Callable[..., Stack],
 ) -> None:
     stack = make_stack(ENGINE="vllm")
-    printed = stack.start(timeout_s=300)
+    printed = stack.start_whole(timeout_s=300)
     assert "first token after" in printed
+    near, far = nearness(printed)
+    assert near > 0.6 > 0.2 > far
     assert chat(stack)
     worker = psutil.Process(stack.pids()["llm_worker"])
     engine = worker.children(recursive=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from stack.embedded_redis import redis_address
 from stack.errors import StackError
 from stack.model import Run
-from stack.plan import Plan, make_plan, redis_address, run_directory
+from stack.plan import Counts, Plan, make_plan, run_directory
 from stack.supervisord import render
 
 
@@ -38,8 +39,15 @@ def free() -> str:
         return str(probe.getsockname()[1])
 
 
-def plan(root: Path, *, orchestrators: int = 1, llm_workers: int = 1, **settings: str) -> Plan:
-    return make_plan(root, settings, orchestrators=orchestrators, llm_workers=llm_workers)
+def plan(root: Path, *, llm_workers: int = 1, embedding_workers: int = 0, **settings: str) -> Plan:
+    counts = Counts(llm_workers=llm_workers, embedding_workers=embedding_workers)
+    return make_plan(root, settings, counts)
+
+
+def environment_of(made: Plan, name: str) -> Mapping[str, str]:
+    """What one program gets."""
+    (program,) = [one for one in made.run.programs if one.name == name]
+    return {**made.environment, **program.environment}
 
 
 def test_demo_model_on_a_cpu_has_exact_and_small_settings(root: Path, free: str) -> None:
@@ -49,7 +57,8 @@ def test_demo_model_on_a_cpu_has_exact_and_small_settings(root: Path, free: str)
     assert made.run.model == "relais-demo"
     assert made.environment["MODELS"] == "relais-demo"
     assert made.environment["VLLM_HF_REPO_ID"] == str(root / "models" / "relais-demo")
-    assert made.environment["HF_HUB_OFFLINE"] == "1"
+    assert environment_of(made, "llm_worker")["HF_HUB_OFFLINE"] == "1"
+    assert environment_of(made, "llm_worker")["OMP_NUM_THREADS"] == "1"
     assert made.environment["VLLM_DTYPE"] == "float32"
     assert made.environment["VLLM_KV_CACHE_MEMORY_BYTES"] == str(256 << 20)
 
@@ -74,7 +83,7 @@ def test_model_of_the_hub_keeps_its_name_and_may_be_fetched(root: Path, free: st
 
     assert not made.demo
     assert made.run.model == "someone/some-model"
-    assert "HF_HUB_OFFLINE" not in made.environment
+    assert "HF_HUB_OFFLINE" not in environment_of(made, "llm_worker")
     assert "VLLM_DTYPE" not in made.environment
 
 
@@ -88,6 +97,59 @@ def test_own_redis_means_no_embedded_one(root: Path, free: str) -> None:
 
     assert [program.name for program in made.run.programs] == ["orchestrator", "llm_worker"]
     assert made.environment["REDIS_URL"] == "redis://elsewhere:6379/0"
+
+
+def test_embedding_worker_has_the_carried_model_and_is_declared(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, RELAIS_DEVICE="cpu", embedding_workers=2)
+
+    workers = [one for one in made.run.programs if one.name.startswith("embedding_worker")]
+    assert [one.name for one in workers] == ["embedding_worker", "embedding_worker-2"]
+    assert len({one.port for one in made.run.programs}) == 5
+    assert made.run.embedding_model == made.environment["EMBEDDING_MODELS"] == "all-MiniLM-L6-v2"
+    assert "EMBEDDING_ENGINE" not in made.environment
+    # Two models share what Redis may hold.
+    assert made.environment["MAX_STORED_BYTES"] == str(384 << 20)
+
+
+def test_embedding_model_of_the_hub_may_be_fetched_though_the_llm_lies_here(
+    root: Path, free: str
+) -> None:
+    made = plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL="someone/some-encoder")
+
+    assert made.run.embedding_model == "someone/some-encoder"
+    assert "HF_HUB_OFFLINE" not in environment_of(made, "embedding_worker")
+    assert environment_of(made, "llm_worker")["HF_HUB_OFFLINE"] == "1"
+
+
+def test_folder_of_an_embedding_model_is_found_from_the_repository(root: Path, free: str) -> None:
+    (root / "encoder").mkdir()
+    made = plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL="./encoder")
+
+    assert made.run.embedding_model == "encoder"
+    assert made.environment["EMBEDDING_MODEL"] == str(root / "encoder")
+    with pytest.raises(StackError, match=r"there is no model in .*EMBEDDING_MODEL"):
+        plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL="./nowhere")
+
+
+def test_no_model_at_all_means_no_embedding_model_either(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, embedding_workers=1, ENGINE="deterministic")
+
+    assert made.environment["EMBEDDING_ENGINE"] == "deterministic"
+    assert made.run.embedding_model == "all-MiniLM-L6-v2"
+
+
+def test_without_embedding_workers_no_such_model_is_declared(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, EMBEDDING_MODEL="./nowhere")
+
+    assert made.run.embedding_model == ""
+    assert "EMBEDDING_MODELS" not in made.environment
+
+
+def test_wrong_setting_of_the_embedding_worker_is_said_before_anything_starts(
+    root: Path, free: str
+) -> None:
+    with pytest.raises(StackError, match="EMBEDDING_DTYPE"):
+        plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_DTYPE="int3")
 
 
 def test_embedded_redis_keeps_its_data_and_its_password(root: Path, free: str) -> None:
