@@ -56,6 +56,10 @@ class QueueMetrics:
             "relais_num_requests_suspect", "Of them, those that crashed a worker before."
         )
         self._leased = gauge("relais_num_requests_leased", "Requests in any worker's hands.")
+        self._unfinished = gauge(
+            "relais_num_requests_unfinished",
+            "Requests that wait or run: what workers are scaled by.",
+        )
         self._dead = gauge("relais_dead_letters", "Requests that were set aside, out of attempts.")
         self._wait = gauge(
             "relais_estimated_wait_seconds",
@@ -90,7 +94,7 @@ class QueueMetrics:
         self._up.value = 0
         for gauge in (
             *(self._waiting, self._oldest, self._suspects, self._leased),
-            *(self._dead, self._wait, self._workers, self._capacity),
+            *(self._unfinished, self._dead, self._wait, self._workers, self._capacity),
         ):
             gauge.clear()
 
@@ -103,6 +107,7 @@ class QueueMetrics:
             self._oldest.of(view.model).value = view.oldest_waiting_s or 0.0
             self._suspects.of(view.model).value = view.suspects
             self._leased.of(view.model).value = view.running
+            self._unfinished.of(view.model).value = view.waiting + view.running
             self._dead.of(view.model).value = view.dead_letters
             if view.estimated_wait_s is not None:
                 self._wait.of(view.model).value = view.estimated_wait_s
