@@ -11,11 +11,12 @@ help: ## this list
 setup: ## make .venv with everything that runs, checks and tests
 	@bash -ec 'ROOT=$$PWD PROGRAM=setup; $(SETUP)'
 
-lint: setup ## ruff, shellcheck, import rules
+lint: setup ## ruff, shellcheck, import rules, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 	$(BIN)/lint-imports
+	./scripts/check_manifests.sh
 
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -49,6 +49,7 @@ check() { # check NAME COMMAND...: all are run, so that one look shows everythin
 check "ruff" ruff check .
 check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+check "manifests" ./scripts/check_manifests.sh
 check "mypy" mypy
 check "import-linter" lint-imports
 check "pytest" "$VENV_PYTHON" -m pytest
