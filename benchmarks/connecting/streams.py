@@ -11,7 +11,7 @@ import orjson
 
 from benchmarks.connecting.feed import STAMP
 from support.process_stack import MODEL
-from support.valkey import HOST
+from support.tcp_ports import HOST
 
 _OPEN = {b"native": b"event: started", b"openai": b"data: {"}
 _END = b"event: completed"

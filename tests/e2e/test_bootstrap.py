@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.valkey import free_port
+from support.tcp_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"

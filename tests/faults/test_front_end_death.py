@@ -21,7 +21,8 @@ from support.one_way import open_link
 from support.process_stack import DETERMINISTIC, MODEL, Starter
 from support.processes import ServiceProcess
 from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
-from support.valkey import HOST, ValkeyServer
+from support.tcp_ports import HOST
+from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
 PATIENT_S = 60.0

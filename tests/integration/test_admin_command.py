@@ -22,7 +22,7 @@ from relais_common.wire import keys
 from support.builders import MODEL, make_job
 from support.ports import Ports, redis_ports
 from support.steps import crash, enqueue, names, running, start, take
-from support.valkey import free_port
+from support.tcp_ports import free_port
 
 SECRET = "what only its model may read"
 Result = TypeVar("Result")

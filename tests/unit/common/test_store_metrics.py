@@ -11,7 +11,7 @@ from relais_common.metrics.store import STEPS, StoreMetrics
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from support.builders import MODEL, make_job
 from support.scrape import read
-from support.valkey import free_port
+from support.tcp_ports import free_port
 
 
 async def test_every_step_is_timed_by_its_name(redis_store: RedisStore) -> None:
