@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Container, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from stack.errors import StackError
+
+_LISTEN = "0A"  # TCP_LISTEN, as /proc/net/tcp has it
+_reservations: list[socket.socket] = []
 
 
 def of_setting(environment: Mapping[str, str], setting: str) -> int:
@@ -46,8 +51,40 @@ def require_free(host: str, port: int, setting: str) -> None:
 
 
 def first_free(host: str, start: int, taken: Container[int]) -> int:
-    """The first free port from `start` up that this run has not given away."""
+    """The first free port from `start` up that neither this run nor another one that is starting has given away."""
     for port in range(start, 65536):
-        if port not in taken and is_free(host, port):
+        if port not in taken and is_free(host, port) and _reserve(port):
             return port
     raise StackError(f"no free port from {start} up on {host}")
+
+
+def _reserve(port: int) -> bool:
+    """Keep it from other starts on this machine until this process ends; by then a server listens there."""
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        # An abstract name (Linux): there is no file to clean up.
+        reservation.bind(f"\0relais-port-{port}")
+    except OSError as error:
+        reservation.close()
+        return error.errno != errno.EADDRINUSE
+    _reservations.append(reservation)
+    return True
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether it is this process that listens there. True as well where the system does not tell."""
+    inodes = set()
+    try:
+        for table in (Path(f"/proc/{pid}/net/tcp"), Path(f"/proc/{pid}/net/tcp6")):
+            for line in table.read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return True
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if str(descriptor.readlink()) in inodes:
+                return True
+    return False

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 
+from stack import ports
 from stack.model import Program, Run
 
 _TIMEOUT_S = 2.0
@@ -17,8 +18,16 @@ def reachable(host: str) -> str:
     return _ANY_ADDRESS.get(host, host)
 
 
-def why_not_ready(run: Run, program: Program) -> str | None:
-    """None when the program is ready, else its reason in a few words."""
+def why_not_ready(run: Run, program: Program, pid: int) -> str | None:
+    """None when the program, which is process `pid`, is ready; else its reason in a few words."""
+    reason = _answer(run, program)
+    if reason is None and not ports.listens(pid, program.port):
+        # Its own end, which is near, says why it could not have the port.
+        return f"another program answers on port {program.port}"
+    return reason
+
+
+def _answer(run: Run, program: Program) -> str | None:
     if not program.ready_path:
         return None if answers_ping(program.host, program.port, run.redis_password) else "no answer"
     connection = http.client.HTTPConnection(

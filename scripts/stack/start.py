@@ -174,7 +174,7 @@ def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> No
                 if not state.is_up or pids.setdefault(name, state.pid) != state.pid:
                     wait.clear()
                     raise StackError(_last_words(run, name))
-                reason = why_not_ready(run, program)
+                reason = why_not_ready(run, program, state.pid)
                 if reason is None:
                     del pending[name]
                     wait.say(f"{name} is ready ({wait.elapsed_s:.1f} s)")

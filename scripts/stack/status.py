@@ -18,7 +18,7 @@ def print_status(run: Run) -> bool:
     width = max(len(program.name) for program in run.programs)
     for program in run.programs:
         state = states.get(program.name)
-        reason = why_not_ready(run, program)
+        reason = why_not_ready(run, program, state.pid if state is not None else 0)
         ready = reason is None and state is not None and state.is_up
         all_ready = all_ready and ready
         words = (
