@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -58,7 +59,9 @@ class Row:
 
 
 def quantile_ms(values_s: Sequence[float], share: float) -> float:
-    """The nearest-rank quantile, in milliseconds."""
+    """The nearest-rank quantile, in milliseconds; not a number where there are no values."""
+    if not values_s:
+        return math.nan
     ordered = sorted(values_s)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 

@@ -74,7 +74,9 @@ async def test_text_of_a_server_that_tells_no_ids_ends_or_begins_again(
         names = [event.name for event in events]
         assert events[1].json == {"input_tokens": None}
         if on_loss == "fail":
-            assert names == ["queued", "started", *["token"] * 5, "failed"]
+            # Tokens that come while others are on their way to Redis may share an event.
+            assert [name for name in names if name != "token"] == ["queued", "started", "failed"]
+            assert (names[-1], text_of(events)) == ("failed", answer(5))
             assert events[-1].json["error"]["code"] == "not_resumable"
         else:
             begin = names.index("restarted") + 1
