@@ -46,13 +46,29 @@ check() { # check NAME COMMAND...: all are run, so that one look shows everythin
     fi
 }
 
+# Beside the tests, which wait more than they compute; shown whole once it is done.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+mypy >"$types" 2>&1 &
+mypy_pid=$!
+show_types() {
+    local status=0
+    wait "$mypy_pid" || status=$?
+    cat "$types"
+    return "$status"
+}
+
+# Two of them to a core: each waits most of its time, for leases, deadlines and processes that start.
+workers=$((2 * $(nproc)))
+((workers <= 8)) || workers=8
+
 check "ruff" ruff check .
 check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
-check "mypy" mypy
 check "import-linter" lint-imports
-check "pytest" "$VENV_PYTHON" -m pytest
+check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --dist loadgroup --durations 20
+check "mypy" show_types
 if ((${#failed[@]})); then
     die "failed: ${failed[*]} (see above)"
 fi

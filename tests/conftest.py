@@ -15,10 +15,24 @@ from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from support.key_leaks import keys_without_expiry
 from support.valkey import ValkeyServer
 
+TESTS = Path(__file__).parent
+
 # In CI a failure must come back at the next run; at a desk, chance may find new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n`), the tests of a group run in one of them, one after another.
+
+    A model takes cores and more than a gigabyte: at most two tests have any at once.
+    """
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            suite = item.path.relative_to(TESTS).parts[0]
+            item.add_marker(pytest.mark.xdist_group(f"vllm-{suite}"))
 
 
 @pytest.fixture(scope="session")

