@@ -19,7 +19,7 @@ compile() { # compile OUTPUT [uv pip compile option or source...]
     "$UV" pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links \
         --no-emit-package relais-common --no-emit-package relais-orchestrator --no-emit-package relais-llm-worker \
-        --no-emit-package relais-admin --no-emit-package relais-embedding-worker \
+        --no-emit-package relais-admin --no-emit-package relais-embedding-worker --no-emit-package relais-kpi \
         --output-file "$output" "$@" >/dev/null
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import relais_embedding_worker.settings
+import relais_kpi.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
 
@@ -72,3 +73,18 @@ def test_documented_defaults_are_the_code_s(
         name: default for name, default in documented("All services", *titles).items() if default
     }
     assert read(defaults) == read({})
+
+
+KPI = {"MONGODB_URL": "mongodb://host"}
+"""The only setting without which nothing can be read."""
+
+
+def test_every_setting_of_the_kpi_job_is_documented_with_its_default() -> None:
+    environ = RecordingEnviron(KPI)
+    relais_kpi.settings.read_settings(environ)
+    settings = documented("relais kpi")
+    assert environ.asked == settings.keys()
+
+    defaults = {name: default for name, default in settings.items() if default}
+    read = relais_kpi.settings.read_settings
+    assert read(KPI | defaults) == read(KPI)

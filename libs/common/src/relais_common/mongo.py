@@ -8,21 +8,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo.errors import BulkWriteError, ConfigurationError, ConnectionFailure, PyMongoError
+from pymongo import ReplaceOne
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    PyMongoError,
+)
 
 from relais_common import environ
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 
 __all__ = [
+    "DUPLICATE_KEY",
     "BulkWriteError",
     "ConnectionFailure",
     "Database",
+    "DuplicateKeyError",
     "MongoSettings",
     "PyMongoError",
+    "ReplaceOne",
     "open_database",
     "read_mongo_settings",
 ]
+
+DUPLICATE_KEY = 11000
+"""The code of a write that met a document with the same `_id`."""
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 
@@ -34,11 +47,13 @@ class MongoSettings:
     Attributes:
         url: may hold a password: it is never shown.
         timeout_s: how long to look for a server, and to wait for an answer.
+        answer_timeout_s: how long to wait for an answer, where that may take longer: a job's reads of many documents.
     """
 
     url: str = field(repr=False)
     database: str
     timeout_s: float = 5.0
+    answer_timeout_s: float | None = None
 
 
 def read_mongo_settings(env: Environ) -> MongoSettings | None:
@@ -59,6 +74,13 @@ def read_mongo_settings(env: Environ) -> MongoSettings | None:
     )
 
 
+def _patience(settings: MongoSettings) -> dict[str, Any]:
+    if settings.answer_timeout_s is None:
+        return {"timeoutMS": int(settings.timeout_s * 1000)}
+    # `timeoutMS` would go before the time to look for a server.
+    return {"socketTimeoutMS": int(settings.answer_timeout_s * 1000)}
+
+
 @asynccontextmanager
 async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
     """A database whose dates are aware, and whose writes are journalled by a majority. Does not connect yet.
@@ -76,7 +98,7 @@ async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
             journal=True,
             serverSelectionTimeoutMS=timeout_ms,
             connectTimeoutMS=timeout_ms,
-            timeoutMS=timeout_ms,
+            **_patience(settings),
         )
     except (ConfigurationError, ValueError) as error:
         raise SettingsError(f"MONGODB_URL: {error}") from None

@@ -1,0 +1,49 @@
+"""The collections of the key figures, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from relais_common.kpis.rollups import Group, Rollup
+from relais_common.mongo import Database
+
+TRACES = "traces"
+"""One document per request; `relais_common.traces` says what is in it."""
+
+ROLLUPS = "kpi_rollups"
+"""One document per hour, model, key, operation and priority; `relais_common.kpis.rollups` says what is in it."""
+
+HOURS = "kpi_hours"
+"""One document per hour that has been rolled up: `_id` its start, `traces` how many there were."""
+
+STATE = "kpi_state"
+"""The document `rollup`: who holds the lock, and how far the traces have been looked at."""
+
+_READ_AT_ONCE = 500
+
+
+async def read_rollups(
+    database: Database, since: datetime, until: datetime
+) -> AsyncIterator[tuple[Group, Rollup]]:
+    """Those of the hours from `since`, included, to `until`, left out; in no order."""
+    cursor = database[ROLLUPS].find(
+        {"hour": {"$gte": since, "$lt": until}}, batch_size=_READ_AT_ONCE
+    )
+    while documents := await cursor.to_list(_READ_AT_ONCE):
+        for document in documents:
+            group = Group(
+                document["hour"].astimezone(UTC),
+                document["model"],
+                document["key_id"],
+                document["operation"],
+                document["priority"],
+            )
+            yield group, Rollup.from_document(document)
+
+
+async def rolled_up_to(database: Database) -> datetime | None:
+    """What was recorded until then is in the rollups; None before the first run."""
+    state = await database[STATE].find_one({"_id": "rollup"})
+    moment: datetime | None = None if state is None else state.get("watermark")
+    return None if moment is None else moment.astimezone(UTC)

@@ -1,0 +1,1 @@
+"""`relais kpi`: traces into hourly rollups, rollups into reports."""

@@ -1,0 +1,11 @@
+"""`python -m relais_kpi`, where the console script `relais` is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+from relais_common.command_line import run
+from relais_kpi.command import main
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv[1:]))

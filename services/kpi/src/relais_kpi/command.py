@@ -1,0 +1,123 @@
+"""`relais kpi`: settings, arguments, run, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from relais_common.command_line import FAILED, OK, WRONG_USE
+from relais_common.errors import SettingsError
+from relais_common.mongo import ConnectionFailure, PyMongoError, open_database
+from relais_kpi.arguments import parse
+from relais_kpi.progress import Progress
+from relais_kpi.rolling.job import Run, roll_up_new
+from relais_kpi.rolling.lock import LockHeld, Superseded
+from relais_kpi.settings import Settings, read_settings
+from relais_kpi.simulation.insert import Refused, insert_simulated
+from relais_kpi.simulation.traffic import simulate
+
+AT_WORK = 3
+"""Another run holds the lock: nothing was done, and nothing is wrong."""
+
+_TERMINATED = 128 + signal.SIGTERM
+
+Command = Callable[[Namespace, Settings], Awaitable[int]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit codes: 0 done, 1 a failure, 2 wrong arguments or settings, 3 another run is at work."""
+    wanted = parse(arguments)
+    try:
+        settings = read_settings(os.environ)
+        return asyncio.run(_until_terminated(COMMANDS[wanted.command](wanted, settings)))
+    except SettingsError as error:
+        return _complain(str(error), WRONG_USE)
+    except LockHeld as error:
+        return _complain(str(error), AT_WORK)
+    except (Superseded, Refused) as error:
+        return _complain(str(error), FAILED)
+    except ConnectionFailure as error:
+        return _complain(f"MongoDB does not answer: {_first_line(error)}", FAILED)
+    except PyMongoError as error:
+        return _complain(f"MongoDB: {_first_line(error)}", FAILED)
+    except asyncio.CancelledError:
+        return _complain("stopped; the next run goes on", _TERMINATED)
+
+
+async def _until_terminated(work: Awaitable[int]) -> int:
+    """SIGTERM ends it as Ctrl-C does: locks are given back."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _rollup(wanted: Namespace, settings: Settings) -> int:
+    async with open_database(settings.mongo) as database:
+        with Progress(quiet=wanted.quiet) as show:
+            run = await roll_up_new(
+                database,
+                now=_now,
+                kept=settings.kept,
+                everything=wanted.rebuild,
+                progress=lambda done, total, read: show(
+                    done, total, f"hours, {read:,} traces read"
+                ),
+            )
+    if not wanted.quiet:
+        sys.stdout.write(_told(run))
+    return OK
+
+
+async def _simulate(wanted: Namespace, settings: Settings) -> int:
+    made = simulate(traces=wanted.traces, days=wanted.days, seed=wanted.seed, until=_now())
+    async with open_database(settings.mongo) as database:
+        with Progress(quiet=wanted.quiet) as show:
+            written = await insert_simulated(
+                database,
+                made,
+                seed=wanted.seed,
+                force=wanted.force,
+                progress=lambda done: show(done, wanted.traces, "traces written"),
+            )
+    if not wanted.quiet:
+        sys.stdout.write(
+            f"{written:,} simulated traces written into the database {settings.mongo.database!r};"
+            " next: relais kpi rollup\n"
+        )
+    return OK
+
+
+COMMANDS: dict[str, Command] = {"rollup": _rollup, "simulate": _simulate}
+
+
+def _told(run: Run) -> str:
+    until = "" if run.watermark is None else f"; up to {run.watermark:%Y-%m-%d %H:%M:%S} UTC"
+    frozen = f", {run.frozen} frozen" if run.frozen else ""
+    return (
+        f"{run.computed} hours rolled up from {run.traces_read:,} traces, "
+        f"{run.unchanged} unchanged{frozen}{until}\n"
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _first_line(error: Exception) -> str:
+    """Without the driver's account of every server it knows."""
+    return str(error).partition(", Timeout:")[0].partition("\n")[0]
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"relais kpi: {message}\n")
+    return code

@@ -1,0 +1,1 @@
+"""The job: new traces into hourly rollups."""

@@ -1,0 +1,124 @@
+"""One hour: read its traces, write its rollups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from relais_common.kpis.rollups import HOUR, TRACE_FIELDS, VERSION, Group, Rollup, roll_up
+from relais_common.kpis.store import HOURS, ROLLUPS, TRACES
+from relais_common.mongo import DUPLICATE_KEY, BulkWriteError, Database, ReplaceOne
+from relais_kpi.rolling.lock import Lock, Superseded
+
+READ_AT_ONCE = 2000
+WRITTEN_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """An hour in which requests ended that were recorded lately."""
+
+    hour: datetime
+    traces: int
+    recorded_to: datetime
+
+
+async def touched_hours(database: Database, since: datetime | None) -> list[Touched]:
+    """The hours of the traces recorded since then, or of all, the oldest first."""
+    found = database[TRACES].aggregate(
+        [
+            {"$match": {} if since is None else {"recorded_at": {"$gte": since}}},
+            {
+                "$group": {
+                    "_id": {"$dateTrunc": {"date": "$finished_at", "unit": "hour"}},
+                    "traces": {"$sum": 1},
+                    "recorded_to": {"$max": "$recorded_at"},
+                }
+            },
+        ],
+        allowDiskUse=True,
+    )
+    hours = [
+        Touched(one["_id"].astimezone(UTC), one["traces"], one["recorded_to"].astimezone(UTC))
+        for one in await found.to_list(None)
+    ]
+    return sorted(hours, key=lambda one: one.hour)
+
+
+async def known_hours(database: Database, first: datetime) -> dict[datetime, int]:
+    """Hours from there on that were rolled up by this version, and of how many traces."""
+    found = database[HOURS].find({"_id": {"$gte": first}, "version": VERSION})
+    return {one["_id"].astimezone(UTC): one["traces"] for one in await found.to_list(None)}
+
+
+async def count_traces(database: Database, hour: datetime) -> int:
+    count: int = await database[TRACES].count_documents(_within(hour))
+    return count
+
+
+async def read_hour(database: Database, hour: datetime, lock: Lock) -> dict[Group, Rollup]:
+    """Its rollups, from all of its traces, a batch of them in memory at a time."""
+    rollups: dict[Group, Rollup] = {}
+    cursor = database[TRACES].find(
+        _within(hour), dict.fromkeys(TRACE_FIELDS, 1), batch_size=READ_AT_ONCE
+    )
+    while traces := await cursor.to_list(READ_AT_ONCE):
+        roll_up(traces, rollups)
+        await lock.renew_if_due()
+    return rollups
+
+
+async def write_hour(
+    database: Database,
+    hour: datetime,
+    rollups: dict[Group, Rollup],
+    lock: Lock,
+    *,
+    incomplete: bool,
+) -> None:
+    """Replace what is there of it; last of all, note that it is done. Raises Superseded."""
+    documents = [rollup.to_document(group) for group, rollup in rollups.items()]
+    for part in _parts(documents):
+        await _replace(database, ROLLUPS, part, lock)
+    done = {
+        "_id": hour,
+        "traces": sum(rollup.requests for rollup in rollups.values()),
+        "rollups": len(rollups),
+        "incomplete": incomplete,
+        "version": VERSION,
+    }
+    await _replace(database, HOURS, [done], lock)
+
+
+async def _replace(
+    database: Database, collection: str, documents: Sequence[dict[str, Any]], lock: Lock
+) -> None:
+    """What a later run wrote is not matched, and its `_id` stands in the way of the upsert."""
+    try:
+        await database[collection].bulk_write(
+            [
+                ReplaceOne(
+                    {"_id": one["_id"], "fence": {"$lte": lock.fence}},
+                    {**one, "fence": lock.fence},
+                    upsert=True,
+                )
+                for one in documents
+            ],
+            ordered=False,
+        )
+    except BulkWriteError as error:
+        codes = {one["code"] for one in error.details["writeErrors"]}
+        if codes == {DUPLICATE_KEY}:
+            raise Superseded("another run has taken over") from None
+        raise
+
+
+def _within(hour: datetime) -> dict[str, Any]:
+    return {"finished_at": {"$gte": hour, "$lt": hour + HOUR}}
+
+
+def _parts(documents: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    for start in range(0, len(documents), WRITTEN_AT_ONCE):
+        yield documents[start : start + WRITTEN_AT_ONCE]

@@ -1,0 +1,97 @@
+"""One run at a time, and no harm where two run at once after all.
+
+The document `rollup` of `kpi_state` says who runs, until when, and which run in a row it is: its fence. Every write of
+a run carries the fence and replaces only what an earlier run wrote. So a run that was frozen past its lock cannot undo
+what the next one wrote. And the next one reads no hour before it holds the lock, and has what is recorded after that
+looked at again by the one after it: whatever the frozen run saw and could not write is not missed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from relais_common.kpis.store import STATE
+from relais_common.mongo import Database, DuplicateKeyError, PyMongoError
+
+LOCK = "rollup"
+LASTS = timedelta(seconds=60)
+"""After a run that was killed, the next one may have to wait so long."""
+
+RENEW_EVERY_S = 10.0
+
+
+class LockHeld(Exception):
+    """Another run is at work. Says whose and until when its lock lasts."""
+
+
+class Superseded(Exception):
+    """A later run has taken over; this one may write nothing more."""
+
+
+class Lock:
+    """A run's hold. Its clock is this machine's: where clocks differ, the fence still protects."""
+
+    def __init__(
+        self, database: Database, document: Mapping[str, Any], now: Callable[[], datetime]
+    ) -> None:
+        self._states = database[STATE]
+        self._now = now
+        self._renewed_at = time.monotonic()
+        self.fence: int = document["fence"]
+        self.watermark: datetime | None = document.get("watermark")
+
+    async def renew_if_due(self) -> None:
+        """Raises Superseded."""
+        if time.monotonic() - self._renewed_at > RENEW_EVERY_S:
+            self._renewed_at = time.monotonic()
+            await self._update({"expires_at": self._now() + LASTS})
+
+    async def advance(self, watermark: datetime) -> None:
+        """Everything recorded until then is in the rollups. Raises Superseded."""
+        await self._update({"watermark": watermark})
+
+    async def release(self) -> None:
+        """The fence stays, for the next run to count on from."""
+        await self._states.update_one(
+            {"_id": LOCK, "fence": self.fence}, {"$set": {"expires_at": self._now()}}
+        )
+
+    async def _update(self, fields: Mapping[str, Any]) -> None:
+        done = await self._states.update_one(
+            {"_id": LOCK, "fence": self.fence}, {"$set": dict(fields)}
+        )
+        if not done.matched_count:
+            raise Superseded("another run has taken over")
+
+
+@asynccontextmanager
+async def hold_lock(database: Database, now: Callable[[], datetime]) -> AsyncIterator[Lock]:
+    """Raises LockHeld."""
+    moment = now()
+    holder = f"{socket.gethostname()}:{os.getpid()}"
+    try:
+        document = await database[STATE].find_one_and_update(
+            {"_id": LOCK, "expires_at": {"$lte": moment}},
+            {"$set": {"holder": holder, "expires_at": moment + LASTS}, "$inc": {"fence": 1}},
+            upsert=True,
+            return_document=True,
+        )
+    except DuplicateKeyError:
+        held = await database[STATE].find_one({"_id": LOCK}) or {}
+        until = held.get("expires_at", moment).astimezone(UTC)
+        raise LockHeld(
+            f"{held.get('holder', 'another run')} is at work; its lock lasts until {until:%H:%M:%S} UTC"
+        ) from None
+    lock = Lock(database, document, now)
+    try:
+        yield lock
+    finally:
+        # Where that fails too, the lock ends by itself.
+        with suppress(PyMongoError):
+            await lock.release()

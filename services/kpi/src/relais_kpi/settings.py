@@ -1,0 +1,38 @@
+"""Every setting of `relais kpi`, read once from a mapping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from relais_common import environ
+from relais_common.environ import Environ
+from relais_common.errors import SettingsError
+from relais_common.mongo import MongoSettings, read_mongo_settings
+
+ANSWER_TIMEOUT_S = 600.0
+"""To group a million traces by hour takes a small server seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of it.
+
+    Attributes:
+        kept: how long rollups are.
+    """
+
+    mongo: MongoSettings
+    kept: timedelta
+
+
+def read_settings(env: Environ) -> Settings:
+    """Raises SettingsError, which names the setting."""
+    mongo = read_mongo_settings(env)
+    if mongo is None:
+        raise SettingsError("MONGODB_URL is not set; it says where the traces are")
+    days = environ.integer(env, "KPI_RETENTION_DAYS", 730, at_least=1, at_most=36_500)
+    return Settings(
+        mongo=replace(mongo, answer_timeout_s=max(ANSWER_TIMEOUT_S, mongo.timeout_s)),
+        kept=timedelta(days=days),
+    )

@@ -1,0 +1,1 @@
+"""Made-up traffic, to try reports and to measure the job."""

@@ -1,0 +1,32 @@
+"""A database of each test's own, on one server for all of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from relais_common.mongo import Database, MongoSettings, open_database
+from support.mongo import MongoServer
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """To stop or kill one, a test starts its own."""
+    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
+
+
+@pytest.fixture
+def mongo(mongo_server: MongoServer) -> MongoSettings:
+    """An empty database."""
+    return MongoSettings(
+        url=mongo_server.url, database=f"test-{uuid.uuid4().hex}", answer_timeout_s=60
+    )
+
+
+@pytest.fixture
+async def database(mongo: MongoSettings) -> AsyncIterator[Database]:
+    async with open_database(mongo) as database:
+        yield database
