@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, growth, keys, proxy, relay, serve, soak
+from benchmarks import connections, durability, growth, keys, proxy, queue, relay, serve, soak
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
 
@@ -59,6 +59,15 @@ def main() -> None:
     one.add_argument("--tokens", type=int, default=256)
     one.add_argument("--rounds", type=int, default=9)
     one.set_defaults(run=keys.run)
+    one = commands.add_parser("queue", help="no-op jobs, beside SAQ, streaQ, taskiq and arq")
+    one.add_argument("--in-flight", type=int, default=32)
+    one.add_argument("--jobs", type=int, default=5000, help="under load, of each queue and round")
+    one.add_argument("--alone", type=int, default=200, help="jobs one at a time")
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--appendfsync", choices=["always", "everysec", "no"], default="always")
+    one.add_argument("--peers", nargs="+", choices=queue.PEERS, default=list(queue.PEERS))
+    one.add_argument("--hold", action="store_true", help="run Relais only, for a profiler")
+    one.set_defaults(run=queue.run)
     one = commands.add_parser("proxy", help="what nginx in front costs a stream")
     one.add_argument("--requests", type=int, default=200)
     one.set_defaults(run=proxy.run)

@@ -58,3 +58,5 @@ lock embeddings "$@" --constraint "$everything" --override requirements/override
 # The CUDA build pins versions of its own, and shares an environment with these four.
 lock llm-cuda "$@" --constraint requirements/services.txt --constraint requirements/embedded.txt \
     --constraint requirements/embeddings.txt --constraint requirements/dev.txt
+# What `python -m benchmarks queue` compares with. Each has an environment of its own.
+for name in arq saq streaq taskiq; do lock "peers/$name" "$@"; done

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements"
-LOCKS = sorted(path for path in REQUIREMENTS.glob("*.txt") if not path.stem.startswith("overrides"))
+FILES = sorted(path for path in REQUIREMENTS.rglob("*") if path.is_file())
+LOCKS = sorted(
+    path for path in REQUIREMENTS.rglob("*.txt") if not path.stem.startswith("overrides")
+)
 
 
 def pins(path: Path) -> dict[tuple[str, str], str]:
@@ -32,7 +35,7 @@ def test_every_requirement_is_pinned_and_hashed(path: Path) -> None:
     assert pins(path)
 
 
-@pytest.mark.parametrize("path", sorted(REQUIREMENTS.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_no_address_is_named(path: Path) -> None:
     text = path.read_text()
 

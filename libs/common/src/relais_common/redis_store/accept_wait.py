@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from relais_common.errors import NotConfirmed
+from relais_common.redis_store.calls import Argument
 from relais_common.redis_store.connection import RedisSettings, connect, store_errors
-from relais_common.redis_store.scripting import Argument
 from relais_common.wire import scripts
 
 log = structlog.get_logger(__name__)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date, timedelta
 
-from redis.asyncio import Redis
-
 from relais_common.limits import COUNTERS, DayUsage
+from relais_common.redis_store.calls import Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.wire import keys
 
@@ -16,8 +16,8 @@ _EPOCH = date(1970, 1, 1)
 class RedisAccounts:
     """Reading what the scripts wrote down."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def usage(
         self, model: str, *, since: date, until: date, key_id: str | None
@@ -27,14 +27,12 @@ class RedisAccounts:
             return []
         fields = [f"{key_id} {counter}" for counter in COUNTERS]
         with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for day in days:
-                    name = keys.usage(model, (day - _EPOCH).days)
-                    if key_id is None:
-                        pipeline.hgetall(name)
-                    else:
-                        pipeline.hmget(name, fields)
-                answers = await pipeline.execute()
+            names = [keys.usage(model, (day - _EPOCH).days) for day in days]
+            if key_id is None:
+                asked = [self._calls.send("HGETALL", name) for name in names]
+            else:
+                asked = [self._calls.send("HMGET", name, *fields) for name in names]
+            answers = await asyncio.gather(*asked)
         found = []
         for day, answer in zip(days, answers, strict=True):
             if key_id is not None:
@@ -50,9 +48,9 @@ class RedisAccounts:
         return found
 
 
-def _by_key(answer: dict[bytes, bytes]) -> dict[str, dict[str, int]]:
+def _by_key(answer: list[bytes]) -> dict[str, dict[str, int]]:
     by_key: dict[str, dict[str, int]] = {}
-    for field, value in answer.items():
+    for field, value in zip(answer[::2], answer[1::2], strict=True):
         key_id, _, counter = field.decode().rpartition(" ")
         by_key.setdefault(key_id, {})[counter] = int(value)
     return by_key

@@ -23,6 +23,10 @@ from redis.exceptions import (
 )
 
 from relais_common.errors import StoreUnavailable
+from relais_common.redis_store.calls import Calls
+
+CONNECT_TIMEOUT_S = 2.0
+"""How long opening a connection may take."""
 
 CONFIRM_TIMEOUT_S = 5.0
 """How long to wait for the confirmation of a subscription."""
@@ -60,7 +64,7 @@ class RedisSettings:
     Attributes:
         url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS.
         timeout_s: how long one command may take before it counts as lost.
-        max_connections: of the pool that ordinary commands share; more commands than that wait.
+        max_connections: of acceptances that wait (`AcceptWait`); what is more than that waits for a connection first.
     """
 
     url: str = field(repr=False)
@@ -98,18 +102,35 @@ def _mend_sending(pool: ConnectionPool) -> None:
     pool.connection_class = type(kind.__name__, (_Sends, kind), {"__slots__": ()})
 
 
-def connect(settings: RedisSettings) -> Redis:
-    """A client for ordinary commands. Retries with jitter: every command here may be sent twice.
+def connect_for_calls(settings: RedisSettings) -> Calls:
+    """For ordinary commands and scripts. Retries with jitter: every command here may be sent twice.
 
     A refused or lost connection is tried again at once; a Redis that takes connections and says nothing is not, or
     each command would hang for several times `timeout_s`.
     """
+    pool = ConnectionPool.from_url(
+        settings.url,
+        socket_timeout=None,  # `Calls` sees to the times itself, of many answers at once
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        protocol=2,
+        retry=Retry(NoBackoff(), retries=0, supported_errors=()),
+    )
+    _mend_sending(pool)
+    return Calls(
+        pool.make_connection,
+        timeout_s=settings.timeout_s,
+        connect_timeout_s=min(CONNECT_TIMEOUT_S, settings.timeout_s),
+    )
+
+
+def connect(settings: RedisSettings) -> Redis:
+    """A client with a connection for each command under way: for those that wait. Retries as `Calls` does."""
     pool = BlockingConnectionPool.from_url(
         settings.url,
         max_connections=settings.max_connections,
         timeout=settings.timeout_s,
         socket_timeout=settings.timeout_s,
-        socket_connect_timeout=2.0,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(
             ExponentialWithJitterBackoff(base=0.05, cap=1.0),
             retries=3,
@@ -126,7 +147,7 @@ def connect_blocking(settings: RedisSettings) -> Redis:
     redis = Redis.from_url(
         settings.url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
-        socket_connect_timeout=2.0,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
         # Under version 3 the client writes each message out for a debug log that nobody keeps.
         protocol=2,
         # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.

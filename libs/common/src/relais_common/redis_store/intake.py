@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -28,8 +29,9 @@ from relais_common.jobs import (
 )
 from relais_common.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
 from relais_common.redis_store.accept_wait import ConfirmedScript
+from relais_common.redis_store.calls import Argument, Calls
 from relais_common.redis_store.connection import store_errors
-from relais_common.redis_store.scripting import Argument, Scripts
+from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
 
 
@@ -130,11 +132,13 @@ class RedisJobIntake:
 
     def __init__(
         self,
+        calls: Calls,
         scripts: Scripts,
         *,
         watch_grace_s: float = 30.0,
         confirmed: ConfirmedScript | None = None,
     ) -> None:
+        self._calls = calls
         self._scripts = scripts
         self._watch_grace_s = watch_grace_s
         self._confirmed = confirmed
@@ -211,12 +215,12 @@ class RedisJobIntake:
 
     async def vectors(self, channel_id: str) -> bytes | None:
         with store_errors():
-            return cast("bytes | None", await self._scripts.redis.get(keys.vectors(channel_id)))
+            return cast("bytes | None", await self._calls.send("GET", keys.vectors(channel_id)))
 
     async def depth(self, model: str) -> QueueDepth:
         with store_errors():
-            async with self._scripts.redis.pipeline(transaction=False) as pipeline:
-                pipeline.hget(keys.counts(model), "waiting")
-                pipeline.zcard(keys.inflight(model))
-                waiting, running = await pipeline.execute()
+            waiting, running = await asyncio.gather(
+                self._calls.send("HGET", keys.counts(model), "waiting"),
+                self._calls.send("ZCARD", keys.inflight(model)),
+            )
         return QueueDepth(waiting=int(waiting or 0), running=running)

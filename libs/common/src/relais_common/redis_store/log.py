@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from relais_common.ports import Look
+from relais_common.redis_store.calls import Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.intake import read_state
 from relais_common.redis_store.scripting import Scripts
@@ -14,14 +15,15 @@ from relais_common.wire import keys
 class RedisEventLog:
     """Reading a channel's log."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+        self._calls = calls
         self._scripts = scripts
 
     async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
         if limit < 1:
             return []  # LRANGE would take the -1 that follows from it for the last element
         with store_errors():
-            lines = await self._scripts.redis.lrange(keys.log(channel_id), after, after + limit - 1)
+            lines = await self._calls.send("LRANGE", keys.log(channel_id), after, after + limit - 1)
         return cast("list[bytes]", lines)
 
     async def look(self, channel_id: str, *, after: int, limit: int) -> Look | None:

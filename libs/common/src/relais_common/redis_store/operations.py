@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from relais_common.channels import channel_model
 from relais_common.errors import DecodeError, Unreadable
@@ -16,16 +16,18 @@ from relais_common.operations import (
     KeyBacklog,
     QueueView,
 )
+from relais_common.redis_store.calls import Argument, Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.intake import job_arguments, read_acceptance, read_seconds
-from relais_common.redis_store.scripting import Argument, Scripts
+from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
 
 
 class RedisOperations:
     """Looking at queues, replaying and dropping dead letters."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+        self._calls = calls
         self._scripts = scripts
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
@@ -69,9 +71,7 @@ class RedisOperations:
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
         with store_errors():
-            payload = cast(
-                "bytes | None", await self._scripts.redis.hget(keys.job(channel_id), "payload")
-            )
+            payload: bytes | None = await self._calls.send("HGET", keys.job(channel_id), "payload")
         arguments: tuple[Argument, ...] = ()
         # Without a request the script finds that there is nothing to replay, or that it was replayed before.
         if payload is not None:

@@ -7,8 +7,9 @@ import time
 from relais_common.errors import StoreUnavailable
 from relais_common.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.ports import Reaped
+from relais_common.redis_store.calls import Argument, Calls
 from relais_common.redis_store.connection import store_errors
-from relais_common.redis_store.scripting import Argument, Scripts
+from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
 
 LATEST_S = 2.0
@@ -32,13 +33,14 @@ def parting(max_failures: int) -> list[Argument]:
 class RedisRecovery:
     """The reaper's step."""
 
-    def __init__(self, scripts: Scripts) -> None:
+    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+        self._calls = calls
         self._scripts = scripts
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
         asked_s = time.monotonic()
         with store_errors():
-            seconds, microseconds = await self._scripts.redis.time()
+            seconds, microseconds = await self._calls.send("TIME")
         if time.monotonic() - asked_s > LATEST_S / 2:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         answer = await self._scripts.run(
@@ -46,7 +48,7 @@ class RedisRecovery:
             keys.model_base(model),
             limit,
             *parting(max_failures),
-            f"{seconds + microseconds / 1e6 + LATEST_S:.6f}",
+            f"{int(seconds) + int(microseconds) / 1e6 + LATEST_S:.6f}",
         )
         if answer is None:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from typing import cast
 
-from redis.asyncio import Redis
-
 from relais_common.jobs import WorkerState
+from relais_common.redis_store.calls import Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.wire import codec, keys
 
@@ -16,40 +16,38 @@ from relais_common.wire import codec, keys
 class RedisWorkerRegistry:
     """One key per worker, which expires by itself, and an index of them."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
+        send, name, now_s = self._calls.send, keys.worker(state.worker_id), time.time()
         with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.set(
-                    keys.worker(state.worker_id), codec.encode_worker(state), px=int(ttl_s * 1000)
-                )
+            await asyncio.gather(
+                send("SET", name, codec.encode_worker(state), "PX", int(ttl_s * 1000)),
                 # The score only bounds the index; whether a worker lives is its own key's expiry.
-                pipeline.zadd(keys.WORKERS, {state.worker_id: time.time()})
-                pipeline.zremrangebyscore(keys.WORKERS, "-inf", time.time() - 3600)
-                await pipeline.execute()
+                send("ZADD", keys.WORKERS, now_s, state.worker_id),
+                send("ZREMRANGEBYSCORE", keys.WORKERS, "-inf", now_s - 3600),
+            )
 
     async def leave(self, worker_id: str) -> None:
         with store_errors():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.delete(keys.worker(worker_id))
-                pipeline.zrem(keys.WORKERS, worker_id)
-                await pipeline.execute()
+            await asyncio.gather(
+                self._calls.send("DEL", keys.worker(worker_id)),
+                self._calls.send("ZREM", keys.WORKERS, worker_id),
+            )
 
     async def alive(self) -> list[WorkerState]:
         with store_errors():
-            ids: list[bytes] = cast("list[bytes]", await self._redis.zrange(keys.WORKERS, 0, -1))
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for worker_id in ids:
-                    pipeline.get(keys.worker(worker_id.decode()))
-                payloads = await pipeline.execute()
+            ids: list[bytes] = await self._calls.send("ZRANGE", keys.WORKERS, 0, -1)
+            payloads = await asyncio.gather(
+                *(self._calls.send("GET", keys.worker(worker_id.decode())) for worker_id in ids)
+            )
         return [codec.decode_worker(payload) for payload in payloads if payload is not None]
 
 
-async def shared_secret(redis: Redis) -> bytes:
+async def shared_secret(calls: Calls) -> bytes:
     """The secret that signs `events_url` tokens: made by whoever asks first."""
     with store_errors():
-        await redis.set(keys.SIGNING_SECRET, secrets.token_hex(32), nx=True)
-        secret = await redis.get(keys.SIGNING_SECRET)
+        await calls.send("SET", keys.SIGNING_SECRET, secrets.token_hex(32), "NX")
+        secret = await calls.send("GET", keys.SIGNING_SECRET)
     return cast("bytes", secret)

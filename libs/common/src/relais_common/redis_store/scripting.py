@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
+from redis.exceptions import NoScriptError
 
+from relais_common.redis_store.calls import Argument, Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.wire import scripts
 
-Argument = str | bytes | int | float
+_SOURCES = {name: scripts.source(name).encode() for name in scripts.NAMES}
+_DIGESTS = {
+    name: hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    for name, source in _SOURCES.items()
+}
 
 
 class Scripts:
-    """Every script of the protocol, registered with one client."""
+    """Every script of the protocol."""
 
-    def __init__(self, redis: Redis) -> None:
-        self.redis = redis
-        self._scripts: dict[str, AsyncScript] = {
-            name: redis.register_script(scripts.source(name)) for name in scripts.NAMES
-        }
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def run(self, name: str, base: str, *arguments: Argument) -> Any:
         """Run one script on the model whose keys begin with `base`.
@@ -28,5 +31,12 @@ class Scripts:
         Raises:
             StoreUnavailable: Redis cannot be reached; whether the step was done is unknown, so call again.
         """
+        call: tuple[Argument, ...] = ("EVALSHA", _DIGESTS[name], 1, base, *arguments)
         with store_errors():
-            return await self._scripts[name](keys=[base], args=list(arguments))
+            try:
+                return await self._calls.send(*call)
+            except NoScriptError:
+                # In one message, so that no restart comes between the two unseen.
+                load = self._calls.send("SCRIPT", "LOAD", _SOURCES[name])
+                _, answer = await asyncio.gather(load, self._calls.send(*call))
+                return answer

@@ -21,13 +21,14 @@ from relais_common.jobs import (
     TakenJob,
     Verdict,
 )
+from relais_common.redis_store.calls import Argument
 from relais_common.redis_store.connection import (
     CONFIRM_TIMEOUT_S,
     LONGEST_BLOCK_S,
     store_errors,
 )
 from relais_common.redis_store.recovery import parting
-from relais_common.redis_store.scripting import Argument, Scripts
+from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
 
 log = structlog.get_logger(__name__)

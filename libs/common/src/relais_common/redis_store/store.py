@@ -12,10 +12,12 @@ from redis.asyncio import Redis
 from relais_common.lifecycle import background
 from relais_common.redis_store.accept_wait import AcceptWait, open_confirmed
 from relais_common.redis_store.accounts import RedisAccounts
+from relais_common.redis_store.calls import Calls
 from relais_common.redis_store.connection import (
     RedisSettings,
     connect,
     connect_blocking,
+    connect_for_calls,
     store_errors,
 )
 from relais_common.redis_store.intake import RedisJobIntake
@@ -35,7 +37,11 @@ PING_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class RedisStore:
-    """The ports, each over the same Redis."""
+    """The ports, each over the same Redis.
+
+    Attributes:
+        redis: a client for whoever must look behind the ports, as tests do; connected once it is used.
+    """
 
     intake: RedisJobIntake
     source: RedisJobSource
@@ -45,17 +51,18 @@ class RedisStore:
     registry: RedisWorkerRegistry
     operations: RedisOperations
     accounts: RedisAccounts
+    calls: Calls
     redis: Redis
 
     async def ping(self) -> None:
         """Raises StoreUnavailable unless Redis answers within `PING_TIMEOUT_S`."""
         with store_errors():
             async with asyncio.timeout(PING_TIMEOUT_S):
-                await self.redis.ping()
+                await self.calls.send("PING")
 
     async def signing_secret(self) -> bytes:
         """The secret that all orchestrators of this Redis share."""
-        return await shared_secret(self.redis)
+        return await shared_secret(self.calls)
 
 
 @asynccontextmanager
@@ -69,25 +76,27 @@ async def open_store(
     async with AsyncExitStack() as stack:
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
+        calls = connect_for_calls(settings)
         blocking = connect_blocking(settings)
         stack.push_async_callback(blocking.aclose)
-        scripts = Scripts(redis)
+        scripts = Scripts(calls)
         confirmed = None
         if accept_wait is not None and accept_wait.wanted:
             confirmed = await stack.enter_async_context(
                 open_confirmed(settings, "enqueue", accept_wait)
             )
         live = RedisLiveBus(blocking)
-        # A reader that dies ends whoever relies on it: streams would hang in silence.
-        await stack.enter_async_context(background(live.run()))
+        # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
+        await stack.enter_async_context(background(calls.run(), live.run()))
         yield RedisStore(
-            intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
+            intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
             source=RedisJobSource(scripts, blocking),
-            recovery=RedisRecovery(scripts),
-            log=RedisEventLog(scripts),
+            recovery=RedisRecovery(calls, scripts),
+            log=RedisEventLog(calls, scripts),
             live=live,
-            registry=RedisWorkerRegistry(redis),
-            operations=RedisOperations(scripts),
-            accounts=RedisAccounts(redis),
+            registry=RedisWorkerRegistry(calls),
+            operations=RedisOperations(calls, scripts),
+            accounts=RedisAccounts(calls),
+            calls=calls,
             redis=redis,
         )
