@@ -158,3 +158,23 @@ async def test_what_waits_is_written_before_an_orchestrator_ends(stack: Stack, k
     await stack.close_front(front)
     assert [one["_id"] for one in await kept.documents()] == [channel_id]
     assert await nothing_waits(stack)
+
+
+async def test_indexes_are_made_and_the_retention_is_what_the_settings_say_now(
+    stack: Stack, kept: Kept
+) -> None:
+    for days in (30, 7):
+        front = await traced_front(stack, kept, TRACE_RETENTION_DAYS=str(days))
+        channel_id = await front.submit(chat_request())
+        async with front.delete(f"/v1/channels/{channel_id}"):
+            pass
+        await kept.document(channel_id)
+        indexes = (await kept.database[COLLECTION].index_information()).values()
+        ages = {one["key"][0][0]: one.get("expireAfterSeconds") for one in indexes}
+        assert ages == {
+            "_id": None,
+            "recorded_at": None,
+            "key_id": None,
+            "finished_at": days * 24 * 3600,
+        }
+        await stack.close_front(front)

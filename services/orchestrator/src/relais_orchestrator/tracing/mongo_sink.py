@@ -19,12 +19,11 @@ from relais_common.mongo import (
 from relais_common.traces import COLLECTION, Trace, trace_document
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 
-RETENTION = "retention"
-_INDEXES: dict[str, list[str]] = {
-    "recorded_at": ["recorded_at"],  # what rollups have not seen yet
-    "key_id_finished_at": ["key_id", "finished_at"],  # what a client had
-}
-_INDEX_EXISTS_OTHERWISE = frozenset((85, 86))
+_INDEXES = (
+    ("recorded_at", "finished_at"),  # what rollups have not seen yet
+    ("key_id", "finished_at"),  # what a client had
+)
+_INDEX_EXISTS_OTHERWISE = 85
 
 _OF_THE_DOCUMENT = frozenset(
     # BadValue, FailedToParse, TypeMismatch, InvalidBSON, ConflictingUpdateOperators, DollarPrefixedFieldName,
@@ -98,14 +97,17 @@ class MongoTraceSink:
 
     async def _prepare(self) -> None:
         """Indexes, made where they are missing; the retention is what the settings say now."""
-        for name, fields in _INDEXES.items():
-            await self._traces.create_index([(one, ASCENDING) for one in fields], name=name)
+        for fields in _INDEXES:
+            await self._traces.create_index([(one, ASCENDING) for one in fields])
         try:
             await self._traces.create_index(
-                [("finished_at", ASCENDING)], name=RETENTION, expireAfterSeconds=self._retention_s
+                [("finished_at", ASCENDING)], expireAfterSeconds=self._retention_s
             )
         except OperationFailure as error:
-            if error.code not in _INDEX_EXISTS_OTHERWISE:
+            if error.code != _INDEX_EXISTS_OTHERWISE:
                 raise
-            index = {"name": RETENTION, "expireAfterSeconds": self._retention_s}
+            index = {
+                "keyPattern": {"finished_at": ASCENDING},
+                "expireAfterSeconds": self._retention_s,
+            }
             await self._database.command({"collMod": COLLECTION, "index": index})
