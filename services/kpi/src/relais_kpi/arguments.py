@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from pathlib import Path
 
+from relais_common.kpis.report import Axis
+
+FORMATS = ("table", "html", "json", "csv")
 MAX_COUNT = 100_000_000
 MAX_SEED_DIGITS = 9
 
@@ -12,6 +16,14 @@ _DESCRIPTION = """\
 Key figures of what was served: traces into hourly rollups, rollups into reports.
 
 MongoDB is found by MONGODB_URL and MONGODB_DATABASE, as for the orchestrators."""
+
+_PERIODS = """\
+Key figures of a period of whole hours, beside those of the one before.
+
+WHEN is a length such as 24h, 7d or 2w (--since: so long before --until), a day
+such as 2026-11-28 (--until: that day included), or a time such as
+2026-11-28T14:00; in UTC where it says nothing else. Objectives are steps such
+as 1s, 1.5s or 250ms; others are taken down to the next step."""
 
 _EPILOG = """\
 Exit codes: 0 done, 1 a failure, 2 wrong arguments or settings, 3 another run is
@@ -36,6 +48,31 @@ def parse(arguments: Sequence[str]) -> Namespace:
         help="compute every hour anew whose traces are all still there",
     )
     rollup.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    report = commands.add_parser(
+        "report",
+        help="what was served in a period, and how well",
+        description=_PERIODS,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    report.add_argument("--since", metavar="WHEN", help="default: 24h")
+    report.add_argument(
+        "--until", metavar="WHEN", help="default: the end of the last hour that is over"
+    )
+    report.add_argument(
+        "--by", choices=[one.value for one in Axis], default="model", help="default: model"
+    )
+    report.add_argument(
+        "--slo",
+        metavar="OBJECTIVES",
+        default="ttft=1s,tpot=50ms,e2e=10s",
+        help="bounds that a request has to keep all of to count as goodput (default: %(default)s)",
+    )
+    report.add_argument(
+        "--format", choices=FORMATS, default="table", help="default: table, in 80 columns"
+    )
+    report.add_argument(
+        "--output", type=Path, metavar="FILE", help="write there, not to standard output"
+    )
     simulate = commands.add_parser(
         "simulate", help="fill an empty database with made-up traces, to try reports"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -10,11 +11,22 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
+import orjson
+from rich.console import Console
+
 from relais_common.command_line import FAILED, OK, WRONG_USE
 from relais_common.errors import SettingsError
+from relais_common.kpis.objectives import parse_objectives
+from relais_common.kpis.periods import parse_period
+from relais_common.kpis.report import Axis, Report
+from relais_common.kpis.store import read_report
 from relais_common.mongo import ConnectionFailure, PyMongoError, open_database
 from relais_kpi.arguments import parse
 from relais_kpi.progress import Progress
+from relais_kpi.rendering import table
+from relais_kpi.rendering.contents import read_page
+from relais_kpi.rendering.page import render_page
+from relais_kpi.rendering.rows import render_csv
 from relais_kpi.rolling.job import Run, roll_up_new
 from relais_kpi.rolling.lock import LockHeld, Superseded
 from relais_kpi.settings import Settings, read_settings
@@ -24,6 +36,7 @@ from relais_kpi.simulation.traffic import simulate
 AT_WORK = 3
 """Another run holds the lock: nothing was done, and nothing is wrong."""
 
+WIDTH = 80
 _TERMINATED = 128 + signal.SIGTERM
 
 Command = Callable[[Namespace, Settings], Awaitable[int]]
@@ -78,6 +91,47 @@ async def _rollup(wanted: Namespace, settings: Settings) -> int:
     return OK
 
 
+async def _report(wanted: Namespace, settings: Settings) -> int:
+    now = _now()
+    try:
+        period = parse_period(wanted.since, wanted.until, now=now)
+        objectives = parse_objectives(wanted.slo)
+    except ValueError as error:
+        return _complain(str(error), WRONG_USE)
+    by = Axis(wanted.by)
+    async with open_database(settings.mongo) as database:
+        if wanted.format == "html":
+            text = render_page(await read_page(database, period, by=by, objectives=objectives), now)
+        else:
+            report = await read_report(database, period, by=by, objectives=objectives)
+            text = _rendered(report, wanted, now)
+    if wanted.output is None:
+        sys.stdout.write(text)
+        return OK
+    try:
+        await asyncio.to_thread(wanted.output.write_text, text, encoding="utf-8")
+    except OSError as error:
+        return _complain(f"{wanted.output}: {error.strerror}", FAILED)
+    return OK
+
+
+def _rendered(report: Report, wanted: Namespace, now: datetime) -> str:
+    if wanted.format == "json":
+        return orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n"
+    if wanted.format == "csv":
+        return render_csv(report)
+    # Colours only where somebody sees them.
+    to_terminal = wanted.output is None and sys.stdout.isatty()
+    console = Console(
+        file=io.StringIO(),
+        highlight=False,
+        width=None if to_terminal else WIDTH,
+        force_terminal=to_terminal,
+    )
+    console.print(table.render(report, now))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
 async def _simulate(wanted: Namespace, settings: Settings) -> int:
     made = simulate(traces=wanted.traces, days=wanted.days, seed=wanted.seed, until=_now())
     async with open_database(settings.mongo) as database:
@@ -97,7 +151,7 @@ async def _simulate(wanted: Namespace, settings: Settings) -> int:
     return OK
 
 
-COMMANDS: dict[str, Command] = {"rollup": _rollup, "simulate": _simulate}
+COMMANDS: dict[str, Command] = {"rollup": _rollup, "report": _report, "simulate": _simulate}
 
 
 def _told(run: Run) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 
+from relais_common.kpis.objectives import Objectives
+from relais_common.kpis.periods import Period
+from relais_common.kpis.report import Axis, Fold, Report, build_report
 from relais_common.kpis.rollups import Group, Rollup
 from relais_common.mongo import Database
 
@@ -42,8 +45,30 @@ async def read_rollups(
             yield group, Rollup.from_document(document)
 
 
+async def read_fold(database: Database, period: Period, axes: Iterable[Axis] = ()) -> Fold:
+    """The rollups of a period, added up."""
+    fold = Fold(axes)
+    async for group, rollup in read_rollups(database, period.since, period.until):
+        fold.add(group, rollup)
+    return fold
+
+
+async def read_report(
+    database: Database, period: Period, *, by: Axis, objectives: Objectives
+) -> Report:
+    """The figures of a period, beside those of the one before."""
+    return build_report(
+        await read_fold(database, period, (by,)),
+        await read_fold(database, period.previous),
+        period=period,
+        by=by,
+        objectives=objectives,
+        rolled_up_to=await rolled_up_to(database),
+    )
+
+
 async def rolled_up_to(database: Database) -> datetime | None:
     """What was recorded until then is in the rollups; None before the first run."""
     state = await database[STATE].find_one({"_id": "rollup"})
-    moment: datetime | None = None if state is None else state.get("watermark")
+    moment: datetime | None = None if state is None else state.get("rolled_up_to")
     return None if moment is None else moment.astimezone(UTC)

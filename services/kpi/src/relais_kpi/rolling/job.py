@@ -91,9 +91,9 @@ async def roll_up_new(
                 await lock.renew_if_due()
             progress(len(touched), len(touched), run.traces_read)
             # Not past this moment, whatever a clock elsewhere says: what is recorded later is looked at later.
-            run.watermark = min(began, max(one.recorded_to for one in touched))
-            if lock.watermark is None or run.watermark > lock.watermark:
-                await lock.advance(run.watermark)
+            recorded_to = min(began, max(one.recorded_to for one in touched))
+            run.watermark = max(recorded_to, lock.watermark or recorded_to)
+        await lock.done(watermark=run.watermark, rolled_up_to=began)
         await _delete_before(database, oldest)
     return run
 

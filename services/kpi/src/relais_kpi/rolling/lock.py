@@ -52,9 +52,9 @@ class Lock:
             self._renewed_at = time.monotonic()
             await self._update({"expires_at": self._now() + LASTS})
 
-    async def advance(self, watermark: datetime) -> None:
-        """Everything recorded until then is in the rollups. Raises Superseded."""
-        await self._update({"watermark": watermark})
+    async def done(self, *, watermark: datetime | None, rolled_up_to: datetime) -> None:
+        """The next run begins at the watermark; reports say how far they go. Raises Superseded."""
+        await self._update({"watermark": watermark, "rolled_up_to": rolled_up_to})
 
     async def release(self) -> None:
         """The fence stays, for the next run to count on from."""

@@ -1,0 +1,206 @@
+"""What a report says, in sentences; and what in it asks to be looked at. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from relais_common.kpis.figures import Figures, Latency
+from relais_common.kpis.report import ObjectivesView, Report
+from relais_kpi.rendering import words
+
+STALE = timedelta(hours=2)
+WORSE = 1.25
+GOOD_SUCCESS = 0.99
+GOOD_GOODPUT = 0.95
+LARGE_KEY = 0.5
+LARGE_WASTE = 0.05
+LARGE_QUEUE = 0.5
+LARGE_CANCELS = 0.1
+FEW = 50
+"""Requests under which a share or a 99th percentile says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something to look at: what, and what may be done."""
+
+    what: str
+    advice: str
+
+
+def sentences(report: Report) -> list[str]:
+    """A paragraph for somebody who reads nothing else."""
+    total, previous = report.total, report.previous
+    span = words.length(report.until - report.since)
+    if not total.requests:
+        return [f"No requests ended in these {span}."]
+    told = [_traffic(report, span), _success(total)]
+    if total.ttft is not None:
+        told.append(
+            f"Half of the answers began within {words.duration(total.ttft.p50_s)}, and 99 % within "
+            f"{words.duration(total.ttft.p99_s)}{_against(total.ttft, previous.ttft)}."
+        )
+    elif total.e2e is not None:
+        told.append(
+            f"Half of the requests took no longer than {words.duration(total.e2e.p50_s)}, and 99 % no longer than "
+            f"{words.duration(total.e2e.p99_s)}{_against(total.e2e, previous.e2e)}."
+        )
+    if total.goodput is not None and total.goodput.share is not None:
+        told.append(
+            f"{words.share(total.goodput.share)} met all objectives ({objectives(report.objectives)})."
+        )
+    if report.peak_hours:
+        peak = report.peak_hours[0]
+        told.append(
+            f"The busiest hour began at {words.moment(peak.hour)} UTC, with {words.count(peak.requests)} requests."
+        )
+    if len(report.keys) > 1:
+        first = report.keys[0]
+        told.append(
+            f"The key with the most, {first.key_id}, had {words.share(first.requests_share)} of them."
+        )
+    return told
+
+
+def findings(report: Report, now: datetime) -> list[Finding]:
+    """The most pressing first; nothing where all is well."""
+    found: list[Finding] = []
+    total = report.total
+    if report.rolled_up_to is None or report.rolled_up_to < min(report.until, now) - STALE:
+        known = (
+            "never"
+            if report.rolled_up_to is None
+            else f"to {words.moment(report.rolled_up_to)} UTC"
+        )
+        found.append(
+            Finding(
+                f"Traces were last rolled up {known}.",
+                "Run `relais kpi rollup`; what came later is missing here.",
+            )
+        )
+    if total.requests < FEW:
+        return found
+    if total.success_rate is not None and total.success_rate < GOOD_SUCCESS and total.causes:
+        first = total.causes[0]
+        found.append(
+            Finding(
+                f"{words.share(1 - total.success_rate)} of the requests did not succeed, mostly {first.cause} "
+                f"({words.count(first.requests)}).",
+                "Look for the cause in the workers' logs and under `relais admin dead`.",
+            )
+        )
+    found += _latency_findings(report)
+    if (
+        total.goodput is not None
+        and total.goodput.share is not None
+        and total.goodput.share < GOOD_GOODPUT
+    ):
+        found.append(
+            Finding(
+                f"{words.share(1 - total.goodput.share)} missed an objective ({objectives(report.objectives)}).",
+                "The tables below say which models; the distributions, which of the objectives.",
+            )
+        )
+    tokens = total.output_tokens
+    if tokens and total.wasted_tokens / tokens > LARGE_WASTE:
+        found.append(
+            Finding(
+                f"{words.share(total.wasted_tokens / tokens)} of the generated tokens were for nobody.",
+                "Cancelled and failed requests, and restarts, spend them: look at who cancels, and why.",
+            )
+        )
+    if total.cancelled / total.requests > LARGE_CANCELS:
+        found.append(
+            Finding(
+                f"{words.share(total.cancelled / total.requests)} of the requests were cancelled.",
+                "Clients that give up often wait too long for the first token.",
+            )
+        )
+    if len(report.keys) > 1 and report.keys[0].requests_share > LARGE_KEY:
+        largest = report.keys[0]
+        found.append(
+            Finding(
+                f"{largest.key_id} had {words.share(largest.requests_share)} of the requests.",
+                "A limit or a lower priority keeps room for the others (`relais keys`).",
+            )
+        )
+    return found
+
+
+def _latency_findings(report: Report) -> list[Finding]:
+    total, previous = report.total, report.previous
+    found: list[Finding] = []
+    for name, now, before in (
+        ("The first token", total.ttft, previous.ttft),
+        ("The whole answer", total.e2e, previous.e2e),
+    ):
+        if now is None or before is None or min(now.count, before.count) < FEW:
+            continue
+        if now.p99_s > WORSE * before.p99_s:
+            found.append(
+                Finding(
+                    f"{name} came later: 99th percentile {words.duration(now.p99_s)}, "
+                    f"{words.duration(before.p99_s)} before.",
+                    "Compare queue time and the time per token: the one that grew says whether room or speed is short.",
+                )
+            )
+    late = report.objectives.ttft_s
+    if total.queue is None or total.ttft is None or late is None or total.ttft.p99_s <= late:
+        return found
+    if total.queue.p99_s > LARGE_QUEUE * total.ttft.p99_s:
+        found.append(
+            Finding(
+                "Waiting in the queue makes up much of the slow first tokens (99th percentile "
+                f"{words.duration(total.queue.p99_s)} of {words.duration(total.ttft.p99_s)}).",
+                "More workers at the peak hours would shorten it.",
+            )
+        )
+    return found
+
+
+def objectives(wanted: ObjectivesView) -> str:
+    """`first token within 1.00 s, ...`."""
+    parts = [
+        f"{name} {words.tick(bound)}"
+        for name, bound in (
+            ("first token within", wanted.ttft_s),
+            ("each further token within", wanted.tpot_s),
+            ("whole answer within", wanted.e2e_s),
+        )
+        if bound is not None
+    ]
+    return ", ".join(parts) or "none"
+
+
+def _traffic(report: Report, span: str) -> str:
+    total, previous = report.total, report.previous
+    text = f"In these {span}, {words.count(total.requests)} requests ended"
+    if not previous.requests:
+        return f"{text}; none in the {span} before."
+    ratio = total.requests / previous.requests
+    if abs(ratio - 1) < 0.005:
+        return f"{text}, as many as in the {span} before."
+    more = "more" if ratio > 1 else "fewer"
+    return f"{text}, {words.share(abs(ratio - 1))} {more} than in the {span} before."
+
+
+def _success(total: Figures) -> str:
+    if total.success_rate is None:
+        return "All of them were cancelled."
+    text = f"{words.share(total.success_rate)} succeeded"
+    if total.causes:
+        first = total.causes[0]
+        text += f"; the most frequent cause of failure was {first.cause} ({words.count(first.requests)})"
+    if total.cancelled:
+        text += f"; {words.count(total.cancelled)} were cancelled"
+    return text + "."
+
+
+def _against(now: Latency, before: Latency | None) -> str:
+    if before is None:
+        return ""
+    ratio = now.p99_s / before.p99_s if before.p99_s else 1.0
+    if abs(ratio - 1) < 0.05:
+        return ", about as before"
+    return f" ({words.change(now.p99_s, before.p99_s)} against the time before)"

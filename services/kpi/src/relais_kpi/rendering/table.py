@@ -1,0 +1,190 @@
+"""A report for a terminal, in 80 columns: where space is short, names are cut, numbers never."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
+from relais_common.kpis.figures import Figures, Latency
+from relais_common.kpis.report import Axis, Report, Row
+from relais_kpi.rendering import words
+from relais_kpi.rendering.summary import findings, sentences
+
+MOST_ROWS = 30
+MOST_KEYS = 5
+MOST_CAUSES = 5
+
+
+def render(report: Report, now: datetime) -> RenderableType:
+    """All of it, from the summary to the slowest requests."""
+    parts: list[RenderableType] = [
+        Text(
+            f"{words.moment(report.since)} to {words.moment(report.until)} UTC, beside the "
+            f"{words.length(report.until - report.since)} before",
+            style="bold",
+        ),
+        Text(" ".join(sentences(report))),
+        *(Text(f"! {one.what} {one.advice}", style="yellow") for one in findings(report, now)),
+    ]
+    if report.total.requests:
+        parts += [
+            _totals(report),
+            _latencies(report),
+            _rows(report),
+            *_keys(report),
+            _slowest(report),
+        ]
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def _totals(report: Report) -> Table:
+    now, before = report.total, report.previous
+    table = _table(_name(""), _number("NOW"), _number("BEFORE"), _number("CHANGE"))
+
+    def counted(name: str, one: float, other: float) -> None:
+        _add(table, name, words.count(one), words.count(other), words.change(one, other))
+
+    def shared(name: str, one: float | None, other: float | None) -> None:
+        _add(table, name, words.share(one), words.share(other), words.points(one, other))
+
+    counted("requests", now.requests, before.requests)
+    shared("success rate", now.success_rate, before.success_rate)
+    earlier = {one.cause: one for one in before.causes}
+    for cause in now.causes[:MOST_CAUSES]:
+        known = earlier.get(cause.cause)
+        shared(
+            f"  {cause.cause}",
+            cause.share,
+            known.share if known else 0.0 if before.requests else None,
+        )
+    shared("cancelled", _part(now, now.cancelled), _part(before, before.cancelled))
+    shared("retried", _part(now, now.retried), _part(before, before.retried))
+    if now.goodput is not None and before.goodput is not None:
+        shared("goodput", now.goodput.share, before.goodput.share)
+    counted("input tokens/s", now.input_tokens_per_s, before.input_tokens_per_s)
+    counted("output tokens/s", now.output_tokens_per_s, before.output_tokens_per_s)
+    counted("wasted tokens", now.wasted_tokens, before.wasted_tokens)
+    return table
+
+
+def _part(figures: Figures, count: int) -> float | None:
+    return count / figures.requests if figures.requests else None
+
+
+def _latencies(report: Report) -> Table:
+    table = _table(
+        _name("LATENCY"), *map(_number, ("P50", "P90", "P99", "MAX", "P99 BEFORE", "CHANGE"))
+    )
+    for name, now, before in (
+        ("first token (TTFT)", report.total.ttft, report.previous.ttft),
+        ("per token (TPOT)", report.total.tpot, report.previous.tpot),
+        ("end to end", report.total.e2e, report.previous.e2e),
+        ("in the queue", report.total.queue, report.previous.queue),
+    ):
+        if now is None:
+            continue
+        was = None if before is None else before.p99_s
+        _add(
+            table,
+            name,
+            *(words.brief(one) for one in (now.p50_s, now.p90_s, now.p99_s, now.max_s, was)),
+            words.change(now.p99_s, was),
+        )
+    return table
+
+
+def _rows(report: Report) -> RenderableType:
+    table = _table(
+        _name(f"BY {report.by.upper()}"),
+        *map(_number, ("REQUESTS", "SHARE", "OK", "GOOD", "TTFT P50", "P99", "E2E P99", "TOK/S")),
+    )
+    # Of hours and days, the last ones.
+    shown = report.rows[-MOST_ROWS:] if report.by.is_time else report.rows[:MOST_ROWS]
+    for row in shown:
+        _add(table, _row_name(report.by, row), *_row_cells(row))
+    left_out = len(report.rows) + report.rows_left_out - len(shown)
+    return Group(table, Text(f"... and {left_out} more (--format csv)")) if left_out else table
+
+
+def _row_name(by: Axis, row: Row) -> str:
+    return row.name[:-1].replace("T", " ") if by is Axis.HOUR else row.name
+
+
+def _row_cells(row: Row) -> Iterable[str]:
+    one = row.figures
+    yield words.count(one.requests)
+    yield words.share(row.share)
+    yield words.share(one.success_rate)
+    yield words.share(None if one.goodput is None else one.goodput.share)
+    yield words.brief(_p50(one.ttft))
+    yield words.brief(_p99(one.ttft))
+    yield words.brief(_p99(one.e2e))
+    yield words.count(one.output_tokens_per_s)
+
+
+def _p50(latency: Latency | None) -> float | None:
+    return None if latency is None else latency.p50_s
+
+
+def _p99(latency: Latency | None) -> float | None:
+    return None if latency is None else latency.p99_s
+
+
+def _keys(report: Report) -> Iterable[RenderableType]:
+    if report.by is not Axis.KEY and len(report.keys) > 1:
+        shares = (
+            f"{one.key_id} {words.share(one.requests_share)}" for one in report.keys[:MOST_KEYS]
+        )
+        rest = len(report.keys) - MOST_KEYS
+        more = f", and {rest} more (--by key)" if rest > 0 else ""
+        yield Text(f"Requests by key: {', '.join(shares)}{more}")
+    peaks = (f"{words.moment(one.hour)} ({words.count(one.requests)})" for one in report.peak_hours)
+    yield Text(f"Peak hours, UTC: {', '.join(peaks)}")
+
+
+def _slowest(report: Report) -> RenderableType:
+    table = _table(
+        _word("SLOWEST"),
+        _name("MODEL"),
+        _name("KEY"),
+        *map(_number, ("E2E", "QUEUE", "STALLED", "TOKENS")),
+    )
+    for one in report.slowest:
+        _add(
+            table,
+            "." + one.channel_id.rpartition(".")[2],
+            one.model,
+            one.key_id,
+            words.brief(one.e2e_s),
+            words.brief(one.queue_s),
+            words.brief(one.stalled_s),
+            words.count(one.output_tokens),
+        )
+    return table
+
+
+def _table(*columns: Column) -> Table:
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+
+
+def _name(header: str) -> Column:
+    """Of any length: takes what the others leave."""
+    return Column(header, overflow="ellipsis")
+
+
+def _word(header: str) -> Column:
+    return Column(header, no_wrap=True)
+
+
+def _number(header: str) -> Column:
+    return Column(header, no_wrap=True, justify="right")
+
+
+def _add(table: Table, *cells: str) -> None:
+    # As text: a name in square brackets is no markup.
+    table.add_row(*(Text(cell) for cell in cells))
