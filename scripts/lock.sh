@@ -60,3 +60,8 @@ lock llm-cuda "$@" --constraint requirements/services.txt --constraint requireme
     --constraint requirements/embeddings.txt --constraint requirements/dev.txt
 # What `python -m benchmarks queue` compares with. Each has an environment of its own.
 for name in arq saq streaq taskiq; do lock "peers/$name" "$@"; done
+
+# What each image has, out of the same resolution.
+for image in tools orchestrator llm-worker embedding-worker kpi; do
+    lock "images/$image" "$@" --constraint "$everything"
+done

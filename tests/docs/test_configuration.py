@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,27 +12,10 @@ import relais_embedding_worker.settings
 import relais_kpi.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
+from support.recording import RecordingEnviron
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `(?P<name>[A-Z_]+)` \| (?:`(?P<default>[^`]*)`)? *\|", re.MULTILINE)
-
-
-class RecordingEnviron(Mapping[str, str]):
-    """An environment that notes what was asked of it."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-        self.asked: set[str] = set()
-
-    def __getitem__(self, name: str) -> str:
-        self.asked.add(name)
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def documented(*titles: str) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import relais_llm_worker.settings
 import relais_orchestrator.settings
 from support.manifests import Rendered, Workload
 
-READERS: dict[str, Callable[[dict[str, str]], Any]] = {
+READERS: dict[str, Callable[[Mapping[str, str]], Any]] = {
     "orchestrator": relais_orchestrator.settings.read_settings,
     "llm-worker": relais_llm_worker.settings.read_settings,
     "remote-worker": relais_llm_worker.settings.read_settings,

@@ -13,7 +13,6 @@ from relais_common.ports import (
     LiveBus,
     Operations,
     Recovery,
-    TraceOutbox,
     WorkerRegistry,
 )
 from relais_common.redis_store import RedisStore
@@ -31,11 +30,10 @@ class Ports:
     registry: WorkerRegistry
     operations: Operations
     accounts: Accounts
-    traces: TraceOutbox
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store, store.operations, store, store)
+    return Ports(store, store, store, store, store, store, store.operations, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -48,5 +46,4 @@ def redis_ports(store: RedisStore) -> Ports:
         store.registry,
         store.operations,
         store.accounts,
-        store.traces,
     )

@@ -22,7 +22,6 @@ from relais_common.errors import (
     StoreUnavailable,
     TokensOverLimit,
     TooManyInFlight,
-    TracesFull,
     Unreadable,
     WorkerLost,
 )
@@ -46,7 +45,6 @@ NOT_ACCEPTED = (
     IdempotencyConflict,
     QueueFull,
     StorageFull,
-    TracesFull,
     TooManyInFlight,
     RateLimited,
     TokensOverLimit,

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Builds the images, and pushes them where asked. `scripts/build_images.sh --help` says how.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+PROGRAM=build_images
+# shellcheck source-path=SCRIPTDIR/..
+. "$ROOT/scripts/lib/env.sh"
+cd "$ROOT"
+
+ALL=(orchestrator kpi embedding-worker llm-worker-remote llm-worker-cpu llm-worker-cuda)
+
+usage() {
+    cat <<END
+usage: scripts/build_images.sh [--push] [--print] NAME...
+
+  NAME     ${ALL[*]}, or all
+  --push   push each once all are built
+  --print  print the names with tags that would be built, one a line, and end
+
+Settings, from the environment:
+  CI_REGISTRY_IMAGE (relais)   what goes before an image's name
+  CI_API_IMAGE_TAG (local)     tag of the orchestrator, the KPI job and the embedding worker
+  CI_VLLM_IMAGE_TAG (local)    tag of the LLM worker, with -remote, -cpu or -cuda behind it
+  UV_FIND_LINKS, or else PIP_FIND_LINKS   a folder with wheels that no index has (torch's CPU build, say)
+  RELAIS_UV_CONFIG, RELAIS_PIP_CONFIG     files uv.toml and pip.conf, for an index of your own; no trace of them stays in an image
+END
+}
+
+image_of() { # image_of NAME: with its tag
+    local registry=${CI_REGISTRY_IMAGE:-relais} api=${CI_API_IMAGE_TAG:-local} vllm=${CI_VLLM_IMAGE_TAG:-local}
+    case $1 in
+        llm-worker-*) echo "$registry/relais-llm-worker:$vllm-${1#llm-worker-}" ;;
+        *) echo "$registry/relais-$1:$api" ;;
+    esac
+}
+
+build() { # build NAME
+    local name=$1 image started=$SECONDS wheels=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}} arguments=() folder
+    image=$(image_of "$name")
+    case $name in
+        llm-worker-*) arguments+=(--target "${name#llm-worker-}") ;;
+    esac
+    folder=services/${name//-/_}
+    folder=${folder/llm_worker_*/llm_worker}
+    if [[ -d $wheels && $name =~ ^(embedding-worker|llm-worker-cpu)$ ]]; then
+        arguments+=(--build-context "wheels=$wheels")
+    fi
+    [[ -z ${RELAIS_UV_CONFIG:-} ]] || arguments+=(--secret "id=uv.toml,src=$RELAIS_UV_CONFIG")
+    [[ -z ${RELAIS_PIP_CONFIG:-} ]] || arguments+=(--secret "id=pip.conf,src=$RELAIS_PIP_CONFIG")
+    DOCKER_BUILDKIT=1 docker build --quiet --file "$folder/Dockerfile" --tag "$image" \
+        --build-arg "VERSION=${image##*:}" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+        "${arguments[@]}" . >/dev/null || die "$image could not be built (see above)"
+    say "$image: $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB ($((SECONDS - started)) s)"
+}
+
+push=false print=false names=()
+while (($#)); do
+    case $1 in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        --push) push=true ;;
+        --print) print=true ;;
+        all) names+=("${ALL[@]}") ;;
+        *)
+            [[ " ${ALL[*]} " == *" $1 "* ]] || { usage >&2; die "there is no image '$1'"; }
+            names+=("$1")
+            ;;
+    esac
+    shift
+done
+if ((${#names[@]} == 0)); then
+    usage >&2
+    exit 2
+fi
+
+if $print; then
+    for name in "${names[@]}"; do image_of "$name"; done
+    exit 0
+fi
+for name in "${names[@]}"; do build "$name"; done
+if $push; then
+    for name in "${names[@]}"; do docker push --quiet "$(image_of "$name")"; done
+fi

@@ -1,1 +1,0 @@
-"""Traces of ended requests, from Redis to MongoDB."""
