@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import relais_embedding_worker.settings
+import relais_kpi.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
 from support.manifests import Rendered, Workload
@@ -16,6 +17,7 @@ READERS: dict[str, Callable[[Mapping[str, str]], Any]] = {
     "llm-worker": relais_llm_worker.settings.read_settings,
     "remote-worker": relais_llm_worker.settings.read_settings,
     "embedding-worker": relais_embedding_worker.settings.read_settings,
+    "kpi": relais_kpi.settings.read_settings,
 }
 
 
@@ -26,7 +28,7 @@ def ours(overlay: Rendered) -> list[Workload]:
 
 def servers(overlay: Rendered) -> list[Workload]:
     """Of them, those that run until they are stopped."""
-    return [one for one in ours(overlay) if one.name in READERS]
+    return [one for one in ours(overlay) if one.name != "kpi"]
 
 
 def settings_of(overlay: Rendered, name: str, folder: Path) -> Any:
