@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
+from relais_common import sentinels
 from relais_common.channels import model_tag
 from relais_common.errors import SettingsError
 from relais_common.llm_table import TableEntry, read_llm_table
@@ -129,8 +130,15 @@ def redis_url(environ: Environ) -> str:
     """`REDIS_URL`, or one made of `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
     url = optional_text(environ, "REDIS_URL")
     if url is not None:
-        if not url.startswith(("redis://", "rediss://", "unix://")):
-            raise SettingsError("REDIS_URL takes a redis://, rediss:// or unix:// address")
+        if url.startswith(sentinels.SCHEMES):
+            try:
+                sentinels.parse(url)
+            except ValueError as error:
+                raise SettingsError(f"REDIS_URL: {error}") from None
+        elif not url.startswith(("redis://", "rediss://", "unix://")):
+            raise SettingsError(
+                "REDIS_URL takes a redis://, rediss://, unix:// or redis+sentinel:// address"
+            )
         return url
     host = text(environ, "REDIS_HOST", "127.0.0.1")
     port = integer(environ, "REDIS_PORT", 6379, at_least=1, at_most=65535)

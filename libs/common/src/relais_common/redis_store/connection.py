@@ -22,11 +22,13 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from relais_common import sentinels
 from relais_common.errors import StoreUnavailable
 from relais_common.redis_store.calls import Calls
+from relais_common.redis_store.failover import FollowsMaster, Sentinels
 
 CONNECT_TIMEOUT_S = 2.0
-"""How long opening a connection may take."""
+"""How long opening a connection may take; asking Sentinels is a part of it."""
 
 CONFIRM_TIMEOUT_S = 5.0
 """How long to wait for the confirmation of a subscription."""
@@ -62,7 +64,7 @@ class RedisSettings:
     """Where Redis is.
 
     Attributes:
-        url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS.
+        url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS, or one with Sentinels (`sentinels`).
         timeout_s: how long one command may take before it counts as lost.
         max_connections: of acceptances that wait (`AcceptWait`); what is more than that waits for a connection first.
     """
@@ -97,9 +99,22 @@ class _Sends(AbstractConnection):
             raise asyncio.CancelledError
 
 
-def _mend_sending(pool: ConnectionPool) -> None:
+def _where(settings: RedisSettings) -> tuple[str, Sentinels | None]:
+    """The URL for the client, and who knows which server is meant where the URL does not say."""
+    if not settings.url.startswith(sentinels.SCHEMES):
+        return settings.url, None
+    address = sentinels.parse(settings.url)
+    return address.server_url, Sentinels(address)
+
+
+def _fit(pool: ConnectionPool, who_is_master: Sentinels | None) -> None:
     kind = pool.connection_class  # by the address: TCP, TLS or a local socket
-    pool.connection_class = type(kind.__name__, (_Sends, kind), {"__slots__": ()})
+    name, mended = kind.__name__, (_Sends, kind)
+    if who_is_master is None:
+        pool.connection_class = type(name, mended, {"__slots__": ()})
+    else:
+        follows = (FollowsMaster, *mended)
+        pool.connection_class = type(name, follows, {"sentinels": who_is_master})
 
 
 def connect_for_calls(settings: RedisSettings) -> Calls:
@@ -108,14 +123,15 @@ def connect_for_calls(settings: RedisSettings) -> Calls:
     A refused or lost connection is tried again at once; a Redis that takes connections and says nothing is not, or
     each command would hang for several times `timeout_s`.
     """
+    url, who_is_master = _where(settings)
     pool = ConnectionPool.from_url(
-        settings.url,
+        url,
         socket_timeout=None,  # `Calls` sees to the times itself, of many answers at once
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         protocol=2,
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
-    _mend_sending(pool)
+    _fit(pool, who_is_master)
     return Calls(
         pool.make_connection,
         timeout_s=settings.timeout_s,
@@ -125,8 +141,9 @@ def connect_for_calls(settings: RedisSettings) -> Calls:
 
 def connect(settings: RedisSettings) -> Redis:
     """A client with a connection for each command under way: for those that wait. Retries as `Calls` does."""
+    url, who_is_master = _where(settings)
     pool = BlockingConnectionPool.from_url(
-        settings.url,
+        url,
         max_connections=settings.max_connections,
         timeout=settings.timeout_s,
         socket_timeout=settings.timeout_s,
@@ -138,14 +155,15 @@ def connect(settings: RedisSettings) -> Redis:
         ),
         retry_on_error=[BusyLoadingError],
     )
-    _mend_sending(pool)
+    _fit(pool, who_is_master)
     return Redis.from_pool(pool)
 
 
 def connect_blocking(settings: RedisSettings) -> Redis:
     """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
+    url, who_is_master = _where(settings)
     redis = Redis.from_url(
-        settings.url,
+        url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         # Under version 3 the client writes each message out for a debug log that nobody keeps.
@@ -153,7 +171,7 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
-    _mend_sending(redis.connection_pool)
+    _fit(redis.connection_pool, who_is_master)
     return redis
 
 

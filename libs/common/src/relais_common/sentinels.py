@@ -1,0 +1,65 @@
+"""The address of a Redis that Sentinels look after. Standard library only.
+
+    redis+sentinel://[[user]:password@]sentinel[:26379][,sentinel[:26379]...]/service[/db][?sentinel_password=...]
+
+`rediss+sentinel://` speaks TLS, to the Sentinels too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote
+
+SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
+_PORT = 26379
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
+_FORM = re.compile(
+    rf"redis(?P<tls>s?)\+sentinel://(?:(?P<credentials>[^@/]*)@)?(?P<hosts>{_HOST}(?:,{_HOST})*)"
+    r"/(?P<service>[A-Za-z0-9._-]+)(?:/(?P<db>\d+))?(?:\?(?P<query>.*))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SentinelAddress:
+    """Who to ask, and for what.
+
+    Attributes:
+        sentinels: hosts and ports, to be asked in turn.
+        service: the name under which they watch the Redis.
+        password: theirs; None where they have none.
+        tls: on all connections.
+        server_url: the Redis's own URL, with the service in place of the host.
+    """
+
+    sentinels: tuple[tuple[str, int], ...]
+    service: str
+    password: str | None = field(repr=False)
+    tls: bool
+    server_url: str = field(repr=False)
+
+
+def parse(url: str) -> SentinelAddress:
+    """Raises ValueError, which does not show the URL: it may have a password."""
+    match = _FORM.fullmatch(url)
+    query = parse_qs(match["query"] or "", strict_parsing=bool(match["query"])) if match else {}
+    if match is None or not query.keys() <= {"sentinel_password"}:
+        raise ValueError(
+            "a Redis behind Sentinels is redis+sentinel://[[user]:password@]host[:port],host[:port]/service[/db]"
+        )
+    sentinels = []
+    for item in match["hosts"].split(","):
+        host, separator, port = item.rpartition(":")
+        if not separator or port.endswith("]"):  # an IPv6 address has colons of its own
+            host, port = item, str(_PORT)
+        sentinels.append((host.strip("[]"), int(port)))
+    credentials = "" if match["credentials"] is None else f"{match['credentials']}@"
+    scheme = f"redis{match['tls']}"
+    (password,) = query.get("sentinel_password", [None])
+    return SentinelAddress(
+        sentinels=tuple(sentinels),
+        service=unquote(match["service"]),
+        password=password,
+        tls=bool(match["tls"]),
+        server_url=f"{scheme}://{credentials}{match['service']}/{match['db'] or 0}",
+    )
