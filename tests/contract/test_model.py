@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, TypeVar, cast
 
 from hypothesis import settings
@@ -43,10 +43,12 @@ from relais_common.jobs import (
 from relais_common.memory import MemoryStore
 from relais_common.ports import JobSource
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.traces import Phases, Trace
 from relais_common.wire import codec, keys
 from support.builders import COMPLETED, MODEL, make_job, token_line
 from support.ports import Ports, memory_ports, redis_ports
 from support.steps import LONG_S, PAST_S, read_all
+from support.traced import TRACING
 
 T = TypeVar("T")
 
@@ -152,6 +154,7 @@ class TwoStores(RuleBasedStateMachine):
                     max_waiting=BOUND,
                     max_inflight_per_key=KEY_BOUND,
                     idempotency=idempotency,
+                    tracing=TRACING,
                 )
             except (QueueFull, TooManyInFlight, IdempotencyConflict) as error:
                 return type(error)
@@ -367,6 +370,7 @@ class TwoStores(RuleBasedStateMachine):
             self._check_channels()
             self._end_everything()
             self._check_channels()
+            self._check_traces()
         finally:
             self._runner.run(self._stack.aclose())
             self._runner.close()
@@ -416,6 +420,22 @@ class TwoStores(RuleBasedStateMachine):
         depth = self._same(lambda ports: ports.intake.depth(MODEL))
         assert (depth.waiting, depth.running) == (0, 0)
 
+    def _check_traces(self) -> None:
+        """One of each request, with the same words, and no time left out or counted twice."""
+
+        async def step(ports: Ports) -> list[Trace]:
+            batch = await ports.traces.collect(
+                MODEL, writer="w", limit=len(self._jobs) + 1, claim_after_s=LONG_S
+            )
+            return sorted((one.trace for one in batch.traces), key=lambda one: one.channel_id)
+
+        memory, redis = self._both(step)
+        assert [one.channel_id for one in memory] == sorted(one.channel_id for one in self._jobs)
+        assert list(map(_without_times, memory)) == list(map(_without_times, redis))
+        for trace in memory + redis:
+            assert min(astuple(trace.phases)) >= 0
+            assert abs(trace.e2e_s - (trace.finished_at_s - trace.accepted_at_s)) < 1e-4
+
     def _tail(self, lease: Lease) -> int:
         return self._same(lambda ports: _tail_of(ports, lease.channel_id))
 
@@ -437,6 +457,16 @@ def _without_estimates(answer: Accepted | ChannelState) -> Accepted | ChannelSta
         accepted_at_s=0.0,
         started_at_s=None if answer.started_at_s is None else 0.0,
         finished_at_s=None if answer.finished_at_s is None else 0.0,
+    )
+
+
+def _without_times(trace: Trace) -> Trace:
+    return replace(
+        trace,
+        accepted_at_s=0.0,
+        first_token_at_s=None if trace.first_token_at_s is None else 0.0,
+        finished_at_s=0.0,
+        phases=Phases(queue_s=0.0, prefill_s=0.0, decode_s=0.0, stalled_s=0.0),
     )
 
 

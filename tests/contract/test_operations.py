@@ -105,6 +105,8 @@ async def test_queue_that_was_never_used_is_all_zeros(ports: Ports) -> None:
         "running": 0,
         "dead_letters": 0,
         "stored_bytes": 0,
+        "waiting_traces": 0,
+        "oldest_trace_s": None,
         "service_s": None,
         "estimated_wait_s": None,
     }

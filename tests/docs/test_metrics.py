@@ -18,6 +18,7 @@ from relais_common.worker.metrics import WorkerMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
+from relais_orchestrator.metrics.traces import TraceMetrics
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 ROW = re.compile(
@@ -48,6 +49,7 @@ def orchestrator(registry: CollectorRegistry) -> None:
     RequestMetrics(registry, MODELS, {"/v1/models"})
     StreamMetrics(registry)
     QueueMetrics(registry, store.operations, store, MODELS)
+    TraceMetrics(registry, MODELS)
 
 
 def both(registry: CollectorRegistry) -> None:

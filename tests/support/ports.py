@@ -13,6 +13,7 @@ from relais_common.ports import (
     LiveBus,
     Operations,
     Recovery,
+    TraceOutbox,
     WorkerRegistry,
 )
 from relais_common.redis_store import RedisStore
@@ -30,10 +31,11 @@ class Ports:
     registry: WorkerRegistry
     operations: Operations
     accounts: Accounts
+    traces: TraceOutbox
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store, store.operations, store)
+    return Ports(store, store, store, store, store, store, store.operations, store, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -46,4 +48,5 @@ def redis_ports(store: RedisStore) -> Ports:
         store.registry,
         store.operations,
         store.accounts,
+        store.traces,
     )

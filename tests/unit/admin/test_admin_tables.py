@@ -28,6 +28,8 @@ QUEUE = QueueView(
     running=640,
     dead_letters=1000,
     stored_bytes=123_456_789,
+    waiting_traces=90_000,
+    oldest_trace_s=754.0,
     service_s=12.3,
     estimated_wait_s=90_061.0,
 )
@@ -83,6 +85,13 @@ def test_queue_at_its_fullest_fits_one_line_of_80_columns() -> None:
 def test_backlogs_are_told_by_key_and_names_are_no_markup() -> None:
     text = " ".join(" ".join(lines(tables.queues([QUEUE]))).split())
     assert f"{MODEL}, waiting by key: [bold]service 9000, other 1000" in text
+
+
+def test_traces_that_wait_are_told_and_none_are_not() -> None:
+    text = " ".join(" ".join(lines(tables.queues([QUEUE]))).split())
+    assert f"{MODEL}: 90000 traces wait to be written, the oldest for 12m34s" in text
+    none = replace(QUEUE, waiting_traces=0, oldest_trace_s=None)
+    assert "traces" not in " ".join(lines(tables.queues([none])))
 
 
 def test_channel_ids_are_never_cut() -> None:

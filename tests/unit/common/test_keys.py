@@ -30,6 +30,8 @@ CHANNEL = f"{TAG}.AAAAAAAAAAAAAAAAAAAAAA"
         (keys.watched(MODEL), f"relais:{{{TAG}}}:watched"),
         (keys.wakeup(MODEL), f"relais:{{{TAG}}}:wakeup"),
         (keys.dead(MODEL), f"relais:{{{TAG}}}:dead"),
+        (keys.traces(MODEL), f"relais:{{{TAG}}}:traces"),
+        (keys.traces_aside(MODEL), f"relais:{{{TAG}}}:traces:aside"),
         (keys.control(MODEL), f"relais:{{{TAG}}}:control"),
         (keys.take_memo(MODEL, "w-1"), f"relais:{{{TAG}}}:take:w-1"),
         (keys.job(CHANNEL), f"relais:{{{TAG}}}:job:{CHANNEL}"),

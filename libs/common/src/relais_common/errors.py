@@ -222,6 +222,13 @@ class StorageFull(RelaisError):
     code = "storage_full"
 
 
+class TracesFull(RelaisError):
+    """As many traces of this model wait for the database as may: nothing was queued, since its trace could be lost."""
+
+    status = 503
+    code = "traces_full"
+
+
 class EngineRefused(InvalidRequest):
     """The engine refused the request before any work: too long, bad schema, unknown token."""
 

@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import bson
+from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo import ReplaceOne
+from pymongo import ASCENDING, ReplaceOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     ConnectionFailure,
     DuplicateKeyError,
+    OperationFailure,
     PyMongoError,
 )
 
@@ -22,20 +25,28 @@ from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 
 __all__ = [
+    "ASCENDING",
     "DUPLICATE_KEY",
+    "NOT_ENCODABLE",
     "BulkWriteError",
     "ConnectionFailure",
     "Database",
     "DuplicateKeyError",
     "MongoSettings",
+    "OperationFailure",
     "PyMongoError",
     "ReplaceOne",
+    "UpdateOne",
+    "is_encodable",
     "open_database",
     "read_mongo_settings",
 ]
 
 DUPLICATE_KEY = 11000
 """The code of a write that met a document with the same `_id`."""
+
+NOT_ENCODABLE = (BSONError, OverflowError, ValueError, TypeError)
+"""What the driver raises of a document that it cannot send."""
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 
@@ -63,15 +74,16 @@ def read_mongo_settings(env: Environ) -> MongoSettings | None:
         SettingsError: one of them is wrong.
     """
     url = environ.optional_text(env, "MONGODB_URL")
+    settings = MongoSettings(
+        url=url or "",
+        database=environ.text(env, "MONGODB_DATABASE", "relais"),
+        timeout_s=environ.number(env, "MONGODB_TIMEOUT_S", 5.0, at_least=0.1, at_most=600),
+    )
     if url is None:
         return None
     if not url.startswith(("mongodb://", "mongodb+srv://")):
         raise SettingsError("MONGODB_URL takes a mongodb:// or mongodb+srv:// address")
-    return MongoSettings(
-        url=url,
-        database=environ.text(env, "MONGODB_DATABASE", "relais"),
-        timeout_s=environ.number(env, "MONGODB_TIMEOUT_S", 5.0, at_least=0.1, at_most=600),
-    )
+    return settings
 
 
 def _patience(settings: MongoSettings) -> dict[str, Any]:
@@ -106,3 +118,12 @@ async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
         yield client[settings.database]
     finally:
         client.close()
+
+
+def is_encodable(document: dict[str, Any]) -> bool:
+    """Whether it can be sent at all: every value of a type that the database has, within its bounds."""
+    try:
+        bson.encode(document)
+    except NOT_ENCODABLE:
+        return False
+    return True

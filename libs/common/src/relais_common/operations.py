@@ -33,7 +33,9 @@ class QueueView:
         suspects: jobs that crashed a worker before, and wait to be run alone.
         running: jobs in workers' hands.
         dead_letters: jobs that were set aside, out of attempts.
-        stored_bytes: what is held of its jobs: waiting, running, dead, and ended ones until they are forgotten.
+        stored_bytes: what is held of its jobs: waiting, running, dead, ended ones until they are forgotten, and traces.
+        waiting_traces: of ended jobs, on their way to the database.
+        oldest_trace_s: seconds since the job of the oldest of them ended; None where none waits.
         service_s: mean seconds from take to end; None while nothing was measured.
         estimated_wait_s: what a job at the end of the queue would be told; None while nothing was measured.
     """
@@ -47,6 +49,8 @@ class QueueView:
     running: int
     dead_letters: int
     stored_bytes: int
+    waiting_traces: int
+    oldest_trace_s: float | None
     service_s: float | None
     estimated_wait_s: float | None
 

@@ -32,6 +32,7 @@ from relais_common.jobs import (
 )
 from relais_common.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
+from relais_common.traces import TraceBatch, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class JobIntake(Protocol):
         quota: Quota = NO_QUOTA,
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
+        tracing: Tracing | None = None,
     ) -> Accepted:
-        """Accept a job: after this returns, the job reaches a terminal state.
+        """Accept a job: after this returns, the job reaches a terminal state, and with `tracing` leaves one trace.
 
         What the quota says it needs is taken out of its key's minute with the acceptance; its end puts what it took in
         the place of that, and on the key's account of the day.
@@ -72,6 +74,8 @@ class JobIntake(Protocol):
             TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
             StorageFull: with this job, what is held of the model's jobs, waiting, running and ended, would be more than
                 three quarters of `max_stored_bytes`. Past the whole of it, no more than one job is taken at a time.
+            TracesFull: `tracing.max_waiting` traces of this model wait for the database, or they take more than a
+                quarter of `max_stored_bytes`.
             IdempotencyConflict: the idempotency key was used with another body.
         """
         ...
@@ -264,6 +268,28 @@ class Accounts(Protocol):
         ...
 
 
+class TraceOutbox(Protocol):
+    """Traces of ended jobs on their way to the database. Any number of writers may share the work."""
+
+    async def collect(
+        self, model: str, *, writer: str, limit: int, claim_after_s: float
+    ) -> TraceBatch:
+        """Traces for this writer: what it has and did not say `written` of, what another one has had for
+        `claim_after_s`, and new ones, in this order.
+
+        One that cannot be read is set aside here.
+        """
+        ...
+
+    async def written(self, model: str, entry_ids: Sequence[str]) -> None:
+        """The database has these, for good."""
+        ...
+
+    async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
+        """The database will never take these: keep the last 100 apart for 7 days, out of the others' way."""
+        ...
+
+
 class Operations(Protocol):
     """What an operator looks at, and what he does with dead letters. No view costs more than its page."""
 
@@ -291,7 +317,8 @@ class Operations(Protocol):
         """Queue a dead letter's request anew: same key and priority, a fresh deadline, a channel of its own.
 
         The old channel has had its last event, and it remembers the new one: a second replay changes nothing and
-        answers the first one's channel. Nobody reads the new one yet, so a disconnect does not end it.
+        answers the first one's channel. Nobody reads the new one yet, so a disconnect does not end it. It leaves
+        a trace where the letter did.
 
         Returns:
             None if the channel is no dead letter.

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from relais_common.errors import TracesFull
 from relais_common.jobs import Operation, Priority, Status
+
+COLLECTION = "traces"
+"""What it is called in the database."""
+
+RETRY_AFTER_S = 5.0
+SET_ASIDE_KEPT = 100
+SET_ASIDE_TTL_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +28,8 @@ class Phases:
         queue_s: waiting, before anything was published of its answer.
         prefill_s: in a worker's hands, before the first token of that take.
         decode_s: in a worker's hands, from that token on.
-        stalled_s: waiting after part of the answer was published: its worker had died or was drained.
+        stalled_s: waiting after part of the answer was published: its worker had died or was drained. A dead one let go
+            when it was last heard of, at its last renewal, some time before its lease was over.
     """
 
     queue_s: float
@@ -47,7 +56,9 @@ class Trace:
         wasted_tokens: generated for nobody: all of a request that was not completed, and what a restart made void.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
         first_token_at_s: when the first token was published; None if none was, as with embeddings.
-        content: what was asked and answered, where `TRACE_CONTENT=full`.
+        content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt` or `embedding` as the
+            request had them, and `answer`, what was published of it. More than 2 MiB of both is left out, and there is
+            `omitted_bytes` alone. Vectors are never there.
     """
 
     channel_id: str
@@ -89,6 +100,49 @@ class Trace:
         if self.ttft_s is None or self.output_tokens < 2:
             return None
         return max(0.0, self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Whether and how a request leaves a trace.
+
+    Attributes:
+        content: with what was asked and answered.
+        max_waiting: traces of its model that may wait for the database, before nothing new is accepted.
+    """
+
+    content: bool = False
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingTrace:
+    """A trace on its way to the database; `entry_id` is what the queue calls it."""
+
+    entry_id: str
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBatch:
+    """What a writer gets at once.
+
+    Attributes:
+        more: where there was no room for all.
+        unreadable: how many were set aside instead.
+    """
+
+    traces: tuple[WaitingTrace, ...]
+    more: bool = False
+    unreadable: int = 0
+
+
+def traces_full(model: str, waiting: int) -> TracesFull:
+    """Why nothing new is accepted; when there is room again is for the database to say."""
+    return TracesFull(
+        f"{waiting} traces of requests to {model!r} wait to be written; try again later",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:

@@ -48,7 +48,15 @@ def queues(views: Sequence[QueueView]) -> RenderableType:
         if one.waiting_by_key
     ]
     held = [Text(f"\n{one.model} holds {one.stored_bytes / 1e6:,.1f} MB") for one in views]
-    return Group(table, *backlogs, *held)
+    traces = [
+        Text(
+            f"\n{one.model}: {one.waiting_traces} traces wait to be written, "
+            f"the oldest for {duration(one.oldest_trace_s)}"
+        )
+        for one in views
+        if one.waiting_traces
+    ]
+    return Group(table, *backlogs, *held, *traces)
 
 
 def workers(states: Sequence[WorkerState]) -> RenderableType:

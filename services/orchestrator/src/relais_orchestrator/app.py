@@ -39,6 +39,7 @@ from relais_orchestrator.problems import problems
 from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
+from relais_orchestrator.tracing.running import writing_traces
 from relais_orchestrator.watcher import Watcher
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,14 @@ def create_parts(
         registry=store.registry,
         catalogue=catalogue,
         model_states=ModelStates(settings.models, store.operations, store.registry),
-        intake=Intake(store.intake, catalogue, settings.limits, drain, metrics.requests.accepted),
+        intake=Intake(
+            store.intake,
+            catalogue,
+            settings.limits,
+            drain,
+            metrics.requests.accepted,
+            None if settings.traces is None else settings.traces.tracing,
+        ),
         follower=Follower(
             store.intake,
             store.log,
@@ -142,17 +150,20 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
             port: int = runner.addresses[0][1]
-            async with background(
-                *_following(key_file, parts, store),
-                parts.watcher.run(),
-                LoopLag(metrics.registry).run(),
-                reap_for_ever(
-                    store.recovery,
-                    settings.models,
-                    every_s=settings.reap_every_s,
-                    max_failures=settings.max_failures,
-                    outage_grace_s=settings.lease_s,
+            async with (
+                background(
+                    *_following(key_file, parts, store),
+                    parts.watcher.run(),
+                    LoopLag(metrics.registry).run(),
+                    reap_for_ever(
+                        store.recovery,
+                        settings.models,
+                        every_s=settings.reap_every_s,
+                        max_failures=settings.max_failures,
+                        outage_grace_s=settings.lease_s,
+                    ),
                 ),
+                writing_traces(settings.traces, store.traces, settings.models, metrics.traces),
             ):
                 yield parts, port
         finally:
@@ -186,6 +197,7 @@ async def run(settings: Settings) -> None:
                 port=port,
                 models=settings.models,
                 env=settings.env,
+                traces=settings.traces is not None,
                 open_files=open_files,
             )
             # What start-up made stays: no collection need look at it again.

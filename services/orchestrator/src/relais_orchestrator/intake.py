@@ -34,6 +34,7 @@ from relais_common.jobs import (
 )
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.ports import JobIntake
+from relais_common.traces import Tracing
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
@@ -68,6 +69,7 @@ class Intake:
 
     Args:
         accepted: told of every job that the queue took in, or had already.
+        tracing: of every job; None where no traces are kept.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class Intake:
         limits: Limits,
         drain: Drain,
         accepted: Callable[[Job, Accepted], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._queue = queue
         self._catalogue = catalogue
         self._limits = limits
         self._drain = drain
         self._accepted = accepted
+        self._tracing = tracing
 
     async def accept(
         self, draft: Draft, *, caller: Caller, idempotency_key: str | None, body: bytes
@@ -91,7 +95,7 @@ class Intake:
 
         Raises:
             ModelNotFound, PriorityForbidden, InvalidRequest, PayloadTooLarge, QueueFull, TooManyInFlight, RateLimited,
-                StorageFull, IdempotencyConflict, Draining: nothing was queued.
+                StorageFull, TracesFull, IdempotencyConflict, Draining: nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
@@ -162,6 +166,7 @@ class Intake:
             quota=quota,
             max_stored_bytes=self._limits.max_stored_bytes,
             idempotency=idempotency,
+            tracing=self._tracing,
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
             return await enqueue

@@ -12,6 +12,7 @@ from relais_common.errors import SettingsError
 from relais_common.llm_table import read_mapping
 from relais_common.redis_store import AcceptWait, RedisSettings
 from relais_orchestrator.behind_proxy import BehindProxy, TrustedProxies
+from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
@@ -59,7 +60,11 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        traces: None where none are kept.
+    """
 
     env: str
     redis: RedisSettings
@@ -74,6 +79,7 @@ class Settings:
     api_keys: Path | None
     limits: Limits
     streaming: Streaming
+    traces: TraceSettings | None
     drain_s: float
     lease_s: float
     reap_every_s: float
@@ -127,6 +133,7 @@ def read_settings(env: Environ) -> Settings:
             watch_lease_s=environ.number(env, "WATCH_LEASE_S", 30, at_least=0.5, at_most=3600),
             events_url_ttl_s=environ.number(env, "EVENTS_URL_TTL_S", 3600, at_least=1),
         ),
+        traces=read_trace_settings(env),
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
         lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
         reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),

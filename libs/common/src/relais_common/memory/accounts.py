@@ -70,9 +70,9 @@ class MemoryAccounts:
         self._used[limit, key_id] = (used, self._clock())
 
 
-def measure(log: list[bytes]) -> Usage:
-    """Tokens of a job whose holder did not count them, from its log: those since the answer last began."""
-    input_tokens = output_tokens = 0
+def measure(log: list[bytes]) -> tuple[Usage, int]:
+    """Tokens of a job whose holder did not count them, from its log: those since the answer last began, and before."""
+    input_tokens = output_tokens = void_tokens = 0
     for line in log:
         event = codec.decode_event(line)
         if isinstance(event, Started):
@@ -80,5 +80,5 @@ def measure(log: list[bytes]) -> Usage:
         elif isinstance(event, Token):
             output_tokens += len(event.token_ids) or bool(event.text)
         elif isinstance(event, Restarted):
-            output_tokens = 0
-    return Usage(input_tokens, output_tokens)
+            void_tokens, output_tokens = void_tokens + output_tokens, 0
+    return Usage(input_tokens, output_tokens), void_tokens

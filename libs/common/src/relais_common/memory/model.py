@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relais_common.errors import QueueFull, StorageFull
-from relais_common.events import Usage
+from relais_common.events import Completed, Failed, Usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
 from relais_common.limits import Quota
 from relais_common.memory.accounts import MemoryAccounts, measure
+from relais_common.memory.traces import Hands, MemoryTraces, published
 from relais_common.ports import LiveBatch
+from relais_common.traces import Trace, Tracing, traces_full
 from relais_common.wire import codec
+from relais_common.wire.trace_codec import content_of
 
 PATIENCE = 8
 
@@ -38,14 +41,13 @@ class Record:
     accepted_at_s: float
     deadline_at_s: float
     quota: Quota
+    hands: Hands
+    tracing: Tracing | None = None
     status: Status = Status.QUEUED
     fence: int = 0
     failures: int = 0
     worker: str = ""
-    taken_at_s: float = 0.0
     engaged: bool = False
-    progressed: bool = False
-    emitted: bool = False
     prompt_token_ids: tuple[int, ...] = ()
     model_revision: str = ""
     stop: StopReason | None = None
@@ -90,6 +92,7 @@ class MemoryModel:
         self.memos: dict[str, tuple[str, list[str]]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self.accounts = MemoryAccounts(clock)
+        self.traces = MemoryTraces(clock)
         self.service_s: float | None = None
         self.host: tuple[float, str] = (0.0, "")
         self.max_stored_bytes: int | None = None
@@ -99,10 +102,10 @@ class MemoryModel:
     def waiting(self) -> int:
         return sum(record.status is Status.QUEUED for record in self.records.values())
 
-    def add(self, job: Job, watch_grace_s: float, quota: Quota) -> Record:
+    def add(self, job: Job, watch_grace_s: float, quota: Quota, tracing: Tracing | None) -> Record:
         self._order += 1
         now = self._clock()
-        record = Record(job, self._order, now, now + job.deadline_s, quota)
+        record = Record(job, self._order, now, now + job.deadline_s, quota, Hands(now), tracing)
         self.records[job.channel_id] = record
         self._lane(record).append(job.channel_id)
         self.deadlines[job.channel_id] = record.deadline_at_s
@@ -145,7 +148,8 @@ class MemoryModel:
     @property
     def stored_bytes(self) -> int:
         now = self._clock()
-        return sum(record.stored_bytes(now) for record in self.records.values())
+        jobs = sum(record.stored_bytes(now) for record in self.records.values())
+        return jobs + self.traces.stored_bytes
 
     @property
     def is_crowded(self) -> bool:
@@ -163,6 +167,16 @@ class MemoryModel:
                 f"{stored} bytes are held of requests to {job.model!r} and of their answers already",
                 retry_after_s=1.0,
             )
+
+    def refuse_where_traces_wait(self, model: str, tracing: Tracing | None) -> None:
+        """Raises TracesFull where as many wait for the database as may, or they take a quarter of the room."""
+        if tracing is None:
+            return
+        quarter = None if self.max_stored_bytes is None else self.max_stored_bytes / 4
+        if len(self.traces) >= tracing.max_waiting or (
+            quarter is not None and self.traces.stored_bytes > quarter
+        ):
+            raise traces_full(model, len(self.traces))
 
     def unfinished(self, key_id: str) -> int:
         """Jobs of this key that have not ended."""
@@ -184,15 +198,54 @@ class MemoryModel:
         self.append(record, len(record.log) + 1, lines)
         record.status, record.finished_at_s = status, self._clock()
         job = record.job
-        self.accounts.settle(job.key_id, status, usage or measure(record.log), record.quota)
+        measured, void_tokens = measure(record.log)
+        usage = usage or measured
+        self.accounts.settle(job.key_id, status, usage, record.quota)
+        if record.tracing is not None:
+            self.traces.add(self._trace(record, usage, void_tokens, lines, text))
         record.outcome, record.text, record.stop = lines[-1], text, None
         for ledger in (self.inflight, self.deadlines, self.watched):
             ledger.pop(channel_id, None)
         if was is Status.QUEUED:
             self._remove_from_lane(record)
         elif status is Status.COMPLETED:
-            last = record.finished_at_s - record.taken_at_s
+            last = record.finished_at_s - record.hands.taken_at_s
             self.service_s = last if self.service_s is None else 0.9 * self.service_s + 0.1 * last
+
+    def _trace(
+        self, record: Record, usage: Usage, void_tokens: int, lines: list[bytes], text: str
+    ) -> Trace:
+        """Of a record that has just ended."""
+        job, outcome = record.job, codec.decode_event(lines[-1])
+        now = self._clock()
+        if any(line.startswith(b"token ") for line in lines):
+            record.hands.note_token(now)
+        lost = 0 if record.status is Status.COMPLETED else usage.output_tokens
+        content = None
+        if record.tracing is not None and record.tracing.content:
+            content = content_of(codec.encode_job(job), text or published(record.log))
+        return Trace(
+            channel_id=job.channel_id,
+            key_id=job.key_id,
+            model=job.model,
+            model_revision=record.model_revision or None,
+            operation=job.operation,
+            priority=job.priority,
+            status=record.status,
+            error_type=outcome.error.code if isinstance(outcome, Failed) else None,
+            finish_reason=outcome.finish_reason if isinstance(outcome, Completed) else None,
+            takes=record.fence,
+            failures=record.failures,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            wasted_tokens=void_tokens + lost,
+            accepted_at_s=record.accepted_at_s,
+            first_token_at_s=record.hands.first_token_at_s,
+            finished_at_s=now,
+            phases=record.hands.phases(now),
+            content=content,
+        )
 
     def requeue(self, record: Record) -> None:
         channel_id = record.job.channel_id
@@ -209,16 +262,23 @@ class MemoryModel:
         )
         lane.insert(at, channel_id)
 
-    def let_go(self, record: Record, *, max_failures: int | None) -> bool:
+    def let_go(
+        self, record: Record, *, max_failures: int | None, heard_at_s: float | None = None
+    ) -> bool:
         """What becomes of a job whose holder has let go of it; `max_failures` is set after a crash.
+
+        Args:
+            heard_at_s: when a holder that is gone was last heard of.
 
         Returns:
             True where it waits again.
         """
+        progressed = record.hands.progressed
+        record.hands.leave(self._clock(), heard_at_s)
         if record.stop is not None:
             self.conclude(record, *stopped(record.stop), "")
             return False
-        if max_failures is not None and record.engaged and not record.progressed:
+        if max_failures is not None and record.engaged and not progressed:
             record.failures += 1
             if record.failures >= max_failures:
                 self.conclude(record, Status.FAILED, [codec.WORKER_LOST_LINE], "")
@@ -272,8 +332,9 @@ class MemoryModel:
             return False
         self._remove_from_lane(record)
         record.fence += 1
-        record.status, record.worker, record.taken_at_s = Status.RUNNING, worker_id, now
-        record.engaged = record.progressed = False
+        record.status, record.worker = Status.RUNNING, worker_id
+        record.hands.take(now, lease_s)
+        record.engaged = False
         self.inflight[record.job.channel_id] = now + lease_s
         return True
 

@@ -18,6 +18,7 @@ from relais_common.operations import (
     KeyBacklog,
     QueueView,
 )
+from relais_common.traces import Tracing
 from relais_common.wire import codec
 
 
@@ -29,18 +30,25 @@ class Accept(Protocol):
     ) -> Accepted: ...
 
 
+class Admit(Protocol):
+    """Takes in a job, as an enqueue does."""
+
+    def __call__(
+        self, model: MemoryModel, job: Job, *, tracing: Tracing | None = None
+    ) -> Accepted: ...
+
+
 class MemoryOperations:
     """Looking at queues, replaying and dropping dead letters.
 
     Args:
-        admit: takes in a job, as an enqueue does.
-        accepted: describes one that is there.
+        accepted: describes a job that is there.
     """
 
     def __init__(
         self,
         model_of: Callable[[str], MemoryModel],
-        admit: Callable[[MemoryModel, Job], Accepted],
+        admit: Admit,
         accepted: Accept,
         clock: Callable[[], float],
     ) -> None:
@@ -67,6 +75,8 @@ class MemoryOperations:
             running=len(state.inflight),
             dead_letters=len(state.dead),
             stored_bytes=state.stored_bytes,
+            waiting_traces=len(state.traces),
+            oldest_trace_s=state.traces.oldest_s,
             service_s=state.service_s,
             estimated_wait_s=state.estimated_wait_s(len(waiting) + 1),
         )
@@ -107,7 +117,7 @@ class MemoryOperations:
         state.dead.remove(channel_id)
         record.replayed_as = new_channel_id
         job = replace(record.job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)
-        return self._admit(state, job)
+        return self._admit(state, job, tracing=record.tracing)
 
     async def drop(self, channel_id: str) -> bool:
         state = self._model_of(channel_model(channel_id))
@@ -126,7 +136,7 @@ class MemoryOperations:
             status=record.status,
             age_s=now - record.accepted_at_s,
             deadline_in_s=record.deadline_at_s - now,
-            running_s=now - record.taken_at_s if running else None,
+            running_s=now - record.hands.taken_at_s if running else None,
             worker=record.worker if running else None,
             takes=record.fence,
             failures=record.failures,

@@ -33,6 +33,7 @@ from relais_common.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.memory.model import MemoryModel, Record, stopped
 from relais_common.memory.operations import MemoryOperations
 from relais_common.ports import Look, Reaped, Subscription
+from relais_common.traces import TraceBatch, Tracing
 from relais_common.wire import codec
 
 
@@ -80,6 +81,7 @@ class MemoryStore:
         quota: Quota = NO_QUOTA,
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
+        tracing: Tracing | None = None,
     ) -> Accepted:
         model = self._model(job.model)
         if job.channel_id in model.records:
@@ -102,15 +104,23 @@ class MemoryStore:
             )
         model.max_stored_bytes = max_stored_bytes
         model.refuse_where_crowded(job)
+        model.refuse_where_traces_wait(job.model, tracing)
         now = model.accounts.reserve(job.key_id, quota, job.model)
-        accepted = self._admit(model, job, quota)
+        accepted = self._admit(model, job, quota, tracing=tracing)
         if idempotency is not None:
             entry = (job.channel_id, idempotency.body_hash)
             model.idempotency[job.key_id, idempotency.key_hash] = entry
         return replace(accepted, buckets=now if quota.limits_anything else None)
 
-    def _admit(self, model: MemoryModel, job: Job, quota: Quota = NO_QUOTA) -> Accepted:
-        record = model.add(job, self._watch_grace_s, quota)
+    def _admit(
+        self,
+        model: MemoryModel,
+        job: Job,
+        quota: Quota = NO_QUOTA,
+        *,
+        tracing: Tracing | None = None,
+    ) -> Accepted:
+        record = model.add(job, self._watch_grace_s, quota, tracing)
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
@@ -181,6 +191,19 @@ class MemoryStore:
     ) -> list[DayUsage]:
         return self._model(model).accounts.usage(model, since, until, key_id)
 
+    # TraceOutbox
+
+    async def collect(
+        self, model: str, *, writer: str, limit: int, claim_after_s: float
+    ) -> TraceBatch:
+        return self._model(model).traces.collect(writer, limit, claim_after_s)
+
+    async def written(self, model: str, entry_ids: Sequence[str]) -> None:
+        self._model(model).traces.forget(list(entry_ids))
+
+    async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
+        self._model(model).traces.set_aside(list(entry_ids))
+
     # JobSource
 
     async def take(
@@ -231,7 +254,7 @@ class MemoryStore:
             deadline_in_s=model.seconds_left(record),
             queued_s=model.seconds_queued(record),
             interrupted=Interrupted(record.prompt_token_ids, record.model_revision)
-            if record.emitted and record.started_at_s is not None
+            if record.hands.first_token_at_s is not None and record.started_at_s is not None
             else None,
         )
 
@@ -264,7 +287,7 @@ class MemoryStore:
         if fresh:
             model.append(record, verdict.tail + 1, fresh)
             if item.emits:
-                record.emitted = record.progressed = True
+                record.hands.note_token(self._clock())
         return model.verdict(channel_id, fence)
 
     async def finish(
@@ -349,7 +372,8 @@ class MemoryStore:
                 elif record.status is Status.RUNNING:
                     state.ask_to_stop(record, reason)
         for record in state.due(state.inflight, limit):
-            if state.let_go(record, max_failures=max_failures):
+            heard_at_s = state.inflight[record.job.channel_id] - record.hands.lease_s
+            if state.let_go(record, max_failures=max_failures, heard_at_s=heard_at_s):
                 requeued += 1
             else:
                 ended += 1

@@ -29,6 +29,7 @@ _PORTS = (
     ports.EventLog,
     ports.WorkerRegistry,
     ports.Operations,
+    ports.TraceOutbox,
 )
 STEPS = tuple(
     sorted(
@@ -79,6 +80,7 @@ class StoreMetrics:
             log=self._measured(store.log),
             registry=self._measured(store.registry),
             operations=self._measured(store.operations),
+            traces=self._measured(store.traces),
         )
 
     def _measured(self, port: Port) -> Port:

@@ -32,6 +32,7 @@ from relais_common.redis_store.accept_wait import ConfirmedScript
 from relais_common.redis_store.calls import Argument, Calls
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
+from relais_common.traces import Tracing, traces_full
 from relais_common.wire import codec, keys
 
 
@@ -41,7 +42,11 @@ def read_seconds(value: bytes) -> float | None:
 
 
 def read_acceptance(model: str, answer: list[Any]) -> Accepted:
-    """What a script says of a job that it was to take in. Raises QueueFull, TooManyInFlight, StorageFull."""
+    """What a script says of a job that it was to take in.
+
+    Raises:
+        QueueFull, TooManyInFlight, StorageFull, TracesFull: it was not.
+    """
     verdict, *rest = answer
     if verdict == b"full":
         waiting, wait = rest
@@ -61,6 +66,8 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
             f"{stored} bytes are held of requests to {model!r} and of their answers already",
             retry_after_s=float(wait),
         )
+    if verdict == b"traces_full":
+        raise traces_full(model, rest[0])
     channel_id, status, position, wait = rest
     return Accepted(
         channel_id=channel_id.decode(),
@@ -124,6 +131,7 @@ def job_arguments(job: Job, watch_grace_s: float) -> tuple[Argument, ...]:
         job.log_ttl_s,
         job.result_ttl_s,
         watch_grace_s,
+        job.on_worker_loss,
     )
 
 
@@ -152,6 +160,7 @@ class RedisJobIntake:
         quota: Quota = NO_QUOTA,
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
+        tracing: Tracing | None = None,
     ) -> Accepted:
         idempotency_key = body_hash = ""
         if idempotency is not None:
@@ -159,6 +168,7 @@ class RedisJobIntake:
             body_hash = idempotency.body_hash
         arguments: list[Argument] = [
             *job_arguments(job, self._watch_grace_s),
+            "" if tracing is None else "full" if tracing.content else "none",
             max_waiting,
             max_inflight_per_key or 0,
             max_stored_bytes or 0,
@@ -167,6 +177,7 @@ class RedisJobIntake:
             quota.requests_per_minute or 0,
             quota.tokens_per_minute or 0,
             quota.tokens,
+            0 if tracing is None else tracing.max_waiting,
         ]
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":

@@ -33,7 +33,7 @@ class RedisOperations:
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
         answer = await self._scripts.run("queue", keys.model_base(model), top_keys)
         waiting, high, normal, low, suspects, running, dead, service, wait, oldest = answer[:10]
-        stored, *backlogs = answer[10:]
+        stored, traces, oldest_trace, *backlogs = answer[10:]
         by_priority = zip(Priority, (high, normal, low), strict=True)
         return QueueView(
             model=model,
@@ -48,6 +48,8 @@ class RedisOperations:
             running=running,
             dead_letters=dead,
             stored_bytes=stored,
+            waiting_traces=traces,
+            oldest_trace_s=read_seconds(oldest_trace),
             service_s=read_seconds(service),
             estimated_wait_s=read_seconds(wait),
         )

@@ -28,6 +28,7 @@ from relais_common.redis_store.recovery import RedisRecovery
 from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
 from relais_common.redis_store.scripting import Scripts
 from relais_common.redis_store.source import RedisJobSource
+from relais_common.redis_store.traces import RedisTraceOutbox
 
 __all__ = ["RedisSettings", "RedisStore", "open_store"]
 
@@ -51,6 +52,7 @@ class RedisStore:
     registry: RedisWorkerRegistry
     operations: RedisOperations
     accounts: RedisAccounts
+    traces: RedisTraceOutbox
     calls: Calls
     redis: Redis
 
@@ -80,6 +82,8 @@ async def open_store(
         blocking = connect_blocking(settings)
         stack.push_async_callback(blocking.aclose)
         scripts = Scripts(calls)
+        # Traces come in long answers, which nothing else should wait behind.
+        trace_calls = connect_for_calls(settings)
         confirmed = None
         if accept_wait is not None and accept_wait.wanted:
             confirmed = await stack.enter_async_context(
@@ -87,7 +91,7 @@ async def open_store(
             )
         live = RedisLiveBus(blocking)
         # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
-        await stack.enter_async_context(background(calls.run(), live.run()))
+        await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
             intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
             source=RedisJobSource(scripts, blocking),
@@ -97,6 +101,7 @@ async def open_store(
             registry=RedisWorkerRegistry(calls),
             operations=RedisOperations(calls, scripts),
             accounts=RedisAccounts(calls),
+            traces=RedisTraceOutbox(Scripts(trace_calls)),
             calls=calls,
             redis=redis,
         )

@@ -102,6 +102,16 @@ def dead(model: str) -> str:
     return f"{model_base(model)}:dead"
 
 
+def traces(model: str) -> str:
+    """STREAM with one group, bounded: records of ended jobs on their way to the database."""
+    return f"{model_base(model)}:traces"
+
+
+def traces_aside(model: str) -> str:
+    """STREAM with TTL, bounded: records that could not be written."""
+    return f"{model_base(model)}:traces:aside"
+
+
 def control(model: str) -> str:
     """PUBSUB channel: ids of running jobs that are asked to stop."""
     return f"{model_base(model)}:control"

@@ -21,15 +21,21 @@ NAMES = (
     "dead",
     "replay",
     "drop",
+    "collect",
+    "written",
+    "shelve",
 )
 
-
-_SHORT = frozenset(("append", "start", "watch"))
-"""Called most, for every token and watcher: they go without the library, which costs as much as what they do."""
+_ALL = ("core", "accounts", "traces", "lib")
+_FEWER: dict[str, tuple[str, ...]] = {
+    # Called most, for every token and watcher: the library costs as much as what they do.
+    **dict.fromkeys(("append", "start", "watch"), ("core",)),
+    **dict.fromkeys(("collect", "written", "shelve"), ("core", "traces")),
+}
 
 
 def source(name: str) -> str:
     """The full text of a script, with what it shares with others in front."""
     folder = files("relais_common.wire") / "lua"
-    parts = ("core", name) if name in _SHORT else ("core", "accounts", "lib", name)
+    parts = (*_FEWER.get(name, _ALL), name)
     return "\n".join((folder / f"{part}.lua").read_text() for part in parts)

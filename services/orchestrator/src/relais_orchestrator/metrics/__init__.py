@@ -13,6 +13,7 @@ from relais_common.redis_store import RedisStore
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
+from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_orchestrator.routes import ROUTES
 
 
@@ -24,6 +25,7 @@ class OrchestratorMetrics:
     requests: RequestMetrics
     streams: StreamMetrics
     queues: QueueMetrics
+    traces: TraceMetrics
 
     @property
     def middleware(self) -> Middleware:
@@ -42,6 +44,7 @@ def open_metrics(
             RequestMetrics(registry, models, [route.template for route in ROUTES]),
             StreamMetrics(registry),
             QueueMetrics(registry, store.operations, store.registry, models),
+            TraceMetrics(registry, models),
         ),
         store,
     )

@@ -61,6 +61,12 @@ class QueueMetrics:
             "Requests that wait or run: what workers are scaled by.",
         )
         self._dead = gauge("relais_dead_letters", "Requests that were set aside, out of attempts.")
+        self._traces = gauge(
+            "relais_traces_waiting", "Traces of ended requests that wait in Redis for MongoDB."
+        )
+        self._oldest_trace = gauge(
+            "relais_oldest_trace_waiting_seconds", "Age of the oldest of them; 0 where none waits."
+        )
         self._wait = gauge(
             "relais_estimated_wait_seconds",
             "What a request at the end of the queue would be told; absent until one was measured.",
@@ -95,6 +101,7 @@ class QueueMetrics:
         for gauge in (
             *(self._waiting, self._oldest, self._suspects, self._leased),
             *(self._unfinished, self._dead, self._wait, self._workers, self._capacity),
+            *(self._traces, self._oldest_trace),
         ):
             gauge.clear()
 
@@ -109,6 +116,8 @@ class QueueMetrics:
             self._leased.of(view.model).value = view.running
             self._unfinished.of(view.model).value = view.waiting + view.running
             self._dead.of(view.model).value = view.dead_letters
+            self._traces.of(view.model).value = view.waiting_traces
+            self._oldest_trace.of(view.model).value = view.oldest_trace_s or 0.0
             if view.estimated_wait_s is not None:
                 self._wait.of(view.model).value = view.estimated_wait_s
         self._workers.start_at_zero()

@@ -22,6 +22,7 @@ from relais_common.errors import (
     StoreUnavailable,
     TokensOverLimit,
     TooManyInFlight,
+    TracesFull,
     Unreadable,
     WorkerLost,
 )
@@ -45,6 +46,7 @@ NOT_ACCEPTED = (
     IdempotencyConflict,
     QueueFull,
     StorageFull,
+    TracesFull,
     TooManyInFlight,
     RateLimited,
     TokensOverLimit,

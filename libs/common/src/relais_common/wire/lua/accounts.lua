@@ -43,10 +43,10 @@ local function reserve(owner, requests_per_minute, tokens_per_minute, tokens)
 end
 
 -- Tokens that a job has taken whose holder did not count them: its prompt once an engine had it, and what was emitted
--- since the answer last began; text without ids, from a server that does not tell them, counts as one. O(events of its
--- log), a small part of what appending them took.
+-- since the answer last began; text without ids, from a server that does not tell them, counts as one. Last what was emitted
+-- before, and so is void. O(events of its log), a small part of what appending them took.
 local function measure(id)
-  local input, output, length = 0, 0, redis.call('LLEN', log_key(id))
+  local input, output, void, length = 0, 0, 0, redis.call('LLEN', log_key(id))
   for at = 1, length - 2, 500 do
     for _, line in ipairs(redis.call('LRANGE', log_key(id), at, math.min(at + 499, length - 2))) do
       local name = string.match(line, '^%S+')
@@ -61,18 +61,25 @@ local function measure(id)
       elseif name == 'started' then
         input = tonumber(string.match(line, '%d+') or 0)
       elseif name == 'restarted' then
-        output = 0
+        void, output = void + output, 0
       end
     end
   end
-  return input, output, 0
+  return input, output, 0, void
 end
 
 -- A job has ended: what it took goes on its key's account of the day, and takes the place of what it had reserved.
--- `usage`: '<input> <output> <cached>' tokens, or nil where nobody counted.
-local function settle(id, owner, status, usage, reserved, tokens_per_minute)
+-- `usage`: '<input> <output> <cached>' tokens, or nil where nobody counted. `restarts`, where its answer may have begun
+-- again. Returns '<input> <output> <cached> <wasted>' tokens: what restarts made void, and all of one that did not complete.
+local function settle(id, owner, status, usage, reserved, tokens_per_minute, restarts)
   local input, output, cached = string.match(usage or '', '^(%d+) (%d+) (%d+)$')
-  if not input then input, output, cached = measure(id) end
+  local wasted = 0
+  if not input then
+    input, output, cached, wasted = measure(id)
+  elseif restarts then
+    wasted = select(4, measure(id))
+  end
+  if status ~= 'completed' then wasted = wasted + output end
   local account = base .. ':usage:' .. math.floor(NOW / 86400)
   local function add(counter, by)
     if tonumber(by) > 0 and redis.call('HINCRBY', account, owner .. ' ' .. counter, by) == tonumber(by) then
@@ -88,4 +95,5 @@ local function settle(id, owner, status, usage, reserved, tokens_per_minute)
     local used = used_of('tokens', owner, per_minute) + input + output - tonumber(reserved)
     note_used('tokens', owner, per_minute, used)
   end
+  return string.format('%d %d %d %d', input, output, cached, wasted)
 end

@@ -16,7 +16,8 @@ while at <= #ARGV do
     answer[2] = tail + #fresh
     -- Once a take: every write goes to the append-only file, and this one would double it.
     if emits == '1' and redis.call('HEXISTS', job_key(id), 'progressed') == 0 then
-      redis.call('HSET', job_key(id), 'emitted', 1, 'progressed', 1)
+      redis.call('HSETNX', job_key(id), 'emitted', seconds(NOW))
+      redis.call('HSET', job_key(id), 'progressed', seconds(NOW))
     end
   end
   answers[#answers + 1] = answer

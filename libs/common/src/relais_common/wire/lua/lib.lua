@@ -1,4 +1,4 @@
--- What scripts share that take jobs in, hand them on or end them. After core.lua and accounts.lua.
+-- What scripts share that take jobs in, hand them on or end them. After core.lua, accounts.lua and traces.lua.
 
 local function count(field) return tonumber(redis.call('HGET', COUNTS, field) or '0') end
 
@@ -80,10 +80,13 @@ local function forget_faded(limit)
   end
 end
 
+-- All that is held of a model: its jobs, and the records of those that have ended.
+local function held_bytes() return count('bytes') + traces_bytes() end
+
 local function holds_more(most)
-  if count('bytes') <= most then return false end
+  if held_bytes() <= most then return false end
   forget_faded(64)
-  return count('bytes') > most
+  return held_bytes() > most
 end
 
 -- Unfinished jobs of a key.
@@ -150,13 +153,21 @@ local function why_no_room(bytes, most)
   if most == 0 or not holds_more(most * 0.75 - bytes) then return end
   local soonest, wait = tonumber(redis.call('ZRANGE', FADING, 0, 0)[1]), tonumber(estimated_wait(1))
   local fades_in = soonest and soonest - NOW
-  return {'no_room', count('bytes'), seconds(math.max(1, math.min(fades_in or wait or 1, wait or fades_in or 1)))}
+  return {'no_room', held_bytes(), seconds(math.max(1, math.min(fades_in or wait or 1, wait or fades_in or 1)))}
+end
+
+-- What is answered where as many records wait for the database as may, or take a quarter of the room; nil where they do not.
+local function why_no_trace(most, most_bytes)
+  local waiting = waiting_traces()
+  if waiting >= most or most_bytes > 0 and waiting > 0 and traces_bytes() > most_bytes / 4 then
+    return {'traces_full', waiting}
+  end
 end
 
 -- The one way a job comes in: its state, its lane, its deadline, its first event. Returns its position, its wait,
 -- and the seconds after which it is forgotten.
 local function admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
-    watch_grace_s)
+    watch_grace_s, on_worker_loss, trace)
   local key, deadline_at = job_key(id), seconds(NOW + tonumber(deadline_s))
   local gone_s = math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
   local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
@@ -164,6 +175,8 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
     'on_disconnect', on_disconnect, 'status', 'queued', 'fence', 0, 'failures', 0, 'takes', 0, 'seq', seq,
     'order', redis.call('HINCRBY', COUNTS, 'order', 1), 'accepted_at', seconds(NOW),
     'deadline_at', deadline_at, 'log_ttl_s', log_ttl_s, 'result_ttl_s', result_ttl_s)
+  if on_worker_loss == 'restart' then redis.call('HSET', key, 'restarts', 1) end
+  if trace ~= '' then redis.call('HSET', key, 'trace', trace) end
   -- No key lives for ever, even if nobody is left to end the job.
   redis.call('EXPIRE', key, gone_s)
   if redis.call('RPUSH', lane_key(priority, owner), id) == 1 then
@@ -214,20 +227,20 @@ local function bury(priority, owner)
   if tombstones >= length or (tombstones >= 64 and tombstones * 2 >= length) then sweep(priority, owner) end
 end
 
--- The one way a job ends: last events, state, what it held, and how long it is remembered. `lines` ends with the
+-- The one way a job ends: last events, state, trace, what it held, and how long it is remembered. `lines` ends with the
 -- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
 -- `usage`: as in `settle`. `keep_s`, for a dead letter: how long it is remembered, its request too.
 local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   local key = job_key(id)
-  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes =
-    unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
-    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes'))
+  local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
+    restarts = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
+    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts'))
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
   redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes')
+  hand_over_trace(id, status, lines, text, settle(id, owner, status, usage, reserved, tokens_per_minute, restarts))
   if not keep_s then redis.call('HDEL', key, 'payload') end
-  settle(id, owner, status, usage, reserved, tokens_per_minute)
   count_open(owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
@@ -316,11 +329,12 @@ end
 -- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`, and only its holder's
 -- engine had it and gave nothing: that counts against it, and ends it where it happens too often. Else it waits again.
 -- `parting`: seconds that a dead letter is kept, how many are kept, failures allowed, and the lines of the four ends.
--- True where the job waits again.
-local function let_go(id, crashed, parting)
+-- `heard_at`: when its holder was last heard of. True where the job waits again.
+local function let_go(id, crashed, parting, heard_at)
   local keep_s, most, max_failures, expired, disconnected, cancelled, lost = unpack(parting)
   local key = job_key(id)
   local stop, engaged, progressed = unpack(redis.call('HMGET', key, 'stop', 'engaged', 'progressed'))
+  note_left(id, heard_at)
   if stop == 'deadline' then
     conclude(id, 'expired', {expired}, '', false)
   elseif stop then

@@ -2,7 +2,8 @@
 -- KEYS[1] base
 -- ARGV: how many of the longest backlogs
 -- Returns {waiting, waiting high, waiting normal, waiting low, suspects, running, dead letters, service_s, wait,
---          age of the oldest ('' where nothing waits), bytes, key_id, its waiting jobs, key_id, ...}
+--          age of the oldest ('' where nothing waits), bytes, waiting traces, age of the oldest of them ('' where there is
+--          none), key_id, its waiting jobs, key_id, ...}
 local top = tonumber(ARGV[1])
 local LANES_SEEN, SUSPECTS_SEEN, patience = 500, 100, 5000
 local backlogs, owners, oldest = {}, {}, nil
@@ -56,7 +57,7 @@ end)
 local waiting = count('waiting')
 local answer = {waiting, by_priority[1], by_priority[2], by_priority[3], redis.call('LLEN', SUSPECTS),
   redis.call('ZCARD', INFLIGHT), count_dead(), redis.call('HGET', COUNTS, 'service_s') or '',
-  estimated_wait(waiting + 1), oldest and seconds(NOW - oldest) or '', count('bytes')}
+  estimated_wait(waiting + 1), oldest and seconds(NOW - oldest) or '', held_bytes(), waiting_traces(), oldest_trace_s()}
 for at = 1, math.min(top, #owners) do
   answer[#answer + 1] = owners[at]
   answer[#answer + 1] = backlogs[owners[at]]

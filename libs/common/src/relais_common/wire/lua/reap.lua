@@ -77,9 +77,10 @@ end
 
 -- 3. Its holder stopped renewing.
 for _, id in ipairs(due(INFLIGHT)) do
-  if redis.call('HGET', job_key(id), 'status') ~= 'running' then
+  local status, lease_s = unpack(redis.call('HMGET', job_key(id), 'status', 'lease_s'))
+  if status ~= 'running' then
     redis.call('ZREM', INFLIGHT, id)
-  elseif let_go(id, true, parting) then
+  elseif let_go(id, true, parting, redis.call('ZSCORE', INFLIGHT, id) - (lease_s or 0)) then
     requeued = requeued + 1
   else
     ended = ended + 1

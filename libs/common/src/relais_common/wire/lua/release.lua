@@ -8,7 +8,7 @@ for at = 9, #ARGV, 2 do
   local id = ARGV[at]
   if verdict(id, ARGV[at + 1])[1] == 1 then
     released = released + 1
-    if let_go(id, crashed, parting) then requeued = requeued + 1 end
+    if let_go(id, crashed, parting, NOW) then requeued = requeued + 1 end
   end
 end
 if requeued > 0 then ring() end

@@ -1,0 +1,1 @@
+"""Traces of ended requests, from Redis to MongoDB."""

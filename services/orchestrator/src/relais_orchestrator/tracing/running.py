@@ -1,0 +1,46 @@
+"""A trace writer for as long as the orchestrator serves."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from relais_common.lifecycle import background
+from relais_common.mongo import open_database
+from relais_common.ports import TraceOutbox
+from relais_orchestrator.metrics.traces import TraceMetrics
+from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
+from relais_orchestrator.tracing.settings import TraceSettings
+from relais_orchestrator.tracing.writer import TraceWriter
+
+DRAIN_S = 3.0
+"""What waits stays in Redis, for the next orchestrator; so the end of this one is not held up for long."""
+
+
+@asynccontextmanager
+async def writing_traces(
+    settings: TraceSettings | None,
+    outbox: TraceOutbox,
+    models: Sequence[str],
+    metrics: TraceMetrics,
+) -> AsyncIterator[None]:
+    """Write until the context ends, then what still waits. Without settings, nothing. Raises SettingsError."""
+    if settings is None:
+        yield
+        return
+    async with open_database(settings.mongo) as database:
+        writer = TraceWriter(
+            outbox,
+            MongoTraceSink(database, retention_days=settings.retention_days),
+            models,
+            metrics,
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            every_s=settings.write_every_s,
+            claim_after_s=3 * settings.mongo.timeout_s,
+        )
+        async with background(writer.run()):
+            yield
+            await writer.drain(DRAIN_S)

@@ -1,0 +1,47 @@
+"""Whether traces are kept, where, and for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relais_common import environ
+from relais_common.environ import Environ
+from relais_common.mongo import MongoSettings, read_mongo_settings
+from relais_common.traces import Tracing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSettings:
+    """Of a deployment that keeps traces.
+
+    Attributes:
+        tracing: what each accepted request gets.
+        retention_days: after a request's end.
+        write_every_s: how long traces gather before they are written together.
+    """
+
+    mongo: MongoSettings
+    tracing: Tracing
+    retention_days: int
+    write_every_s: float
+
+
+def read_trace_settings(env: Environ) -> TraceSettings | None:
+    """None where there is no `MONGODB_URL`: requests then leave no trace, for nobody would fetch it.
+
+    Raises:
+        SettingsError: one of them is wrong.
+    """
+    mongo = read_mongo_settings(env)
+    content = environ.choice(env, "TRACE_CONTENT", "none", ("none", "full"))
+    max_waiting = environ.integer(env, "MAX_WAITING_TRACES", 100_000, at_least=1)
+    retention_days = environ.integer(env, "TRACE_RETENTION_DAYS", 90, at_least=1, at_most=20_000)
+    write_every_s = environ.number(env, "TRACE_WRITE_EVERY_S", 1.0, at_least=0.05, at_most=60)
+    if mongo is None:
+        return None
+    return TraceSettings(
+        mongo=mongo,
+        tracing=Tracing(content=content == "full", max_waiting=max_waiting),
+        retention_days=retention_days,
+        write_every_s=write_every_s,
+    )

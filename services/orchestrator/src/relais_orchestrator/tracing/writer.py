@@ -1,0 +1,125 @@
+"""The loop that takes traces out of Redis and has them written. Any number of orchestrators run it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from relais_common.backoff import Backoff
+from relais_common.errors import StoreUnavailable
+from relais_common.ports import TraceOutbox
+from relais_common.traces import WaitingTrace
+from relais_orchestrator.metrics.traces import TraceMetrics
+from relais_orchestrator.tracing.sink import SinkUnavailable, TraceSink
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200
+"""Written at once; some milliseconds of the event loop."""
+
+LONGEST_PAUSE_S = 5.0
+
+
+class TraceWriter:
+    """One of those that share the work.
+
+    Args:
+        name: of this writer among all; never used again by another process.
+        every_s: how long traces gather.
+        claim_after_s: how long another writer may hold traces before it counts as gone. Longer than a write takes;
+            should it be alive all the same, what is written twice changes nothing.
+    """
+
+    def __init__(
+        self,
+        outbox: TraceOutbox,
+        sink: TraceSink,
+        models: Sequence[str],
+        metrics: TraceMetrics,
+        *,
+        name: str,
+        every_s: float,
+        claim_after_s: float,
+    ) -> None:
+        self._outbox = outbox
+        self._sink = sink
+        self._models = models
+        self._metrics = metrics
+        self._name = name
+        self._every_s = every_s
+        self._claim_after_s = claim_after_s
+        self._busy = asyncio.Lock()
+        self._waits = False
+
+    async def run(self) -> None:
+        """For ever. An outage of either side delays, and is told of once."""
+        backoff = Backoff(initial_s=0.2, longest_s=LONGEST_PAUSE_S)
+        while True:
+            try:
+                more = await self.write_waiting()
+            except (StoreUnavailable, SinkUnavailable) as error:
+                self._note(error)
+                await backoff.pause()
+                continue
+            self._note(None)
+            backoff.reset()
+            if not more:
+                await asyncio.sleep(self._every_s * random.uniform(0.5, 1.0))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Write what waits now. What this one does not get done, another one will."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while await self.write_waiting():
+                    pass
+        except (TimeoutError, StoreUnavailable, SinkUnavailable) as error:
+            log.warning("traces_left_to_others", error=str(error) or "not done in time")
+
+    async def write_waiting(self) -> bool:
+        """One batch of each model; whether there may be more. Raises StoreUnavailable, SinkUnavailable."""
+        async with self._busy:
+            more = False
+            for model in self._models:
+                more = await self._write_batch(model) or more
+            return more
+
+    async def _write_batch(self, model: str) -> bool:
+        batch = await self._outbox.collect(
+            model, writer=self._name, limit=BATCH, claim_after_s=self._claim_after_s
+        )
+        self._metrics.set_aside.of(model).add(batch.unreadable)
+        if not batch.traces:
+            return batch.more
+        began_s = time.monotonic()
+        outcome = await self._sink.write([one.trace for one in batch.traces])
+        self._metrics.write_seconds.observe(time.monotonic() - began_s)
+        written = [
+            one.entry_id for at, one in enumerate(batch.traces) if at not in outcome.not_written
+        ]
+        await self._outbox.written(model, written)
+        self._metrics.written.of(model).add(len(written))
+        await self._set_aside(model, {batch.traces[at]: why for at, why in outcome.refused.items()})
+        if outcome.postponed:
+            raise SinkUnavailable(next(iter(outcome.postponed.values())))
+        return batch.more
+
+    async def _set_aside(self, model: str, refused: dict[WaitingTrace, str]) -> None:
+        for one, why in refused.items():
+            log.error("trace_refused", channel_id=one.trace.channel_id, error=why)
+        await self._outbox.set_aside(model, [one.entry_id for one in refused])
+        self._metrics.set_aside.of(model).add(len(refused))
+
+    def _note(self, error: Exception | None) -> None:
+        if error is None:
+            if self._waits:
+                log.info("traces_written_again")
+            self._waits = False
+            return
+        self._metrics.errors.of("redis" if isinstance(error, StoreUnavailable) else "mongodb").add()
+        if not self._waits:
+            log.warning("traces_wait", error=str(error))
+        self._waits = True
