@@ -11,6 +11,7 @@ usage() {
     cat <<'END'
 usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
        scripts/bootstrap.sh status | logs [NAME] [-f] | down
+       scripts/bootstrap.sh minikube --help
 
   start    install what is missing (the first time only), start Redis, the orchestrator, a worker that writes text and
            one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops all of it
@@ -46,6 +47,12 @@ stack() { # the rest is Python; signals go straight to it
 
 positive() { [[ ${1:-} =~ ^[1-9][0-9]?$ ]]; }
 not_negative() { [[ ${1:-} =~ ^(0|[1-9][0-9]?)$ ]]; }
+
+if [[ ${1:-} == minikube ]]; then
+    . "$ROOT/scripts/lib/minikube.sh"
+    minikube_main "${@:2}"
+    exit
+fi
 
 command=start
 if [[ ${1:-} =~ ^[a-z] ]]; then
