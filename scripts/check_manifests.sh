@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Renders every overlay of infra/minikube, with its example secrets, and validates what comes out: built-in kinds by the
-# schemas of three Kubernetes versions, KEDA's by one of our own. Needs no cluster.
+# schemas of three Kubernetes versions, KEDA's by one of our own. And .gitlab-ci.yml by GitLab's. Needs no cluster.
 # `check_manifests.sh FOLDER` keeps the rendered files there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,7 +14,8 @@ trap 'rm -rf "$copy"' EXIT
 out=${1:-$copy/rendered}
 mkdir -p "$out"
 
-yamllint --strict infra
+yamllint --strict infra .gitlab-ci.yml
+check-jsonschema --quiet --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml
 
 cp -R infra/minikube "$copy/"
 failed=()

@@ -26,6 +26,7 @@ done
 llm=$(llm_requirements)
 with_install_lock install services embedded embedded-mongo embeddings dev "$llm"
 want_nginx
+want_sshd
 export RELAIS_DEVICE=${llm#llm-}
 export PATH=$VENV/bin:$PATH
 

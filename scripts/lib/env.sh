@@ -111,6 +111,12 @@ want_nginx() {
         (RUNLEVEL=1 apt_install nginx-light "tests run it in front of the orchestrator") || true
 }
 
+# For the tests that deploy to it, on loopback.
+want_sshd() {
+    PATH=$PATH:/usr/sbin command -v sshd >/dev/null ||
+        (RUNLEVEL=1 apt_install openssh-server "tests deploy through it, to this machine") || true
+}
+
 # vLLM's CPU build loads it; without it the build imports, and fails when a model is loaded.
 require_libnuma() {
     "$VENV_PYTHON" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||

@@ -5,7 +5,6 @@ The commands are stand-ins that write down how they were called.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
