@@ -7,7 +7,18 @@ import asyncio
 import sys
 from pathlib import Path
 
-from benchmarks import connections, durability, growth, keys, proxy, queue, relay, serve, soak
+from benchmarks import (
+    connections,
+    durability,
+    embeddings,
+    growth,
+    keys,
+    proxy,
+    queue,
+    relay,
+    serve,
+    soak,
+)
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
 
@@ -50,6 +61,22 @@ def main() -> None:
         "--watch", type=float, default=30, dest="watch_s", help="seconds idle, then with tokens"
     )
     one.set_defaults(run=connections.run)
+    one = commands.add_parser(
+        "embeddings", help="vectors, beside the model alone and a plain server"
+    )
+    one.add_argument("--clients", type=int, default=64)
+    one.add_argument("--requests", type=int, default=256, help="of a round, 1 to 32 texts in each")
+    one.add_argument("--rounds", type=int, default=5)
+    one.add_argument("--threads", type=int, default=1, help="of the encoder, on every side")
+    one.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    one.add_argument(
+        "--format", choices=["base64", "float"], default="base64", dest="encoding_format"
+    )
+    one.add_argument(
+        "--infinity", type=Path, help="its command, in an environment of its own: one server more"
+    )
+    one.add_argument("--hold", action="store_true", help="run Relais only, for a profiler")
+    one.set_defaults(run=embeddings.run)
     one = commands.add_parser("durability", help="what a Redis that dies forgets")
     one.add_argument("--losses", type=int, default=10)
     one.add_argument("--clients", type=int, default=8)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from relais_common.events import Completed
@@ -19,7 +20,8 @@ from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.wire import codec
 from relais_embedding_worker.settings import read_settings
 from support.builders import make_job
-from support.process_stack import make_starter
+from support.process_stack import Starter, make_starter
+from support.tiny_encoder import make_encoder
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
@@ -104,3 +106,36 @@ async def test_token_ids_and_scores(store: RedisStore, reference: Any) -> None:
     expected = reference.encode(list(passages)) @ reference.encode(query)
     np.testing.assert_allclose(scores[:, 0], expected, atol=1e-5)
     assert scores[0, 0] > 0.5 > scores[1, 0]
+
+
+@pytest.mark.slow
+async def test_official_client_gets_fewer_dimensions_of_a_model_that_allows_them(
+    start: Starter, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_encoder(tmp_path, matryoshka_dimensions=[8, 16])
+    settings = {"EMBEDDING_MODEL": str(folder), "EMBEDDING_SERVED_NAME": "tiny", **OFFLINE}
+    start("embedding_worker", **settings)
+    front = start("orchestrator", EMBEDDING_MODELS="tiny")
+    texts = ["the town hall opens at nine", "", "cats sleep"]
+
+    async with openai.AsyncOpenAI(base_url=f"{front.url}/v1", api_key="any") as client:
+        whole = await client.embeddings.create(model="tiny", input=texts)
+        cut = await client.embeddings.create(model="tiny", input=texts, dimensions=16)
+        query = await client.embeddings.create(
+            model="tiny", input=texts[0], extra_body={"input_type": "query"}
+        )
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.embeddings.create(model="tiny", input=texts, dimensions=12)
+
+    library = SentenceTransformer(str(folder), device="cpu")
+    for answer, expected in (
+        (whole, library.encode(texts)),
+        (cut, library.encode(texts, truncate_dim=16, normalize_embeddings=True)),
+        (query, library.encode(texts[:1], prompt_name="query")),
+    ):
+        rows = [one.embedding for one in answer.data]
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+    assert (refused.value.code, refused.value.param) == ("unsupported_value", "dimensions")
+    assert "8, 16, 32" in str(refused.value)

@@ -61,7 +61,9 @@ async def open_embedding_worker(
     async with (
         open_store(service.redis) as store,
         open_batches(
-            encoder, max_batch_tokens=bounds.max_batch_tokens, max_wait_s=bounds.max_wait_s
+            encoder,
+            max_batch_tokens=bounds.max_batch_tokens or encoder.info.batch_tokens,
+            max_wait_s=bounds.max_wait_s,
         ) as batches,
     ):
 

@@ -27,6 +27,7 @@ class ServiceProcess:
         module: what `python -m` runs.
         port_setting: the setting that gives it its port; where `settings` lacks it, a free one is chosen.
         arguments: of its command line.
+        command: what runs in place of `python -m module`.
         ready_path: answers 200 once it is ready.
     """
 
@@ -38,6 +39,7 @@ class ServiceProcess:
         settings: dict[str, str],
         *,
         arguments: Sequence[str] = (),
+        command: Sequence[str] | None = None,
         ready_path: str = "/readyz",
     ) -> None:
         self._ready_path = ready_path
@@ -46,7 +48,7 @@ class ServiceProcess:
         inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [*(command or (sys.executable, "-m", module)), *arguments],
                 env={**inherited, **settings, port_setting: str(self.port)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -36,7 +36,9 @@ async def run(settings: Settings) -> None:
     async def open_served(_: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:
         encoder = await asyncio.to_thread(open_encoder, settings.encoder)
         async with open_batches(
-            encoder, max_batch_tokens=bounds.max_batch_tokens, max_wait_s=bounds.max_wait_s
+            encoder,
+            max_batch_tokens=bounds.max_batch_tokens or encoder.info.batch_tokens,
+            max_wait_s=bounds.max_wait_s,
         ) as batches:
 
             def make_handler(desk: Desk) -> Handler:

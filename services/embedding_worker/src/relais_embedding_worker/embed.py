@@ -22,6 +22,9 @@ from relais_embedding_worker.settings import Bounds
 MOST_PER_TAKE = 16
 """What is taken has no tokens yet: after so many it is looked how much they are."""
 
+MOST_NAMED = 16
+"""Dimensions in an error's words."""
+
 
 class EmbedHandler:
     """Runs embedding and scoring jobs."""
@@ -83,11 +86,16 @@ class EmbedHandler:
         return queries + await self._batches.tokenize(asked.inputs, asked.input_type)
 
     def _dimensions(self, asked: Embedding) -> int:
-        dimensions = asked.dimensions or self._info.dimensions
-        if dimensions not in (self._info.dimensions, *self._bounds.dimensions):
-            allowed = sorted({self._info.dimensions, *self._bounds.dimensions})
+        full = self._info.dimensions
+        dimensions = asked.dimensions or full
+        shorter = {*self._bounds.dimensions, *self._info.shorter}
+        allowed = {full, *(one for one in shorter if one < full)}
+        if dimensions not in allowed:
+            known = ", ".join(map(str, sorted(allowed)))
+            if len(allowed) > MOST_NAMED:
+                known = f"{min(allowed)} to {full}"
             raise EngineRefused(
-                f"dimensions: this model gives {', '.join(map(str, allowed))}",
+                f"dimensions: this model gives {known}",
                 param="dimensions",
                 code="unsupported_value",
             )

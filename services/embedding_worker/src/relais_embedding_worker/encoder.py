@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,13 +40,17 @@ class EncoderInfo:
     Attributes:
         max_tokens: of one input; what is longer is cut.
         normalized: its vectors have length 1.
+        batch_tokens: of a batch, padding counted, where it is nearly as fast as it gets.
+        shorter: to which dimensions its vectors may be cut, by its own word: it was trained for them (Matryoshka).
         revision: what identifies the weights and their precision.
     """
 
     dimensions: int
     max_tokens: int
     normalized: bool
+    batch_tokens: int
     revision: str
+    shorter: Collection[int] = ()
 
 
 class Encoder(Protocol):

@@ -31,6 +31,7 @@ class DeterministicEncoder:
             dimensions=dimensions,
             max_tokens=max_tokens,
             normalized=True,
+            batch_tokens=1024,
             revision=f"deterministic-{dimensions}",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from relais_common.jobs import InputType
 from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
 from relais_embedding_worker.settings import EncoderSettings
 
-_PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage")}
+_PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage", "corpus")}
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+CPU_BATCH_TOKENS = 512
+"""For each thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
+GPU_BATCH_TOKENS = 16_384
 
 
 class SentenceTransformersEncoder:
@@ -35,20 +39,19 @@ class SentenceTransformersEncoder:
         self._tokenizer = self._model.tokenizer
         if not callable(self._tokenizer) or not hasattr(self._tokenizer, "pad"):
             raise SettingsError(f"EMBEDDING_MODEL is {settings.model}; it has no tokenizer of text")
-        self._prompts = {
-            input_type: next(
-                (self._model.prompts[name] for name in names if self._model.prompts.get(name)), ""
-            )
-            for input_type, names in _PROMPT_NAMES.items()
-        }
         default = self._model.default_prompt_name
         self._default_prompt: str = self._model.prompts[default] if default else ""
+        self._prompts = {
+            input_type: self._prompt_of(names) for input_type, names in _PROMPT_NAMES.items()
+        }
         self._pools_prompt = all(getattr(one, "include_prompt", True) for one in self._model)
         self._lead, self._tail = self._special_ids()
         self.info = EncoderInfo(
             dimensions=self._model.get_embedding_dimension(),
             max_tokens=self._max_tokens(),
             normalized=type(self._model[-1]).__name__ == "Normalize",
+            batch_tokens=self._batch_tokens(),
+            shorter=self._shorter(),
             revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
         )
 
@@ -117,6 +120,22 @@ class SentenceTransformersEncoder:
                 raise EngineRefused(f"token id {token_id} is not in the vocabulary", param="input")
         return ids
 
+    def _prompt_of(self, names: Sequence[str]) -> str:
+        """The first that says something; the default one where the model knows none of these names."""
+        prompts = self._model.prompts
+        known = [prompts[name] for name in names if name in prompts]
+        return next(filter(None, known), "") if known else self._default_prompt
+
+    def _shorter(self) -> Collection[int]:
+        """As a model's `config.json` tells vLLM."""
+        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+        dimensions = getattr(config, "matryoshka_dimensions", None)
+        if dimensions:
+            return tuple(sorted(int(one) for one in dimensions))
+        if getattr(config, "is_matryoshka", False):
+            return range(1, self._model.get_embedding_dimension())
+        return ()
+
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and after every text."""
         encoded = self._tokenizer("a", return_special_tokens_mask=True)
@@ -124,6 +143,11 @@ class SentenceTransformersEncoder:
         first = mask.index(0)
         last = len(mask) - mask[::-1].index(0)
         return ids[:first], ids[last:]
+
+    def _batch_tokens(self) -> int:
+        if self._model.device.type != "cpu":
+            return GPU_BATCH_TOKENS
+        return min(torch.get_num_threads(), 8) * CPU_BATCH_TOKENS
 
     def _max_tokens(self) -> int:
         limit = self._model.max_seq_length or self._tokenizer.model_max_length

@@ -40,12 +40,13 @@ class Bounds:
     """How much is taken on at once.
 
     Attributes:
+        max_batch_tokens: None for what suits the encoder.
         dimensions: to which vectors may be cut, beside all that the model has.
     """
 
     max_requests: int
     max_queued_tokens: int
-    max_batch_tokens: int
+    max_batch_tokens: int | None
     max_wait_s: float
     max_result_bytes: int
     dimensions: tuple[int, ...]
@@ -82,7 +83,9 @@ def read_settings(env: Environ) -> Settings:
             max_queued_tokens=environ.integer(
                 env, "EMBEDDING_MAX_QUEUED_TOKENS", 65_536, at_least=1
             ),
-            max_batch_tokens=environ.integer(env, "EMBEDDING_MAX_BATCH_TOKENS", 2048, at_least=1),
+            max_batch_tokens=environ.optional_integer(
+                env, "EMBEDDING_MAX_BATCH_TOKENS", at_least=1
+            ),
             max_wait_s=environ.number(env, "EMBEDDING_MAX_WAIT_MS", 2.0, at_most=1000) / 1000,
             max_result_bytes=environ.integer(
                 env, "EMBEDDING_MAX_RESULT_BYTES", 32 << 20, at_least=1 << 10

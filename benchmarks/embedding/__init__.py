@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.embeddings`: texts, the two references, the clients, and the report."""
