@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from relais_common.jobs import Operation
-from relais_common.mongo import Database, MongoSettings, open_database
+from relais_common.mongo import MongoSettings, open_database
 from relais_common.traces import COLLECTION
 from relais_common.wire import keys
+from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
+from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 from support.builders import MODEL
+from support.kept import Kept, open_kept
 from support.mongo import MongoServer
 from support.scrape import scrape
 from support.stack import Front, Stack, answer_to, chat_request
+from support.traces import make_trace
 from support.waiting import wait_until
 
 
@@ -27,45 +31,9 @@ def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServ
         yield server
 
 
-class Kept:
-    """What a database has."""
-
-    def __init__(self, database: Database, settings: dict[str, str]) -> None:
-        self.database = database
-        self.settings = settings
-
-    async def documents(self) -> list[dict[str, Any]]:
-        return await self.database[COLLECTION].find({}).to_list(None)
-
-    async def document(self, channel_id: str) -> dict[str, Any]:
-        async def there() -> dict[str, Any] | None:
-            found: dict[str, Any] | None = await self.database[COLLECTION].find_one(
-                {"_id": channel_id}
-            )
-            return found
-
-        return await wait_until(there) or {}
-
-
-@asynccontextmanager
-async def open_kept(url: str, name: str, **settings: str) -> AsyncIterator[Kept]:
-    async with open_database(MongoSettings(url=url, database=name)) as database:
-        yield Kept(
-            database,
-            {
-                "MONGODB_URL": url,
-                "MONGODB_DATABASE": name,
-                "MONGODB_TIMEOUT_S": "2",
-                "TRACE_WRITE_EVERY_S": "0.05",
-                **settings,
-            },
-        )
-
-
 @pytest.fixture
-async def kept(mongo_server: MongoServer, request: pytest.FixtureRequest) -> AsyncIterator[Kept]:
-    name = f"test-{abs(hash(request.node.name))}"
-    async with open_kept(mongo_server.url, name) as kept:
+async def kept(mongo_server: MongoServer) -> AsyncIterator[Kept]:
+    async with open_kept(mongo_server.url) as kept:
         yield kept
 
 
@@ -131,10 +99,10 @@ async def test_several_orchestrators_share_the_work(stack: Stack, kept: Kept) ->
     )
 
     async def all_there() -> bool:
-        return await kept.database[COLLECTION].count_documents({}) == 60
+        return await kept.count() == 60
 
     await wait_until(all_there)
-    assert {one["_id"] for one in await kept.documents()} == set(ids)
+    assert await kept.ids() == sorted(ids)
     await wait_until(lambda: nothing_waits(stack))
     shown = [await scrape(front.session, front.url) for front in fronts]
     assert sum(one.of("relais_traces_written_total", model_name=MODEL) for one in shown) == 60
@@ -156,7 +124,7 @@ async def test_what_waits_is_written_before_an_orchestrator_ends(stack: Stack, k
     async with front.delete(f"/v1/channels/{channel_id}"):
         pass
     await stack.close_front(front)
-    assert [one["_id"] for one in await kept.documents()] == [channel_id]
+    assert await kept.ids() == [channel_id]
     assert await nothing_waits(stack)
 
 
@@ -178,3 +146,90 @@ async def test_indexes_are_made_and_the_retention_is_what_the_settings_say_now(
             "finished_at": days * 24 * 3600,
         }
         await stack.close_front(front)
+
+
+async def test_where_the_database_is_away_requests_go_on_until_the_bound_and_again_after_it(
+    stack: Stack, tmp_path: Path
+) -> None:
+    with MongoServer(tmp_path) as server:
+        url = server.url
+        server.kill()
+        async with open_kept(url, MAX_WAITING_TRACES="3", MONGODB_TIMEOUT_S="0.5") as kept:
+            front = await traced_front(stack, kept)
+            await stack.worker()
+            ids = [await front.submit(chat_request(f"{number}")) for number in range(3)]
+            await wait_until(lambda: all_wait(stack, 3))
+            async with front.post("/v1/requests", chat_request()) as response:
+                assert response.status == 503
+                assert response.headers["Retry-After"]
+                assert (await response.json())["error"]["code"] == "traces_full"
+            async with front.get("/readyz") as response:
+                assert response.status == 200, "what runs is served, and looked at"
+            shown = await scrape(front.session, front.url)
+            assert shown.of("relais_traces_waiting", model_name=MODEL) == 3
+            assert shown.of("relais_oldest_trace_waiting_seconds", model_name=MODEL) > 0
+            assert shown.of("relais_admission_rejections_total", error_type="traces_full") == 1
+
+            await wait_until(lambda: has_failed_to_write(front))
+            server.start()
+            await wait_until(lambda: nothing_waits(stack))
+            assert await kept.ids() == sorted(ids)
+            await front.submit(chat_request())
+
+
+async def all_wait(stack: Stack, number: int) -> bool:
+    view = await stack.store.operations.queue(MODEL, top_keys=0)
+    return view.waiting_traces == number
+
+
+async def has_failed_to_write(front: Front) -> bool:
+    shown = await scrape(front.session, front.url)
+    return shown.of("relais_trace_write_errors_total", store="mongodb") > 0
+
+
+# The sink
+
+
+async def test_a_trace_that_comes_again_changes_nothing(kept: Kept) -> None:
+    sink = MongoTraceSink(kept.database, retention_days=9)
+    assert await sink.write([make_trace(1)]) == Outcome()
+    (first,) = await kept.documents()
+    assert await sink.write([make_trace(1, output_tokens=99), make_trace(2)]) == Outcome()
+    again = next(one for one in await kept.documents() if one["_id"] == first["_id"])
+    assert again == first
+    assert await kept.count() == 2
+
+
+async def test_what_can_never_be_written_is_refused_and_the_others_are_written(kept: Kept) -> None:
+    sink = MongoTraceSink(kept.database, retention_days=9)
+    traces = [
+        make_trace(1),
+        replace(make_trace(2), content={"prompt": [1 << 70]}),  # no number of BSON's
+        replace(make_trace(3), finished_at_s=1e20),  # no date
+        replace(make_trace(4), content={"prompt": "a" * (17 << 20)}),  # the server's bound
+        make_trace(5),
+    ]
+    outcome = await sink.write(traces)
+    assert outcome.refused.keys() == {1, 2, 3}
+    assert outcome.postponed == {}
+    assert await kept.ids() == ["m.1", "m.5"]
+
+
+async def test_what_the_server_says_of_no_single_document_is_tried_again(kept: Kept) -> None:
+    """A key of somebody's own making, say."""
+    sink = MongoTraceSink(kept.database, retention_days=9)
+    await kept.database[COLLECTION].create_index("takes", unique=True)
+    await sink.write([make_trace(1, takes=1)])
+    outcome = await sink.write([make_trace(2, takes=1), make_trace(3, takes=2)])
+    assert outcome.postponed.keys() == {0}
+    assert outcome.refused == {}
+    assert await kept.ids() == ["m.1", "m.3"]
+
+
+async def test_a_server_that_is_away_is_told_as_such(tmp_path: Path) -> None:
+    with MongoServer(tmp_path) as server:
+        url = server.url
+    settings = MongoSettings(url=url, database="test", timeout_s=0.2)
+    async with open_database(settings) as database:
+        with pytest.raises(SinkUnavailable):
+            await MongoTraceSink(database, retention_days=9).write([make_trace()])

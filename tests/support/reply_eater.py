@@ -48,6 +48,7 @@ class ReplyEater:
         self._target = (host, port)
         self._next: Counter[str] = Counter()
         self._every: dict[str, int] = {}
+        self._held: set[str] = set()
         self._replies: Counter[str] = Counter()
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -59,6 +60,10 @@ class ReplyEater:
     def eat_every(self, name: str, nth: int) -> None:
         """From now on, eat every nth reply."""
         self._every[name] = nth
+
+    def hold(self, name: str) -> None:
+        """From now on, keep such requests here: they never reach Redis, and are never answered."""
+        self._held.add(name)
 
     def stop_eating(self) -> None:
         self._next.clear()
@@ -122,6 +127,8 @@ class ReplyEater:
             raw, words = await _read_request(reader)
             name = _name(words)
             self.requests[name] += 1
+            if name in self._held:
+                continue
             pending.names.append(name)
             pending.subscribed = pending.subscribed or name in _SUBSCRIBING
             upstream.write(raw)
