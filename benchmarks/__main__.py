@@ -18,6 +18,7 @@ from benchmarks import (
     relay,
     serve,
     soak,
+    traces,
 )
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
@@ -86,6 +87,12 @@ def main() -> None:
     one.add_argument("--tokens", type=int, default=256)
     one.add_argument("--rounds", type=int, default=9)
     one.set_defaults(run=keys.run)
+    one = commands.add_parser("traces", help="what traces cost the relay")
+    one.add_argument("--clients", type=int, default=32)
+    one.add_argument("--tokens", type=int, default=256)
+    one.add_argument("--rounds", type=int, default=15)
+    one.add_argument("--tokens-per-s", type=float, default=0, help="pace of each stream; 0: none")
+    one.set_defaults(run=traces.run)
     one = commands.add_parser("queue", help="no-op jobs, beside SAQ, streaQ, taskiq and arq")
     one.add_argument("--in-flight", type=int, default=32)
     one.add_argument("--jobs", type=int, default=5000, help="under load, of each queue and round")
