@@ -25,7 +25,11 @@ def engine_environment() -> Environment:
     """What `scripts/bootstrap.sh` would give, and what the caller's own environment says otherwise."""
     base = _ON_GPU if os.environ.get("RELAIS_DEVICE") == "cuda" else VLLM_ON_CPU
     given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    return {**base, "VLLM_MAX_NUM_SEQS": "64", **given}
+    environment = {**base, "VLLM_MAX_NUM_SEQS": "64", **given}
+    if read_settings(environment).engine.enforce_eager:
+        # As Relais's worker sets it for its own engine: what one does not compile, the other does not.
+        environment.setdefault("TORCHDYNAMO_DISABLE", "1")
+    return environment
 
 
 def serve_arguments(environment: Environment) -> list[str]:

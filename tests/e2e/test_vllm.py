@@ -126,6 +126,14 @@ def test_every_token_says_its_probability_streamed_and_whole(stack: Stack) -> No
     assert len(logprobs.tokens or ()) == len(logprobs.text_offset or ()) == 12
 
 
+def test_an_engine_told_not_to_compile_compiles_nothing_later_either(stack: Stack) -> None:
+    """A part of the sampler would be compiled at the first request with logprobs, while everybody waits."""
+    (engine,) = [
+        one for one in stack.worker.descendants() if "EngineCore" in " ".join(one.cmdline())
+    ]
+    assert engine.environ()["TORCHDYNAMO_DISABLE"] == "1"
+
+
 def test_the_openai_client_lists_the_model(stack: Stack) -> None:
     assert [model.id for model in stack.client.models.list()] == [MODEL]
     assert stack.client.models.retrieve(MODEL).id == MODEL

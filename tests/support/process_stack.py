@@ -101,7 +101,8 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
             "support.vllm_serve",
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
-            {**passed_on, "PYTHONPATH": str(ROOT / "tests"), **settings},
+            # As Relais's worker does without compilation.
+            {**passed_on, "TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": str(ROOT / "tests"), **settings},
             arguments=served,
             ready_path="/health",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -106,6 +107,9 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
         gauges.append(_LoadGauge(vllm_config, engine_index))
         return gauges[-1]
 
+    if settings.enforce_eager:
+        # Else the first request with logprobs has parts of the sampler compiled, for seconds in which nobody gets a token.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     llm = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
             model=settings.repo_id,
