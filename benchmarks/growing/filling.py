@@ -68,7 +68,11 @@ class Filling:
 
 
 async def measure(pressure: Pressure) -> Filling:
-    """Fill it for a while, then wait for the end of all that was accepted. AssertionError where a stream has a hole."""
+    """Fill it for a while, and until it is full, then wait for the end of all that was accepted.
+
+    Raises:
+        AssertionError: a stream has a hole, or it was not filled within `END_S`.
+    """
     found = Filling()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -115,7 +119,8 @@ async def _client(
     session: aiohttp.ClientSession, url: str, pressure: Pressure, found: Filling, end_s: float
 ) -> None:
     """Asks again at once, whatever `Retry-After` told it."""
-    while time.monotonic() < end_s:
+    while time.monotonic() < end_s or not found.refused:
+        assert time.monotonic() < end_s + END_S, "it was not filled"
         if await _ask(session, url, pressure, found) is None:
             await asyncio.sleep(0.05)
 

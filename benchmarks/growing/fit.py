@@ -41,7 +41,9 @@ class Curve:
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
-    """The slope of log(cost) against log(size), by least squares."""
+    """The slope of log(cost) against log(size), by least squares; nan where one cost too little to be measured."""
+    if min(costs) <= 0:
+        return math.nan
     x = [math.log(size) for size in sizes]
     y = [math.log(cost) for cost in costs]
     return statistics.linear_regression(x, y).slope
