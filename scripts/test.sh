@@ -68,7 +68,7 @@ check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
 check "import-linter" lint-imports
-check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --dist loadgroup --durations 20
+check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --durations 20
 check "mypy" show_types
 if ((${#failed[@]})); then
     die "failed: ${failed[*]} (see above)"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from redis import Redis
+from xdist.scheduler import LoadScopeScheduling
 
 from relais_common.memory import MemoryStore
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from support.key_leaks import keys_without_expiry
+from support.spreading import scope_of
 from support.valkey import ValkeyServer
-
-TESTS = Path(__file__).parent
 
 # In CI a failure must come back at the next run; at a desk, chance may find new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
@@ -23,16 +24,13 @@ settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), the tests of a group run in one of them, one after another.
-
-    A model takes cores and more than a gigabyte: at most two tests have any at once.
-    """
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            suite = item.path.relative_to(TESTS).parts[0]
-            item.add_marker(pytest.mark.xdist_group(f"vllm-{suite}"))
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes (`-n`), each test goes to whichever is free, but for those that belong together."""
+    scheduler = LoadScopeScheduling(config, log)
+    # Not xdist's own groups: they hang on node ids that tests can rename, and pytest 9.2's cannot be.
+    scheduler._split_scope = scope_of
+    return scheduler
 
 
 @pytest.fixture(scope="session")

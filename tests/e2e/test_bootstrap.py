@@ -36,7 +36,7 @@ class Stack:
 
     def __init__(self, run_dir: Path, **settings: str) -> None:
         self.run_dir = run_dir
-        self.api_port = free_port()
+        self.api_port = free_port(in_a_row=2)
         self._marker = f"RELAIS_RUN_DIR={run_dir}"
         self.environment = {
             key: os.environ[key]
@@ -47,6 +47,9 @@ class Stack:
             "ENGINE": "deterministic",
             "RELAIS_RUN_DIR": str(run_dir),
             "API_PORT": str(self.api_port),
+            # What is killed here gets its port back, whatever else starts on this machine meanwhile.
+            "REDIS_PORT": str(free_port()),
+            "HEALTH_PORT": str(free_port(in_a_row=4)),
             **settings,
         }
 
@@ -273,7 +276,9 @@ def test_second_start_in_the_same_folder_is_refused(stack: Stack) -> None:
 
 
 def test_two_stacks_run_side_by_side(make_stack: Callable[..., Stack]) -> None:
-    first, second = make_stack("first"), make_stack("second")
+    first, second = (
+        make_stack(name, REDIS_PORT="", HEALTH_PORT="") for name in ("first", "second")
+    )
     first.start()
     second.start()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from support.tiny_encoder import make_encoder
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("embeddings")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MODEL = "all-MiniLM-L6-v2"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
@@ -41,16 +41,19 @@ def reference() -> Any:
     return SentenceTransformer(read_settings({}).encoder.model, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def redis_of_a_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address."""
+    with ValkeyServer(tmp_path_factory.mktemp("redis")) as redis, ExitStack() as stack:
+        make_starter(stack, redis, tmp_path_factory.mktemp("logs"))("embedding_worker", **OFFLINE)
+        yield redis.url
+
+
 @pytest.fixture
-async def store(
-    make_redis_server: Callable[..., ValkeyServer], tmp_path: Path
-) -> AsyncIterator[RedisStore]:
+async def store(redis_of_a_worker: str) -> AsyncIterator[RedisStore]:
     """Of a Redis with a worker at work."""
-    redis = make_redis_server()
-    with ExitStack() as stack:
-        make_starter(stack, redis, tmp_path)("embedding_worker", **OFFLINE)
-        async with open_store(RedisSettings(redis.url)) as store:
-            yield store
+    async with open_store(RedisSettings(redis_of_a_worker)) as store:
+        yield store
 
 
 def job_for(*inputs: Any, **fields: Any) -> Job:
@@ -73,7 +76,6 @@ async def answer(store: RedisStore, job: Job) -> tuple[Completed, Any]:
     return end, np.frombuffer(packed, "<f4").reshape(end.vectors.count, end.vectors.dimensions)
 
 
-@pytest.mark.slow
 async def test_vectors_are_the_library_s_own_under_mixed_load(
     store: RedisStore, reference: Any
 ) -> None:
@@ -92,7 +94,6 @@ async def test_vectors_are_the_library_s_own_under_mixed_load(
         assert end.vectors.truncated == sum(length > 256 for length in lengths)
 
 
-@pytest.mark.slow
 async def test_token_ids_and_scores(store: RedisStore, reference: Any) -> None:
     text = "the town hall opens at nine"
     ids = tuple(reference.tokenizer(text, add_special_tokens=False)["input_ids"])

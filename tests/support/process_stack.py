@@ -102,7 +102,12 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
             # As Relais's worker does without compilation.
-            {**passed_on, "TORCHDYNAMO_DISABLE": "1", "PYTHONPATH": str(ROOT / "tests"), **settings},
+            {
+                **passed_on,
+                "TORCHDYNAMO_DISABLE": "1",
+                "PYTHONPATH": str(ROOT / "tests"),
+                **settings,
+            },
             arguments=served,
             ready_path="/health",
         )

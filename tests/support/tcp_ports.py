@@ -11,16 +11,25 @@ _RANGE = range(20_000, 32_000)
 _reservations: list[socket.socket] = []
 
 
-def free_port() -> int:
-    """A port on which nobody listens, and which no other test run of this machine gets while this one lives."""
-    for port in random.sample(_RANGE, len(_RANGE)):
-        reservation = _reserve(port)
-        if reservation is None:
-            continue
-        if _can_be_bound(port):
-            _reservations.append(reservation)
-            return port
-        reservation.close()
+def free_port(*, in_a_row: int = 1) -> int:
+    """A port on which nobody listens, and which no other test run of this machine gets while this one lives.
+
+    With `in_a_row` the first of so many, for services that count up from the port they are given.
+    """
+    for first in random.sample(_RANGE, len(_RANGE)):
+        reservations: list[socket.socket] = []
+        for port in range(first, first + in_a_row):
+            reservation = _reserve(port)
+            if reservation is None:
+                break
+            reservations.append(reservation)
+            if not _can_be_bound(port):
+                break
+        else:
+            _reservations.extend(reservations)
+            return first
+        for reservation in reservations:
+            reservation.close()
     raise RuntimeError(f"no port is free from {_RANGE.start} to {_RANGE.stop}")
 
 

@@ -15,8 +15,6 @@ from demo_model.languages import guess_language
 from demo_model.noise import folded, hurried
 from demo_model.wording import LANGUAGES, Wording, at_french, of_french
 
-pytestmark = pytest.mark.xdist_group("demo-data")
-
 SIZE = 3000
 
 

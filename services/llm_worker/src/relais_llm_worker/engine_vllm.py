@@ -108,7 +108,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
         return gauges[-1]
 
     if settings.enforce_eager:
-        # Else the first request with logprobs has parts of the sampler compiled, for seconds in which nobody gets a token.
+        # Else parts of the sampler are compiled at the first request with logprobs, while nobody gets a token.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     llm = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
