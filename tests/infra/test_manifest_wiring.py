@@ -21,6 +21,42 @@ def test_every_selector_finds_its_pods(overlay: Rendered) -> None:
         assert overlay.selected(policy["spec"]["podSelector"]), policy["metadata"]["name"]
 
 
+def test_every_volume_is_one_and_every_mount_has_one(overlay: Rendered) -> None:
+    """A patch that adds a source to a volume leaves the old one there; only an API server would refuse both."""
+    for workload in overlay.workloads.values():
+        volumes = {volume["name"]: volume.keys() - {"name"} for volume in workload.pod["volumes"]}
+        assert all(len(sources) == 1 for sources in volumes.values()), (workload.name, volumes)
+        claimed = {
+            one["metadata"]["name"]
+            for one in workload.manifest["spec"].get("volumeClaimTemplates", [])
+        }
+        mounts = [mount["name"] for mount in workload.container["volumeMounts"]]
+        paths = [mount["mountPath"] for mount in workload.container["volumeMounts"]]
+        assert volumes.keys() | claimed == set(mounts)
+        assert len(paths) == len(set(paths))
+
+
+def test_what_is_referred_to_is_there(overlay: Rendered) -> None:
+    for workload in overlay.workloads.values():
+        overlay.environment(workload)
+        for volume in workload.pod["volumes"]:
+            if "secret" in volume:
+                overlay.one("Secret", volume["secret"]["secretName"])
+            if "configMap" in volume:
+                overlay.one("ConfigMap", volume["configMap"]["name"])
+            if "persistentVolumeClaim" in volume:
+                overlay.one("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+    for one in overlay.of("HorizontalPodAutoscaler", "ScaledObject"):
+        target = one["spec"]["scaleTargetRef"]
+        overlay.one(target.get("kind", "Deployment"), target["name"])
+    for ingress in overlay.of("Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            for path in rule["http"]["paths"]:
+                service = overlay.one("Service", path["backend"]["service"]["name"])
+                names = [port["name"] for port in service["spec"]["ports"]]
+                assert path["backend"]["service"]["port"]["name"] in names
+
+
 def test_every_service_leads_to_a_port(overlay: Rendered) -> None:
     for service in overlay.of("Service"):
         (name,) = overlay.selected({"matchLabels": service["spec"]["selector"]})
