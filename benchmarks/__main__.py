@@ -13,6 +13,7 @@ from benchmarks import (
     embeddings,
     growth,
     keys,
+    kpi,
     proxy,
     queue,
     relay,
@@ -102,6 +103,13 @@ def main() -> None:
     one.add_argument("--peers", nargs="+", choices=queue.PEERS, default=list(queue.PEERS))
     one.add_argument("--hold", action="store_true", help="run Relais only, for a profiler")
     one.set_defaults(run=queue.run)
+    one = commands.add_parser("kpi", help="what rolling traces up costs, and how exact reports are")
+    one.add_argument("--traces", type=int, default=1_000_000)
+    one.add_argument("--days", type=int, default=30)
+    one.add_argument("--folder", type=Path, help="keeps the traces, for another time")
+    one.add_argument("--fill-only", action="store_true", help="write the traces, measure nothing")
+    one.add_argument("--json", type=Path, dest="json_path", help="file for the bars as JSON")
+    one.set_defaults(run=kpi.run)
     one = commands.add_parser("proxy", help="what nginx in front costs a stream")
     one.add_argument("--requests", type=int, default=200)
     one.set_defaults(run=proxy.run)

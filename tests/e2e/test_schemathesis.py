@@ -10,25 +10,39 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.mongo import MongoServer
 from support.process_stack import DETERMINISTIC, Starter
 from support.processes import ServiceProcess
 
 KEY = "an-operator-s-key-of-the-tests"
 
-# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow), and
-# dates in the wrong order, are a 400 that no document foretells.
+# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow),
+# dates in the wrong order, and words that are no dates, are a 400 that no document foretells.
 CONFIG = "".join(
     f"""
 [[operations]]
 include-name = "{operation}"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "429", "5xx"]
 """
-    for operation in ("POST /v1/completions", "POST /v1/chat/completions", "GET /v1/usage")
+    for operation in (
+        "POST /v1/completions",
+        "POST /v1/chat/completions",
+        "GET /v1/usage",
+        "GET /v1/kpis",
+    )
 )
+
+
+@pytest.fixture
+def mongo(tmp_path: Path) -> Iterator[MongoServer]:
+    """Without it the key figures are a 503."""
+    with MongoServer(tmp_path / "mongo") as server:
+        yield server
 
 
 def run_schemathesis(front: ServiceProcess, folder: Path, *options: str) -> None:
@@ -56,17 +70,21 @@ def run_schemathesis(front: ServiceProcess, folder: Path, *options: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(450)
-def test_what_the_document_says_holds_with_keys(start: Starter, tmp_path: Path) -> None:
+def test_what_the_document_says_holds_with_keys(
+    start: Starter, mongo: MongoServer, tmp_path: Path
+) -> None:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"ops": {"key": KEY, "admin": True}}))
     keys.chmod(0o600)
     start("llm_worker", **DETERMINISTIC, MAX_OUTPUT_TOKENS="16")
-    front = start("orchestrator", ENV="staging", API_KEYS=str(keys))
+    front = start("orchestrator", ENV="staging", API_KEYS=str(keys), MONGODB_URL=mongo.url)
     run_schemathesis(front, tmp_path, "--header", f"Authorization: Bearer {KEY}")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(450)
-def test_what_the_document_says_holds_without_keys(start: Starter, tmp_path: Path) -> None:
+def test_what_the_document_says_holds_without_keys(
+    start: Starter, mongo: MongoServer, tmp_path: Path
+) -> None:
     start("llm_worker", **DETERMINISTIC, MAX_OUTPUT_TOKENS="16")
-    run_schemathesis(start("orchestrator"), tmp_path)
+    run_schemathesis(start("orchestrator", MONGODB_URL=mongo.url), tmp_path)

@@ -298,6 +298,13 @@ class NotConfirmed(StoreUnavailable):
     code = "not_confirmed"
 
 
+class KpisUnavailable(RelaisError):
+    """No database of traces is configured, or it does not answer."""
+
+    status = 503
+    code = "kpis_unavailable"
+
+
 class Draining(RelaisError):
     """This process is shutting down; another one takes requests."""
 

@@ -29,6 +29,7 @@ from relais_orchestrator.follow import Follower
 from relais_orchestrator.http_errors import Runner
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
+from relais_orchestrator.kpi_reader import KpiReader, open_kpis
 from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.open_files import allow_most_open_files
@@ -56,6 +57,7 @@ def create_parts(
     key_ring: KeyRing,
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
+    kpis: KpiReader | None,
 ) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
@@ -87,6 +89,7 @@ def create_parts(
         drain=drain,
         streams=Streams(settings.limits.max_streams_per_key),
         accounts=store.accounts,
+        kpis=kpis,
         started_at_s=int(time.time()),
     )
 
@@ -138,13 +141,18 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
     catalogue = Catalogue(settings.models, settings.model_aliases, settings.embedding_models)
-    async with open_store(
-        settings.redis,
-        watch_grace_s=settings.streaming.watch_lease_s,
-        accept_wait=settings.accept_wait,
-    ) as plain_store:
+    async with (
+        open_store(
+            settings.redis,
+            watch_grace_s=settings.streaming.watch_lease_s,
+            accept_wait=settings.accept_wait,
+        ) as plain_store,
+        open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
+    ):
         metrics, store = open_metrics(plain_store, settings.models)
-        parts = create_parts(settings, store, await _secret(store), key_ring, catalogue, metrics)
+        parts = create_parts(
+            settings, store, await _secret(store), key_ring, catalogue, metrics, kpis
+        )
         runner = Runner(create_app(parts, store, metrics), settings.proxy, shutdown_timeout_s=1.0)
         await runner.setup()
         try:

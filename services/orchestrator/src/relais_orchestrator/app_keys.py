@@ -12,6 +12,7 @@ from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
+from relais_orchestrator.kpi_reader import KpiReader
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
@@ -36,6 +37,7 @@ class Parts:
     drain: Drain
     streams: Streams
     accounts: Accounts
+    kpis: KpiReader | None
     started_at_s: int
 
 

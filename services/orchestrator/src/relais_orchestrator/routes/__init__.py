@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relais_orchestrator.openapi.route import Route
-from relais_orchestrator.routes import admin, embeddings, native, openai, service, usage
+from relais_orchestrator.routes import admin, embeddings, kpis, native, openai, service, usage
 
 ROUTES: tuple[Route, ...] = (
     *native.ROUTES,
@@ -11,5 +11,6 @@ ROUTES: tuple[Route, ...] = (
     *embeddings.ROUTES,
     *usage.ROUTES,
     *admin.ROUTES,
+    *kpis.ROUTES,
     *service.ROUTES,
 )
