@@ -81,6 +81,8 @@ async def run(
         async with open_database(settings) as database:
             until = await _fill(database, where / NOTE, traces, days)
             if fill_only:
+                # A kill, which is what follows, would lose what is not on the disk yet.
+                await asyncio.to_thread(server.restart, kill=False)
                 return True
             return await _measure(database, server.url, traces, days, until, json_path)
 
@@ -136,6 +138,9 @@ async def _measure(
     for collection in (ROLLUPS, HOURS, STATE):
         await database[collection].drop()
     await database[TRACES].delete_many({"_id": {"$regex": f"sim-{NEXT_SEED}-"}})
+    # As the orchestrators make them; else the first run would.
+    await database[TRACES].create_index([("recorded_at", 1), ("finished_at", 1)])
+    await database[TRACES].create_index([("finished_at", 1)])
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
 
     first = await _job(url, "rollup")

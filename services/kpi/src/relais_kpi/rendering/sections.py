@@ -272,8 +272,11 @@ def time_spent(page: Page) -> str:
 def tables(page: Page) -> Iterator[str]:
     yield _breakdown("By model", page.models)
     yield _breakdown("By key", page.keys)
-    if page.report.by not in (Axis.MODEL, Axis.KEY):
-        yield _breakdown(f"By {page.report.by.value}", list(page.report.rows))
+    by = page.report.by
+    if by not in (Axis.MODEL, Axis.KEY, page.time_axis):
+        # Of hours and days, the last ones.
+        rows = page.report.rows[-MOST_ROWS:] if by.is_time else page.report.rows
+        yield _breakdown(f"By {by.value}", list(rows))
     yield _slowest(page.report)
 
 

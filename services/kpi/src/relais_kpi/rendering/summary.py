@@ -69,16 +69,12 @@ def findings(report: Report, now: datetime) -> list[Finding]:
     total = report.total
     if report.rolled_up_to is None or report.rolled_up_to < min(report.until, now) - STALE:
         known = (
-            "never"
+            "Traces have never been rolled up."
             if report.rolled_up_to is None
-            else f"to {words.moment(report.rolled_up_to)} UTC"
+            else f"Traces were last rolled up at {words.moment(report.rolled_up_to)} UTC."
         )
-        found.append(
-            Finding(
-                f"Traces were last rolled up {known}.",
-                "Run `relais kpi rollup`; what came later is missing here.",
-            )
-        )
+        advice = "Run `relais kpi rollup`: what was recorded since is missing here."
+        found.append(Finding(known, advice))
     if total.requests < FEW:
         return found
     if total.success_rate is not None and total.success_rate < GOOD_SUCCESS and total.causes:
