@@ -52,7 +52,7 @@ async def _process(
         *(python, *arguments),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE if role == "client" else asyncio.subprocess.DEVNULL,
         limit=1 << 26,
     )
     try:

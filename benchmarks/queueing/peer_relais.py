@@ -11,6 +11,7 @@ from relais_common.channels import new_channel_id
 from relais_common.events import Completed, Terminal, Timings, Usage
 from relais_common.jobs import Job, Operation, WorkerState
 from relais_common.lifecycle import background
+from relais_common.logs import setup_logs
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.wire.codec import TERMINAL_NAMES, decode_event, split_event
@@ -39,6 +40,7 @@ class Noop:
 
 
 async def work(url: str, places: int) -> None:
+    setup_logs("worker", level="warning")  # what the others' are, as long as nobody sets them up
     async with open_store(RedisSettings(url)) as store:
         held_jobs, publisher = HeldJobs(), Publisher(store.source)
         consumer = Consumer(

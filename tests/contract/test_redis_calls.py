@@ -14,6 +14,7 @@ from relais_common.lifecycle import background
 from relais_common.redis_store import RedisSettings
 from relais_common.redis_store.calls import RETRIES, Calls
 from relais_common.redis_store.connection import connect_for_calls
+from relais_common.redis_store.link import Link
 from support.reply_eater import ReplyEater
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
@@ -37,9 +38,9 @@ async def test_calls_of_one_turn_leave_as_one_message_over_one_connection(
 ) -> None:
     calls = connect_for_calls(RedisSettings(redis_url))
     messages: list[bytes] = []
-    make = calls._connection
+    make = calls._make_link
 
-    def connection() -> object:
+    def make_link() -> Link:
         one = make()
         send = one.send_packed_command
 
@@ -50,7 +51,7 @@ async def test_calls_of_one_turn_leave_as_one_message_over_one_connection(
         monkeypatch.setattr(one, "send_packed_command", note)
         return one
 
-    monkeypatch.setattr(calls, "_connection", connection)
+    monkeypatch.setattr(calls, "_make_link", make_link)
 
     async def ask(number: int) -> bytes:
         answer: bytes = await calls.send("ECHO", number)

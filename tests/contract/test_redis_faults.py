@@ -7,11 +7,10 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
 import pytest
 import uvloop
-from redis.asyncio.client import PubSub
 
 from relais_common.channels import new_channel_id
 from relais_common.errors import StoreUnavailable
@@ -19,6 +18,7 @@ from relais_common.jobs import Job, OnDisconnect, Status, StopReason, Verdict
 from relais_common.ports import LiveBatch
 from relais_common.redis_store import RedisSettings, RedisStore, live, open_store, recovery
 from relais_common.redis_store.connection import connect, store_errors
+from relais_common.redis_store.link import Link
 from relais_common.wire import keys
 from support.builders import MODEL, make_job, token_line
 from support.ports import redis_ports
@@ -175,17 +175,22 @@ async def test_notice_of_a_gap_comes_only_once_new_messages_are_heard_again(
     """Told at the loss, a reader would read the log too early: what came between would go unheard."""
     ports = redis_ports(durable_store)
     taken = await running(ports)
-    connect = durable_store.live._redis.pubsub
+    make = durable_store.live._make_link
     may_connect = asyncio.Event()
 
-    @asynccontextmanager
-    async def pubsub() -> AsyncIterator[PubSub]:
-        await may_connect.wait()
-        async with connect() as connection:
-            yield connection
+    def make_link() -> Link:
+        link = make()
+        connect = link.connect
+
+        async def connect_later() -> None:
+            await may_connect.wait()
+            await connect()  # type: ignore[no-untyped-call]
+
+        monkeypatch.setattr(link, "connect", connect_later)
+        return link
 
     async with ports.live.subscribe(taken.job.channel_id) as reader:
-        monkeypatch.setattr(durable_store.live._redis, "pubsub", pubsub)
+        monkeypatch.setattr(durable_store.live, "_make_link", make_link)
         await asyncio.to_thread(durable_server.restart)
         assert await reader.next(0.5) is None  # nothing to say yet
         await append(ports, taken.lease, 2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from relais_common import environ, logs
+from relais_common import environ, garbage, logs
 from relais_common.environ import Environ
 from relais_common.errors import EngineDead, SettingsError
 from relais_common.health import open_health_server
@@ -125,6 +125,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
         return None if None in reasons else "; ".join(filter(None, reasons))
 
     registry = new_registry(service)
+    garbage.collect_seldom()
     async with open_health_server(
         settings.health_host, settings.health_port, ready, registry
     ) as port:
@@ -138,6 +139,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
             ):
                 store = StoreMetrics(registry).around(plain_store)
                 metrics = WorkerMetrics(registry, [model.name for model in models])
+                garbage.keep_what_is_there()
                 several = len(models) > 1
                 for model in models:
                     group.create_task(serve(settings, model, several, store, metrics, stop))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
 import structlog
 import uvloop
 
+from relais_common import garbage
 from relais_common.errors import SettingsError
 from relais_common.logs import setup_logs
 from relais_llm_worker.app import run
@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(1)
     finally:
         # vLLM's engine fails noisily if the interpreter's own end collects it.
-        gc.collect()
+        garbage.release()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from vllm import TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
@@ -128,6 +129,8 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
         ),
         stat_loggers=[make_gauge],
     )
+    # Else vLLM parses variables of the environment anew for each token that it counts.
+    enable_envs_cache()
     return llm, gauges[0]
 
 

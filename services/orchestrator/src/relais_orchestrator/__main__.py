@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
 import structlog
 import uvloop
 
+from relais_common import garbage
 from relais_common.errors import SettingsError
 from relais_common.logs import setup_logs
 from relais_orchestrator.app import run
 from relais_orchestrator.settings import read_settings
-
-GC_THRESHOLDS = (5_000, 10, 50)
-"""A full collection walks all that open streams hold, half a second with 10,000 of them, and finds next to nothing:
-they leave hardly a cycle. One per 2.5 million new objects comes seldom, and bounds what cycles may hold."""
 
 
 def main() -> None:
     """Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
     try:
         settings = read_settings(os.environ)
-        gc.set_threshold(*GC_THRESHOLDS)
+        garbage.collect_seldom()
         setup_logs("orchestrator", level=settings.log_level, form=settings.log_format)
         uvloop.run(run(settings))
     except SettingsError as error:

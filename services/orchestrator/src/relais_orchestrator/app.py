@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from relais_common import garbage
 from relais_common.errors import SettingsError, StoreUnavailable
 from relais_common.health import add_health_routes
 from relais_common.lifecycle import background, stop_on_signals
@@ -208,8 +208,7 @@ async def run(settings: Settings) -> None:
                 traces=settings.traces is not None,
                 open_files=open_files,
             )
-            # What start-up made stays: no collection need look at it again.
-            gc.freeze()
+            garbage.keep_what_is_there()
             await stop.wait()
             log.info("draining")
             await parts.drain.run(settings.drain_s)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections import deque
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 from hiredis import pack_command
 from redis import exceptions
-from redis.asyncio.connection import AbstractConnection
 
 from relais_common.lifecycle import first_failure
+from relais_common.redis_store.link import Link, opened
 
 Argument = str | bytes | int | float
 
@@ -49,19 +49,19 @@ class Calls:
     answered in time, fails alone. Nothing that blocks may be sent: what comes behind it would wait.
 
     Args:
-        connection: makes a connection that has not been opened yet.
+        make_link: a new connection each time.
         timeout_s: how long one call may take before it counts as lost.
         connect_timeout_s: how long opening a connection may take.
     """
 
     def __init__(
         self,
-        connection: Callable[[], AbstractConnection],
+        make_link: Callable[[], Link],
         *,
         timeout_s: float,
         connect_timeout_s: float,
     ) -> None:
-        self._connection = connection
+        self._make_link = make_link
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._loop = asyncio.get_running_loop()
@@ -101,17 +101,10 @@ class Calls:
                 call.fail(exceptions.ConnectionError("the store was closed"))
 
     async def _use_one_connection(self) -> None:
-        connection = self._connection()
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            await first_failure(
-                self._write(connection), self._read(connection), self._watch_times()
-            )
-        finally:
-            await connection.disconnect(nowait=True)
+        async with opened(self._make_link(), self._connect_timeout_s) as link:
+            await first_failure(self._write(link), self._read(link), self._watch_times())
 
-    async def _write(self, connection: AbstractConnection) -> None:
+    async def _write(self, link: Link) -> None:
         self._asked.set()  # what waits already
         while True:
             # Whoever runs in the same turn as the first to ask has asked, too, before this goes on.
@@ -122,22 +115,26 @@ class Calls:
             if turn:
                 self._sent.extend(turn)
                 message = b"".join([call.packed for call in turn])
-                await connection.send_packed_command(message, check_health=False)
+                await link.send_packed_command(message, check_health=False)
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        while True:
-            try:
-                answer = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            except exceptions.ResponseError as error:
-                self._sent.popleft().fail(error)
-                if isinstance(error, exceptions.ReadOnlyError):
-                    # The address may lead to the new primary by now.
-                    raise exceptions.ConnectionError("the server became a replica") from error
-            else:
-                call = self._sent.popleft()
-                if not call.answer.done():
-                    call.answer.set_result(answer)
-            self._answers += 1
+    async def _read(self, link: Link) -> None:
+        async with aclosing(link.receive()) as received:
+            async for answers in received:
+                for answer in answers:
+                    self._hand_over(answer)
+
+    def _hand_over(self, answer: Any) -> None:
+        if isinstance(answer, exceptions.ConnectionError):
+            raise answer  # it loads its data, or wants another password: the same for all
+        call = self._sent.popleft()
+        self._answers += 1
+        if isinstance(answer, Exception):
+            call.fail(answer)
+            if isinstance(answer, exceptions.ReadOnlyError):
+                # The address may lead to the new primary by now.
+                raise exceptions.ConnectionError("the server became a replica") from answer
+        elif not call.answer.done():
+            call.answer.set_result(answer)
 
     async def _watch_times(self) -> None:
         while True:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import (
@@ -22,13 +20,9 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from relais_common import sentinels
 from relais_common.errors import StoreUnavailable
 from relais_common.redis_store.calls import Calls
-from relais_common.redis_store.failover import FollowsMaster, Sentinels
-
-CONNECT_TIMEOUT_S = 2.0
-"""How long opening a connection may take; asking Sentinels is a part of it."""
+from relais_common.redis_store.link import CONNECT_TIMEOUT_S, links, use_links, where
 
 CONFIRM_TIMEOUT_S = 5.0
 """How long to wait for the confirmation of a subscription."""
@@ -74,66 +68,14 @@ class RedisSettings:
     max_connections: int = 64
 
 
-class _Sends(AbstractConnection):
-    """A connection that says what became of what was sent.
-
-    The client sends with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes when the bytes
-    have just left: a loop would go on for ever after the one cancellation that was meant to end it. And where Redis has
-    just closed the connection, uvloop raises a RuntimeError, of which the client knows nothing.
-    """
-
-    __slots__ = ()
-
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        task = asyncio.current_task()
-        before = 0 if task is None else task.cancelling()
-        try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            raise ConnectionError(f"the connection was closed: {error}") from error
-        if task is not None and task.cancelling() > before:
-            # The answer will be read by nobody, least of all by this connection's next user.
-            await self.disconnect(nowait=True)
-            raise asyncio.CancelledError
-
-
-def _where(settings: RedisSettings) -> tuple[str, Sentinels | None]:
-    """The URL for the client, and who knows which server is meant where the URL does not say."""
-    if not settings.url.startswith(sentinels.SCHEMES):
-        return settings.url, None
-    address = sentinels.parse(settings.url)
-    return address.server_url, Sentinels(address)
-
-
-def _fit(pool: ConnectionPool, who_is_master: Sentinels | None) -> None:
-    kind = pool.connection_class  # by the address: TCP, TLS or a local socket
-    name, mended = kind.__name__, (_Sends, kind)
-    if who_is_master is None:
-        pool.connection_class = type(name, mended, {"__slots__": ()})
-    else:
-        follows = (FollowsMaster, *mended)
-        pool.connection_class = type(name, follows, {"sentinels": who_is_master})
-
-
 def connect_for_calls(settings: RedisSettings) -> Calls:
     """For ordinary commands and scripts. Retries with jitter: every command here may be sent twice.
 
     A refused or lost connection is tried again at once; a Redis that takes connections and says nothing is not, or
     each command would hang for several times `timeout_s`.
     """
-    url, who_is_master = _where(settings)
-    pool = ConnectionPool.from_url(
-        url,
-        socket_timeout=None,  # `Calls` sees to the times itself, of many answers at once
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        protocol=2,
-        retry=Retry(NoBackoff(), retries=0, supported_errors=()),
-    )
-    _fit(pool, who_is_master)
     return Calls(
-        pool.make_connection,
+        links(settings.url),
         timeout_s=settings.timeout_s,
         connect_timeout_s=min(CONNECT_TIMEOUT_S, settings.timeout_s),
     )
@@ -141,7 +83,7 @@ def connect_for_calls(settings: RedisSettings) -> Calls:
 
 def connect(settings: RedisSettings) -> Redis:
     """A client with a connection for each command under way: for those that wait. Retries as `Calls` does."""
-    url, who_is_master = _where(settings)
+    url, who_is_master = where(settings.url)
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=settings.max_connections,
@@ -155,13 +97,13 @@ def connect(settings: RedisSettings) -> Redis:
         ),
         retry_on_error=[BusyLoadingError],
     )
-    _fit(pool, who_is_master)
+    use_links(pool, who_is_master)
     return Redis.from_pool(pool)
 
 
 def connect_blocking(settings: RedisSettings) -> Redis:
     """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
-    url, who_is_master = _where(settings)
+    url, who_is_master = where(settings.url)
     redis = Redis.from_url(
         url,
         socket_timeout=LONGEST_BLOCK_S + settings.timeout_s,
@@ -171,7 +113,7 @@ def connect_blocking(settings: RedisSettings) -> Redis:
         # Without errors to retry on, it does not even reconnect: two tasks share a subscription's connection.
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
-    _fit(redis.connection_pool, who_is_master)
+    use_links(redis.connection_pool, who_is_master)
     return redis
 
 

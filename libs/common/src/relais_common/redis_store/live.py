@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
 
+import hiredis
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 
 from relais_common.backoff import Backoff
 from relais_common.errors import DecodeError, StoreUnavailable
@@ -17,6 +18,7 @@ from relais_common.fanout import BufferedSubscription, Fanout
 from relais_common.lifecycle import first_failure
 from relais_common.ports import Subscription
 from relais_common.redis_store.connection import CONFIRM_TIMEOUT_S, store_errors
+from relais_common.redis_store.link import Link, opened
 from relais_common.wire import codec, keys
 
 log = structlog.get_logger(__name__)
@@ -32,8 +34,8 @@ class RedisLiveBus:
     leaves, would take it away from all the others.
     """
 
-    def __init__(self, blocking: Redis) -> None:
-        self._redis = blocking
+    def __init__(self, make_link: Callable[[], Link]) -> None:
+        self._make_link = make_link
         self._fanout = Fanout()
         self._wanted: set[str] = set()
         self._confirmed: set[str] = set()
@@ -104,16 +106,15 @@ class RedisLiveBus:
             await backoff.pause()
 
     async def _use_one_connection(self, backoff: Backoff) -> None:
-        async with self._redis.pubsub() as pubsub:
-            with store_errors():
-                await pubsub.connect()
+        with store_errors():
+            async with opened(self._make_link()) as link:
                 backoff.reset()
                 self._unanswered.clear()
                 await first_failure(
-                    self._keep_subscribed(pubsub), self._read(pubsub), self._check_alive(pubsub)
+                    self._keep_subscribed(link), self._read(link), self._check_alive(link)
                 )
 
-    async def _keep_subscribed(self, pubsub: PubSub) -> None:
+    async def _keep_subscribed(self, link: Link) -> None:
         """Tell Redis who reads what, at every change. A pass costs what has changed, not what is subscribed to."""
         subscribed: set[str] = set()
         self._touched = set(self._wanted)
@@ -126,9 +127,9 @@ class RedisLiveBus:
             subscribed -= old
             self._unanswered.update(new)
             if new:
-                await pubsub.subscribe(*new)
+                await _send(link, "SUBSCRIBE", *new)
             if old:
-                await pubsub.unsubscribe(*old)
+                await _send(link, "UNSUBSCRIBE", *old)
             for channel in touched:
                 self._note_confirmed(channel)  # it may have been left and joined again meanwhile
             await self._changed.wait()
@@ -143,41 +144,48 @@ class RedisLiveBus:
                 self._interrupted.discard(channel)
                 self._fanout.drop(channel)
 
-    async def _read(self, pubsub: PubSub) -> None:
-        while True:
-            # The only reader of this connection: the client's own health checks would read it too.
-            # And without a time limit, which costs more than a message: `_check_alive` sees to silences.
-            message = await pubsub.get_message(timeout=None)
-            self._heard = True
-            if message is not None:
-                self._dispatch(message)
+    async def _read(self, link: Link) -> None:
+        # Without a time limit, which costs more than a message: `_check_alive` sees to silences.
+        async with aclosing(link.receive()) as received:
+            async for answers in received:
+                self._heard = True
+                now_s = time.monotonic()
+                for answer in answers:
+                    self._dispatch(answer, now_s)
 
-    async def _check_alive(self, pubsub: PubSub) -> None:
+    async def _check_alive(self, link: Link) -> None:
         while True:
             self._heard = False
             await asyncio.sleep(SILENCE_S)
             if not self._heard:
-                await pubsub.ping()
+                await _send(link, "PING")
                 await asyncio.sleep(SILENCE_S)
                 if not self._heard:
                     raise StoreUnavailable("the subscription connection is dead")
 
-    def _dispatch(self, message: dict[str, object]) -> None:
-        channel, data = message["channel"], message["data"]
-        if not isinstance(channel, bytes):
-            return  # a pong
-        name = channel.decode()
-        if message["type"] == "message":
-            assert isinstance(data, bytes)
+    def _dispatch(self, answer: Any, now_s: float) -> None:
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(answer, list):
+            return  # to a ping, with nothing subscribed
+        kind, channel, data = answer if len(answer) == 3 else (*answer, None)
+        if kind == b"message":
+            name = channel.decode()
             try:
-                self._fanout.publish(name, codec.decode_live(data, time.monotonic()))
+                self._fanout.publish(name, codec.decode_live(data, now_s))
             except DecodeError:
                 log.warning("live_message_unreadable", channel=name)
-        elif message["type"] == "subscribe":
+        elif kind == b"subscribe":
+            name = channel.decode()
             self._unanswered[name] -= 1
             if not self._unanswered[name]:
                 del self._unanswered[name]
             self._note_confirmed(name)
+
+
+async def _send(link: Link, *words: str) -> None:
+    message = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
+    await link.send_packed_command(message, check_health=False)
 
 
 class _Reading:

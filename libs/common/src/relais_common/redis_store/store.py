@@ -21,6 +21,7 @@ from relais_common.redis_store.connection import (
     store_errors,
 )
 from relais_common.redis_store.intake import RedisJobIntake
+from relais_common.redis_store.link import links
 from relais_common.redis_store.live import RedisLiveBus
 from relais_common.redis_store.log import RedisEventLog
 from relais_common.redis_store.operations import RedisOperations
@@ -89,7 +90,7 @@ async def open_store(
             confirmed = await stack.enter_async_context(
                 open_confirmed(settings, "enqueue", accept_wait)
             )
-        live = RedisLiveBus(blocking)
+        live = RedisLiveBus(links(settings.url))
         # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
         await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
