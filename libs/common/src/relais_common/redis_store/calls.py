@@ -126,13 +126,13 @@ class Calls:
     def _hand_over(self, answer: Any) -> None:
         if isinstance(answer, exceptions.ConnectionError):
             raise answer  # it loads its data, or wants another password: the same for all
+        if isinstance(answer, exceptions.ReadOnlyError):
+            # It did nothing, and would refuse every write. The address may lead to the new primary by now.
+            raise exceptions.ConnectionError("the server has become a replica") from answer
         call = self._sent.popleft()
         self._answers += 1
         if isinstance(answer, Exception):
             call.fail(answer)
-            if isinstance(answer, exceptions.ReadOnlyError):
-                # The address may lead to the new primary by now.
-                raise exceptions.ConnectionError("the server became a replica") from answer
         elif not call.answer.done():
             call.answer.set_result(answer)
 
