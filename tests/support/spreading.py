@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 
-# What shares a server that is slow to start. A model takes a core to load and more than a gigabyte, so those that load
+# What shares something that is slow to make. A model takes a core to load and more than a gigabyte, so those that load
 # vLLM share few processes whether they share it or not.
 _TOGETHER = {
     "vllm e2e": re.compile(
         r"/e2e/test_(vllm|openai_compat|serve_benchmark)\.|::test_a_vllm_worker_|::test_real_models_"
     ),
     "vllm faults": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
-    "embeddings": re.compile(r"/e2e/test_embeddings\."),
-    "demo data": re.compile(r"/unit/demo_model/test_demo_data\."),
+    "encoders": re.compile(r"/e2e/test_(embeddings|encoder)\."),
 }
+# Many small tests, with fixtures for the whole file.
+_BY_FILE = re.compile(r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.")
 
 
 def scope_of(node_id: str) -> str:
@@ -21,4 +22,4 @@ def scope_of(node_id: str) -> str:
     for name, pattern in _TOGETHER.items():
         if pattern.search(node_id):
             return name
-    return node_id
+    return node_id.partition("::")[0] if _BY_FILE.search(node_id) else node_id
