@@ -161,7 +161,7 @@ ENDS: list[tuple[Callable[[Ports], Awaitable[None]], Status, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("end", "status", "error_type"), ENDS, ids=lambda one: str(one))
+@pytest.mark.parametrize(("end", "status", "error_type"), ENDS)
 async def test_what_nobody_is_left_to_end_is_told_too(
     ports: Ports,
     end: Callable[[Ports], Awaitable[None]],
