@@ -10,11 +10,13 @@ PROGRAM=bootstrap
 usage() {
     cat <<'END'
 usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
+                            [--no-mongodb]
        scripts/bootstrap.sh status | logs [NAME] [-f] | down
        scripts/bootstrap.sh minikube --help
 
-  start    install what is missing (the first time only), start Redis, the orchestrator, a worker that writes text and
-           one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops all of it
+  start    install what is missing (the first time only), start Redis, MongoDB, the orchestrator, a worker that writes
+           text and one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops
+           all of it
   status   each process, whether it is ready, and the URLs; exit 0 only if all is ready
   logs     the last lines of all logs, or of NAME's; -f follows them
   down     stop a detached stack
@@ -23,9 +25,10 @@ usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-worker
   --orchestrators N       several HTTP servers, on API_PORT and the ports after it (default 1)
   --llm-workers N         several workers for text (default 1)
   --embedding-workers N   several workers for vectors; 0 for none (default 1; with ENGINE=remote 0)
+  --no-mongodb            keep no traces (and so no KPIs), unless MONGODB_URL names a server
 
 Settings come from the environment, or from a file .env beside README.md. The most used:
-  API_PORT (8080)   API_HOST (127.0.0.1)   REDIS_URL (a server of yours in place of the embedded one)
+  API_PORT (8080)   API_HOST (127.0.0.1)   REDIS_URL, MONGODB_URL (servers of yours in place of the embedded ones)
   VLLM_HF_REPO_ID (a model's name or path; models/relais-demo)   SERVED_MODEL_NAME
   EMBEDDING_MODEL (a sentence-transformers model's name or path; all-MiniLM-L6-v2, which a package carries)
   ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
@@ -61,6 +64,7 @@ if [[ ${1:-} =~ ^[a-z] ]]; then
 fi
 arguments=()
 embedding_workers=""
+mongodb=yes
 while (($#)); do
     case $command:$1 in
         *:-h | *:--help)
@@ -68,6 +72,10 @@ while (($#)); do
             exit 0
             ;;
         start:--detach | logs:-f) arguments+=("$1") ;;
+        start:--no-mongodb)
+            arguments+=("$1")
+            mongodb=no
+            ;;
         start:--orchestrators | start:--llm-workers)
             positive "${2:-}" || usage_error "$1 needs a number from 1 to 99"
             arguments+=("$1" "$2")
@@ -112,6 +120,7 @@ case $command in
             export RELAIS_DEVICE=${llm#llm-}
         fi
         [[ $encoder =~ ^(none|deterministic)$ ]] || wanted+=(embeddings)
+        [[ $mongodb == no || -n ${MONGODB_URL:-} ]] || wanted+=(embedded-mongo)
         with_install_lock install "${wanted[@]}"
         stack "$VENV_PYTHON" start "${arguments[@]}"
         ;;

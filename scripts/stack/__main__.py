@@ -46,6 +46,7 @@ def _run(arguments: argparse.Namespace) -> int:
             orchestrators=arguments.orchestrators,
             llm_workers=arguments.llm_workers,
             embedding_workers=arguments.embedding_workers,
+            mongodb=not arguments.no_mongodb,
         )
         start(_ROOT, os.environ, counts, detach=arguments.detach)
         return 0
@@ -69,6 +70,7 @@ def _parse() -> argparse.Namespace:
     begin.add_argument("--orchestrators", type=int, default=1)
     begin.add_argument("--llm-workers", type=int, default=1)
     begin.add_argument("--embedding-workers", type=int, default=1)
+    begin.add_argument("--no-mongodb", action="store_true")
     commands.add_parser("status")
     commands.add_parser("down")
     logs = commands.add_parser("logs")

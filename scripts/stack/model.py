@@ -17,8 +17,9 @@ class Stage(IntEnum):
     """Programs start from the lowest stage up, and stop from the highest down."""
 
     REDIS = 1
-    ORCHESTRATOR = 2
-    WORKER = 3
+    MONGODB = 2
+    ORCHESTRATOR = 3
+    WORKER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Program:
         command: for a shell, which expands variables: paths with odd characters never enter the configuration.
         environment: what this program gets beside the environment of the run.
         host, port: where it listens.
-        ready_path: the HTTP path that answers 200 when it is ready; empty for Redis, which is asked with PING.
+        ready_path: the HTTP path that answers 200 when it is ready; empty for Redis and MongoDB.
         stop_wait_s: how long it may take to drain before it is killed.
         setting: the setting that moves its port.
     """
@@ -57,6 +58,7 @@ class Run:
     api_urls: tuple[str, ...]
     programs: tuple[Program, ...]
     embedding_model: str = ""
+    keeps_traces: bool = False
     redis_password: str = field(default="", repr=False)
 
     @property

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack import ports
+from stack.embedded_mongo import embed_mongo
 from stack.embedded_redis import embed_redis
 from stack.model import LOOPBACK, Program, Run, Stage
 from stack.models import DEMO_MODEL, Model, count_models, settle_embedder, settle_llm
@@ -47,11 +48,16 @@ class _Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many processes of each kind."""
+    """How many processes of each kind.
+
+    Attributes:
+        mongodb: bring one along where the user has none.
+    """
 
     orchestrators: int = 1
     llm_workers: int = 1
     embedding_workers: int = 1
+    mongodb: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
         socket=environment["RELAIS_SUPERVISOR_SOCKET"],
         model=llm.name,
         embedding_model=embedder.name if embedder else "",
+        keeps_traces=bool(environment.get("MONGODB_URL")),
         api_urls=tuple(f"http://{_display_host(program.host)}:{program.port}" for program in api),
         programs=programs,
         redis_password=environment.get("REDIS_PASSWORD", "") if redis_config else "",
@@ -158,6 +165,10 @@ def _plan_programs(
         )
         given.add(redis.port)
         programs.insert(0, redis)
+    if counts.mongodb and not environment.get("MONGODB_URL"):
+        mongo = embed_mongo(environment, given)
+        given.add(mongo.port)
+        programs.insert(0, mongo)
 
     host = environment["HEALTH_HOST"]
     for index, worker in enumerate(workers):

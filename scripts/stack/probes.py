@@ -7,7 +7,7 @@ import json
 import socket
 
 from stack import ports
-from stack.model import Program, Run
+from stack.model import Program, Run, Stage
 
 _TIMEOUT_S = 2.0
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  to connect, not to bind
@@ -28,6 +28,8 @@ def why_not_ready(run: Run, program: Program, pid: int) -> str | None:
 
 
 def _answer(run: Run, program: Program) -> str | None:
+    if program.stage == Stage.MONGODB:
+        return None if accepts(program.host, program.port) else "no answer"
     if not program.ready_path:
         return None if answers_ping(program.host, program.port, run.redis_password) else "no answer"
     connection = http.client.HTTPConnection(
@@ -49,6 +51,15 @@ def _reason(body: bytes) -> str:
         return str(json.loads(body)["reason"])
     except (ValueError, TypeError, KeyError):
         return ""
+
+
+def accepts(host: str, port: int) -> bool:
+    """Whether something takes connections there."""
+    try:
+        socket.create_connection((reachable(host), port), timeout=_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def answers_ping(host: str, port: int, password: str = "") -> bool:

@@ -147,8 +147,8 @@ def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
     run = plan.run
     daemon = launch(run, plan.environment)
     supervisor = Supervisor(run.socket)
-    # Redis is waited for: the others would only log that it is away. They need not wait for each other.
-    for stages in ((Stage.REDIS,), (Stage.ORCHESTRATOR, Stage.WORKER)):
+    # The stores are waited for: the others would only log that they are away. They need not wait for each other.
+    for stages in ((Stage.REDIS, Stage.MONGODB), (Stage.ORCHESTRATOR, Stage.WORKER)):
         programs = [program for program in run.programs if program.stage in stages]
         for program in programs:
             supervisor.start(program.name)
@@ -209,9 +209,10 @@ def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
         f"  try   curl -N {run.api_urls[0]}/v1/chat/completions -H 'Authorization: Bearer dev' \\\n"
         f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
         f"  admin {_admin_command(run)}\n"
-        f"  logs  {run.logs}\n"
-        f"  stop  {'scripts/bootstrap.sh down' if detach else 'Ctrl-C'}\n"
     )
+    if run.keeps_traces:
+        emit(f"  KPIs  {_kpi_commands(run)}\n")
+    emit(f"  logs  {run.logs}\n  stop  {'scripts/bootstrap.sh down' if detach else 'Ctrl-C'}\n")
 
 
 def _admin_command(run: Run) -> str:
@@ -222,6 +223,16 @@ def _admin_command(run: Run) -> str:
     if run.embedding_model:
         settings.append(f"EMBEDDING_MODELS={shlex.quote(run.embedding_model)} ")
     return f"{''.join(settings)}.venv/bin/relais admin queues"
+
+
+def _kpi_commands(run: Run) -> str:
+    """Fold what was traced into rollups, then show the hours up to this one. Asked twice, they do no harm."""
+    urls = [
+        f"mongodb://{one.host}:{one.port}" for one in run.programs if one.stage == Stage.MONGODB
+    ]
+    # Not exported: the next start would take it for a server of the user's own.
+    command = "".join(f"MONGODB_URL={url} " for url in urls) + ".venv/bin/relais kpi"
+    return f"{command} rollup\n        {command} report --until 0h"
 
 
 # --- and after ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Taking a run down: senders before receivers, Redis last, and then a look for whatever is left."""
+"""Taking a run down: senders before receivers, the stores last, and then a look for whatever is left."""
 
 from __future__ import annotations
 

@@ -64,9 +64,11 @@ class Stack:
         )
 
     def start(self, *arguments: str, timeout_s: float = 60) -> str:
-        """Start and return what it printed. Without vectors, unless it is told otherwise: one process less."""
+        """Start and return what it printed. Without vectors and MongoDB, unless it is told otherwise: less to start."""
         if "--embedding-workers" not in arguments:
             arguments = ("--embedding-workers", "0", *arguments)
+        if "MONGODB_URL" not in self.environment:
+            arguments = ("--no-mongodb", *arguments)
         result = self.run("--detach", *arguments, timeout_s=timeout_s)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -165,7 +167,13 @@ def test_detached_stack_answers_reports_and_goes_down(stack: Stack) -> None:
     assert chat(stack)
     status = stack.run("status")
     assert status.returncode == 0
-    assert sorted(stack.pids()) == ["embedding_worker", "llm_worker", "orchestrator", "redis"]
+    assert sorted(stack.pids()) == [
+        "embedding_worker",
+        "llm_worker",
+        "mongodb",
+        "orchestrator",
+        "redis",
+    ]
     for worker in ("llm_worker", "embedding_worker"):
         assert "worker_ready" in stack.run("logs", worker).stdout
 
@@ -196,6 +204,30 @@ def test_printed_admin_command_shows_the_queue(make_stack: Callable[..., Stack])
     queues = json.loads(shown.stdout)["queues"]
     assert [queue["model"] for queue in queues] == ["org/a model", "org/vectors"]
     assert all((queue["waiting"], queue["dead_letters"]) == (0, 0) for queue in queues)
+
+
+def test_printed_kpi_commands_report_the_first_requests(stack: Stack) -> None:
+    commands = re.search(r"^  KPIs  (.*\n        .*)$", stack.start_whole(), re.MULTILINE)
+    assert commands is not None
+
+    def report() -> str:
+        shown = subprocess.run(
+            ["bash", "-ec", commands[1]],
+            cwd=ROOT,
+            env=stack.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        return shown.stdout
+
+    # Traces are written a moment after their requests have ended.
+    until(lambda: "relais-demo" in (told := report()) and "all-MiniLM-L6-v2" in told)
+    down = stack.run("down")
+    assert "killed" not in down.stdout
+    assert stack.processes() == []
 
 
 def test_nothing_is_installed_the_second_time(stack: Stack) -> None:

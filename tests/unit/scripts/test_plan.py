@@ -39,8 +39,15 @@ def free() -> str:
         return str(probe.getsockname()[1])
 
 
-def plan(root: Path, *, llm_workers: int = 1, embedding_workers: int = 0, **settings: str) -> Plan:
-    counts = Counts(llm_workers=llm_workers, embedding_workers=embedding_workers)
+def plan(
+    root: Path,
+    *,
+    llm_workers: int = 1,
+    embedding_workers: int = 0,
+    mongodb: bool = False,
+    **settings: str,
+) -> Plan:
+    counts = Counts(llm_workers=llm_workers, embedding_workers=embedding_workers, mongodb=mongodb)
     return make_plan(root, settings, counts)
 
 
@@ -150,6 +157,27 @@ def test_wrong_setting_of_the_embedding_worker_is_said_before_anything_starts(
 ) -> None:
     with pytest.raises(StackError, match="EMBEDDING_DTYPE"):
         plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_DTYPE="int3")
+
+
+def test_mongodb_comes_along_where_the_user_has_none(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, mongodb=True)
+
+    (mongo,) = [one for one in made.run.programs if one.name == "mongodb"]
+    assert made.environment["MONGODB_URL"] == f"mongodb://127.0.0.1:{mongo.port}"
+    assert "--sync-on-commit" in mongo.command
+    stages = {one.name: one.stage for one in made.run.programs}
+    # Orchestrators write their last traces before it ends.
+    assert stages["redis"] < stages["mongodb"] < stages["orchestrator"] < stages["llm_worker"]
+    assert made.run.keeps_traces
+
+
+def test_own_mongodb_means_no_embedded_one(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, mongodb=True, MONGODB_URL="mongodb://elsewhere")
+
+    assert "mongodb" not in [one.name for one in made.run.programs]
+    assert made.environment["MONGODB_URL"] == "mongodb://elsewhere"
+    assert made.run.keeps_traces
+    assert not plan(root, API_PORT=free).run.keeps_traces
 
 
 def test_embedded_redis_keeps_its_data_and_its_password(root: Path, free: str) -> None:
