@@ -37,26 +37,24 @@ compose() { # compose RELEASE ARGUMENT...
     (cd "releases/$1" && docker compose --project-name "$PROJECT" "${@:2}")
 }
 
-pull() {
-    local user token config
+pull() ( # in a shell of its own, with a configuration of Docker of its own
+    local user token config own
     config=$(mktemp -d)
-    # shellcheck disable=SC2064 # this folder, now
-    trap "rm -rf '$config'" EXIT
+    # shellcheck disable=SC2064 # this folder, now. Where the account keeps logins elsewhere, it is taken out there.
+    trap "[[ $registry == - ]] || docker logout '$registry' >/dev/null 2>&1 || true; rm -rf '$config'" EXIT
     if [[ $registry != - ]]; then
         IFS= read -r user
         IFS= read -r token
-        if [[ -d ${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins ]]; then
-            ln -s "${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins" "$config/"
-        fi
+        # What else the account has set for Docker still counts: plugins, proxies.
+        own=${DOCKER_CONFIG:-$HOME/.docker}
+        [[ ! -d $own/cli-plugins ]] || ln -s "$own/cli-plugins" "$config/"
+        [[ ! -f $own/config.json ]] || cp "$own/config.json" "$config/"
         export DOCKER_CONFIG=$config
         printf '%s' "$token" | docker login --username "$user" --password-stdin "$registry" >/dev/null 2>"$config/said" ||
             die "the registry $registry refuses: $(tail -n 1 "$config/said")"
     fi
     compose "$1" pull --quiet || die "the images could not be pulled; nothing was changed"
-    rm -rf "$config"
-    trap - EXIT
-    unset DOCKER_CONFIG
-}
+)
 
 setting() { # setting RELEASE NAME
     sed -n "s/^[[:space:]]*$2=[\"']\{0,1\}\([^\"']*\).*/\1/p" "releases/$1/.env" | tail -n 1 | tr -d '\r'

@@ -157,6 +157,7 @@ def test_a_release_is_sent_pulled_and_started(deployment: Deployment, remote: Re
         "docker compose version",
         "docker login --username deployer --password-stdin registry.example.org",
         "docker compose --project-name relais pull --quiet",
+        "docker logout registry.example.org",
         "docker compose --project-name relais up --detach --wait --wait-timeout 2 --remove-orphans",
     ]
     release = remote.release("current")
