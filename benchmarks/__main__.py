@@ -106,8 +106,10 @@ def main() -> None:
     one = commands.add_parser("kpi", help="what rolling traces up costs, and how exact reports are")
     one.add_argument("--traces", type=int, default=1_000_000)
     one.add_argument("--days", type=int, default=30)
-    one.add_argument("--folder", type=Path, help="keeps the traces, for another time")
-    one.add_argument("--fill-only", action="store_true", help="write the traces, measure nothing")
+    one.add_argument("--folder", type=Path, help="where they are written")
+    one.add_argument(
+        "--fill-only", action="store_true", help="measure at the next call, with the same folder"
+    )
     one.add_argument("--json", type=Path, dest="json_path", help="file for the bars as JSON")
     one.set_defaults(run=kpi.run)
     one = commands.add_parser("proxy", help="what nginx in front costs a stream")

@@ -28,7 +28,7 @@ from relais_common.jobs import Status
 from relais_common.kpis.periods import Period
 from relais_common.kpis.rollups import HOUR, hour_of
 from relais_common.kpis.sketch import RELATIVE_ERROR
-from relais_common.kpis.store import HOURS, ROLLUPS, STATE, TRACES
+from relais_common.kpis.store import ROLLUPS, TRACES
 from relais_common.mongo import Database, MongoSettings, open_database
 from relais_common.traces import Trace
 from relais_kpi.simulation.insert import insert_simulated
@@ -81,6 +81,7 @@ async def run(
         async with open_database(settings) as database:
             until = await _fill(database, where / NOTE, traces, days)
             if fill_only:
+                _write_note(where / NOTE, {"until": until})
                 # A kill, which is what follows, would lose what is not on the disk yet.
                 await asyncio.to_thread(server.restart, kill=False)
                 return True
@@ -101,18 +102,23 @@ async def _fill(database: Database, note: Path, traces: int, days: int) -> datet
     """All but the next traces; what an earlier call left is taken as it is. Gives the end of the last hour."""
     if (kept := _read_note(note)) is not None:
         return kept
+    # As the orchestrators make them, before the first trace.
+    await database[TRACES].create_index([("recorded_at", 1), ("finished_at", 1)])
+    await database[TRACES].create_index([("finished_at", 1)])
     until = hour_of(datetime.now(UTC))
     began = time.monotonic()
     written = await insert_simulated(database, _first(traces, days, until), seed=SEED)
     print(f"{written:,} traces written in {time.monotonic() - began:.0f} s", flush=True)
-    _write_note(note, {"until": until})
     return until
 
 
 def _read_note(note: Path) -> datetime | None:
-    return (
-        datetime.fromisoformat(orjson.loads(note.read_bytes())["until"]) if note.exists() else None
-    )
+    """Left by a call that only filled; taken away, for more is added now: to measure again, fill again."""
+    if not note.exists():
+        return None
+    until = datetime.fromisoformat(orjson.loads(note.read_bytes())["until"])
+    note.unlink()
+    return until
 
 
 def _write_note(note: Path, said: dict[str, Any]) -> None:
@@ -135,12 +141,6 @@ async def _measure(
     until: datetime,
     json_path: Path | None,
 ) -> bool:
-    for collection in (ROLLUPS, HOURS, STATE):
-        await database[collection].drop()
-    await database[TRACES].delete_many({"_id": {"$regex": f"sim-{NEXT_SEED}-"}})
-    # As the orchestrators make them; else the first run would.
-    await database[TRACES].create_index([("recorded_at", 1), ("finished_at", 1)])
-    await database[TRACES].create_index([("finished_at", 1)])
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
 
     first = await _job(url, "rollup")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from relais_common.kpis.objectives import DEFAULT_OBJECTIVES
 from relais_common.kpis.periods import parse_period
 from relais_common.kpis.report import Axis
 from relais_common.kpis.rollups import hour_of
-from relais_common.kpis.store import read_report
+from relais_common.kpis.store import TRACES, read_report
 from relais_common.mongo import Database, MongoSettings
 from relais_kpi.rolling.job import roll_up_new
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
 from support.mongo import MongoServer
-from support.stack import Front, Stack
+from support.stack import Front, Stack, chat_request
+from support.waiting import wait_until
 
 NOW = datetime.now(UTC)
 
@@ -123,3 +125,29 @@ async def test_it_takes_an_operators_key(stack: Stack, tmp_path: Path) -> None:
     assert (await get(front, Authorization="Bearer a-clients-key"))[0] == 403
     assert (await get(front, Authorization="Bearer an-operators-key"))[0] == 503
     assert (await get(front))[0] == 401
+
+
+async def test_requests_that_were_served_are_in_the_figures(
+    stack: Stack, front: Front, database: Database
+) -> None:
+    """The whole way: accepted, answered, traced, rolled up, shown."""
+    await stack.worker()
+    for number in range(3):
+        channel_id = await front.submit(chat_request(f"hello {number}"))
+        await wait_until(partial(front.is_terminal, channel_id))
+
+    async def written() -> bool:
+        return await database[TRACES].count_documents({}) == 3
+
+    await wait_until(written)
+    await roll_up_new(database, now=lambda: datetime.now(UTC), kept=timedelta(days=730))
+
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    status, body = await get(front, f"?since=3h&until={soon:%Y-%m-%dT%H:%M}&by=key")
+
+    assert status == 200
+    total = body["total"]
+    assert (total["requests"], total["completed"], total["success_rate"]) == (3, 3, 1.0)
+    assert total["output_tokens"] > 0
+    assert total["ttft"]["count"] == total["e2e"]["count"] == total["queue"]["count"] == 3
+    assert body["rolled_up_to"] is not None
