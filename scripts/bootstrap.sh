@@ -12,7 +12,7 @@ usage() {
 usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
                             [--no-mongodb]
        scripts/bootstrap.sh status | logs [NAME] [-f] | down
-       scripts/bootstrap.sh minikube --help
+       scripts/bootstrap.sh compose --help | minikube --help
 
   start    install what is missing (the first time only), start Redis, MongoDB, the orchestrator, a worker that writes
            text and one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops
@@ -51,6 +51,11 @@ stack() { # the rest is Python; signals go straight to it
 positive() { [[ ${1:-} =~ ^[1-9][0-9]?$ ]]; }
 not_negative() { [[ ${1:-} =~ ^(0|[1-9][0-9]?)$ ]]; }
 
+if [[ ${1:-} == compose ]]; then
+    . "$ROOT/scripts/lib/compose.sh"
+    compose_main "${@:2}"
+    exit
+fi
 if [[ ${1:-} == minikube ]]; then
     . "$ROOT/scripts/lib/minikube.sh"
     minikube_main "${@:2}"
