@@ -44,11 +44,6 @@ REMOTE = {
 BOOTSTRAP = {"RELAIS_RUN_DIR", "RELAIS_DEVICE", "RELAIS_API_KEY", "PYTHON"}
 # Defaults that are Compose's own.
 OTHER_DEFAULTS = {"REDIS_HOST", "MAX_STORED_BYTES", "EMBEDDING_MODELS", "MODELS_CACHE_DIR"}
-# Passed on although the reader does not ask for it.
-BESIDE = {
-    "kpi": {"LOG_LEVEL", "LOG_FORMAT"},
-    "orchestrator": {"MONGODB_URL", "MONGODB_DATABASE", "MONGODB_TIMEOUT_S"},
-}
 SECRETS = {"REDIS_PASSWORD": "a", "MONGODB_PASSWORD": "b"}
 
 
@@ -65,7 +60,7 @@ def test_a_service_gets_the_settings_it_reads_and_no_other(name: str) -> None:
     optional = set() if name == "llm-worker-remote" else REMOTE if "llm" in name else set()
 
     assert read_by(name) - INSIDE - optional <= passed
-    assert passed - FOREIGN - BESIDE.get(name, set()) <= read_by(name)
+    assert passed - FOREIGN <= read_by(name)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -89,6 +89,15 @@ def test_an_image_says_the_ports_that_the_code_has(name: str) -> None:
     assert f'"relais_common.probe", "{setting}"' in text
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_not_set_leaves_the_image_s_own_in_place(name: str) -> None:
+    """The engine takes a variable that is passed on, and set nowhere, away from the container."""
+    of_the_image = set(re.findall(r"(?:^ENV|\s)\s*([A-Z][A-Z0-9_]+)=", stage(name)))
+    passed_on = {key for key, value in services()[name]["environment"].items() if value is None}
+    # The code's default is the same.
+    assert of_the_image & passed_on <= {"VLLM_HF_REPO_ID"}
+
+
 def test_probes_ask_for_a_path_that_exists() -> None:
     probe = (ROOT / "libs/common/src/relais_common/probe.py").read_text()
     path = re.search(r'request\("GET", "([^"]+)"\)', probe)[1]  # type: ignore[index]
