@@ -1,6 +1,7 @@
 # Stands in for mongo:8.0 where no registry of images can be reached: SecantusDB's server (GPL-2.0), which speaks MongoDB's
 # protocol, in an image that is built for the test and thrown away. It knows no passwords.
 FROM python:3.11-slim-bookworm
+LABEL relais.stand-in=true
 COPY requirements/embedded-mongo.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/secantus && \
     /opt/secantus/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r /tmp/embedded-mongo.txt && \
