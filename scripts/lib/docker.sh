@@ -45,6 +45,9 @@ start_engine() {
     for package in iptables runc tini mmdebstrap; do
         command -v "$package" >/dev/null || RUNLEVEL=1 apt_install "$package" "a Docker engine needs it"
     done
+    # Two engines would fight over one bridge and one set of rules.
+    exec 8>"${TMPDIR:-/tmp}/relais-docker.lock"
+    flock -n 8 || { say "waiting for another run's Docker engine" && flock 8; }
     ENGINE_ROOT=$(mktemp -d "${TMPDIR:-/tmp}/relais-docker.XXXXXX")
     mkdir -p "$ENGINE_ROOT"/{lists/partial,archives/partial,programs,cli,debs}
     # shellcheck source=/dev/null
@@ -66,7 +69,7 @@ start_engine() {
     export PATH=$ENGINE_ROOT/programs/usr/bin:$ENGINE_ROOT/programs/usr/sbin:$PATH:/usr/sbin
     export DOCKER_CONFIG=$ENGINE_ROOT/cli DOCKER_HOST=unix://$ENGINE_ROOT/docker.sock
     setsid dockerd --data-root "$ENGINE_ROOT/data" --exec-root "$ENGINE_ROOT/exec" --pidfile "$ENGINE_ROOT/docker.pid" \
-        --host "$DOCKER_HOST" --init-path "$(command -v tini)" >"$ENGINE_ROOT/dockerd.log" 2>&1 </dev/null &
+        --host "$DOCKER_HOST" --init-path "$(command -v tini)" >"$ENGINE_ROOT/dockerd.log" 2>&1 </dev/null 8>&- &
     local end=$((SECONDS + ENGINE_START_S))
     until engine_answers; do
         if ! kill -0 $! 2>/dev/null || ((SECONDS > end)); then
@@ -89,6 +92,7 @@ stop_engine() {
     fi
     rm -rf "$ENGINE_ROOT"
     ENGINE_ROOT=""
+    exec 8>&-
 }
 
 # Where this machine's own packages come from.

@@ -69,4 +69,6 @@ def test_it_says_what_it_is(stack: Composed, service: str) -> None:
     # Neither a secret of whoever built it, nor his index; a stand-in for the base has the latter.
     kept = {one.partition("=")[0] for one in json.loads(built.stdout)}
     assert not {one for one in kept if "PASSWORD" in one or "TOKEN" in one or "KEY" in one}
-    assert "relais.stand-in" in labels or not {one for one in kept if one.startswith(("PIP_", "UV_"))}
+    assert "relais.stand-in" in labels or not {
+        one for one in kept if one.startswith(("PIP_", "UV_"))
+    }

@@ -1,0 +1,1 @@
+"""`relais config`: settings looked at before anything starts with them."""
