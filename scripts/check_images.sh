@@ -23,7 +23,7 @@ trap stop_engine EXIT
 
 say "compose files"
 for example in .env.example staging.env.example prod.env.example; do
-    for profile in cpu gpu remote kpi proxy '*'; do
+    for profile in cpu gpu remote kpi monitoring proxy '*'; do
         "${COMPOSE[@]}" --env-file "infra/compose/$example" --profile "$profile" config --quiet
     done
 done

@@ -7,6 +7,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 import relais_embedding_worker.settings
 import relais_llm_worker.settings
@@ -131,6 +132,30 @@ def test_a_container_is_confined(name: str) -> None:
     assert "memory" in service["deploy"]["resources"]["limits"] or name == "llm-worker-gpu"
     assert "privileged" not in service
     assert "docker.sock" not in str(service.get("volumes"))
+
+
+def test_prometheus_scrapes_every_service_at_its_port() -> None:
+    config = yaml.safe_load((ROOT / "infra" / "monitoring" / "prometheus.yaml").read_text())
+    scraped = {
+        name: one["port"]
+        for job in config["scrape_configs"]
+        for one in job["dns_sd_configs"]
+        for name in one["names"]
+    }
+    exposed = {
+        name: int(re.search(r"EXPOSE (\d+)", stage(name))[1])  # type: ignore[index]
+        for name in OURS
+        if name != "kpi"
+    }
+    assert scraped == exposed
+
+
+def test_mounted_files_are_there() -> None:
+    for name, service in services().items():
+        for volume in service.get("volumes", []):
+            source, _, _ = fill(volume, {}).partition(":")
+            if source.startswith("."):
+                assert (COMPOSE / source).exists(), (name, source)
 
 
 def test_only_the_api_is_reached_from_outside() -> None:
