@@ -68,6 +68,11 @@ check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
 check "import-linter" lint-imports
+if [[ -n ${CI:-} ]] || docker compose version >/dev/null 2>&1 && docker version >/dev/null 2>&1; then
+    check "images" ./scripts/check_images.sh
+else
+    say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
+fi
 check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --durations 20
 check "mypy" show_types
 if ((${#failed[@]})); then

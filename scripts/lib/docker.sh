@@ -90,7 +90,8 @@ stop_engine() {
         kill "$pid" 2>/dev/null || true
         while kill -0 "$pid" 2>/dev/null && ((SECONDS < end)); do sleep 0.2; done
     fi
-    rm -rf "$ENGINE_ROOT"
+    # Tens of thousands of files: nobody waits for that.
+    (setsid rm -rf "$ENGINE_ROOT" >/dev/null 2>&1 &)
     ENGINE_ROOT=""
     exec 8>&-
 }

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import httpx
+import pytest
 
 from support.composed import Composed
+
+# Whoever comes first starts all of it.
+pytestmark = pytest.mark.timeout(420)
 
 WORDS = {"model": "relais-demo", "messages": [{"role": "user", "content": "Bonjour"}]}
 
