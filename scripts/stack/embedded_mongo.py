@@ -15,7 +15,11 @@ from stack.model import LOOPBACK, Program, Stage
 
 def embed_mongo(environment: dict[str, str], given: set[int]) -> Program:
     """The program; tells the services where it is."""
-    port = ports.first_free(LOOPBACK, 27117, given)
+    if environment.get("MONGODB_PORT"):
+        port = ports.of_setting(environment, "MONGODB_PORT")
+        ports.require_free(LOOPBACK, port, "MONGODB_PORT")
+    else:
+        port = ports.first_free(LOOPBACK, 27117, given)
     environment |= {
         "RELAIS_MONGO_SERVER": str(_binary()),
         "MONGODB_URL": f"mongodb://{LOOPBACK}:{port}",
@@ -30,7 +34,7 @@ def embed_mongo(environment: dict[str, str], given: set[int]) -> Program:
         stage=Stage.MONGODB,
         host=LOOPBACK,
         port=port,
-        setting="MONGODB_URL",
+        setting="MONGODB_PORT",
         stop_wait_s=20,
     )
 

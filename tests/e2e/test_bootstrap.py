@@ -49,6 +49,7 @@ class Stack:
             "API_PORT": str(self.api_port),
             # What is killed here gets its port back, whatever else starts on this machine meanwhile.
             "REDIS_PORT": str(free_port()),
+            "MONGODB_PORT": str(free_port()),
             "HEALTH_PORT": str(free_port(in_a_row=4)),
             **settings,
         }
@@ -309,7 +310,8 @@ def test_second_start_in_the_same_folder_is_refused(stack: Stack) -> None:
 
 def test_two_stacks_run_side_by_side(make_stack: Callable[..., Stack]) -> None:
     first, second = (
-        make_stack(name, REDIS_PORT="", HEALTH_PORT="") for name in ("first", "second")
+        make_stack(name, REDIS_PORT="", MONGODB_PORT="", HEALTH_PORT="")
+        for name in ("first", "second")
     )
     first.start()
     second.start()

@@ -171,6 +171,11 @@ def test_mongodb_comes_along_where_the_user_has_none(root: Path, free: str) -> N
     assert made.run.keeps_traces
 
 
+def test_port_of_mongodb_may_be_chosen(root: Path, free: str, taken: int) -> None:
+    with pytest.raises(StackError, match="MONGODB_PORT"):
+        plan(root, API_PORT=free, mongodb=True, MONGODB_PORT=str(taken))
+
+
 def test_own_mongodb_means_no_embedded_one(root: Path, free: str) -> None:
     made = plan(root, API_PORT=free, mongodb=True, MONGODB_URL="mongodb://elsewhere")
 
