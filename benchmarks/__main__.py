@@ -91,6 +91,7 @@ def main() -> None:
     one = commands.add_parser("traces", help="what traces cost the relay")
     one.add_argument("--clients", type=int, default=32)
     one.add_argument("--tokens", type=int, default=256)
+    one.add_argument("--requests", type=int, default=8, help="of each client, one after another")
     one.add_argument("--rounds", type=int, default=15)
     one.add_argument("--tokens-per-s", type=float, default=0, help="pace of each stream; 0: none")
     one.set_defaults(run=traces.run)

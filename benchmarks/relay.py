@@ -42,6 +42,7 @@ class Load:
         processes: of clients.
         tokens_per_s: pace of each stream's engine; 0 is as fast as its loop turns.
         appendfsync: of Redis.
+        requests: of each client, one after another.
     """
 
     clients: int
@@ -49,6 +50,7 @@ class Load:
     processes: int
     tokens_per_s: float
     appendfsync: str
+    requests: int = 1
 
 
 @contextmanager
@@ -97,12 +99,12 @@ def _started(load: Load) -> Iterator[dict[str, Server]]:
 
 
 async def start_client(
-    server: Server, name: str, clients: int, tokens: int
+    server: Server, name: str, clients: int, tokens: int, requests: int = 1
 ) -> asyncio.subprocess.Process:
     """A client process that has warmed up and waits for its word."""
     client = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.relaying.client"),
-        *(server.url, MODEL, str(clients), str(tokens), name, server.key),
+        *(server.url, MODEL, str(clients), str(tokens), name, server.key, str(requests)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         limit=1 << 30,
@@ -122,6 +124,7 @@ async def measure_one(server: Server, load: Load, name: str) -> Measured:
             f"{name}-{number}",
             load.clients // load.processes + (number < load.clients % load.processes),
             load.tokens,
+            load.requests,
         )
         for number in range(load.processes)
     ]
@@ -137,7 +140,7 @@ async def measure_one(server: Server, load: Load, name: str) -> Measured:
     return Measured(
         frames=frames,
         elapsed_s=elapsed_s,
-        streams=load.clients,
+        streams=load.clients * load.requests,
         reads=sum(one["reads"] for one in told),
         first_s=tuple(second for one in told for second in one["first_s"]),
         gaps_s=tuple(second for one in told for second in one["gaps_s"]),

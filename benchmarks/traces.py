@@ -1,8 +1,9 @@
 """What traces cost the relay: one load with none, with traces, and with traces that hold prompt and answer.
 
-Three orchestrators on one Redis, before one worker, in turns; each round begins with another one. A round is over
-when its traces are written, too: CPU counts until then, that of the database (SecantusDB, its journal synchronised at
-each commit) beside the rest. Frames a second are what the clients saw, while traces of the round were being written.
+Three orchestrators on one Redis, before one worker, in turns; each round begins with another one. Clients ask one
+request after another, so that ends come all the time, and their traces are written meanwhile, at the pace that
+orchestrators have by themselves. CPU counts until the last trace of the round is written, that of the database
+(SecantusDB, its journal synchronised at each commit) beside the rest.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from support.waiting import wait_until
 
 NONE, TRACES, CONTENT = "none", "traces", "traces with content"
 MAX_COST = 0.03
-WRITE_EVERY_S = 0.1
-"""So that a round of less than a second has its traces written while it lasts, as a longer load would."""
 PROCESSES = ("server", "worker", "redis", "database")
 
 
@@ -74,7 +73,7 @@ def _started(load: Load) -> Iterator[tuple[dict[str, Server], str]]:
             VLLM_MAX_NUM_SEQS=str(2 * load.clients),
             DETERMINISTIC_TOKENS_PER_S=str(load.tokens_per_s),
         )
-        kept = {"MONGODB_URL": database.url, "TRACE_WRITE_EVERY_S": str(WRITE_EVERY_S)}
+        kept = {"MONGODB_URL": database.url}
         servers = {}
         for name, settings in (
             (NONE, {}),
@@ -117,12 +116,14 @@ async def measure(load: Load, rounds: int) -> dict[str, Found]:
     return found
 
 
-async def run(*, clients: int, tokens: int, rounds: int, tokens_per_s: float) -> bool:
+async def run(
+    *, clients: int, tokens: int, requests: int, rounds: int, tokens_per_s: float
+) -> bool:
     """Print a row for each; False where traces cost more than they may."""
-    load = Load(clients, tokens, 1, tokens_per_s, "always")
+    load = Load(clients, tokens, 1, tokens_per_s, "always", requests)
     found = await measure(load, rounds)
     print(
-        f"{clients} clients x {tokens} tokens, {rounds} rounds in turns,"
+        f"{clients} clients x {requests} requests x {tokens} tokens, {rounds} rounds in turns,"
         + (f" {tokens_per_s:g} tokens/s and stream," if tokens_per_s else "")
         + f" {psutil.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )

@@ -1,7 +1,8 @@
 """The client that every server gets: streams at once over plain sockets, a time for each frame, then a check of each.
 
 While streams run it splits frames and notes when they came, no more; what is in them is checked once all have ended.
-`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME KEY` waits for a line on stdin, then prints JSON.
+`python -m benchmarks.relaying.client URL MODEL STREAMS TOKENS NAME KEY REQUESTS` waits for a line on stdin, then prints
+JSON. So many REQUESTS follow one another in the place of each stream.
 """
 
 from __future__ import annotations
@@ -44,13 +45,19 @@ def _token_times(stream: Stream, tokens: int) -> list[float]:
     return times
 
 
-async def main(url: str, model: str, streams: int, tokens: int, name: str, key: str) -> None:
+async def main(
+    url: str, model: str, streams: int, tokens: int, name: str, key: str, requests: int
+) -> None:
+    async def one_after_another(asked: list[Stream]) -> None:
+        for one in asked:
+            await _run(url, model, one, tokens, key)
+
     await _run(url, model, Stream(f"{name} warms up"), 8, key)
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    measured = [Stream(f"{name} asks {number}") for number in range(streams)]
+    measured = [Stream(f"{name} asks {number}") for number in range(streams * requests)]
     usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    await asyncio.gather(*(_run(url, model, one, tokens, key) for one in measured))
+    await asyncio.gather(*(one_after_another(measured[at::streams]) for at in range(streams)))
     elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
     times = [_token_times(one, tokens) for one in measured]
     answer = {
@@ -65,5 +72,5 @@ async def main(url: str, model: str, streams: int, tokens: int, name: str, key: 
 
 
 if __name__ == "__main__":
-    where, what, count, length, who, shown = sys.argv[1:]
-    uvloop.run(main(where, what, int(count), int(length), who, shown))
+    where, what, count, length, who, shown, times = sys.argv[1:]
+    uvloop.run(main(where, what, int(count), int(length), who, shown, int(times)))
