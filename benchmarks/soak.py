@@ -120,7 +120,7 @@ async def soak_vllm(
             f"{len(first)} undisturbed answers, {sum(len(one.token_ids) for one in undisturbed)} tokens"
         )
         faults = Faults(fleet, WORKERS_ONLY, lease_s=lease_s, rng=rng)
-        run = Run(fleet, faults)
+        run = Run(fleet, faults, before=undisturbed)
 
         def enough(asked: int) -> bool:
             if run.at_s >= minutes * 60:

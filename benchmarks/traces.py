@@ -54,7 +54,10 @@ def _started(load: Load) -> Iterator[tuple[dict[str, Server], str]]:
         (folder / "redis").mkdir()
         redis = stack.enter_context(
             ValkeyServer(
-                folder / "redis", appendonly=True, options={"appendfsync": load.appendfsync}
+                folder / "redis",
+                appendonly=True,
+                # A rewrite of the file would fall upon one of the three.
+                options={"appendfsync": load.appendfsync, "auto-aof-rewrite-percentage": "0"},
             )
         )
         database = stack.enter_context(MongoServer(folder / "mongo", sync=True))

@@ -15,10 +15,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.soaking.fleet import Fleet
+from relais_common.mongo import MongoSettings, open_database
+from relais_common.redis_store import RedisSettings, open_store
+from relais_common.traces import COLLECTION
 from support.key_leaks import keys_without_expiry
+from support.process_stack import MODEL
+from support.waiting import wait_until
 
 MIDDLE = 20
 """Tokens after which an answer counts as cut in the middle."""
+
+WRITTEN_WITHIN_S = 60.0
 
 OF_UNFINISHED = frozenset(
     {"inflight", "deadlines", "watched", "open", "suspects", "turns", "queue"}
@@ -87,6 +94,36 @@ def leftovers(redis_url: str) -> list[str]:
     with Redis.from_url(redis_url) as redis:
         found += [f"{name} never expires" for name in keys_without_expiry(redis)]
     return found
+
+
+async def traces(redis_url: str, database_url: str, ends: dict[str, str]) -> list[str]:
+    """Where the database has not one trace of each request, as it ended, and no other. Waits until all are written.
+
+    Args:
+        ends: how each channel ended.
+    """
+    async with open_store(RedisSettings(redis_url)) as store:
+
+        async def all_written() -> bool:
+            view = await store.operations.queue(MODEL, top_keys=0)
+            return view.waiting_traces == 0
+
+        await wait_until(all_written, WRITTEN_WITHIN_S)
+    settings = MongoSettings(url=database_url, database="relais")
+    async with open_database(settings) as database:
+        documents = await database[COLLECTION].find({}).to_list(None)
+    found = {one["_id"]: one["status"] for one in documents}
+    doubled = [one for one, times in Counter(one["_id"] for one in documents).items() if times > 1]
+    return [
+        *(f"{one} has no trace" for one in sorted(ends.keys() - found.keys())),
+        *(f"{one} has a trace and no client" for one in sorted(found.keys() - ends.keys())),
+        *(f"{one} has several traces" for one in doubled),
+        *(
+            f"{one} ended {end}, says its client; {found[one]}, says its trace"
+            for one, end in sorted(ends.items())
+            if found.get(one, end) != end
+        ),
+    ]
 
 
 def _kind(name: str) -> str:

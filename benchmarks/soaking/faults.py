@@ -29,6 +29,7 @@ class Weights:
     drain_orchestrator: int = 5
     kill_redis: int = 8
     freeze_redis: int = 3
+    kill_database: int = 6
 
 
 WORKERS_ONLY = Weights(
@@ -40,6 +41,7 @@ WORKERS_ONLY = Weights(
     drain_orchestrator=0,
     kill_redis=0,
     freeze_redis=0,
+    kill_database=0,
 )
 
 
@@ -105,6 +107,8 @@ class Faults:
         if not self._fleet.redis_lock.locked():
             add("kill_redis", lambda: self._fleet.restart_redis(uniform(0.0, 2.0)))
             add("freeze_redis", lambda: self._fleet.freeze_redis(uniform(0.5, 3.0)))
+        if not self._fleet.database_lock.locked():
+            add("kill_database", lambda: self._fleet.restart_database(uniform(0.0, 4.0)))
         return found
 
     async def _freeze(self, among: list[Place], seconds: tuple[float, float]) -> None:

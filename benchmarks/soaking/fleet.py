@@ -1,4 +1,4 @@
-"""Redis, orchestrators and workers as processes; whatever dies is started again a moment later."""
+"""Redis, a database, orchestrators and workers as processes; whatever dies is started again a moment later."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
+from support.mongo import MongoServer
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
@@ -71,7 +72,7 @@ class Place:
 
 
 class Fleet:
-    """One Redis, some orchestrators, some workers.
+    """One Redis, one database for traces, some orchestrators, some workers.
 
     Args:
         folder: of every process's log file.
@@ -82,6 +83,7 @@ class Fleet:
     def __init__(
         self,
         redis: ValkeyServer,
+        database: MongoServer,
         folder: Path,
         *,
         fronts: int,
@@ -91,10 +93,12 @@ class Fleet:
         rng: random.Random,
     ) -> None:
         self.redis = redis
+        self.database = database
         self.folder = folder
         self.fronts = self._places("orchestrator", fronts, immortal)
         self.workers = self._places("llm_worker", workers, immortal)
         self.redis_lock = asyncio.Lock()
+        self.database_lock = asyncio.Lock()
         self._settings = settings
         self._rng = rng
 
@@ -156,6 +160,13 @@ class Fleet:
             await asyncio.to_thread(self.redis.kill)
             await asyncio.sleep(down_s)
             await asyncio.to_thread(self.redis.start)
+
+    async def restart_database(self, down_s: float) -> None:
+        """kill -9; back on the same port and files after so long."""
+        async with self.database_lock:
+            await asyncio.to_thread(self.database.kill)
+            await asyncio.sleep(down_s)
+            await asyncio.to_thread(self.database.start)
 
     async def freeze_redis(self, seconds: float) -> None:
         """SIGSTOP for so long."""

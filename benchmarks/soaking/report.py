@@ -37,6 +37,7 @@ class Soaked:
     errors: Counter[str]
     surprises: list[str]
     remains: list[str]
+    traces: list[str]
     memory: dict[str, audit.Growth] = field(default_factory=dict)
 
     def problems(self, *kinds: str) -> list[str]:
@@ -91,6 +92,7 @@ def judge(soaked: Soaked, *, requests: int, continued: int) -> list[Bar]:
         none_of("logs that read differently again", soaked.problems("reread")),
         none_of("texts or counts that differ", soaked.problems("text")),
         none_of("left in Redis", soaked.remains),
+        none_of("traces missing, doubled or untrue", soaked.traces),
         none_of("processes that ended by themselves", soaked.surprises),
         none_of("unforeseen errors in the logs", sorted(soaked.errors.elements())),
         *_judge_memory(soaked),
@@ -124,7 +126,7 @@ def print_report(soaked: Soaked, bars: Sequence[Bar]) -> None:
     print(f"a request took {statistics.median(took):.1f} s (median), {took[-1]:.1f} s (longest)")
     seen = sum((outcome.seen for outcome in soaked.outcomes), Counter[str]())
     print("clients: " + ", ".join(f"{count:,} {name}" for name, count in seen.most_common()))
-    for line in soaked.problems() + soaked.surprises + soaked.remains[:20]:
+    for line in soaked.problems() + soaked.surprises + soaked.remains[:20] + soaked.traces[:20]:
         print(f"  ! {line[:400]}")
     print(f"\n{'':40} {'asked':>12} {'seen':>16}")
     for bar in bars:

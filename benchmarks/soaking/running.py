@@ -6,8 +6,8 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +19,7 @@ from benchmarks.soaking.faults import Faults
 from benchmarks.soaking.fleet import Fleet
 from benchmarks.soaking.report import Soaked
 from relais_common.lifecycle import background
+from support.mongo import MongoServer
 from support.valkey import ValkeyServer
 
 PROGRESS_S = 10.0
@@ -35,25 +36,30 @@ async def open_fleet(
     appendfsync: str = "always",
     keep_logs: Path | None = None,
 ) -> AsyncIterator[Fleet]:
-    """A stack on a Redis with an append-only file."""
-    with tempfile.TemporaryDirectory() as folder:
+    """A stack on a Redis with an append-only file, and a database that synchronises each commit."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         logs = keep_logs or Path(folder) / "logs"
         data = Path(folder) / "redis"
         logs.mkdir(parents=True, exist_ok=True)
         data.mkdir()
-        with ValkeyServer(data, appendonly=True, options={"appendfsync": appendfsync}) as redis:
-            url = {"REDIS_URL": redis.url}
-            fleet = Fleet(
-                redis,
-                logs,
-                fronts=fronts,
-                workers=workers,
-                settings={name: {**values, **url} for name, values in settings.items()},
-                immortal=immortal,
-                rng=rng,
-            )
-            async with fleet.running():
-                yield fleet
+        redis = stack.enter_context(
+            ValkeyServer(data, appendonly=True, options={"appendfsync": appendfsync})
+        )
+        database = stack.enter_context(MongoServer(Path(folder) / "database", sync=True))
+        urls = {"REDIS_URL": redis.url, "MONGODB_URL": database.url}
+        fleet = Fleet(
+            redis,
+            database,
+            logs,
+            fronts=fronts,
+            workers=workers,
+            settings={name: {**values, **urls} for name, values in settings.items()},
+            immortal=immortal,
+            rng=rng,
+        )
+        async with fleet.running():
+            yield fleet
 
 
 async def ask_all(
@@ -87,10 +93,12 @@ class Run:
 
     Attributes:
         outcomes: of the requests that have ended.
+        before: of those that ended before it began.
     """
 
-    def __init__(self, fleet: Fleet, faults: Faults) -> None:
+    def __init__(self, fleet: Fleet, faults: Faults, before: Sequence[Outcome] = ()) -> None:
         self.outcomes: list[Outcome] = []
+        self.before = before
         self._fleet = fleet
         self._faults = faults
         self._memory = audit.MemoryWatch(fleet)
@@ -116,6 +124,8 @@ class Run:
     async def audited(self, seed: int, *, expire_within_s: float | None) -> Soaked:
         """Look at what there is, once everything should have expired; at once where None is given."""
         url = self._fleet.redis.url
+        ends = {one.channel_id: one.status for one in [*self.before, *self.outcomes]}
+        traces = await audit.traces(url, self._fleet.database.url, ends)
         remains: list[str] = []
         if expire_within_s is not None:
             end_s = self.at_s + expire_within_s
@@ -135,6 +145,7 @@ class Run:
             errors=audit.errors(folder),
             surprises=self._fleet.surprises,
             remains=remains,
+            traces=traces,
             memory=self._memory.growth,
         )
 

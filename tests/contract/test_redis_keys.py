@@ -11,6 +11,7 @@ from relais_common.wire import keys
 from support.builders import MODEL, make_job
 from support.ports import Ports, redis_ports
 from support.steps import append, crash, enqueue, events, finish, ids, reap, start, take
+from support.traced import enqueue_traced
 
 HOSTILE_MODEL = "org/mo{d}el é:x"
 
@@ -46,6 +47,10 @@ async def whole_life(ports: Ports, model: str) -> None:
     await ports.recovery.reap(model, max_failures=9, limit=100)  # suspect
     for job in jobs:
         await ports.intake.state(job.channel_id)
+    await enqueue_traced(ports, *[traced := make_job(model=model), make_job(model=model)])
+    await ports.intake.cancel(traced.channel_id, StopReason.CLIENT)
+    batch = await ports.traces.collect(model, writer="w", limit=9, claim_after_s=60.0)
+    await ports.traces.set_aside(model, [one.entry_id for one in batch.traces])
 
 
 async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) -> None:
@@ -55,7 +60,7 @@ async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) ->
     assert [name for name in names if not name.startswith(base)] == []
     kinds = {name.removeprefix(base).split(":")[0] for name in names}
     assert kinds >= {"counts", "dead", "deadlines", "idempotency", "inflight", "job", "log"}
-    assert kinds >= {"queue", "suspects", "take", "turns", "watched"}
+    assert kinds >= {"queue", "suspects", "take", "traces", "turns", "watched"}
 
 
 async def test_operators_steps_stay_in_the_slot_of_their_model(redis_store: RedisStore) -> None:

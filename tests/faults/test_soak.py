@@ -19,5 +19,6 @@ async def test_nothing_is_lost_under_random_faults() -> None:
     assert (soaked.kept, len(soaked.outcomes)) == (120, 120)
     assert soaked.continued_midway > 0
     assert soaked.remains == []
+    assert soaked.traces == []
     assert soaked.surprises == []
     assert not soaked.errors

@@ -41,7 +41,9 @@ local function published(id)
   local texts = {}
   for _, line in ipairs(redis.call('LRANGE', log_key(id), 0, -1)) do
     local name, data = string.match(line, '^(%S+) (.*)$')
-    if name == 'token' then texts[#texts + 1] = cjson.decode(data).text end
+    -- Whatever stands there, the job must end.
+    local read, token = pcall(cjson.decode, name == 'token' and data or '')
+    if read then texts[#texts + 1] = token.text end
     if name == 'restarted' then texts = {} end
   end
   return table.concat(texts)
