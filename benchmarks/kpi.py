@@ -171,7 +171,6 @@ async def _measure(
             then.wall_s / first.wall_s,
             MAX_NEXT_COST,
         ),
-        Bar("the same, CPU of the job", then.cpu_s / first.cpu_s, MAX_NEXT_COST),
         Bar("documents read for 24 hours, share of traces", read / traces, MAX_READ),
         Bar("largest error of a percentile", error, RELATIVE_ERROR),
         Bar(
