@@ -127,12 +127,13 @@ make_release() { # fills $work/release; sets `release`
     mkdir "$work/release"
     # A developer's own .env and keys stay here.
     tar -C "$ROOT/infra/compose" --exclude ./.env --exclude './keys/*' -c . | tar -C "$work/release" -x
+    cp -R "$ROOT/infra/monitoring" "$work/release/monitoring"
     cp "$ROOT/scripts/deploy_remote.sh" "$work/release/"
     {
         cat "$env_file"
         printf '\n'
         printf '%s=%s\n' CI_REGISTRY_IMAGE "$CI_REGISTRY_IMAGE" CI_API_IMAGE_TAG "$CI_API_IMAGE_TAG" \
-            CI_VLLM_IMAGE_TAG "$CI_VLLM_IMAGE_TAG" API_KEYS /etc/relais/keys/api_keys.json
+            CI_VLLM_IMAGE_TAG "$CI_VLLM_IMAGE_TAG" API_KEYS /etc/relais/keys/api_keys.json MONITORING_DIR ./monitoring
     } >"$work/release/.env"
     mkdir -p "$work/release/keys"
     cp "$API_KEYS" "$work/release/keys/api_keys.json"

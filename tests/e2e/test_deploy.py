@@ -72,6 +72,8 @@ class Deployment:
         compose.mkdir(parents=True)
         (compose / "compose.yaml").write_text("services: {}\n")
         (compose / ".env").write_text("REDIS_PASSWORD=own\n")
+        (compose.parent / "monitoring").mkdir()
+        (compose.parent / "monitoring" / "alerts.yaml").write_text("groups: []\n")
         (compose / "keys").mkdir()
         (compose / "keys" / "mine.json").write_text("{}")
         # What the client is called with can be read by everybody on a runner.
@@ -188,6 +190,8 @@ def test_secrets_are_on_no_command_line_and_in_no_log(
     everything = "".join(path.read_text() for path in remote.path.rglob("*") if path.is_file())
     assert TOKEN not in everything
     release = remote.release("current")
+    # Where MONITORING_DIR leads, for the profile monitoring.
+    assert (release / "monitoring" / "alerts.yaml").is_file()
     assert (release / ".env").stat().st_mode & 0o777 == 0o600
     # Containers read it as another user; nobody else gets as far as the folder.
     assert (release / "keys" / "api_keys.json").stat().st_mode & 0o777 == 0o644
