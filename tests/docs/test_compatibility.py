@@ -11,6 +11,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
 from pydantic import BaseModel, ValidationError
 
+from relais_orchestrator.schemas.messages import TemplateKwargs
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.schemas.vllm import RefusedOnChats
 
@@ -38,7 +39,8 @@ def section(title: str) -> dict[str, str]:
 
 def vllms(schema: type[BaseModel]) -> dict[str, str]:
     """The same of vLLM's fields on this route."""
-    chats = RefusedOnChats.model_fields.keys() if schema is CompletionRequest else ()
+    of_chats = RefusedOnChats.model_fields.keys() | TemplateKwargs.model_fields.keys()
+    chats = of_chats if schema is CompletionRequest else ()
     return {name: state for name, state in section(VLLM).items() if name not in chats}
 
 

@@ -81,6 +81,27 @@ def test_the_openai_client_gets_the_same_answer_streamed_and_whole(stack: Stack)
     assert usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_the_chat_template_is_told_what_it_is_to_be_told(stack: Stack) -> None:
+    def prompt_tokens(**told: str) -> int:
+        answer = stack.client.chat.completions.create(
+            model=MODEL,
+            messages=chat(REMARK),
+            max_tokens=1,
+            extra_body={"chat_template_kwargs": told},
+        )
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    # The demo model's template knows one name beside the messages.
+    assert prompt_tokens(bos_token="") == prompt_tokens() - 1 == prompt_tokens(unknown="x") - 1
+    with pytest.raises(openai.BadRequestError) as refused:
+        prompt_tokens(chat_template="x")
+    assert refused.value.param == "chat_template_kwargs.chat_template"
+    with pytest.raises(openai.BadRequestError) as refused:
+        prompt_tokens(messages="x")
+    assert refused.value.param == "chat_template_kwargs.messages"
+
+
 def test_the_openai_client_completes_text(stack: Stack) -> None:
     done = stack.client.completions.create(
         model=MODEL, prompt="Bonjour", temperature=0, max_tokens=12

@@ -234,6 +234,22 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
     (CHAT, "stream_options", {"include_usage": True}, "stream_options", "invalid_value"),
     (CHAT, "max_completion_tokens", 0, "max_completion_tokens", "invalid_value"),
     (CHAT, "user", "u" * 513, "user", "invalid_value"),
+    (
+        CHAT,
+        "chat_template_kwargs",
+        {"a b": 1},
+        "chat_template_kwargs.a b",
+        "invalid_value",
+    ),
+    (
+        CHAT,
+        "chat_template_kwargs",
+        {f"a{number}": 1 for number in range(17)},
+        "chat_template_kwargs",
+        "invalid_value",
+    ),
+    (CHAT, "chat_template_kwargs", {"a": 2**70}, "chat_template_kwargs", "invalid_value"),
+    (COMPLETION, "chat_template_kwargs", {}, "chat_template_kwargs", "unknown_parameter"),
 ]
 
 

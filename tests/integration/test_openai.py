@@ -75,6 +75,20 @@ async def test_chat_stream_with_the_official_client(client: openai.AsyncOpenAI) 
 
 
 @pytest.mark.usefixtures("worker")
+async def test_chat_template_is_told_what_it_is_to_be_told(front: Front) -> None:
+    told = {"enable_thinking": False}
+    expected = answer_to_prompt("<enable_thinking>False<user>a<assistant>", 8)
+    body = chat_request("a", max_tokens=8, chat_template_kwargs=told)
+    async with front.post("/v1/chat/completions", body) as response:
+        answer = await response.json()
+    assert answer["choices"][0]["message"]["content"] == expected
+    body = chat_request("a", params={"max_tokens": 8}, chat_template_kwargs=told)
+    channel_id = await front.submit(body)
+    await wait_until(lambda: front.is_terminal(channel_id))
+    assert (await front.state(channel_id))["result"]["text"] == expected
+
+
+@pytest.mark.usefixtures("worker")
 async def test_text_completion_with_the_official_client(client: openai.AsyncOpenAI) -> None:
     for prompt in ("abc", list(b"abc"), ["abc"]):
         answer = await client.completions.create(model=MODEL, prompt=prompt)

@@ -122,6 +122,13 @@ async def test_sampling_goes_on_by_name_and_nothing_else_does(rig: Rig) -> None:
     }
 
 
+async def test_what_the_chat_template_is_told_goes_on_too(rig: Rig) -> None:
+    server, model = await rig.both()
+    told = {"enable_thinking": False}
+    await say(model, make_job(chat_template_kwargs=told))
+    assert server.asked[0][1]["chat_template_kwargs"] == told
+
+
 @pytest.mark.parametrize("job", [chat(logprobs=2), prompt(logprobs=2)])
 @pytest.mark.parametrize("vllm", [True, False])
 async def test_probabilities_are_asked_for_in_each_route_s_way_and_told_of_every_token(

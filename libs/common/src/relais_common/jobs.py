@@ -128,6 +128,7 @@ class Job:
 
     Attributes:
         channel_id: the job's name everywhere, and the client's handle to its stream.
+        chat_template_kwargs: what the model's chat template is told beside the messages, by the names that it knows.
         key_id: whose request it is; jobs of one key share a lane in the queue.
         deadline_s: seconds after acceptance at which the job expires.
         log_ttl_s: seconds that the event log outlives the job's end.
@@ -141,6 +142,7 @@ class Job:
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     embedding: Embedding | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = Priority.NORMAL
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE

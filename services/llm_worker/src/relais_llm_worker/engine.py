@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Message, Sampling
@@ -100,8 +100,13 @@ class Engine(Protocol):
 
     def load(self) -> EngineLoad: ...
 
-    async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+    async def encode_chat(
+        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+    ) -> list[int]:
         """Token ids of a conversation through the model's own chat template.
+
+        Args:
+            template_kwargs: what the template is told beside the messages.
 
         Raises:
             EngineRefused: the template does not accept it.

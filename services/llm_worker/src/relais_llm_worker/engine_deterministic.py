@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import starmap
+from typing import Any
 
 from relais_common.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
 from relais_common.events import RankedToken, TokenLogprob
@@ -112,8 +113,11 @@ class DeterministicEngine:
         # It has no KV cache to fill; its places are all the room there is.
         return EngineLoad(waiting=0, kv_cache_usage=0.0)
 
-    async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
-        return chat_prompt((turn.role, turn.content) for turn in messages)
+    async def encode_chat(
+        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+    ) -> list[int]:
+        told = ((name, str(value)) for name, value in template_kwargs.items())
+        return chat_prompt((*told, *((turn.role, turn.content) for turn in messages)))
 
     async def encode_text(self, text: str) -> list[int]:
         return list(text.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,10 @@ class VllmEngine:
         self._gauge = gauge
         self._thread = thread
         self._tokenizer: Any = llm.get_tokenizer()
+        self._template_arguments = {
+            *inspect.signature(self._tokenizer.apply_chat_template).parameters,
+            *("messages", "conversations"),
+        }
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
         self._info = ModelInfo(
@@ -160,21 +165,35 @@ class VllmEngine:
     def load(self) -> EngineLoad:
         return self._gauge.load
 
-    async def encode_chat(self, messages: tuple[Message, ...]) -> list[int]:
+    async def encode_chat(
+        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+    ) -> list[int]:
+        # Arguments of the method itself are no variables of the template.
+        if taken := sorted(self._template_arguments.intersection(template_kwargs)):
+            raise EngineRefused(
+                f"chat_template_kwargs.{taken[0]}: this cannot be set",
+                param=f"chat_template_kwargs.{taken[0]}",
+                code="unsupported_parameter",
+            )
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
 
         def encode() -> list[int]:
             return list(
                 self._tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=True, tokenize=True, return_dict=False
+                    turns,
+                    add_generation_prompt=True,
+                    tokenize=True,
+                    return_dict=False,
+                    **template_kwargs,
                 )
             )
 
         try:
             return await self._in_thread(encode)
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, ValueError, TypeError) as error:
             raise EngineRefused(
-                f"the model's chat template refused the messages: {error}", param="messages"
+                f"the model's chat template refused the messages: {error}",
+                param="chat_template_kwargs" if template_kwargs else "messages",
             ) from error
 
     async def encode_text(self, text: str) -> list[int]:

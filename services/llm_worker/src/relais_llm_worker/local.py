@@ -72,7 +72,7 @@ class LocalModel:
 
     async def _encode(self, job: Job) -> list[int]:
         if job.messages is not None:
-            return await self._engine.encode_chat(job.messages)
+            return await self._engine.encode_chat(job.messages, job.chat_template_kwargs or {})
         if isinstance(job.prompt, str):
             return await self._engine.encode_text(job.prompt)
         return list(job.prompt or ())

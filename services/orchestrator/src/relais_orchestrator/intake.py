@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -62,6 +63,7 @@ class Draft:
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
     embedding: Embedding | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class Intake:
@@ -115,6 +117,7 @@ class Intake:
             messages=draft.messages,
             prompt=draft.prompt,
             embedding=draft.embedding,
+            chat_template_kwargs=draft.chat_template_kwargs,
             sampling=draft.sampling,
             priority=draft.priority,
             on_disconnect=draft.on_disconnect,

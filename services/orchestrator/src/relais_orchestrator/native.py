@@ -45,6 +45,7 @@ def _draft(wanted: SubmitRequest) -> Draft:
     return Draft(
         model=wanted.model,
         messages=None if messages is None else tuple(turn.to_message() for turn in messages),
+        chat_template_kwargs=wanted.chat_template_kwargs,
         prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
         embedding=_embedding(wanted),
         sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from relais_common.api_keys import ApiKey
 from relais_common.jobs import Job
 from relais_common.limits import NO_QUOTA, Quota
@@ -39,7 +41,10 @@ def _input_tokens(job: Job) -> int:
         return sum(map(_tokens, (*job.embedding.inputs, *job.embedding.queries)))
     if job.prompt is not None:
         return _tokens(job.prompt)
-    return sum(TOKENS_PER_MESSAGE + _tokens(turn.content) for turn in job.messages or ())
+    told = job.chat_template_kwargs
+    return sum(TOKENS_PER_MESSAGE + _tokens(turn.content) for turn in job.messages or ()) + (
+        _tokens(json.dumps(told)) if told else 0
+    )
 
 
 def _tokens(text: str | tuple[int, ...]) -> int:

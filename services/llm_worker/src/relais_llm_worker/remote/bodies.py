@@ -65,6 +65,8 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
         prompt: dict[str, Any] = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in job.messages]
         }
+        if job.chat_template_kwargs:
+            prompt["chat_template_kwargs"] = job.chat_template_kwargs
         if job.sampling.logprobs is not None:
             prompt |= {"logprobs": True, "top_logprobs": job.sampling.logprobs}
     else:

@@ -59,6 +59,7 @@ async def _read_chat(request: web.Request) -> _Asked:
     draft = Draft(
         model=wanted.model,
         messages=tuple(turn.to_message() for turn in wanted.messages),
+        chat_template_kwargs=wanted.chat_template_kwargs,
         prompt=None,
         sampling=wanted.to_sampling(
             max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from relais_common.jobs import Message
-from relais_orchestrator.schemas.sampling import STRICT
+from relais_orchestrator.schemas.sampling import STRICT, fits_the_wire
 from relais_orchestrator.schemas.unsupported import NotSupported
 
 MAX_MESSAGES = 2048
@@ -41,6 +41,24 @@ class ChatMessage(BaseModel):
             content = "".join(part.text for part in content)
         # `developer` is OpenAI's newer word for the role that chat templates call `system`.
         return Message("system" if self.role == "developer" else self.role, content)
+
+
+TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class TemplateKwargs(BaseModel):
+    """On chats."""
+
+    model_config = STRICT
+
+    chat_template_kwargs: (
+        Annotated[dict[TemplateName, Any], Field(max_length=16), AfterValidator(fits_the_wire)]
+        | None
+    ) = Field(
+        default=None,
+        description="What the model's chat template is told beside the messages, by the names that it knows: "
+        'vLLM\'s field, as in `{"enable_thinking": false}`.',
+    )
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
 from relais_orchestrator.schemas.embeddings import Inputs
-from relais_orchestrator.schemas.messages import Messages, ModelName
+from relais_orchestrator.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenId
 
 Prompt = (
@@ -33,7 +33,11 @@ _OPERATIONS = {
     "prompt": Operation.TEXT_COMPLETION.value,
     "input": Operation.EMBEDDINGS.value,
 }
-_OF_INPUT = ("input_type", "dimensions")
+_GOES_WITH = {
+    "input_type": "input",
+    "dimensions": "input",
+    "chat_template_kwargs": "messages",
+}
 
 
 def _given(name: str) -> dict[str, Any]:
@@ -42,11 +46,11 @@ def _given(name: str) -> dict[str, Any]:
 
 def _beside(name: str) -> dict[str, Any]:
     """What other fields may be where this one is given."""
-    others = {} if name == "input" else {one: {"type": "null"} for one in _OF_INPUT}
+    others = {one: {"type": "null"} for one, whose in _GOES_WITH.items() if whose != name}
     return {"operation": {"enum": [_OPERATIONS[name], None]}, **others}
 
 
-class SubmitRequest(BaseModel):
+class SubmitRequest(TemplateKwargs):
     """A request for the queue: `messages` for a chat, `prompt` for plain completion, or `input` for vectors."""
 
     model_config = STRICT | ConfigDict(
@@ -82,6 +86,9 @@ class SubmitRequest(BaseModel):
             raise PydanticCustomError("one_input", "give exactly one of messages, prompt and input")
         if self.operation not in (None, _OPERATIONS[given[0]]):
             raise PydanticCustomError("operation", "operation does not go with what is given")
-        if self.input is None and (self.input_type or self.dimensions):
-            raise PydanticCustomError("of_input", "input_type and dimensions go with input only")
+        for field, whose in _GOES_WITH.items():
+            if whose != given[0] and getattr(self, field) is not None:
+                raise PydanticCustomError(
+                    "goes_with", "{field} goes with {whose} only", {"field": field, "whose": whose}
+                )
         return self

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, Priority
-from relais_orchestrator.schemas.messages import Messages, ModelName
+from relais_orchestrator.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.schemas.sampling import (
     MAX_LOGPROBS,
     MAX_TOKENS,
@@ -99,7 +99,7 @@ class _Common(SamplingParams, RefusedOnBoth):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatCompletionRequest(_Common, RefusedOnChats):
+class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     """`POST /v1/chat/completions`."""
 
     model_config = STRICT | ConfigDict(

@@ -35,7 +35,7 @@ def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
         orjson.dumps(schema)
     except TypeError:
         raise PydanticCustomError(
-            "schema", "the schema is too deep, or a number too large"
+            "too_deep", "it is too deep, or a number in it too large"
         ) from None
     return schema
 

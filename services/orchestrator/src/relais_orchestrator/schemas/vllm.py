@@ -64,9 +64,6 @@ class RefusedOnChats(BaseModel):
         Literal[False] | None, NotSupported("an answer is always begun anew")
     ] = None
     chat_template: Annotated[None, NotSupported("the model's own chat template is used")] = None
-    chat_template_kwargs: Annotated[
-        None, NotSupported("the model's own chat template is used as it is")
-    ] = None
     documents: Annotated[None, NotSupported("put documents into the messages")] = None
     include_reasoning: Annotated[
         Literal[True] | None, NotSupported("reasoning is not told apart")
