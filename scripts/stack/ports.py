@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import socket
 from collections.abc import Container, Mapping
@@ -11,7 +12,6 @@ from pathlib import Path
 from stack.errors import StackError
 
 _LISTEN = "0A"  # TCP_LISTEN, as /proc/net/tcp has it
-_reservations: list[socket.socket] = []
 
 
 def of_setting(environment: Mapping[str, str], setting: str) -> int:
@@ -67,7 +67,7 @@ def _reserve(port: int) -> bool:
     except OSError as error:
         reservation.close()
         return error.errno != errno.EADDRINUSE
-    _reservations.append(reservation)
+    atexit.register(reservation.close)
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import resource
 import shlex
 import signal
@@ -31,6 +32,7 @@ from stack.supervisord import ProcessState, Supervisor, launch
 _POLL_S = 0.2
 _WATCH_EVERY_S = 1.0
 _READY_TIMEOUT_S = 3600  # a large model may have to be downloaded
+_NOT_UP_PATIENCE_S = 5.0  # there is no work to finish, and a model that is loading hears nothing
 _LOG_LINES = 15
 _LOG_LINE_CHARS = 300
 _OPEN_FILES = 65536
@@ -53,16 +55,18 @@ def start(root: Path, environ: Mapping[str, str], counts: Counts, *, detach: boo
         try:
             daemon = _bring_up(plan)
             up = True
-            _announce(run, time.monotonic() - started, detach=detach)
+            # Never a key itself, which would stay in logs.
+            key = "dev" if environ.get("ENV", "dev") == "dev" else "$RELAIS_API_KEY"
+            _announce(run, time.monotonic() - started, key, detach=detach)
             if not detach:
                 _stay(run, daemon)
         except StopRequested:
             say("stopping (once more to kill what is still draining)")
-            say_stopped(take_down(run))
+            say_stopped(take_down(run, patience_s=math.inf if up else _NOT_UP_PATIENCE_S))
             if not up:
                 raise
         except BaseException:
-            take_down(run)
+            take_down(run, patience_s=math.inf if up else _NOT_UP_PATIENCE_S)
             raise
 
 
@@ -196,7 +200,7 @@ def _last_words(run: Run, name: str) -> str:
     return f"{name} stopped while it was starting; its last lines are above, all of them in {log_file(run, name)}"
 
 
-def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
+def _announce(run: Run, elapsed_s: float, key: str, *, detach: bool) -> None:
     say(f"up after {elapsed_s:.0f} s")
     body = {
         "model": run.model,
@@ -206,7 +210,7 @@ def _announce(run: Run, elapsed_s: float, *, detach: bool) -> None:
     for url in run.api_urls:
         emit(f"  API   {url}   ({run.models_served})\n")
     emit(
-        f"  try   curl -N {run.api_urls[0]}/v1/chat/completions -H 'Authorization: Bearer dev' \\\n"
+        f'  try   curl -N {run.api_urls[0]}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
         f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
         f"  admin {_admin_command(run)}\n"
     )

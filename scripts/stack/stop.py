@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,13 @@ _SHUTDOWN_WAIT_S = 10.0
 _STRAYS_WAIT_S = 2.0
 
 
-def take_down(run: Run) -> int:
-    """Stop everything that carries the mark of this run. Says how many processes had to be killed."""
-    with _impatience() as impatient, Wait() as wait:
+def take_down(run: Run, *, patience_s: float = math.inf) -> int:
+    """Stop everything that carries the mark of this run. Says how many processes had to be killed.
+
+    Args:
+        patience_s: how long they may take to drain, beside the bound that each has.
+    """
+    with _impatience(patience_s) as impatient, Wait() as wait:
         supervisor = Supervisor(run.socket)
         # The socket may be gone while processes are not.
         with suppress(OSError):
@@ -60,8 +65,9 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
 
 
 @contextmanager
-def _impatience() -> Iterator[Callable[[], bool]]:
+def _impatience(patience_s: float) -> Iterator[Callable[[], bool]]:
     """While things drain, a further signal does not interrupt: it says that the rest may be killed."""
+    end = time.monotonic() + patience_s
     asked = False
 
     def hurry(_number: int, _frame: FrameType | None) -> None:
@@ -73,7 +79,7 @@ def _impatience() -> Iterator[Callable[[], bool]]:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
-        yield lambda: asked
+        yield lambda: asked or time.monotonic() > end
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
