@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 
 HOST = "127.0.0.1"
 # Below what the kernel gives to outgoing connections and to whoever binds port 0 (Linux: from 32,768 on).
 _RANGE = range(20_000, 32_000)
-_reservations: list[socket.socket] = []
 
 
 def free_port(*, in_a_row: int = 1) -> int:
@@ -26,7 +26,8 @@ def free_port(*, in_a_row: int = 1) -> int:
             if not _can_be_bound(port):
                 break
         else:
-            _reservations.extend(reservations)
+            for reservation in reservations:
+                atexit.register(reservation.close)
             return first
         for reservation in reservations:
             reservation.close()
