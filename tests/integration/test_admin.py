@@ -111,7 +111,8 @@ async def test_dev_with_a_key_file_asks_for_the_right(stack: Stack, tmp_path: Pa
 
 
 async def test_queues_of_all_declared_models_are_shown(stack: Stack) -> None:
-    front = await stack.front(MODELS=f"{MODEL},other")
+    aliases = json.dumps({"alias": MODEL})
+    front = await stack.front(MODELS=f"{MODEL},other", MODEL_ALIASES=aliases)
     await front.submit(chat_request(SECRET, priority="high"))
     await front.submit(chat_request(SECRET))
     used, unused = (await get(front, "queues"))["queues"]
@@ -122,8 +123,9 @@ async def test_queues_of_all_declared_models_are_shown(stack: Stack) -> None:
     assert used["oldest_waiting_s"] >= 0
     assert unused["waiting"] == 0
     assert unused["oldest_waiting_s"] is None
-    (only,) = (await get(front, f"queues?model={MODEL}"))["queues"]
-    assert only["model"] == MODEL
+    for name in (MODEL, "alias"):
+        (only,) = (await get(front, f"queues?model={name}"))["queues"]
+        assert only["model"] == MODEL
 
 
 async def test_workers_are_shown_with_their_load(front: Front, stack: Stack) -> None:

@@ -14,12 +14,17 @@ SHORT = "." + CHANNEL.rpartition(".")[2]
 
 
 def parsed(line: str, *models: str) -> Arguments:
-    return parse(line.split(), models or ("org/model",))
+    return parse(line.split(), models or ("org/model",), {"alias": "org/model"})
 
 
 def test_declared_models_are_looked_at_unless_one_is_named() -> None:
     assert parsed("queues", "a", "b").models == ("a", "b")
     assert parsed("queues --model c --model d", "a", "b").models == ("c", "d")
+
+
+def test_alias_is_its_model() -> None:
+    assert parsed("queues --model alias --model org/model").models == ("org/model",)
+    assert parsed(f"cancel {SHORT} --model alias").channel_id == CHANNEL
 
 
 def test_workers_of_all_models_are_looked_at_unless_one_is_named() -> None:
@@ -86,8 +91,16 @@ def test_part_of_an_id_without_its_model_says_what_is_missing(
 
 
 def test_settings_are_those_of_the_services() -> None:
-    settings = read_settings({"REDIS_PORT": "6390", "MODELS": "a, b", "MAX_WAITING": "5"})
+    settings = read_settings(
+        {
+            "REDIS_PORT": "6390",
+            "MODELS": "a, b",
+            "MODEL_ALIASES": '{"c": "d", "d": "b"}',
+            "MAX_WAITING": "5",
+        }
+    )
     assert settings.redis.url == "redis://127.0.0.1:6390/0"
     assert (settings.models, settings.max_waiting) == (("a", "b"), 5)
+    assert settings.aliases == {"c": "b", "d": "b"}
     with pytest.raises(SettingsError, match="MAX_WAITING"):
         read_settings({"MAX_WAITING": "none"})

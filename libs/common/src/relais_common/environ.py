@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from relais_common import sentinels
+from relais_common.aliases import roots_of
 from relais_common.channels import model_tag
 from relais_common.errors import SettingsError
-from relais_common.llm_table import TableEntry, read_llm_table
+from relais_common.llm_table import TableEntry, read_llm_table, read_mapping
 
 Environ = Mapping[str, str]
 LARGEST = 1e9
@@ -114,6 +115,11 @@ def embedding_models(environ: Environ) -> tuple[str, ...]:
         except ValueError as error:
             raise SettingsError(f"EMBEDDING_MODELS has {name!r}: {error}") from None
     return tuple(dict.fromkeys(names))
+
+
+def aliases(environ: Environ, models: tuple[str, ...]) -> dict[str, str]:
+    """`MODEL_ALIASES`: other names of `models`, with the one that each stands for."""
+    return roots_of(read_mapping("MODEL_ALIASES", text(environ, "MODEL_ALIASES", "")), models)
 
 
 def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relais_common.channels import channel_model, model_tag
@@ -41,12 +41,18 @@ class Arguments:
     latest: bool
 
 
-def parse(arguments: Sequence[str], default_models: tuple[str, ...]) -> Arguments:
-    """Raises SystemExit: code 2 with a message on stderr, or 0 after help."""
+def parse(
+    arguments: Sequence[str], default_models: tuple[str, ...], aliases: Mapping[str, str]
+) -> Arguments:
+    """`aliases` are other names that a model may be given by.
+
+    Raises SystemExit: code 2 with a message on stderr, or 0 after help.
+    """
     parser = _parser()
     given = parser.parse_args(arguments)
     command = _command(given, parser)
-    models = tuple(given.model or (() if command == "workers" else default_models))
+    named = given.model or (() if command == "workers" else default_models)
+    models = tuple(dict.fromkeys(aliases.get(model, model) for model in named))
     for model in models:
         try:
             model_tag(model)
@@ -73,7 +79,7 @@ def _parser() -> ArgumentParser:
     )
     shared = ArgumentParser(add_help=False)
     shared.add_argument(
-        "--model", action="append", help="the model; may be repeated (default: MODELS)"
+        "--model", action="append", help="the model, or an alias; may be repeated (default: MODELS)"
     )
     shared.add_argument("--json", action="store_true", help="for programs: JSON instead of tables")
     page = ArgumentParser(add_help=False)

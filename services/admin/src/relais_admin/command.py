@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Exit codes: 0 done, 1 a failure or an unknown channel, 2 wrong arguments or settings."""
     try:
         settings = read_settings(os.environ)
-        wanted = parse(arguments, settings.models)
+        wanted = parse(arguments, settings.models, settings.aliases)
         answer = asyncio.run(_run(wanted, settings))
     except SettingsError as error:
         return _complain(str(error), WRONG_USE)

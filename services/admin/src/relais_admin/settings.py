@@ -11,17 +11,24 @@ from relais_common.redis_store import RedisSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it."""
+    """All of it.
+
+    Attributes:
+        aliases: other names of `models`, with the model that each stands for.
+    """
 
     redis: RedisSettings
     models: tuple[str, ...]
+    aliases: dict[str, str]
     max_waiting: int
 
 
 def read_settings(env: Environ) -> Settings:
     """Raises SettingsError, which names the setting."""
+    models = environ.models(env)
     return Settings(
         redis=RedisSettings(url=environ.redis_url(env)),
-        models=environ.models(env),
+        models=models,
+        aliases=environ.aliases(env, models),
         max_waiting=environ.max_waiting(env),
     )

@@ -41,8 +41,11 @@ async def queues(request: web.Request) -> web.Response:
 async def workers(request: web.Request) -> web.Response:
     """`GET /v1/admin/workers`: who is alive, also for models that this orchestrator does not declare."""
     admin_key_id(request)
+    parts = request.app[PARTS]
     wanted = parse_query(AdminQuery, request.query).model
-    states = await request.app[PARTS].registry.alive()
+    if wanted is not None:
+        wanted = parts.catalogue.behind(wanted) or wanted
+    states = await parts.registry.alive()
     shown = [state for state in states if wanted in (None, state.model)]
     body: WorkersResponse = {"workers": sorted(shown, key=lambda one: (one.model, one.worker_id))}
     return json_response(body)
@@ -113,12 +116,13 @@ async def drop(request: web.Request) -> web.Response:
 
 
 def _models(request: web.Request, query: AdminQuery) -> tuple[str, ...]:
-    declared = request.app[PARTS].settings.models
+    parts = request.app[PARTS]
     if query.model is None:
-        return declared
-    if query.model not in declared:
+        return parts.settings.models
+    root = parts.catalogue.behind(query.model)
+    if root is None:
         raise ModelNotFound(f"the model {query.model!r} does not exist", param="model")
-    return (query.model,)
+    return (root,)
 
 
 def _dead_letter_id(request: web.Request) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relais_common.channels import model_tag
-from relais_common.errors import ModelNotFound, SettingsError
+from relais_common.aliases import roots_of
+from relais_common.errors import ModelNotFound
 from relais_orchestrator.auth import Caller
 
 
@@ -28,16 +28,7 @@ class Catalogue:
         embedding_models: tuple[str, ...] = (),
     ) -> None:
         self._embedding_models = frozenset(embedding_models)
-        self._roots = {model: model for model in models}
-        for alias in aliases:
-            if alias in models:
-                raise SettingsError(f"MODEL_ALIASES has {alias!r}, which is a model itself")
-            try:
-                model_tag(alias)
-            except ValueError as error:
-                raise SettingsError(f"MODEL_ALIASES has {alias!r}: {error}") from None
-        for alias in aliases:
-            self._roots[alias] = _root(alias, models, aliases)
+        self._roots = {model: model for model in models} | roots_of(aliases, models)
 
     def names_of(self, caller: Caller) -> tuple[str, ...]:
         """What a caller may ask for; it is told of nothing else. A key that may use a model may use all its aliases."""
@@ -56,20 +47,10 @@ class Catalogue:
             raise ModelNotFound(f"the model {name!r} does not exist", param="model")
         return root
 
+    def behind(self, name: str) -> str | None:
+        """The same for operators, who see every model; None where there is none."""
+        return self._roots.get(name)
+
     def embeds(self, root: str) -> bool:
         """Whether a declared model gives vectors, and writes no text."""
         return root in self._embedding_models
-
-
-def _root(alias: str, models: tuple[str, ...], aliases: Mapping[str, str]) -> str:
-    seen = [alias]
-    while seen[-1] not in models:
-        target = aliases.get(seen[-1])
-        if target is None:
-            raise SettingsError(
-                f"MODEL_ALIASES: {alias!r} leads to {seen[-1]!r}, which is no model of MODELS or LLM_TABLE"
-            )
-        if target in seen:
-            raise SettingsError(f"MODEL_ALIASES goes in a circle: {' -> '.join([*seen, target])}")
-        seen.append(target)
-    return seen[-1]
