@@ -90,7 +90,7 @@ async def test_chat_template_is_told_what_it_is_to_be_told(front: Front) -> None
 
 @pytest.mark.usefixtures("worker")
 async def test_text_completion_with_the_official_client(client: openai.AsyncOpenAI) -> None:
-    for prompt in ("abc", list(b"abc"), ["abc"]):
+    for prompt in ("abc", list(b"abc"), ["abc"], [list(b"abc")]):
         answer = await client.completions.create(model=MODEL, prompt=prompt)
         assert answer.object == "text_completion"
         assert answer.choices[0].text == answer_to_prompt("abc", 16)  # OpenAI's default length

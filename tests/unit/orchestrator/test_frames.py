@@ -55,11 +55,14 @@ def test_tokens_without_text_and_the_start_have_none(shape: Format) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_end_gives_the_reason_the_usage_where_asked_for_and_done(shape: Format) -> None:
     events: list[Event] = [Token("a", (1,)), COMPLETED]
-    data = Frames(shape, include_usage=True).of(events)
+    frames = Frames(shape, include_usage=True)
+    if head := frames.head():
+        assert [chunk["usage"] for chunk in parsed(head)] == [None]
+    data = frames.of(events)
     assert data.endswith(DONE)
     assert parsed(data) == [
-        shape.text("a"),
-        shape.finish(COMPLETED),
+        {**shape.text("a"), "usage": None},
+        {**shape.finish(COMPLETED), "usage": None},
         orjson.loads(orjson.dumps(shape.usage(COMPLETED))),
     ]
     data = Frames(shape, include_usage=False).of(events)

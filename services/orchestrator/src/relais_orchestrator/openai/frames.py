@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
@@ -24,13 +24,13 @@ class Frames:
         self._include_usage = include_usage
         self._offset = 0  # of the next token that is told, in characters
         # Token after token only the text differs: the rest of its chunk is encoded once.
-        chunk = sse.data_frame(orjson.dumps(shape.text(_PLACE)))
+        chunk = self._frame(shape.text(_PLACE))
         self._before, _, self._after = chunk.partition(orjson.dumps(_PLACE))
 
     def head(self) -> bytes:
         """What comes before any event."""
         head = self._shape.head()
-        return b"" if head is None else sse.data_frame(orjson.dumps(head))
+        return b"" if head is None else self._frame(head)
 
     def of(self, events: Iterable[Event]) -> bytes:
         """Frames of these events; empty where they have nothing to show."""
@@ -49,10 +49,16 @@ class Frames:
     def _tokens(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
         chunk = self._shape.tokens(text, tokens, self._offset)
         self._offset += sum(len(one.token) for one in tokens)
-        return sse.data_frame(orjson.dumps(chunk))
+        return self._frame(chunk)
 
     def _end(self, completed: Completed) -> bytes:
-        chunks = [self._shape.finish(completed)]
+        end = self._frame(self._shape.finish(completed))
         if self._include_usage:
-            chunks.append(self._shape.usage(completed))
-        return b"".join(sse.data_frame(orjson.dumps(chunk)) for chunk in chunks) + DONE
+            end += sse.data_frame(orjson.dumps(self._shape.usage(completed)))
+        return end + DONE
+
+    def _frame(self, chunk: Mapping[str, object]) -> bytes:
+        """Where usage is asked for, chunks before the one that has it say that it is null, as OpenAI's do."""
+        if self._include_usage:
+            chunk = {**chunk, "usage": None}
+        return sse.data_frame(orjson.dumps(chunk))

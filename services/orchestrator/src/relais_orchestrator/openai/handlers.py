@@ -87,11 +87,14 @@ async def _read_completion(request: web.Request) -> _Asked:
     return _Asked(caller, body, wanted, draft)
 
 
-def _prompt(prompt: str | list[int] | list[str]) -> str | tuple[int, ...]:
+def _prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | tuple[int, ...]:
     if isinstance(prompt, str):
         return prompt
-    texts = [part for part in prompt if isinstance(part, str)]
-    return texts[0] if texts else tuple(part for part in prompt if isinstance(part, int))
+    (first, *_) = prompt
+    if isinstance(first, str):
+        return first
+    ids = prompt if isinstance(first, int) else first
+    return tuple(one for one in ids if isinstance(one, int))
 
 
 async def _accept(

@@ -114,14 +114,16 @@ class ChatChunkChoice(TypedDict):
 
 @with_config(CLOSED)
 class ChatCompletionChunk(TypedDict):
-    """A piece of a streamed answer to a chat. The one with `usage` and `timings` has no choices."""
+    """A piece of a streamed answer to a chat. The one with `usage` and `timings` has no choices; where it was
+    asked for, `usage` is null in the others.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: NotRequired[UsageObject]
+    usage: NotRequired[UsageObject | None]
     timings: NotRequired[Timings]
 
 
@@ -136,14 +138,16 @@ class TextChoice(TypedDict):
 
 @with_config(CLOSED)
 class TextCompletionChunk(TypedDict):
-    """A piece of a streamed text. The one with `usage` and `timings` has no choices."""
+    """A piece of a streamed text. The one with `usage` and `timings` has no choices; where it was
+    asked for, `usage` is null in the others.
+    """
 
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     choices: list[TextChoice]
-    usage: NotRequired[UsageObject]
+    usage: NotRequired[UsageObject | None]
     timings: NotRequired[Timings]
 
 

@@ -184,7 +184,7 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
 
 
 class CompletionRequest(_Common):
-    """`POST /v1/completions`. A prompt is text, token ids, or a list of one text."""
+    """`POST /v1/completions`. A prompt is text, token ids, or a list of one of them."""
 
     prompt: (
         Annotated[str, StringConstraints(min_length=1)]
@@ -192,6 +192,9 @@ class CompletionRequest(_Common):
         | Annotated[
             list[Annotated[str, StringConstraints(min_length=1)]],
             Field(min_length=1, max_length=1),
+        ]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=1)
         ]
     )
     max_tokens: int | None = Field(
