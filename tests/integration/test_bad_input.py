@@ -380,7 +380,9 @@ async def test_other_content_types_are_415(front: Front, route: str, content_typ
         assert (await refusal(response, 415))["code"] == "unsupported_media_type"
 
 
-async def test_body_that_is_not_in_its_content_encoding_is_400(front: Front) -> None:
+async def test_body_that_is_not_in_its_content_encoding_is_400_and_no_error_of_ours(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
     for encoding in ("gzip", "deflate"):
         headers = {
             "Content-Type": "application/json",
@@ -389,6 +391,10 @@ async def test_body_that_is_not_in_its_content_encoding_is_400(front: Front) -> 
         }
         async with front.session.post(NATIVE, data=b"{}" * 50, headers=headers) as response:
             assert response.status == 400
+    # Meanwhile what is left of their bodies has been looked at.
+    async with front.get("/healthz") as response:
+        assert response.status == 200
+    assert [record for record in caplog.records if record.name == "aiohttp.server"] == []
 
 
 CHANNELS = {

@@ -18,6 +18,8 @@ async def test_a_request_is_called_what_its_client_calls_it(front: Front) -> Non
         async with front.get(path, headers={"X-Request-Id": "mine-1:2.3"}) as response:
             assert response.headers["X-Request-Id"] == "mine-1:2.3"
             assert int(response.headers["OpenAI-Processing-Ms"]) >= 0
+            # Not what it is made of, and in which version.
+            assert response.headers["Server"] == "relais"
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", '{"a":1}', "a\tb"])

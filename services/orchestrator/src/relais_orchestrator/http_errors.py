@@ -7,12 +7,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from relais_common.errors import ErrorInfo
 from relais_orchestrator.behind_proxy import BehindProxy
 from relais_orchestrator.problems import INTERNAL
-from relais_orchestrator.request_ids import new_request_id
+from relais_orchestrator.request_ids import SERVER, new_request_id
 from relais_orchestrator.responses import error_response
 
 log = structlog.get_logger(__name__)
@@ -40,6 +40,11 @@ class _Connection(RequestHandler):
 
     __slots__ = ()
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # The rest of a body that cannot be read: its client's fault, and answered with 400 already.
+        if not isinstance(kwargs.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -55,6 +60,7 @@ class _Connection(RequestHandler):
         response = error_response(info)
         response.headers["X-Request-Id"] = new_request_id()
         response.headers["OpenAI-Processing-Ms"] = "0"
+        response.headers["Server"] = SERVER
         response.force_close()
         return response
 

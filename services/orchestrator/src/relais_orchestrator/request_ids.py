@@ -9,6 +9,9 @@ import secrets
 import structlog
 from aiohttp import web
 
+SERVER = "relais"
+"""Said in place of the library's words, which tell versions to whoever looks for a weakness of one."""
+
 FORM = r"^[A-Za-z0-9._:-]{1,128}$"
 _FORM = re.compile(FORM)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -38,4 +41,5 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """The headers that every answer has; for `Application.on_response_prepare`."""
     took_s = asyncio.get_running_loop().time() - request[_BEGAN_S]
     response.headers["X-Request-Id"] = request[REQUEST_ID]
+    response.headers["Server"] = SERVER
     response.headers["OpenAI-Processing-Ms"] = str(int(took_s * 1000))
