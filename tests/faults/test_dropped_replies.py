@@ -33,11 +33,15 @@ from support.steps import (
     take,
     take_one,
 )
+from support.traced import running_traced
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
 
 OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
 """No part of a request's way; the first three only read."""
+
+TRACE_WRITERS = {"collect", "written", "shelve"}
+"""Of whoever writes traces to the database, which these orchestrators are not."""
 
 WHOLE_CLIENT = 4
 """How many replies in a row must be lost until the client itself gives up: it tries three times again."""
@@ -63,7 +67,7 @@ async def stack(eater: ReplyEater) -> AsyncIterator[Stack]:
     await stack.close()
 
 
-@pytest.mark.parametrize("script", [name for name in NAMES if name not in OPERATORS])
+@pytest.mark.parametrize("script", sorted(set(NAMES) - OPERATORS - TRACE_WRITERS))
 async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     stack: Stack, eater: ReplyEater, redis_url: str, script: str
 ) -> None:
@@ -267,6 +271,24 @@ async def test_replaying_and_dropping_dead_letters_again_changes_nothing(
     await lose(eater, "drop", drop)
     assert await drop()
     assert await ports.operations.dead_letters(MODEL, limit=10) == []
+
+
+async def test_handing_traces_over_again_loses_and_doubles_none(
+    ports: Ports, eater: ReplyEater
+) -> None:
+    for _ in range(3):
+        await finish(ports, (await running_traced(ports)).lease, 2)
+    collect = partial(ports.traces.collect, MODEL, writer="w", limit=10, claim_after_s=60.0)
+    await lose(eater, "collect", collect)
+    entries = [one.entry_id for one in (await collect()).traces]
+    assert len(set(entries)) == 3
+    written = partial(ports.traces.written, MODEL, entries[:1])
+    await lose(eater, "written", written)
+    await written()
+    set_aside = partial(ports.traces.set_aside, MODEL, entries[1:2])
+    await lose(eater, "shelve", set_aside)
+    await set_aside()
+    assert [one.entry_id for one in (await collect()).traces] == entries[2:]
 
 
 async def lose(eater: ReplyEater, script: str, call: Callable[[], Awaitable[object]]) -> None:
