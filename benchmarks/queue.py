@@ -2,7 +2,7 @@
 
 Each queue gets one worker process and one client process, on the same Redis, one after the other in each round: some
 poll, and would be in the others' way. What is measured of Relais is the queue itself, through its ports: acceptance
-with its bounds, order, lease, log, live messages, stored result, counts. There is no engine, so no `start`.
+with its bounds, order, lease, log, live messages, stored result, counts, trace. There is no engine, so no `start`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from relais_common.lifecycle import background
 from relais_common.logs import setup_logs
 from relais_common.reaper import reap_for_ever
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.traces import Tracing
 from relais_common.wire.codec import TERMINAL_NAMES, decode_event, split_event
 from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.heartbeat import beat_for_ever
@@ -84,7 +85,10 @@ async def _submit(store: RedisStore) -> None:
     )
     # Heard from the first event on, so the log need only be read after a gap.
     async with store.live.subscribe(channel_id) as events:
-        await store.intake.enqueue(job, max_waiting=100_000)
+        # Nobody takes the traces on to a database here.
+        await store.intake.enqueue(
+            job, max_waiting=100_000, tracing=Tracing(max_waiting=10_000_000)
+        )
         while True:
             batch = await events.next(15)
             lines = (
