@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -19,10 +20,10 @@ from jinja2 import TemplateError
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from vllm import TokensPrompt
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 SHUTDOWN_TIMEOUT_S = 10.0
+SHORT_TEXT = 2_000  # characters; a tokenizer takes well under a millisecond for them
 _LONGEST_CONTEXT = 4  # tokens that may share a character
 
 
@@ -149,6 +151,7 @@ class VllmEngine:
             *inspect.signature(self._tokenizer.apply_chat_template).parameters,
             *("messages", "conversations"),
         }
+        self._tokenizing = Lock()
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
         self._info = ModelInfo(
@@ -188,8 +191,10 @@ class VllmEngine:
                 )
             )
 
+        # Many turns take long, however short; what a template makes of variables nobody knows.
+        size = sum(len(turn.content) + 50 for turn in messages)
         try:
-            return await self._in_thread(encode)
+            return await self._tokenize(encode, SHORT_TEXT + 1 if template_kwargs else size)
         except (TemplateError, ValueError, TypeError) as error:
             raise EngineRefused(
                 f"the model's chat template refused the messages: {error}",
@@ -197,11 +202,22 @@ class VllmEngine:
             ) from error
 
     async def encode_text(self, text: str) -> list[int]:
-        return await self._in_thread(lambda: list(self._tokenizer.encode(text)))
+        return await self._tokenize(lambda: list(self._tokenizer.encode(text)), len(text))
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        # One thread: a tokenizer may not be used by two at once.
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _tokenize(self, work: Callable[[], T], characters: int) -> T:
+        """In a thread where it takes long. A tokenizer may not be used by two at once."""
+        # Each change of thread waits for the interpreter, 5 ms while this one is busy: more than a short text takes.
+        if characters <= SHORT_TEXT and self._tokenizing.acquire(blocking=False):
+            try:
+                return work()
+            finally:
+                self._tokenizing.release()
+
+        def work_alone() -> T:
+            with self._tokenizing:
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work_alone)
 
     def settled(self, sampling: Sampling) -> Sampling:
         missing = {
@@ -284,7 +300,8 @@ class VllmEngine:
         try:
             return await self._llm.add_request(
                 request_id,
-                TokensPrompt(prompt_token_ids=[*prompt_token_ids, *emitted]),
+                # Not a prompt to be rendered, which vLLM would do in a thread: there is nothing left to do.
+                tokens_input([*prompt_token_ids, *emitted]),
                 _sampling_params(sampling, max_tokens, len(emitted)),
             )
         except EngineDeadError as error:
