@@ -68,7 +68,7 @@ check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
 check "import-linter" lint-imports
-if [[ -n ${CI:-} ]] || docker compose version >/dev/null 2>&1 && docker version >/dev/null 2>&1; then
+if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 2>&1; then
     check "images" ./scripts/check_images.sh
 else
     say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
