@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +52,15 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 SHUTDOWN_TIMEOUT_S = 10.0
 SHORT_TEXT = 2_000  # characters; a tokenizer takes well under a millisecond for them
+# Arguments of transformers' `apply_chat_template`, and names that it gives the template itself.
+_NO_VARIABLES = frozenset(
+    (
+        *("conversation", "conversations", "messages", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "tokenizer_kwargs"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        "return_assistant_tokens_mask",
+    )
+)
 _LONGEST_CONTEXT = 4  # tokens that may share a character
 
 
@@ -147,10 +155,6 @@ class VllmEngine:
         self._gauge = gauge
         self._thread = thread
         self._tokenizer: Any = llm.get_tokenizer()
-        self._template_arguments = {
-            *inspect.signature(self._tokenizer.apply_chat_template).parameters,
-            *("messages", "conversations"),
-        }
         self._tokenizing = Lock()
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
@@ -172,7 +176,7 @@ class VllmEngine:
         self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
         # Arguments of the method itself are no variables of the template.
-        if taken := sorted(self._template_arguments.intersection(template_kwargs)):
+        if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
             raise EngineRefused(
                 f"chat_template_kwargs.{taken[0]}: this cannot be set",
                 param=f"chat_template_kwargs.{taken[0]}",
