@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -27,8 +28,8 @@ def take_down(run: Run, *, patience_s: float = math.inf) -> int:
     """
     with _impatience(patience_s) as impatient, Wait() as wait:
         supervisor = Supervisor(run.socket)
-        # The socket may be gone while processes are not.
-        with suppress(OSError):
+        # The socket may be gone while processes are not, or its server be on its way out.
+        with suppress(OSError, xmlrpc.client.Fault):
             _stop_in_order(run, supervisor, wait, impatient)
             supervisor.shut_down()
             _wait_until(lambda: not supervisor.answers() or impatient(), _SHUTDOWN_WAIT_S)

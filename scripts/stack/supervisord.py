@@ -101,7 +101,7 @@ class Supervisor:
     def answers(self) -> bool:
         try:
             return bool(self._call("getState")["statename"] == "RUNNING")
-        except OSError:
+        except (OSError, xmlrpc.client.Fault):  # a fault: it is shutting down
             return False
 
     def states(self) -> dict[str, ProcessState]:
