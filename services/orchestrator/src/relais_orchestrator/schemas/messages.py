@@ -52,7 +52,12 @@ class TemplateKwargs(BaseModel):
     model_config = STRICT
 
     chat_template_kwargs: (
-        Annotated[dict[TemplateName, Any], Field(max_length=16), AfterValidator(fits_the_wire)]
+        Annotated[
+            dict[TemplateName, Any],
+            # Pydantic documents the names that fit, and forgets to say that no other is taken.
+            Field(max_length=16, json_schema_extra={"additionalProperties": False}),
+            AfterValidator(fits_the_wire),
+        ]
         | None
     ) = Field(
         default=None,
