@@ -111,7 +111,10 @@ async def test_job_taken_in_the_lost_second_is_done_by_whoever_takes_it_next(
     await reader.has(30)
     await lose(server, mark)
     events = await reader.whole()
-    assert ids_of(events) == list(range(1, TOKENS + 4))
+    if events[-1].name == "log_rewound":
+        # On a busy machine tokens share an event, and not the same ones the second time.
+        events = await read_events(front.session, f"/v1/channels/{channel_id}/events")
+    assert ids_of(events) == list(range(1, len(events) + 1))
     assert text_of(events) == answer_to("a", TOKENS)
 
 

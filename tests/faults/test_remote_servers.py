@@ -76,7 +76,10 @@ async def test_text_of_a_server_that_tells_no_ids_ends_or_begins_again(
         if on_loss == "fail":
             # Tokens that come while others are on their way to Redis may share an event.
             assert [name for name in names if name != "token"] == ["queued", "started", "failed"]
-            assert (names[-1], text_of(events)) == ("failed", answer(5))
+            # What was on its way to a busy worker may go with the connection.
+            assert names[-1] == "failed"
+            assert text_of(events)
+            assert answer(5).startswith(text_of(events))
             assert events[-1].json["error"]["code"] == "not_resumable"
         else:
             begin = names.index("restarted") + 1
