@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -133,6 +134,15 @@ def test_a_page_about_nothing_says_so() -> None:
 
     read(html)
     assert "No requests ended in these 24 hours." in html
+
+
+def test_who_has_asked_within_the_hour_hears_how_to_see_it() -> None:
+    report = report_of([])
+    later = replace(report, rolled_up_to=report.until + timedelta(minutes=5))
+    before = replace(report, rolled_up_to=report.until)
+
+    assert any("--until 0h" in told for told in sentences(later))
+    assert not any("--until 0h" in told for told in sentences(before))
 
 
 def test_csv_has_the_period_the_one_before_and_every_part(traces: list[dict[str, Any]]) -> None:

@@ -34,7 +34,10 @@ def sentences(report: Report) -> list[str]:
     total, previous = report.total, report.previous
     span = words.length(report.until - report.since)
     if not total.requests:
-        return [f"No requests ended in these {span}."]
+        told = [f"No requests ended in these {span}."]
+        if report.rolled_up_to is not None and report.rolled_up_to > report.until:
+            told.append("Whole hours that are over count; `--until 0h` takes in the one under way.")
+        return told
     told = [_traffic(report, span), _success(total)]
     if total.ttft is not None:
         told.append(
