@@ -32,7 +32,7 @@ run: ## start all of it (Ctrl-C stops it)
 	./scripts/bootstrap.sh $(ARGS)
 
 bench: setup ## measure against an alternative in one run; ARGS='relay --clients 50'
-	PYTHONPATH=tests:scripts $(BIN)/python -m benchmarks $(or $(ARGS),relay)
+	$(BIN)/python -m benchmarks $(or $(ARGS),relay)
 
 lock: setup ## regenerate requirements/*.txt; ARGS=--upgrade moves the pins
 	./scripts/lock.sh $(ARGS)
