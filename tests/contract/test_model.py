@@ -202,18 +202,29 @@ class TwoStores(RuleBasedStateMachine):
             assert accepted is not None
             assert accepted.duplicate
 
-    @rule(limit=st.integers(0, 4), worker_id=WORKERS, lease_s=LEASES_S, idle=st.booleans())
-    def take(self, limit: int, worker_id: str, lease_s: float, idle: bool) -> None:
+    @rule(
+        limit=st.integers(0, 4),
+        worker_id=WORKERS,
+        lease_s=LEASES_S,
+        idle=st.booleans(),
+        held=st.integers(0, 3),
+        even=st.booleans(),
+    )
+    def take(
+        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, even: bool
+    ) -> None:
         self._calls += 1
         self._last_calls[worker_id] = f"call-{self._calls}"
-        self._take(limit, worker_id, lease_s, idle)
+        self._take(limit, worker_id, lease_s, idle, held, even)
 
     @rule(worker_id=WORKERS)
     def take_again(self, worker_id: str) -> None:
         if worker_id in self._last_calls:
-            self._take(2, worker_id, LONG_S, False)
+            self._take(2, worker_id, LONG_S, False, 0, False)
 
-    def _take(self, limit: int, worker_id: str, lease_s: float, idle: bool) -> None:
+    def _take(
+        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, even: bool
+    ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
                 MODEL,
@@ -222,6 +233,8 @@ class TwoStores(RuleBasedStateMachine):
                 call_id=self._last_calls[worker_id],
                 lease_s=lease_s,
                 idle=idle,
+                held=held,
+                even=even,
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
             return replace(take, jobs=tuple(jobs))

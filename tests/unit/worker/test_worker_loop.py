@@ -107,6 +107,28 @@ async def test_no_more_jobs_are_taken_than_the_engine_has_room_for(
     assert [(await state(memory_store, job)).status for job in jobs[2:]] == [Status.QUEUED] * 3
 
 
+async def test_a_burst_is_shared_by_workers_with_room_for_all_of_it(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    workers = [make_worker(max_num_seqs=64, tokens_per_s=1) for _ in range(4)]
+    await wait_until(lambda: all(worker.faults.count("take") for worker in workers))
+    await put(memory_store, *[prompt_job(f"long {i}", 1000) for i in range(32)])
+    await wait_until(lambda: sum(len(worker.engine.running) for worker in workers) == 32)
+    assert [len(worker.engine.running) for worker in workers] == [8] * 4
+
+
+async def test_what_a_silent_worker_was_left_is_taken_after_all(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    """It asked, and has not been heard of since."""
+    await memory_store.take(
+        MODEL, 64, worker_id="silent", call_id="1", lease_s=60, idle=True, even=True
+    )
+    worker = make_worker(max_num_seqs=64, tokens_per_s=1)
+    await put(memory_store, *[prompt_job(f"long {i}", 1000) for i in range(8)])
+    await wait_until(lambda: len(worker.engine.running) == 8)
+
+
 async def test_a_cancelled_job_frees_its_place_for_the_next(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:

@@ -231,10 +231,12 @@ class Take:
     Attributes:
         jobs: what the worker holds now.
         make_way: a job that must run alone waits for this worker to be idle; until then it gets nothing new.
+        left: jobs wait that are more than this worker's share; where nobody else takes them, it may.
     """
 
     jobs: tuple[TakenJob, ...]
     make_way: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)

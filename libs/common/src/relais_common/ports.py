@@ -109,12 +109,26 @@ class JobSource(Protocol):
     """The worker's side of the queue."""
 
     async def take(
-        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int = 0,
+        even: bool = False,
     ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
         A job that crashed its worker before is given alone, and only to a worker that is `idle`; while such a job
         waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
+
+        Args:
+            limit: what this worker has room for.
+            held: jobs in its hands already.
+            even: no more than makes its share even with those of the workers that lately had room, too.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from relais_common.wire import codec
 from relais_common.wire.trace_codec import content_of
 
 PATIENCE = 8
+TAKER_S = 10.0
 
 
 def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
@@ -95,6 +97,7 @@ class MemoryModel:
         self.traces = MemoryTraces(clock)
         self.service_s: float | None = None
         self.host: tuple[float, str] = (0.0, "")
+        self.takers: dict[str, tuple[int, float]] = {}
         self.max_stored_bytes: int | None = None
         self._order = 0
 
@@ -296,6 +299,20 @@ class MemoryModel:
             return False
         self.host = (self._clock() + 10, worker_id)
         return True
+
+    def even_share(self, worker_id: str, held: int) -> int:
+        """Jobs for each, where those that lately had room share what they hold and what waits."""
+        fresh_s = self._clock() - TAKER_S
+        self.takers = {one: it for one, it in self.takers.items() if it[1] >= fresh_s}
+        others = [it[0] for one, it in self.takers.items() if one != worker_id]
+        return math.ceil((held + self.waiting + sum(others)) / (1 + len(others)))
+
+    def note_room(self, worker_id: str, held: int | None) -> None:
+        """This worker has room beside what it holds now; None where it has none."""
+        if held is None:
+            self.takers.pop(worker_id, None)
+        else:
+            self.takers[worker_id] = (held, self._clock())
 
     def verdict(self, channel_id: str, fence: int) -> Verdict:
         record = self.records.get(channel_id)

@@ -207,7 +207,16 @@ class MemoryStore:
     # JobSource
 
     async def take(
-        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int = 0,
+        even: bool = False,
     ) -> Take:
         state = self._model(model)
         last_call, last_ids = state.memos.get(worker_id, ("", []))
@@ -232,18 +241,23 @@ class MemoryStore:
         crowded = state.is_crowded
         if crowded:
             limit = min(limit, 0 if state.inflight else 1)
+        room = limit
+        if even:
+            limit = min(room, max(0, state.even_share(worker_id, held) - held))
         while len(taken) < limit and (priority := state.next_priority()) is not None:
             record = state.serve(priority, worker_id, lease_s)
             if record is not None:
                 taken.append(record)
                 state.note_passed_over(priority)
+        left = limit < room and state.next_priority() is not None
+        state.note_room(worker_id, held + len(taken) if len(taken) < room else None)
         if taken:
             state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])
         if not crowded and (state.next_priority() is not None or (idle and state.suspects)):
             self._bell(model).set()
         else:
             self._bell(model).clear()
-        return Take(tuple(self._taken(state, record) for record in taken), make_way)
+        return Take(tuple(self._taken(state, record) for record in taken), make_way, left)
 
     def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
         return TakenJob(

@@ -54,9 +54,18 @@ class RedisJobSource:
         self._blocking = blocking
 
     async def take(
-        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int = 0,
+        even: bool = False,
     ) -> Take:
-        make_way, answer = await self._scripts.run(
+        make_way, answer, left = await self._scripts.run(
             "take",
             keys.model_base(model),
             limit,
@@ -66,9 +75,11 @@ class RedisJobSource:
             int(idle),
             PATIENCE,
             codec.EXPIRED_LINE,
+            held,
+            int(even),
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
-        return Take(tuple(jobs), make_way=bool(make_way))
+        return Take(tuple(jobs), make_way=bool(make_way), left=bool(left))
 
     async def _taken(
         self,

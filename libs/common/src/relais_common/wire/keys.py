@@ -72,6 +72,11 @@ def host(model: str) -> str:
     return f"{model_base(model)}:host"
 
 
+def takers(model: str) -> str:
+    """HASH: workers that lately had room; how many jobs each held then, and when."""
+    return f"{model_base(model)}:takers"
+
+
 def inflight(model: str) -> str:
     """ZSET: taken job ids, scored by the end of their lease."""
     return f"{model_base(model)}:inflight"

@@ -13,7 +13,7 @@ import structlog
 from relais_common.backoff import Backoff
 from relais_common.errors import EngineDead, EngineFailed, RelaisError, StoreUnavailable
 from relais_common.events import Cancelled, Expired, Failed, Terminal
-from relais_common.jobs import StopReason
+from relais_common.jobs import StopReason, Take
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.logs import channel_context
 from relais_common.ports import JobSource
@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 BLOCK_S = 2.0
 MAKE_WAY_S = 2.0
 FULL_POLL_S = 0.02
+LEAVE_S = 0.02
+"""For which a worker leaves to others what is more than its share. Who waits for work comes within milliseconds."""
+
 HAND_BACK_TIMEOUT_S = 3.0
 
 
@@ -101,13 +104,19 @@ class Consumer:
     async def _consume(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         stopping = group.create_task(stop.wait())
         backoff = Backoff()
+        even = True
         while not stop.is_set():
             room = self._room()
             if room <= 0:
                 await self._wait_for_room(stopping)
                 continue
             try:
-                if await self._take(group, room) == 0 and not self._make_way_until_s:
+                take = await self._take(group, room, even=even)
+                # What nobody took meanwhile is taken without regard to shares.
+                even = not take.left
+                if take.left:
+                    await asyncio.wait({stopping}, timeout=LEAVE_S)
+                elif not (take.jobs or take.make_way):
                     await self._wait_for_work(stopping)
                 backoff.reset()
             except StoreUnavailable as error:
@@ -120,14 +129,17 @@ class Consumer:
             return 0
         return self._handler.room(held)
 
-    async def _take(self, group: asyncio.TaskGroup, room: int) -> int:
+    async def _take(self, group: asyncio.TaskGroup, room: int, *, even: bool) -> Take:
+        held_before = len(self._held_jobs)
         take = await self._source.take(
             self._settings.model,
             room,
             worker_id=self._settings.worker_id,
             call_id=self._call_id,
             lease_s=self._settings.lease_s,
-            idle=len(self._held_jobs) == 0,
+            idle=held_before == 0,
+            held=held_before,
+            even=even,
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)
@@ -139,7 +151,7 @@ class Consumer:
             task = group.create_task(self._execute(held))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return len(take.jobs)
+        return take
 
     async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
         # A place is freed by a job's end, which rings, or inside the engine, which does not.

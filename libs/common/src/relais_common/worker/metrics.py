@@ -282,10 +282,26 @@ class _WatchedSource:
         self._metrics = metrics
 
     async def take(
-        self, model: str, limit: int, *, worker_id: str, call_id: str, lease_s: float, idle: bool
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int = 0,
+        even: bool = False,
     ) -> Take:
         take = await self._source.take(
-            model, limit, worker_id=worker_id, call_id=call_id, lease_s=lease_s, idle=idle
+            model,
+            limit,
+            worker_id=worker_id,
+            call_id=call_id,
+            lease_s=lease_s,
+            idle=idle,
+            held=held,
+            even=even,
         )
         for taken in take.jobs:
             self._metrics.taken(taken)

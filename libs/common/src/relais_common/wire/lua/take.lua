@@ -1,10 +1,12 @@
 -- Move up to n waiting jobs into a worker's hands. O(n), plus swept tombstones.
 -- KEYS[1] base
--- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line
+-- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
+--       jobs that this worker holds, even ('1': no more than its share | '0')
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
---          prompt token ids (JSON; '' where no token was published yet), model revision}}
+--          prompt token ids (JSON; '' where no token was published yet), model revision},
+--          left ('1' where jobs were left to other workers | '0')}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
-local patience, expired_line = tonumber(ARGV[6]), ARGV[7]
+local patience, expired_line, held, even = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1'
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
@@ -23,7 +25,7 @@ if redis.call('HGET', memo, 'call_id') == call then
     local status, holder = unpack(redis.call('HMGET', job_key(id), 'status', 'worker'))
     if status == 'running' and holder == worker then again[#again + 1] = describe(id) end
   end
-  return {0, again}
+  return {0, again, 0}
 end
 
 local taken, ids = {}, {}
@@ -90,6 +92,30 @@ local function serve(priority)
   return served
 end
 
+-- Workers that asked lately and had room for more than they got share what they hold and what waits: so much each.
+local TAKERS, TAKER_S = base .. ':takers', 10
+local function even_share()
+  local jobs, workers, others = held + count('waiting'), 1, redis.call('HGETALL', TAKERS)
+  for at = 1, #others, 2 do
+    local holds, asked_at = string.match(others[at + 1], '^(%S+) (%S+)$')
+    if NOW - asked_at > TAKER_S then
+      redis.call('HDEL', TAKERS, others[at])
+    elseif others[at] ~= worker then
+      jobs, workers = jobs + holds, workers + 1
+    end
+  end
+  return math.ceil(jobs / workers)
+end
+
+local function note_room(has_room)
+  if has_room then
+    redis.call('HSET', TAKERS, worker, held + #taken .. ' ' .. seconds(NOW))
+    redis.call('EXPIRE', TAKERS, 60)
+  else
+    redis.call('HDEL', TAKERS, worker)
+  end
+end
+
 -- A suspect runs alone: should it kill its worker again, nobody else is on board.
 while idle and limit > 0 do
   local suspect = redis.call('LPOP', SUSPECTS)
@@ -108,11 +134,15 @@ end
 local most = count('max_bytes')
 local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
+local room = limit
+if even and room > 0 then limit = math.min(room, math.max(0, even_share() - held)) end
 while #taken < limit do
   local priority = next_priority()
   if not priority then break end
   if serve(priority) then note_passed_over(priority) end
 end
+local left = limit < room and next_priority() and 1 or 0
+note_room(#taken < room)
 
 if #taken > 0 then
   redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(ids, ' '))
@@ -125,4 +155,4 @@ if not crowded and (next_priority() or (idle and redis.call('EXISTS', SUSPECTS) 
 else
   redis.call('DEL', WAKEUP)
 end
-return {make_way, taken}
+return {make_way, taken, left}
