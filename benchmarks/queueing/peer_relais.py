@@ -48,7 +48,6 @@ async def work(url: str, places: int) -> None:
             store.source,
             Noop(places),
             held_jobs,
-            publisher,
             ConsumerSettings(MODEL, WORKER_ID, LEASE_S, drain_s=1, max_failures=MAX_FAILURES),
         )
         async with background(

@@ -51,6 +51,7 @@ class Worker:
         tokens_per_s: float = 0.0,
         lease_s: float = LEASE_S,
         drain_s: float = 5.0,
+        stream_interval_s: float = 0.0,
     ) -> None:
         self.worker_id = f"worker-{next(_numbers)}"
         self.faults = Faults()
@@ -63,7 +64,7 @@ class Worker:
         self._source = self.faults.around(source)
         self._recovery = self.faults.around(recovery)
         self._registry = self.faults.around(registry)
-        self._publisher = Publisher(self._source)
+        self._publisher = Publisher(self._source, interval_s=stream_interval_s)
         handler = GenerateHandler(
             LocalModel(self.engine, max_output_tokens=max_output_tokens, kv_cache_threshold=1.1),
             self._source,
@@ -74,7 +75,6 @@ class Worker:
             self._source,
             handler,
             self.held_jobs,
-            self._publisher,
             ConsumerSettings(model, self.worker_id, lease_s, drain_s, MAX_FAILURES),
         )
         self._task: asyncio.Task[None] | None = None

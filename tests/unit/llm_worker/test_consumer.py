@@ -65,7 +65,6 @@ class Rig:
             source,
             self.handler,
             self.held_jobs,
-            self._publisher,
             ConsumerSettings(MODEL, "worker-1", LEASE_S, drain_s, max_failures=3),
         )
 

@@ -25,6 +25,7 @@ from support.owned import end_task
 from support.ports import Ports
 from support.stack import answer_to, answer_to_prompt
 from support.steps import append, events, running, take_one
+from support.waiting import wait_until
 
 MAX_MODEL_LEN = 100
 
@@ -55,14 +56,15 @@ class Bench:
         publishing = asyncio.create_task(self.publisher.run())
         try:
             terminal = await self.handler.handle(held)
-            assert await held.wait_sent()
+            await wait_until(lambda: not held.has_unsent)
         finally:
             await end_task(publishing)
         assert isinstance(terminal, Completed)
+        first_seq, lines = held.ending()
         await self.ports.source.finish(
             held.lease,
-            first_seq=held.next_seq,
-            lines=held.last_lines,
+            first_seq=first_seq,
+            lines=lines,
             terminal=terminal,
             text="".join(held.text),
         )

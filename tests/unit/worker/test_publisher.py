@@ -49,6 +49,36 @@ async def test_what_comes_up_in_one_turn_goes_in_one_call(
     assert faults.count("append") == 1
 
 
+async def test_a_first_event_leaves_at_once_and_later_ones_when_their_time_has_come(
+    memory_store: MemoryStore, faults: Faults
+) -> None:
+    publisher = Publisher(faults.around(memory_store), interval_s=0.5)
+    running = asyncio.create_task(publisher.run())
+    early, late = await take(memory_store, 2)
+
+    def add(held: HeldJob, text: str) -> None:
+        held.add(Token(text, (1,)))
+        publisher.send(held)
+
+    async def sent(held: HeldJob) -> None:
+        await wait_until(lambda: not held.has_unsent)
+
+    add(early, "a")
+    await sent(early)
+    add(early, "b")  # none of its kind has been sent yet
+    await sent(early)
+    calls = faults.count("append")
+    for text in "cde":
+        add(early, text)
+        await asyncio.sleep(0)
+    add(late, "a")
+    await sent(late)
+    assert early.has_unsent
+    await sent(early)
+    assert faults.count("append") == calls + 2
+    await end_task(running)
+
+
 async def test_a_failed_call_is_made_again_with_all_that_came_up_since(
     memory_store: MemoryStore, faults: Faults, publisher: Publisher
 ) -> None:
@@ -58,7 +88,7 @@ async def test_a_failed_call_is_made_again_with_all_that_came_up_since(
         held.add(Token(text, (1,)))
         publisher.send(held)
         await asyncio.sleep(0)
-    assert await held.wait_sent()
+    await wait_until(lambda: not held.has_unsent)
     lines = await memory_store.read(held.lease.channel_id, after=1, limit=10)
     assert len(lines) == 3
     assert faults.count("append") >= 3
@@ -71,14 +101,14 @@ async def test_a_log_that_came_back_short_is_filled_again(
     for text in "abcd":
         held.add(Token(text, (1,)))
     publisher.send(held)
-    assert await held.wait_sent()
+    await wait_until(lambda: not held.has_unsent)
     channel_id = held.lease.channel_id
     before = await memory_store.read(channel_id, after=0, limit=10)
     del (await _log(memory_store, channel_id))[3:]
     held.heed(Verdict(held=True, tail=3))
     assert held.has_unsent
     publisher.send(held)
-    assert await held.wait_sent()
+    await wait_until(lambda: not held.has_unsent)
     assert await memory_store.read(channel_id, after=0, limit=10) == before
 
 

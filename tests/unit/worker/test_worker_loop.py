@@ -152,6 +152,22 @@ async def test_a_job_past_its_deadline_is_stopped(
     await wait_until(lambda: not worker.engine.running)
 
 
+async def test_the_end_brings_what_was_not_sent_yet(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(stream_interval_s=3600)
+    first, second = prompt_job("first", 20), prompt_job("second", 20)
+    for job in (first, second):
+        await put(memory_store, job)
+        ended = await reached(memory_store, job, Status.COMPLETED)
+        assert ended.text == answer(job.prompt, 20)
+        log = await read_log(memory_store, job)
+        assert "".join(one.text for one in log if isinstance(one, Token)) == ended.text
+        assert ended.tail == len(log) == 1 + 1 + 20 + 1
+    # The first token of each, and the second one of the first.
+    assert worker.faults.count("append") <= 3
+
+
 async def test_an_engine_fault_ends_that_job_alone(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:

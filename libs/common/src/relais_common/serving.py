@@ -36,7 +36,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """What every worker service has."""
+    """What every worker service has.
+
+    Attributes:
+        stream_interval_s: as `Publisher` has it, where there are streams.
+    """
 
     redis: RedisSettings
     worker_id: str
@@ -49,6 +53,7 @@ class ServiceSettings:
     health_port: int
     log_level: str
     log_format: str
+    stream_interval_s: float = 0.0
 
 
 def read_service_settings(env: Environ, *, health_port: int) -> ServiceSettings:
@@ -173,7 +178,7 @@ async def serve(
         )
 
     source = metrics.around(store.source, model.name)
-    publisher = Publisher(source)
+    publisher = Publisher(source, interval_s=settings.stream_interval_s)
     handler = model.make_handler(Desk(source, store.log, publisher, metrics))
     metrics.running.read(lambda: len(held_jobs), model.name)
     metrics.capacity.read(lambda: model.status().capacity, model.name)
@@ -183,7 +188,6 @@ async def serve(
         source,
         handler,
         held_jobs,
-        publisher,
         ConsumerSettings(
             model.name, worker_id, settings.lease_s, settings.drain_s, settings.max_failures
         ),

@@ -78,7 +78,10 @@ def read_settings(env: Environ) -> Settings:
         tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
     )
     return Settings(
-        service=read_service_settings(env, health_port=8081),
+        service=replace(
+            read_service_settings(env, health_port=8081),
+            stream_interval_s=environ.number(env, "STREAM_INTERVAL_S", 0.02, at_most=10),
+        ),
         engine=engine,
         remote=remote if kind == "remote" else None,
         max_output_tokens=environ.integer(env, "MAX_OUTPUT_TOKENS", 8192, at_least=1),

@@ -18,7 +18,6 @@ from relais_common.lifecycle import cancel_and_wait
 from relais_common.logs import channel_context
 from relais_common.ports import JobSource
 from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
-from relais_common.worker.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
@@ -73,13 +72,11 @@ class Consumer:
         source: JobSource,
         handler: Handler,
         held_jobs: HeldJobs,
-        publisher: Publisher,
         settings: ConsumerSettings,
     ) -> None:
         self._source = source
         self._handler = handler
         self._held_jobs = held_jobs
-        self._publisher = publisher
         self._settings = settings
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -216,15 +213,12 @@ class Consumer:
     async def _finish(self, held: HeldJob, terminal: Terminal) -> None:
         backoff = Backoff()
         while True:
-            self._publisher.send(held)
-            if not await held.wait_sent():
-                log.warning("lease_lost", fence=held.lease.fence)
-                return
+            first_seq, lines = held.ending()
             try:
                 verdict = await self._source.finish(
                     held.lease,
-                    first_seq=held.next_seq,
-                    lines=held.last_lines,
+                    first_seq=first_seq,
+                    lines=lines,
                     terminal=terminal,
                     text="".join(held.text),
                     vectors=held.vectors,

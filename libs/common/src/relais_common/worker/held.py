@@ -44,8 +44,8 @@ class HeldJob:
         self._last_lines: tuple[bytes, ...] = ()
         self._acknowledged = 0
         self._halt: asyncio.Future[Halt] = asyncio.get_running_loop().create_future()
-        self._progress = asyncio.Event()
         self._lost = False
+        self._ending = False
 
     @property
     def job(self) -> Job:
@@ -76,13 +76,14 @@ class HeldJob:
         return self._base + len(self._lines) + 1
 
     @property
-    def has_unsent(self) -> bool:
-        return self._acknowledged < len(self._lines)
+    def is_silent(self) -> bool:
+        """True until the log has an event of this holder's own."""
+        return self._acknowledged == 0
 
     @property
-    def last_lines(self) -> tuple[bytes, ...]:
-        """Events that go into the log together with the job's end."""
-        return self._last_lines
+    def has_unsent(self) -> bool:
+        """True while the log lacks events that do not come with the job's end."""
+        return self._acknowledged < len(self._lines) and not self._ending
 
     def add(self, event: Token | Restarted) -> None:
         """Number an event; a publisher has yet to send it."""
@@ -116,12 +117,20 @@ class HeldJob:
             emits=any(line.startswith(_TOKEN) for line in lines),
         )
 
+    def ending(self) -> tuple[int, tuple[bytes, ...]]:
+        """What the log lacks before the terminal event: the number of the first, and all of them.
+
+        From here on they are not sent otherwise: the end brings them.
+        """
+        self._ending = True
+        first = self._acknowledged
+        return self._base + first + 1, (*self._lines[first:], *self._last_lines)
+
     def halt(self, why: Halt) -> None:
         """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
         self._lost = self._lost or why is Abandon.LOST
         if not self._halt.done():
             self._halt.set_result(why)
-        self._progress.set()
 
     def heed(self, verdict: Verdict, *, base: int | None = None) -> None:
         """Take in what the queue says of this lease.
@@ -135,18 +144,8 @@ class HeldJob:
             return
         # May go back: a Redis that lost its last second has a shorter log, to be filled again.
         self._acknowledged = max(0, min(verdict.tail - self._base, len(self._lines)))
-        self._progress.set()
         if verdict.stop is not None:
             self.halt(verdict.stop)
-
-    async def wait_sent(self) -> bool:
-        """Wait until the log has every event. False if the job was lost meanwhile."""
-        while self.has_unsent:
-            if self.is_lost:
-                return False
-            self._progress.clear()
-            await self._progress.wait()
-        return True
 
 
 class HeldJobs:

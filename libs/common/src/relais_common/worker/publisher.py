@@ -1,4 +1,4 @@
-"""Sending events: all that came up in one turn of the event loop goes to Redis in one call."""
+"""Sending events: what has come up leaves for Redis in one call, a stream's first event at once."""
 
 from __future__ import annotations
 
@@ -9,47 +9,84 @@ import structlog
 from relais_common.backoff import Backoff
 from relais_common.errors import StoreUnavailable
 from relais_common.ports import JobSource
-from relais_common.worker.held import HeldJob
+from relais_common.worker.held import LINES_PER_APPEND, HeldJob
 
 log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """One call under way at a time; what comes up meanwhile waits for the next one."""
+    """One call under way at a time; what comes up meanwhile waits for the next one.
 
-    def __init__(self, source: JobSource) -> None:
+    Args:
+        interval_s: shortest time between two calls that bring what is not the first of a stream. Most of what a token
+            costs behind the engine is paid once for each stream and call. 0: no call waits.
+    """
+
+    def __init__(self, source: JobSource, *, interval_s: float = 0.0) -> None:
         self._source = source
-        self._dirty: dict[HeldJob, None] = {}
+        self._interval_s = interval_s
+        self._due: dict[HeldJob, None] = {}
+        self._later: dict[HeldJob, None] = {}
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._not_before_s = 0.0
 
     def send(self, held: HeldJob) -> None:
         """Have this job's unsent events sent soon."""
-        self._dirty[held] = None
+        if held.is_silent or not self._interval_s:
+            self._due[held] = None
+            self._wake.set()
+            return
+        self._later[held] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(self._not_before_s, self._send_later_ones)
+
+    def _send_later_ones(self) -> None:
+        self._timer = None
+        self._not_before_s = asyncio.get_running_loop().time() + self._interval_s
+        self._due.update(self._later)
+        self._later.clear()
         self._wake.set()
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def _run(self) -> None:
         backoff = Backoff()
         while True:
             await self._wake.wait()
             # Let every generator that is ready in this turn add its event first.
             await asyncio.sleep(0)
             self._wake.clear()
-            batch, self._dirty = (
-                [held for held in self._dirty if held.has_unsent and not held.is_lost],
-                {},
-            )
+            batch, self._due = [held for held in self._due if _is_to_send(held)], {}
+            appends = [held.unsent() for held in batch]
             try:
-                verdicts = await self._source.append([held.unsent() for held in batch])
+                verdicts = await self._source.append(appends)
             except StoreUnavailable:
                 log.warning("append_postponed", jobs=len(batch))
-                self._keep(batch)
+                self._send_at_once(batch)
                 await backoff.pause()
                 continue
             backoff.reset()
-            for held, verdict in zip(batch, verdicts, strict=True):
+            unfinished = []
+            for held, append, verdict in zip(batch, appends, verdicts, strict=True):
                 held.heed(verdict)
-            self._keep([held for held in batch if held.has_unsent and not held.is_lost])
+                # There was more than one call takes, or the log is shorter than it was.
+                if len(append.lines) == LINES_PER_APPEND or verdict.tail < append.last_seq:
+                    unfinished.append(held)
+            self._send_at_once(unfinished)
 
-    def _keep(self, batch: list[HeldJob]) -> None:
-        for held in batch:
-            self.send(held)
+    def _send_at_once(self, batch: list[HeldJob]) -> None:
+        batch = [held for held in batch if _is_to_send(held)]
+        self._due.update(dict.fromkeys(batch))
+        if batch:
+            self._wake.set()
+
+
+def _is_to_send(held: HeldJob) -> bool:
+    return held.has_unsent and not held.is_lost

@@ -7,7 +7,7 @@ local answers, at = {}, 1
 while at <= #ARGV do
   local id, fence, first_seq, emits, m = unpack(ARGV, at, at + 4)
   first_seq, m = tonumber(first_seq), tonumber(m)
-  local answer = verdict(id, fence)
+  local answer, progressed = verdict(id, fence)
   local tail = answer[2]
   if answer[1] == 1 and first_seq <= tail + 1 and first_seq + m - 1 > tail then
     local fresh, skip = {}, tail + 1 - first_seq
@@ -15,7 +15,7 @@ while at <= #ARGV do
     append(id, tail + 1, fresh)
     answer[2] = tail + #fresh
     -- Once a take: every write goes to the append-only file, and this one would double it.
-    if emits == '1' and redis.call('HEXISTS', job_key(id), 'progressed') == 0 then
+    if emits == '1' and not progressed then
       redis.call('HSETNX', job_key(id), 'emitted', seconds(NOW))
       redis.call('HSET', job_key(id), 'progressed', seconds(NOW))
     end

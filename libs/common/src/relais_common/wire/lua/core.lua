@@ -31,9 +31,11 @@ local function append(id, first_seq, lines)
   redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
--- Does this fence still hold this job? Also its log's length and whether it is asked to stop.
+-- Does this fence still hold this job? Also its log's length and whether it is asked to stop; and, as a second value,
+-- whether its holder has published tokens of it.
 local function verdict(id, fence)
-  local status, current, stop = unpack(redis.call('HMGET', job_key(id), 'status', 'fence', 'stop'))
-  if status ~= 'running' or current ~= fence then return {0, 0, ''} end
-  return {1, redis.call('LLEN', log_key(id)), stop or ''}
+  local status, current, stop, progressed = unpack(redis.call('HMGET', job_key(id), 'status', 'fence', 'stop',
+    'progressed'))
+  if status ~= 'running' or current ~= fence then return {0, 0, ''}, false end
+  return {1, redis.call('LLEN', log_key(id)), stop or ''}, progressed
 end
