@@ -156,11 +156,11 @@ async def test_the_end_brings_what_was_not_sent_yet(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(stream_interval_s=3600)
-    first, second = prompt_job("first", 20), prompt_job("second", 20)
-    for job in (first, second):
+    for prompt in ("first", "second"):
+        job = prompt_job(prompt, 20)
         await put(memory_store, job)
         ended = await reached(memory_store, job, Status.COMPLETED)
-        assert ended.text == answer(job.prompt, 20)
+        assert ended.text == answer(prompt, 20)
         log = await read_log(memory_store, job)
         assert "".join(one.text for one in log if isinstance(one, Token)) == ended.text
         assert ended.tail == len(log) == 1 + 1 + 20 + 1
