@@ -19,7 +19,8 @@ class Publisher:
 
     Args:
         interval_s: shortest time between two calls that bring what is not the first of a stream. Most of what a token
-            costs behind the engine is paid once for each stream and call. 0: no call waits.
+            costs behind the engine is paid once for each stream and call. The first event that comes up after that
+            takes along what waits; where none comes, it goes after as long again. 0: no call waits.
     """
 
     def __init__(self, source: JobSource, *, interval_s: float = 0.0) -> None:
@@ -29,6 +30,7 @@ class Publisher:
         self._later: dict[HeldJob, None] = {}
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._later_are_due = False
         self._not_before_s = 0.0
 
     def send(self, held: HeldJob) -> None:
@@ -38,23 +40,39 @@ class Publisher:
             self._wake.set()
             return
         self._later[held] = None
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(self._not_before_s, self._send_later_ones)
+        if self._later_are_due:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._not_before_s:
+            self._send_later_ones()
+        elif self._timer is None:
+            self._timer = loop.call_at(self._not_before_s + self._interval_s, self._send_later_ones)
 
     def _send_later_ones(self) -> None:
-        self._timer = None
-        self._not_before_s = asyncio.get_running_loop().time() + self._interval_s
-        self._due.update(self._later)
-        self._later.clear()
+        # Not yet moved: others of this turn are to go with them.
+        self._later_are_due = True
         self._wake.set()
+
+    def _take_due(self) -> list[HeldJob]:
+        due, self._due = self._due, {}
+        if self._later_are_due:
+            self._later_are_due = False
+            due |= self._later
+            self._later = {}
+            self._not_before_s = asyncio.get_running_loop().time() + self._interval_s
+            self._stop_timer()
+        return [held for held in due if _is_to_send(held)]
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def run(self) -> None:
         try:
             await self._run()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._stop_timer()
 
     async def _run(self) -> None:
         backoff = Backoff()
@@ -63,7 +81,7 @@ class Publisher:
             # Let every generator that is ready in this turn add its event first.
             await asyncio.sleep(0)
             self._wake.clear()
-            batch, self._due = [held for held in self._due if _is_to_send(held)], {}
+            batch = self._take_due()
             appends = [held.unsent() for held in batch]
             try:
                 verdicts = await self._source.append(appends)
