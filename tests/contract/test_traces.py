@@ -78,13 +78,14 @@ async def some_of_it(ports: Ports, taken: TakenJob) -> None:
 
 
 @pytest.mark.parametrize(
-    ("terminal", "status", "error_type", "finish_reason"),
+    ("terminal", "status", "error_type", "finish_reason", "cancel_reason"),
     [
-        (COMPLETED, Status.COMPLETED, None, "stop"),
-        (replace(COMPLETED, finish_reason="length"), Status.COMPLETED, None, "length"),
-        (FAILED, Status.FAILED, "engine_error", None),
-        (Cancelled(StopReason.CLIENT), Status.CANCELLED, None, None),
-        (Expired(), Status.EXPIRED, None, None),
+        (COMPLETED, Status.COMPLETED, None, "stop", None),
+        (replace(COMPLETED, finish_reason="length"), Status.COMPLETED, None, "length", None),
+        (FAILED, Status.FAILED, "engine_error", None, None),
+        (Cancelled(StopReason.CLIENT), Status.CANCELLED, None, None, "client"),
+        (Cancelled(StopReason.DISCONNECT), Status.CANCELLED, None, None, "disconnect"),
+        (Expired(), Status.EXPIRED, None, None, None),
     ],
 )
 async def test_what_a_worker_ends_is_told_as_it_ended(
@@ -93,17 +94,15 @@ async def test_what_a_worker_ends_is_told_as_it_ended(
     status: Status,
     error_type: str | None,
     finish_reason: str | None,
+    cancel_reason: str | None,
 ) -> None:
     job = make_job("key-b", priority=Priority.LOW)
     taken = await running_traced(ports, job)
     await some_of_it(ports, taken)
     await finish(ports, taken.lease, 5, terminal)
     trace = await the_trace(ports)
-    assert (trace.status, trace.error_type, trace.finish_reason) == (
-        status,
-        error_type,
-        finish_reason,
-    )
+    assert (trace.status, trace.error_type) == (status, error_type)
+    assert (trace.finish_reason, trace.cancel_reason) == (finish_reason, cancel_reason)
     assert (trace.channel_id, trace.key_id, trace.model) == (job.channel_id, "key-b", MODEL)
     assert (trace.operation, trace.priority) == (Operation.CHAT, Priority.LOW)
     assert (trace.model_revision, trace.takes, trace.failures) == ("r1", 1, 0)

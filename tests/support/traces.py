@@ -28,6 +28,7 @@ def make_trace(
     key_id: str = "client1",
     error_type: str | None = None,
     takes: int = 1,
+    cancel_reason: str | None = None,
 ) -> Trace:
     """A request that ended at that time; its phases say when it was accepted."""
     phases = Phases(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s)
@@ -43,6 +44,7 @@ def make_trace(
         status=status,
         error_type=error_type,
         finish_reason="stop" if status is Status.COMPLETED else None,
+        cancel_reason=cancel_reason,
         takes=takes,
         failures=0,
         input_tokens=20,

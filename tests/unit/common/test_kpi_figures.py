@@ -54,6 +54,8 @@ def test_counts_are_those_of_the_traces(traces: list[Document], ended: list[Docu
     for status in ("completed", "cancelled"):
         del causes[status]
     assert {one.cause: one.requests for one in total.causes} == causes
+    assert total.abandoned == sum(one.get("cancel_reason") == "disconnect" for one in ended)
+    assert 0 < total.abandoned < total.cancelled
     assert total.retried == sum(one["takes"] > 1 for one in ended)
     for name in ("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens"):
         assert getattr(total, name) == sum(one[name] for one in ended)

@@ -57,4 +57,4 @@ def test_a_document_is_named_after_its_channel_and_leaves_out_what_is_not_known(
     assert document["recorded_at"] == NOW
     assert document["accepted_at"] == datetime.fromtimestamp(1000, UTC)
     assert document["e2e_s"] == 11.0
-    assert not {"error_type", "content"} & document.keys()
+    assert not {"error_type", "cancel_reason", "content"} & document.keys()

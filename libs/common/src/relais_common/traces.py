@@ -51,6 +51,7 @@ class Trace:
         model_revision: the weights that ran it; None where none did.
         error_type: the code of a `failed` one, as its client was told.
         finish_reason: `stop` or `length` of a `completed` one.
+        cancel_reason: of a `cancelled` one: `client` asked for it, or `disconnect`: nobody was left to read it.
         takes: how often a worker took it; failures: crashes charged to it.
         output_tokens: published ones, also of a request that came to no good end.
         wasted_tokens: generated for nobody: all of a request that was not completed, and what a restart made void.
@@ -70,6 +71,7 @@ class Trace:
     status: Status
     error_type: str | None
     finish_reason: str | None
+    cancel_reason: str | None = None
     takes: int
     failures: int
     input_tokens: int
@@ -160,6 +162,7 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "status": trace.status.value,
         "error_type": trace.error_type,
         "finish_reason": trace.finish_reason,
+        "cancel_reason": trace.cancel_reason,
         "takes": trace.takes,
         "failures": trace.failures,
         "input_tokens": trace.input_tokens,

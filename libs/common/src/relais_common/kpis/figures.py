@@ -64,6 +64,7 @@ class Figures:
 
     Attributes:
         success_rate: completed, of those completed, failed and expired; cancelled ones are no failure.
+        abandoned: of the cancelled ones, those that nobody was left to read.
         causes: of what did not succeed, the most frequent first.
         retried: requests that were taken by a worker more than once.
         wasted_tokens: generated for nobody.
@@ -76,6 +77,7 @@ class Figures:
     completed: int
     failed: int
     cancelled: int
+    abandoned: int
     expired: int
     success_rate: float | None
     causes: tuple[Cause, ...]
@@ -102,6 +104,7 @@ def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Fig
         completed=rollup.completed,
         failed=rollup.by_status[Status.FAILED],
         cancelled=rollup.by_status[Status.CANCELLED],
+        abandoned=rollup.abandoned,
         expired=rollup.by_status[Status.EXPIRED],
         success_rate=rollup.completed / rollup.judged if rollup.judged else None,
         causes=tuple(

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from relais_common.jobs import Operation, Status
+from relais_common.jobs import Operation, Status, StopReason
 from relais_common.kpis.objectives import cell_of
 from relais_common.kpis.sketch import Sketch, microseconds
 
-VERSION = 1
+VERSION = 2
 """Of the documents; another one makes hours count as never rolled up."""
 
 HOUR = timedelta(hours=1)
@@ -35,7 +35,8 @@ _SHOWN_OF_SLOWEST = (
 )
 
 TRACE_FIELDS = (
-    *("model", "key_id", "operation", "priority", "status", "error_type", "finished_at"),
+    *("model", "key_id", "operation", "priority", "status", "error_type", "cancel_reason"),
+    "finished_at",
     *_SUMS,
     *_PHASE_FIELDS,
     *("e2e_s", "ttft_s", "tpot_s"),
@@ -78,6 +79,7 @@ class Rollup:
         by_status: requests by how they ended.
         causes: failed requests by error type, and expired ones.
         sums: of all requests: tokens by kind, takes by workers, crashes charged.
+        abandoned: cancelled requests that nobody was left to read.
         retried: requests that were taken more than once.
         judged, judged_tokens: completed, failed and expired ones; of them, those of operations that write tokens.
         phases_us: where the time of completed requests went, in microseconds.
@@ -89,6 +91,7 @@ class Rollup:
     by_status: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
+    abandoned: int = 0
     retried: int = 0
     judged: int = 0
     judged_tokens: int = 0
@@ -124,6 +127,8 @@ class Rollup:
             self.causes[trace.get("error_type", UNKNOWN_CAUSE)] += 1
         elif status == Status.EXPIRED:
             self.causes[EXPIRED_CAUSE] += 1
+        elif status == Status.CANCELLED:
+            self.abandoned += trace.get("cancel_reason") == StopReason.DISCONNECT
         elif status == Status.COMPLETED:
             self._add_completed(trace, writes_tokens)
 
@@ -151,6 +156,7 @@ class Rollup:
         ):
             mine.update(others)
         self.cells.update(other.cells)
+        self.abandoned += other.abandoned
         self.retried += other.retried
         self.judged += other.judged
         self.judged_tokens += other.judged_tokens
@@ -177,6 +183,7 @@ class Rollup:
             "by_status": dict(self.by_status),
             # As pairs: what stands in a trace could be no field's name.
             "causes": [{"cause": one, "requests": n} for one, n in sorted(self.causes.items())],
+            "abandoned": self.abandoned,
             "retried": self.retried,
             "judged": self.judged,
             "judged_tokens": self.judged_tokens,
@@ -197,6 +204,7 @@ class Rollup:
             by_status=Counter(document["by_status"]),
             causes=Counter({one["cause"]: one["requests"] for one in document["causes"]}),
             sums=Counter({name: document[name] for name in _SUMS}),
+            abandoned=document["abandoned"],
             retried=document["retried"],
             judged=document["judged"],
             judged_tokens=document["judged_tokens"],

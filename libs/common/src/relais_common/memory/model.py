@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relais_common.errors import QueueFull, StorageFull
-from relais_common.events import Completed, Failed, Usage
+from relais_common.events import Cancelled, Completed, Failed, Usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
 from relais_common.limits import Quota
@@ -237,6 +237,7 @@ class MemoryModel:
             status=record.status,
             error_type=outcome.error.code if isinstance(outcome, Failed) else None,
             finish_reason=outcome.finish_reason if isinstance(outcome, Completed) else None,
+            cancel_reason=outcome.reason.value if isinstance(outcome, Cancelled) else None,
             takes=record.fence,
             failures=record.failures,
             input_tokens=usage.input_tokens,

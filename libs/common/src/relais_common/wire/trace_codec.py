@@ -27,7 +27,7 @@ def decode_trace(entry: Sequence[bytes]) -> Trace:
 
 def _trace(fields: dict[str, bytes]) -> Trace:
     channel_id = fields["channel_id"].decode()
-    finish_reason, error_type = _outcome(fields["outcome"])
+    finish_reason, error_type, cancel_reason = _outcome(fields["outcome"])
     input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
     queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
     first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
@@ -41,6 +41,7 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         status=Status(fields["status"].decode()),
         error_type=error_type,
         finish_reason=finish_reason,
+        cancel_reason=cancel_reason,
         takes=int(fields["takes"]),
         failures=int(fields["failures"]),
         input_tokens=input_tokens,
@@ -55,15 +56,17 @@ def _trace(fields: dict[str, bytes]) -> Trace:
     )
 
 
-def _outcome(line: bytes) -> tuple[str | None, str | None]:
-    """Finish reason and error code of a terminal event; the whole of it would cost as much as all else."""
+def _outcome(line: bytes) -> tuple[str | None, str | None, str | None]:
+    """Of a terminal event: finish reason, error code, reason for a cancel. All of it would cost as much as the rest."""
     name, data = codec.split_event(line)
     match name:
         case b"completed":
-            return orjson.loads(data)["finish_reason"], None
+            return orjson.loads(data)["finish_reason"], None, None
         case b"failed":
-            return None, orjson.loads(data)["error"]["code"]
-    return None, None
+            return None, orjson.loads(data)["error"]["code"], None
+        case b"cancelled":
+            return None, None, orjson.loads(data)["reason"]
+    return None, None, None
 
 
 def _content(fields: dict[str, bytes]) -> dict[str, Any] | None:

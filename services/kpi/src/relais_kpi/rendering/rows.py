@@ -11,7 +11,8 @@ from relais_common.kpis.figures import Figures
 from relais_common.kpis.report import Report
 
 _COUNTS = (
-    *("requests", "completed", "failed", "cancelled", "expired", "success_rate", "retried"),
+    *("requests", "completed", "failed", "cancelled", "abandoned", "expired", "success_rate"),
+    "retried",
     *("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens"),
     *("requests_per_s", "input_tokens_per_s", "output_tokens_per_s"),
 )

@@ -113,7 +113,8 @@ def findings(report: Report, now: datetime) -> list[Finding]:
         found.append(
             Finding(
                 f"{words.share(total.cancelled / total.requests)} of the requests were cancelled.",
-                "Clients that give up often wait too long for the first token.",
+                f"Of {words.share(total.abandoned / total.cancelled)} the client had gone: such clients often wait too"
+                " long for the first token.",
             )
         )
     if len(report.keys) > 1 and report.keys[0].requests_share > LARGE_KEY:
@@ -193,6 +194,8 @@ def _success(total: Figures) -> str:
         text += f"; the most frequent cause of failure was {first.cause} ({words.count(first.requests)})"
     if total.cancelled:
         text += f"; {words.count(total.cancelled)} were cancelled"
+        if total.abandoned:
+            text += f", {words.count(total.abandoned)} of them as the client had gone"
     return text + "."
 
 

@@ -63,6 +63,7 @@ def _totals(report: Report) -> Table:
             known.share if known else 0.0 if before.requests else None,
         )
     shared("cancelled", _part(now, now.cancelled), _part(before, before.cancelled))
+    shared("  client gone", _part(now, now.abandoned), _part(before, before.abandoned))
     shared("retried", _part(now, now.retried), _part(before, before.retried))
     if now.goodput is not None and before.goodput is not None:
         shared("goodput", now.goodput.share, before.goodput.share)

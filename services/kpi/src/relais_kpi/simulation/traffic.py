@@ -10,7 +10,7 @@ from itertools import accumulate
 from random import Random
 
 from relais_common.channels import model_tag
-from relais_common.jobs import Operation, Status
+from relais_common.jobs import Operation, Status, StopReason
 from relais_common.kpis.rollups import HOUR, hour_of
 from relais_common.traces import Phases, Trace
 from relais_kpi.simulation.profiles import (
@@ -98,6 +98,7 @@ def _trace(random: Random, hour: _Hour, seed: int, number: int) -> Trace:
         status=status,
         error_type=error_type,
         finish_reason=None if status is not Status.COMPLETED else "stop",
+        cancel_reason=_cancel_reason(status, number),
         takes=0 if status is Status.EXPIRED else 1 + stalled,
         failures=int(stalled and error_type == "worker_lost"),
         input_tokens=prompt,
@@ -109,6 +110,13 @@ def _trace(random: Random, hour: _Hour, seed: int, number: int) -> Trace:
         finished_at_s=accepted_at_s + phases.total_s,
         phases=phases,
     )
+
+
+def _cancel_reason(status: Status, number: int) -> str | None:
+    """Most clients that give up say nothing."""
+    if status is not Status.CANCELLED:
+        return None
+    return (StopReason.DISCONNECT if number % 4 else StopReason.CLIENT).value
 
 
 def _ending(random: Random, client: Client, hour: _Hour) -> tuple[Status, str | None]:
