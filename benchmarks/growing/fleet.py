@@ -81,8 +81,8 @@ async def measure(workers: int, orchestrators: int, load: Load, *, idle_s: float
                 f"worker-{number}",
                 **DETERMINISTIC,
                 DETERMINISTIC_TOKENS_PER_S=str(load.tokens_per_s),
-                # Twice an even share: with room for all in each, a burst may go to one alone.
-                VLLM_MAX_NUM_SEQS=str(max(4, 2 * load.streams // workers)),
+                # Each has room for all, so that who gets what is left to the queue.
+                VLLM_MAX_NUM_SEQS=str(load.streams),
                 WORKER_ID=f"worker-{number}",
             )
             for number in range(workers)

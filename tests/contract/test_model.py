@@ -210,22 +210,22 @@ class TwoStores(RuleBasedStateMachine):
         lease_s=LEASES_S,
         idle=st.booleans(),
         held=st.integers(0, 3),
-        even=st.booleans(),
+        waited=st.none() | st.integers(0, 3),
     )
     def take(
-        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, even: bool
+        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, waited: int | None
     ) -> None:
         self._calls += 1
         self._last_calls[worker_id] = f"call-{self._calls}"
-        self._take(limit, worker_id, lease_s, idle, held, even)
+        self._take(limit, worker_id, lease_s, idle, held, waited)
 
     @rule(worker_id=WORKERS)
     def take_again(self, worker_id: str) -> None:
         if worker_id in self._last_calls:
-            self._take(2, worker_id, LONG_S, False, 0, False)
+            self._take(2, worker_id, LONG_S, False, 0, None)
 
     def _take(
-        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, even: bool
+        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, waited: int | None
     ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
@@ -236,7 +236,7 @@ class TwoStores(RuleBasedStateMachine):
                 lease_s=lease_s,
                 idle=idle,
                 held=held,
-                even=even,
+                waited=waited,
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
             return replace(take, jobs=tuple(jobs))

@@ -15,7 +15,7 @@ _call_numbers = itertools.count(1)
 
 
 async def ask(
-    ports: Ports, worker_id: str, *, held: int = 0, room: int = 64, even: bool = True
+    ports: Ports, worker_id: str, *, held: int = 0, room: int = 64, waited: int = 0
 ) -> Take:
     return await ports.source.take(
         MODEL,
@@ -25,7 +25,7 @@ async def ask(
         lease_s=LONG_S,
         idle=held == 0,
         held=held,
-        even=even,
+        waited=waited,
     )
 
 
@@ -78,12 +78,14 @@ async def test_a_share_counts_what_the_others_have_taken_since(ports: Ports) -> 
     assert len((await ask(ports, "a", held=2)).jobs) == 1
 
 
-async def test_what_nobody_else_takes_the_worker_may_have(ports: Ports) -> None:
-    await shares(ports, ["a", "gone"])
-    await put(ports, 9)
-    assert (await ask(ports, "a")).left
-    rest = await ask(ports, "a", held=5, even=False)
-    assert (len(rest.jobs), rest.left) == (4, False)
+async def test_what_nobody_else_takes_the_worker_may_have_bit_by_bit(ports: Ports) -> None:
+    await shares(ports, ["a", "gone", "gone too", "and this one"])
+    await put(ports, 32)
+    takes = [await ask(ports, "a")]
+    while takes[-1].left:
+        held = sum(len(take.jobs) for take in takes)
+        takes.append(await ask(ports, "a", held=held, waited=len(takes)))
+    assert [len(take.jobs) for take in takes] == [8, 6, 10, 8]
 
 
 async def test_a_worker_without_room_has_no_share(ports: Ports) -> None:
@@ -107,7 +109,7 @@ async def test_the_same_call_gets_the_same_share(ports: Ports) -> None:
     await put(ports, 4)
     calls = [
         await ports.source.take(
-            MODEL, 64, worker_id="a", call_id="lost", lease_s=LONG_S, idle=True, even=True
+            MODEL, 64, worker_id="a", call_id="lost", lease_s=LONG_S, idle=True, waited=0
         )
         for _ in range(2)
     ]

@@ -122,7 +122,7 @@ async def test_what_a_silent_worker_was_left_is_taken_after_all(
 ) -> None:
     """It asked, and has not been heard of since."""
     await memory_store.take(
-        MODEL, 64, worker_id="silent", call_id="1", lease_s=60, idle=True, even=True
+        MODEL, 64, worker_id="silent", call_id="1", lease_s=60, idle=True, waited=0
     )
     worker = make_worker(max_num_seqs=64, tokens_per_s=1)
     await put(memory_store, *[prompt_job(f"long {i}", 1000) for i in range(8)])

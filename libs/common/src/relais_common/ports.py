@@ -118,7 +118,7 @@ class JobSource(Protocol):
         lease_s: float,
         idle: bool,
         held: int = 0,
-        even: bool = False,
+        waited: int | None = None,
     ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
@@ -128,7 +128,9 @@ class JobSource(Protocol):
         Args:
             limit: what this worker has room for.
             held: jobs in its hands already.
-            even: no more than makes its share even with those of the workers that lately had room, too.
+            waited: how often in a row it was told that it had left some. At 0 it gets no more than makes its share even
+                with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by
+                bit. None: whatever there is.
         """
         ...
 

@@ -301,12 +301,17 @@ class MemoryModel:
         self.host = (self._clock() + 10, worker_id)
         return True
 
-    def even_share(self, worker_id: str, held: int) -> int:
-        """Jobs for each, where those that lately had room share what they hold and what waits."""
+    def share(self, worker_id: str, held: int, waited: int) -> int:
+        """How many more make it even, where those that lately had room share what they hold and what waits.
+
+        What it has left before and nobody took it may take after all: its part first, then twice as much, ...
+        """
         fresh_s = self._clock() - TAKER_S
         self.takers = {one: it for one, it in self.takers.items() if it[1] >= fresh_s}
         others = [it[0] for one, it in self.takers.items() if one != worker_id]
-        return math.ceil((held + self.waiting + sum(others)) / (1 + len(others)))
+        waiting, workers = self.waiting, 1 + len(others)
+        even = max(0, math.ceil((held + waiting + sum(others)) / workers) - held)
+        return max(even, math.ceil(waiting / workers) * 2 ** (waited - 1)) if waited else even
 
     def note_room(self, worker_id: str, held: int | None) -> None:
         """This worker has room beside what it holds now; None where it has none."""

@@ -216,7 +216,7 @@ class MemoryStore:
         lease_s: float,
         idle: bool,
         held: int = 0,
-        even: bool = False,
+        waited: int | None = None,
     ) -> Take:
         state = self._model(model)
         last_call, last_ids = state.memos.get(worker_id, ("", []))
@@ -242,8 +242,8 @@ class MemoryStore:
         if crowded:
             limit = min(limit, 0 if state.inflight else 1)
         room = limit
-        if even:
-            limit = min(room, max(0, state.even_share(worker_id, held) - held))
+        if waited is not None:
+            limit = min(room, state.share(worker_id, held, waited))
         while len(taken) < limit and (priority := state.next_priority()) is not None:
             record = state.serve(priority, worker_id, lease_s)
             if record is not None:

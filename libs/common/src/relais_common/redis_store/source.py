@@ -63,7 +63,7 @@ class RedisJobSource:
         lease_s: float,
         idle: bool,
         held: int = 0,
-        even: bool = False,
+        waited: int | None = None,
     ) -> Take:
         make_way, answer, left = await self._scripts.run(
             "take",
@@ -76,7 +76,7 @@ class RedisJobSource:
             PATIENCE,
             codec.EXPIRED_LINE,
             held,
-            int(even),
+            "" if waited is None else waited,
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
         return Take(tuple(jobs), make_way=bool(make_way), left=bool(left))

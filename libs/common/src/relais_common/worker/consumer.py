@@ -101,16 +101,15 @@ class Consumer:
     async def _consume(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         stopping = group.create_task(stop.wait())
         backoff = Backoff()
-        even = True
+        waited = 0
         while not stop.is_set():
             room = self._room()
             if room <= 0:
                 await self._wait_for_room(stopping)
                 continue
             try:
-                take = await self._take(group, room, even=even)
-                # What nobody took meanwhile is taken without regard to shares.
-                even = not take.left
+                take = await self._take(group, room, waited)
+                waited = waited + 1 if take.left else 0
                 if take.left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
                 elif not (take.jobs or take.make_way):
@@ -126,7 +125,7 @@ class Consumer:
             return 0
         return self._handler.room(held)
 
-    async def _take(self, group: asyncio.TaskGroup, room: int, *, even: bool) -> Take:
+    async def _take(self, group: asyncio.TaskGroup, room: int, waited: int) -> Take:
         held_before = len(self._held_jobs)
         take = await self._source.take(
             self._settings.model,
@@ -136,7 +135,7 @@ class Consumer:
             lease_s=self._settings.lease_s,
             idle=held_before == 0,
             held=held_before,
-            even=even,
+            waited=waited,
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)

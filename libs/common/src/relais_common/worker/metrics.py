@@ -291,7 +291,7 @@ class _WatchedSource:
         lease_s: float,
         idle: bool,
         held: int = 0,
-        even: bool = False,
+        waited: int | None = None,
     ) -> Take:
         take = await self._source.take(
             model,
@@ -301,7 +301,7 @@ class _WatchedSource:
             lease_s=lease_s,
             idle=idle,
             held=held,
-            even=even,
+            waited=waited,
         )
         for taken in take.jobs:
             self._metrics.taken(taken)

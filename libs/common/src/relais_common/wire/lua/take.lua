@@ -1,12 +1,13 @@
 -- Move up to n waiting jobs into a worker's hands. O(n), plus swept tombstones.
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
---       jobs that this worker holds, even ('1': no more than its share | '0')
+--       jobs that this worker holds, how often in a row it has left some to others ('' where shares
+--       do not matter)
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision},
 --          left ('1' where jobs were left to other workers | '0')}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
-local patience, expired_line, held, even = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), ARGV[9] == '1'
+local patience, expired_line, held, waited = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
@@ -92,10 +93,12 @@ local function serve(priority)
   return served
 end
 
--- Workers that asked lately and had room for more than they got share what they hold and what waits: so much each.
+-- Workers that asked lately and had room for more than they got share what they hold and what waits. How many more make this
+-- one's share even; what it has left before and nobody took it may take after all: its part first, then twice as much, ...
 local TAKERS, TAKER_S = base .. ':takers', 10
-local function even_share()
-  local jobs, workers, others = held + count('waiting'), 1, redis.call('HGETALL', TAKERS)
+local function share()
+  local waiting, workers, others = count('waiting'), 1, redis.call('HGETALL', TAKERS)
+  local jobs = held + waiting
   for at = 1, #others, 2 do
     local holds, asked_at = string.match(others[at + 1], '^(%S+) (%S+)$')
     if NOW - asked_at > TAKER_S then
@@ -104,7 +107,8 @@ local function even_share()
       jobs, workers = jobs + holds, workers + 1
     end
   end
-  return math.ceil(jobs / workers)
+  local even = math.max(0, math.ceil(jobs / workers) - held)
+  return waited == 0 and even or math.max(even, math.ceil(waiting / workers) * 2 ^ (waited - 1))
 end
 
 local function note_room(has_room)
@@ -135,7 +139,7 @@ local most = count('max_bytes')
 local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 local room = limit
-if even and room > 0 then limit = math.min(room, math.max(0, even_share() - held)) end
+if waited and room > 0 then limit = math.min(room, share()) end
 while #taken < limit do
   local priority = next_priority()
   if not priority then break end
