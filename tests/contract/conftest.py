@@ -1,16 +1,34 @@
-"""One suite, two stores: tests that take `ports` run over memory and over Redis."""
+"""One suite, three stores: tests that take `ports` run over memory, over Redis, and over a Redis Cluster."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+
 import pytest
 
-from relais_common.redis_store import RedisStore
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from support.cluster import Cluster, running_cluster
 from support.ports import Ports, memory_ports, redis_ports
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def ports(request: pytest.FixtureRequest) -> Ports:
     if request.param == "memory":
         return memory_ports(request.getfixturevalue("memory_store"))
-    store: RedisStore = request.getfixturevalue("redis_store")
+    store: RedisStore = request.getfixturevalue(f"{request.param}_store")
     return redis_ports(store)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One for the whole run."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def cluster_store(cluster: Cluster) -> AsyncIterator[RedisStore]:
+    """Every port over the cluster, with nothing on it."""
+    cluster.flush()
+    async with open_store(RedisSettings(cluster.url)) as store:
+        yield store

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from relais_common import sentinels
+from relais_common import clusters, sentinels
 from relais_common.aliases import roots_of
 from relais_common.channels import model_tag
 from relais_common.errors import SettingsError
@@ -132,18 +132,27 @@ def max_waiting(environ: Environ) -> int:
     return integer(environ, "MAX_WAITING", 10_000, at_least=1)
 
 
+_REDIS_SCHEMES = (
+    *("redis://", "rediss://", "unix://"),
+    *sentinels.SCHEMES,
+    *clusters.SCHEMES,
+)
+
+
 def redis_url(environ: Environ) -> str:
     """`REDIS_URL`, or one made of `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
     url = optional_text(environ, "REDIS_URL")
     if url is not None:
-        if url.startswith(sentinels.SCHEMES):
-            try:
+        try:
+            if url.startswith(sentinels.SCHEMES):
                 sentinels.parse(url)
-            except ValueError as error:
-                raise SettingsError(f"REDIS_URL: {error}") from None
-        elif not url.startswith(("redis://", "rediss://", "unix://")):
+            elif url.startswith(clusters.SCHEMES):
+                clusters.parse(url)
+        except ValueError as error:
+            raise SettingsError(f"REDIS_URL: {error}") from None
+        if not url.startswith(_REDIS_SCHEMES):
             raise SettingsError(
-                "REDIS_URL takes a redis://, rediss://, unix:// or redis+sentinel:// address"
+                "REDIS_URL takes a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address"
             )
         return url
     host = text(environ, "REDIS_HOST", "127.0.0.1")

@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, unquote
 
 SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
 _PORT = 26379
-_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
+HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
 _FORM = re.compile(
-    rf"redis(?P<tls>s?)\+sentinel://(?:(?P<credentials>[^@/]*)@)?(?P<hosts>{_HOST}(?:,{_HOST})*)"
+    rf"redis(?P<tls>s?)\+sentinel://(?:(?P<credentials>[^@/]*)@)?(?P<hosts>{HOST}(?:,{HOST})*)"
     r"/(?P<service>[A-Za-z0-9._-]+)(?:/(?P<db>\d+))?(?:\?(?P<query>.*))?"
 )
 
@@ -47,19 +47,24 @@ def parse(url: str) -> SentinelAddress:
         raise ValueError(
             "a Redis behind Sentinels is redis+sentinel://[[user]:password@]host[:port],host[:port]/service[/db]"
         )
-    sentinels = []
-    for item in match["hosts"].split(","):
-        host, separator, port = item.rpartition(":")
-        if not separator or port.endswith("]"):  # an IPv6 address has colons of its own
-            host, port = item, str(_PORT)
-        sentinels.append((host.strip("[]"), int(port)))
     credentials = "" if match["credentials"] is None else f"{match['credentials']}@"
     scheme = f"redis{match['tls']}"
     (password,) = query.get("sentinel_password", [None])
     return SentinelAddress(
-        sentinels=tuple(sentinels),
+        sentinels=split_hosts(match["hosts"], _PORT),
         service=unquote(match["service"]),
         password=password,
         tls=bool(match["tls"]),
         server_url=f"{scheme}://{credentials}{match['service']}/{match['db'] or 0}",
     )
+
+
+def split_hosts(hosts: str, port: int) -> tuple[tuple[str, int], ...]:
+    """`host[:port],host[:port]`, each of the form `HOST`, with this port where none is named."""
+    found = []
+    for item in hosts.split(","):
+        host, separator, own = item.rpartition(":")
+        if not separator or own.endswith("]"):  # an IPv6 address has colons of its own
+            host, own = item, str(port)
+        found.append((host.strip("[]"), int(own)))
+    return tuple(found)

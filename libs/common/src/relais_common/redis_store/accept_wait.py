@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,7 +11,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from relais_common.errors import NotConfirmed
 from relais_common.redis_store.calls import Argument
-from relais_common.redis_store.connection import RedisSettings, connect, store_errors
+from relais_common.redis_store.clients import Clients
+from relais_common.redis_store.connection import store_errors
 from relais_common.wire import scripts
 
 log = structlog.get_logger(__name__)
@@ -56,24 +55,29 @@ class AcceptWait:
 class ConfirmedScript:
     """One script, and the waiting for what it wrote to be where it must be."""
 
-    def __init__(self, redis: Redis, name: str, wait: AcceptWait) -> None:
-        self._redis = redis
-        self._script = redis.register_script(scripts.source(name))
+    def __init__(self, clients: Clients, name: str, wait: AcceptWait) -> None:
+        self._clients = clients
+        self._source = scripts.source(name)
+        self._digest = scripts.digest(name)
         self._wait = wait
 
-    async def run(self, *arguments: Argument) -> tuple[Any, NotConfirmed | None]:
-        """The script's answer, and what is to be said where the waiting was in vain.
+    async def run(self, base: str, *arguments: Argument) -> tuple[Any, NotConfirmed | None]:
+        """Run it on the model whose keys begin with `base`.
+
+        Returns:
+            Its answer, and what is to be said where the waiting was in vain.
 
         Raises:
             StoreUnavailable: whether the script was carried out is unknown.
         """
         with store_errors():
-            answer, waited = await self._send(*arguments)
-            if isinstance(answer, NoScriptError):
-                await self._redis.script_load(self._script.script)
-                answer, waited = await self._send(*arguments)
-            if isinstance(answer, Exception):
-                raise answer
+            async with self._clients.of(base) as redis:
+                answer, waited = await self._send(redis, base, *arguments)
+                if isinstance(answer, NoScriptError):
+                    await redis.script_load(self._source)
+                    answer, waited = await self._send(redis, base, *arguments)
+                if isinstance(answer, Exception):
+                    raise answer
         if isinstance(waited, ResponseError):
             # No append-only file, or not the primary: a waiting that can never be over.
             log.error("confirmation_impossible", error=str(waited))
@@ -84,20 +88,8 @@ class ConfirmedScript:
             )
         return answer, None
 
-    async def _send(self, *arguments: Argument) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.evalsha(self._script.sha, 1, *arguments)
+    async def _send(self, redis: Redis, *arguments: Argument) -> list[Any]:
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.evalsha(self._digest, 1, *arguments)
             pipeline.execute_command(*self._wait.command)
             return list(await pipeline.execute(raise_on_error=False))
-
-
-@asynccontextmanager
-async def open_confirmed(
-    settings: RedisSettings, name: str, wait: AcceptWait
-) -> AsyncIterator[ConfirmedScript]:
-    """Over connections of its own: whoever waits keeps one busy, and the others must not wait with it."""
-    redis = connect(replace(settings, timeout_s=settings.timeout_s + wait.timeout_s))
-    try:
-        yield ConfirmedScript(redis, name, wait)
-    finally:
-        await redis.aclose()

@@ -6,7 +6,7 @@ import asyncio
 from datetime import date, timedelta
 
 from relais_common.limits import COUNTERS, DayUsage
-from relais_common.redis_store.calls import Calls
+from relais_common.redis_store.calls import Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.wire import keys
 
@@ -16,7 +16,7 @@ _EPOCH = date(1970, 1, 1)
 class RedisAccounts:
     """Reading what the scripts wrote down."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Commands) -> None:
         self._calls = calls
 
     async def usage(

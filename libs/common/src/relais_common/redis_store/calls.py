@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from hiredis import pack_command
 from redis import exceptions
@@ -22,6 +22,22 @@ RETRIES = 3
 
 SHORTEST_PAUSE_S = 0.05
 """Before connecting again; doubled at each further try, and cut at random so that processes do not try in step."""
+
+
+class Commands(Protocol):
+    """Where commands go. `run` must be running meanwhile."""
+
+    def send(self, *words: Argument) -> asyncio.Future[Any]:
+        """Have a command sent at the end of this turn; of its keys, the first says where to.
+
+        Returns:
+            What Redis answers, as protocol version 2 has it; bytes are not decoded. Raises what the client raises.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Carry them, for ever."""
+        ...
 
 
 class _Call:
@@ -71,11 +87,6 @@ class Calls:
         self._answers = 0
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
-        """Have a command sent at the end of this turn. `run` must be running meanwhile.
-
-        Returns:
-            What Redis answers, as protocol version 2 has it; bytes are not decoded. Raises what the client raises.
-        """
         answer: asyncio.Future[Any] = self._loop.create_future()
         packed = pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
         self._waiting.append(_Call(packed, answer, self._loop.time()))

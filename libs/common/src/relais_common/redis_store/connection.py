@@ -10,6 +10,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
     ClusterDownError,
     ConnectionError,
@@ -18,6 +19,7 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from relais_common.errors import StoreUnavailable
@@ -35,6 +37,9 @@ _UNAVAILABLE = (
     TimeoutError,
     BusyLoadingError,
     ClusterDownError,
+    # A slot has another node, or is on its way to one; `MovedError` is one of these.
+    AskError,
+    TryAgainError,
     OutOfMemoryError,
     ReadOnlyError,
     OSError,
@@ -58,7 +63,8 @@ class RedisSettings:
     """Where Redis is.
 
     Attributes:
-        url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS, or one with Sentinels (`sentinels`).
+        url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS, or one with Sentinels (`sentinels`),
+            or a cluster (`clusters`).
         timeout_s: how long one command may take before it counts as lost.
         max_connections: of acceptances that wait (`AcceptWait`); what is more than that waits for a connection first.
     """

@@ -29,7 +29,7 @@ from relais_common.jobs import (
 )
 from relais_common.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
 from relais_common.redis_store.accept_wait import ConfirmedScript
-from relais_common.redis_store.calls import Argument, Calls
+from relais_common.redis_store.calls import Argument, Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
 from relais_common.traces import Tracing, traces_full
@@ -140,7 +140,7 @@ class RedisJobIntake:
 
     def __init__(
         self,
-        calls: Calls,
+        calls: Commands,
         scripts: Scripts,
         *,
         watch_grace_s: float = 30.0,

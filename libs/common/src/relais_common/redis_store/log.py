@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from relais_common.ports import Look
-from relais_common.redis_store.calls import Calls
+from relais_common.redis_store.calls import Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.intake import read_state
 from relais_common.redis_store.scripting import Scripts
@@ -15,7 +15,7 @@ from relais_common.wire import keys
 class RedisEventLog:
     """Reading a channel's log."""
 
-    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+    def __init__(self, calls: Commands, scripts: Scripts) -> None:
         self._calls = calls
         self._scripts = scripts
 

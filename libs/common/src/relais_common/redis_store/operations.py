@@ -16,7 +16,7 @@ from relais_common.operations import (
     KeyBacklog,
     QueueView,
 )
-from relais_common.redis_store.calls import Argument, Calls
+from relais_common.redis_store.calls import Argument, Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.intake import job_arguments, read_acceptance, read_seconds
 from relais_common.redis_store.scripting import Scripts
@@ -26,7 +26,7 @@ from relais_common.wire import codec, keys
 class RedisOperations:
     """Looking at queues, replaying and dropping dead letters."""
 
-    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+    def __init__(self, calls: Commands, scripts: Scripts) -> None:
         self._calls = calls
         self._scripts = scripts
 

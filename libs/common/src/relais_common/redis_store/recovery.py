@@ -7,7 +7,7 @@ import time
 from relais_common.errors import StoreUnavailable
 from relais_common.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.ports import Reaped
-from relais_common.redis_store.calls import Argument, Calls
+from relais_common.redis_store.calls import Argument, Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
@@ -33,7 +33,7 @@ def parting(max_failures: int) -> list[Argument]:
 class RedisRecovery:
     """The reaper's step."""
 
-    def __init__(self, calls: Calls, scripts: Scripts) -> None:
+    def __init__(self, calls: Commands, scripts: Scripts) -> None:
         self._calls = calls
         self._scripts = scripts
 

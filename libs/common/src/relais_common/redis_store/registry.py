@@ -8,7 +8,7 @@ import time
 from typing import cast
 
 from relais_common.jobs import WorkerState
-from relais_common.redis_store.calls import Calls
+from relais_common.redis_store.calls import Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.wire import codec, keys
 
@@ -16,7 +16,7 @@ from relais_common.wire import codec, keys
 class RedisWorkerRegistry:
     """One key per worker, which expires by itself, and an index of them."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Commands) -> None:
         self._calls = calls
 
     async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
@@ -45,7 +45,7 @@ class RedisWorkerRegistry:
         return [codec.decode_worker(payload) for payload in payloads if payload is not None]
 
 
-async def shared_secret(calls: Calls) -> bytes:
+async def shared_secret(calls: Commands) -> bytes:
     """The secret that signs `events_url` tokens: made by whoever asks first."""
     with store_errors():
         await calls.send("SET", keys.SIGNING_SECRET, secrets.token_hex(32), "NX")

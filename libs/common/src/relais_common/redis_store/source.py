@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
 
 from relais_common.errors import DecodeError
 from relais_common.events import STATUS_OF, Completed, Started, Terminal
@@ -22,6 +21,7 @@ from relais_common.jobs import (
     Verdict,
 )
 from relais_common.redis_store.calls import Argument
+from relais_common.redis_store.clients import Clients
 from relais_common.redis_store.connection import (
     CONFIRM_TIMEOUT_S,
     LONGEST_BLOCK_S,
@@ -46,10 +46,10 @@ class RedisJobSource:
     """Taking jobs, adding to their logs, ending them.
 
     Args:
-        blocking: a client for pops and subscriptions that block.
+        blocking: clients for pops and subscriptions that block.
     """
 
-    def __init__(self, scripts: Scripts, blocking: Redis) -> None:
+    def __init__(self, scripts: Scripts, blocking: Clients) -> None:
         self._scripts = scripts
         self._blocking = blocking
 
@@ -185,14 +185,19 @@ class RedisJobSource:
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
         # Zero would block for ever.
         block_s = min(max(timeout_s, 0.001), LONGEST_BLOCK_S)
+        name = keys.wakeup(model)
         with store_errors():
-            await self._blocking.blpop([keys.wakeup(model)], timeout=block_s)
+            async with self._blocking.of(name) as redis:
+                await redis.blpop([name], timeout=block_s)
 
     @asynccontextmanager
     async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:
-        async with self._blocking.pubsub() as pubsub:
+        name = keys.control(model)
+        async with AsyncExitStack() as stack:
             with store_errors():
-                await pubsub.subscribe(keys.control(model))
+                redis = await stack.enter_async_context(self._blocking.of(name))
+                pubsub = await stack.enter_async_context(redis.pubsub())
+                await pubsub.subscribe(name)
                 # A request made before the confirmation could pass unheard.
                 await pubsub.get_message(timeout=CONFIRM_TIMEOUT_S)
 

@@ -10,24 +10,18 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from relais_common.lifecycle import background
-from relais_common.redis_store.accept_wait import AcceptWait, open_confirmed
+from relais_common.redis_store.accept_wait import AcceptWait, ConfirmedScript
 from relais_common.redis_store.accounts import RedisAccounts
-from relais_common.redis_store.calls import Calls
-from relais_common.redis_store.connection import (
-    RedisSettings,
-    connect,
-    connect_blocking,
-    connect_for_calls,
-    store_errors,
-)
+from relais_common.redis_store.calls import Commands
+from relais_common.redis_store.connection import RedisSettings, store_errors
 from relais_common.redis_store.intake import RedisJobIntake
-from relais_common.redis_store.link import links
 from relais_common.redis_store.live import RedisLiveBus
 from relais_common.redis_store.log import RedisEventLog
 from relais_common.redis_store.operations import RedisOperations
 from relais_common.redis_store.recovery import RedisRecovery
 from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
 from relais_common.redis_store.scripting import Scripts
+from relais_common.redis_store.servers import reach
 from relais_common.redis_store.source import RedisJobSource
 from relais_common.redis_store.traces import RedisTraceOutbox
 
@@ -54,7 +48,7 @@ class RedisStore:
     operations: RedisOperations
     accounts: RedisAccounts
     traces: RedisTraceOutbox
-    calls: Calls
+    calls: Commands
     redis: Redis
 
     async def ping(self) -> None:
@@ -77,25 +71,19 @@ async def open_store(
 ) -> AsyncIterator[RedisStore]:
     """Connect lazily; everything is closed on the way out."""
     async with AsyncExitStack() as stack:
-        redis = connect(settings)
-        stack.push_async_callback(redis.aclose)
-        calls = connect_for_calls(settings)
-        blocking = connect_blocking(settings)
-        stack.push_async_callback(blocking.aclose)
+        wait_s = 0.0 if accept_wait is None else accept_wait.timeout_s
+        servers = await stack.enter_async_context(reach(settings, longest_wait_s=wait_s))
+        calls, trace_calls = servers.calls, servers.trace_calls
         scripts = Scripts(calls)
-        # Traces come in long answers, which nothing else should wait behind.
-        trace_calls = connect_for_calls(settings)
         confirmed = None
         if accept_wait is not None and accept_wait.wanted:
-            confirmed = await stack.enter_async_context(
-                open_confirmed(settings, "enqueue", accept_wait)
-            )
-        live = RedisLiveBus(links(settings.url))
+            confirmed = ConfirmedScript(servers.waiting, "enqueue", accept_wait)
+        live = RedisLiveBus(servers.make_link)
         # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
         await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
             intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
-            source=RedisJobSource(scripts, blocking),
+            source=RedisJobSource(scripts, servers.blocking),
             recovery=RedisRecovery(calls, scripts),
             log=RedisEventLog(calls, scripts),
             live=live,
@@ -104,5 +92,5 @@ async def open_store(
             accounts=RedisAccounts(calls),
             traces=RedisTraceOutbox(Scripts(trace_calls)),
             calls=calls,
-            redis=redis,
+            redis=servers.redis,
         )

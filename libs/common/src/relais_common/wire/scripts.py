@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 
 NAMES = (
@@ -39,3 +40,8 @@ def source(name: str) -> str:
     folder = files("relais_common.wire") / "lua"
     parts = (*_FEWER.get(name, _ALL), name)
     return "\n".join((folder / f"{part}.lua").read_text() for part in parts)
+
+
+def digest(name: str) -> str:
+    """By which a server knows the script."""
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()

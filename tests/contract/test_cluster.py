@@ -1,0 +1,143 @@
+"""A Redis Cluster: every call goes to the node that has its key, also when that has just changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from redis.crc import key_slot
+
+from relais_common.errors import StoreUnavailable
+from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.wire import keys
+from support.builders import MODEL, make_job, token_line
+from support.cluster import Cluster
+from support.ports import redis_ports
+from support.steps import append, enqueue, finish, ids, take
+from support.tcp_ports import HOST, free_port
+from support.valkey import ValkeyServer
+from support.waiting import wait_until
+
+MODELS = [f"model-{number}" for number in range(12)]
+
+
+def on(server: ValkeyServer, *words: str | int) -> None:
+    with Redis.from_url(server.url) as redis:
+        redis.execute_command("CLUSTER", *words)
+
+
+def id_of(server: ValkeyServer) -> str:
+    with Redis.from_url(server.url) as redis:
+        return str(redis.execute_command("CLUSTER", "MYID").decode())
+
+
+@pytest.fixture
+def moved(cluster: Cluster) -> Iterator[tuple[int, ValkeyServer, ValkeyServer]]:
+    """The slot of a model, who has it, and another node; whatever a test does, it goes back."""
+    base = keys.model_base(MODEL)
+    source = cluster.primary_of(base)
+    target = next(one for one in cluster.primaries if one is not source)
+    slot = key_slot(base.encode())
+    yield slot, source, target
+    cluster.flush()
+    for one in cluster.primaries:
+        on(one, "SETSLOT", slot, "NODE", id_of(source))
+
+
+async def test_models_lie_on_several_nodes_and_each_is_served(
+    cluster: Cluster, cluster_store: RedisStore
+) -> None:
+    ports = redis_ports(cluster_store)
+    assert len({cluster.primary_of(keys.model_base(model)).port for model in MODELS}) == 3
+    jobs = [make_job(model=model) for model in MODELS]
+    await enqueue(ports, *jobs)
+    for job in jobs:
+        (taken,) = await take(ports, model=job.model)
+        assert taken.job == job
+        await finish(ports, taken.lease, 2)
+    depths = await asyncio.gather(*(ports.intake.depth(model) for model in MODELS))
+    assert not any(depth.waiting or depth.running for depth in depths)
+
+
+async def test_calls_follow_a_slot_that_has_moved(
+    cluster: Cluster,
+    cluster_store: RedisStore,
+    moved: tuple[int, ValkeyServer, ValkeyServer],
+) -> None:
+    slot, source, target = moved
+    ports = redis_ports(cluster_store)
+    assert await take(ports) == []  # it is known who has it
+    await ports.source.wait_for_work(MODEL, timeout_s=0.05)
+    cluster.flush()  # only a slot without keys can be given away in one step
+    for one in (target, source):
+        on(one, "SETSLOT", slot, "NODE", id_of(target))
+
+    job = make_job()
+    await enqueue(ports, job)
+
+    with Redis.from_url(target.url) as redis:
+        assert redis.exists(keys.job(job.channel_id))
+    assert ids(await take(ports)) == [job.channel_id]
+    # Pops are not tried again by themselves: their callers do, and find the node at the second time.
+    await enqueue(ports, make_job())
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ports.source.wait_for_work(MODEL, timeout_s=5)
+                break
+            except StoreUnavailable:
+                continue
+
+
+async def test_jobs_go_along_with_a_slot_that_is_moved_in_one_step(
+    cluster: Cluster,
+    cluster_store: RedisStore,
+    moved: tuple[int, ValkeyServer, ValkeyServer],
+) -> None:
+    """As Valkey moves them since its version 9."""
+    slot, source, target = moved
+    ports = redis_ports(cluster_store)
+    running, waiting = make_job(), make_job()
+    await enqueue(ports, running, waiting)
+    (taken,) = await take(ports)
+    await append(ports, taken.lease, 2, token_line())
+
+    on(source, "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", id_of(target))
+
+    async def arrived() -> bool:
+        with Redis.from_url(target.url) as redis:
+            return bool(await asyncio.to_thread(redis.cluster, "COUNTKEYSINSLOT", slot))
+
+    await wait_until(arrived, 30)
+    assert (await finish(ports, taken.lease, 3)).held
+    assert ids(await take(ports)) == [waiting.channel_id]
+    assert len(await ports.log.read(running.channel_id, after=0, limit=10)) == 3
+
+
+async def test_calls_follow_a_slot_that_is_on_its_way(
+    cluster_store: RedisStore, moved: tuple[int, ValkeyServer, ValkeyServer]
+) -> None:
+    slot, source, target = moved
+    ports = redis_ports(cluster_store)
+    on(target, "SETSLOT", slot, "IMPORTING", id_of(source))
+    on(source, "SETSLOT", slot, "MIGRATING", id_of(target))
+    try:
+        depth = await ports.intake.depth(MODEL)  # keys that the source has not, or not any more
+        assert (depth.waiting, depth.running) == (0, 0)
+    finally:
+        for one in (target, source):
+            on(one, "SETSLOT", slot, "STABLE")
+
+
+async def test_cluster_that_is_away_is_an_error_in_time() -> None:
+    settings = RedisSettings(f"redis+cluster://{HOST}:{free_port()}", timeout_s=0.5)
+    async with open_store(settings) as store:
+        async with asyncio.timeout(10):
+            with pytest.raises(StoreUnavailable):
+                await store.intake.depth(MODEL)
+            with pytest.raises(StoreUnavailable):
+                await store.source.wait_for_work(MODEL, timeout_s=0.1)
+            with pytest.raises(StoreUnavailable):
+                await store.ping()
