@@ -12,16 +12,14 @@ cannot tell from a request that never arrived. Scripts go by their name, command
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from relais_common.wire import scripts
 
-_NAMES_BY_DIGEST = {
-    hashlib.sha1(scripts.source(name).encode()).hexdigest().encode(): name for name in scripts.NAMES
-}
+_NAMES = {scripts.digest(name).encode(): name for name in scripts.NAMES}
+_NAMES |= {scripts.source(name).encode(): name for name in scripts.NAMES}
 _SUBSCRIBING = {"subscribe", "psubscribe", "ssubscribe"}
 _LIMIT = 1 << 24
 
@@ -159,8 +157,8 @@ class ReplyEater:
 
 def _name(words: list[bytes]) -> str:
     command = words[0].decode().lower()
-    if command == "evalsha":
-        return _NAMES_BY_DIGEST.get(words[1], command)
+    if command in ("evalsha", "eval"):
+        return _NAMES.get(words[1], command)
     return command
 
 
