@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from redis import Redis
@@ -129,6 +132,20 @@ async def test_calls_follow_a_slot_that_is_on_its_way(
     finally:
         for one in (target, source):
             on(one, "SETSLOT", slot, "STABLE")
+
+
+async def test_calls_under_way_when_it_is_closed_fail(cluster: Cluster) -> None:
+    node = cluster.primary_of(keys.model_base(MODEL))
+    with ExitStack() as stack:
+        async with open_store(RedisSettings(cluster.url)) as store:
+            await store.intake.depth(MODEL)
+            os.kill(node.pid, signal.SIGSTOP)
+            stack.callback(os.kill, node.pid, signal.SIGCONT)
+            hangs = asyncio.create_task(store.intake.depth(MODEL))
+            await asyncio.sleep(0.1)  # it is sent
+        async with asyncio.timeout(5):
+            with pytest.raises(StoreUnavailable):
+                await hangs
 
 
 async def test_cluster_that_is_away_is_an_error_in_time() -> None:

@@ -80,6 +80,7 @@ class ClusterCalls:
         self._group: asyncio.TaskGroup | None = None
         self._parked: list[_Call] = []
         self._wanted = asyncio.Event()
+        self._closed = False
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
         """As `Calls.send`."""
@@ -99,9 +100,9 @@ class ClusterCalls:
                     self._send_parked()
                     await asyncio.sleep(PAUSE_S)
         finally:
-            self._group = None
+            self._closed = True
             for call in self._parked:
-                _fail(call, exceptions.ConnectionError("the store was closed"))
+                _fail(call, _closed())
 
     async def _learn(self) -> None:
         try:
@@ -125,13 +126,15 @@ class ClusterCalls:
                 self._send(call)
 
     def _park(self, call: _Call) -> None:
+        if self._closed:
+            _fail(call, _closed())
         self._parked.append(call)
         self._wanted.set()
 
     def _send(self, call: _Call) -> None:
         key = call.key
         node = self._topology.next_node() if key is None else self._topology.node_of(key)
-        if node is None or self._group is None:
+        if node is None or self._group is None or self._closed:
             self._park(call)
         else:
             self._try(call, node)
@@ -163,6 +166,10 @@ class ClusterCalls:
             self._try(call, error.node_addr, asking=True)
         else:
             call.answer.set_exception(error)
+
+
+def _closed() -> Exception:
+    return exceptions.ConnectionError("the store was closed")
 
 
 def _fail(call: _Call, error: Exception) -> None:
