@@ -121,7 +121,9 @@ class TwoStores(RuleBasedStateMachine):
         self._calls = 0
 
     async def _open(self) -> RedisStore:
-        store = await self._stack.enter_async_context(open_store(RedisSettings(self.redis_url)))
+        # A machine that is busy for seconds is not what this is about.
+        settings = RedisSettings(self.redis_url, timeout_s=60)
+        store = await self._stack.enter_async_context(open_store(settings))
         await store.redis.flushall()
         return store
 
