@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from redis import Redis
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from relais_common.errors import StoreUnavailable
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
@@ -36,6 +38,30 @@ def id_of(server: ValkeyServer) -> str:
         return str(redis.execute_command("CLUSTER", "MYID").decode())
 
 
+def give(cluster: Cluster, slot: int, target: ValkeyServer) -> None:
+    """Hand an empty slot over, and wait until all nodes say so."""
+    with suppress(ResponseError):  # it has it
+        # By this it outbids the one that had it, whose claim would else come back by gossip.
+        on(target, "SETSLOT", slot, "IMPORTING", id_of(owners(cluster, slot, target)[0]))
+    for one in (target, *cluster.primaries):
+        on(one, "SETSLOT", slot, "NODE", id_of(target))
+    end_s = time.monotonic() + 30
+    while {one.port for one in owners(cluster, slot, *cluster.primaries)} != {target.port}:
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def owners(cluster: Cluster, slot: int, *asked: ValkeyServer) -> list[ValkeyServer]:
+    """Who has the slot, as each of these says."""
+    by_port = {one.port: one for one in cluster.primaries}
+    found = []
+    for one in asked:
+        with Redis.from_url(one.url) as redis:
+            spans = redis.execute_command("CLUSTER", "SLOTS")
+        found += [by_port[int(span[2][1])] for span in spans if span[0] <= slot <= span[1]]
+    return found
+
+
 @pytest.fixture
 def moved(cluster: Cluster) -> Iterator[tuple[int, ValkeyServer, ValkeyServer]]:
     """The slot of a model, who has it, and another node; whatever a test does, it goes back."""
@@ -45,8 +71,7 @@ def moved(cluster: Cluster) -> Iterator[tuple[int, ValkeyServer, ValkeyServer]]:
     slot = key_slot(base.encode())
     yield slot, source, target
     cluster.flush()
-    for one in cluster.primaries:
-        on(one, "SETSLOT", slot, "NODE", id_of(source))
+    give(cluster, slot, source)
 
 
 async def test_models_lie_on_several_nodes_and_each_is_served(
@@ -69,13 +94,12 @@ async def test_calls_follow_a_slot_that_has_moved(
     cluster_store: RedisStore,
     moved: tuple[int, ValkeyServer, ValkeyServer],
 ) -> None:
-    slot, source, target = moved
+    slot, _, target = moved
     ports = redis_ports(cluster_store)
     assert await take(ports) == []  # it is known who has it
     await ports.source.wait_for_work(MODEL, timeout_s=0.05)
     cluster.flush()  # only a slot without keys can be given away in one step
-    for one in (target, source):
-        on(one, "SETSLOT", slot, "NODE", id_of(target))
+    give(cluster, slot, target)
 
     job = make_job()
     await enqueue(ports, job)

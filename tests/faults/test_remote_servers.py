@@ -66,10 +66,14 @@ async def test_killed_worker_s_stream_goes_on_from_its_token_ids(
 async def test_text_of_a_server_that_tells_no_ids_ends_or_begins_again(
     start: Starter, session: aiohttp.ClientSession, on_loss: str
 ) -> None:
-    async with open_fake_server(model=MODEL, cut_after=5, cuts=1) as server:
+    some_read = asyncio.Event()
+    async with open_fake_server(model=MODEL, cut_after=5, cuts=1, cut_when=some_read) as server:
         front = start("orchestrator")
         await asyncio.to_thread(start, "llm_worker", **remote(server))
         channel_id = await submit(session, front.url, on_worker_loss=on_loss)
+        # `queued`, `started` and a token: what was cut before that would be asked for again.
+        await read_events(session, events_url(front.url, channel_id), stop_after=3)
+        some_read.set()
         events = await read_all(session, front.url, channel_id)
         names = [event.name for event in events]
         assert events[1].json == {"input_tokens": None}

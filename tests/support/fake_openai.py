@@ -62,6 +62,7 @@ class FakeServer:
         refuse: (status, body, headers) of the next answers, the first one first.
         cut_after: number of text chunks after which the connection is closed.
         cuts: how many streams are cut so; None for all.
+        cut_when: waited for before that; what a busy client has not read by then goes with the connection.
         hold_after: number of text chunks after which nothing more comes.
         garbage_after: number of text chunks after which comes what is no JSON.
         error_after: number of text chunks after which the server says that it fails.
@@ -82,6 +83,7 @@ class FakeServer:
     refuse: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
     cut_after: int | None = None
     cuts: int | None = None
+    cut_when: asyncio.Event | None = None
     hold_after: int | None = None
     garbage_after: int | None = None
     error_after: int | None = None
@@ -213,6 +215,8 @@ class FakeServer:
                 return response
             if self.cut_after == count and self.cuts != 0:
                 self.cuts = None if self.cuts is None else self.cuts - 1
+                if self.cut_when is not None:
+                    await self.cut_when.wait()
                 assert request.transport is not None
                 request.transport.abort()
                 return response
