@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -92,7 +93,9 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
     for channel_id in cut_off:
         (*_, last) = await read_events(session, events_url(front.url, channel_id))
         assert (last.name, last.json["error"]["code"]) == ("failed", "not_resumable")
-    assert heir.log_path.read_text().count('"continued"') == sum(cut[: len(channels)])
+    # Which of them, not how often: a machine that stands still for a whole lease makes the heir its own heir.
+    told = [line for line in heir.log_path.read_text().splitlines() if '"continued"' in line]
+    assert len({json.loads(line)["channel_id"] for line in told}) == sum(cut[: len(channels)])
 
 
 async def test_a_killed_engine_process_ends_its_worker_and_no_answer(
