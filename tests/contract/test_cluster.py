@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -18,7 +17,7 @@ from relais_common.errors import StoreUnavailable
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.wire import keys
 from support.builders import MODEL, make_job, token_line
-from support.cluster import Cluster
+from support.cluster import Cluster, ask, until
 from support.ports import redis_ports
 from support.steps import append, enqueue, finish, ids, take
 from support.tcp_ports import HOST, free_port
@@ -28,27 +27,18 @@ from support.waiting import wait_until
 MODELS = [f"model-{number}" for number in range(12)]
 
 
-def on(server: ValkeyServer, *words: str | int) -> None:
-    with Redis.from_url(server.url) as redis:
-        redis.execute_command("CLUSTER", *words)
-
-
-def id_of(server: ValkeyServer) -> str:
-    with Redis.from_url(server.url) as redis:
-        return str(redis.execute_command("CLUSTER", "MYID").decode())
+def id_of(server: ValkeyServer) -> bytes:
+    return bytes(ask(server, "MYID"))
 
 
 def give(cluster: Cluster, slot: int, target: ValkeyServer) -> None:
     """Hand an empty slot over, and wait until all nodes say so."""
     with suppress(ResponseError):  # it has it
         # By this it outbids the one that had it, whose claim would else come back by gossip.
-        on(target, "SETSLOT", slot, "IMPORTING", id_of(owners(cluster, slot, target)[0]))
+        ask(target, "SETSLOT", slot, "IMPORTING", id_of(owners(cluster, slot, target)[0]))
     for one in (target, *cluster.primaries):
-        on(one, "SETSLOT", slot, "NODE", id_of(target))
-    end_s = time.monotonic() + 30
-    while {one.port for one in owners(cluster, slot, *cluster.primaries)} != {target.port}:
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+        ask(one, "SETSLOT", slot, "NODE", id_of(target))
+    until(lambda: {one.port for one in owners(cluster, slot, *cluster.primaries)} == {target.port})
 
 
 def owners(cluster: Cluster, slot: int, *asked: ValkeyServer) -> list[ValkeyServer]:
@@ -56,8 +46,7 @@ def owners(cluster: Cluster, slot: int, *asked: ValkeyServer) -> list[ValkeyServ
     by_port = {one.port: one for one in cluster.primaries}
     found = []
     for one in asked:
-        with Redis.from_url(one.url) as redis:
-            spans = redis.execute_command("CLUSTER", "SLOTS")
+        spans = ask(one, "SLOTS")
         found += [by_port[int(span[2][1])] for span in spans if span[0] <= slot <= span[1]]
     return found
 
@@ -131,11 +120,10 @@ async def test_jobs_go_along_with_a_slot_that_is_moved_in_one_step(
     (taken,) = await take(ports)
     await append(ports, taken.lease, 2, token_line())
 
-    on(source, "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", id_of(target))
+    ask(source, "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", id_of(target))
 
     async def arrived() -> bool:
-        with Redis.from_url(target.url) as redis:
-            return bool(await asyncio.to_thread(redis.cluster, "COUNTKEYSINSLOT", slot))
+        return bool(await asyncio.to_thread(ask, target, "COUNTKEYSINSLOT", slot))
 
     await wait_until(arrived, 30)
     assert (await finish(ports, taken.lease, 3)).held
@@ -148,14 +136,14 @@ async def test_calls_follow_a_slot_that_is_on_its_way(
 ) -> None:
     slot, source, target = moved
     ports = redis_ports(cluster_store)
-    on(target, "SETSLOT", slot, "IMPORTING", id_of(source))
-    on(source, "SETSLOT", slot, "MIGRATING", id_of(target))
+    ask(target, "SETSLOT", slot, "IMPORTING", id_of(source))
+    ask(source, "SETSLOT", slot, "MIGRATING", id_of(target))
     try:
         depth = await ports.intake.depth(MODEL)  # keys that the source has not, or not any more
         assert (depth.waiting, depth.running) == (0, 0)
     finally:
         for one in (target, source):
-            on(one, "SETSLOT", slot, "STABLE")
+            ask(one, "SETSLOT", slot, "STABLE")
 
 
 async def test_calls_under_way_when_it_is_closed_fail(cluster: Cluster) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,14 @@ def running_cluster(
         cluster = Cluster(servers[:PRIMARIES], servers[PRIMARIES:])
         for number, one in enumerate(cluster.primaries):
             first, end = (SLOTS * at // PRIMARIES for at in (number, number + 1))
-            _cluster(one, "SET-CONFIG-EPOCH", number + 1)
-            _cluster(one, "ADDSLOTSRANGE", first, end - 1)
+            ask(one, "SET-CONFIG-EPOCH", number + 1)
+            ask(one, "ADDSLOTSRANGE", first, end - 1)
         for one in servers[1:]:
-            _cluster(one, "MEET", servers[0].host, servers[0].port, _bus_port(servers[0]))
-        _until(lambda: all(_agrees(one, count) for one in servers))
+            ask(one, "MEET", servers[0].host, servers[0].port, _bus_port(servers[0]))
+        until(lambda: all(_agrees(one, count) for one in servers))
         if replica_of is not None:
-            _cluster(servers[-1], "REPLICATE", _cluster(cluster.primary_of(replica_of), "MYID"))
-            _until(lambda: _follows(servers[-1]))
+            ask(servers[-1], "REPLICATE", ask(cluster.primary_of(replica_of), "MYID"))
+            until(lambda: _follows(servers[-1]))
         yield cluster
 
 
@@ -84,18 +84,19 @@ def _node(folder: Path, appendonly: bool) -> ValkeyServer:
     return ValkeyServer(folder, appendonly=appendonly, options=options)
 
 
-def _cluster(server: ValkeyServer, *words: str | int | bytes) -> Any:
+def ask(server: ValkeyServer, *words: str | int | bytes) -> Any:
+    """What a node answers to `CLUSTER ...`."""
     with Redis(host=HOST, port=server.port) as redis:
         return redis.execute_command("CLUSTER", *words)
 
 
 def _bus_port(server: ValkeyServer) -> int:
-    own = next(line for line in _cluster(server, "NODES").split(b"\n") if b"myself" in line)
+    own = next(line for line in ask(server, "NODES").split(b"\n") if b"myself" in line)
     return int(own.split()[1].partition(b"@")[2].partition(b",")[0])
 
 
 def _agrees(server: ValkeyServer, count: int) -> bool:
-    told = _cluster(server, "INFO")
+    told = ask(server, "INFO")
     return b"cluster_state:ok" in told and b"cluster_known_nodes:%d\r" % count in told
 
 
@@ -104,7 +105,8 @@ def _follows(server: ValkeyServer) -> bool:
         return bool(redis.info("replication")["master_link_status"] == "up")
 
 
-def _until(met: Any) -> None:
+def until(met: Callable[[], bool]) -> None:
+    """Wait for what nodes tell each other."""
     end_s = time.monotonic() + AGREE_TIMEOUT_S
     while not met():
         assert time.monotonic() < end_s, "the cluster does not come to agree"

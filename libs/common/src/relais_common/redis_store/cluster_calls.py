@@ -128,6 +128,7 @@ class ClusterCalls:
     def _park(self, call: _Call) -> None:
         if self._closed:
             _fail(call, _closed())
+            return
         self._parked.append(call)
         self._wanted.set()
 
