@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from relais_common.memory import MemoryStore
 from relais_common.redis_store import RedisSettings, RedisStore, open_store
+from support import leftovers
 from support.key_leaks import keys_without_expiry
 from support.spreading import scope_of
 from support.valkey import ValkeyServer
@@ -22,6 +24,25 @@ from support.valkey import ValkeyServer
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+THIS_RUN = pytest.StashKey[leftovers.Run]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever ends this process, nothing that its tests started lives on."""
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    config.stash[THIS_RUN] = stack.enter_context(leftovers.guarded_run())
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_process(pytestconfig: pytest.Config) -> Iterator[None]:
+    run = pytestconfig.stash[THIS_RUN]
+    run.begin_test()
+    yield
+    left = run.end_test()
+    assert not left, f"the test left processes behind:\n{leftovers.describe(left)}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

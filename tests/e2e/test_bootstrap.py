@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support import leftovers
 from support.tcp_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ class Stack:
         self.environment = {
             key: os.environ[key]
             for key in os.environ
-            if key in {"HOME", "LANG", "PATH", "RELAIS_DEVICE"}
+            if key in {"HOME", "LANG", "PATH", "RELAIS_DEVICE", leftovers.MARK}
             or key.startswith(("PIP_", "SSL_", "UV_"))
         } | {
             "ENGINE": "deterministic",

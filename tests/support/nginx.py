@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from support.leftovers import DIE_WITH_PARENT
 from support.tcp_ports import HOST, free_port
 
 TEMPLATE = Path(__file__).parents[2] / "infra" / "compose" / "nginx" / "relais.conf.template"
@@ -74,7 +75,9 @@ def nginx_before(upstreams: Sequence[str], folder: Path, *, root_path: str = "")
     main.write_text(_MAIN.format(folder=folder))
     with (folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
-            [_binary(), "-p", str(folder), "-c", str(main)], stdout=output, stderr=output
+            [*DIE_WITH_PARENT, _binary(), "-p", str(folder), "-c", str(main)],
+            stdout=output,
+            stderr=output,
         )
     try:
         while not _listens(port):

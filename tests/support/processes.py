@@ -15,6 +15,7 @@ from types import TracebackType
 
 import psutil
 
+from support import leftovers
 from support.tcp_ports import HOST, free_port
 
 START_TIMEOUT_S = 300.0  # longer than any test: theirs decides
@@ -45,7 +46,8 @@ class ServiceProcess:
         self._ready_path = ready_path
         self.port = int(settings[port_setting]) if port_setting in settings else free_port()
         self.log_path = log_path
-        inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+        passed_on = ("PATH", "HOME", "LANG", leftovers.MARK)
+        inherited = {key: os.environ[key] for key in passed_on if key in os.environ}
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*(command or (sys.executable, "-m", module)), *arguments],

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import leftovers
+from support.leftovers import DIE_WITH_PARENT
 from support.tcp_ports import HOST, free_port
 
 _CONFIG = """
@@ -65,11 +67,14 @@ def running_sshd(folder: Path, environment: dict[str, str]) -> Iterator[Sshd]:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own unit would make it
     port = free_port()
-    settings = " ".join(f"{name}={value}" for name, value in environment.items())
+    given = {leftovers.MARK: os.environ[leftovers.MARK], **environment}
+    settings = " ".join(f"{name}={value}" for name, value in given.items())
     config = folder / "sshd_config"
     config.write_text(_CONFIG.format(port=port, host=HOST, folder=folder, environment=settings))
     with (folder / "sshd.log").open("wb") as log:
-        process = subprocess.Popen([_binary(), "-D", "-e", "-f", str(config)], stderr=log)
+        process = subprocess.Popen(
+            [*DIE_WITH_PARENT, _binary(), "-D", "-e", "-f", str(config)], stderr=log
+        )
     try:
         while not _listens(port):
             assert process.poll() is None, (folder / "sshd.log").read_text()

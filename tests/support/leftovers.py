@@ -1,0 +1,161 @@
+"""No process outlives its test, nor the run: not after a failure, a timeout, Ctrl-C, or kill -9 of pytest.
+
+Every process that a test starts inherits a mark in its environment, and so do that process's own children. A guardian
+process watches the run's process and, once that has ended in whatever way, kills everything that carries the mark.
+
+Servers that overwrite their environment (nginx, sshd) start through `DIE_WITH_PARENT` instead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+MARK = "RELAIS_TEST_RUN"
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
+"""Put in front of a command: the kernel sends it SIGTERM when the process that started it dies."""
+
+Processes = frozenset[tuple[int, str]]
+"""Process ids, each with its start time, so that an id that is used again is another process."""
+
+
+def marked(mark: str) -> Processes:
+    """The living processes that carry the mark, and all their descendants."""
+    needle = f"\0{MARK}={mark}\0".encode()
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
+    started: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # The name in parentheses may hold anything; the fields after it are numbers and the state.
+            state, parent, *fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if state == "Z":
+                continue
+            pid = int(entry.name)
+            started[pid] = fields[17]
+            children.setdefault(int(parent), []).append(pid)
+            if needle in b"\0" + (entry / "environ").read_bytes():
+                found.add(pid)
+        except OSError:
+            continue
+    pending = list(found)
+    while pending:
+        below = [one for one in children.get(pending.pop(), []) if one not in found]
+        found.update(below)
+        pending.extend(below)
+    found.discard(os.getpid())
+    return frozenset((pid, started[pid]) for pid in found)
+
+
+def kill(processes: Processes) -> None:
+    """SIGKILL each of them."""
+    for pid, _ in processes:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def describe(processes: Processes) -> str:
+    """Their command lines, one a line."""
+    lines = []
+    for pid, _ in sorted(processes):
+        try:
+            command = (
+                Path(f"/proc/{pid}/cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+            )
+        except OSError:
+            command = "(gone)"
+        lines.append(f"{pid}: {command[:200]}")
+    return "\n".join(lines)
+
+
+class Run:
+    """The processes that this run's tests start."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self._known: Processes = frozenset()
+        self._started_some = False
+        # Looking at every process after each of thousands of tests would take a quarter of a minute.
+        sys.addaudithook(self._note)
+
+    def begin_test(self) -> None:
+        """What runs now belongs to fixtures of wider scope."""
+        if self._started_some:
+            self._known = marked(self._mark)
+            self._started_some = False
+
+    def end_test(self, grace_s: float = 5.0) -> Processes:
+        """Processes of the test that still run. Those on their way out get the time to go.
+
+        Kills what it returns.
+        """
+        if not self._started_some:
+            return frozenset()
+        end = time.monotonic() + grace_s
+        while (left := marked(self._mark) - self._known) and time.monotonic() < end:
+            time.sleep(0.05)
+        kill(left)
+        return left
+
+    def _note(self, event: str, _: object) -> None:
+        if event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
+            self._started_some = True
+
+
+@contextmanager
+def guarded_run() -> Iterator[Run]:
+    """Mark whatever this process starts, and have it killed when this process ends."""
+    mark = secrets.token_hex(8)
+    environment = {key: value for key, value in os.environ.items() if key != MARK}
+    guardian = subprocess.Popen(
+        [sys.executable, "-S", "-E", __file__, str(os.getpid()), mark],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    before = os.environ.get(MARK)
+    os.environ[MARK] = mark
+    try:
+        yield Run(mark)
+    finally:
+        if before is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = before
+        kill(marked(mark))
+        guardian.kill()
+        guardian.wait()
+
+
+def guard(pid: int, mark: str) -> None:
+    """Wait until the process ends; then kill what carries the mark, until nothing more appears."""
+    try:
+        with open(os.pidfd_open(pid), "rb", buffering=0) as process:
+            select.select([process], [], [])
+    except ProcessLookupError:
+        pass
+    quiet = 0
+    while quiet < 5:
+        left = marked(mark)
+        kill(left)
+        quiet = 0 if left else quiet + 1
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,125 @@
+"""Whatever way a run of tests ends, no process that it started lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[3]
+LIVENESS_S = 100.0
+
+# A process with a child of its own, in a session of its own, beside one that the kernel ends with its parent.
+TEST = """
+import pathlib, subprocess, sys, time
+from support.leftovers import DIE_WITH_PARENT
+
+NAP = "import time; time.sleep(1000)"
+FAMILY = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
+
+def test_it():
+    family = subprocess.Popen([sys.executable, "-c", FAMILY], start_new_session=True)
+    alone = subprocess.Popen([*DIE_WITH_PARENT, sys.executable, "-c", NAP], env={"PATH": "/usr/bin:/bin"})
+    pathlib.Path("pids").write_text(f"{family.pid} {alone.pid}")
+    {then}
+"""
+
+
+class InnerRun:
+    """pytest over one test, in a folder of its own, with this repository's conftest."""
+
+    def __init__(self, folder: Path, then: str) -> None:
+        self._folder = folder
+        (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+        (folder / "test_it.py").write_text(TEST.replace("{then}", then))
+        (folder / "pytest.ini").write_text(
+            f"[pytest]\npythonpath = {ROOT}/tests\ntimeout = {{}}\nasyncio_mode = auto\n".format(
+                3 if "forever" in then else LIVENESS_S
+            )
+        )
+        with (folder / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", "-p", "no:schemathesis", "-p", "no:cacheprovider"],
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def started(self) -> list[psutil.Process]:
+        """What the test started, once it has, and all below it."""
+        pids = self._folder / "pids"
+        wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, self)
+        family, alone = (psutil.Process(int(pid)) for pid in pids.read_text().split())
+        wait_until(lambda: len(family.children()) == 1, self)
+        return [family, alone, *family.children()]
+
+    @property
+    def output(self) -> str:
+        return (self._folder / "output").read_text()
+
+
+def wait_until(condition: Callable[[], bool], run: InnerRun) -> None:
+    end = time.monotonic() + LIVENESS_S
+    while not condition():
+        assert time.monotonic() < end, run.output
+        time.sleep(0.02)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+
+
+@pytest.fixture
+def inner_run(tmp_path: Path) -> Iterator[Callable[[str], InnerRun]]:
+    runs: list[InnerRun] = []
+
+    def start(then: str) -> InnerRun:
+        runs.append(InnerRun(tmp_path, then))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_by_a_signal_leaves_no_process(
+    inner_run: Callable[[str], InnerRun], number: int
+) -> None:
+    run = inner_run("time.sleep(1000)")
+    started = run.started()
+
+    os.kill(run.process.pid, number)
+
+    run.process.wait(LIVENESS_S)
+    wait_until(lambda: gone(started), run)
+
+
+@pytest.mark.parametrize("then", ["assert False", "while True: time.sleep(0.1)  # forever"])
+def test_a_failed_test_leaves_no_process(inner_run: Callable[[str], InnerRun], then: str) -> None:
+    run = inner_run(then)
+    started = run.started()
+
+    assert run.process.wait(LIVENESS_S) == 1
+    wait_until(lambda: gone(started), run)
+    assert "the test left processes behind" in run.output
+
+
+def test_a_test_that_passes_and_leaves_a_process_fails(
+    inner_run: Callable[[str], InnerRun],
+) -> None:
+    run = inner_run("pass")
+    started = run.started()
+
+    assert run.process.wait(LIVENESS_S) == 1
+    wait_until(lambda: gone(started), run)
+    assert "the test left processes behind" in run.output
