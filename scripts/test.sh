@@ -27,6 +27,7 @@ llm=$(llm_requirements)
 with_install_lock install services embedded embedded-mongo embeddings dev "$llm"
 want_nginx
 want_sshd
+want_promtool
 export RELAIS_DEVICE=${llm#llm-}
 export PATH=$VENV/bin:$PATH
 

@@ -117,6 +117,12 @@ want_sshd() {
         (RUNLEVEL=1 apt_install openssh-server "tests deploy through it, to this machine") || true
 }
 
+# For the tests that ask Prometheus itself about our rules.
+want_promtool() {
+    command -v promtool >/dev/null ||
+        (RUNLEVEL=1 apt_install prometheus "tests check the alert rules with its promtool") || true
+}
+
 # vLLM's CPU build loads it; without it the build imports, and fails when a model is loaded.
 require_libnuma() {
     "$VENV_PYTHON" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||

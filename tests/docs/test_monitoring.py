@@ -178,7 +178,6 @@ def test_every_job_that_is_scraped_is_one_that_the_alerts_watch() -> None:
     assert config["rule_files"] == ["alerts.yaml"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -188,6 +187,9 @@ def test_every_job_that_is_scraped_is_one_that_the_alerts_watch() -> None:
     ],
 )
 def test_prometheus_itself_finds_nothing_wrong(arguments: tuple[str, ...]) -> None:
+    assert shutil.which("promtool") is not None, (
+        "promtool is missing: install it (Debian, Ubuntu: sudo apt-get install prometheus)"
+    )
     done = subprocess.run(
         ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=60
     )

@@ -145,8 +145,8 @@ def guarded_run() -> Iterator[Run]:
 def guard(pid: int, mark: str) -> None:
     """Wait until the process ends; then kill what carries the mark, until nothing more appears."""
     try:
-        with open(os.pidfd_open(pid), "rb", buffering=0) as process:
-            select.select([process], [], [])
+        # The guardian holds it for as long as it lives.
+        select.select([os.pidfd_open(pid)], [], [])
     except ProcessLookupError:
         pass
     quiet = 0
