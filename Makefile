@@ -1,6 +1,6 @@
 # The door for developers. Everything here is a script or one line.
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format types test run bench lock
+.PHONY: help setup lint format types unit test run bench lock
 
 BIN := .venv/bin
 SETUP := . scripts/lib/env.sh; llm=$$(llm_requirements); with_install_lock install services embedded embedded-mongo embeddings dev "$$llm"
@@ -27,6 +27,9 @@ types: setup ## mypy, strict
 
 test: ## checks and all tests; ARGS='tests/unit -k codec' for some tests only
 	./scripts/test.sh $(ARGS)
+
+unit: ## tests without a server, torch or vLLM; installs little, takes a minute
+	./scripts/test.sh tests/unit -n auto $(ARGS)
 
 run: ## start all of it (Ctrl-C stops it)
 	./scripts/bootstrap.sh $(ARGS)

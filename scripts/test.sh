@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need, then runs the checks and all tests.
-# With arguments: only pytest, with them (scripts/test.sh tests/unit -k codec).
+# With arguments: only pytest, with them (scripts/test.sh tests/unit -k codec), and only what the named tests need.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 PROGRAM='test'
@@ -23,12 +23,32 @@ for variable in $(compgen -e); do
     esac
 done
 
-llm=$(llm_requirements)
-with_install_lock install services embedded embedded-mongo embeddings dev "$llm"
-want_nginx
-want_sshd
-want_promtool
-export RELAIS_DEVICE=${llm#llm-}
+# The costliest kind of tests that the arguments name decides; where they name none, any test may run.
+needs=light
+named=0
+for argument in "$@"; do
+    case $argument in
+        tests/unit* | tests/contract* | tests/docs* | tests/infra*) named=1 ;;
+        tests/integration*) named=1 needs=${needs/light/mongo} ;;
+        tests*) named=1 needs=everything ;;
+    esac
+done
+((named)) || needs=everything
+
+case $needs in
+    light) with_install_lock install services embedded dev ;;
+    mongo) with_install_lock install services embedded embedded-mongo dev ;;
+    everything)
+        llm=$(llm_requirements)
+        with_install_lock install services embedded embedded-mongo embeddings dev "$llm"
+        want_nginx
+        want_sshd
+        export RELAIS_DEVICE=${llm#llm-}
+        ;;
+esac
+if [[ $needs == everything || "$*" == *tests/docs* ]]; then
+    want_promtool
+fi
 export PATH=$VENV/bin:$PATH
 
 if (($#)); then

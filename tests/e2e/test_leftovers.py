@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 LIVENESS_S = 100.0
 
 # A process with a child of its own, in a session of its own, beside one that the kernel ends with its parent.
