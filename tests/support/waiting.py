@@ -9,21 +9,27 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
+LIVENESS_S = 300.0
+"""How long a test waits for what must come: so long that only something that never comes takes it, on any machine."""
+
 
 @overload
 async def wait_until(
-    condition: Callable[[], Awaitable[T]], timeout_s: float = 20.0, *, every_s: float = 0.01
+    condition: Callable[[], Awaitable[T]], timeout_s: float = LIVENESS_S, *, every_s: float = 0.01
 ) -> T: ...
 
 
 @overload
 async def wait_until(
-    condition: Callable[[], T], timeout_s: float = 20.0, *, every_s: float = 0.01
+    condition: Callable[[], T], timeout_s: float = LIVENESS_S, *, every_s: float = 0.01
 ) -> T: ...
 
 
 async def wait_until(
-    condition: Callable[[], T | Awaitable[T]], timeout_s: float = 20.0, *, every_s: float = 0.01
+    condition: Callable[[], T | Awaitable[T]],
+    timeout_s: float = LIVENESS_S,
+    *,
+    every_s: float = 0.01,
 ) -> T:
     """Call `condition`, which may be async, until it gives something true; return that.
 
