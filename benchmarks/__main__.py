@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    attack,
     connections,
     durability,
     embeddings,
@@ -21,6 +22,7 @@ from benchmarks import (
     soak,
     traces,
 )
+from benchmarks.attacking.attacks import ATTACKS
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
 
@@ -141,6 +143,9 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--clients", type=int, default=40)
     one.add_argument(
+        "--attacked", action="store_true", help="other keys attack meanwhile (deterministic only)"
+    )
+    one.add_argument(
         "--appendfsync",
         choices=["always", "everysec", "no"],
         default="always",
@@ -150,6 +155,15 @@ def main() -> None:
         "--logs", type=Path, dest="keep_logs", help="folder that keeps the services' logs"
     )
     one.set_defaults(run=soak.run)
+    one = commands.add_parser("attack", help="what one client can cost the others")
+    one.add_argument(
+        "names", nargs="*", metavar="NAME", choices=[[], *ATTACKS], help="default: all"
+    )
+    one.add_argument("--seconds", type=float, default=20, help="of each attack, at the most")
+    one.add_argument("--list", action="store_true", dest="list_only", help="name them, and end")
+    one.add_argument("--tree", type=Path, help="another checkout, whose services are attacked")
+    one.add_argument("--json", type=Path, dest="json_path", help="file for the figures as JSON")
+    one.set_defaults(run=attack.run)
     options = vars(parser.parse_args())
     del options["name"]
     if asyncio.run(options.pop("run")(**options)) is False:

@@ -9,7 +9,6 @@ gets an orchestrator of its own.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import resource
 import tempfile
 import time
@@ -33,6 +32,7 @@ from benchmarks.connecting.streams import (
 from relais_common.jobs import Lease
 from relais_common.lifecycle import background, cancel_and_wait
 from relais_common.redis_store import RedisSettings, open_store
+from support.keys import dev_key_id
 from support.process_stack import make_starter
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
@@ -169,7 +169,7 @@ class Bench:
         tokens = [f"client-{number % KEYS}" for number in range(count)]
         if self.kind == "openai":
             return {number: openai_request(token) for number, token in enumerate(tokens)}
-        channels = await self.feed.submit([_key_id(token) for token in tokens])
+        channels = await self.feed.submit([dev_key_id(token) for token in tokens])
         while await self.feed.take():
             pass
         return {
@@ -183,11 +183,6 @@ async def _note_pauses(watch: Watch) -> None:
         began_s = time.monotonic()
         await asyncio.sleep(0.01)
         watch.own_pause_s = max(watch.own_pause_s, time.monotonic() - began_s - 0.01)
-
-
-def _key_id(token: str) -> str:
-    """As the orchestrator names a client of `ENV=dev`."""
-    return f"dev-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
 
 
 async def _many(bench: Bench, load: Load) -> list[Lease]:
@@ -230,7 +225,7 @@ async def _many(bench: Bench, load: Load) -> list[Lease]:
 
 async def _late(bench: Bench, leases: list[Lease], load: Load) -> None:
     """Readers who come when a long log is complete."""
-    (channel,) = await bench.feed.submit([_key_id("late")])
+    (channel,) = await bench.feed.submit([dev_key_id("late")])
     while await bench.feed.take():
         pass
     lease = bench.feed.leases[-1]
@@ -268,7 +263,7 @@ async def _late(bench: Bench, leases: list[Lease], load: Load) -> None:
 async def _unread(bench: Bench, leases: list[Lease], load: Load) -> None:
     """Readers who ask for more than any buffer holds, and take nothing of it."""
     known = len(bench.feed.leases)
-    channels = await bench.feed.submit([_key_id("unread")] * UNREAD)
+    channels = await bench.feed.submit([dev_key_id("unread")] * UNREAD)
     while await bench.feed.take():
         pass
     for lease in bench.feed.leases[known:]:

@@ -6,15 +6,19 @@ What is asked and which faults are drawn follow from the seed; where each of the
 from __future__ import annotations
 
 import random
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.attacking.beside import attacks_beside
+from benchmarks.attacking.keys import ATTACKERS
 from benchmarks.soaking.asks import demo_asks, deterministic_ask
 from benchmarks.soaking.client import Outcome
 from benchmarks.soaking.faults import WORKERS_ONLY, Faults, Weights
 from benchmarks.soaking.logits import explain
 from benchmarks.soaking.report import Bar, Soaked, judge, print_report
 from benchmarks.soaking.running import Run, ask_all, open_fleet
+from support.keys import dev_key_id, key_of
 from support.process_stack import DETERMINISTIC, QUICK, VLLM_ON_CPU
 
 RESULT_TTL_S = 40
@@ -36,6 +40,7 @@ async def soak(
     clients: int,
     requests: int | None = None,
     let_expire: bool = True,
+    attacked: bool = False,
     appendfsync: str = "always",
     keep_logs: Path | None = None,
 ) -> Soaked:
@@ -45,6 +50,7 @@ async def soak(
         minutes: how long new requests are made.
         requests: end after so many of them, however long it takes.
         let_expire: wait at the end until every result should have gone.
+        attacked: other keys attack meanwhile, as `benchmarks attack` does.
         appendfsync: of Redis; with `everysec` a kill may lose what was answered while the disk was busy.
         keep_logs: folder for the services' logs; a temporary one where None.
     """
@@ -66,7 +72,10 @@ async def soak(
         def enough(asked: int) -> bool:
             return run.at_s >= minutes * 60 if requests is None else asked >= requests
 
-        async with run.under_faults(every_s):
+        async with run.under_faults(every_s), AsyncExitStack() as meanwhile:
+            got = (
+                await meanwhile.enter_async_context(attacks_beside(fleet.urls)) if attacked else {}
+            )
             await ask_all(
                 fleet,
                 lambda number: deterministic_ask(seed, number),
@@ -75,7 +84,13 @@ async def soak(
                 enough=enough,
                 outcomes=run.outcomes,
             )
-        return await run.audited(seed, expire_within_s=QUIET_WITHIN_S if let_expire else None)
+        for name, counted in got.items():
+            print(f"{name}: {dict(counted.most_common(6))}")
+        return await run.audited(
+            seed,
+            expire_within_s=QUIET_WITHIN_S if let_expire else None,
+            strangers=frozenset(dev_key_id(key_of(name)) for name in ATTACKERS),
+        )
 
 
 async def soak_vllm(
@@ -156,6 +171,7 @@ async def run(
     every_s: float,
     seed: int,
     clients: int,
+    attacked: bool,
     appendfsync: str,
     keep_logs: Path | None,
 ) -> bool:
@@ -182,6 +198,7 @@ async def run(
             every_s=every_s,
             seed=seed,
             clients=clients,
+            attacked=attacked,
             appendfsync=appendfsync,
             keep_logs=keep_logs,
         )

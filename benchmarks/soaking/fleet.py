@@ -119,8 +119,11 @@ class Fleet:
 
     def front_url(self, rng: random.Random) -> str:
         """Some orchestrator's address; whether it answers is for the client to find out."""
-        started = [place.process.url for place in self.fronts if place.process is not None]
-        return rng.choice(started)
+        return rng.choice(self.urls())
+
+    def urls(self) -> list[str]:
+        """Of all orchestrators that were started last."""
+        return [place.process.url for place in self.fronts if place.process is not None]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -121,11 +121,21 @@ class Run:
         self._took_s = self.at_s
         await self._fleet.all_ready()
 
-    async def audited(self, seed: int, *, expire_within_s: float | None) -> Soaked:
-        """Look at what there is, once everything should have expired; at once where None is given."""
+    async def audited(
+        self,
+        seed: int,
+        *,
+        expire_within_s: float | None,
+        strangers: frozenset[str] = frozenset(),
+    ) -> Soaked:
+        """Look at what there is, once everything should have expired; at once where None is given.
+
+        Args:
+            strangers: ids of keys whose requests were not made by this run's clients.
+        """
         url = self._fleet.redis.url
         ends = {one.channel_id: one.status for one in [*self.before, *self.outcomes]}
-        traces = await audit.traces(url, self._fleet.database.url, ends)
+        traces = await audit.traces(url, self._fleet.database.url, ends, strangers)
         remains: list[str] = []
         if expire_within_s is not None:
             end_s = self.at_s + expire_within_s

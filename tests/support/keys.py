@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 
 def key_of(client: str) -> str:
     return f"key-of-{client}"
+
+
+def dev_key_id(token: str) -> str:
+    """As an orchestrator names a client of `ENV=dev`."""
+    return f"dev-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
 
 
 def bearer(client: str) -> dict[str, str]:
