@@ -36,6 +36,7 @@ def keys_in_code() -> set[str]:
         "key_id": "<key id>",
         "key_hash": "<hash>",
         "worker_id": "<worker id>",
+        "watcher_id": "<watcher id>",
         "limit": "<limit>",
         "day": "<day>",
     }

@@ -185,6 +185,71 @@ async def test_openai_client_of_a_killed_orchestrator_gets_a_connection_error(
     await check_that_the_place_is_free(session, second, channel_id)
 
 
+async def let_watch_leases_run_out(redis: ValkeyServer, channel_id: str, times: int) -> None:
+    """Wait for a reaper to find so often that a lease which its watcher did not renew is over."""
+    async with Redis.from_url(redis.url) as queue:
+
+        async def lease_end() -> float | None:
+            end: float | None = await queue.zscore(keys.watched(MODEL), channel_id)
+            return end
+
+        for _ in range(times):
+            before = await lease_end()
+            assert before is not None
+
+            async def is_over(before: float = before) -> bool:
+                return await lease_end() != before
+
+            await wait_until(is_over, PATIENT_S)
+        assert await lease_end() is not None
+
+
+async def test_client_of_a_frozen_orchestrator_gets_its_answer_to_the_letter(
+    start: Starter, session: aiohttp.ClientSession, redis: ValkeyServer
+) -> None:
+    frozen = start("orchestrator")
+    start("orchestrator")
+    start("llm_worker", **SLOW)
+    tokens = 500
+    async with session.post(
+        f"{frozen.url}/v1/completions", json=completion("frozen", tokens)
+    ) as response:
+        stream, text = sse_events(response), ""
+        async for event in stream:
+            text += event.json["choices"][0]["text"]
+            if len(text) > 100:
+                break
+        frozen.signal(signal.SIGSTOP)
+        await let_watch_leases_run_out(redis, response.headers["X-Request-Id"], 2)
+        frozen.signal(signal.SIGCONT)
+        finish_reason = None
+        async for event in stream:
+            if event.data == "[DONE]":
+                break
+            (choice,) = event.json["choices"]
+            text, finish_reason = text + choice["text"], choice["finish_reason"]
+    assert finish_reason == "length"
+    assert text == expected_answer("frozen", tokens)
+
+
+async def test_work_of_an_orchestrator_that_was_frozen_and_then_killed_stops(
+    start: Starter, session: aiohttp.ClientSession, redis: ValkeyServer
+) -> None:
+    frozen, other = start("orchestrator"), start("orchestrator")
+    start("llm_worker", **SLOW, VLLM_MAX_NUM_SEQS="1")
+    async with session.post(
+        f"{frozen.url}/v1/completions", json=completion("frozen", ENDLESS)
+    ) as response:
+        async for _ in sse_events(response):
+            break
+        channel_id = response.headers["X-Request-Id"]
+        frozen.signal(signal.SIGSTOP)
+        await let_watch_leases_run_out(redis, channel_id, 1)
+        assert (await state_of(session, other.url, channel_id))["status"] == "running"
+        frozen.kill()
+        await check_that_the_place_is_free(session, other, channel_id)
+
+
 async def is_draining(session: aiohttp.ClientSession, front: ServiceProcess) -> bool:
     async with session.get(f"{front.url}/readyz") as response:
         return response.status == 503

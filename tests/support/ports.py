@@ -12,6 +12,7 @@ from relais_common.ports import (
     JobSource,
     LiveBus,
     Operations,
+    Presence,
     Recovery,
     TraceOutbox,
     WorkerRegistry,
@@ -32,10 +33,11 @@ class Ports:
     operations: Operations
     accounts: Accounts
     traces: TraceOutbox
+    presence: Presence
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store, store.operations, store, store)
+    return Ports(store, store, store, store, store, store, store.operations, store, store, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -49,4 +51,5 @@ def redis_ports(store: RedisStore) -> Ports:
         store.operations,
         store.accounts,
         store.traces,
+        store.presence,
     )

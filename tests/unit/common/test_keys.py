@@ -33,6 +33,7 @@ CHANNEL = f"{TAG}.AAAAAAAAAAAAAAAAAAAAAA"
         (keys.traces(MODEL), f"relais:{{{TAG}}}:traces"),
         (keys.traces_aside(MODEL), f"relais:{{{TAG}}}:traces:aside"),
         (keys.control(MODEL), f"relais:{{{TAG}}}:control"),
+        (keys.presence(MODEL, "o-1"), f"relais:{{{TAG}}}:presence:o-1"),
         (keys.take_memo(MODEL, "w-1"), f"relais:{{{TAG}}}:take:w-1"),
         (keys.job(CHANNEL), f"relais:{{{TAG}}}:job:{CHANNEL}"),
         (keys.log(CHANNEL), f"relais:{{{TAG}}}:log:{CHANNEL}"),

@@ -87,3 +87,46 @@ async def test_every_channel_is_watched_again_soon_after_an_outage(
         faults.calls.clear()
         await wait_until(lambda: watched(faults) == [CHANNEL, OTHER], 0.3)
     await end_task(task)
+
+
+async def test_channel_of_a_reader_that_left_is_unwatched_before_its_lease_is_over(
+    watcher: Watcher, faults: Faults
+) -> None:
+    async with watcher.watching(CHANNEL), watcher.watching(OTHER):
+        pass
+    await wait_until(lambda: faults.count("unwatch") == 1)
+    (batch,) = (args[0] for name, args, _ in faults.calls if name == "unwatch")
+    assert sorted(batch) == [CHANNEL, OTHER]
+
+
+async def test_channel_that_is_read_again_is_not_unwatched(
+    watcher: Watcher, faults: Faults
+) -> None:
+    async with watcher.watching(CHANNEL):
+        pass
+    async with watcher.watching(CHANNEL):
+        await wait_until(lambda: len(watched(faults)) > 3)
+    assert faults.count("unwatch") == 0
+
+
+async def test_client_that_asks_counts_as_a_reader_until_it_is_answered(
+    watcher: Watcher, faults: Faults
+) -> None:
+    with watcher.accepting(CHANNEL):
+        await wait_until(lambda: len(watched(faults)) > 1)
+    await wait_until(lambda: faults.count("unwatch") == 1)
+
+
+async def test_readers_that_left_during_an_outage_are_unwatched_after_it(
+    memory_store: MemoryStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "RETRY_S", 0.01)
+    watcher = Watcher(faults.around(memory_store), lease_s=0.3)
+    task = asyncio.create_task(watcher.run())
+    async with watcher.watching(CHANNEL):
+        faults.away = True
+    await wait_until(lambda: faults.count("unwatch") > 1)
+    faults.away = False
+    count = faults.count("unwatch")
+    await wait_until(lambda: faults.count("unwatch") == count + 1)
+    await end_task(task)

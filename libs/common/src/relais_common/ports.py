@@ -9,7 +9,7 @@ when its answer was lost.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -61,11 +61,15 @@ class JobIntake(Protocol):
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
+        watcher_id: str = "",
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state, and with `tracing` leaves one trace.
 
         What the quota says it needs is taken out of its key's minute with the acceptance; its end puts what it took in
         the place of that, and on the key's account of the day.
+
+        Args:
+            watcher_id: as `watch`: who watches it from its acceptance on.
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
@@ -88,8 +92,17 @@ class JobIntake(Protocol):
         """
         ...
 
-    async def watch(self, channel_id: str, *, lease_s: float) -> None:
-        """Say that somebody reads this channel; matters to jobs with `on_disconnect: cancel`."""
+    async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
+        """Say that somebody reads this channel; matters to jobs with `on_disconnect: cancel`.
+
+        Args:
+            lease_s: after which nobody does, unless this is said again.
+            watcher_id: whoever says so. While it is present (`Presence`), the end of the lease ends no job.
+        """
+        ...
+
+    async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
+        """Say that this watcher's readers of these channels, of one model, have left; their leases run out."""
         ...
 
     async def state(self, channel_id: str) -> ChannelState | None:
@@ -102,6 +115,19 @@ class JobIntake(Protocol):
 
     async def depth(self, model: str) -> QueueDepth:
         """How many jobs of the model wait and run."""
+        ...
+
+
+class Presence(Protocol):
+    """Which watchers still exist, even where they are too busy, or frozen, to say anything."""
+
+    def present(
+        self, model: str, watcher_id: str
+    ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
+        """Inside, the store sees that this watcher exists; the store sees its death by itself.
+
+        Yields what to call inside: it raises StoreUnavailable once the store may see it no longer.
+        """
         ...
 
 

@@ -41,7 +41,7 @@ from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
 from relais_orchestrator.tracing.running import writing_traces
-from relais_orchestrator.watcher import Watcher
+from relais_orchestrator.watcher import Watcher, stay_present
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +61,7 @@ def create_parts(
 ) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
+    watcher = Watcher(store.intake, lease_s=settings.streaming.watch_lease_s)
     return Parts(
         settings=settings,
         queue=store.intake,
@@ -74,6 +75,7 @@ def create_parts(
             settings.limits,
             drain,
             metrics.requests.accepted,
+            watcher,
             None if settings.traces is None else settings.traces.tracing,
         ),
         follower=Follower(
@@ -83,7 +85,7 @@ def create_parts(
             idle_s=settings.streaming.keepalive_s,
             delivered=metrics.streams.delivered,
         ),
-        watcher=Watcher(store.intake, lease_s=settings.streaming.watch_lease_s),
+        watcher=watcher,
         key_ring=key_ring,
         signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
         drain=drain,
@@ -162,6 +164,10 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                 background(
                     *_following(key_file, parts, store),
                     parts.watcher.run(),
+                    *(
+                        stay_present(store.presence, model, parts.watcher.watcher_id)
+                        for model in settings.models
+                    ),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.quotas import quota_of
 from relais_orchestrator.settings import Limits
+from relais_orchestrator.watcher import Watcher
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +73,7 @@ class Intake:
 
     Args:
         accepted: told of every job that the queue took in, or had already.
+        watcher: says that their clients are here.
         tracing: of every job; None where no traces are kept.
     """
 
@@ -81,6 +84,7 @@ class Intake:
         limits: Limits,
         drain: Drain,
         accepted: Callable[[Job, Accepted], None],
+        watcher: Watcher,
         tracing: Tracing | None = None,
     ) -> None:
         self._queue = queue
@@ -88,6 +92,7 @@ class Intake:
         self._limits = limits
         self._drain = drain
         self._accepted = accepted
+        self._watcher = watcher
         self._tracing = tracing
 
     async def accept(
@@ -126,7 +131,9 @@ class Intake:
             log_ttl_s=self._limits.log_ttl_s,
             result_ttl_s=self._limits.result_ttl_s,
         )
-        accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
+        cancels = job.on_disconnect is OnDisconnect.CANCEL
+        with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
+            accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
         self._accepted(job, accepted)
         log.info(
             "accepted",
@@ -170,6 +177,7 @@ class Intake:
             max_stored_bytes=self._limits.max_stored_bytes,
             idempotency=idempotency,
             tracing=self._tracing,
+            watcher_id=self._watcher.watcher_id,
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
             return await enqueue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from relais_common.wire.trace_codec import content_of
 
 PATIENCE = 8
 TAKER_S = 10.0
+LOOK_AGAIN_S = 5.0
 
 
 def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
@@ -60,6 +61,7 @@ class Record:
     vectors: bytes | None = None
     outcome: bytes | None = None
     replayed_as: str | None = None
+    watchers: set[str] = field(default_factory=set)
     log: list[bytes] = field(default_factory=list)
 
     def stored_bytes(self, now_s: float) -> int:
@@ -90,6 +92,7 @@ class MemoryModel:
         self.inflight: dict[str, float] = {}
         self.deadlines: dict[str, float] = {}
         self.watched: dict[str, float] = {}
+        self.present: Counter[str] = Counter()
         self.passed: dict[Priority, int] = dict.fromkeys(Priority, 0)
         self.memos: dict[str, tuple[str, list[str]]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
@@ -367,6 +370,10 @@ class MemoryModel:
         for priority in order[order.index(chosen) + 1 :]:
             if self.turns[priority]:
                 self.passed[priority] += 1
+
+    def may_be_read(self, record: Record) -> bool:
+        """Whether a watcher of it still exists, though it has let its lease run out."""
+        return any(self.present[watcher] > 0 for watcher in record.watchers)
 
     def due(self, ledger: dict[str, float], limit: int) -> list[Record]:
         now = self._clock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
@@ -30,7 +30,7 @@ from relais_common.jobs import (
     WorkerState,
 )
 from relais_common.limits import NO_QUOTA, DayUsage, Quota
-from relais_common.memory.model import MemoryModel, Record, stopped
+from relais_common.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
 from relais_common.memory.operations import MemoryOperations
 from relais_common.ports import Look, Reaped, Subscription
 from relais_common.traces import TraceBatch, Tracing
@@ -82,6 +82,7 @@ class MemoryStore:
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
+        watcher_id: str = "",
     ) -> Accepted:
         model = self._model(job.model)
         if job.channel_id in model.records:
@@ -107,6 +108,8 @@ class MemoryStore:
         model.refuse_where_traces_wait(job.model, tracing)
         now = model.accounts.reserve(job.key_id, quota, job.model)
         accepted = self._admit(model, job, quota, tracing=tracing)
+        if job.channel_id in model.watched:
+            model.records[job.channel_id].watchers.add(watcher_id)
         if idempotency is not None:
             entry = (job.channel_id, idempotency.body_hash)
             model.idempotency[job.key_id, idempotency.key_hash] = entry
@@ -148,10 +151,17 @@ class MemoryStore:
             model.ask_to_stop(record, reason)
         return record.status
 
-    async def watch(self, channel_id: str, *, lease_s: float) -> None:
-        model, _ = self._of(channel_id)
-        if channel_id in model.watched:
+    async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
+        model, record = self._of(channel_id)
+        if record is not None and channel_id in model.watched:
             model.watched[channel_id] = self._clock() + lease_s
+            record.watchers.add(watcher_id)
+
+    async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
+        for channel_id in channel_ids:
+            _, record = self._of(channel_id)
+            if record is not None:
+                record.watchers.discard(watcher_id)
 
     async def state(self, channel_id: str) -> ChannelState | None:
         model, record = self._of(channel_id)
@@ -203,6 +213,19 @@ class MemoryStore:
 
     async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
         self._model(model).traces.set_aside(list(entry_ids))
+
+    # Presence
+
+    @asynccontextmanager
+    async def present(
+        self, model: str, watcher_id: str
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        present = self._model(model).present
+        present[watcher_id] += 1
+        try:
+            yield asyncio.get_running_loop().create_future
+        finally:
+            present[watcher_id] -= 1
 
     # JobSource
 
@@ -379,6 +402,9 @@ class MemoryStore:
             (state.deadlines, StopReason.DEADLINE),
         ):
             for record in state.due(ledger, limit):
+                if ledger is state.watched and state.may_be_read(record):
+                    ledger[record.job.channel_id] = self._clock() + LOOK_AGAIN_S
+                    continue
                 del ledger[record.job.channel_id]
                 if record.status is Status.QUEUED:
                     state.conclude(record, *stopped(reason), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -161,6 +162,7 @@ class RedisJobIntake:
         max_stored_bytes: int | None = None,
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
+        watcher_id: str = "",
     ) -> Accepted:
         idempotency_key = body_hash = ""
         if idempotency is not None:
@@ -178,6 +180,7 @@ class RedisJobIntake:
             quota.tokens_per_minute or 0,
             quota.tokens,
             0 if tracing is None else tracing.max_waiting,
+            watcher_id,
         ]
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":
@@ -214,8 +217,14 @@ class RedisJobIntake:
         )
         return None if status is None else Status(status.decode())
 
-    async def watch(self, channel_id: str, *, lease_s: float) -> None:
-        await self._scripts.run("watch", keys.channel_base(channel_id), channel_id, lease_s)
+    async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
+        base = keys.channel_base(channel_id)
+        await self._scripts.run("watch", base, channel_id, lease_s, watcher_id)
+
+    async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
+        if channel_ids:
+            base = keys.channel_base(channel_ids[0])
+            await self._scripts.run("unwatch", base, watcher_id, *channel_ids)
 
     async def state(self, channel_id: str) -> ChannelState | None:
         answer = await self._scripts.run("state", keys.channel_base(channel_id), channel_id)

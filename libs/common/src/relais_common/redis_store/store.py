@@ -18,6 +18,7 @@ from relais_common.redis_store.intake import RedisJobIntake
 from relais_common.redis_store.live import RedisLiveBus
 from relais_common.redis_store.log import RedisEventLog
 from relais_common.redis_store.operations import RedisOperations
+from relais_common.redis_store.presence import RedisPresence
 from relais_common.redis_store.recovery import RedisRecovery
 from relais_common.redis_store.registry import RedisWorkerRegistry, shared_secret
 from relais_common.redis_store.scripting import Scripts
@@ -40,6 +41,7 @@ class RedisStore:
     """
 
     intake: RedisJobIntake
+    presence: RedisPresence
     source: RedisJobSource
     recovery: RedisRecovery
     log: RedisEventLog
@@ -83,6 +85,7 @@ async def open_store(
         await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
             intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
+            presence=RedisPresence(servers.blocking),
             source=RedisJobSource(scripts, servers.blocking),
             recovery=RedisRecovery(calls, scripts),
             log=RedisEventLog(calls, scripts),

@@ -122,6 +122,11 @@ def control(model: str) -> str:
     return f"{model_base(model)}:control"
 
 
+def presence(model: str, watcher_id: str) -> str:
+    """PUBSUB channel on which nothing is ever published: an orchestrator subscribes to it as long as it exists."""
+    return f"{model_base(model)}:presence:{watcher_id}"
+
+
 def take_memo(model: str, worker_id: str) -> str:
     """HASH with TTL: a worker's last take, to answer the same call again."""
     return f"{model_base(model)}:take:{worker_id}"

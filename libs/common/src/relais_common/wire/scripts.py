@@ -15,6 +15,7 @@ NAMES = (
     "release",
     "cancel",
     "watch",
+    "unwatch",
     "state",
     "reap",
     "queue",
@@ -30,7 +31,7 @@ NAMES = (
 _ALL = ("core", "accounts", "traces", "lib")
 _FEWER: dict[str, tuple[str, ...]] = {
     # Called most, for every token and watcher: the library costs as much as what they do.
-    **dict.fromkeys(("append", "start", "watch"), ("core",)),
+    **dict.fromkeys(("append", "start", "watch", "unwatch"), ("core",)),
     **dict.fromkeys(("collect", "written", "shelve"), ("core", "traces")),
 }
 

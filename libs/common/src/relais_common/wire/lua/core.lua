@@ -31,6 +31,14 @@ local function append(id, first_seq, lines)
   redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
 end
 
+-- Which orchestrators have readers of a job, for the reaper.
+local function note_watcher(id, watcher)
+  local watchers = redis.call('HGET', job_key(id), 'watchers') or ''
+  if watcher ~= '' and not string.find(' ' .. watchers .. ' ', ' ' .. watcher .. ' ', 1, true) then
+    redis.call('HSET', job_key(id), 'watchers', watchers == '' and watcher or watchers .. ' ' .. watcher)
+  end
+end
+
 -- Does this fence still hold this job? Also its log's length and whether it is asked to stop; and, as a second value,
 -- whether its holder has published tokens of it.
 local function verdict(id, fence)

@@ -4,7 +4,7 @@
 --       result_ttl_s, watch_grace_s, on_worker_loss ('fail' | 'restart'), trace ('none': without content | 'full' |
 --       '' for no trace), max_waiting, max_inflight_per_key (0 for any number), max_stored_bytes (0 for any number),
 --       idempotency key ('' for none), body hash, requests_per_minute, tokens_per_minute (0 for any number),
---       tokens to reserve, max_waiting_traces
+--       tokens to reserve, max_waiting_traces, watcher: the orchestrator whose client asks ('' where it has no presence)
 -- Returns {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'traces_full', waiting traces} | {'limited', requests used, tokens used}
@@ -35,6 +35,7 @@ local fits, requests_used, tokens_used = reserve(owner, requests_per_minute, tok
 if not fits then return {'limited', requests_used, tokens_used} end
 
 local at, wait, gone_s = admit(unpack(ARGV, 1, 12))
+if ARGV[6] == 'cancel' then note_watcher(id, ARGV[22]) end
 if idempotency ~= '' then
   redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s)
   redis.call('HSET', job_key(id), 'idempotency', idempotency)

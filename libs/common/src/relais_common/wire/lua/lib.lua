@@ -238,7 +238,7 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
-  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes')
+  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'watchers')
   hand_over_trace(id, status, lines, text, settle(id, owner, status, usage, reserved, tokens_per_minute, restarts))
   if not keep_s then redis.call('HDEL', key, 'payload') end
   count_open(owner, -1)

@@ -49,10 +49,28 @@ local function recount()
   for field, value in pairs(kinds) do redis.call('HSET', COUNTS, field, value) end
 end
 
+-- An orchestrator that stalls, or whose machine is frozen, renews nothing but keeps its connections; one that has died
+-- loses them. Its readers may still be there as long as it is.
+local LOOK_AGAIN_S, present = 5, {}
+local function may_be_read(id)
+  for watcher in string.gmatch(redis.call('HGET', job_key(id), 'watchers') or '', '%S+') do
+    if present[watcher] == nil then
+      present[watcher] = redis.call('PUBSUB', 'NUMSUB', base .. ':presence:' .. watcher)[2] > 0
+    end
+    if present[watcher] then return true end
+  end
+  return false
+end
+
 -- 1. Nobody reads the stream, and the request said that this ends it.
 for _, id in ipairs(due(WATCHED)) do
-  redis.call('ZREM', WATCHED, id)
-  local status = redis.call('HGET', job_key(id), 'status')
+  local read = may_be_read(id)
+  if read then
+    redis.call('ZADD', WATCHED, seconds(NOW + LOOK_AGAIN_S), id)
+  else
+    redis.call('ZREM', WATCHED, id)
+  end
+  local status = not read and redis.call('HGET', job_key(id), 'status')
   if status == 'queued' then
     conclude(id, 'cancelled', {disconnected_line}, '', true)
     ended = ended + 1
