@@ -140,7 +140,7 @@ async def _ask(
             channel_id: str = answer["channel_id"]
             found.pending.append(channel_id)
             return channel_id
-        assert (response.status, answer["error"]["code"]) == (503, "storage_full"), answer
+        assert (response.status, answer["error"]["code"]) == (429, "key_storage_full"), answer
         found.refused += 1
         found.longest_retry_s = max(found.longest_retry_s, int(response.headers["Retry-After"]))
         return None

@@ -137,6 +137,7 @@ async def test_every_end_gives_the_key_its_place_back_once(ports: Ports) -> None
 
 
 async def test_refused_job_leaves_nothing_behind(ports: Ports) -> None:
+    await running(ports)
     job = make_job()
     with pytest.raises(QueueFull):
         await ports.intake.enqueue(job, max_waiting=0)

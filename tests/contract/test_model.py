@@ -340,15 +340,21 @@ class TwoStores(RuleBasedStateMachine):
         counted, summed = self._runner.run(self._bytes_in_redis())
         assert counted == summed
 
-    async def _bytes_in_redis(self) -> tuple[int, int]:
-        """What is counted, and what jobs that have not ended say of themselves and what fades come to."""
+    async def _bytes_in_redis(self) -> tuple[Counter[bytes], Counter[bytes]]:
+        """By key, in all under no name: what is counted, and what unfinished jobs say of themselves and what fades."""
         redis: Any = self._store.redis
-        counts = await redis.hgetall(keys.counts(MODEL))
-        own = [await redis.hget(keys.job(job.channel_id), "bytes") for job in self._jobs]
-        spans = await redis.zrange(keys.fading(MODEL), 0, -1)
-        fading = [counts[b"fading:" + span] for span in spans]
-        assert len(fading) == sum(field.startswith(b"fading:") for field in counts)
-        return int(counts.get(b"bytes", 0)), sum(int(one or 0) for one in own + fading)
+        counted = Counter({b"": int(await redis.hget(keys.counts(MODEL), "bytes") or 0)})
+        counted.update(
+            {key: int(own) for key, own in (await redis.hgetall(keys.held(MODEL))).items()}
+        )
+        summed = Counter[bytes]()
+        for job in self._jobs:
+            own = int(await redis.hget(keys.job(job.channel_id), "bytes") or 0)
+            summed.update({b"": own, job.key_id.encode(): own})
+        for span in await redis.zrange(keys.fading(MODEL), 0, -1):
+            sums = await redis.hgetall(keys.fading_span(MODEL, int(span)))
+            summed.update({key: int(own) for key, own in sums.items()})
+        return counted, summed
 
     async def _places_in_redis(self) -> Counter[str]:
         """How many jobs have each status, having checked that each is where its status says."""

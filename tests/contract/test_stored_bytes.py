@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import StorageFull
+from relais_common.errors import KeyStorageFull, StorageFull
 from relais_common.jobs import Idempotency, Job, Message, Status, StopReason
 from relais_common.operations import DEAD_LETTERS_KEPT
 from relais_common.redis_store import RedisStore
@@ -27,10 +27,11 @@ from support.steps import (
 )
 
 BOUND = 400_000
+REFUSED = (StorageFull, KeyStorageFull)
 
 
-def large(length: int = 100_000, **fields: Any) -> Job:
-    return make_job(messages=(Message("user", "x" * length),), **fields)
+def large(length: int = 100_000, key_id: str = "key-a", **fields: Any) -> Job:
+    return make_job(key_id, messages=(Message("user", "x" * length),), **fields)
 
 
 async def bounded(ports: Ports, job: Job, bound: int = BOUND) -> None:
@@ -54,18 +55,22 @@ async def test_job_that_would_fill_more_than_three_quarters_is_refused(ports: Po
 
 
 async def test_request_is_counted_until_its_job_ends(ports: Ports) -> None:
-    waiting, running = large(), large()
+    waiting, running = large(key_id="key-b"), large()
     await bounded(ports, running)
     taken = await take_one(ports)
     await bounded(ports, waiting)
-    for end in (
-        ports.intake.cancel(waiting.channel_id, StopReason.CLIENT),
-        finish(ports, taken.lease, 2),
+    for newcomer, end in zip(
+        "cd",
+        (
+            ports.intake.cancel(waiting.channel_id, StopReason.CLIENT),
+            finish(ports, taken.lease, 2),
+        ),
+        strict=True,
     ):
-        with pytest.raises(StorageFull):
+        with pytest.raises(REFUSED):
             await bounded(ports, large())
         await end
-        await bounded(ports, large())
+        await bounded(ports, large(key_id=newcomer))
     assert 200_000 < await held(ports) < 300_000
 
 
@@ -79,7 +84,7 @@ async def test_answer_is_counted_while_it_grows_and_after_its_end(ports: Ports) 
     assert growing - before > 100_000
     await finish(ports, taken.lease, 1002, text="é" * 50_000)
     assert await held(ports) - before > 200_000
-    with pytest.raises(StorageFull):
+    with pytest.raises(REFUSED):
         await bounded(ports, make_job(), 250_000)
 
 
@@ -126,7 +131,8 @@ async def test_what_has_expired_is_counted_no_more(redis_store: RedisStore) -> N
     await reap(ports)
     left = (await take_one(ports)).job.channel_id
     assert await held(ports) == int(await redis.hget(keys.job(left), "bytes"))
-    assert "fading:" not in str(await redis.hgetall(keys.counts(MODEL)))
+    assert await redis.keys(keys.fading(MODEL).replace("{", "*").replace("}", "*") + "*") == []
+    assert await redis.hgetall(keys.held(MODEL)) == {b"key-a": str(await held(ports)).encode()}
 
 
 async def test_full_store_forgets_what_has_expired_before_it_refuses(
@@ -136,7 +142,7 @@ async def test_full_store_forgets_what_has_expired_before_it_refuses(
     await enqueue(ports, make_job())
     taken = await take_one(ports)
     await finish(ports, taken.lease, 2, text="x" * BOUND)
-    with pytest.raises(StorageFull):
+    with pytest.raises(REFUSED):
         await bounded(ports, make_job())
     await expire_all(redis_store.redis)
     await bounded(ports, make_job())
@@ -224,7 +230,7 @@ async def test_count_is_no_less_than_what_the_server_says_it_uses(
 async def test_refused_job_leaves_no_event(redis_store: RedisStore) -> None:
     ports = redis_ports(redis_store)
     job = large()
-    with pytest.raises(StorageFull):
+    with pytest.raises(REFUSED):
         await bounded(ports, job, 1000)
     assert await names(ports, job.channel_id) == []
     await enqueue(ports, job)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from relais_common.channels import new_channel_id
-from relais_common.errors import EngineFailed, StorageFull, TracesFull
+from relais_common.errors import EngineFailed, KeyStorageFull, TracesFull
 from relais_common.events import (
     Cancelled,
     Completed,
@@ -521,7 +521,7 @@ async def test_bytes_of_traces_count_with_what_is_held(ports: Ports) -> None:
 
 
 async def test_where_bytes_run_out_for_other_reasons_the_error_says_so(ports: Ports) -> None:
-    with pytest.raises(StorageFull):
+    with pytest.raises(KeyStorageFull):
         for _ in range(99):
             job = make_job(messages=(Message("user", "a" * 20_000),))
             await ports.intake.enqueue(

@@ -39,6 +39,7 @@ def keys_in_code() -> set[str]:
         "watcher_id": "<watcher id>",
         "limit": "<limit>",
         "day": "<day>",
+        "at": "<at>",
     }
     channel_id = f"{model_tag('<model>')}.{'0' * 22}"
     names = {keys.WORKERS, keys.SIGNING_SECRET}

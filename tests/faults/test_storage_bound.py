@@ -54,7 +54,7 @@ async def fill(session: aiohttp.ClientSession, url: str) -> tuple[dict[int, str]
             if response.status == 202:
                 accepted[number] = answer["channel_id"]
                 continue
-            assert response.status == 503, answer
+            assert response.status == 429, answer
             return accepted, answer["error"]["code"], int(response.headers["Retry-After"])
     raise AssertionError("never refused")
 
@@ -65,7 +65,7 @@ async def test_all_that_was_accepted_is_answered_and_memory_stays_under_its_boun
     front = start("orchestrator", **SETTINGS, MAX_STORED_BYTES=str(BOUND))
     start("llm_worker", **{**DETERMINISTIC, **SETTINGS})
     accepted, code, retry_after_s = await fill(session, front.url)
-    assert code == "storage_full"
+    assert code == "key_storage_full"
     assert retry_after_s >= 1
     assert len(accepted) > 10
     for number, channel_id in accepted.items():

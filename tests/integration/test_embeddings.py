@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import openai
 import pytest
 
 from relais_common.jobs import InputType
+from relais_common.wire import keys
 from relais_embedding_worker.encoder import Input, Vectors
 from support.embedding_worker import EmbeddingWorker, open_embedding_worker
 from support.encoders import WatchedEncoder
+from support.keys import KeyFile, bearer
 from support.stack import Front, Stack, chat_request
 from support.waiting import wait_until
 
@@ -183,3 +186,87 @@ async def test_client_that_leaves_frees_what_waited(
     asking.cancel()
     await wait_until(lambda: embedder.batches.waiting_tokens == 0)
     embedder.encoder.gate.set()
+
+
+async def ttls_of(stack: Stack, answer: dict[str, Any]) -> list[int]:
+    """Seconds for which the result, the events and the vectors are kept."""
+    channel_id = answer["id"].partition("-")[2]
+    names = keys.job(channel_id), keys.log(channel_id), keys.vectors(channel_id)
+    return [await stack.store.redis.ttl(name) for name in names]
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_vectors_that_a_client_waited_for_are_kept_for_a_minute(
+    front: Front, stack: Stack
+) -> None:
+    for path, body in (
+        ("/v1/embeddings", {"input": "x"}),
+        ("/v1/rerank", {"query": "x", "documents": ["y"]}),
+        ("/v1/score", {"text_1": "x", "text_2": "y"}),
+    ):
+        _, answer = await ask(front, path, **body)
+        assert all(0 < ttl_s <= 60 for ttl_s in await ttls_of(stack, answer))
+    _, answer = await ask(front, "/v1/embeddings", input="x", on_disconnect="continue")
+    result_s, log_s, vectors_s = await ttls_of(stack, answer)
+    assert 3500 < result_s <= 3600
+    assert 500 < log_s <= 600
+    assert 3500 < vectors_s <= 3600
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_repetition_within_the_minute_gets_the_same_vectors(front: Front) -> None:
+    answers = []
+    for _ in range(2):
+        async with front.post(
+            "/v1/embeddings",
+            {"model": EMBEDDER, "input": "x"},
+            headers={"Idempotency-Key": "one"},
+        ) as response:
+            answers.append(await response.json())
+    assert answers[0] == answers[1]
+
+
+async def test_key_that_fills_the_store_with_vectors_delays_no_other(
+    stack: Stack, embedder: EmbeddingWorker, tmp_path: Path
+) -> None:
+    key_file = KeyFile(tmp_path / "keys.json", greedy={}, victim={})
+    front = await stack.front(
+        EMBEDDING_MODELS=EMBEDDER,
+        MAX_EMBEDDING_INPUTS="2048",
+        MAX_BODY_BYTES=str(20_000),
+        MAX_STORED_BYTES=str(200_000),
+        **key_file.settings,
+    )
+    body = {"model": EMBEDDER, "input": ["x"] * 200, "dimensions": 8}
+
+    async def refusal() -> tuple[str, int]:
+        for _ in range(100):
+            async with front.post("/v1/requests", body, headers=bearer("greedy")) as response:
+                answer = await response.json()
+                if response.status != 202:
+                    assert response.status == 429, answer
+                    return answer["error"]["code"], int(response.headers["Retry-After"])
+        raise AssertionError("never refused")
+
+    async def is_served() -> bool:
+        path, one = "/v1/embeddings", {"model": EMBEDDER, "input": "x"}
+        async with front.post(path, one, headers=bearer("victim")) as response:
+            return response.status == 200
+
+    embedder.encoder.gate.clear()
+    assert (await refusal())[0] == "key_storage_full"
+    embedder.encoder.gate.set()
+    assert await is_served()
+
+    async def all_over() -> bool:
+        depth = await stack.store.intake.depth(EMBEDDER)
+        return depth.waiting + depth.running == 0
+
+    retry_after_s = 0
+    for _ in range(20):
+        await wait_until(all_over)
+        code, retry_after_s = await refusal()
+        assert code == "key_storage_full"
+    # No sooner than the first of its results goes, which are kept for an hour.
+    assert retry_after_s > 500
+    assert await is_served()

@@ -222,11 +222,36 @@ class StorageFull(RelaisError):
     code = "storage_full"
 
 
+class KeyStorageFull(RelaisError):
+    """What Redis holds of this key's requests to the model and of their answers is more than its share."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "key_storage_full"
+
+
 class TracesFull(RelaisError):
     """As many traces of this model wait for the database as may: nothing was queued, since its trace could be lost."""
 
     status = 503
     code = "traces_full"
+
+
+def storage_full(model: str, stored: int, *, retry_after_s: float) -> StorageFull:
+    """Says how much is held of the model."""
+    return StorageFull(
+        f"{stored} bytes are held of requests to {model!r} and of their answers already",
+        retry_after_s=retry_after_s,
+    )
+
+
+def key_storage_full(model: str, stored: int, *, retry_after_s: float) -> KeyStorageFull:
+    """Says how much is held of the key's requests to the model."""
+    return KeyStorageFull(
+        f"{stored} bytes are held of this key's requests to {model!r} and of their answers, "
+        "which is more than its share: try again when some have expired",
+        retry_after_s=retry_after_s,
+    )
 
 
 class EngineRefused(InvalidRequest):

@@ -8,6 +8,9 @@ from typing import Any
 
 from relais_common.limits import Buckets
 
+EXPECTED_DIMENSIONS = 1024
+"""Of a vector whose model has not said how many it gives. Counted until the end; then what it has."""
+
 
 class Operation(StrEnum):
     """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`; it has none for `score`."""
@@ -150,6 +153,15 @@ class Job:
     deadline_s: float
     log_ttl_s: float
     result_ttl_s: float
+
+    @property
+    def expected_result_bytes(self) -> int:
+        """What its vectors or scores will take beside the log; nothing for text, which grows with it."""
+        asked = self.embedding
+        if asked is None:
+            return 0
+        dimensions = 1 if asked.queries else asked.dimensions or EXPECTED_DIMENSIONS
+        return 4 * len(asked.inputs) * dimensions
 
 
 @dataclass(frozen=True, slots=True)

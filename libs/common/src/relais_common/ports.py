@@ -72,12 +72,14 @@ class JobIntake(Protocol):
             watcher_id: as `watch`: who watches it from its acceptance on.
 
         Raises:
-            QueueFull: `max_waiting` jobs of this model wait already.
+            QueueFull: `max_waiting` jobs of this model wait already, and one of this key has not ended.
             RateLimited: the key's requests or tokens of this minute do not allow it; nothing was taken of either.
             TokensOverLimit: it needs more tokens than the key ever has.
             TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
-            StorageFull: with this job, what is held of the model's jobs, waiting, running and ended, would be more than
-                three quarters of `max_stored_bytes`. Past the whole of it, no more than one job is taken at a time.
+            StorageFull: with this job, what is held of the model's jobs, waiting, running and ended, would leave less
+                than half of what is held of its key free of three quarters of `max_stored_bytes`. Past the whole of it,
+                no more than one job is taken at a time.
+            KeyStorageFull: likewise, and the key holds more than an even share.
             TracesFull: `tracing.max_waiting` traces of this model wait for the database, or they take more than a
                 quarter of `max_stored_bytes`.
             IdempotencyConflict: the idempotency key was used with another body.

@@ -16,7 +16,7 @@ from aiohttp import web
 from relais_common.channels import channel_model
 from relais_common.errors import ChannelNotFound
 from relais_common.events import Completed, Vectors
-from relais_common.jobs import Embedding, InputType, Sampling
+from relais_common.jobs import Embedding, InputType, OnDisconnect, Sampling
 from relais_orchestrator import rate_headers
 from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS
@@ -167,6 +167,7 @@ async def _ask(
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
+        is_delivered=wanted.on_disconnect is OnDisconnect.CANCEL,
     )
     with parts.drain.request(), parts.streams.of(caller.key_id):
         accepted = await parts.intake.accept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -49,12 +50,18 @@ log = structlog.get_logger(__name__)
 IDEMPOTENCY_KEY_FORM = r"^[!-~]([ -~]{0,254}[!-~])?$"
 _IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_FORM)
 FAREWELL_TIMEOUT_S = 2.0
+DELIVERED_TTL_S = 60.0
+"""How long an answer is kept that its client waited for: as long as a repetition takes, or a restart of Redis."""
 _ORDER = tuple(Priority)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a client asked for, whichever route it came by."""
+    """What a client asked for, whichever route it came by.
+
+    Attributes:
+        is_delivered: its client waits for vectors, which nobody reads once that client has them or has left.
+    """
 
     model: str
     messages: tuple[Message, ...] | None
@@ -66,6 +73,7 @@ class Draft:
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
     embedding: Embedding | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    is_delivered: bool = False
 
 
 class Intake:
@@ -102,7 +110,7 @@ class Intake:
 
         Raises:
             ModelNotFound, PriorityForbidden, InvalidRequest, PayloadTooLarge, QueueFull, TooManyInFlight, RateLimited,
-                StorageFull, TracesFull, IdempotencyConflict, Draining: nothing was queued.
+                StorageFull, KeyStorageFull, TracesFull, IdempotencyConflict, Draining: nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
@@ -114,6 +122,7 @@ class Intake:
             raise PriorityForbidden(
                 f"priority: this key may ask for {highest} at most", param="priority"
             )
+        kept_s = DELIVERED_TTL_S if draft.is_delivered else math.inf
         job = Job(
             channel_id=new_channel_id(model),
             model=model,
@@ -128,8 +137,8 @@ class Intake:
             on_disconnect=draft.on_disconnect,
             on_worker_loss=draft.on_worker_loss,
             deadline_s=self._deadline_s(draft),
-            log_ttl_s=self._limits.log_ttl_s,
-            result_ttl_s=self._limits.result_ttl_s,
+            log_ttl_s=min(self._limits.log_ttl_s, kept_s),
+            result_ttl_s=min(self._limits.result_ttl_s, kept_s),
         )
         cancels = job.on_disconnect is OnDisconnect.CANCEL
         with self._watcher.accepting(job.channel_id) if cancels else nullcontext():

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relais_common.errors import QueueFull, StorageFull
+from relais_common.errors import QueueFull, key_storage_full, storage_full
 from relais_common.events import Cancelled, Completed, Failed, Usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import Job, OnDisconnect, Priority, Status, StopReason, Verdict
@@ -20,6 +20,7 @@ from relais_common.wire import codec
 from relais_common.wire.trace_codec import content_of
 
 PATIENCE = 8
+SHARE = 2
 TAKER_S = 10.0
 LOOK_AGAIN_S = 5.0
 
@@ -46,6 +47,7 @@ class Record:
     quota: Quota
     hands: Hands
     tracing: Tracing | None = None
+    expected_bytes: int = 0
     status: Status = Status.QUEUED
     fence: int = 0
     failures: int = 0
@@ -68,7 +70,7 @@ class Record:
         """What there is to hold of it at this time."""
         logged = sum(map(len, self.log))
         if self.finished_at_s is None:
-            return len(codec.encode_job(self.job)) + logged
+            return len(codec.encode_job(self.job)) + logged + self.expected_bytes
         over_s = now_s - self.finished_at_s
         result = len((self.text or "").encode()) + len(self.vectors or b"")
         result = result if over_s < self.job.result_ttl_s else 0
@@ -112,6 +114,7 @@ class MemoryModel:
         self._order += 1
         now = self._clock()
         record = Record(job, self._order, now, now + job.deadline_s, quota, Hands(now), tracing)
+        record.expected_bytes = self.expected_bytes(job)
         self.records[job.channel_id] = record
         self._lane(record).append(job.channel_id)
         self.deadlines[job.channel_id] = record.deadline_at_s
@@ -142,10 +145,14 @@ class MemoryModel:
         record.log.extend(lines)
         self._fanout.publish(record.job.channel_id, LiveBatch(first_seq, lines))
 
-    def refuse_where_full(self, model: str, max_waiting: int) -> None:
-        """Raises QueueFull where as many wait as may; when a tenth has been served there is room again."""
+    def refuse_where_full(self, model: str, max_waiting: int, unfinished: int) -> None:
+        """Raises QueueFull where as many wait as may; when a tenth has been served there is room again.
+
+        Args:
+            unfinished: of the key that asks; one that has none has room for one.
+        """
         waiting = self.waiting
-        if waiting >= max_waiting:
+        if waiting >= max_waiting and unfinished > 0:
             raise QueueFull(
                 f"{waiting} requests wait for {model!r} already",
                 retry_after_s=self.estimated_wait_s(max(1, waiting // 10)) or 1.0,
@@ -162,17 +169,28 @@ class MemoryModel:
         """Whether more is held than the last job came with as a bound."""
         return self.max_stored_bytes is not None and self.stored_bytes > self.max_stored_bytes
 
+    def expected_bytes(self, job: Job) -> int:
+        """Of its result, until it is there."""
+        if self.max_stored_bytes is None:
+            return 0
+        return min(job.expected_result_bytes, self.max_stored_bytes // 8)
+
     def refuse_where_crowded(self, job: Job) -> None:
-        """Raises StorageFull. A quarter of the bound is left to the answers of those that are accepted."""
-        stored = self.stored_bytes
-        if (
-            self.max_stored_bytes is not None
-            and stored + len(codec.encode_job(job)) > 0.75 * self.max_stored_bytes
-        ):
-            raise StorageFull(
-                f"{stored} bytes are held of requests to {job.model!r} and of their answers already",
-                retry_after_s=1.0,
-            )
+        """Raises StorageFull, KeyStorageFull. A quarter of the bound is left to the answers of what is accepted."""
+        if self.max_stored_bytes is None:
+            return
+        now, room = self._clock(), 0.75 * self.max_stored_bytes
+        held: Counter[str] = Counter()
+        for record in self.records.values():
+            held[record.job.key_id] += record.stored_bytes(now)
+        stored, own = self.stored_bytes, held[job.key_id]
+        more = len(codec.encode_job(job)) + self.expected_bytes(job)
+        if own + more <= SHARE * (room - stored - more):
+            return
+        holders = sum(map(bool, held.values()))
+        if own * (holders + 1) > room:
+            raise key_storage_full(job.model, own, retry_after_s=1.0)
+        raise storage_full(job.model, stored, retry_after_s=1.0)
 
     def refuse_where_traces_wait(self, model: str, tracing: Tracing | None) -> None:
         """Raises TracesFull where as many wait for the database as may, or they take a quarter of the room."""

@@ -113,7 +113,7 @@ class MemoryOperations:
             return self._accepted(state, state.records[record.replayed_as], duplicate=True)
         if record is None or channel_id not in state.dead:
             return None
-        state.refuse_where_full(record.job.model, max_waiting)
+        state.refuse_where_full(record.job.model, max_waiting, unfinished=1)
         state.dead.remove(channel_id)
         record.replayed_as = new_channel_id
         job = replace(record.job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)

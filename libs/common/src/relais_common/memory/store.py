@@ -96,8 +96,8 @@ class MemoryStore:
                         "this Idempotency-Key was used with another body", param="Idempotency-Key"
                     )
                 return self._accepted(model, model.records[channel_id], duplicate=True)
-        model.refuse_where_full(job.model, max_waiting)
         unfinished = model.unfinished(job.key_id)
+        model.refuse_where_full(job.model, max_waiting, unfinished)
         if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
             raise TooManyInFlight(
                 f"{unfinished} requests of this key to {job.model!r} have not ended",

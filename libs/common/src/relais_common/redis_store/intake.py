@@ -12,9 +12,10 @@ from relais_common.channels import channel_model
 from relais_common.errors import (
     IdempotencyConflict,
     QueueFull,
-    StorageFull,
     StoreUnavailable,
     TooManyInFlight,
+    key_storage_full,
+    storage_full,
 )
 from relais_common.events import Cancelled
 from relais_common.jobs import (
@@ -46,7 +47,7 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
     """What a script says of a job that it was to take in.
 
     Raises:
-        QueueFull, TooManyInFlight, StorageFull, TracesFull: it was not.
+        QueueFull, TooManyInFlight, StorageFull, KeyStorageFull, TracesFull: it was not.
     """
     verdict, *rest = answer
     if verdict == b"full":
@@ -63,10 +64,10 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
         )
     if verdict == b"no_room":
         stored, wait = rest
-        raise StorageFull(
-            f"{stored} bytes are held of requests to {model!r} and of their answers already",
-            retry_after_s=float(wait),
-        )
+        raise storage_full(model, stored, retry_after_s=float(wait))
+    if verdict == b"key_no_room":
+        stored, wait = rest
+        raise key_storage_full(model, stored, retry_after_s=float(wait))
     if verdict == b"traces_full":
         raise traces_full(model, rest[0])
     channel_id, status, position, wait = rest
@@ -181,6 +182,7 @@ class RedisJobIntake:
             quota.tokens,
             0 if tracing is None else tracing.max_waiting,
             watcher_id,
+            job.expected_result_bytes,
         ]
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":

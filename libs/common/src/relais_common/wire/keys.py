@@ -92,9 +92,19 @@ def watched(model: str) -> str:
     return f"{model_base(model)}:watched"
 
 
+def held(model: str) -> str:
+    """HASH: bytes held of each key's jobs, unfinished and ended ones."""
+    return f"{model_base(model)}:held"
+
+
 def fading(model: str) -> str:
-    """ZSET with TTL: ends of ten-second spans in which what is left of ended jobs expires."""
+    """ZSET: ends of ten-second spans in which what is left of ended jobs expires."""
     return f"{model_base(model)}:fading"
+
+
+def fading_span(model: str, at: int) -> str:
+    """HASH: bytes that expire in the span that ends then, by key id; in all under the empty name."""
+    return f"{model_base(model)}:fading:{at}"
 
 
 def wakeup(model: str) -> str:

@@ -28,7 +28,7 @@ NAMES = (
     "shelve",
 )
 
-_ALL = ("core", "accounts", "traces", "lib")
+_ALL = ("core", "accounts", "traces", "stored", "lib")
 _FEWER: dict[str, tuple[str, ...]] = {
     # Called most, for every token and watcher: the library costs as much as what they do.
     **dict.fromkeys(("append", "start", "watch", "unwatch"), ("core",)),

@@ -1,6 +1,5 @@
--- What scripts share that take jobs in, hand them on or end them. After core.lua, accounts.lua and traces.lua.
-
-local function count(field) return tonumber(redis.call('HGET', COUNTS, field) or '0') end
+-- What scripts share that take jobs in, hand them on or end them. After core.lua, accounts.lua,
+-- traces.lua and stored.lua.
 
 local function lane_field(priority, owner, name)
   return 'lane:' .. priority .. ':' .. owner .. ':' .. name
@@ -31,62 +30,6 @@ end
 local function count_waiting(priority, by)
   redis.call('HINCRBY', COUNTS, 'waiting', by)
   redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
-end
-
--- What Redis holds of a job, by its own count. O(1): of a log it looks at the first nodes only.
-local function job_bytes(id)
-  -- Beside its hash a job has places in a lane, the deadlines and the leases, two times of expiry, an idempotency key.
-  return (redis.call('MEMORY', 'USAGE', job_key(id), 'SAMPLES', 0) or 0)
-    + (redis.call('MEMORY', 'USAGE', base .. ':vectors:' .. id) or 0) + 1024
-end
-local function log_bytes(id) return redis.call('MEMORY', 'USAGE', log_key(id)) or 0 end
-
--- An unfinished job is counted in `bytes` of the counts, with as much as its own field of that name says.
-local function settle_bytes(id)
-  local bytes, before = job_bytes(id) + log_bytes(id), tonumber(redis.call('HGET', job_key(id), 'bytes') or '0')
-  if bytes ~= before then
-    redis.call('HSET', job_key(id), 'bytes', bytes)
-    redis.call('HINCRBY', COUNTS, 'bytes', bytes - before)
-  end
-end
-
--- What is left of an ended job is counted until it expires. Nothing runs when a key does, so what expires within the same
--- ten seconds is one sum, taken off once they are over. Returns their end.
-local function fade(bytes, after_s)
-  local at = string.format('%d', math.ceil((NOW + after_s) / 10) * 10)
-  redis.call('HINCRBY', COUNTS, 'bytes', bytes)
-  redis.call('HINCRBY', COUNTS, 'fading:' .. at, bytes)
-  redis.call('ZADD', FADING, at, at)
-  redis.call('EXPIRE', FADING, math.max(math.ceil(after_s) + 60, redis.call('TTL', FADING)))
-  return at
-end
-
--- The same for an ended job whose hash shrinks before its time.
-local function fade_anew(id, after_s)
-  local at, bytes = unpack(redis.call('HMGET', job_key(id), 'fading_at', 'fading_bytes'))
-  if at and redis.call('HEXISTS', COUNTS, 'fading:' .. at) == 1 then
-    redis.call('HINCRBY', COUNTS, 'bytes', -bytes)
-    redis.call('HINCRBY', COUNTS, 'fading:' .. at, -bytes)
-  end
-  bytes = job_bytes(id)
-  redis.call('HSET', job_key(id), 'fading_at', fade(bytes, after_s), 'fading_bytes', bytes)
-end
-
-local function forget_faded(limit)
-  for _, at in ipairs(redis.call('ZRANGEBYSCORE', FADING, '-inf', seconds(NOW), 'LIMIT', 0, limit)) do
-    redis.call('HINCRBY', COUNTS, 'bytes', -count('fading:' .. at))
-    redis.call('HDEL', COUNTS, 'fading:' .. at)
-    redis.call('ZREM', FADING, at)
-  end
-end
-
--- All that is held of a model: its jobs, and the records of those that have ended.
-local function held_bytes() return count('bytes') + traces_bytes() end
-
-local function holds_more(most)
-  if held_bytes() <= most then return false end
-  forget_faded(64)
-  return held_bytes() > most
 end
 
 -- Unfinished jobs of a key.
@@ -141,19 +84,10 @@ local function known(id)
 end
 
 -- What is answered where as many wait as may; nil where there is room. When a tenth has been served there is room again
--- for those who come back.
-local function why_full(max_waiting)
+-- for those who come back. A key of which nothing is unfinished has room for one: others have not filled its place.
+local function why_full(max_waiting, open)
   local waiting = count('waiting')
-  if waiting >= max_waiting then return {'full', waiting, estimated_wait(math.max(1, waiting / 10))} end
-end
-
--- What is answered where what is held leaves no room for so many bytes more; nil where it does. A quarter of `most` is
--- left to the answers of those that are accepted. There is more room when something fades, or when a job has been served.
-local function why_no_room(bytes, most)
-  if most == 0 or not holds_more(most * 0.75 - bytes) then return end
-  local soonest, wait = tonumber(redis.call('ZRANGE', FADING, 0, 0)[1]), tonumber(estimated_wait(1))
-  local fades_in = soonest and soonest - NOW
-  return {'no_room', held_bytes(), seconds(math.max(1, math.min(fades_in or wait or 1, wait or fades_in or 1)))}
+  if waiting >= max_waiting and open > 0 then return {'full', waiting, estimated_wait(math.max(1, waiting / 10))} end
 end
 
 -- What is answered where as many records wait for the database as may, or take a quarter of the room; nil where they do not.
@@ -167,7 +101,7 @@ end
 -- The one way a job comes in: its state, its lane, its deadline, its first event. Returns its position, its wait,
 -- and the seconds after which it is forgotten.
 local function admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
-    watch_grace_s, on_worker_loss, trace)
+    watch_grace_s, on_worker_loss, trace, expected)
   local key, deadline_at = job_key(id), seconds(NOW + tonumber(deadline_s))
   local gone_s = math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
   local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
@@ -177,6 +111,7 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
     'deadline_at', deadline_at, 'log_ttl_s', log_ttl_s, 'result_ttl_s', result_ttl_s)
   if on_worker_loss == 'restart' then redis.call('HSET', key, 'restarts', 1) end
   if trace ~= '' then redis.call('HSET', key, 'trace', trace) end
+  if expected > 0 then redis.call('HSET', key, 'expected', expected) end
   -- No key lives for ever, even if nobody is left to end the job.
   redis.call('EXPIRE', key, gone_s)
   if redis.call('RPUSH', lane_key(priority, owner), id) == 1 then
@@ -238,7 +173,7 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
-  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'watchers')
+  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers')
   hand_over_trace(id, status, lines, text, settle(id, owner, status, usage, reserved, tokens_per_minute, restarts))
   if not keep_s then redis.call('HDEL', key, 'payload') end
   count_open(owner, -1)
@@ -247,9 +182,11 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   redis.call('ZREM', WATCHED, id)
   redis.call('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
   redis.call('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))
-  redis.call('HINCRBY', COUNTS, 'bytes', -(bytes or 0))
-  fade(log_bytes(id), tonumber(log_ttl))
-  if keep_s then fade_anew(id, tonumber(keep_s)) else fade(job_bytes(id), tonumber(result_ttl)) end
+  local log_left, job_left = log_bytes(id), job_bytes(id)
+  fade(owner, log_left, tonumber(log_ttl))
+  local fades_at = fade(owner, job_left, tonumber(keep_s or result_ttl))
+  if keep_s then redis.call('HSET', key, 'fading_at', fades_at, 'fading_bytes', job_left) end
+  hold(owner, log_left + job_left - (bytes or 0))
   -- It names a result, and is worth nothing without.
   if idempotency then redis.call('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
   if was == 'queued' then

@@ -12,15 +12,19 @@ local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(
 
 -- Jobs whose keys expired before anybody ended them are still counted: count again what is there. O(waiting).
 local function recount()
-  local kinds = {waiting = 0, bytes = 0}
+  local kinds, held = {waiting = 0, bytes = 0}, {}
   redis.call('DEL', OPEN)
   for _, priority in ipairs(PRIORITIES) do
     kinds['waiting:' .. priority] = 0
   end
+  local function note_held(owner, bytes)
+    kinds.bytes = kinds.bytes + bytes
+    held[owner] = (held[owner] or 0) + bytes
+  end
   local function note_waiting(priority, owner, jobs, bytes)
     kinds.waiting = kinds.waiting + jobs
     kinds['waiting:' .. priority] = kinds['waiting:' .. priority] + jobs
-    kinds.bytes = kinds.bytes + bytes
+    note_held(owner, bytes)
     count_open(owner, jobs)
   end
   for _, priority in ipairs(PRIORITIES) do
@@ -40,12 +44,21 @@ local function recount()
     local owner, bytes = unpack(redis.call('HMGET', job_key(id), 'key_id', 'bytes'))
     if owner then
       count_open(owner, 1)
-      kinds.bytes = kinds.bytes + tonumber(bytes or '0')
+      note_held(owner, tonumber(bytes or '0'))
     else
       redis.call('ZREM', INFLIGHT, id)
     end
   end
-  for _, at in ipairs(redis.call('ZRANGE', FADING, 0, -1)) do kinds.bytes = kinds.bytes + count('fading:' .. at) end
+  for _, at in ipairs(redis.call('ZRANGE', FADING, 0, -1)) do
+    local sums = redis.call('HGETALL', span_key(at))
+    for i = 1, #sums, 2 do
+      if sums[i] ~= '' then note_held(sums[i], tonumber(sums[i + 1])) end
+    end
+  end
+  redis.call('DEL', HELD)
+  for owner, bytes in pairs(held) do
+    if bytes > 0 then redis.call('HSET', HELD, owner, bytes) end
+  end
   for field, value in pairs(kinds) do redis.call('HSET', COUNTS, field, value) end
 end
 

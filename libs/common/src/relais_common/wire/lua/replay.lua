@@ -9,11 +9,12 @@ local key = job_key(letter)
 local status, replayed_as, trace = unpack(redis.call('HMGET', key, 'status', 'replayed_as', 'trace'))
 if replayed_as then return redis.call('EXISTS', job_key(replayed_as)) == 1 and known(replayed_as) end
 if status ~= 'failed' or redis.call('HEXISTS', key, 'payload') == 0 then return false end
-local full = why_full(max_waiting)
+local full = why_full(max_waiting, 1)
 if full then return full end
 
 local arguments = {unpack(ARGV, 3, 13)}
 arguments[#arguments + 1] = trace or ''
+arguments[#arguments + 1] = 0
 local at, wait = admit(unpack(arguments))
 redis.call('HSET', key, 'replayed_as', id)
 redis.call('HDEL', key, 'payload')
