@@ -224,12 +224,85 @@ async def test_successor_is_told_of_the_log_it_goes_on_from(ports: Ports) -> Non
     assert successor.interrupted == Interrupted((1, 2, 3), "r1")
 
 
-async def test_crash_before_the_engine_had_the_job_is_not_charged(ports: Ports) -> None:
+async def test_crash_before_the_engine_had_the_job_is_charged_once_it_was_alone(
+    ports: Ports,
+) -> None:
     taken = await running(ports)
+    assert await crash(ports, taken.lease, max_failures=2) == Reaped(1, 0)
+    taken = await take_one(ports, idle=False)
+    assert (taken.failures, taken.suspect) == (0, False)
+    assert await crash(ports, taken.lease, max_failures=2) == Reaped(1, 0)
+    taken = await take_one(ports, idle=True)
+    assert (taken.failures, taken.suspect) == (0, True)
+    assert await crash(ports, taken.lease, max_failures=2) == Reaped(1, 0)
+    taken = await take_one(ports, idle=True)
+    assert (taken.failures, taken.suspect) == (1, True)
+    assert await crash(ports, taken.lease, max_failures=2) == Reaped(0, 1)
+    (last,) = (await events(ports, taken.job.channel_id))[-1:]
+    assert isinstance(last, Failed)
+    assert last.error.code == WorkerLost.code
+
+
+async def test_crash_before_the_engine_had_any_of_many_charges_none_and_tries_each_alone(
+    ports: Ports,
+) -> None:
+    jobs = [make_job() for _ in range(20)]
+    await enqueue(ports, *jobs)
+    for _ in range(2):
+        leases = [one.lease for one in await take(ports, 20)]
+        assert await crash(ports, *leases, max_failures=1) == Reaped(requeued=20, ended=0)
+    assert await take(ports, 5, idle=False) == []
+    culprit, *others = [await take_one(ports, idle=True) for _ in range(20)]
+    assert sorted(ids([culprit, *others])) == sorted(ids(jobs))
+    for one in others:
+        await finish(ports, one.lease, 2)
+    assert await crash(ports, culprit.lease, max_failures=1) == Reaped(requeued=0, ended=1)
+
+
+async def test_workers_that_always_die_set_nobody_aside_before_all_were_tried_alone_as_often(
+    ports: Ports,
+) -> None:
+    await enqueue(ports, *[make_job() for _ in range(4)])
+    for _ in range(2):
+        assert await crash(ports, *[one.lease for one in await take(ports, 4)]) == Reaped(4, 0)
+    for round_number in range(2):
+        for _ in range(4):
+            taken = await take_one(ports, idle=True)
+            assert taken.failures == round_number
+            assert await crash(ports, taken.lease, max_failures=3) == Reaped(1, 0)
+
+
+async def test_barren_job_that_did_well_alone_is_no_suspect_any_more(ports: Ports) -> None:
+    await crash(ports, (await running(ports)).lease)
+    await crash(ports, (await take_one(ports)).lease)
+    taken = await take_one(ports, idle=True)
+    assert taken.suspect
+    await start(ports, taken.lease)
+    await append(ports, taken.lease, 3)
+    assert await crash(ports, taken.lease, max_failures=1) == Reaped(1, 0)
+    taken = await take_one(ports, idle=False)
+    assert (taken.failures, taken.suspect) == (0, False)
+
+
+async def test_draining_before_the_engine_had_the_job_makes_no_suspect(ports: Ports) -> None:
     for _ in range(5):
-        assert await crash(ports, taken.lease, max_failures=1) == Reaped(1, 0)
-        taken = await take_one(ports)
-        assert taken.failures == 0
+        taken = await running(ports)
+        await ports.source.release([taken.lease])
+        taken = await take_one(ports, idle=False)
+        assert (taken.failures, taken.suspect) == (0, False)
+        await finish(ports, taken.lease, 2)
+
+
+async def test_barren_suspect_can_be_cancelled_and_has_a_position(ports: Ports) -> None:
+    taken = await running(ports)
+    await crash(ports, taken.lease)
+    await crash(ports, (await take_one(ports)).lease)
+    state = await ports.intake.state(taken.job.channel_id)
+    assert state is not None
+    assert state.queue_position == 1
+    await ports.intake.cancel(taken.job.channel_id, StopReason.CLIENT)
+    assert await take(ports, 5, idle=True) == []
+    assert await ports.intake.depth(MODEL) == QueueDepth(0, 0)
 
 
 async def test_crash_after_tokens_is_not_charged(ports: Ports) -> None:

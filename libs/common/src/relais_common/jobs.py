@@ -221,7 +221,8 @@ class TakenJob:
     Attributes:
         lease: what the worker shows at every step.
         tail: how many events the channel's log already holds.
-        failures: crashes charged to this job; above zero it is run alone.
+        failures: crashes charged to this job.
+        suspect: it may have killed a worker, and is run alone.
         deadline_in_s: seconds left until it expires, when it was taken.
         queued_s: seconds between acceptance and this take.
         interrupted: set where an earlier holder already published tokens.
@@ -234,6 +235,7 @@ class TakenJob:
     deadline_in_s: float
     queued_s: float
     interrupted: Interrupted | None = None
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)

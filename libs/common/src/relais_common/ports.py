@@ -150,8 +150,8 @@ class JobSource(Protocol):
     ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
-        A job that crashed its worker before is given alone, and only to a worker that is `idle`; while such a job
-        waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
+        A job that may have crashed its worker before is given alone, and only to a worker that is `idle`; while such a
+        job waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
 
         Args:
             limit: what this worker has room for.
@@ -206,8 +206,9 @@ class JobSource(Protocol):
         One that was asked to stop ends here instead.
 
         Args:
-            max_failures: set where the holder has crashed, and lives to say so: then a job that its engine had, and
-                gave nothing of since the take, is charged, and ends once it was charged so often.
+            max_failures: set where the holder has crashed, and lives to say so: then a job that gave nothing since the
+                take is charged where its engine had it or where it ran alone, and ends once it was charged so often;
+                others that gave nothing twice in a row are run alone the next time.
         """
         ...
 

@@ -51,6 +51,7 @@ class Record:
     status: Status = Status.QUEUED
     fence: int = 0
     failures: int = 0
+    barren: int = 0
     worker: str = ""
     engaged: bool = False
     prompt_token_ids: tuple[int, ...] = ()
@@ -65,6 +66,11 @@ class Record:
     replayed_as: str | None = None
     watchers: set[str] = field(default_factory=set)
     log: list[bytes] = field(default_factory=list)
+
+    @property
+    def suspect(self) -> bool:
+        """It was charged, or its last two takes were barren: it runs alone."""
+        return self.failures > 0 or self.barren > 1
 
     def stored_bytes(self, now_s: float) -> int:
         """What there is to hold of it at this time."""
@@ -277,7 +283,7 @@ class MemoryModel:
         self.inflight.pop(channel_id, None)
         self.deadlines[channel_id] = record.deadline_at_s
         record.status = Status.QUEUED
-        if record.failures > 0:
+        if record.suspect:
             self.suspects.append(channel_id)
             return
         lane = self._lane(record, front=True)
@@ -298,19 +304,27 @@ class MemoryModel:
         Returns:
             True where it waits again.
         """
-        progressed = record.hands.progressed
         record.hands.leave(self._clock(), heard_at_s)
         if record.stop is not None:
             self.conclude(record, *stopped(record.stop), "")
             return False
-        if max_failures is not None and record.engaged and not progressed:
-            record.failures += 1
-            if record.failures >= max_failures:
-                self.conclude(record, Status.FAILED, [codec.WORKER_LOST_LINE], "")
-                self.dead.appendleft(record.job.channel_id)
-                return False
+        if max_failures is not None and self._charge(record) >= max(1, max_failures):
+            self.conclude(record, Status.FAILED, [codec.WORKER_LOST_LINE], "")
+            self.dead.appendleft(record.job.channel_id)
+            return False
         self.requeue(record)
         return True
+
+    def _charge(self, record: Record) -> int:
+        """A worker died with this job: how often it was charged by now, 0 where this time it was not."""
+        if record.hands.progressed:
+            record.barren = 0
+        elif record.engaged or record.suspect:
+            record.failures += 1
+            return record.failures
+        else:
+            record.barren += 1
+        return 0
 
     def makes_way(self, worker_id: str, *, idle: bool) -> bool:
         """Whether this worker is the one that becomes idle for a suspect."""

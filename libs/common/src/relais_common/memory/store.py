@@ -288,6 +288,7 @@ class MemoryStore:
             lease=Lease(record.job.channel_id, record.fence),
             tail=len(record.log),
             failures=record.failures,
+            suspect=record.suspect,
             deadline_in_s=model.seconds_left(record),
             queued_s=model.seconds_queued(record),
             interrupted=Interrupted(record.prompt_token_ids, record.model_revision)

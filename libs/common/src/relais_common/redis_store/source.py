@@ -92,6 +92,7 @@ class RedisJobSource:
         queued: bytes,
         prompt: bytes,
         revision: bytes,
+        suspect: bytes,
     ) -> TakenJob | None:
         """The job, or None where it cannot be read: it is ended here, since no holder could."""
         lease = Lease(channel_id.decode(), int(fence))
@@ -101,6 +102,7 @@ class RedisJobSource:
                 lease=lease,
                 tail=tail,
                 failures=int(failures),
+                suspect=suspect == b"1",
                 deadline_in_s=float(deadline_in),
                 queued_s=float(queued),
                 interrupted=Interrupted(codec.decode_token_ids(prompt), revision.decode())

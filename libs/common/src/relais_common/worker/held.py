@@ -173,5 +173,5 @@ class HeldJobs:
 
     @property
     def suspect(self) -> bool:
-        """True while a job that crashed a worker before is on board."""
-        return any(held.taken.failures > 0 for held in self._jobs.values())
+        """True while a job that may have killed a worker before is on board."""
+        return any(held.taken.suspect for held in self._jobs.values())

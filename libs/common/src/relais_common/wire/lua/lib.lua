@@ -50,12 +50,15 @@ local function position(priority, owner, seq)
   return math.max(1, math.min(ahead + 1, count('waiting')))
 end
 
+-- A suspect may have killed its workers: it was charged, or its last two takes were barren. It runs alone.
+local function is_suspect(failures, barren) return tonumber(failures) > 0 or tonumber(barren or '0') > 1 end
+
 -- The position of a waiting job, wherever it waits: suspects go before all lanes.
 local function place(id)
-  local status, priority, owner, seq, failures = unpack(redis.call('HMGET', job_key(id),
-    'status', 'priority', 'key_id', 'seq', 'failures'))
+  local status, priority, owner, seq, failures, barren = unpack(redis.call('HMGET', job_key(id),
+    'status', 'priority', 'key_id', 'seq', 'failures', 'barren'))
   if status ~= 'queued' then return 0 end
-  return tonumber(failures) > 0 and 1 or position(priority, owner, tonumber(seq))
+  return is_suspect(failures, barren) and 1 or position(priority, owner, tonumber(seq))
 end
 
 -- Little's law: the rate of service is jobs in flight over the mean time one takes. '' while unmeasured.
@@ -168,8 +171,8 @@ end
 local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   local key = job_key(id)
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
-    restarts = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
-    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts'))
+    restarts, barren = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
+    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren'))
   append(id, redis.call('LLEN', log_key(id)) + 1, lines)
   redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
     'tail', redis.call('LLEN', log_key(id)))
@@ -191,7 +194,7 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
   if idempotency then redis.call('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
   if was == 'queued' then
     count_waiting(priority, -1)
-    if tonumber(failures) > 0 then
+    if is_suspect(failures, barren) then
       redis.call('LREM', SUSPECTS, 1, id)
     elseif in_lane then
       bury(priority, owner)
@@ -207,13 +210,13 @@ end
 -- that were put back before, and are older, are passed over.
 local function requeue(id)
   local key = job_key(id)
-  local priority, owner, order, failures, deadline_at = unpack(redis.call('HMGET', key,
-    'priority', 'key_id', 'order', 'failures', 'deadline_at'))
+  local priority, owner, order, failures, deadline_at, barren = unpack(redis.call('HMGET', key,
+    'priority', 'key_id', 'order', 'failures', 'deadline_at', 'barren'))
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZADD', DEADLINES, deadline_at, id)
   redis.call('HSET', key, 'status', 'queued')
   count_waiting(priority, 1)
-  if tonumber(failures) > 0 then
+  if is_suspect(failures, barren) then
     redis.call('RPUSH', SUSPECTS, id)
     return
   end
@@ -263,21 +266,38 @@ local function bound_letters(most)
   redis.call('LTRIM', DEAD, 0, kept - 1)
 end
 
--- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`, and only its holder's
--- engine had it and gave nothing: that counts against it, and ends it where it happens too often. Else it waits again.
+-- A worker died with this job on board. It is charged where the engine had it and gave nothing, or where it was alone and
+-- gave nothing. Where it was one of several that no engine had yet, the take was barren, and nobody knows which of them it
+-- was: at the second such take in a row it is tried alone. Returns how often it was charged by now; 0 where this time it
+-- was not.
+local function charge(id)
+  local key = job_key(id)
+  local engaged, progressed, failures, barren = unpack(redis.call('HMGET', key, 'engaged', 'progressed', 'failures',
+    'barren'))
+  if progressed then
+    redis.call('HDEL', key, 'barren')
+  elseif engaged or is_suspect(failures, barren) then
+    return redis.call('HINCRBY', key, 'failures', 1)
+  else
+    redis.call('HINCRBY', key, 'barren', 1)
+  end
+  return 0
+end
+
+-- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`: it may be charged, and
+-- ends where that happens too often. Else it waits again.
 -- `parting`: seconds that a dead letter is kept, how many are kept, failures allowed, and the lines of the four ends.
 -- `heard_at`: when its holder was last heard of. True where the job waits again.
 local function let_go(id, crashed, parting, heard_at)
   local keep_s, most, max_failures, expired, disconnected, cancelled, lost = unpack(parting)
   local key = job_key(id)
-  local stop, engaged, progressed = unpack(redis.call('HMGET', key, 'stop', 'engaged', 'progressed'))
+  local stop = redis.call('HGET', key, 'stop')
   note_left(id, heard_at)
   if stop == 'deadline' then
     conclude(id, 'expired', {expired}, '', false)
   elseif stop then
     conclude(id, 'cancelled', {stop == 'disconnect' and disconnected or cancelled}, '', false)
-  elseif crashed and engaged and not progressed
-      and redis.call('HINCRBY', key, 'failures', 1) >= tonumber(max_failures) then
+  elseif crashed and charge(id) >= math.max(1, tonumber(max_failures)) then
     conclude(id, 'failed', {lost}, '', false, nil, keep_s)
     redis.call('LPUSH', DEAD, id)
     bound_letters(tonumber(most))

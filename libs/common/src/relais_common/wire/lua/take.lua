@@ -4,19 +4,20 @@
 --       jobs that this worker holds, how often in a row it has left some to others ('' where shares
 --       do not matter)
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
---          prompt token ids (JSON; '' where no token was published yet), model revision},
+--          prompt token ids (JSON; '' where no token was published yet), model revision,
+--          suspect ('1': it is to run alone | '0')},
 --          left ('1' where jobs were left to other workers | '0')}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, expired_line, held, waited = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
-  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision = unpack(redis.call('HMGET',
-    job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted', 'prompt_token_ids',
-    'model_revision'))
+  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision, barren = unpack(redis.call(
+    'HMGET', job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted', 'prompt_token_ids',
+    'model_revision', 'barren'))
   return {id, fence, failures, redis.call('LLEN', log_key(id)), payload,
     seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)),
-    emitted and prompt or '', emitted and revision or ''}
+    emitted and prompt or '', emitted and revision or '', is_suspect(failures, barren) and '1' or '0'}
 end
 
 -- The answer to this very call was lost on its way: give it again.
