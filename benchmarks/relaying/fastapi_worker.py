@@ -21,7 +21,9 @@ async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes | str
     request = orjson.loads(payload)
     channel, model = f"fastapi:answers:{request['id']}", request["model"]
     response_id = f"chatcmpl-{request['id']}"
-    prompt = await engine.encode_chat(tuple(Message(**turn) for turn in request["messages"]), {})
+    prompt = await engine.encode_chat(
+        "", tuple(Message(**turn) for turn in request["messages"]), {}
+    )
     await redis.publish(channel, orjson.dumps(chunk(response_id, model, HEAD)))
     limit = request["max_tokens"]
     sampling, reason = Sampling(max_tokens=limit), None

@@ -88,6 +88,17 @@ async def test_keys_take_turns_whatever_the_length_of_their_lanes(ports: Ports) 
     )
 
 
+async def test_large_payloads_come_a_few_at_a_time_and_small_ones_in_their_turn(
+    ports: Ports,
+) -> None:
+    large = [make_job("large", prompt="a" * (3 << 19)) for _ in range(7)]
+    small = [make_job("small") for _ in range(3)]
+    await enqueue(ports, *large, *small)
+    assert ids(await take(ports, 64)) == ids([large[0], small[0], large[1], small[1], large[2]])
+    assert ids(await take(ports, 64)) == ids([small[2], large[3], large[4], large[5]])
+    assert ids(await take(ports, 64)) == ids([large[6]])
+
+
 async def test_new_key_waits_one_turn_of_the_others_at_most(ports: Ports) -> None:
     await enqueue(ports, *[make_job(key) for key in ("a", "b") for _ in range(50)])
     await take(ports, 7)

@@ -179,8 +179,8 @@ async def test_place_is_held_while_the_request_runs_and_no_longer() -> None:
 
 async def test_conversations_differ_by_role_and_turn() -> None:
     engine = make_engine()
-    one = await engine.encode_chat((Message("user", "a"),), {})
-    two = await engine.encode_chat((Message("system", "a"),), {})
-    three = await engine.encode_chat((Message("user", "a"), Message("user", "a")), {})
+    one = await engine.encode_chat("a-key", (Message("user", "a"),), {})
+    two = await engine.encode_chat("a-key", (Message("system", "a"),), {})
+    three = await engine.encode_chat("a-key", (Message("user", "a"), Message("user", "a")), {})
     assert len({tuple(ids) for ids in (one, two, three)}) == 3
-    assert await engine.encode_text("é") == list("é".encode())
+    assert await engine.encode_text("a-key", "é") == list("é".encode())

@@ -186,7 +186,7 @@ async def test_an_unforeseen_error_ends_the_job_without_saying_more(
 ) -> None:
     worker = make_worker()
 
-    async def crash(text: str) -> list[int]:
+    async def crash(key_id: str, text: str) -> list[int]:
         raise RuntimeError("secret detail")
 
     monkeypatch.setattr(worker.engine, "encode_text", crash)

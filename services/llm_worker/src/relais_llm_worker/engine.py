@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from relais_common.errors import EngineRefused
 from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Message, Sampling
 
@@ -79,6 +80,21 @@ class Emitted:
 NOTHING = Emitted()
 
 
+def exceeds_context(max_model_len: int, param: str, found: str) -> EngineRefused:
+    """The refusal of a prompt that leaves no room for an answer, in the words that clients of OpenAI look for.
+
+    Args:
+        param: the field at fault.
+        found: how long it is.
+    """
+    return EngineRefused(
+        f"This model's maximum context length is {max_model_len} tokens, prompt and answer together."
+        f" Your {param} came to {found}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
 class Generation(Protocol):
     """A request that the engine has accepted. Leaving the context without its end aborts it."""
 
@@ -101,15 +117,16 @@ class Engine(Protocol):
     def load(self) -> EngineLoad: ...
 
     async def encode_chat(
-        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
         """Token ids of a conversation through the model's own chat template.
 
         Args:
+            key_id: whose it is; long prompts of several keys take turns.
             template_kwargs: what the template is told beside the messages.
 
         Raises:
-            EngineRefused: the template does not accept it.
+            EngineRefused: the template does not accept it, or it is far longer than the context.
         """
         ...
 
@@ -117,8 +134,12 @@ class Engine(Protocol):
         """The parameters that this engine would use: the request's, else the model's own defaults."""
         ...
 
-    async def encode_text(self, text: str) -> list[int]:
-        """Token ids of a plain prompt, with the special tokens the model wants in front."""
+    async def encode_text(self, key_id: str, text: str) -> list[int]:
+        """Token ids of a plain prompt, with the special tokens the model wants in front.
+
+        Raises:
+            EngineRefused: it is far longer than the context.
+        """
         ...
 
     def generate(

@@ -25,6 +25,7 @@ from relais_llm_worker.engine import (
     EngineLoad,
     Generation,
     ModelInfo,
+    exceeds_context,
 )
 
 _WORDS = tuple(
@@ -114,13 +115,20 @@ class DeterministicEngine:
         return EngineLoad(waiting=0, kv_cache_usage=0.0)
 
     async def encode_chat(
-        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
+        self._require_fit("messages", sum(len(turn.content) for turn in messages))
         told = ((name, str(value)) for name, value in template_kwargs.items())
         return chat_prompt((*told, *((turn.role, turn.content) for turn in messages)))
 
-    async def encode_text(self, text: str) -> list[int]:
+    async def encode_text(self, key_id: str, text: str) -> list[int]:
+        self._require_fit("prompt", len(text))
         return list(text.encode())
+
+    def _require_fit(self, param: str, characters: int) -> None:
+        # A token is a byte.
+        if characters >= self._info.max_model_len:
+            raise exceeds_context(self._info.max_model_len, param, f"at least {characters} tokens")
 
     def settled(self, sampling: Sampling) -> Sampling:
         return sampling

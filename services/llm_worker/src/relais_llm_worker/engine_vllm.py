@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from threading import Lock
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from jinja2 import TemplateError
@@ -44,14 +43,13 @@ from relais_llm_worker.engine import (
     ModelInfo,
 )
 from relais_llm_worker.parent_death import guard_forks
+from relais_llm_worker.prompts import Prompts
 from relais_llm_worker.settings import EngineSettings
 from relais_llm_worker.token_texts import TokenTexts
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
 SHUTDOWN_TIMEOUT_S = 10.0
-SHORT_TEXT = 2_000  # characters; a tokenizer takes well under a millisecond for them
 # Arguments of transformers' `apply_chat_template`, and names that it gives the template itself.
 _NO_VARIABLES = frozenset(
     (
@@ -105,9 +103,11 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         loop = asyncio.get_running_loop()
         llm, gauge = await loop.run_in_executor(thread, _load, settings)
+        prompts = Prompts(llm.get_tokenizer(), llm.model_config.max_model_len)
         try:
-            yield VllmEngine(llm, gauge, settings, thread)
+            yield VllmEngine(llm, gauge, settings, prompts)
         finally:
+            prompts.close()
             # In this thread: the engine's own tasks belong to this loop.
             llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
 
@@ -149,13 +149,12 @@ class VllmEngine:
     """One AsyncLLM and what is known of its model."""
 
     def __init__(
-        self, llm: AsyncLLM, gauge: _LoadGauge, settings: EngineSettings, thread: ThreadPoolExecutor
+        self, llm: AsyncLLM, gauge: _LoadGauge, settings: EngineSettings, prompts: Prompts
     ) -> None:
         self._llm = llm
         self._gauge = gauge
-        self._thread = thread
+        self._prompts = prompts
         self._tokenizer: Any = llm.get_tokenizer()
-        self._tokenizing = Lock()
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
         self._info = ModelInfo(
@@ -173,7 +172,7 @@ class VllmEngine:
         return self._gauge.load
 
     async def encode_chat(
-        self, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
         # Arguments of the method itself are no variables of the template.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
@@ -183,45 +182,16 @@ class VllmEngine:
                 code="unsupported_parameter",
             )
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-
-        def encode() -> list[int]:
-            return list(
-                self._tokenizer.apply_chat_template(
-                    turns,
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                    **template_kwargs,
-                )
-            )
-
-        # Many turns take long, however short; what a template makes of variables nobody knows.
-        size = sum(len(turn.content) + 50 for turn in messages)
         try:
-            return await self._tokenize(encode, SHORT_TEXT + 1 if template_kwargs else size)
+            return await self._prompts.of_chat(key_id, turns, template_kwargs)
         except (TemplateError, ValueError, TypeError) as error:
             raise EngineRefused(
                 f"the model's chat template refused the messages: {error}",
                 param="chat_template_kwargs" if template_kwargs else "messages",
             ) from error
 
-    async def encode_text(self, text: str) -> list[int]:
-        return await self._tokenize(lambda: list(self._tokenizer.encode(text)), len(text))
-
-    async def _tokenize(self, work: Callable[[], T], characters: int) -> T:
-        """In a thread where it takes long. A tokenizer may not be used by two at once."""
-        # Each change of thread waits for the interpreter, 5 ms while this one is busy: more than a short text takes.
-        if characters <= SHORT_TEXT and self._tokenizing.acquire(blocking=False):
-            try:
-                return work()
-            finally:
-                self._tokenizing.release()
-
-        def work_alone() -> T:
-            with self._tokenizing:
-                return work()
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work_alone)
+    async def encode_text(self, key_id: str, text: str) -> list[int]:
+        return await self._prompts.of_text(key_id, text)
 
     def settled(self, sampling: Sampling) -> Sampling:
         missing = {

@@ -9,7 +9,7 @@ from relais_common.errors import EngineRefused
 from relais_common.jobs import Job
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import require_resumable
-from relais_llm_worker.engine import NOTHING, Chunk, Engine
+from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
 from relais_llm_worker.model import Answer, Cut
 
 
@@ -72,9 +72,11 @@ class LocalModel:
 
     async def _encode(self, job: Job) -> list[int]:
         if job.messages is not None:
-            return await self._engine.encode_chat(job.messages, job.chat_template_kwargs or {})
+            return await self._engine.encode_chat(
+                job.key_id, job.messages, job.chat_template_kwargs or {}
+            )
         if isinstance(job.prompt, str):
-            return await self._engine.encode_text(job.prompt)
+            return await self._engine.encode_text(job.key_id, job.prompt)
         return list(job.prompt or ())
 
     def _max_tokens(self, job: Job, prompt_tokens: int) -> int:
@@ -84,17 +86,13 @@ class LocalModel:
         if prompt_tokens == 0:
             raise EngineRefused("the prompt is empty", param=param, code="invalid_value")
         if prompt_tokens >= limit:
-            raise EngineRefused(
-                f"the prompt has {prompt_tokens} tokens; this model takes {limit} with the answer",
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise exceeds_context(limit, param, f"{prompt_tokens} tokens")
         asked = job.sampling.max_tokens
         room = limit - prompt_tokens
         if asked is not None and asked > room:
             raise EngineRefused(
-                f"{prompt_tokens} prompt tokens and max_tokens {asked} exceed"
-                f" this model's context of {limit} tokens",
+                f"This model's maximum context length is {limit} tokens, prompt and answer together."
+                f" You asked for {prompt_tokens} prompt tokens and max_tokens {asked}.",
                 param="max_tokens",
                 code="context_length_exceeded",
             )

@@ -21,6 +21,7 @@ from relais_common.wire.trace_codec import content_of
 
 PATIENCE = 8
 SHARE = 2
+MOST_BYTES = 4 << 20
 TAKER_S = 10.0
 LOOK_AGAIN_S = 5.0
 

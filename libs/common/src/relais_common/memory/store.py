@@ -30,7 +30,13 @@ from relais_common.jobs import (
     WorkerState,
 )
 from relais_common.limits import NO_QUOTA, DayUsage, Quota
-from relais_common.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
+from relais_common.memory.model import (
+    LOOK_AGAIN_S,
+    MOST_BYTES,
+    MemoryModel,
+    Record,
+    stopped,
+)
 from relais_common.memory.operations import MemoryOperations
 from relais_common.ports import Look, Reaped, Subscription
 from relais_common.traces import TraceBatch, Tracing
@@ -267,10 +273,16 @@ class MemoryStore:
         room = limit
         if waited is not None:
             limit = min(room, state.share(worker_id, held, waited))
-        while len(taken) < limit and (priority := state.next_priority()) is not None:
+        payload_bytes = 0
+        while (
+            len(taken) < limit
+            and payload_bytes < MOST_BYTES
+            and (priority := state.next_priority()) is not None
+        ):
             record = state.serve(priority, worker_id, lease_s)
             if record is not None:
                 taken.append(record)
+                payload_bytes += len(codec.encode_job(record.job))
                 state.note_passed_over(priority)
         left = limit < room and state.next_priority() is not None
         state.note_room(worker_id, held + len(taken) if len(taken) < room else None)

@@ -36,6 +36,12 @@ log = structlog.get_logger(__name__)
 PATIENCE = 8
 """How many jobs may overtake a waiting lower priority before it is served."""
 
+MOST_BYTES = 4 << 20
+"""Payloads in one take, but for what the last one has over it. """
+
+LARGE_BYTES = 64 << 10
+"""A payload that takes so long to decode that others may want the event loop before the next one."""
+
 
 def _verdict(answer: list[Any]) -> Verdict:
     held, tail, stop = answer
@@ -77,6 +83,7 @@ class RedisJobSource:
             codec.EXPIRED_LINE,
             held,
             "" if waited is None else waited,
+            MOST_BYTES,
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
         return Take(tuple(jobs), make_way=bool(make_way), left=bool(left))
@@ -96,6 +103,8 @@ class RedisJobSource:
     ) -> TakenJob | None:
         """The job, or None where it cannot be read: it is ended here, since no holder could."""
         lease = Lease(channel_id.decode(), int(fence))
+        if len(payload) > LARGE_BYTES:
+            await asyncio.sleep(0)
         try:
             return TakenJob(
                 job=codec.decode_job(payload),

@@ -2,13 +2,14 @@
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
 --       jobs that this worker holds, how often in a row it has left some to others ('' where shares
---       do not matter)
+--       do not matter), bytes of payloads after which it gets no further job
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision,
 --          suspect ('1': it is to run alone | '0')},
 --          left ('1' where jobs were left to other workers | '0')}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, expired_line, held, waited = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local most_bytes, bytes = tonumber(ARGV[10]), 0
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
@@ -49,6 +50,7 @@ local function hand_over(id)
   redis.call('HSET', key, 'status', 'running', 'worker', worker, 'taken_at', seconds(NOW), 'lease_s', lease_s)
   redis.call('HDEL', key, 'engaged', 'progressed', 'left')
   redis.call('ZADD', INFLIGHT, seconds(NOW + lease_s), id)
+  bytes = bytes + redis.call('HSTRLEN', key, 'payload')
   ids[#ids + 1] = id
   taken[#taken + 1] = describe(id)
   return true
@@ -141,7 +143,7 @@ local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 local room = limit
 if waited and room > 0 then limit = math.min(room, share()) end
-while #taken < limit do
+while #taken < limit and bytes < most_bytes do
   local priority = next_priority()
   if not priority then break end
   if serve(priority) then note_passed_over(priority) end
