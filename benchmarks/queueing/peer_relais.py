@@ -36,6 +36,9 @@ class Noop:
     def room(self, held: int) -> int:
         return self._places - held
 
+    def enough_of(self) -> tuple[str, ...]:
+        return ()
+
     async def handle(self, _: HeldJob) -> Terminal:
         return ANSWER
 

@@ -213,13 +213,21 @@ class TwoStores(RuleBasedStateMachine):
         idle=st.booleans(),
         held=st.integers(0, 3),
         waited=st.none() | st.integers(0, 3),
+        without=st.just("") | st.sampled_from(["a", "bc", "abc"]),
     )
     def take(
-        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, waited: int | None
+        self,
+        limit: int,
+        worker_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int,
+        waited: int | None,
+        without: str,
     ) -> None:
         self._calls += 1
         self._last_calls[worker_id] = f"call-{self._calls}"
-        self._take(limit, worker_id, lease_s, idle, held, waited)
+        self._take(limit, worker_id, lease_s, idle, held, waited, without)
 
     @rule(worker_id=WORKERS)
     def take_again(self, worker_id: str) -> None:
@@ -227,7 +235,14 @@ class TwoStores(RuleBasedStateMachine):
             self._take(2, worker_id, LONG_S, False, 0, None)
 
     def _take(
-        self, limit: int, worker_id: str, lease_s: float, idle: bool, held: int, waited: int | None
+        self,
+        limit: int,
+        worker_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int,
+        waited: int | None,
+        without: str = "",
     ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
@@ -239,6 +254,7 @@ class TwoStores(RuleBasedStateMachine):
                 idle=idle,
                 held=held,
                 waited=waited,
+                without=tuple(without),
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
             return replace(take, jobs=tuple(jobs))

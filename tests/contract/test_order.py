@@ -9,7 +9,7 @@ import pytest
 from relais_common.jobs import Job, Priority, StopReason
 from support.builders import MODEL, make_job
 from support.ports import Ports
-from support.steps import crash, enqueue, finish, ids, let_expire, reap, take, take_one
+from support.steps import LONG_S, crash, enqueue, finish, ids, let_expire, reap, take, take_one
 
 PATIENCE = 8
 
@@ -97,6 +97,30 @@ async def test_large_payloads_come_a_few_at_a_time_and_small_ones_in_their_turn(
     assert ids(await take(ports, 64)) == ids([large[0], small[0], large[1], small[1], large[2]])
     assert ids(await take(ports, 64)) == ids([small[2], large[3], large[4], large[5]])
     assert ids(await take(ports, 64)) == ids([large[6]])
+
+
+async def test_keys_of_which_a_worker_has_enough_wait_for_others(ports: Ports) -> None:
+    full = [make_job("full", priority=one) for one in (Priority.HIGH, Priority.LOW)]
+    other = [make_job("other", priority=one) for one in (Priority.NORMAL, Priority.NORMAL)]
+    await enqueue(ports, *full, *other)
+
+    async def ask(worker_id: str, *without: str) -> list[str]:
+        got = await ports.source.take(
+            MODEL,
+            8,
+            worker_id=worker_id,
+            call_id=f"{worker_id} {len(without)}",
+            lease_s=LONG_S,
+            idle=True,
+            without=without,
+        )
+        return ids(got.jobs)
+
+    assert await ask("one", "full", "other") == []
+    assert await ask("one", "full") == ids(other)
+    # It rang for whoever has room for them.
+    await ports.source.wait_for_work(MODEL, timeout_s=30)
+    assert await ask("two") == ids(full)
 
 
 async def test_new_key_waits_one_turn_of_the_others_at_most(ports: Ports) -> None:

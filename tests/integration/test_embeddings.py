@@ -16,7 +16,7 @@ from relais_common.jobs import InputType
 from relais_common.wire import keys
 from relais_embedding_worker.encoder import Input, Vectors
 from support.embedding_worker import EmbeddingWorker, open_embedding_worker
-from support.encoders import WatchedEncoder
+from support.encoders import WatchedEncoder, whole
 from support.keys import KeyFile, bearer
 from support.stack import Front, Stack, chat_request
 from support.waiting import wait_until
@@ -39,7 +39,7 @@ async def embedder(redis_url: str) -> AsyncIterator[EmbeddingWorker]:
 
 def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
     encoder = WatchedEncoder()
-    return np.stack([encoder.encode([one])[0] for one in encoder.tokenize(inputs, input_type)])
+    return np.stack([encoder.encode([one])[0] for one in whole(encoder, inputs, input_type)])
 
 
 async def ask(front: Front, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
@@ -69,7 +69,7 @@ async def test_every_form_of_input_has_its_vectors_in_order(
         [one["embedding"] for one in body["data"]], alone(*inputs), atol=1e-6
     )
     encoder = WatchedEncoder()
-    tokens = encoder.tokenize(inputs, None)
+    tokens = whole(encoder, inputs)
     assert body["usage"] == {
         "prompt_tokens": sum(len(one.ids) for one in tokens),
         "total_tokens": sum(len(one.ids) for one in tokens),

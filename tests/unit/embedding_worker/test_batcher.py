@@ -26,7 +26,7 @@ def test_each_input_is_in_one_batch_and_no_batch_is_over_the_budget(
 ) -> None:
     batcher: Batcher[str] = Batcher(budget)
     for owner, lengths in requests.items():
-        batcher.add(owner, lengths)
+        batcher.add(owner[:1], owner, lengths)
     batches = drain(batcher)
     everything = [one for batch in batches for one in batch]
     assert sorted(everything) == sorted(
@@ -45,7 +45,7 @@ def test_inputs_of_a_request_that_was_removed_are_in_no_later_batch(
 ) -> None:
     batcher: Batcher[str] = Batcher(500)
     for owner, lengths in requests.items():
-        batcher.add(owner, lengths)
+        batcher.add(owner[:1], owner, lengths)
     for _ in range(first):
         batcher.next()
     for owner in gone:
@@ -56,18 +56,18 @@ def test_inputs_of_a_request_that_was_removed_are_in_no_later_batch(
 
 def test_small_request_goes_before_the_rest_of_a_large_one() -> None:
     batcher: Batcher[str] = Batcher(256)
-    batcher.add("large", [64] * 2048)
+    batcher.add("key", "large", [64] * 2048)
     batcher.next()
-    batcher.add("small", [9])
+    batcher.add("key", "small", [9])
     assert ("small", 0) in batcher.next()
 
 
 def test_large_request_gets_its_turn_while_small_ones_keep_coming() -> None:
     batcher: Batcher[str] = Batcher(64)
-    batcher.add("large", [64] * 20)
+    batcher.add("key", "large", [64] * 20)
     turns = 0
     for number in range(100):
-        batcher.add(f"small-{number}", [4] * 4)
+        batcher.add("key", f"small-{number}", [4] * 4)
         turns += any(owner == "large" for owner, _ in batcher.next())
     assert turns >= 15
 
@@ -75,19 +75,40 @@ def test_large_request_gets_its_turn_while_small_ones_keep_coming() -> None:
 def test_inputs_of_several_requests_share_a_batch() -> None:
     batcher: Batcher[str] = Batcher(100)
     for owner in "abcde":
-        batcher.add(owner, [10, 90])
+        batcher.add("key", owner, [10, 90])
     assert sorted(owner for batch in drain(batcher)[-1:] for owner, _ in batch)
-    batcher.add("a", [10])
-    batcher.add("b", [11])
+    batcher.add("key", "a", [10])
+    batcher.add("key", "b", [11])
     assert sorted(batcher.next()) == [("a", 0), ("b", 0)]
 
 
 def test_input_over_the_budget_goes_alone() -> None:
     batcher: Batcher[str] = Batcher(10)
-    batcher.add("a", [50])
-    batcher.add("b", [50])
+    batcher.add("key", "a", [50])
+    batcher.add("key", "b", [50])
     assert [len(batch) for batch in drain(batcher)] == [1, 1]
 
 
 def test_nothing_waits_in_a_new_one() -> None:
     assert Batcher[str](10).next() == []
+
+
+def test_keys_take_turns_however_many_requests_each_has() -> None:
+    batcher: Batcher[str] = Batcher(64)
+    for number in range(100):
+        batcher.add("attacker", f"large-{number}", [64] * 20)
+    for _ in range(10):
+        batcher.next()
+    for number in range(5):
+        batcher.add("victim", f"small-{number}", [9])
+    served = [owner for _ in range(4) for owner, _ in batcher.next()]
+    assert sum(owner.startswith("small") for owner in served) == 5
+
+
+def test_requests_of_one_key_take_turns() -> None:
+    batcher: Batcher[str] = Batcher(64)
+    batcher.add("key", "one", [64] * 50)
+    batcher.add("key", "two", [64] * 50)
+    batcher.add("other", "three", [64] * 50)
+    order = [owner for _ in range(40) for owner, _ in batcher.next()]
+    assert [order.count(one) for one in ("one", "two", "three")] == [10, 10, 20]

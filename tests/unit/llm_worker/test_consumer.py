@@ -33,6 +33,7 @@ class ScriptedHandler:
 
     def __init__(self, places: int) -> None:
         self.places = places
+        self.enough: frozenset[str] = frozenset()
         self.begun: list[str] = []
         self.ends: dict[str, asyncio.Future[Terminal]] = defaultdict(
             lambda: asyncio.get_running_loop().create_future()
@@ -40,6 +41,9 @@ class ScriptedHandler:
 
     def room(self, held: int) -> int:
         return self.places - held
+
+    def enough_of(self) -> frozenset[str]:
+        return self.enough
 
     async def handle(self, held: HeldJob) -> Terminal:
         self.begun.append(held.lease.channel_id)

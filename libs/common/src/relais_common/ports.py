@@ -9,7 +9,7 @@ when its answer was lost.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date
@@ -147,6 +147,7 @@ class JobSource(Protocol):
         idle: bool,
         held: int = 0,
         waited: int | None = None,
+        without: Collection[str] = (),
     ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
@@ -159,6 +160,7 @@ class JobSource(Protocol):
             waited: how often in a row it was told that it had left some. At 0 it gets no more than makes its share even
                 with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by
                 bit. None: whatever there is.
+            without: keys of which it has enough: their jobs are left to other workers, or to a later take.
         """
         ...
 

@@ -1,11 +1,13 @@
-"""Inputs of many requests through one encoder: tokenised in one thread, encoded in another, a batch at a time."""
+"""Inputs of many requests through one encoder: tokenised a slice at a time, encoded a batch at a time, in threads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 import numpy as np
 import structlog
@@ -13,10 +15,17 @@ import structlog
 from relais_common.errors import EngineFailed, RelaisError
 from relais_common.jobs import InputType
 from relais_common.lifecycle import background
+from relais_common.worker.turns import Turns
 from relais_embedding_worker.batcher import Batcher
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
 
 log = structlog.get_logger(__name__)
+
+SLICE = 16_384
+"""Characters tokenised in one turn: some 10 ms."""
+
+FIRST_REACH = 8
+"""Characters looked at for each token that the model reads; four times as many each time that they are too few."""
 
 MOST_AT_ONCE = 2
 """Batches in the thread's hands. The second waits there, so that the encoder is never idle between two."""
@@ -63,7 +72,9 @@ class Batches:
         self._changed = asyncio.Event()
         self._running = 0
         self._tokenizing = 0
-        self._tokenizer_thread = ThreadPoolExecutor(1, "tokenize")
+        self._untokenized: Counter[str] = Counter()
+        self._slices = Turns("tokenize")
+        self._long = Turns("tokenize-long")
         self._encoder_thread = ThreadPoolExecutor(1, "encode")
 
     @property
@@ -71,24 +82,57 @@ class Batches:
         """Not yet handed to the encoder."""
         return self._batcher.tokens
 
-    async def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
-        """Off the event loop; raises as `Encoder.tokenize`."""
+    def keys_with(self, tokens: int) -> list[str]:
+        """Those of which so many wait, or may once they are counted."""
+        waiting = self._untokenized + Counter(self._batcher.tokens_of())
+        return [key_id for key_id, count in waiting.items() if count >= tokens]
+
+    async def tokenize(
+        self, key_id: str, inputs: Sequence[Input], input_type: InputType | None
+    ) -> list[Tokens]:
+        """Off the event loop, in slices; keys take turns. Raises as `Encoder.tokenize`.
+
+        No more of a text is looked at than shows all that the model reads of it. What needs more than a slice at once
+        has a thread of its own.
+        """
+        most = sum(min(len(one), self._encoder.info.max_tokens) for one in inputs)
         self._tokenizing += 1
+        self._untokenized[key_id] += most
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._tokenizer_thread, self._encoder.tokenize, inputs, input_type
-            )
+            return await self._tokenize(key_id, inputs, input_type)
         finally:
             self._tokenizing -= 1
+            self._untokenized[key_id] -= most
+            self._untokenized = +self._untokenized
 
-    async def encode(self, tokens: Sequence[Tokens]) -> Vectors:
+    async def _tokenize(
+        self, key_id: str, inputs: Sequence[Input], input_type: InputType | None
+    ) -> list[Tokens]:
+        tokens: dict[int, Tokens] = {}
+        left: Sequence[int] = range(len(inputs))
+        reach = FIRST_REACH * self._encoder.info.max_tokens
+        while left:
+            for group, size in _slices(left, inputs, reach):
+                turns = self._slices if size <= SLICE else self._long
+                given = await turns.run(
+                    key_id,
+                    partial(
+                        self._encoder.tokenize, [inputs[at] for at in group], input_type, reach
+                    ),
+                )
+                tokens |= {at: one for at, one in zip(group, given, strict=True) if one is not None}
+            left = [at for at in left if at not in tokens]
+            reach *= 4
+        return [tokens[at] for at in range(len(inputs))]
+
+    async def encode(self, key_id: str, tokens: Sequence[Tokens]) -> Vectors:
         """One finite vector for each, in order. Cancelled, it gives up what still waits.
 
         Raises:
             EngineFailed: the encoder failed on one of them.
         """
         request = _Request(tokens, self._encoder.info.dimensions)
-        self._batcher.add(request, [len(one.ids) for one in tokens])
+        self._batcher.add(key_id, request, [len(one.ids) for one in tokens])
         self._changed.set()
         try:
             await request.done
@@ -155,8 +199,26 @@ class Batches:
 
     def close(self) -> None:
         """Wait for what a thread is at."""
-        for thread in (self._tokenizer_thread, self._encoder_thread):
-            thread.shutdown(wait=True, cancel_futures=True)
+        self._slices.close()
+        self._long.close()
+        self._encoder_thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _slices(
+    left: Sequence[int], inputs: Sequence[Input], reach: int
+) -> Iterator[tuple[list[int], int]]:
+    """Indexes of inputs that go into one slice, and its size; one that is larger by itself goes alone."""
+    group: list[int] = []
+    size = 0
+    for at in left:
+        one = inputs[at]
+        own = min(len(one), reach) if isinstance(one, str) else len(one)
+        if group and size + own > SLICE:
+            yield group, size
+            group, size = [], 0
+        group.append(at)
+        size += own
+    yield group, size
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 
 import numpy as np
 
@@ -38,9 +39,10 @@ class EmbedHandler:
         self._bounds = bounds
 
     def room(self, held: int) -> int:
-        if self._batches.waiting_tokens >= self._bounds.max_queued_tokens:
-            return 0
         return min(MOST_PER_TAKE, self._bounds.max_requests - held)
+
+    def enough_of(self) -> Collection[str]:
+        return self._batches.keys_with(self._bounds.max_queued_tokens)
 
     async def handle(self, held: HeldJob) -> Terminal:
         asked = held.job.embedding
@@ -56,8 +58,9 @@ class EmbedHandler:
             note_start(self._source, held, prompt_token_ids=(), model_revision=self._info.revision)
         )
         try:
-            tokens = await self._tokenize(asked)
-            rows = _shortened(await self._batches.encode(tokens), dimensions)
+            key_id = held.job.key_id
+            tokens = await self._tokenize(key_id, asked)
+            rows = _shortened(await self._batches.encode(key_id, tokens), dimensions)
             await starting
         finally:
             await cancel_and_wait(starting)
@@ -78,12 +81,12 @@ class EmbedHandler:
             ),
         )
 
-    async def _tokenize(self, asked: Embedding) -> list[Tokens]:
+    async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
         """Queries first."""
         queries: list[Tokens] = []
         if asked.queries:
-            queries = await self._batches.tokenize(asked.queries, InputType.QUERY)
-        return queries + await self._batches.tokenize(asked.inputs, asked.input_type)
+            queries = await self._batches.tokenize(key_id, asked.queries, InputType.QUERY)
+        return queries + await self._batches.tokenize(key_id, asked.inputs, asked.input_type)
 
     def _dimensions(self, asked: Embedding) -> int:
         full = self._info.dimensions

@@ -54,13 +54,17 @@ class EncoderInfo:
 
 
 class Encoder(Protocol):
-    """A model. Its two methods are called from threads: each from one at a time, but both at once."""
+    """A model. `encode` is called from one thread; `tokenize` from two others, and from both at once."""
 
     @property
     def info(self) -> EncoderInfo: ...
 
-    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
-        """In the order of the inputs.
+    def tokenize(
+        self, inputs: Sequence[Input], input_type: InputType | None, reach: int
+    ) -> list[Tokens | None]:
+        """Tokens of each input, in order; None where the model reads on after the first `reach` characters.
+
+        What is given is the same whatever the reach.
 
         Raises:
             EngineRefused: a token id that the model does not have.

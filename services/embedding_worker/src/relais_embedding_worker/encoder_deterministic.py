@@ -35,18 +35,27 @@ class DeterministicEncoder:
             revision=f"deterministic-{dimensions}",
         )
 
-    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
-        return [self._tokens(one, input_type) for one in inputs]
+    def tokenize(
+        self, inputs: Sequence[Input], input_type: InputType | None, reach: int
+    ) -> list[Tokens | None]:
+        return [self._tokens(one, input_type, reach) for one in inputs]
 
-    def _tokens(self, one: Input, input_type: InputType | None) -> Tokens:
+    def _tokens(self, one: Input, input_type: InputType | None, reach: int) -> Tokens | None:
+        limit = self.info.max_tokens
         if isinstance(one, str):
-            words = one.split() if input_type is None else [_PROMPTS[input_type], *one.split()]
-            ids = [_id(word) for word in words]
+            words = one[:reach].split()
+            if len(one) > reach:
+                # The last one may be cut.
+                words = words[:-1]
+            if input_type is not None:
+                words.insert(0, _PROMPTS[input_type])
+            if len(one) > reach and len(words) < limit:
+                return None
+            ids = [_id(word) for word in words[:limit]]
         else:
             ids = list(one)
             if any(not 0 <= token_id < VOCABULARY for token_id in ids):
                 raise EngineRefused("a token id is not in the vocabulary", param="input")
-        limit = self.info.max_tokens
         return Tokens((0, *ids[: limit - 1]), truncated=len(ids) > limit - 1)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:

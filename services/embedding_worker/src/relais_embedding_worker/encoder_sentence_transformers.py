@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 CPU_BATCH_TOKENS = 512
 """For each thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
 GPU_BATCH_TOKENS = 16_384
+
+UNSURE_WORDS = 3
+"""Last words before a cut that may read otherwise in the whole text: they are cut, or marks that follow change them."""
 
 
 class SentenceTransformersEncoder:
@@ -55,19 +58,51 @@ class SentenceTransformersEncoder:
             revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
         )
 
-    def tokenize(self, inputs: Sequence[Input], input_type: InputType | None) -> list[Tokens]:
+    def tokenize(
+        self, inputs: Sequence[Input], input_type: InputType | None, reach: int
+    ) -> list[Tokens | None]:
         prompt = self._default_prompt if input_type is None else self._prompts[input_type]
         texts = [prompt + one for one in inputs if isinstance(one, str)]
-        encoded = iter(self._ids(texts) if texts else ())
         prompt_length = 0
         if prompt and not self._pools_prompt:
             prompt_length = len(self._ids([prompt])[0]) - len(self._tail)
+        tokens = iter(self._of_texts(texts, prompt_length, reach))
         return [
-            self._cut(next(encoded), prompt_length)
+            next(tokens)
             if isinstance(one, str)
             else self._cut([*self._lead, *self._known(one), *self._tail], 0)
             for one in inputs
         ]
+
+    def _of_texts(
+        self, texts: Sequence[str], prompt_length: int, reach: int
+    ) -> Iterator[Tokens | None]:
+        if not self._tokenizer.is_fast:
+            reach = max(map(len, texts), default=0)
+        whole = [text for text in texts if len(text) <= reach]
+        ids_of_whole = iter(self._ids(whole) if whole else ())
+        for text in texts:
+            if len(text) <= reach:
+                yield self._cut(next(ids_of_whole), prompt_length)
+                continue
+            ids = self._ids_before_cut(text[:reach])
+            if len(ids) + len(self._tail) > self.info.max_tokens:
+                yield self._cut([*ids, *self._tail], prompt_length)
+            else:
+                yield None
+
+    def _ids_before_cut(self, begin: str) -> list[int]:
+        """Ids that a text has which begins so, however it goes on: all but those of the last words."""
+        encoded = self._encoded([begin]).encodings[0]
+        words = encoded.word_ids
+        last = max((word for word in words if word is not None), default=-1)
+        sure = last - UNSURE_WORDS
+        count = next(
+            (at for at, word in enumerate(words) if word is not None and word > sure),
+            len(self._lead),
+        )
+        ids: list[int] = encoded.ids[:count]
+        return ids
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         # One length of prompt at a time: pooling takes one for all.
@@ -95,15 +130,18 @@ class SentenceTransformersEncoder:
         return rows
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenizer(
+        ids: list[list[int]] = self._encoded(texts)["input_ids"]
+        return ids
+
+    def _encoded(self, texts: Sequence[str]) -> Any:
+        return self._tokenizer(
             list(texts),
             truncation=False,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
-        )["input_ids"]
-        return ids
+        )
 
     def _cut(self, ids: Sequence[int], prompt_length: int) -> Tokens:
         """As the tokenizer's own truncation: the end goes, special tokens stay."""
@@ -115,10 +153,10 @@ class SentenceTransformersEncoder:
 
     def _known(self, ids: Sequence[int]) -> Sequence[int]:
         size = len(self._tokenizer)
-        for token_id in ids:
+        for token_id in (min(ids, default=0), max(ids, default=0)):
             if not 0 <= token_id < size:
                 raise EngineRefused(f"token id {token_id} is not in the vocabulary", param="input")
-        return ids
+        return ids[: self.info.max_tokens + 1]
 
     def _prompt_of(self, names: Sequence[str]) -> str:
         """The first that says something; the default one where the model knows none of these names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import structlog
 
@@ -38,6 +39,9 @@ class GenerateHandler:
 
     def room(self, held: int) -> int:
         return self._model.room(held)
+
+    def enough_of(self) -> Collection[str]:
+        return ()
 
     async def handle(self, held: HeldJob) -> Terminal:
         if held.job.embedding is not None:

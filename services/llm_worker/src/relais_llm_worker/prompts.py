@@ -27,7 +27,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
-    def apply_chat_template(self, messages: list[dict[str, str]], **kwargs: Any) -> Any: ...
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, tokenize: bool, **kwargs: Any
+    ) -> Any: ...
 
 
 class Prompts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from relais_common.errors import QueueFull, key_storage_full, storage_full
@@ -366,18 +366,26 @@ class MemoryModel:
         record.stop = record.stop or reason
         self._announce_stop(record.job.channel_id)
 
-    def next_priority(self) -> Priority | None:
+    def _has_turn(self, priority: Priority, without: Collection[str]) -> bool:
+        return any(owner not in without for owner in self.turns[priority])
+
+    def next_priority(self, without: Collection[str] = ()) -> Priority | None:
         chosen: Priority | None = None
         for priority in Priority:
-            if self.turns[priority] and (chosen is None or self.passed[priority] >= PATIENCE):
+            if self._has_turn(priority, without) and (
+                chosen is None or self.passed[priority] >= PATIENCE
+            ):
                 chosen = priority
         return chosen
 
-    def serve(self, priority: Priority, worker_id: str, lease_s: float) -> Record | None:
+    def serve(
+        self, priority: Priority, worker_id: str, lease_s: float, without: Collection[str]
+    ) -> Record | None:
         """Hand over one job of the key whose turn it is; None where the time of all was up."""
         turns = self.turns[priority]
-        owner = turns[0]
-        turns.rotate(-1)
+        owner = next(one for one in turns if one not in without)
+        turns.remove(owner)
+        turns.append(owner)
         while (lane := self.lanes[priority].get(owner)) is not None:
             record = self.records[lane[0]]
             if self.hand_over(record, worker_id, lease_s):
@@ -397,11 +405,11 @@ class MemoryModel:
         self.inflight[record.job.channel_id] = now + lease_s
         return True
 
-    def note_passed_over(self, chosen: Priority) -> None:
+    def note_passed_over(self, chosen: Priority, without: Collection[str]) -> None:
         order = list(Priority)
         self.passed[chosen] = 0
         for priority in order[order.index(chosen) + 1 :]:
-            if self.turns[priority]:
+            if self._has_turn(priority, without):
                 self.passed[priority] += 1
 
     def may_be_read(self, record: Record) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
@@ -246,6 +246,7 @@ class MemoryStore:
         idle: bool,
         held: int = 0,
         waited: int | None = None,
+        without: Collection[str] = (),
     ) -> Take:
         state = self._model(model)
         last_call, last_ids = state.memos.get(worker_id, ("", []))
@@ -277,14 +278,14 @@ class MemoryStore:
         while (
             len(taken) < limit
             and payload_bytes < MOST_BYTES
-            and (priority := state.next_priority()) is not None
+            and (priority := state.next_priority(without)) is not None
         ):
-            record = state.serve(priority, worker_id, lease_s)
+            record = state.serve(priority, worker_id, lease_s, without)
             if record is not None:
                 taken.append(record)
                 payload_bytes += len(codec.encode_job(record.job))
-                state.note_passed_over(priority)
-        left = limit < room and state.next_priority() is not None
+                state.note_passed_over(priority, without)
+        left = limit < room and state.next_priority(without) is not None
         state.note_room(worker_id, held + len(taken) if len(taken) < room else None)
         if taken:
             state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -70,6 +70,7 @@ class RedisJobSource:
         idle: bool,
         held: int = 0,
         waited: int | None = None,
+        without: Collection[str] = (),
     ) -> Take:
         make_way, answer, left = await self._scripts.run(
             "take",
@@ -84,6 +85,7 @@ class RedisJobSource:
             held,
             "" if waited is None else waited,
             MOST_BYTES,
+            *without,
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
         return Take(tuple(jobs), make_way=bool(make_way), left=bool(left))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,10 @@ class Handler(Protocol):
 
     def room(self, held: int) -> int:
         """How many jobs the engine can take on right now, while `held` are in this worker's hands."""
+        ...
+
+    def enough_of(self) -> Collection[str]:
+        """Keys of which it takes nothing more for now, whatever room there is: it has much of theirs before it."""
         ...
 
     async def handle(self, held: HeldJob) -> Terminal:
@@ -107,13 +112,15 @@ class Consumer:
             if room <= 0:
                 await self._wait_for_room(stopping)
                 continue
+            enough_of = self._handler.enough_of()
             try:
-                take = await self._take(group, room, waited)
+                take = await self._take(group, room, waited, enough_of)
                 waited = waited + 1 if take.left else 0
                 if take.left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
                 elif not (take.jobs or take.make_way):
-                    await self._wait_for_work(stopping)
+                    # Work may wait already of a key that had enough; others take the bell for it.
+                    await (self._wait_for_room if enough_of else self._wait_for_work)(stopping)
                 backoff.reset()
             except StoreUnavailable as error:
                 log.warning("take_failed", error=str(error))
@@ -125,7 +132,9 @@ class Consumer:
             return 0
         return self._handler.room(held)
 
-    async def _take(self, group: asyncio.TaskGroup, room: int, waited: int) -> Take:
+    async def _take(
+        self, group: asyncio.TaskGroup, room: int, waited: int, without: Collection[str]
+    ) -> Take:
         held_before = len(self._held_jobs)
         take = await self._source.take(
             self._settings.model,
@@ -136,6 +145,7 @@ class Consumer:
             idle=held_before == 0,
             held=held_before,
             waited=waited,
+            without=without,
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)

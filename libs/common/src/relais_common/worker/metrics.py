@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -292,6 +292,7 @@ class _WatchedSource:
         idle: bool,
         held: int = 0,
         waited: int | None = None,
+        without: Collection[str] = (),
     ) -> Take:
         take = await self._source.take(
             model,
@@ -302,6 +303,7 @@ class _WatchedSource:
             idle=idle,
             held=held,
             waited=waited,
+            without=without,
         )
         for taken in take.jobs:
             self._metrics.taken(taken)

@@ -2,7 +2,8 @@
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
 --       jobs that this worker holds, how often in a row it has left some to others ('' where shares
---       do not matter), bytes of payloads after which it gets no further job
+--       do not matter), bytes of payloads after which it gets no further job,
+--       ids of keys of which it gets none
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision,
 --          suspect ('1': it is to run alone | '0')},
@@ -10,6 +11,8 @@
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, expired_line, held, waited = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local most_bytes, bytes = tonumber(ARGV[10]), 0
+local without = {}
+for at = 11, #ARGV do without[ARGV[at]] = true end
 local memo = base .. ':take:' .. worker
 
 local function describe(id)
@@ -56,11 +59,19 @@ local function hand_over(id)
   return true
 end
 
+local function has_turn(priority)
+  if next(without) == nil then return redis.call('EXISTS', turns_key(priority)) == 1 end
+  for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, -1)) do
+    if not without[owner] then return true end
+  end
+  return false
+end
+
 -- High before normal before low; but one that was passed over often enough goes first, so that all move.
 local function next_priority()
   local chosen
   for _, priority in ipairs(PRIORITIES) do
-    if redis.call('EXISTS', turns_key(priority)) == 1 then
+    if has_turn(priority) then
       if not chosen or count('passed:' .. priority) >= patience then chosen = priority end
     end
   end
@@ -73,15 +84,26 @@ local function note_passed_over(chosen)
     if priority == chosen then
       lower = true
       redis.call('HDEL', COUNTS, 'passed:' .. priority)
-    elseif lower and redis.call('EXISTS', turns_key(priority)) == 1 then
+    elseif lower and has_turn(priority) then
       redis.call('HINCRBY', COUNTS, 'passed:' .. priority, 1)
+    end
+  end
+end
+
+local function next_owner(turns)
+  if next(without) == nil then return redis.call('LMOVE', turns, turns, 'LEFT', 'RIGHT') end
+  for _, owner in ipairs(redis.call('LRANGE', turns, 0, -1)) do
+    if not without[owner] then
+      redis.call('LREM', turns, 1, owner)
+      redis.call('RPUSH', turns, owner)
+      return owner
     end
   end
 end
 
 -- One job of the key whose turn it is; keys take turns, whatever the length of their lanes.
 local function serve(priority)
-  local owner = redis.call('LMOVE', turns_key(priority), turns_key(priority), 'LEFT', 'RIGHT')
+  local owner = next_owner(turns_key(priority))
   local lane, served = lane_key(priority, owner), false
   while not served do
     local id = redis.call('LPOP', lane)
@@ -157,6 +179,7 @@ if #taken > 0 then
 end
 -- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them. Nor is any job
 -- while there is no room for its answer: idle workers look again now and then.
+without = {}  -- What is left of those keys is for other workers.
 if not crowded and (next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1)) then
   ring()
 else
