@@ -13,7 +13,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -182,6 +182,6 @@ async def run(
     found = await attack(chosen, Times(attack_s=seconds), tree=tree)
     print(summary(found))
     if json_path is not None:
-        content = orjson.dumps([asdict(one) for one in found])
+        content = orjson.dumps(found)
         await asyncio.to_thread(json_path.write_bytes, content)
     return not any(list(one.missed()) for one in found)
