@@ -25,6 +25,7 @@ from benchmarks import (
 from benchmarks.attacking.attacks import ATTACKS
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
+from support.leftovers import guarded_run
 
 
 def main() -> None:
@@ -166,7 +167,9 @@ def main() -> None:
     one.set_defaults(run=attack.run)
     options = vars(parser.parse_args())
     del options["name"]
-    if asyncio.run(options.pop("run")(**options)) is False:
+    with guarded_run():
+        ok = asyncio.run(options.pop("run")(**options))
+    if ok is False:
         sys.exit(1)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +99,7 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
         def start(name: str, module: str, port: str, **settings: str) -> str:
             process = ServiceProcess(module, port, folder / f"{name}.log", {**common, **settings})
             stack.push(process)
+            stack.callback(_end_group, process.pid)
             made.processes[name] = process
             if module.startswith("relais_"):
                 made.ours.append(name)
@@ -108,7 +111,7 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
         for number in range(2):
             start(f"front-{number}", "relais_orchestrator", "API_PORT", **made.keys.settings)
         llm = {"deterministic": DETERMINISTIC, "vllm": VLLM_ON_CPU, "remote": {"ENGINE": "remote"}}
-        for number in range(1 if engine == "remote" else 2):
+        for number in range(2 if engine == "deterministic" else 1):
             start(f"worker-{number}", "relais_llm_worker", "HEALTH_PORT", **llm[engine])
         encoder = "sentence_transformers" if engine == "vllm" else "deterministic"
         start(
@@ -123,6 +126,12 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
         for process in made.processes.values():
             process.wait_ready()
         yield made
+
+
+def _end_group(pid: int) -> None:
+    """An engine's own processes outlive a worker that is killed."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _paths(tree: Path | None) -> dict[str, str]:
