@@ -26,7 +26,7 @@ from benchmarks.attacking.stack import open_stack
 from benchmarks.attacking.watch import Watch, watching
 
 FILES = 6000
-REQUESTS_AT_ONCE = 4
+REQUESTS_AT_ONCE = 8
 """Of each key that is busy and means no harm."""
 
 

@@ -17,7 +17,7 @@ from support.process_stack import MODEL, VLLM_ON_CPU
 from support.processes import ServiceProcess
 from support.valkey import ValkeyServer
 
-STORED_BYTES = 64 << 20
+STORED_BYTES = 16 << 20
 ENGINES = ("deterministic", "vllm", "remote")
 DETERMINISTIC = {
     "ENGINE": "deterministic",

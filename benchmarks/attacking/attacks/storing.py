@@ -15,7 +15,7 @@ async def fill_with_vectors(attacker: Attacker) -> None:
         path = "/v1/requests" if number % 2 else "/v1/embeddings"
         await attacker.send(path, {"model": VECTORS, "input": inputs})
 
-    await attacker.over_and_over(one, at_once=4, most=300)
+    await attacker.over_and_over(one, at_once=16, most=300)
 
 
 async def idempotency_keys(attacker: Attacker) -> None:
