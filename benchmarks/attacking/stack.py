@@ -27,6 +27,8 @@ DETERMINISTIC = {
     "DETERMINISTIC_TOKENS_PER_S": "60",
 }
 
+VLLM = {**VLLM_ON_CPU, "VLLM_MAX_NUM_SEQS": "16"}
+
 
 @dataclass
 class Stack:
@@ -110,7 +112,7 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
             common["LLM_TABLE"] = f'[["{HOSTILE_MODEL}", "{hostile}"]]'
         for number in range(2):
             start(f"front-{number}", "relais_orchestrator", "API_PORT", **made.keys.settings)
-        llm = {"deterministic": DETERMINISTIC, "vllm": VLLM_ON_CPU, "remote": {"ENGINE": "remote"}}
+        llm = {"deterministic": DETERMINISTIC, "vllm": VLLM, "remote": {"ENGINE": "remote"}}
         for number in range(2 if engine == "deterministic" else 1):
             start(f"worker-{number}", "relais_llm_worker", "HEALTH_PORT", **llm[engine])
         encoder = "sentence_transformers" if engine == "vllm" else "deterministic"
