@@ -251,7 +251,8 @@ async def test_key_that_fills_the_store_with_vectors_delays_no_other(
     async def is_served() -> bool:
         path, one = "/v1/embeddings", {"model": EMBEDDER, "input": "x"}
         async with front.post(path, one, headers=bearer("victim")) as response:
-            return response.status == 200
+            status: int = response.status
+            return status == 200
 
     embedder.encoder.gate.clear()
     assert (await refusal())[0] == "key_storage_full"
