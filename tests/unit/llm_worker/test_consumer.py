@@ -6,11 +6,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from relais_common.errors import EngineDead
-from relais_common.events import Failed, Terminal, Token
+from relais_common.errors import EngineDead, EngineRefused
+from relais_common.events import Failed, Terminal, Token, Usage
 from relais_common.jobs import Job, Status
 from relais_common.lifecycle import background
 from relais_common.worker import consumer as consumer_module
@@ -204,6 +205,34 @@ async def test_crash_says_nothing_of_itself_and_the_worker_lives_on(rig: Rig, po
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.status) == ("engine_error", 500)
     assert "s3cr3t" not in str(end)
+    assert await status(ports, good) is Status.COMPLETED
+
+
+async def test_engine_s_words_are_bounded_and_name_no_class_or_file(rig: Rig, ports: Ports) -> None:
+    bad = make_job()
+    await enqueue(ports, bad)
+    async with rig.running():
+        await rig.begun(1)
+        error = EngineRefused("ValueError: " + "bad " * 5000 + "/usr/lib/x.py", param="stop")
+        rig.handler.ends[bad.channel_id].set_exception(error)
+        await wait_until(lambda: len(rig.held_jobs) == 0)
+    (*_, end) = await events(ports, bad.channel_id)
+    assert isinstance(end, Failed)
+    assert (end.error.param, end.error.code) == ("stop", "invalid_value")
+    assert end.error.message.startswith("bad bad")
+    assert len(end.error.message) <= 1000
+
+
+async def test_end_that_cannot_be_written_down_fails_its_job_alone(rig: Rig, ports: Ports) -> None:
+    bad, good = make_job(), make_job()
+    await enqueue(ports, bad, good)
+    async with rig.running():
+        await rig.begun(2)
+        rig.handler.ends[bad.channel_id].set_result(replace(COMPLETED, usage=Usage(10**30, 1)))
+        await wait_until(lambda: len(rig.held_jobs) == 1)
+        rig.handler.complete(good)
+        await wait_until(lambda: len(rig.held_jobs) == 0)
+    assert await status(ports, bad) is Status.FAILED
     assert await status(ports, good) is Status.COMPLETED
 
 

@@ -6,18 +6,20 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
 
 from relais_common.backoff import Backoff
+from relais_common.error_texts import MAX_LENGTH, cleaned
 from relais_common.errors import EngineDead, EngineFailed, RelaisError, StoreUnavailable
 from relais_common.events import Cancelled, Expired, Failed, Terminal
 from relais_common.jobs import StopReason, Take
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.logs import channel_context
 from relais_common.ports import JobSource
+from relais_common.wire.codec import encode_event
 from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
 
 log = structlog.get_logger(__name__)
@@ -29,6 +31,7 @@ LEAVE_S = 0.02
 """For which a worker leaves to others what is more than its share. Who waits for work comes within milliseconds."""
 
 HAND_BACK_TIMEOUT_S = 3.0
+_FAILED = "the engine failed while it ran this request"
 
 
 class Handler(Protocol):
@@ -205,16 +208,21 @@ class Consumer:
             both: set[asyncio.Future[Any]] = {work, held.halted}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                return work.result()
+                terminal = work.result()
+                # What cannot be written down fails this job here, rather than the worker at its end.
+                encode_event(terminal)
+                return terminal
             return _stopped(held.halted.result())
         except EngineDead:
             raise
         except RelaisError as error:
-            log.info("job_failed", code=error.code, error=error.message)
-            return Failed(error.info)
+            # An engine's own words are meant for whoever runs it.
+            info = replace(error.info, message=cleaned(error.message) or _FAILED)
+            log.info("job_failed", code=info.code, error=error.message[:MAX_LENGTH])
+            return Failed(info)
         except Exception:
             log.exception("job_crashed")
-            return Failed(EngineFailed("the engine failed while it ran this request").info)
+            return Failed(EngineFailed(_FAILED).info)
         finally:
             timer.cancel()
             await _end(work)
