@@ -24,7 +24,7 @@ Variables, as GitLab CI has them (* is required, + for deploy):
   CI_API_IMAGE_TAG, CI_VLLM_IMAGE_TAG +
   CI_DEPLOY_GROUP_USER, CI_DEPLOY_GROUP_TOKEN   a token that may read the registry; without one images must be public
   CI_DEPLOY_KNOWN_HOSTS                the machine's host keys (ssh-keyscan), or the path of a file that has them;
-                                       without it whatever answers is believed
+                                       prod needs them; staging without them believes whatever answers
   CI_DEPLOY_PORT (22)   CI_DEPLOY_PATH (relais, in the home directory there)   CI_DEPLOY_TIMEOUT_S (600)
 END
 }
@@ -95,6 +95,8 @@ if ((${#wrong[@]} == 0)); then
 fi
 want CI_DEPLOY_USER
 want CI_DEPLOY_USER_SSH_PRIVATE_KEY
+# Whoever answers in the machine's place would get prod's secrets.
+[[ $environment != prod ]] || want CI_DEPLOY_KNOWN_HOSTS
 if [[ $command == deploy ]]; then
     want_file API_KEYS
     for variable in CI_REGISTRY_IMAGE CI_API_IMAGE_TAG CI_VLLM_IMAGE_TAG; do
@@ -156,7 +158,8 @@ prepare_ssh() {
         copy_secret CI_DEPLOY_KNOWN_HOSTS "$known"
     else
         strict=accept-new
-        printf 'deploy: CI_DEPLOY_KNOWN_HOSTS is not set: whatever answers at %s is believed\n' "$host" >&2
+        printf 'deploy: WARNING: CI_DEPLOY_KNOWN_HOSTS is not set: whatever answers at %s is believed, and gets the secrets of %s\n' \
+            "$host" "$environment" >&2
     fi
     # -F: what a runner's own configuration says must not count.
     ssh_command=(ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -i "$work/key"

@@ -301,7 +301,32 @@ def test_without_known_hosts_it_goes_on_and_says_so(deployment: Deployment) -> N
     done = deployment.run("deploy", "staging", CI_DEPLOY_KNOWN_HOSTS="")
 
     assert done.returncode == 0, done.stderr
+    assert "WARNING" in done.stderr
     assert "whatever answers at 127.0.0.1 is believed" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["deploy", "rollback", "status"])
+def test_prod_without_known_hosts_is_asked_for_nothing(
+    deployment: Deployment, remote: Remote, command: str
+) -> None:
+    deployment.env_file.write_text(deployment.env_file.read_text().replace("staging", "prod"))
+    prod = {"PROD__ENV_FILE": str(deployment.env_file)}
+
+    done = deployment.run(command, "prod", CI_DEPLOY_KNOWN_HOSTS="", **prod)
+
+    assert done.returncode == 1
+    assert done.stderr == "deploy: CI_DEPLOY_KNOWN_HOSTS is not set\n"
+    assert not deployment.ssh_calls.exists()
+    assert not remote.path.exists()
+
+
+def test_prod_with_known_hosts_is_deployed(deployment: Deployment, remote: Remote) -> None:
+    deployment.env_file.write_text(deployment.env_file.read_text().replace("staging", "prod"))
+
+    done = deployment.run("deploy", "prod", PROD__ENV_FILE=str(deployment.env_file))
+
+    assert done.returncode == 0, done.stderr
+    assert remote.running == "1.0.0"
 
 
 def test_two_at_once_take_no_turns(deployment: Deployment, remote: Remote) -> None:
