@@ -14,13 +14,14 @@ usage() {
 usage: scripts/build_images.sh [--push] [--print] NAME...
 
   NAME     ${ALL[*]}, or all
-  --push   push each once all are built
+  --push   push each once all are built; refused where the base image is not pinned to a digest (scripts/pin_images.sh)
   --print  print the names with tags that would be built, one a line, and end
 
 Settings, from the environment:
   CI_REGISTRY_IMAGE (relais)   what goes before an image's name
   CI_API_IMAGE_TAG (local)     tag of the orchestrator, the KPI job and the embedding worker
   CI_VLLM_IMAGE_TAG (local)    tag of the LLM worker, with -remote, -cpu or -cuda behind it
+  PYTHON_IMAGE                 the base image, in place of that of infra/base-images.txt
   UV_FIND_LINKS, or else PIP_FIND_LINKS   a folder with wheels that no index has (torch's CPU build, say)
   RELAIS_UV_CONFIG, RELAIS_PIP_CONFIG     files uv.toml and pip.conf, for an index of your own; no trace of them stays in an image
 END
@@ -48,7 +49,7 @@ build() { # build NAME
     [[ -z ${RELAIS_UV_CONFIG:-} ]] || arguments+=(--secret "id=uv.toml,src=$RELAIS_UV_CONFIG")
     [[ -z ${RELAIS_PIP_CONFIG:-} ]] || arguments+=(--secret "id=pip.conf,src=$RELAIS_PIP_CONFIG")
     DOCKER_BUILDKIT=1 docker build --quiet --file "$folder/Dockerfile" --tag "$image" \
-        --build-arg "VERSION=${image##*:}" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+        --build-arg "PYTHON_IMAGE=$base" --build-arg "VERSION=${image##*:}" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
         "${arguments[@]}" . >/dev/null || die "$image could not be built (see above)"
     say "$image: $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB ($((SECONDS - started)) s)"
 }
@@ -78,6 +79,12 @@ fi
 if $print; then
     for name in "${names[@]}"; do image_of "$name"; done
     exit 0
+fi
+# A tag may lead elsewhere tomorrow: what is pushed is built from what somebody has looked at.
+base=${PYTHON_IMAGE:-$("$ROOT/scripts/pin_images.sh" --print python)}
+if [[ ! $base =~ @sha256:[0-9a-f]{64}$ ]]; then
+    ! $push || die "the base image $base is not pinned to a digest, so that nothing is pushed: run scripts/pin_images.sh"
+    say "the base image $base is not pinned to a digest (scripts/pin_images.sh)"
 fi
 for name in "${names[@]}"; do build "$name"; done
 if $push; then

@@ -12,7 +12,7 @@ PROGRAM=check_images
 cd "$ROOT"
 export PATH=$VENV/bin:$PATH
 
-PYTHON_IMAGE=python:3.11-slim-bookworm
+PYTHON_IMAGE=$(scripts/pin_images.sh --print python)
 COMPOSE=(docker compose --file infra/compose/compose.yaml)
 
 say "Dockerfiles"
@@ -31,7 +31,10 @@ done
 # Ours go by a tag of their own, so that nobody's images are overwritten.
 export CI_REGISTRY_IMAGE=relais-check CI_API_IMAGE_TAG=checked CI_VLLM_IMAGE_TAG=checked
 stand_in() { docker build --quiet --file "tests/images/$1.Dockerfile" --tag "$2" . >/dev/null; }
-need_image "$PYTHON_IMAGE" make_python_image "$PYTHON_IMAGE"
+need_image "$PYTHON_IMAGE" make_python_image "${PYTHON_IMAGE%@*}"
+# What stands in for it has its tag, and no digest.
+! is_stand_in "${PYTHON_IMAGE%@*}" 2>/dev/null || PYTHON_IMAGE=${PYTHON_IMAGE%@*}
+export PYTHON_IMAGE
 need_image redis:7.4-bookworm stand_in redis redis:7.4-bookworm
 need_image mongo:8.0 stand_in mongo mongo:8.0
 scripts/build_images.sh orchestrator kpi llm-worker-remote embedding-worker
