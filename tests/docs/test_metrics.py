@@ -15,6 +15,7 @@ from relais_common.metrics.exposition import LoopLag, new_registry
 from relais_common.metrics.instruments import Instrument
 from relais_common.metrics.store import StoreMetrics
 from relais_common.worker.metrics import WorkerMetrics
+from relais_llm_worker.remote.metrics import RemoteMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
@@ -42,6 +43,7 @@ def described(registry: CollectorRegistry) -> set[Described]:
 
 def worker(registry: CollectorRegistry) -> None:
     WorkerMetrics(registry, MODELS)
+    RemoteMetrics(registry, MODELS)
 
 
 def orchestrator(registry: CollectorRegistry) -> None:

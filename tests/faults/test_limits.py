@@ -76,7 +76,7 @@ async def told_by(queue: Any, channels: set[str]) -> Counter[str]:
         status: bytes = await queue.hget(keys.job(channel_id), "status")
         told[status.decode()] += 1
         if isinstance(events[-1], Completed):
-            told["input_tokens"] += events[-1].usage.input_tokens
+            told["input_tokens"] += events[-1].usage.input_tokens or 0
             told["output_tokens"] += events[-1].usage.output_tokens
             continue
         for event in events:

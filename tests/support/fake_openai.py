@@ -60,6 +60,7 @@ class FakeServer:
 
     Attributes:
         refuse: (status, body, headers) of the next answers, the first one first.
+        refuse_where: requests with this word are put off for ever.
         cut_after: number of text chunks after which the connection is closed.
         cuts: how many streams are cut so; None for all.
         cut_when: waited for before that; what a busy client has not read by then goes with the connection.
@@ -81,6 +82,7 @@ class FakeServer:
     root: str = "/models/m"
     api_key: str | None = None
     refuse: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
+    refuse_where: str | None = None
     cut_after: int | None = None
     cuts: int | None = None
     cut_when: asyncio.Event | None = None
@@ -154,6 +156,10 @@ class FakeServer:
             return web.json_response({"choices": [{"text": "x"}], "system_fingerprint": "f-1"})
         self.asked.append((request.path, body))
         self.headers.append(dict(request.headers))
+        if self.refuse_where is not None and self.refuse_where in json.dumps(body):
+            return web.json_response(
+                {"error": {"message": "later"}}, status=429, headers={"Retry-After": "0.5"}
+            )
         if self.refuse:
             status, refusal, headers = self.refuse.pop(0)
             return web.json_response(refusal, status=status, headers=headers)

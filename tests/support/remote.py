@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry
 
 from relais_common.jobs import Job
 from relais_common.llm_table import TableEntry
@@ -63,15 +65,34 @@ async def open_remote(
     api_key: str | None = None,
 ) -> AsyncIterator[RemoteModel]:
     """The model that these servers serve, once all of them were found to."""
+    table = [TableEntry(NAME, server.url, api_key) for server in servers]
+    async with open_table(
+        table,
+        max_concurrency=max_concurrency,
+        max_output_tokens=max_output_tokens,
+        read_timeout_s=read_timeout_s,
+    ) as (model,):
+        if ready:
+            await wait_until(lambda: model.status().capacity == max_concurrency * len(servers))
+        yield model
+
+
+@asynccontextmanager
+async def open_table(
+    table: Sequence[TableEntry],
+    *,
+    max_concurrency: int = 4,
+    max_output_tokens: int = 1000,
+    read_timeout_s: float = 30.0,
+) -> AsyncIterator[Sequence[RemoteModel]]:
+    """The models of a table."""
     settings = RemoteSettings(
-        table=tuple(TableEntry(NAME, server.url, api_key) for server in servers),
+        table=tuple(table),
         max_concurrency=max_concurrency,
         connect_timeout_s=5.0,
         read_timeout_s=read_timeout_s,
         probe_every_s=0.2,
     )
     limits = Limits(max_output_tokens=max_output_tokens, max_failures=3)
-    async with open_remote_models(settings, limits) as (model,):
-        if ready:
-            await wait_until(lambda: model.status().capacity == max_concurrency * len(servers))
-        yield model
+    async with open_remote_models(settings, limits, CollectorRegistry()) as models:
+        yield models

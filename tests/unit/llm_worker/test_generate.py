@@ -13,7 +13,7 @@ from relais_common.errors import EngineRefused, NotResumable
 from relais_common.events import Completed, Restarted, Started, Token, TokenLogprob
 from relais_common.jobs import Job, Message, OnWorkerLoss, Sampling, TakenJob
 from relais_common.wire import codec
-from relais_common.worker.held import HeldJob
+from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import EngineLoad
 from relais_llm_worker.engine_deterministic import DeterministicEngine
@@ -385,3 +385,26 @@ def test_room_is_what_the_engine_can_take_on_at_once(
 ) -> None:
     monkeypatch.setattr(bench.engine, "load", lambda: EngineLoad(waiting, usage))
     assert bench.handler.room(held) == room
+
+
+async def test_engine_that_is_faster_than_the_store_waits_for_it(
+    ports: Ports, faults: Faults
+) -> None:
+    bench = Bench(ports, faults, max_output_tokens=20_000)
+    bench.engine = DeterministicEngine("m", max_model_len=30_000, max_num_seqs=4, tokens_per_s=0)
+    model = LocalModel(bench.engine, max_output_tokens=20_000, kv_cache_threshold=0.9)
+    source = faults.around(ports.source)
+    bench.handler = GenerateHandler(model, source, ports.log, bench.publisher)
+    job = prompt_job("a", max_tokens=2 * MOST_UNSENT, ignore_eos=True)
+    held = HeldJob(await bench.taken(job))
+    handling = asyncio.create_task(bench.handler.handle(held))
+    await wait_until(lambda: held.next_seq > MOST_UNSENT)
+    made = held.next_seq
+    # Nothing is sent: so much lies here, and no more comes.
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert held.next_seq == made
+    publishing = asyncio.create_task(bench.publisher.run())
+    assert isinstance(await handling, Completed)
+    await end_task(publishing)
+    assert sum(isinstance(one, Token) for one in await events(ports, job.channel_id)) > MOST_UNSENT

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
-from relais_common.errors import EngineFailed, EngineRefused, NotResumable
+from relais_common.errors import (
+    EngineFailed,
+    EngineRefused,
+    NotResumable,
+    RelaisError,
+    UpstreamRefused,
+)
 from relais_common.events import Usage
 from relais_common.jobs import Job, Message, Sampling
+from relais_common.llm_table import TableEntry
 from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
+from relais_llm_worker.remote.tries import MAX_BUSY
 from support.builders import make_job
 from support.fake_openai import (
     PROMPT_IDS,
@@ -25,7 +33,7 @@ from support.fake_openai import (
     open_fake_server,
 )
 from support.owned import end_task
-from support.remote import Said, open_remote, say
+from support.remote import Said, open_remote, open_table, say
 from support.waiting import wait_until
 
 REVISION = "/models/m|1000|f-1"
@@ -42,6 +50,9 @@ class Rig:
 
     async def model(self, *servers: FakeServer, **options: Any) -> RemoteModel:
         return await self._stack.enter_async_context(open_remote(*servers, **options))
+
+    async def table(self, entries: Sequence[TableEntry]) -> Sequence[RemoteModel]:
+        return await self._stack.enter_async_context(open_table(entries))
 
     async def both(self, **options: Any) -> tuple[FakeServer, RemoteModel]:
         server = await self.server(**options)
@@ -92,8 +103,8 @@ async def test_other_servers_give_text_and_count_themselves(rig: Rig) -> None:
 async def test_pieces_are_counted_where_nobody_counts_tokens(rig: Rig) -> None:
     _, model = await rig.both(usage=False)
     said = await say(model, chat())
-    # The chunk that only ends the answer counts as one.
-    assert said.last.usage == Usage(0, 13)
+    # The chunk that only ends the answer is none; what the prompt has is not known.
+    assert said.last.usage == Usage(None, 12)
 
 
 async def test_several_tokens_in_a_chunk_are_all_counted(rig: Rig) -> None:
@@ -242,7 +253,8 @@ async def test_busy_server_s_work_goes_to_another_at_once(rig: Rig) -> None:
     said = await asyncio.gather(*(say(model, chat()) for _ in range(2)))
     assert [one.text for one in said] == [answer()] * 2
     assert (len(one.asked), len(two.asked)) == (1, 2)
-    assert model.status().capacity == 4
+    # One request's refusal is not the server's state.
+    assert model.status().capacity == 8
 
 
 @pytest.mark.parametrize("status", [502, 504, 401, 404])
@@ -251,6 +263,105 @@ async def test_server_that_cannot_run_it_is_left_for_another(rig: Rig, status: i
     model = await rig.model(one, two)
     said = await asyncio.gather(*(say(model, chat()) for _ in range(4)))
     assert [one.text for one in said] == [answer()] * 4
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code", "shown"),
+    [
+        (
+            429,
+            {"message": "too large for you"},
+            "upstream_rate_limited",
+            (429, "too large for you"),
+        ),
+        (403, {"message": "flagged", "type": "moderation"}, "upstream_refused", (403, "flagged")),
+        (404, {"message": "no such thing"}, "upstream_refused", (404, "no such thing")),
+        (409, {"message": "see /usr/lib/x.py"}, "upstream_refused", (409, "see a file")),
+        (503, {"message": "host-7 is full"}, "upstream_unavailable", (503, "overloaded")),
+        (529, {"message": "host-7 is full"}, "upstream_unavailable", (503, "overloaded")),
+        (401, {"message": "key sk-abcdef1"}, "upstream_misconfigured", (502, "this deployment")),
+        (402, {"message": "pay 7 dollars"}, "upstream_misconfigured", (502, "this deployment")),
+        (403, {"message": "no", "code": "invalid_api_key"}, "upstream_misconfigured", (502, "")),
+    ],
+)
+async def test_client_is_told_what_the_server_said_of_its_request_and_not_what_of_ours(
+    rig: Rig, status: int, error: Any, code: str, shown: tuple[int, str]
+) -> None:
+    refusal = (status, {"error": error}, {"Retry-After": "0.01"})
+    server, model = await rig.both(refuse=[refusal] * 20)
+    with pytest.raises(RelaisError) as caught:
+        await say(model, chat())
+    info = caught.value.info
+    assert (info.code, info.status) == (code, shown[0])
+    assert shown[1] in info.message
+    for secret in ("sk-abc", "dollars", "host-7", "/usr"):
+        assert secret not in info.message
+    assert len(server.asked) <= MAX_BUSY
+    # The others are served as before.
+    server.refuse.clear()
+    assert model.status().capacity == 4
+    assert (await say(model, chat())).text == answer()
+
+
+async def test_request_that_is_put_off_for_ever_takes_no_place_from_others(rig: Rig) -> None:
+    server, model = await rig.both()
+    server.refuse_where = "mine"
+    jobs = [
+        asyncio.create_task(say(model, make_job(messages=(Message("user", "mine"),))))
+        for _ in range(4)
+    ]
+    await wait_until(lambda: len(server.asked) >= 4)
+    # Each waits on its own: there is room for as many others as ever.
+    await wait_until(lambda: model.room(4) >= 1)
+    others = await asyncio.gather(
+        *(say(model, make_job(key_id="another", messages=(Message("user", "x"),))) for _ in "ab")
+    )
+    assert [one.text for one in others] == [answer()] * 2
+    for job in jobs:
+        with pytest.raises(UpstreamRefused) as caught:
+            await job
+        assert caught.value.status == 429
+    assert model.room(0) == 4
+    asked = sum(body["messages"][0]["content"] == "mine" for _, body in server.asked)
+    assert asked <= 4 * MAX_BUSY
+
+
+async def test_server_rests_once_requests_of_several_keys_were_put_off(rig: Rig) -> None:
+    server, model = await rig.both(refuse=[(429, {}, {"Retry-After": "50"})] * 3)
+    jobs = []
+    for number in range(3):
+        assert model.status().not_ready is None
+        jobs.append(asyncio.create_task(say(model, make_job(key_id=f"key-{number}"))))
+        await wait_until(lambda: len(server.asked) == len(jobs))
+    await wait_until(lambda: "left alone" in (model.status().not_ready or ""))
+    await wait_until(lambda: (model.room(3), model.status().capacity) == (0, 0))
+    for job in jobs:
+        await end_task(job)
+
+
+async def test_cut_answer_is_no_outage_for_others(rig: Rig) -> None:
+    server, model = await rig.both(refuse=[(502, {}, {})])
+    seen: list[str | None] = []
+    saying = asyncio.create_task(say(model, chat()))
+    while not saying.done():
+        seen.append(model.status().not_ready)
+        await asyncio.sleep(0)
+    assert ((await saying).text, len(server.asked)) == (answer(), 2)
+    assert set(seen) == {None}
+
+
+async def test_entries_with_one_url_keep_their_own_key_and_places(rig: Rig) -> None:
+    server = await rig.server()
+    table = [
+        TableEntry("m", server.url, "key-m", 2),
+        TableEntry("n", server.url, "key-n", 3),
+    ]
+    one, two = await rig.table(table)
+    await wait_until(lambda: (one.room(0), two.room(0)) == (2, 3))
+    for model in (one, two):
+        assert (await say(model, chat())).text == answer()
+    keys = [headers["Authorization"] for headers in server.headers]
+    assert keys == ["Bearer key-m", "Bearer key-n"]
 
 
 async def test_request_that_loses_every_server_is_given_up(rig: Rig) -> None:

@@ -258,6 +258,23 @@ class EngineRefused(InvalidRequest):
     """The engine refused the request before any work: too long, bad schema, unknown token."""
 
 
+class UpstreamRefused(EngineRefused):
+    """The server that runs the model refused this request; the status is that server's."""
+
+    code = "upstream_refused"
+
+    def __init__(
+        self, message: str, *, status: int, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        if status == 429:
+            self.type = "rate_limit_error"
+            self.code = code or "upstream_rate_limited"
+        elif status == 403:
+            self.type = "permission_error"
+
+
 class NotResumable(RelaisError):
     """A stream was cut after its first token and cannot go on exactly where it stopped."""
 
@@ -280,6 +297,20 @@ class EngineFailed(RelaisError):
     """The engine failed while it ran this request, and lives on."""
 
     code = "engine_error"
+
+
+class UpstreamMisconfigured(RelaisError):
+    """The server that runs the model does not accept this deployment: its key, its account, or the server's address."""
+
+    status = 502
+    code = "upstream_misconfigured"
+
+
+class UpstreamUnavailable(RelaisError):
+    """The server that runs the model was too busy for this request, however often it was asked."""
+
+    status = 503
+    code = "upstream_unavailable"
 
 
 class Cancelled(RelaisError):

@@ -74,9 +74,13 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens, as OpenTelemetry's `gen_ai.usage.*` counts them."""
+    """Tokens, as OpenTelemetry's `gen_ai.usage.*` counts them.
 
-    input_tokens: int
+    Attributes:
+        input_tokens: None where a remote server keeps it to itself; accounts then count none.
+    """
+
+    input_tokens: int | None
     output_tokens: int
     cached_tokens: int = 0
 

@@ -29,7 +29,7 @@ async def open_models(
     """
     if settings.remote is not None:
         limits = Limits(settings.max_output_tokens, settings.service.max_failures)
-        async with open_remote_models(settings.remote, limits) as models:
+        async with open_remote_models(settings.remote, limits, registry) as models:
             yield models
         return
     async with open_engine(settings.engine, registry) as engine:

@@ -83,6 +83,7 @@ class GenerateHandler:
                 self.generated_tokens += len(chunk.token_ids)
                 cached_tokens = max(cached_tokens, chunk.cached_tokens)
                 self._publish(held, chunk)
+                await held.until_mostly_sent()
         if chunk is None or chunk.finish_reason is None:
             raise EngineFailed("the engine ended the request without a reason")
         if chunk.usage is not None:

@@ -56,7 +56,7 @@ class _Done:
 
     @property
     def usage(self) -> EmbeddingUsage:
-        tokens = self.completed.usage.input_tokens
+        tokens = self.completed.usage.input_tokens or 0
         return {
             "prompt_tokens": tokens,
             "total_tokens": tokens,

@@ -46,12 +46,13 @@ class MemoryAccounts:
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         account = self._days.setdefault((today, key_id), Counter())
         account[status] += 1
-        account["input_tokens"] += usage.input_tokens
+        input_tokens = usage.input_tokens or 0
+        account["input_tokens"] += input_tokens
         account["output_tokens"] += usage.output_tokens
         account["cached_tokens"] += usage.cached_tokens
         if quota.tokens_per_minute is not None:
             used = self._used_of("tokens", key_id, quota.tokens_per_minute)
-            took = usage.input_tokens + usage.output_tokens
+            took = input_tokens + usage.output_tokens
             self._note_used("tokens", key_id, max(0.0, used + took - quota.tokens))
 
     def usage(self, model: str, since: date, until: date, key_id: str | None) -> list[DayUsage]:

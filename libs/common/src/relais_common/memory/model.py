@@ -268,7 +268,7 @@ class MemoryModel:
             cancel_reason=outcome.reason.value if isinstance(outcome, Cancelled) else None,
             takes=record.fence,
             failures=record.failures,
-            input_tokens=usage.input_tokens,
+            input_tokens=usage.input_tokens or 0,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
             wasted_tokens=void_tokens + lost,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from relais_common.errors import RelaisError
 
-FINISHED_REASONS = ("stop", "length", "content_filter", "tool_calls")
-"""OpenAI's; a server elsewhere may say any."""
+FINISHED_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
+"""OpenAI's."""
 
 # Said where an error is raised, or of an end that is no error of ours.
 _MORE_ERROR_TYPES = (
@@ -19,6 +19,9 @@ _MORE_ERROR_TYPES = (
     "unsupported_parameter",
     "unsupported_value",
     "context_length_exceeded",
+    "content_filter",
+    "content_policy_violation",
+    "upstream_rate_limited",
     "wrong_operation",
     "cancelled",
     "expired",

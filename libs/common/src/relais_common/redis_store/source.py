@@ -231,7 +231,7 @@ def _usage(terminal: Terminal) -> str:
     if not isinstance(terminal, Completed):
         return ""
     usage = terminal.usage
-    return f"{usage.input_tokens} {usage.output_tokens} {usage.cached_tokens}"
+    return f"{usage.input_tokens or 0} {usage.output_tokens} {usage.cached_tokens}"
 
 
 def _flat(leases: Sequence[Lease]) -> list[Argument]:

@@ -23,6 +23,7 @@ class Abandon(Enum):
 Halt = StopReason | Abandon
 _TOKEN = codec.NAMES[Token]
 LINES_PER_APPEND = 1000
+MOST_UNSENT = 2 * LINES_PER_APPEND
 
 
 class HeldJob:
@@ -43,6 +44,7 @@ class HeldJob:
         self._lines: list[bytes] = []
         self._last_lines: tuple[bytes, ...] = ()
         self._acknowledged = 0
+        self._heeded = asyncio.Event()
         self._halt: asyncio.Future[Halt] = asyncio.get_running_loop().create_future()
         self._lost = False
         self._ending = False
@@ -117,6 +119,12 @@ class HeldJob:
             emits=any(line.startswith(_TOKEN) for line in lines),
         )
 
+    async def until_mostly_sent(self) -> None:
+        """Wait while the log lacks more than `MOST_UNSENT` events: an engine may be faster than Redis."""
+        while len(self._lines) - self._acknowledged > MOST_UNSENT:
+            self._heeded.clear()
+            await self._heeded.wait()
+
     def ending(self) -> tuple[int, tuple[bytes, ...]]:
         """What the log lacks before the terminal event: the number of the first, and all of them.
 
@@ -144,6 +152,7 @@ class HeldJob:
             return
         # May go back: a Redis that lost its last second has a shorter log, to be filled again.
         self._acknowledged = max(0, min(verdict.tail - self._base, len(self._lines)))
+        self._heeded.set()
         if verdict.stop is not None:
             self.halt(verdict.stop)
 

@@ -246,7 +246,7 @@ class _ModelMetrics:
         timings, usage = completed.timings, completed.usage
         self._cached_tokens.add(usage.cached_tokens)
         # A server elsewhere may tell how many there were at the end only.
-        self._prompt_tokens.add(max(0, usage.input_tokens - run.prompt_tokens))
+        self._prompt_tokens.add(max(0, (usage.input_tokens or 0) - run.prompt_tokens))
         self._prefill_time.observe(timings.prefill_s)
         self._decode_time.observe(timings.decode_s)
         # Of a continued one the usage counts tokens that came up elsewhere.

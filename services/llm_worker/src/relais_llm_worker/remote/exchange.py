@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import orjson
 from aiohttp import (
@@ -17,19 +18,29 @@ from aiohttp import (
 )
 from aiohttp.client_exceptions import ClientConnectorError
 
-from relais_common.errors import EngineFailed, EngineRefused
-from relais_llm_worker.remote.bodies import Delta, Question, read_delta
-from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, Unreachable
+from relais_common.errors import EngineFailed, RelaisError
+from relais_llm_worker.remote.bodies import Question
+from relais_llm_worker.remote.chunks import Bounds, ChunkReader, Delta
+from relais_llm_worker.remote.errors import Lost, TooMuch, TryFailed, Unreachable
+from relais_llm_worker.remote.refusals import (
+    meaning,
+    read_capped,
+    read_error,
+    refusal,
+    require_plain,
+)
 from relais_llm_worker.remote.server import Server
 from relais_llm_worker.remote.sse import read_events
 
-_BUSY = frozenset((408, 425, 429, 503))
-_REFUSED = frozenset((400, 413, 422))
-_MISPLACED = frozenset((401, 403, 404, 405))
-_LOST = frozenset((502, 504))
-MAX_MESSAGE_LENGTH = 1000
 LAST_WORDS_TIMEOUT_S = 5.0
 END_TIMEOUT_S = 0.2
+END_BYTES = 64 << 10
+CALL_TIMEOUT_S = 10.0
+MAX_CALL_BYTES = 1 << 20
+_STREAM_TYPES = frozenset(("text/event-stream", "text/plain", "application/octet-stream"))
+"""Some servers label a stream as text; where nothing is said, aiohttp says the last."""
+_CHUNKS_PER_TURN = 100
+"""What lies in one buffer may be thousands of chunks: others get their turn in between."""
 
 
 class Client:
@@ -37,41 +48,61 @@ class Client:
 
     Args:
         read_timeout_s: the longest silence, before the first chunk and between two.
+        ignore: called with a model's name and a field for each value of an answer that is left out.
     """
 
     def __init__(
-        self, session: ClientSession, *, connect_timeout_s: float, read_timeout_s: float
+        self,
+        session: ClientSession,
+        *,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        ignore: Callable[[str, str], None],
     ) -> None:
         self._session = session
+        self._ignore = ignore
         self._timeout = ClientTimeout(
             total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
         )
 
-    async def stream(self, server: Server, question: Question) -> AsyncGenerator[Delta]:
-        """Chunks as they come, the last with its usage. Closed early, it closes the connection, and the server stops.
+    async def stream(
+        self, server: Server, question: Question, bounds: Bounds
+    ) -> AsyncGenerator[Delta]:
+        """Chunks as they come, the last with its counts. Closed early, it closes the connection, and the server stops.
 
         Raises:
             TryFailed: another try may go well.
             EngineRefused: the server says that the request is wrong.
             EngineFailed: the server failed at this request.
         """
+        model = question.body["model"]
+        reader = ChunkReader(bounds, lambda field: self._ignore(model, field), _fail)
         response = await self._post(server, question)
         whole = False
         try:
             await _require_stream(response)
-            async with aclosing(_chunks(response)) as chunks:
+            chunks = _Chunks(response, reader, bounds.stream_bytes)
+            async with aclosing(chunks.read()) as deltas:
                 last: Delta | None = None
-                async for delta in chunks:
-                    if delta.finish_reason is None:
-                        yield delta
-                        continue
-                    last = await _with_usage(delta, chunks)
-                    await _read_to_end(response)
-                    whole = True
-                    break
-            if last is None:
-                raise Lost("the stream ended before the answer did")
-            yield last
+                async for delta in deltas:
+                    if delta.finish_reason is not None:
+                        last = delta
+                        break
+                    yield delta
+                if last is None:
+                    if not (chunks.done and reader.said_something):
+                        raise Lost("the stream ended before the answer did")
+                    last = Delta(finish_reason="stop")
+                async with aclosing(_last_words(last, deltas)) as words:
+                    async for last in words:
+                        if last.finish_reason is None:
+                            yield last
+                whole = await _read_to_end(response)
+            yield replace(last, counts=reader.counts)
+        except TooMuch:
+            raise EngineFailed(
+                f"the model's server sent more than {bounds.tokens} tokens can hold"
+            ) from None
         finally:
             # Read to its end, the connection may serve another request; else closing it is what stops the server.
             if whole:
@@ -84,10 +115,10 @@ class Client:
         response = await self._post(server, Question(path, body))
         try:
             if response.status != 200:
-                raise await _refusal(response)
-            answer = orjson.loads(await response.read())
-        except (ClientError, TimeoutError, OSError, ValueError) as error:
-            raise Lost(f"no answer to {path}: {_words(error)}") from error
+                raise await refusal(response)
+            answer = orjson.loads(await read_capped(response, MAX_CALL_BYTES, CALL_TIMEOUT_S))
+        except ValueError:
+            raise Lost(f"the answer to {path} is no JSON") from None
         finally:
             response.close()
         if not isinstance(answer, dict):
@@ -106,119 +137,93 @@ class Client:
             )
         except (ClientConnectorError, ConnectionTimeoutError) as error:
             raise Unreachable(_words(error)) from error
+        except (ClientError, TimeoutError, OSError, ValueError) as error:
+            raise Lost(_words(error)) from error
+
+
+class _Chunks:
+    """A response's chunks.
+
+    Attributes:
+        done: the server has said that no more come.
+    """
+
+    def __init__(self, response: ClientResponse, reader: ChunkReader, most_bytes: int) -> None:
+        self._response = response
+        self._reader = reader
+        self._most_bytes = most_bytes
+        self.done = False
+
+    async def read(self) -> AsyncGenerator[Delta]:
+        """Until `[DONE]`, or until the connection ends. Raises as `ChunkReader.read` does."""
+        pieces = self._response.content.iter_any()
+        count = 0
+        try:
+            async with aclosing(read_events(pieces, self._most_bytes)) as events:
+                async for event in events:
+                    if event.data == b"[DONE]":
+                        self.done = True
+                        return
+                    count += 1
+                    if count % _CHUNKS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                    if (delta := self._reader.read(event)) is not None:
+                        yield delta
         except (ClientError, TimeoutError, OSError) as error:
             raise Lost(_words(error)) from error
 
 
-async def _chunks(response: ClientResponse) -> AsyncGenerator[Delta]:
-    try:
-        async with aclosing(read_events(response.content.iter_any())) as events:
-            async for data in events:
-                if data == b"[DONE]":
-                    return
-                yield read_delta(_no_error(data))
-    except (ClientError, TimeoutError, OSError) as error:
-        raise Lost(_words(error)) from error
+def _fail(chunk: Any) -> NoReturn:
+    """What an error within a stream means: as the status would that it names; without one, the server is lost."""
+    said = read_error(chunk)
+    error = meaning(said.status or 502, said)
+    if isinstance(error, EngineFailed):
+        raise Lost("the server broke off with an error")
+    raise error
 
 
-def _no_error(data: bytes) -> Any:
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise Lost("a chunk is no JSON") from None
-    if isinstance(chunk, dict) and chunk.get("error"):
-        message, param, status = _error_fields(chunk)
-        if status in _REFUSED:
-            raise EngineRefused(message, param=param, code=_code(message))
-        raise Lost(f"the server broke off: {message}")
-    return chunk
+async def _last_words(last: Delta, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta]:
+    """What comes once there was a reason to end: the counts, as a rule.
+
+    Some servers give a reason with every chunk: only the last of what is yielded here has one.
+    """
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + LAST_WORDS_TIMEOUT_S
+    while True:
+        try:
+            async with asyncio.timeout_at(until_s):
+                delta = await anext(deltas, None)
+        except (TryFailed, TooMuch, RelaisError, TimeoutError):
+            break  # the answer is whole without it
+        if delta is None:
+            break
+        if delta.text or delta.token_ids:
+            yield replace(last, finish_reason=None)
+            last = replace(delta, finish_reason=delta.finish_reason or last.finish_reason)
+            until_s = loop.time() + LAST_WORDS_TIMEOUT_S
+    yield last
 
 
-async def _with_usage(last: Delta, chunks: AsyncIterator[Delta]) -> Delta:
-    """The last chunk, with the usage that comes after it, if it does."""
-    usage = last.usage
-    try:
-        async with asyncio.timeout(LAST_WORDS_TIMEOUT_S):
-            async for delta in chunks:
-                usage = delta.usage or usage
-    except (Lost, EngineRefused, TimeoutError):
-        pass  # the answer is whole without it
-    return Delta(
-        text=last.text,
-        token_ids=last.token_ids,
-        prompt_token_ids=last.prompt_token_ids,
-        finish_reason=last.finish_reason,
-        stop_reason=last.stop_reason,
-        aside=last.aside,
-        usage=usage,
-        logprobs=last.logprobs,
-    )
-
-
-async def _read_to_end(response: ClientResponse) -> None:
+async def _read_to_end(response: ClientResponse) -> bool:
     """What is left after `[DONE]`: the end of the body, without which the connection cannot be used again."""
+    left = END_BYTES
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
-            async for _ in response.content.iter_any():
-                pass
+            async for piece in response.content.iter_any():
+                left -= len(piece)
+                if left < 0:
+                    return False
     except (ClientError, TimeoutError, OSError):
-        pass  # it is closed instead
+        return False
+    return True
 
 
 async def _require_stream(response: ClientResponse) -> None:
     if response.status != 200:
-        raise await _refusal(response)
-    if response.content_type != "text/event-stream":
-        raise Lost(f"the answer is no stream of events but {response.content_type}")
-
-
-async def _refusal(response: ClientResponse) -> Exception:
-    status = response.status
-    if status in _BUSY:
-        return Busy(f"it answers {status}", _retry_after_s(response))
-    if status in _MISPLACED:
-        return Misplaced(f"it answers {status}")
-    if status in _LOST or 300 <= status < 400:
-        return Lost(f"it answers {status}")
-    try:
-        body = orjson.loads(await response.read())
-    except (ClientError, TimeoutError, OSError, ValueError):
-        body = None
-    message, param, _ = _error_fields(body)
-    if status in _REFUSED:
-        return EngineRefused(message, param=param, code=_code(message))
-    # What a server says of its own faults is for its operator.
-    return EngineFailed("the model's server failed while it ran this request")
-
-
-def _error_fields(body: Any) -> tuple[str, str | None, int | None]:
-    """Message, param and status of an error in OpenAI's form, or in one that is near to it."""
-    error = body.get("error", body) if isinstance(body, dict) else None
-    if isinstance(error, dict):
-        message, param, code = error.get("message"), error.get("param"), error.get("code")
-    else:
-        message, param, code = error, None, None
-    return (
-        message[:MAX_MESSAGE_LENGTH]
-        if isinstance(message, str) and message
-        else "the model's server refused the request",
-        param if isinstance(param, str) and param else None,
-        code if isinstance(code, int) else None,
-    )
-
-
-def _code(message: str) -> str | None:
-    lowered = message.lower()
-    if "context length" in lowered or "max_model_len" in lowered or "context size" in lowered:
-        return "context_length_exceeded"
-    return None
-
-
-def _retry_after_s(response: ClientResponse) -> float | None:
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
-    except ValueError:
-        return None
+        raise await refusal(response)
+    require_plain(response)
+    if response.content_type not in _STREAM_TYPES:
+        raise Lost(f"the answer is no stream of events but {response.content_type[:100]}")
 
 
 def _words(error: BaseException) -> str:

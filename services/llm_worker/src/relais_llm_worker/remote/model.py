@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import orjson
 import structlog
 
 from relais_common.backoff import Backoff
-from relais_common.errors import EngineFailed, NotResumable
+from relais_common.errors import NotResumable, UpstreamUnavailable
 from relais_common.events import TokenLogprob, Usage
 from relais_common.jobs import Job
 from relais_common.worker.status import ModelStatus
@@ -18,19 +18,19 @@ from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import Chunk, Emitted
 from relais_llm_worker.model import Answer, Cut
-from relais_llm_worker.remote.bodies import Delta, Question, ask, ask_to_go_on
-from relais_llm_worker.remote.errors import Busy, Lost, TryFailed, Unreachable
+from relais_llm_worker.remote.bodies import Question, ask, ask_to_go_on
+from relais_llm_worker.remote.chunks import Bounds, Counts, Delta
+from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 from relais_llm_worker.remote.exchange import Client
-from relais_llm_worker.remote.pool import Changes, Pool
+from relais_llm_worker.remote.pool import Pool
 from relais_llm_worker.remote.resumption import Meaning
 from relais_llm_worker.remote.server import Server
+from relais_llm_worker.remote.tries import Tries
 
 log = structlog.get_logger(__name__)
 
 BEGUN = Chunk((), "")
 """Before all others: a server has the job."""
-LONGEST_REST_S = 60.0
-REST_MARGIN_S = 0.01  # a timer may fire a little early
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,10 @@ class Limits:
 class RemoteModel:
     """The `Model` port over a pool of servers."""
 
-    def __init__(
-        self, name: str, pool: Pool, client: Client, changes: Changes, limits: Limits
-    ) -> None:
+    def __init__(self, name: str, pool: Pool, client: Client, limits: Limits) -> None:
         self._name = name
         self._pool = pool
         self._client = client
-        self._changes = changes
         self._limits = limits
 
     @property
@@ -88,15 +85,19 @@ class RemoteModel:
 
     async def _chunks(self, run: _Run) -> AsyncGenerator[Chunk]:
         backoff = Backoff()
+        tries = Tries(self._limits.max_failures)
+        key_id = run.job.key_id
         last: Server | None = None
         begun = False
         while True:
             emitted = len(run.token_ids)
-            async with self._pool.place(revision=run.revision, avoid=last) as server:
+            async with self._pool.place(key_id, tries, revision=run.revision, avoid=last) as server:
                 last = server
                 try:
                     async with aclosing(run.one_try(self._client, server)) as chunks:
                         async for chunk in chunks:
+                            if chunk is BEGUN:
+                                server.note_good()
                             if not begun:
                                 begun = True
                                 yield BEGUN
@@ -112,23 +113,29 @@ class RemoteModel:
                         reason=f"{type(error).__name__.lower()}: {error}",
                         tokens=len(run.token_ids),
                     )
-                    self._heed(server, error)
-                    progressed = len(run.token_ids) > emitted
-                    run.note_failure(error, progressed=progressed)
-                    if progressed:
+                    self._heed(server, error, run.job)
+                    run.require_another_try()
+                    if len(run.token_ids) > emitted:
                         backoff.reset()
-            await backoff.pause()
+                        tries.note_progress()
+                    tries.note(server, error)
+            if not tries.put_off:
+                await backoff.pause()
 
-    def _heed(self, server: Server, error: TryFailed) -> None:
-        if isinstance(error, Busy):
-            rest_s = min(
-                1.0 if error.retry_after_s is None else error.retry_after_s, LONGEST_REST_S
-            )
-            server.rest(rest_s)
-            # Whoever waits looks again then.
-            asyncio.get_running_loop().call_later(rest_s + REST_MARGIN_S, self._changes.ring)
-        else:
-            server.note_down(str(error))
+    def _heed(self, server: Server, error: TryFailed, job: Job) -> None:
+        """What a failed try says of the server. One request's refusal says little."""
+        match error:
+            case Busy():
+                server.note_busy(job.channel_id, job.key_id, error.retry_after_s)
+                if isinstance(error.passed_on, UpstreamUnavailable):
+                    server.doubt()
+            case Misplaced():
+                server.note_misplaced(str(error))
+            case Unreachable():
+                server.note_down(str(error))
+            case Lost():
+                # Only a look can tell whether it was the server or the request.
+                server.doubt()
 
 
 class _Run:
@@ -142,12 +149,11 @@ class _Run:
 
     def __init__(self, model: str, job: Job, limits: Limits) -> None:
         self._model = model
-        self._job = job
+        self.job = job
         self._limits = limits
         self._most = min(
             job.sampling.max_tokens or limits.max_output_tokens, limits.max_output_tokens
         )
-        self._failures = 0
         self.prompt_token_ids: tuple[int, ...] = ()
         self.revision: str | None = None
         self.token_ids: list[int] = []
@@ -162,26 +168,15 @@ class _Run:
         self.prompt_token_ids, self.revision = cut.prompt_token_ids, cut.model_revision
         self.token_ids, self.text = list(cut.emitted.token_ids), cut.emitted.text
 
-    def note_failure(self, error: TryFailed, *, progressed: bool) -> None:
-        """Whether there is to be another try.
-
-        Raises:
-            NotResumable: text went out, and the rest of it cannot be had.
-            EngineFailed: too many servers were lost over it.
-        """
+    def require_another_try(self) -> None:
+        """Raises NotResumable where text went out and the rest of it cannot be had."""
         if self.token_ids or self.text:
             why_not = None if self._all_known else "its tokens are not known"
-            why_not = why_not or obstacle(self._job.sampling)
+            why_not = why_not or obstacle(self.job.sampling)
             if why_not is not None:
                 raise NotResumable(
                     f"the server was lost in the middle of the answer, and {why_not}"
                 )
-        if progressed:
-            self._failures = 0
-        elif not isinstance(error, (Busy, Unreachable)):
-            self._failures += 1
-        if self._failures >= self._limits.max_failures:
-            raise EngineFailed(f"the model's servers failed at this request {self._failures} times")
 
     async def one_try(self, client: Client, server: Server) -> AsyncGenerator[Chunk]:
         """`BEGUN` once the server has it, then chunks that follow what went out. Raises as `Client.stream` does."""
@@ -201,19 +196,24 @@ class _Run:
             kept = await meaning.whole(emitted)
             if self._held is None:
                 self._held = self._no_text_yet()
-                stops = self._job.sampling.stop
+                stops = self.job.sampling.stop
                 pending = await meaning.held_back(emitted, stops) if stops else ""
                 self._held.go_on(pending, len(self.token_ids))
             repeated = emitted.token_ids[kept:]
             prompt = [*self.prompt_token_ids, *emitted.token_ids[:kept]]
-            question = ask_to_go_on(self._job, self._model, prompt, kept, room - kept)
+            question = ask_to_go_on(self.job, self._model, prompt, kept, room - kept)
         else:
             self._held = self._no_text_yet()
             question = self._ask(context, with_ids=served.tells_ids)
         begun = False
         held_ids: tuple[int, ...] = ()
         held_logprobs: tuple[TokenLogprob, ...] = ()
-        async with aclosing(client.stream(server, question)) as deltas:
+        bounds = Bounds(
+            self._most - len(self.token_ids) + len(repeated),
+            self.job.sampling.logprobs,
+            len(orjson.dumps(question.body)),
+        )
+        async with aclosing(client.stream(server, question, bounds)) as deltas:
             async for delta in deltas:
                 if not begun:
                     begun = True
@@ -229,18 +229,15 @@ class _Run:
                 if not delta.text and delta.finish_reason is None:
                     continue
                 chunk = self._chunk(delta, held_ids, self._held)
-                if self._job.sampling.logprobs is not None:
-                    chunk.logprobs = tuple(
-                        replace(one, top_logprobs=one.top_logprobs[: self._job.sampling.logprobs])
-                        for one in held_logprobs
-                    )
+                if self.job.sampling.logprobs is not None:
+                    chunk.logprobs = held_logprobs
                 held_ids, held_logprobs = (), ()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
 
     def _no_text_yet(self) -> HeldText:
-        sampling = self._job.sampling
+        sampling = self.job.sampling
         return HeldText(
             sampling.stop,
             sampling.min_tokens or 0,
@@ -249,11 +246,11 @@ class _Run:
 
     def _ask(self, context: int | None, *, with_ids: bool) -> Question:
         most: int | None = self._most
-        if self._job.sampling.max_tokens is None:
+        if self.job.sampling.max_tokens is None:
             # vLLM takes what fits beside the prompt; others may refuse a limit beyond a context that they do not tell.
             most = None if context is None else min(self._most, context)
         self._bounded_there = most is not None
-        return ask(self._job, self._model, most, with_ids=with_ids)
+        return ask(self.job, self._model, most, with_ids=with_ids)
 
     def _begin(self, delta: Delta, revision: str | None) -> None:
         if self.token_ids or self.text:
@@ -271,9 +268,12 @@ class _Run:
         """What goes out now."""
         if not self._all_known:
             ids = ()
-        self._pieces += 1
+        # The chunk that only ends an answer is no token.
+        self._pieces += bool(delta.text)
         matched = held.add(delta.text, len(ids) or 1)
         reason, stop_reason = delta.finish_reason, delta.stop_reason
+        if isinstance(stop_reason, str) and stop_reason not in self.job.sampling.stop:
+            stop_reason = None
         if matched is not None:
             reason, stop_reason = "stop", matched
         elif reason is None and not self._bounded_there and self._pieces >= self._most:
@@ -286,13 +286,18 @@ class _Run:
             text=text,
             finish_reason=reason,
             stop_reason=stop_reason,
-            cached_tokens=delta.usage.cached_tokens if delta.usage is not None else 0,
-            usage=None if reason is None or self._all_known else self._usage(delta),
+            cached_tokens=delta.counts.cached_tokens,
+            usage=None if reason is None or self._all_known else self._usage(delta.counts),
         )
 
-    def _usage(self, delta: Delta) -> Usage:
+    def _usage(self, counts: Counts) -> Usage:
         """As the server counts; where it does not, a piece of text is taken for a token."""
-        return delta.usage or Usage(len(self.prompt_token_ids), self._pieces)
+        known = len(self.prompt_token_ids) or None
+        return Usage(
+            known if counts.input_tokens is None else counts.input_tokens,
+            self._pieces if counts.output_tokens is None else counts.output_tokens,
+            counts.cached_tokens,
+        )
 
 
 def _after(

@@ -1,14 +1,17 @@
-"""Opening every model of a table: one client, one server per URL, one pool per model."""
+"""Opening every model of a table: one client, one server per way to a URL, one pool per model."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+from prometheus_client import CollectorRegistry
 
 from relais_common.lifecycle import background
 from relais_llm_worker.remote.exchange import Client
+from relais_llm_worker.remote.metrics import RemoteMetrics
 from relais_llm_worker.remote.model import Limits, RemoteModel
 from relais_llm_worker.remote.pool import Changes, Pool
 from relais_llm_worker.remote.probe import probe_for_ever
@@ -16,44 +19,54 @@ from relais_llm_worker.remote.server import Server
 from relais_llm_worker.remote.settings import RemoteSettings
 
 
+class _Access(NamedTuple):
+    url: str
+    api_key: str | None
+    max_concurrency: int
+
+
 @asynccontextmanager
 async def open_remote_models(
-    settings: RemoteSettings, limits: Limits
+    settings: RemoteSettings, limits: Limits, registry: CollectorRegistry
 ) -> AsyncIterator[Sequence[RemoteModel]]:
     """The models of the table, in its order. Servers are looked at for as long as the context lasts."""
     changes = Changes()
-    servers: dict[str, Server] = {}
-    models: dict[str, dict[str, Server]] = {}
+    servers: dict[_Access, Server] = {}
+    models: dict[str, dict[_Access, Server]] = {}
     for entry in settings.table:
-        if entry.url not in servers:
-            servers[entry.url] = Server(
-                entry.url,
-                entry.api_key,
-                entry.max_concurrency or settings.max_concurrency,
-                changes.ring,
-            )
-        models.setdefault(entry.model, {})[entry.url] = servers[entry.url]
+        most = entry.max_concurrency or settings.max_concurrency
+        # Entries with one URL share its places only where they come to it in the same way.
+        access = _Access(entry.url, entry.api_key, most)
+        if access not in servers:
+            servers[access] = Server(*access, changes.ring)
+        models.setdefault(entry.model, {})[access] = servers[access]
+    metrics = RemoteMetrics(registry, list(models))
     async with ClientSession(
-        connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar()
+        connector=TCPConnector(limit=0),
+        cookie_jar=DummyCookieJar(),
+        # What is compressed is refused: it may unpack to anything.
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
     ) as session:
         client = Client(
             session,
             connect_timeout_s=settings.connect_timeout_s,
             read_timeout_s=settings.read_timeout_s,
+            ignore=metrics.ignored,
         )
         probes = [
             probe_for_ever(
                 session,
                 client,
                 server,
-                [name for name, urls in models.items() if url in urls],
+                [name for name, ways in models.items() if access in ways],
                 every_s=settings.probe_every_s,
                 connect_timeout_s=settings.connect_timeout_s,
             )
-            for url, server in servers.items()
+            for access, server in servers.items()
         ]
         async with background(*probes):
             yield [
-                RemoteModel(name, Pool(name, list(urls.values()), changes), client, changes, limits)
-                for name, urls in models.items()
+                RemoteModel(name, Pool(name, list(ways.values()), changes), client, limits)
+                for name, ways in models.items()
             ]

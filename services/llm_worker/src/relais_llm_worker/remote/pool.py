@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from relais_common.errors import NotResumable
 from relais_llm_worker.remote.server import Server
+from relais_llm_worker.remote.tries import Tries
 
 
 class Changes:
@@ -32,11 +34,15 @@ class Pool:
         self._servers = servers
         self._changes = changes
         self._placed = 0
+        self._resting: Counter[str] = Counter()
 
     def room(self, held: int) -> int:
-        """Places free, less the jobs of ours that wait for one already."""
+        """Places free, less the jobs of ours that wait for one already.
+
+        Those that a server has put off take no place from others meanwhile.
+        """
         free = sum(server.free for server in self._up())
-        return free - (held - self._placed)
+        return free - (held - self._placed - self._resting.total())
 
     @property
     def capacity(self) -> int:
@@ -61,25 +67,29 @@ class Pool:
 
     @asynccontextmanager
     async def place(
-        self, *, revision: str | None = None, avoid: Server | None = None
+        self,
+        key_id: str,
+        tries: Tries,
+        *,
+        revision: str | None = None,
+        avoid: Server | None = None,
     ) -> AsyncIterator[Server]:
         """A place at a server, as soon as there is one.
 
         Args:
+            key_id: whose request it is.
+            tries: that it has behind it.
             revision: the only one that will do.
             avoid: the last choice.
 
         Raises:
             NotResumable: none of the servers has this revision, as far as is known.
+            RelaisError: every server has refused the request, or has put it off while too many others wait likewise.
         """
-        server = self._choose(revision, avoid)
-        while server is None:
-            if revision is not None and not any(
-                one.served(self._model).revision == revision for one in self._servers
-            ):
-                raise NotResumable("the model has changed since its server was lost")
-            await self._changes.wait()
-            server = self._choose(revision, avoid)
+        server = self._choose(tries, revision, avoid)
+        if server is None:
+            with self._rest(key_id, tries) if tries.put_off else nullcontext():
+                server = await self._wait(tries, revision, avoid)
         server.begin()
         self._placed += 1
         try:
@@ -87,6 +97,36 @@ class Pool:
         finally:
             self._placed -= 1
             server.end()
+
+    async def _wait(self, tries: Tries, revision: str | None, avoid: Server | None) -> Server:
+        while True:
+            if revision is not None and not any(
+                one.served(self._model).revision == revision for one in self._servers
+            ):
+                raise NotResumable("the model has changed since its server was lost")
+            refused = [one for one in self._servers if tries.refused_by(one)]
+            if refused and all(one in refused or one.why_down for one in self._servers):
+                raise tries.given_up()
+            try:
+                async with asyncio.timeout_at(tries.next_s()):
+                    await self._changes.wait()
+            except TimeoutError:
+                pass  # a server that it kept away from may be asked again
+            if (server := self._choose(tries, revision, avoid)) is not None:
+                return server
+
+    @contextmanager
+    def _rest(self, key_id: str, tries: Tries) -> Iterator[None]:
+        """Count a request that was put off: as many of each key, and twice as many in all, as there are places."""
+        places = sum(server.max_concurrency for server in self._servers)
+        if self._resting[key_id] >= places or self._resting.total() >= 2 * places:
+            raise tries.given_up()
+        self._resting[key_id] += 1
+        try:
+            yield
+        finally:
+            self._resting[key_id] -= 1
+            self._resting = +self._resting  # keys that wait no more are forgotten
 
     def revisions(self) -> set[str]:
         """Of every server, as it was when it answered last; of those that tell token ids."""
@@ -96,14 +136,22 @@ class Pool:
     def _up(self) -> list[Server]:
         return [server for server in self._servers if server.why_not(self._model) is None]
 
-    def _choose(self, revision: str | None, avoid: Server | None) -> Server | None:
+    def _choose(self, tries: Tries, revision: str | None, avoid: Server | None) -> Server | None:
         fit = [
             server
             for server in self._up()
-            if server.free and revision in (None, server.served(self._model).revision)
+            if server.free
+            and revision in (None, server.served(self._model).revision)
+            and tries.fits(server)
         ]
+        # One that refuses is quick, and so nearly always free: it must not draw all requests.
         return min(
             fit,
-            key=lambda one: (one is avoid, one.running / one.max_concurrency, one.running),
+            key=lambda one: (
+                one is avoid,
+                one.refuses,
+                one.running / one.max_concurrency,
+                one.running,
+            ),
             default=None,
         )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
 from relais_common.backoff import Backoff
 from relais_common.errors import RelaisError
 from relais_llm_worker.remote.bodies import COMPLETIONS
+from relais_llm_worker.remote.chunks import MAX_COUNT
 from relais_llm_worker.remote.errors import TryFailed
 from relais_llm_worker.remote.exchange import Client
+from relais_llm_worker.remote.refusals import read_capped
 from relais_llm_worker.remote.server import Served, Server
 
 ANSWER_TIMEOUT_S = 10.0
+MAX_LIST_BYTES = 1 << 20
+MAX_NAME_LENGTH = 500
+MAX_NAMED = 5
 _VLLM = "vllm"
 _PATIENCE = 2
 """Silences in a row after which a server counts as down: a busy one may miss one."""
@@ -37,19 +43,23 @@ async def probe_for_ever(
     silences = 0
     while True:
         was_down = server.why_down is not None
+        server.begin_look()
         try:
             cards = await _look(session, server, timeout)
         except TimeoutError:
             silences += 1
             if silences >= _PATIENCE or was_down:
                 server.note_down("it does not answer in time")
-        except (ClientError, OSError, ValueError) as error:
-            server.note_down(str(error) if isinstance(error, _Unfit) else type(error).__name__)
+        except (ClientError, OSError, ValueError, TryFailed) as error:
+            known = isinstance(error, (_Unfit, TryFailed))
+            server.note_down(str(error) if known else type(error).__name__)
         else:
             silences = 0
             # What it runs may have changed only while it was away.
             if was_down or frozenset(cards) != server.listed:
                 await _note(client, server, models, cards)
+            else:
+                server.note_looked()
         if server.why_down is None:
             backoff.reset()
             await server.doubted(every_s)
@@ -69,28 +79,43 @@ async def _look(
     Raises:
         ClientError, TimeoutError, OSError, ValueError: it cannot be used.
     """
-    health = await _get(session, server, "/health", timeout)
-    if isinstance(health, int) and health not in (401, 403, 404, 405):
+    async with _get(session, server, "/health", timeout) as response:
+        health = response.status
+    if health not in (200, 401, 403, 404, 405):
         raise _Unfit(f"/health answers {health}")
-    listed = await _get(session, server, "/v1/models", timeout)
-    if isinstance(listed, int):
-        if listed in (404, 405) and not isinstance(health, int):
+    async with _get(session, server, "/v1/models", timeout) as response:
+        if response.status in (404, 405) and health == 200:
             return {}
-        raise _Unfit(f"/v1/models answers {listed}")
+        if response.status != 200:
+            raise _Unfit(f"/v1/models answers {response.status}")
+        listed = await read_capped(response, MAX_LIST_BYTES, ANSWER_TIMEOUT_S)
     try:
-        return {str(card["id"]): card for card in orjson.loads(listed)["data"]}
+        cards = orjson.loads(listed)["data"]
+        return {
+            card["id"]: card
+            for card in cards
+            if isinstance(card["id"], str) and len(card["id"]) <= MAX_NAME_LENGTH
+        }
     except (ValueError, TypeError, KeyError):
         raise _Unfit("/v1/models answers nothing of OpenAI's") from None
 
 
+@asynccontextmanager
 async def _get(
     session: ClientSession, server: Server, path: str, timeout: ClientTimeout
-) -> bytes | int:
-    """The body, or the status where it is not 200."""
-    async with session.get(
+) -> AsyncIterator[ClientResponse]:
+    """Closed at the end, whatever else was to come."""
+    response = await session.get(
         server.url + path, headers=server.headers, timeout=timeout, allow_redirects=False
-    ) as response:
-        return await response.read() if response.status == 200 else response.status
+    )
+    try:
+        yield response
+    finally:
+        # With something left to read, the connection is of no use any more.
+        if response.content.at_eof():
+            response.release()
+        else:
+            response.close()
 
 
 async def _note(
@@ -103,11 +128,11 @@ async def _note(
         if card is not None and card.get("owned_by") == _VLLM:
             served[model] = await _vllm_s(client, server, model, card)
         elif any(one.get("owned_by") == _VLLM for one in cards.values()):
-            missing[model] = f"it serves {', '.join(cards)}, not this model"
+            names = ", ".join(list(cards)[:MAX_NAMED])
+            missing[model] = f"it serves {names}, not this model"
         else:
             # Others take other names than they list: Ollama adds a tag, llama.cpp lists a file and takes any.
-            length = (card or {}).get("max_model_len")
-            served[model] = Served(max_model_len=length if isinstance(length, int) else None)
+            served[model] = Served(max_model_len=_context(card or {}))
     server.note_up(served, missing, set(cards))
 
 
@@ -117,12 +142,21 @@ async def _vllm_s(client: Client, server: Server, model: str, card: dict[str, An
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             answer = await client.call(server, COMPLETIONS, body)
-        fingerprint = answer.get("system_fingerprint")
+        fingerprint = _word(answer.get("system_fingerprint"))
     except (TryFailed, RelaisError, TimeoutError):
         fingerprint = None
-    length = card.get("max_model_len")
+    length = _context(card)
     return Served(
-        revision=f"{card.get('root')}|{length}|{fingerprint}",
-        max_model_len=length if isinstance(length, int) else None,
+        revision=f"{_word(card.get('root'))}|{length}|{fingerprint}",
+        max_model_len=length,
         tells_ids=True,
     )
+
+
+def _context(card: dict[str, Any]) -> int | None:
+    length = card.get("max_model_len")
+    return length if type(length) is int and 0 < length <= MAX_COUNT else None
+
+
+def _word(given: object) -> str | None:
+    return given if isinstance(given, str) and len(given) <= MAX_NAME_LENGTH else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -30,11 +29,20 @@ class Served:
     tells_ids: bool = False
 
 
+SEVERAL = 3
+"""Different requests in a row that a server must call it busy for before it is let alone."""
+ONE_KEY_REST_S = 2.0
+"""Longest rest where one client's requests alone were refused: it may be that client."""
+LONGEST_REST_S = 60.0
+REST_MARGIN_S = 0.01  # a timer may fire a little early
+
+
 class Server:
     """Places, state, and what the last look at it found.
 
     Attributes:
         listed: the models it names itself; None before the first look.
+        looks: how often it was looked at and was found to be up or down.
 
     Args:
         changed: called when a place or the server itself comes back.
@@ -55,19 +63,28 @@ class Server:
         self._doubt = asyncio.Event()
         self._served: Mapping[str, Served] = {}
         self._why_not: Mapping[str, str] = {}
+        self.looks = 0
+        self._busy_for: dict[str, str] = {}
+        self._misplaced = False
         self._rests_until_s = 0.0
         self._changed = changed
 
     @property
     def free(self) -> int:
-        """Places free, whether or not it answers."""
-        return max(0, self.max_concurrency - self.running)
+        """Places free, whether or not it answers: a single one after a rest, until something goes well."""
+        most = 1 if len(self._busy_for) >= SEVERAL else self.max_concurrency
+        return max(0, most - self.running)
+
+    @property
+    def refuses(self) -> bool:
+        """The last request that it answered was refused. It may be that request, or the server."""
+        return self._misplaced or bool(self._busy_for)
 
     def why_not(self, model: str) -> str | None:
         """Why this server cannot run the model now; None where it can."""
         if self.why_down is not None:
             return self.why_down
-        if time.monotonic() < self._rests_until_s:
+        if asyncio.get_running_loop().time() < self._rests_until_s:
             return "it asked to be left alone"
         return self._why_not.get(model)
 
@@ -75,18 +92,47 @@ class Server:
         """The model as it was when the server answered last."""
         return self._served.get(model, Served())
 
-    def rest(self, seconds: float) -> None:
-        """Ask nothing of it for so long; whoever waits then is told by the caller."""
-        self._rests_until_s = time.monotonic() + seconds
+    def note_good(self) -> None:
+        """It has begun to answer a request."""
+        self._misplaced = False
+        self._busy_for.clear()
+
+    def note_busy(self, channel_id: str, key_id: str, retry_after_s: float | None) -> None:
+        """It will take a request later. It is let alone only where several say so, with nothing in between."""
+        self._busy_for.setdefault(channel_id, key_id)
+        if len(self._busy_for) < SEVERAL:
+            return
+        one_key = len(set(self._busy_for.values())) == 1
+        rest_s = min(retry_after_s or 1.0, ONE_KEY_REST_S if one_key else LONGEST_REST_S)
+        # A set that says no more than it does already; requests without an end would fill it.
+        while len(self._busy_for) > SEVERAL:
+            del self._busy_for[next(iter(self._busy_for))]
+        loop = asyncio.get_running_loop()
+        self._rests_until_s = loop.time() + rest_s
+        # Whoever waits looks again then.
+        loop.call_later(rest_s + REST_MARGIN_S, self._changed)
+
+    def note_misplaced(self, reason: str) -> None:
+        """It refuses this deployment, or one request in a way that looks like it: others go elsewhere if they can."""
+        if not self._misplaced:
+            log.error("server_refuses", url=self.shown, reason=reason)
+        self._misplaced = True
+
+    def doubt(self) -> None:
+        """Have it looked at now."""
+        self._doubt.set()
 
     async def doubted(self, timeout_s: float) -> None:
         """Wait for so long, or until somebody finds that it does not answer."""
-        self._doubt.clear()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._doubt.wait()
         except TimeoutError:
             pass
+
+    def begin_look(self) -> None:
+        """Doubts from before are dealt with by the look that begins."""
+        self._doubt.clear()
 
     def note_up(
         self, served: Mapping[str, Served], why_not: Mapping[str, str], listed: Collection[str]
@@ -100,6 +146,11 @@ class Server:
             log.info("server_up", url=self.shown, missing=dict(why_not))
         self.why_down, self._served, self._why_not = None, served, why_not
         self.listed = frozenset(listed)
+        self.note_looked()
+
+    def note_looked(self) -> None:
+        """It was looked at, and nothing is new."""
+        self.looks += 1
         self._changed()
 
     def note_down(self, reason: str) -> None:
@@ -107,6 +158,7 @@ class Server:
         if self.why_down is None:
             log.warning("server_down", url=self.shown, reason=reason)
         self.why_down = reason
+        self.looks += 1
         self._doubt.set()
 
     def begin(self) -> None:

@@ -24,8 +24,10 @@ from relais_orchestrator.schemas.completions import (
 )
 
 
-def usage_object(usage: Usage) -> UsageObject:
-    """OpenAI's `usage`."""
+def usage_object(usage: Usage) -> UsageObject | None:
+    """OpenAI's `usage`; None where a remote server does not count: it is an object of whole counts, or nothing."""
+    if usage.input_tokens is None:
+        return None
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,

@@ -25,6 +25,9 @@ from relais_common.errors import (
     TooManyInFlight,
     TracesFull,
     Unreadable,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnavailable,
     WorkerLost,
 )
 from relais_orchestrator.intake import IDEMPOTENCY_KEY_FORM
@@ -58,5 +61,8 @@ NOT_ACCEPTED = (
 )
 """Why a request does not get into the queue."""
 
-NOT_ANSWERED = (KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable)
+NOT_ANSWERED = (
+    *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable),
+    *(UpstreamRefused, UpstreamMisconfigured, UpstreamUnavailable),
+)
 """Why one that was accepted has no answer."""

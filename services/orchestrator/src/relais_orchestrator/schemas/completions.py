@@ -93,7 +93,7 @@ class ChatCompletion(TypedDict):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: UsageObject
+    usage: UsageObject | None
     timings: Timings
 
 
@@ -160,7 +160,7 @@ class TextCompletion(TypedDict):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: UsageObject
+    usage: UsageObject | None
     timings: Timings
 
 

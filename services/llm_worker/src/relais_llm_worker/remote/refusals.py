@@ -1,0 +1,183 @@
+"""What a server's refusal means: for the request, for the server, and for the client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import ClientError, ClientResponse
+
+from relais_common.error_texts import cleaned
+from relais_common.errors import (
+    EngineFailed,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from relais_llm_worker.remote.errors import Busy, Lost, Misplaced
+
+MAX_ERROR_BYTES = 64 << 10
+ERROR_TIMEOUT_S = 10.0
+
+_BUSY = frozenset((408, 425, 429))
+_UNAVAILABLE = frozenset((503, 529))
+_LOST = frozenset((502, 504))
+_OURS = frozenset((401, 402, 405, 407))
+"""Refusals of this deployment's key, account or address: no client can do anything about them."""
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "overloaded_error": 503,
+    "overloaded": 503,
+}
+_OUR_KEY = re.compile(
+    r"auth|key|permission|account|billing|organization|project|forbidden", re.IGNORECASE
+)
+_CODES = frozenset(
+    (
+        "content_filter",
+        "content_policy_violation",
+        "context_length_exceeded",
+        "invalid_type",
+        "invalid_value",
+        "missing_required_parameter",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+    )
+)
+"""OpenAI's, passed on as they are."""
+_ADDRESS = re.compile(r"\bhttps?://\S+")
+_PARAM = re.compile(r"[A-Za-z_][\w.\[\]-]{0,99}")
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An error in OpenAI's form, or in one that is near to it.
+
+    Attributes:
+        shaped: it has that form; a page of some proxy has not.
+        words: its type and code.
+        status: the HTTP status that it names, by number or by word.
+    """
+
+    message: str = ""
+    param: str | None = None
+    words: tuple[str, ...] = ()
+    status: int | None = None
+    shaped: bool = False
+
+
+def read_error(body: Any) -> Said:
+    """What an error's body says."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, str):
+        return Said(error, status=_STATUS_OF.get(error.lower()), shaped=True)
+    if not isinstance(error, dict):
+        return Said()
+    message, param, code = error.get("message"), error.get("param"), error.get("code")
+    words = tuple(
+        word for word in (code, error.get("type")) if isinstance(word, str) and len(word) <= 100
+    )
+    status = code if type(code) is int and 100 <= code <= 599 else None
+    if status is None:
+        status = next((_STATUS_OF[word] for word in words if word in _STATUS_OF), None)
+    return Said(
+        message if isinstance(message, str) else "",
+        param if isinstance(param, str) and _PARAM.fullmatch(param) else None,
+        words,
+        status,
+        shaped=isinstance(message, str),
+    )
+
+
+async def read_capped(response: ClientResponse, most_bytes: int, timeout_s: float) -> bytes:
+    """A body that is whole within these bounds.
+
+    Raises:
+        Lost: it is not, or is compressed.
+    """
+    require_plain(response)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for piece in response.content.iter_any():
+                body += piece
+                if len(body) > most_bytes:
+                    raise Lost(f"its answer is longer than {most_bytes} bytes")
+    except (ClientError, TimeoutError, OSError) as error:
+        raise Lost(f"its answer breaks off: {type(error).__name__}") from error
+    return bytes(body)
+
+
+def require_plain(response: ClientResponse) -> None:
+    """Raises Lost where the answer is compressed: it was not asked to be, and may unpack to anything."""
+    if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise Lost("its answer is compressed")
+
+
+async def refusal(response: ClientResponse) -> Exception:
+    """What a status other than 200 means."""
+    try:
+        said = read_error(
+            orjson.loads(await read_capped(response, MAX_ERROR_BYTES, ERROR_TIMEOUT_S))
+        )
+    except (Lost, ValueError):
+        said = Said()
+    return meaning(response.status, said, _retry_after_s(response))
+
+
+def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exception:
+    """What an error with this status means."""
+    answers = f"it answers {status}"
+    if status in _BUSY:
+        return Busy(answers, _refused(status, said), retry_after_s)
+    if status in _UNAVAILABLE:
+        unavailable = UpstreamUnavailable("the model's server is overloaded or unavailable")
+        return Busy(answers, unavailable, retry_after_s)
+    if status in _LOST or status < 400:
+        return Lost(answers)
+    if status >= 500:
+        # What a server says of its own faults is for its operator.
+        return EngineFailed("the model's server failed while it ran this request")
+    if status in _OURS or not (said.shaped or status in (400, 413, 422)):
+        return _misplaced(status)
+    if status == 403:
+        ours = any(map(_OUR_KEY.search, said.words)) or not said.words
+        return _misplaced(status) if ours else _refused(status, said)
+    if status == 404:
+        # Another server may have the model.
+        return Misplaced(answers, _refused(status, said))
+    return _refused(status, said)
+
+
+def _misplaced(status: int) -> Misplaced:
+    return Misplaced(
+        f"it answers {status}: see its key and its url in LLM_TABLE",
+        UpstreamMisconfigured("the model's server does not accept this deployment's requests"),
+    )
+
+
+def _refused(status: int, said: Said) -> UpstreamRefused:
+    message = cleaned(_ADDRESS.sub("", said.message)) or "the model's server refused the request"
+    return UpstreamRefused(message, status=status, param=said.param, code=_code(said))
+
+
+def _code(said: Said) -> str | None:
+    lowered = said.message[:2000].lower()
+    if "context length" in lowered or "max_model_len" in lowered or "context size" in lowered:
+        return "context_length_exceeded"
+    return next((word for word in said.words if word in _CODES), None)
+
+
+def _retry_after_s(response: ClientResponse) -> float | None:
+    given = response.headers.get("Retry-After", "").strip()
+    return float(given) if _SECONDS.fullmatch(given) else None
