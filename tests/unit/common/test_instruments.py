@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from relais_common.metrics.exposition import new_registry
 from relais_common.metrics.instruments import OTHER, Counter, Gauge, Histogram
 from relais_common.metrics.labels import error_types
-from relais_orchestrator import bodies
+from relais_orchestrator import parsing
 from support.scrape import read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -94,7 +94,7 @@ def test_registries_of_one_process_share_nothing_of_ours() -> None:
 
 
 def test_every_error_code_that_the_code_names_is_a_declared_error_type() -> None:
-    named = set(bodies._CODES.values())
+    named = set(parsing._CODES.values())
     for path in [*ROOT.glob("libs/*/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.keyword) and node.arg == "code":

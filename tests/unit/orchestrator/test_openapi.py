@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 from relais_common.health import add_health_routes
 from relais_common.metrics.exposition import add_metrics_route
 from relais_common.wire.codec import NAMES
-from relais_orchestrator.bodies import parse_body
 from relais_orchestrator.openapi.document import build_document
 from relais_orchestrator.openapi.route import Route
+from relais_orchestrator.parsing import parse_body
 from relais_orchestrator.routes import ROUTES
 from support.documented import DEPLOYMENT, check_json, document
 

@@ -9,7 +9,7 @@ from relais_common.channels import channel_model, new_channel_id
 from relais_common.errors import DeadLetterNotFound, ModelNotFound
 from relais_orchestrator.access import admin_key_id
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.bodies import parse_query
+from relais_orchestrator.parsing import parse_query
 from relais_orchestrator.responses import json_response
 from relais_orchestrator.schemas.admin import (
     AdminQuery,

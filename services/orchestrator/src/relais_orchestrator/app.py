@@ -37,6 +37,8 @@ from relais_orchestrator.openapi.docs_page import add_docs_page
 from relais_orchestrator.openapi.document import Deployment, build_document
 from relais_orchestrator.openapi.handlers import DOCUMENT, Document
 from relais_orchestrator.problems import problems
+from relais_orchestrator.reading.readers import Readers, open_readers
+from relais_orchestrator.refused import Refused
 from relais_orchestrator.routes import ROUTES
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
@@ -58,6 +60,7 @@ def create_parts(
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
     kpis: KpiReader | None,
+    readers: Readers,
 ) -> Parts:
     """Everything the handlers share."""
     drain = Drain(store.live)
@@ -90,6 +93,7 @@ def create_parts(
         signer=EventsUrlSigner(secret, ttl_s=settings.streaming.events_url_ttl_s),
         drain=drain,
         streams=Streams(settings.limits.max_streams_per_key),
+        readers=readers,
         accounts=store.accounts,
         kpis=kpis,
         started_at_s=int(time.time()),
@@ -98,7 +102,8 @@ def create_parts(
 
 def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
     """The HTTP application over parts that are already open."""
-    app = web.Application(middlewares=[problems, metrics.middleware])
+    refused = Refused(parts.settings.limits.max_body_bytes)
+    app = web.Application(middlewares=[problems, metrics.middleware, refused.middleware])
     app[PARTS] = parts
     app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp))
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
@@ -150,10 +155,11 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             accept_wait=settings.accept_wait,
         ) as plain_store,
         open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
+        open_readers() as readers,
     ):
         metrics, store = open_metrics(plain_store, settings.models)
         parts = create_parts(
-            settings, store, await _secret(store), key_ring, catalogue, metrics, kpis
+            settings, store, await _secret(store), key_ring, catalogue, metrics, kpis, readers
         )
         runner = Runner(create_app(parts, store, metrics), settings.proxy, shutdown_timeout_s=1.0)
         await runner.setup()

@@ -14,6 +14,7 @@ from relais_orchestrator.follow import Follower
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.kpi_reader import KpiReader
 from relais_orchestrator.model_states import ModelStates
+from relais_orchestrator.reading.readers import Readers
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
 from relais_orchestrator.watcher import Watcher
@@ -36,6 +37,7 @@ class Parts:
     signer: EventsUrlSigner
     drain: Drain
     streams: Streams
+    readers: Readers
     accounts: Accounts
     kpis: KpiReader | None
     started_at_s: int

@@ -16,25 +16,19 @@ from aiohttp import web
 from relais_common.channels import channel_model
 from relais_common.errors import ChannelNotFound
 from relais_common.events import Completed, Vectors
-from relais_common.jobs import Embedding, InputType, OnDisconnect, Sampling
 from relais_orchestrator import rate_headers
-from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.auth import Caller
-from relais_orchestrator.bodies import parse_body, read_body
-from relais_orchestrator.intake import Draft
+from relais_orchestrator.bodies import read_asked
+from relais_orchestrator.drafts import Asked
 from relais_orchestrator.openai.answers import QUEUE_MS, Answer
+from relais_orchestrator.reading import Reading
 from relais_orchestrator.request_ids import call_by_channel
 from relais_orchestrator.responses import json_response
 from relais_orchestrator.schemas.embeddings import (
-    EmbeddingRequest,
     EmbeddingUsage,
-    RerankRequest,
     RerankResponse,
     RerankResult,
     ScoreList,
-    ScoreRequest,
-    each_input,
 )
 
 FLOATS_PER_TURN = 1 << 15
@@ -70,13 +64,7 @@ class _Done:
 
 async def embeddings(request: web.Request) -> web.Response:
     """One vector for each input."""
-    caller = caller_of(request)
-    body = await read_body(request)
-    wanted = parse_body(EmbeddingRequest, body)
-    asked = Embedding(
-        inputs=each_input(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
-    )
-    done = await _ask(request, caller, body, wanted, asked)
+    asked, done = await _ask(request, Reading.EMBEDDINGS)
     tail = orjson.dumps(
         {
             "model": done.model,
@@ -88,7 +76,7 @@ async def embeddings(request: web.Request) -> web.Response:
     rows = [
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)
         for index, row in enumerate(
-            await as_json(done.packed, done.shape, base64_rows=wanted.encoding_format == "base64")
+            await as_json(done.packed, done.shape, base64_rows=asked.base64)
         )
     ]
     return web.Response(
@@ -100,20 +88,15 @@ async def embeddings(request: web.Request) -> web.Response:
 
 async def rerank(request: web.Request) -> web.Response:
     """Documents by their cosine with a query."""
-    caller = caller_of(request)
-    body = await read_body(request)
-    wanted = parse_body(RerankRequest, body)
-    asked = Embedding(
-        inputs=tuple(wanted.documents), queries=(wanted.query,), input_type=InputType.PASSAGE
-    )
-    done = await _ask(request, caller, body, wanted, asked)
+    asked, done = await _ask(request, Reading.RERANK)
+    documents = () if asked.draft.embedding is None else asked.draft.embedding.inputs
     scores = unpack(done.packed)
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: wanted.top_n]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
     results: list[RerankResult] = []
     for index in order:
         result: RerankResult = {"index": index, "relevance_score": scores[index]}
-        if wanted.return_documents is not False:
-            result["document"] = {"text": wanted.documents[index]}
+        if asked.return_documents:
+            result["document"] = {"text": str(documents[index])}
         results.append(result)
     answer: RerankResponse = {
         "id": f"rerank-{done.channel_id}",
@@ -127,12 +110,7 @@ async def rerank(request: web.Request) -> web.Response:
 
 async def score(request: web.Request) -> web.Response:
     """Cosines of one text with others."""
-    caller = caller_of(request)
-    body = await read_body(request)
-    wanted = parse_body(ScoreRequest, body)
-    passages = (wanted.text_2,) if isinstance(wanted.text_2, str) else tuple(wanted.text_2)
-    asked = Embedding(inputs=passages, queries=(wanted.text_1,), input_type=InputType.PASSAGE)
-    done = await _ask(request, caller, body, wanted, asked)
+    _, done = await _ask(request, Reading.SCORE)
     answer: ScoreList = {
         "object": "list",
         "data": [
@@ -148,31 +126,16 @@ async def score(request: web.Request) -> web.Response:
     return json_response(answer, headers=done.headers)
 
 
-async def _ask(
-    request: web.Request,
-    caller: Caller,
-    body: bytes,
-    wanted: EmbeddingRequest | RerankRequest | ScoreRequest,
-    asked: Embedding,
-) -> _Done:
-    """Queue it, and wait for its end."""
+async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
+    """Queue what is asked, and wait for its end."""
     parts = request.app[PARTS]
+    caller, body, asked = await read_asked(request, route)
     idempotency_key = request.headers.get("Idempotency-Key")
-    draft = Draft(
-        model=wanted.model,
-        messages=None,
-        prompt=None,
-        embedding=asked,
-        sampling=Sampling(),
-        priority=wanted.priority,
-        deadline_s=wanted.deadline_s,
-        on_disconnect=wanted.on_disconnect,
-        is_delivered=wanted.on_disconnect is OnDisconnect.CANCEL,
-    )
     with parts.drain.request(), parts.streams.of(caller.key_id):
         accepted = await parts.intake.accept(
-            draft, caller=caller, idempotency_key=idempotency_key, body=body
+            asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
         )
+        del body  # the wait may be long
         call_by_channel(request, accepted.channel_id)
         rate_headers.note(request, accepted.buckets)
         answer = Answer(
@@ -180,14 +143,14 @@ async def _ask(
             accepted.channel_id,
             None,
             caller,
-            on_disconnect=wanted.on_disconnect,
+            on_disconnect=asked.draft.on_disconnect,
             repeatable=idempotency_key is not None,
         )
         _, _, completed = await answer.whole()
         packed = await parts.queue.vectors(accepted.channel_id)
         if packed is None or completed.vectors is None:
             raise ChannelNotFound("the vectors of this request are gone")
-        return _Done(accepted.channel_id, completed, completed.vectors, packed)
+        return asked, _Done(accepted.channel_id, completed, completed.vectors, packed)
 
 
 async def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Sequence[bytes]:

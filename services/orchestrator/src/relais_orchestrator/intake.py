@@ -8,8 +8,6 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -27,12 +25,9 @@ from relais_common.jobs import (
     Embedding,
     Idempotency,
     Job,
-    Message,
     OnDisconnect,
-    OnWorkerLoss,
     Operation,
     Priority,
-    Sampling,
     StopReason,
 )
 from relais_common.lifecycle import cancel_and_wait
@@ -40,6 +35,7 @@ from relais_common.ports import JobIntake
 from relais_common.traces import Tracing
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.catalogue import Catalogue
+from relais_orchestrator.drafts import Draft
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.quotas import quota_of
 from relais_orchestrator.settings import Limits
@@ -53,27 +49,6 @@ FAREWELL_TIMEOUT_S = 2.0
 DELIVERED_TTL_S = 60.0
 """How long an answer is kept that its client waited for: as long as a repetition takes, or a restart of Redis."""
 _ORDER = tuple(Priority)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """What a client asked for, whichever route it came by.
-
-    Attributes:
-        is_delivered: its client waits for vectors, which nobody reads once that client has them or has left.
-    """
-
-    model: str
-    messages: tuple[Message, ...] | None
-    prompt: str | tuple[int, ...] | None
-    sampling: Sampling
-    priority: Priority
-    deadline_s: float | None
-    on_disconnect: OnDisconnect
-    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
-    embedding: Embedding | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    is_delivered: bool = False
 
 
 class Intake:

@@ -11,7 +11,7 @@ from relais_common.kpis.objectives import Objectives, parse_objectives
 from relais_common.kpis.periods import Period, parse_period
 from relais_orchestrator.access import admin_key_id
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.bodies import parse_query
+from relais_orchestrator.parsing import parse_query
 from relais_orchestrator.responses import json_response
 from relais_orchestrator.schemas.kpis import MAX_DAYS, KpisQuery
 

@@ -6,14 +6,14 @@ from aiohttp import web
 
 from relais_common.errors import VectorsNotFound
 from relais_common.events import Completed, Failed
-from relais_common.jobs import Accepted, ChannelState, Embedding, StopReason
+from relais_common.jobs import Accepted, ChannelState, StopReason
 from relais_common.wire import codec
 from relais_orchestrator import rate_headers
-from relais_orchestrator.access import caller_of, own_channel
+from relais_orchestrator.access import own_channel
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.bodies import parse_body, read_body
+from relais_orchestrator.bodies import read_asked
 from relais_orchestrator.embeddings import as_json
-from relais_orchestrator.intake import Draft
+from relais_orchestrator.reading import Reading
 from relais_orchestrator.request_ids import call_by_channel
 from relais_orchestrator.responses import error_body, json_response
 from relais_orchestrator.schemas.channels import (
@@ -22,48 +22,18 @@ from relais_orchestrator.schemas.channels import (
     Result,
     VectorsResult,
 )
-from relais_orchestrator.schemas.embeddings import each_input
-from relais_orchestrator.schemas.native import SubmitRequest
 
 
 async def submit(request: web.Request) -> web.Response:
     """`POST /v1/requests`: 202 once the request is in the queue."""
-    caller = caller_of(request)
-    body = await read_body(request)
-    wanted = parse_body(SubmitRequest, body)
+    caller, body, asked = await read_asked(request, Reading.NATIVE)
     accepted = await request.app[PARTS].intake.accept(
-        _draft(wanted),
+        asked.draft,
         caller=caller,
         idempotency_key=request.headers.get("Idempotency-Key"),
         body=body,
     )
     return _accepted_response(request, accepted)
-
-
-def _draft(wanted: SubmitRequest) -> Draft:
-    messages, prompt = wanted.messages, wanted.prompt
-    return Draft(
-        model=wanted.model,
-        messages=None if messages is None else tuple(turn.to_message() for turn in messages),
-        chat_template_kwargs=wanted.chat_template_kwargs,
-        prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
-        embedding=_embedding(wanted),
-        sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
-        priority=wanted.priority,
-        deadline_s=wanted.deadline_s,
-        on_disconnect=wanted.on_disconnect,
-        on_worker_loss=wanted.on_worker_loss,
-    )
-
-
-def _embedding(wanted: SubmitRequest) -> Embedding | None:
-    if wanted.input is None:
-        return None
-    return Embedding(
-        inputs=each_input(wanted.input),
-        input_type=wanted.input_type,
-        dimensions=wanted.dimensions,
-    )
 
 
 def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response:

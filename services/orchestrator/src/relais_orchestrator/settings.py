@@ -12,6 +12,7 @@ from relais_common.errors import SettingsError
 from relais_common.llm_table import read_mapping
 from relais_common.redis_store import AcceptWait, RedisSettings
 from relais_orchestrator.behind_proxy import BehindProxy, TrustedProxies
+from relais_orchestrator.schemas.embeddings import MAX_INPUTS
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
@@ -114,7 +115,9 @@ def read_settings(env: Environ) -> Settings:
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=max_body_bytes,
-            max_embedding_inputs=environ.integer(env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1),
+            max_embedding_inputs=environ.integer(
+                env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1, at_most=MAX_INPUTS
+            ),
             max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),

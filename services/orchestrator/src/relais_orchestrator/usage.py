@@ -11,7 +11,7 @@ from relais_common.errors import Forbidden, InvalidRequest
 from relais_common.limits import USAGE_DAYS, DayUsage
 from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.bodies import parse_query
+from relais_orchestrator.parsing import parse_query
 from relais_orchestrator.responses import json_response
 from relais_orchestrator.schemas.usage import (
     ALL_KEYS,

@@ -9,30 +9,27 @@ from typing_extensions import TypedDict
 
 from relais_common.events import Timings
 from relais_common.jobs import InputType, OnDisconnect, Priority
+from relais_orchestrator.schemas.branches import branch
 from relais_orchestrator.schemas.closed import CLOSED
 from relais_orchestrator.schemas.messages import ModelName
+from relais_orchestrator.schemas.numbers import Whole
 from relais_orchestrator.schemas.openai import Label
-from relais_orchestrator.schemas.sampling import STRICT, TokenId
+from relais_orchestrator.schemas.sampling import STRICT, TokenIds
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+MAX_INPUTS = 32_768
+"""The most that `MAX_EMBEDDING_INPUTS` may allow."""
+
+Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 Inputs = (
-    str
-    | Annotated[list[str], Field(min_length=1)]
-    | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1)]
+    Annotated[str, branch("text")]
+    | Annotated[Texts, branch("texts")]
+    | Annotated[TokenIds, branch("ids")]
+    | Annotated[
+        list[TokenIds],
+        Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
+        branch("lists of ids"),
+    ]
 )
-
-
-def each_input(given: Inputs) -> tuple[str | tuple[int, ...], ...]:
-    """One item for each vector."""
-    if isinstance(given, str):
-        return (given,)
-    ids = tuple(one for one in given if isinstance(one, int))
-    if ids:
-        return (ids,)
-    return tuple(
-        tuple(one) if isinstance(one, list) else one for one in given if not isinstance(one, int)
-    )
 
 
 class _Common(BaseModel):
@@ -62,8 +59,8 @@ class EmbeddingRequest(_Common):
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="`base64`: packed little-endian float32."
     )
-    dimensions: int | None = Field(
-        default=None, ge=1, le=65_536, description="Where the model allows fewer than it has."
+    dimensions: Annotated[int, Whole(1, 65_536)] | None = Field(
+        default=None, description="Where the model allows fewer than it has."
     )
     user: Label | None = Field(default=None, description="No effect.")
     input_type: InputType | None = Field(
@@ -75,8 +72,10 @@ class RerankRequest(_Common):
     """`POST /v1/rerank`: the passages that are nearest to a query."""
 
     query: str
-    documents: Annotated[list[str], Field(min_length=1)]
-    top_n: int | None = Field(default=None, ge=1, description="The best so many; default: all.")
+    documents: Texts
+    top_n: Annotated[int, Whole(1, 2**31 - 1)] | None = Field(
+        default=None, description="The best so many; default: all."
+    )
     return_documents: bool | None = Field(
         default=None, description="False leaves the texts out of the answer."
     )
@@ -86,7 +85,7 @@ class ScoreRequest(_Common):
     """`POST /v1/score`: one text against each of the second ones."""
 
     text_1: str
-    text_2: str | Annotated[list[str], Field(min_length=1)]
+    text_2: Annotated[str, branch("text")] | Annotated[Texts, branch("texts")]
 
 
 @with_config(CLOSED)

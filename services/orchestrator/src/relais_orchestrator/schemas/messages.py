@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import Message
+from relais_orchestrator.schemas.branches import branch
 from relais_orchestrator.schemas.sampling import STRICT, fits_the_wire
 from relais_orchestrator.schemas.unsupported import NotSupported
 
 MAX_MESSAGES = 2048
-ModelName = Annotated[str, StringConstraints(min_length=1, max_length=160)]
+MAX_PARTS = 2048
+"""Of one message."""
+
+MAX_TEMPLATE_BYTES = 65_536
+"""Of `chat_template_kwargs`, as JSON."""
+
+MAX_MODEL_NAME = 160
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODEL_NAME)]
 
 
 class TextPart(BaseModel):
@@ -27,7 +37,14 @@ class ChatMessage(BaseModel):
     model_config = STRICT
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: (
+        Annotated[str, branch("text")]
+        | Annotated[
+            list[TextPart],
+            Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+            branch("parts"),
+        ]
+    )
     name: Annotated[None, NotSupported("chat templates know no names")] = None
     refusal: Annotated[None, NotSupported("refusals are not supported")] = None
     tool_calls: Annotated[None, NotSupported("tool calls are not supported")] = None
@@ -46,6 +63,13 @@ class ChatMessage(BaseModel):
 TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
 
+def fits_a_template(told: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is longer than a template can need, or what a job cannot carry."""
+    if len(orjson.dumps(fits_the_wire(told))) > MAX_TEMPLATE_BYTES:
+        raise PydanticCustomError("too_long", f"at most {MAX_TEMPLATE_BYTES} bytes of JSON")
+    return told
+
+
 class TemplateKwargs(BaseModel):
     """On chats."""
 
@@ -56,7 +80,7 @@ class TemplateKwargs(BaseModel):
             dict[TemplateName, Any],
             # Pydantic documents the names that fit, and forgets to say that no other is taken.
             Field(max_length=16, json_schema_extra={"additionalProperties": False}),
-            AfterValidator(fits_the_wire),
+            AfterValidator(fits_a_template),
         ]
         | None
     ) = Field(
@@ -66,4 +90,6 @@ class TemplateKwargs(BaseModel):
     )
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[
+    list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+]

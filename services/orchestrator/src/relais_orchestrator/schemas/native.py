@@ -8,22 +8,23 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
+from relais_orchestrator.schemas.branches import branch
 from relais_orchestrator.schemas.embeddings import Inputs
 from relais_orchestrator.schemas.messages import Messages, ModelName, TemplateKwargs
-from relais_orchestrator.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenId
+from relais_orchestrator.schemas.numbers import Whole
+from relais_orchestrator.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
 
 Prompt = (
-    Annotated[str, StringConstraints(min_length=1)] | Annotated[list[TokenId], Field(min_length=1)]
+    Annotated[str, StringConstraints(min_length=1), branch("text")]
+    | Annotated[TokenIds, branch("ids")]
 )
 
 
 class NativeParams(SamplingParams):
     """Sampling parameters."""
 
-    logprobs: int | None = Field(
+    logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
-        ge=0,
-        le=MAX_LOGPROBS,
         description="Tell each token's log probability, and those of so many of the likeliest in its place.",
     )
 
@@ -69,7 +70,7 @@ class SubmitRequest(TemplateKwargs):
         default=None, description="As of `POST /v1/embeddings`; `params` have no effect on it."
     )
     input_type: InputType | None = None
-    dimensions: int | None = Field(default=None, ge=1, le=65_536)
+    dimensions: Annotated[int, Whole(1, 65_536)] | None = None
     operation: Literal["chat", "text_completion", "embeddings"] | None = Field(
         default=None, description="What follows from the input; another one is refused."
     )

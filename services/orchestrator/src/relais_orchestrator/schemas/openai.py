@@ -20,14 +20,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import OnDisconnect, Priority
+from relais_orchestrator.schemas.branches import branch
 from relais_orchestrator.schemas.messages import Messages, ModelName, TemplateKwargs
+from relais_orchestrator.schemas.numbers import Whole
 from relais_orchestrator.schemas.sampling import (
     MAX_LOGPROBS,
     MAX_TOKENS,
     ONE_CONSTRAINT,
     STRICT,
     SamplingParams,
-    TokenId,
+    TokenIds,
 )
 from relais_orchestrator.schemas.unsupported import NotSupported
 from relais_orchestrator.schemas.vllm import RefusedOnBoth, RefusedOnChats
@@ -107,18 +109,14 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     )
 
     messages: Messages
-    max_completion_tokens: int | None = Field(
+    max_completion_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
         default=None,
-        ge=1,
-        le=MAX_TOKENS,
         description="The most tokens of the answer; goes before `max_tokens`, its older name.",
     )
 
     logprobs: bool | None = Field(default=None, description="Tell each token's log probability.")
-    top_logprobs: int | None = Field(
+    top_logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
-        ge=0,
-        le=MAX_LOGPROBS,
         description="And those of so many of the likeliest in its place; only with `logprobs: true`.",
     )
 
@@ -150,7 +148,7 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
         Literal["none", "auto"] | None, NotSupported("function calls are not supported")
     ] = None
     modalities: Annotated[
-        Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None,
+        Annotated[list[Literal["text"]], Field(fail_fast=True, min_length=1, max_length=1)] | None,
         NotSupported("only text is supported"),
     ] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
@@ -187,23 +185,24 @@ class CompletionRequest(_Common):
     """`POST /v1/completions`. A prompt is text, token ids, or a list of one of them."""
 
     prompt: (
-        Annotated[str, StringConstraints(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
+        Annotated[str, StringConstraints(min_length=1), branch("text")]
+        | Annotated[TokenIds, branch("ids")]
         | Annotated[
             list[Annotated[str, StringConstraints(min_length=1)]],
-            Field(min_length=1, max_length=1),
+            Field(fail_fast=True, min_length=1, max_length=1),
+            branch("one text"),
         ]
         | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=1)
+            list[TokenIds],
+            Field(fail_fast=True, min_length=1, max_length=1),
+            branch("one list of ids"),
         ]
     )
-    max_tokens: int | None = Field(
-        default=16, ge=1, le=MAX_TOKENS, description="The most tokens of the answer."
+    max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
+        default=16, description="The most tokens of the answer."
     )
-    logprobs: int | None = Field(
+    logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
-        ge=0,
-        le=MAX_LOGPROBS,
         description="Tell each token's log probability, and those of so many of the likeliest in its place.",
     )
 

@@ -19,14 +19,20 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import Sampling
+from relais_orchestrator.schemas.branches import branch
+from relais_orchestrator.schemas.numbers import Whole
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
 
 MAX_TOKENS = 1_000_000
+MAX_KEYWORDS = 1024
+"""At the top of a JSON schema."""
+
 MAX_LOGPROBS = 20  # OpenAI's bound for chats, and vLLM's default
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Whole(0, 2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_TOKENS)]
 
 
 def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +51,9 @@ class JsonSchema(BaseModel):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     description: str | None = None
-    schema_: Annotated[dict[str, Any], AfterValidator(fits_the_wire)] = Field(alias="schema")
+    schema_: Annotated[
+        dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)
+    ] = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -88,15 +96,16 @@ class StructuredOutputs(BaseModel):
         }
     )
 
-    json_: Annotated[dict[str, Any], AfterValidator(fits_the_wire)] | None = Field(
-        default=None, alias="json", description="A JSON schema."
-    )
+    json_: (
+        Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)]
+        | None
+    ) = Field(default=None, alias="json", description="A JSON schema.")
     json_object: Literal[True] | None = Field(default=None, description="Any JSON object.")
     regex: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
     choice: (
         Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
-            Field(min_length=1, max_length=256),
+            Field(fail_fast=True, min_length=1, max_length=256),
         ]
         | None
     ) = Field(default=None, description="One of these texts.")
@@ -127,17 +136,21 @@ class SamplingParams(BaseModel):
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [ONE_CONSTRAINT]})
 
-    max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
-    min_tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
+    max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = None
+    min_tokens: Annotated[int, Whole(0, MAX_TOKENS)] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=-1, le=MAX_TOKENS)
+    top_k: Annotated[int, Whole(-1, MAX_TOKENS)] | None = None
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     repetition_penalty: float | None = Field(default=None, gt=0, le=10)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    seed: Annotated[int, Whole(-(2**63), 2**63 - 1)] | None = None
+    stop: (
+        Annotated[StopString, branch("text")]
+        | Annotated[list[StopString], Field(fail_fast=True, max_length=16), branch("texts")]
+        | None
+    ) = None
     ignore_eos: bool = False
     logit_bias: (
         Annotated[
@@ -150,17 +163,19 @@ class SamplingParams(BaseModel):
         | None
     ) = None
     response_format: ResponseFormat | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=256)] | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     bad_words: (
         Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
-            Field(max_length=256),
+            Field(fail_fast=True, max_length=256),
         ]
         | None
     ) = None
-    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=4096)] | None = None
+    allowed_token_ids: (
+        Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=4096)] | None
+    ) = None
     structured_outputs: StructuredOutputs | None = Field(
         default=None, description="Only without `response_format`."
     )

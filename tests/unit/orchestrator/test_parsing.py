@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from relais_common.errors import InvalidRequest
 from relais_common.jobs import Message, OnDisconnect, Priority
-from relais_orchestrator.bodies import MAX_PARAM_LENGTH, parse_body
+from relais_orchestrator.parsing import MAX_PARAM_LENGTH, parse_body
 from relais_orchestrator.schemas.native import SubmitRequest
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 

@@ -1,0 +1,97 @@
+"""Processes that read large bodies: shared by turns, replaced when they die, gone with their parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relais_common.errors import InternalError, InvalidRequest, ModelNotFound, PayloadTooLarge
+from relais_orchestrator.drafts import Asked
+from relais_orchestrator.reading import Reading
+from relais_orchestrator.reading.messages import answer_of
+from relais_orchestrator.reading.readers import SMALL_BYTES, Readers, open_readers
+
+LARGE = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES}).encode()
+WRONG = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "n": 2}).encode()
+
+
+@pytest.fixture
+async def readers() -> AsyncIterator[Readers]:
+    async with open_readers() as readers:
+        yield readers
+
+
+async def test_what_is_read_elsewhere_is_what_is_read_here(readers: Readers) -> None:
+    asked = await readers.read(Reading.COMPLETION, LARGE, "one")
+    assert asked == answer_of(Reading.COMPLETION, LARGE)
+    assert isinstance(asked, Asked)
+    assert asked.draft.prompt == "x" * SMALL_BYTES
+
+
+async def test_refusals_keep_their_kind_and_words(readers: Readers) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await readers.read(Reading.COMPLETION, WRONG, "one")
+    assert (caught.value.param, caught.value.code) == ("n", "unsupported_value")
+    with pytest.raises(PayloadTooLarge):
+        await readers.read(Reading.COMPLETION, b'"' * 200_000, "one")
+
+
+async def test_one_key_s_bodies_wait_for_each_other_and_not_another_s(readers: Readers) -> None:
+    order: list[str] = []
+
+    async def one(key_id: str) -> None:
+        await readers.read(Reading.COMPLETION, LARGE, key_id)
+        order.append(key_id)
+
+    many = [asyncio.create_task(one("many")) for _ in range(20)]
+    await asyncio.sleep(0)
+    few = asyncio.create_task(one("few"))
+    await asyncio.gather(*many, few)
+    # With the processes to be started, either may end first.
+    assert order.index("few") < 5
+
+
+async def test_body_of_a_client_that_left_is_read_to_its_end_and_the_next_gets_its_own(
+    readers: Readers,
+) -> None:
+    await readers.read(Reading.COMPLETION, LARGE, "one")
+    for _ in range(5):
+        leaving = asyncio.create_task(readers.read(Reading.COMPLETION, WRONG, "one"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await leaving
+    asked = await readers.read(Reading.COMPLETION, LARGE, "one")
+    assert asked.draft.prompt == "x" * SMALL_BYTES
+
+
+async def test_process_that_died_is_replaced(readers: Readers) -> None:
+    await readers.read(Reading.COMPLETION, LARGE, "one")
+    (process,) = [one._process for one in readers._readers if one._process is not None]
+    process.kill()
+    await process.wait()
+    with pytest.raises(InternalError):
+        await readers.read(Reading.COMPLETION, LARGE, "one")
+    await readers.read(Reading.COMPLETION, LARGE, "one")
+
+
+async def test_process_ends_when_its_parent_does() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "relais_orchestrator.reading"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate(b"")
+    assert (out, process.returncode) == (b"", 0)
+
+
+def test_errors_cross_a_pipe_as_they_are() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ModelNotFound("no such model", param="model")))
+    assert (error.message, error.param, error.status) == ("no such model", "model", 404)
