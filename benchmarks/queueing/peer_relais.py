@@ -39,6 +39,9 @@ class Noop:
     def enough_of(self) -> tuple[str, ...]:
         return ()
 
+    def can_preempt(self, _: HeldJob) -> bool:
+        return False
+
     async def handle(self, _: HeldJob) -> Terminal:
         return ANSWER
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import astuple, replace
 from typing import Any, TypeVar, cast
@@ -71,7 +71,8 @@ class _SmallFences:
     def _own(self, lease: Lease) -> Lease:
         return Lease(lease.channel_id, self._fences[lease.channel_id][lease.fence - 1])
 
-    async def take(self, *args: Any, **kwargs: Any) -> Take:
+    async def take(self, *args: Any, offers: Sequence[Lease] = (), **kwargs: Any) -> Take:
+        kwargs["offers"] = [self._own(lease) for lease in offers]
         answer = await self._source.take(*args, **kwargs)
         return replace(answer, jobs=tuple(map(self._small, answer.jobs)))
 
@@ -229,6 +230,14 @@ class TwoStores(RuleBasedStateMachine):
         self._last_calls[worker_id] = f"call-{self._calls}"
         self._take(limit, worker_id, lease_s, idle, held, waited, without)
 
+    @rule(picks=st.lists(PICKS, min_size=1, max_size=6), worker_id=WORKERS, lease_s=LEASES_S)
+    def offer(self, picks: list[int], worker_id: str, lease_s: float) -> None:
+        """A worker without room asks whether places are to change hands."""
+        if leases := [lease for pick in dict.fromkeys(picks) if (lease := self._lease(pick))]:
+            self._calls += 1
+            self._last_calls[worker_id] = f"call-{self._calls}"
+            self._take(0, worker_id, lease_s, False, 0, None, offers=list(dict.fromkeys(leases)))
+
     @rule(worker_id=WORKERS)
     def take_again(self, worker_id: str) -> None:
         if worker_id in self._last_calls:
@@ -243,6 +252,7 @@ class TwoStores(RuleBasedStateMachine):
         held: int,
         waited: int | None,
         without: str = "",
+        offers: Sequence[Lease] = (),
     ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
@@ -255,6 +265,7 @@ class TwoStores(RuleBasedStateMachine):
                 held=held,
                 waited=waited,
                 without=tuple(without),
+                offers=offers,
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
             return replace(take, jobs=tuple(jobs))
@@ -350,6 +361,21 @@ class TwoStores(RuleBasedStateMachine):
         statuses = self._runner.run(self._places_in_redis())
         assert depth.waiting == statuses[Status.QUEUED]
         assert depth.running == statuses[Status.RUNNING]
+
+    @invariant()
+    def running_jobs_of_each_key_are_counted(self) -> None:
+        counted, there = self._runner.run(self._running_in_redis())
+        assert counted == there
+
+    async def _running_in_redis(self) -> tuple[dict[str, int], Counter[str]]:
+        redis: Any = self._store.redis
+        counted = await redis.hgetall(keys.running_jobs(MODEL))
+        running = [one.decode() for one in await redis.zrange(keys.inflight(MODEL), 0, -1)]
+        owners = {job.channel_id: job.key_id for job in self._jobs}
+        return (
+            {owner.decode(): int(count) for owner, count in counted.items()},
+            Counter(owners[one] for one in running),
+        )
 
     @invariant()
     def bytes_are_those_of_each_job_once(self) -> None:

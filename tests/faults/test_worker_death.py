@@ -62,6 +62,28 @@ async def test_streams_of_a_killed_worker_go_on_over_the_same_connection(
         check_whole(await reader, f"stream {number}")
 
 
+async def test_streams_that_lost_their_places_to_others_are_whole_though_workers_are_killed(
+    start: Starter, session: aiohttp.ClientSession
+) -> None:
+    front = start("orchestrator")
+    narrow = {**PACED, "VLLM_MAX_NUM_SEQS": "3"}
+    workers = [start("llm_worker", **narrow) for _ in range(2)]
+    readers = [await begin(session, front, f"flood {number}") for number in range(6)]
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer victim"}) as victim:
+        for number in range(6):
+            if number == 3:
+                workers.pop(0).kill()
+            channel_id = await submit(victim, front.url, f"short {number}", 5)
+            events = await read_events(victim, events_url(front.url, channel_id))
+            check_whole(events, f"short {number}", 5)
+            # None of the long ones had to end for it.
+            assert number or not any(reader.done() for reader in readers)
+    assert any(said(worker, "preempted") for worker in workers)
+    start("llm_worker", **narrow)
+    for number, reader in enumerate(readers):
+        check_whole(await reader, f"flood {number}")
+
+
 async def test_one_stream_outlives_worker_after_worker(
     start: Starter, session: aiohttp.ClientSession
 ) -> None:

@@ -9,7 +9,8 @@ from redis import Redis
 # Bounded by the work that waits or runs, by the number of workers, or single.
 MAY_STAY = re.compile(
     r"relais:\{[^}]+\}:"
-    r"(counts|open|held|fading(:\d+)?|traces|inflight|deadlines|watched|suspects|turns:(high|normal|low)|queue:(high|normal|low):.+)"
+    r"(counts|open|running|held|fading(:\d+)?|traces"
+    r"|inflight|deadlines|watched|suspects|turns:(high|normal|low)|queue:(high|normal|low):.+)"
     r"|relais:workers|relais:signing-secret",
     re.DOTALL,
 )

@@ -46,6 +46,9 @@ class ScriptedHandler:
     def enough_of(self) -> frozenset[str]:
         return self.enough
 
+    def can_preempt(self, held: HeldJob) -> bool:
+        return False
+
     async def handle(self, held: HeldJob) -> Terminal:
         self.begun.append(held.lease.channel_id)
         return await self.ends[held.lease.channel_id]

@@ -223,6 +223,7 @@ class TakenJob:
         tail: how many events the channel's log already holds.
         failures: crashes charged to this job.
         suspect: it may have killed a worker, and is run alone.
+        preempted: how often its place was handed on to another key.
         deadline_in_s: seconds left until it expires, when it was taken.
         queued_s: seconds between acceptance and this take.
         interrupted: set where an earlier holder already published tokens.
@@ -236,6 +237,7 @@ class TakenJob:
     queued_s: float
     interrupted: Interrupted | None = None
     suspect: bool = False
+    preempted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +248,13 @@ class Take:
         jobs: what the worker holds now.
         make_way: a job that must run alone waits for this worker to be idle; until then it gets nothing new.
         left: jobs wait that are more than this worker's share; where nobody else takes them, it may.
+        preempted: channels of offered jobs that wait again; `jobs` came in their places.
     """
 
     jobs: tuple[TakenJob, ...]
     make_way: bool = False
     left: bool = False
+    preempted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

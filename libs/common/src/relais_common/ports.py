@@ -148,6 +148,7 @@ class JobSource(Protocol):
         held: int = 0,
         waited: int | None = None,
         without: Collection[str] = (),
+        offers: Sequence[Lease] = (),
     ) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
@@ -161,6 +162,9 @@ class JobSource(Protocol):
                 with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by
                 bit. None: whatever there is.
             without: keys of which it has enough: their jobs are left to other workers, or to a later take.
+            offers: jobs in its hands that it can hand back, the newest first; `limit` counts for nothing then. For each
+                job that is given, one of them waits again, at no charge: the newest of the key that runs most. Only
+                where another key waits that runs at least two less, at the same priority or a higher one.
         """
         ...
 

@@ -28,7 +28,8 @@ class Phases:
         queue_s: waiting, before anything was published of its answer.
         prefill_s: in a worker's hands, before the first token of that take.
         decode_s: in a worker's hands, from that token on.
-        stalled_s: waiting after part of the answer was published: its worker had died or was drained. A dead one let go
+        stalled_s: waiting after part of the answer was published: its worker had died or was drained, or its place was
+            handed on (`preemptions`). A dead one let go
             when it was last heard of, at its last renewal, some time before its lease was over.
     """
 
@@ -53,6 +54,7 @@ class Trace:
         finish_reason: `stop` or `length` of a `completed` one.
         cancel_reason: of a `cancelled` one: `client` asked for it, or `disconnect`: nobody was left to read it.
         takes: how often a worker took it; failures: crashes charged to it.
+        preemptions: how often its place was handed on to another key, so that it was taken once more.
         output_tokens: published ones, also of a request that came to no good end.
         wasted_tokens: generated for nobody: all of a request that was not completed, and what a restart made void.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
@@ -74,6 +76,7 @@ class Trace:
     cancel_reason: str | None = None
     takes: int
     failures: int
+    preemptions: int = 0
     input_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -165,6 +168,7 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "cancel_reason": trace.cancel_reason,
         "takes": trace.takes,
         "failures": trace.failures,
+        "preemptions": trace.preemptions,
         "input_tokens": trace.input_tokens,
         "output_tokens": trace.output_tokens,
         "cached_tokens": trace.cached_tokens,

@@ -44,6 +44,9 @@ class EmbedHandler:
     def enough_of(self) -> Collection[str]:
         return self._batches.keys_with(self._bounds.max_queued_tokens)
 
+    def can_preempt(self, held: HeldJob) -> bool:
+        return False
+
     async def handle(self, held: HeldJob) -> Terminal:
         asked = held.job.embedding
         if asked is None:

@@ -20,6 +20,9 @@ from relais_llm_worker.model import Cut, Model
 
 log = structlog.get_logger(__name__)
 
+PROGRESS = 32
+"""Tokens that a job which has lost its place before gets each time, before it may lose it again."""
+
 
 class GenerateHandler:
     """Runs chat and text-completion jobs.
@@ -42,6 +45,12 @@ class GenerateHandler:
 
     def enough_of(self) -> Collection[str]:
         return ()
+
+    def can_preempt(self, held: HeldJob) -> bool:
+        if held.taken.preempted and held.pieces < PROGRESS:
+            return False
+        emitted = held.pieces > 0 or held.taken.interrupted is not None
+        return not emitted or (held.tells_ids and self._model.can_continue(held.job))
 
     async def handle(self, held: HeldJob) -> Terminal:
         if held.job.embedding is not None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from relais_common.errors import EngineRefused
 from relais_common.jobs import Job
 from relais_common.worker.status import ModelStatus
-from relais_llm_worker.continuation import require_resumable
+from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
 from relais_llm_worker.model import Answer, Cut
 
@@ -48,6 +48,9 @@ class LocalModel:
             max_model_len=self._engine.info.max_model_len,
             kv_cache_usage=round(self._engine.load().kv_cache_usage, 4),
         )
+
+    def can_continue(self, job: Job) -> bool:
+        return obstacle(self._engine.settled(job.sampling)) is None
 
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:

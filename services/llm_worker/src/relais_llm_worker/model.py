@@ -55,6 +55,10 @@ class Model(Protocol):
 
     def status(self) -> ModelStatus: ...
 
+    def can_continue(self, job: Job) -> bool:
+        """Whether this job's answer, cut off now, could go on to the letter, as far as its parameters are concerned."""
+        ...
+
     def answer(self, job: Job, cut: Cut | None = None) -> AbstractAsyncContextManager[Answer]:
         """Entering hands the job to the model; leaving before its end aborts it.
 

@@ -24,6 +24,7 @@ SHARE = 2
 MOST_BYTES = 4 << 20
 TAKER_S = 10.0
 LOOK_AGAIN_S = 5.0
+MOST_PREEMPTED = 8
 
 
 def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
@@ -53,6 +54,7 @@ class Record:
     fence: int = 0
     failures: int = 0
     barren: int = 0
+    preempted: int = 0
     worker: str = ""
     engaged: bool = False
     prompt_token_ids: tuple[int, ...] = ()
@@ -103,7 +105,7 @@ class MemoryModel:
         self.watched: dict[str, float] = {}
         self.present: Counter[str] = Counter()
         self.passed: dict[Priority, int] = dict.fromkeys(Priority, 0)
-        self.memos: dict[str, tuple[str, list[str]]] = {}
+        self.memos: dict[str, tuple[str, list[str], tuple[str, ...]]] = {}
         self.idempotency: dict[tuple[str, str], tuple[str, str]] = {}
         self.accounts = MemoryAccounts(clock)
         self.traces = MemoryTraces(clock)
@@ -139,7 +141,8 @@ class MemoryModel:
         own = own_lane.index(record.job.channel_id) + 1
         others = sum(len(lane) for lane in lanes.values()) - len(own_lane)
         higher = list(Priority)[: list(Priority).index(record.job.priority)]
-        ahead = own - 1 + min(others, own * max(0, len(self.turns[record.job.priority]) - 1))
+        turns = own + self.runs(record.job.key_id)
+        ahead = own - 1 + min(others, turns * max(0, len(self.turns[record.job.priority]) - 1))
         ahead += sum(len(lane) for one in higher for lane in self.lanes[one].values())
         return max(1, min(ahead + 1, self.waiting))
 
@@ -268,6 +271,7 @@ class MemoryModel:
             cancel_reason=outcome.reason.value if isinstance(outcome, Cancelled) else None,
             takes=record.fence,
             failures=record.failures,
+            preemptions=record.preempted,
             input_tokens=usage.input_tokens or 0,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
@@ -378,19 +382,64 @@ class MemoryModel:
                 chosen = priority
         return chosen
 
+    def runs(self, key_id: str) -> int:
+        """Running jobs of a key."""
+        return sum(self.records[one].job.key_id == key_id for one in self.inflight)
+
+    def next_owner(self, priority: Priority, without: Collection[str] = ()) -> str | None:
+        """Of the keys that run least, the one whose turn it is."""
+        wanted = (owner for owner in self.turns[priority] if owner not in without)
+        return min(wanted, key=self.runs, default=None)
+
     def serve(
-        self, priority: Priority, worker_id: str, lease_s: float, without: Collection[str]
+        self,
+        priority: Priority,
+        owner: str,
+        worker_id: str,
+        lease_s: float,
+        without: Collection[str] = (),
     ) -> Record | None:
-        """Hand over one job of the key whose turn it is; None where the time of all was up."""
+        """Hand over one job of this key; None where the time of all was up."""
         turns = self.turns[priority]
-        owner = next(one for one in turns if one not in without)
         turns.remove(owner)
         turns.append(owner)
         while (lane := self.lanes[priority].get(owner)) is not None:
             record = self.records[lane[0]]
             if self.hand_over(record, worker_id, lease_s):
+                self.note_passed_over(priority, without)
                 return record
         return None
+
+    def preempt(
+        self, offers: list[Record], worker_id: str, lease_s: float, without: Collection[str]
+    ) -> tuple[list[Record], list[Record]]:
+        """Hand places on to keys that run at least two less: what was taken, and what waits again instead."""
+        taken: list[Record] = []
+        gone: list[Record] = []
+        order = list(Priority)
+        for rank, priority in enumerate(order):
+            while len(gone) < MOST_PREEMPTED:
+                owner = self.next_owner(priority, without)
+                allowed = [
+                    one
+                    for one in offers
+                    if owner is not None
+                    and order.index(one.job.priority) >= rank
+                    and self.runs(one.job.key_id) >= self.runs(owner) + 2
+                ]
+                if owner is None or not allowed:
+                    break
+                offer = max(allowed, key=lambda one: self.runs(one.job.key_id))
+                record = self.serve(priority, owner, worker_id, lease_s, without)
+                if record is None:
+                    break
+                offers.remove(offer)
+                offer.hands.leave(self._clock(), None)
+                offer.preempted += 1
+                self.requeue(offer)
+                taken.append(record)
+                gone.append(offer)
+        return taken, gone
 
     def hand_over(self, record: Record, worker_id: str, lease_s: float) -> bool:
         now = self._clock()

@@ -247,9 +247,10 @@ class MemoryStore:
         held: int = 0,
         waited: int | None = None,
         without: Collection[str] = (),
+        offers: Sequence[Lease] = (),
     ) -> Take:
         state = self._model(model)
-        last_call, last_ids = state.memos.get(worker_id, ("", []))
+        last_call, last_ids, last_gone = state.memos.get(worker_id, ("", [], ()))
         if last_call == call_id:
             records = [state.records[channel_id] for channel_id in last_ids]
             return Take(
@@ -257,8 +258,11 @@ class MemoryStore:
                     self._taken(state, record)
                     for record in records
                     if record.status is Status.RUNNING and record.worker == worker_id
-                )
+                ),
+                preempted=last_gone,
             )
+        if offers:
+            return self._preempt(state, offers, worker_id, call_id, lease_s, without)
         taken: list[Record] = []
         while idle and limit > 0 and state.suspects:
             suspect = state.records[state.suspects[0]]
@@ -280,20 +284,40 @@ class MemoryStore:
             and payload_bytes < MOST_BYTES
             and (priority := state.next_priority(without)) is not None
         ):
-            record = state.serve(priority, worker_id, lease_s, without)
-            if record is not None:
+            owner = state.next_owner(priority, without)
+            record = owner and state.serve(priority, owner, worker_id, lease_s, without)
+            if record:
                 taken.append(record)
                 payload_bytes += len(codec.encode_job(record.job))
-                state.note_passed_over(priority, without)
         left = limit < room and state.next_priority(without) is not None
         state.note_room(worker_id, held + len(taken) if len(taken) < room else None)
         if taken:
-            state.memos[worker_id] = (call_id, [record.job.channel_id for record in taken])
+            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], ())
         if not crowded and (state.next_priority() is not None or (idle and state.suspects)):
             self._bell(model).set()
         else:
             self._bell(model).clear()
         return Take(tuple(self._taken(state, record) for record in taken), make_way, left)
+
+    def _preempt(
+        self,
+        state: MemoryModel,
+        offers: Sequence[Lease],
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        without: Collection[str],
+    ) -> Take:
+        there = []
+        for lease in offers:
+            verdict = state.verdict(lease.channel_id, lease.fence)
+            if verdict.held and verdict.stop is None:
+                there.append(state.records[lease.channel_id])
+        taken, gone_records = state.preempt(there, worker_id, lease_s, without)
+        gone = tuple(record.job.channel_id for record in gone_records)
+        if taken:
+            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], gone)
+        return Take(tuple(self._taken(state, one) for one in taken), preempted=gone)
 
     def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
         return TakenJob(
@@ -302,6 +326,7 @@ class MemoryStore:
             tail=len(record.log),
             failures=record.failures,
             suspect=record.suspect,
+            preempted=record.preempted,
             deadline_in_s=model.seconds_left(record),
             queued_s=model.seconds_queued(record),
             interrupted=Interrupted(record.prompt_token_ids, record.model_revision)

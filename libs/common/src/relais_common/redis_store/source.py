@@ -71,8 +71,9 @@ class RedisJobSource:
         held: int = 0,
         waited: int | None = None,
         without: Collection[str] = (),
+        offers: Sequence[Lease] = (),
     ) -> Take:
-        make_way, answer, left = await self._scripts.run(
+        make_way, answer, left, gone = await self._scripts.run(
             "take",
             keys.model_base(model),
             limit,
@@ -85,10 +86,13 @@ class RedisJobSource:
             held,
             "" if waited is None else waited,
             MOST_BYTES,
+            len(without),
             *without,
+            *_flat(offers),
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
-        return Take(tuple(jobs), make_way=bool(make_way), left=bool(left))
+        preempted = tuple(channel_id.decode() for channel_id in gone)
+        return Take(tuple(jobs), bool(make_way), bool(left), preempted)
 
     async def _taken(
         self,
@@ -102,6 +106,7 @@ class RedisJobSource:
         prompt: bytes,
         revision: bytes,
         suspect: bytes,
+        preempted: bytes,
     ) -> TakenJob | None:
         """The job, or None where it cannot be read: it is ended here, since no holder could."""
         lease = Lease(channel_id.decode(), int(fence))
@@ -114,6 +119,7 @@ class RedisJobSource:
                 tail=tail,
                 failures=int(failures),
                 suspect=suspect == b"1",
+                preempted=int(preempted),
                 deadline_in_s=float(deadline_in),
                 queued_s=float(queued),
                 interrupted=Interrupted(codec.decode_token_ids(prompt), revision.decode())

@@ -57,6 +57,11 @@ def open_jobs(model: str) -> str:
     return f"{model_base(model)}:open"
 
 
+def running_jobs(model: str) -> str:
+    """HASH: running jobs by key id."""
+    return f"{model_base(model)}:running"
+
+
 def used(model: str, limit: str, key_id: str) -> str:
     """STRING with TTL: `<used> <at>`, what a key has used of a limit per minute (`requests` or `tokens`)."""
     return f"{model_base(model)}:used:{limit}:{key_id}"

@@ -29,7 +29,8 @@ NAMES = (
 )
 
 _ALL = ("core", "accounts", "traces", "stored", "lib")
-_FEWER: dict[str, tuple[str, ...]] = {
+_PARTS: dict[str, tuple[str, ...]] = {
+    "take": (*_ALL, "turns"),
     # Called most, for every token and watcher: the library costs as much as what they do.
     **dict.fromkeys(("append", "start", "watch", "unwatch"), ("core",)),
     **dict.fromkeys(("collect", "written", "shelve"), ("core", "traces")),
@@ -39,7 +40,7 @@ _FEWER: dict[str, tuple[str, ...]] = {
 def source(name: str) -> str:
     """The full text of a script, with what it shares with others in front."""
     folder = files("relais_common.wire") / "lua"
-    parts = (*_FEWER.get(name, _ALL), name)
+    parts = (*_PARTS.get(name, _ALL), name)
     return "\n".join((folder / f"{part}.lua").read_text() for part in parts)
 
 

@@ -44,6 +44,7 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         cancel_reason=cancel_reason,
         takes=int(fields["takes"]),
         failures=int(fields["failures"]),
+        preemptions=int(fields.get("preemptions", b"0")),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from relais_common.backoff import Backoff
 from relais_common.error_texts import MAX_LENGTH, cleaned
 from relais_common.errors import EngineDead, EngineFailed, RelaisError, StoreUnavailable
 from relais_common.events import Cancelled, Expired, Failed, Terminal
-from relais_common.jobs import StopReason, Take
+from relais_common.jobs import Lease, StopReason, Take
 from relais_common.lifecycle import cancel_and_wait
 from relais_common.logs import channel_context
 from relais_common.ports import JobSource
@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 BLOCK_S = 2.0
 MAKE_WAY_S = 2.0
 FULL_POLL_S = 0.02
+FULL_ASK_S = 0.1
+"""How often a worker without room asks whether places are to change hands."""
+
 LEAVE_S = 0.02
 """For which a worker leaves to others what is more than its share. Who waits for work comes within milliseconds."""
 
@@ -43,6 +46,10 @@ class Handler(Protocol):
 
     def enough_of(self) -> Collection[str]:
         """Keys of which it takes nothing more for now, whatever room there is: it has much of theirs before it."""
+        ...
+
+    def can_preempt(self, held: HeldJob) -> bool:
+        """Whether this job may lose its place now, and go on elsewhere to the letter."""
         ...
 
     async def handle(self, held: HeldJob) -> Terminal:
@@ -87,9 +94,10 @@ class Consumer:
         self._held_jobs = held_jobs
         self._settings = settings
         self._freed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], HeldJob] = {}
         self._call_id = secrets.token_hex(8)
         self._make_way_until_s = 0.0
+        self._ask_at_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: finish what fits in `drain_s`, hand the rest back.
@@ -111,13 +119,17 @@ class Consumer:
         backoff = Backoff()
         waited = 0
         while not stop.is_set():
-            room = self._room()
+            room, offers = self._room(), []
             if room <= 0:
                 await self._wait_for_room(stopping)
-                continue
+                offers = self._offers()
+                if not offers or stop.is_set():
+                    continue
             enough_of = self._handler.enough_of()
             try:
-                take = await self._take(group, room, waited, enough_of)
+                take = await self._take(group, room, waited, enough_of, offers)
+                if offers:
+                    continue
                 waited = waited + 1 if take.left else 0
                 if take.left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
@@ -135,13 +147,29 @@ class Consumer:
             return 0
         return self._handler.room(held)
 
+    def _offers(self) -> list[Lease]:
+        """What may be handed back for other keys, the newest first; now and then, while there is no room."""
+        now_s = time.monotonic()
+        if now_s < self._ask_at_s or self._held_jobs.suspect or now_s < self._make_way_until_s:
+            return []
+        self._ask_at_s = now_s + FULL_ASK_S
+        if self._room() > 0:
+            return []
+        held = reversed(self._held_jobs.all())
+        return [one.lease for one in held if not one.is_ending and self._handler.can_preempt(one)]
+
     async def _take(
-        self, group: asyncio.TaskGroup, room: int, waited: int, without: Collection[str]
+        self,
+        group: asyncio.TaskGroup,
+        room: int,
+        waited: int,
+        without: Collection[str],
+        offers: Sequence[Lease],
     ) -> Take:
         held_before = len(self._held_jobs)
         take = await self._source.take(
             self._settings.model,
-            room,
+            max(room, 0),
             worker_id=self._settings.worker_id,
             call_id=self._call_id,
             lease_s=self._settings.lease_s,
@@ -149,18 +177,28 @@ class Consumer:
             held=held_before,
             waited=waited,
             without=without,
+            offers=offers,
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)
+        await self._let_go_of(take.preempted)
         # Asked again now and then: another worker may have been idle sooner.
         self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
         for one in take.jobs:
             held = HeldJob(one)
             self._held_jobs.add(held)
             task = group.create_task(self._execute(held))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = held
+            task.add_done_callback(self._tasks.pop)
         return take
+
+    async def _let_go_of(self, channel_ids: Sequence[str]) -> None:
+        """Have the engine stop these, so that others have their places."""
+        gone = [task for task, held in self._tasks.items() if held.lease.channel_id in channel_ids]
+        for task in gone:
+            self._tasks[task].halt(Abandon.PREEMPTED)
+        if gone:
+            await asyncio.wait(gone)
 
     async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
         # A place is freed by a job's end, which rings, or inside the engine, which does not.
@@ -190,6 +228,8 @@ class Consumer:
                     await self._finish(held, terminal)
                 elif held.halted.result() is Abandon.HAND_BACK:
                     await self._source.release([held.lease])
+                elif held.halted.result() is Abandon.PREEMPTED:
+                    log.info("preempted", fence=held.lease.fence)
                 else:
                     log.warning("lease_lost", fence=held.lease.fence)
             except StoreUnavailable:

@@ -16,6 +16,8 @@ class Abandon(Enum):
 
     LOST = auto()
     """Another worker holds it now, or it has ended: say nothing more."""
+    PREEMPTED = auto()
+    """Its place was handed on to another key, and it waits again: say nothing more."""
     HAND_BACK = auto()
     """This worker is stopping: another one goes on with it."""
 
@@ -34,12 +36,16 @@ class HeldJob:
     Attributes:
         text: the answer so far, in pieces.
         vectors: the answer of a request for vectors, packed.
+        pieces: tokens, or several at once, that this holder published.
+        tells_ids: no text of them came without its token ids.
     """
 
     def __init__(self, taken: TakenJob) -> None:
         self.taken = taken
         self.text: list[str] = []
         self.vectors = b""
+        self.pieces = 0
+        self.tells_ids = True
         self._base = taken.tail
         self._lines: list[bytes] = []
         self._last_lines: tuple[bytes, ...] = ()
@@ -83,6 +89,11 @@ class HeldJob:
         return self._acknowledged == 0
 
     @property
+    def is_ending(self) -> bool:
+        """True once its end is on the way, or it is to be stopped."""
+        return self._ending or bool(self._last_lines) or self._halt.done()
+
+    @property
     def has_unsent(self) -> bool:
         """True while the log lacks events that do not come with the job's end."""
         return self._acknowledged < len(self._lines) and not self._ending
@@ -92,8 +103,11 @@ class HeldJob:
         self._lines.append(codec.encode_event(event))
         if isinstance(event, Token):
             self.text.append(event.text)
+            self.pieces += 1
+            self.tells_ids = self.tells_ids and (bool(event.token_ids) or not event.text)
         else:
             self.text.clear()
+            self.pieces, self.tells_ids = 0, True
 
     def add_last(self, event: Token) -> None:
         """The event after which the job ends.
@@ -136,7 +150,7 @@ class HeldJob:
 
     def halt(self, why: Halt) -> None:
         """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
-        self._lost = self._lost or why is Abandon.LOST
+        self._lost = self._lost or why in (Abandon.LOST, Abandon.PREEMPTED)
         if not self._halt.done():
             self._halt.set_result(why)
 

@@ -143,6 +143,10 @@ class WorkerMetrics:
             "relais_requests_handed_back_total",
             "Requests that this worker put back: it was stopped, or its engine died.",
         )
+        self.preempted = counter(
+            "relais_requests_preempted_total",
+            "Requests whose place this worker handed on to a key that ran less; they go on later.",
+        )
         self.batch = Histogram(
             registry,
             "relais_append_events",
@@ -175,6 +179,7 @@ class _ModelMetrics:
         )
         self._continued = of.takes.of(model, "continued")
         self._lost, self._handed_back = of.lost.of(model), of.handed_back.of(model)
+        self._preempted = of.preempted.of(model)
         self._batch = of.batch.of()
         self._runs: dict[str, _Run] = {}
 
@@ -242,6 +247,11 @@ class _ModelMetrics:
             if self._runs.pop(lease.channel_id, None) is not None:
                 self._handed_back.add()
 
+    def preempted(self, channel_ids: Sequence[str]) -> None:
+        for channel_id in channel_ids:
+            if self._runs.pop(channel_id, None) is not None:
+                self._preempted.add()
+
     def _measure(self, completed: Completed, run: _Run) -> None:
         timings, usage = completed.timings, completed.usage
         self._cached_tokens.add(usage.cached_tokens)
@@ -293,6 +303,7 @@ class _WatchedSource:
         held: int = 0,
         waited: int | None = None,
         without: Collection[str] = (),
+        offers: Sequence[Lease] = (),
     ) -> Take:
         take = await self._source.take(
             model,
@@ -304,7 +315,9 @@ class _WatchedSource:
             held=held,
             waited=waited,
             without=without,
+            offers=offers,
         )
+        self._metrics.preempted(take.preempted)
         for taken in take.jobs:
             self._metrics.taken(taken)
         return take

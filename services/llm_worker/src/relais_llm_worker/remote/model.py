@@ -69,6 +69,9 @@ class RemoteModel:
             not_ready=self._pool.not_ready,
         )
 
+    def can_continue(self, job: Job) -> bool:
+        return obstacle(job.sampling) is None
+
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
         run = _Run(self._name, job, self._limits)

@@ -4,8 +4,8 @@
 
 local base = KEYS[1]
 local PRIORITIES = {'high', 'normal', 'low'}
-local COUNTS, OPEN, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL, FADING =
-  base .. ':counts', base .. ':open', base .. ':inflight', base .. ':deadlines', base .. ':watched',
+local COUNTS, OPEN, RUNNING, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL, FADING =
+  base .. ':counts', base .. ':open', base .. ':running', base .. ':inflight', base .. ':deadlines', base .. ':watched',
   base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control',
   base .. ':fading'
 

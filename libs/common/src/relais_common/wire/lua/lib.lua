@@ -37,12 +37,19 @@ local function count_open(owner, by)
   if redis.call('HINCRBY', OPEN, owner, by) <= 0 then redis.call('HDEL', OPEN, owner) end
 end
 
--- Jobs that go before this one, plus one. An upper bound: tombstones count, and a lane's turn may come sooner.
+-- Running jobs of a key.
+local function count_running(owner, by)
+  if redis.call('HINCRBY', RUNNING, owner, by) <= 0 then redis.call('HDEL', RUNNING, owner) end
+end
+
+-- Jobs that go before this one, plus one. An upper bound as things stand: tombstones count, and a lane's turn may come
+-- sooner. Keys that run less go first, so that each gets as many turns more as this one runs now.
 local function position(priority, owner, seq)
   local own = seq - count(lane_field(priority, owner, 'popped'))
   local others = math.max(0, count('waiting:' .. priority) - count_alive(priority, owner))
   local lanes = redis.call('LLEN', turns_key(priority))
-  local ahead = own - 1 + math.min(others, own * math.max(0, lanes - 1))
+  local turns = own + tonumber(redis.call('HGET', RUNNING, owner) or '0')
+  local ahead = own - 1 + math.min(others, turns * math.max(0, lanes - 1))
   for _, higher in ipairs(PRIORITIES) do
     if higher == priority then break end
     ahead = ahead + count('waiting:' .. higher)
@@ -199,7 +206,10 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
     elseif in_lane then
       bury(priority, owner)
     end
-  elseif status == 'completed' then
+    return
+  end
+  count_running(owner, -1)
+  if status == 'completed' then
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
     redis.call('HSET', COUNTS, 'service_s', seconds(last))
@@ -216,6 +226,7 @@ local function requeue(id)
   redis.call('ZADD', DEADLINES, deadline_at, id)
   redis.call('HSET', key, 'status', 'queued')
   count_waiting(priority, 1)
+  count_running(owner, -1)
   if is_suspect(failures, barren) then
     redis.call('RPUSH', SUSPECTS, id)
     return

@@ -13,7 +13,7 @@ local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(
 -- Jobs whose keys expired before anybody ended them are still counted: count again what is there. O(waiting).
 local function recount()
   local kinds, held = {waiting = 0, bytes = 0}, {}
-  redis.call('DEL', OPEN)
+  redis.call('DEL', OPEN, RUNNING)
   for _, priority in ipairs(PRIORITIES) do
     kinds['waiting:' .. priority] = 0
   end
@@ -44,6 +44,7 @@ local function recount()
     local owner, bytes = unpack(redis.call('HMGET', job_key(id), 'key_id', 'bytes'))
     if owner then
       count_open(owner, 1)
+      count_running(owner, 1)
       note_held(owner, tonumber(bytes or '0'))
     else
       redis.call('ZREM', INFLIGHT, id)

@@ -2,120 +2,57 @@
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
 --       jobs that this worker holds, how often in a row it has left some to others ('' where shares
---       do not matter), bytes of payloads after which it gets no further job,
---       ids of keys of which it gets none
+--       do not matter), bytes of payloads after which it gets no further job, how many keys it wants nothing of, those keys;
+--       then repeated: id, fence: what a worker without room offers to hand back for others, the newest first
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision,
---          suspect ('1': it is to run alone | '0')},
---          left ('1' where jobs were left to other workers | '0')}
+--          suspect ('1': it is to run alone | '0'), how often it was preempted},
+--          left ('1' where jobs were left to other workers | '0'), ids of what was handed back}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
-local patience, expired_line, held, waited = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
-local most_bytes, bytes = tonumber(ARGV[10]), 0
-local without = {}
-for at = 11, #ARGV do without[ARGV[at]] = true end
+local patience, held, waited = tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
+local most_bytes, first_offer = tonumber(ARGV[10]), 12 + tonumber(ARGV[11])
+local hands = {worker = worker, lease_s = lease_s, expired_line = ARGV[7], jobs = {}, ids = {}, bytes = 0}
+for at = 12, first_offer - 1 do without[ARGV[at]] = true end
 
-local function describe(id)
-  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision, barren = unpack(redis.call(
-    'HMGET', job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted', 'prompt_token_ids',
-    'model_revision', 'barren'))
-  return {id, fence, failures, redis.call('LLEN', log_key(id)), payload,
-    seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)),
-    emitted and prompt or '', emitted and revision or '', is_suspect(failures, barren) and '1' or '0'}
+local function memorised(field)
+  local ids = {}
+  for id in string.gmatch(redis.call('HGET', memo, field) or '', '%S+') do ids[#ids + 1] = id end
+  return ids
+end
+
+local function memorise(gone)
+  if #hands.ids == 0 then return end
+  redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(hands.ids, ' '), 'gone', table.concat(gone, ' '))
+  redis.call('EXPIRE', memo, 120)
 end
 
 -- The answer to this very call was lost on its way: give it again.
 if redis.call('HGET', memo, 'call_id') == call then
   local again = {}
-  for id in string.gmatch(redis.call('HGET', memo, 'ids') or '', '%S+') do
+  for _, id in ipairs(memorised('ids')) do
     local status, holder = unpack(redis.call('HMGET', job_key(id), 'status', 'worker'))
     if status == 'running' and holder == worker then again[#again + 1] = describe(id) end
   end
-  return {0, again, 0}
+  return {0, again, 0, memorised('gone')}
 end
 
-local taken, ids = {}, {}
-
--- False where its time is up, nil where the id is a tombstone.
-local function hand_over(id)
-  local key = job_key(id)
-  local status, priority, deadline_at = unpack(redis.call('HMGET', key, 'status', 'priority', 'deadline_at'))
-  if status ~= 'queued' then return nil end
-  if tonumber(deadline_at) <= NOW then
-    conclude(id, 'expired', {expired_line}, '', false)
-    return false
-  end
-  count_waiting(priority, -1)
-  -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
-  local fence = math.max(tonumber(redis.call('HGET', key, 'fence')) + 1, math.floor(NOW * 1000))
-  redis.call('HSET', key, 'fence', string.format('%d', fence))
-  redis.call('HINCRBY', key, 'takes', 1)
-  redis.call('HSET', key, 'status', 'running', 'worker', worker, 'taken_at', seconds(NOW), 'lease_s', lease_s)
-  redis.call('HDEL', key, 'engaged', 'progressed', 'left')
-  redis.call('ZADD', INFLIGHT, seconds(NOW + lease_s), id)
-  bytes = bytes + redis.call('HSTRLEN', key, 'payload')
-  ids[#ids + 1] = id
-  taken[#taken + 1] = describe(id)
-  return true
-end
-
-local function has_turn(priority)
-  if next(without) == nil then return redis.call('EXISTS', turns_key(priority)) == 1 end
-  for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, -1)) do
-    if not without[owner] then return true end
-  end
-  return false
-end
-
--- High before normal before low; but one that was passed over often enough goes first, so that all move.
-local function next_priority()
-  local chosen
-  for _, priority in ipairs(PRIORITIES) do
-    if has_turn(priority) then
-      if not chosen or count('passed:' .. priority) >= patience then chosen = priority end
+-- A worker without room asks whether places are to change hands.
+if #ARGV >= first_offer then
+  local ranks, offers = {}, {}
+  for rank, priority in ipairs(PRIORITIES) do ranks[priority] = rank end
+  for at = first_offer, count('waiting') > 0 and #ARGV or 0, 2 do
+    local id = ARGV[at]
+    local answer = verdict(id, ARGV[at + 1])
+    -- One that was asked to stop makes room by itself.
+    if answer[1] == 1 and answer[3] == '' then
+      local owner, priority = unpack(redis.call('HMGET', job_key(id), 'key_id', 'priority'))
+      offers[#offers + 1] = {id = id, owner = owner, rank = ranks[priority]}
     end
   end
-  return chosen
-end
-
-local function note_passed_over(chosen)
-  local lower = false
-  for _, priority in ipairs(PRIORITIES) do
-    if priority == chosen then
-      lower = true
-      redis.call('HDEL', COUNTS, 'passed:' .. priority)
-    elseif lower and has_turn(priority) then
-      redis.call('HINCRBY', COUNTS, 'passed:' .. priority, 1)
-    end
-  end
-end
-
-local function next_owner(turns)
-  if next(without) == nil then return redis.call('LMOVE', turns, turns, 'LEFT', 'RIGHT') end
-  for _, owner in ipairs(redis.call('LRANGE', turns, 0, -1)) do
-    if not without[owner] then
-      redis.call('LREM', turns, 1, owner)
-      redis.call('RPUSH', turns, owner)
-      return owner
-    end
-  end
-end
-
--- One job of the key whose turn it is; keys take turns, whatever the length of their lanes.
-local function serve(priority)
-  local owner = next_owner(turns_key(priority))
-  local lane, served = lane_key(priority, owner), false
-  while not served do
-    local id = redis.call('LPOP', lane)
-    if not id then break end
-    redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'popped'), 1)
-    served = hand_over(id)
-    if served == nil and count(lane_field(priority, owner, 'tombstones')) > 0 then
-      redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'tombstones'), -1)
-    end
-  end
-  if count_alive(priority, owner) <= 0 then forget_lane(priority, owner) end
-  return served
+  local gone = #offers > 0 and preempt(offers, hands) or {}
+  memorise(gone)
+  return {0, hands.jobs, 0, gone}
 end
 
 -- Workers that asked lately and had room for more than they got share what they hold and what waits. How many more make this
@@ -138,7 +75,7 @@ end
 
 local function note_room(has_room)
   if has_room then
-    redis.call('HSET', TAKERS, worker, held + #taken .. ' ' .. seconds(NOW))
+    redis.call('HSET', TAKERS, worker, held + #hands.ids .. ' ' .. seconds(NOW))
     redis.call('EXPIRE', TAKERS, 60)
   else
     redis.call('HDEL', TAKERS, worker)
@@ -149,7 +86,7 @@ end
 while idle and limit > 0 do
   local suspect = redis.call('LPOP', SUSPECTS)
   if not suspect then break end
-  if hand_over(suspect) then limit = 0 end
+  if hand_over(suspect, hands) then limit = 0 end
 end
 -- Under load nobody would ever be idle: one worker at a time makes way.
 local make_way = 0
@@ -165,24 +102,20 @@ local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 local room = limit
 if waited and room > 0 then limit = math.min(room, share()) end
-while #taken < limit and bytes < most_bytes do
-  local priority = next_priority()
+while #hands.ids < limit and hands.bytes < most_bytes do
+  local priority = next_priority(patience)
   if not priority then break end
-  if serve(priority) then note_passed_over(priority) end
+  serve(priority, next_owner(priority), hands)
 end
-local left = limit < room and next_priority() and 1 or 0
-note_room(#taken < room)
-
-if #taken > 0 then
-  redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(ids, ' '))
-  redis.call('EXPIRE', memo, 120)
-end
+local left = limit < room and next_priority(patience) and 1 or 0
+note_room(#hands.ids < room)
+memorise({})
+without = {}  -- What is left of those keys is for other workers.
 -- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them. Nor is any job
 -- while there is no room for its answer: idle workers look again now and then.
-without = {}  -- What is left of those keys is for other workers.
-if not crowded and (next_priority() or (idle and redis.call('EXISTS', SUSPECTS) == 1)) then
+if not crowded and (next_priority(patience) or (idle and redis.call('EXISTS', SUSPECTS) == 1)) then
   ring()
 else
   redis.call('DEL', WAKEUP)
 end
-return {make_way, taken, left}
+return {make_way, hands.jobs, left, {}}

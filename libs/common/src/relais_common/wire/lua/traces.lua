@@ -53,15 +53,17 @@ end
 -- '<input> <output> <cached> <wasted>' tokens. Where 'full' was asked for, what was asked and answered goes with it.
 local function hand_over_trace(id, status, lines, text, usage)
   local key = job_key(id)
-  local trace, owner, operation, priority, takes, failures, accepted_at, emitted, revision = unpack(redis.call('HMGET',
-    key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'failures', 'accepted_at', 'emitted', 'model_revision'))
+  local trace, owner, operation, priority, takes, failures, accepted_at, emitted, revision,
+    preempted = unpack(redis.call('HMGET', key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'failures',
+    'accepted_at', 'emitted', 'model_revision', 'preempted'))
   if not trace then return end
   local first = emitted or ''
   for at = 1, emitted and 0 or #lines do
     if string.find(lines[at], '^token ') then first = seconds(NOW) end
   end
   local fields = {'channel_id', id, 'key_id', owner, 'operation', operation, 'priority', priority, 'status', status,
-    'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'usage', usage, 'accepted_at', accepted_at,
+    'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'preemptions', preempted or 0, 'usage', usage,
+    'accepted_at', accepted_at,
     'first_token_at', first, 'finished_at', seconds(NOW), 'phases', phases(id, NOW), 'model_revision', revision or ''}
   local content = {}
   if trace == 'full' then
