@@ -28,7 +28,7 @@ from relais_orchestrator.routes import ROUTES
 from support.builders import MODEL, make_job
 from support.worst_bodies import PATHS
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 pytestmark = pytest.mark.timeout(120 + EXAMPLES)
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 SCHEMAS = {route.path: route.body for route in ROUTES if route.body is not None}

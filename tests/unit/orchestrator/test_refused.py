@@ -76,3 +76,7 @@ def test_keys_that_it_remembers_are_bounded(
     for number in range(50):
         bucket.charge(Caller(f"key-{number}", ApiKey(digests=())), 1)
     assert len(bucket._used) == 10
+
+
+def test_small_bound_on_bodies_leaves_room_for_small_mistakes(clock: Clock) -> None:
+    assert used_up(Refused(1024, clock), ONE, 100) > 1000

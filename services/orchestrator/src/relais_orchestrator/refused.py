@@ -20,6 +20,9 @@ BODIES_PER_MINUTE = 16
 LEAST_BYTES = 4096
 """What a refused body counts for, however small: a request costs time without one, too."""
 
+LEAST_LARGEST_BYTES = 1 << 20
+"""Where `MAX_BODY_BYTES` is small, so many small bodies may be refused all the same."""
+
 CHARGED = frozenset((400, 404, 413, 415))
 MAX_KEYS = 10_000
 
@@ -31,7 +34,7 @@ class Refused:
     """
 
     def __init__(self, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute = BODIES_PER_MINUTE * max_body_bytes
+        self._per_minute = BODIES_PER_MINUTE * max(max_body_bytes, LEAST_LARGEST_BYTES)
         self._clock = clock
         self._used: dict[str, tuple[float, float]] = {}
         """Of each key: bytes, and when."""
