@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from relais_common.jobs import Lease, Verdict
+from relais_common.jobs import Lease, StopReason, Verdict
 from relais_common.lifecycle import background
 from relais_common.memory import MemoryStore
 from relais_common.worker.held import HeldJob, HeldJobs
-from relais_common.worker.leases import renew_for_ever
+from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
 from support.builders import MODEL, make_job
 from support.waiting import wait_until
@@ -26,6 +26,9 @@ class _LateStore(MemoryStore):
         self.answered = 0
         self.answer = asyncio.Event()
 
+    def listens(self, model: str) -> bool:
+        return bool(self._listeners.get(model))
+
     async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
         verdicts = await super().renew(leases, lease_s=lease_s)
         self.renewals += 1
@@ -35,9 +38,15 @@ class _LateStore(MemoryStore):
 
 
 async def _take(store: MemoryStore) -> HeldJob:
-    await store.enqueue(make_job(), max_waiting=100)
-    take = await store.take(MODEL, 1, worker_id="w", call_id="1", lease_s=60, idle=True)
-    return HeldJob(take.jobs[0])
+    (held,) = await _take_several(store, 1)
+    return held
+
+
+async def _take_several(store: MemoryStore, count: int) -> list[HeldJob]:
+    for _ in range(count):
+        await store.enqueue(make_job(), max_waiting=100)
+    take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=True)
+    return [HeldJob(one) for one in take.jobs]
 
 
 async def _start(store: MemoryStore, held: HeldJob) -> None:
@@ -58,6 +67,24 @@ async def test_a_renewal_whose_answer_start_has_overtaken_costs_no_lease() -> No
         await wait_until(lambda: store.answered >= 2)
     assert not held.is_lost
     assert not held.halted.done()
+
+
+async def test_jobs_that_are_cancelled_in_numbers_are_stopped_by_few_calls() -> None:
+    store = _LateStore()
+    held_jobs = HeldJobs()
+    batch = await _take_several(store, 20)
+    for held in batch:
+        held_jobs.add(held)
+    async with background(listen_for_stops(store, held_jobs, MODEL, lease_s=60)):
+        await wait_until(lambda: store.listens(MODEL))
+        await store.cancel(batch[0].lease.channel_id, StopReason.CLIENT)
+        await wait_until(lambda: store.renewals == 1)
+        for held in batch[1:]:
+            await store.cancel(held.lease.channel_id, StopReason.CLIENT)
+        store.answer.set()
+        await wait_until(lambda: all(held.halted.done() for held in batch))
+    assert {held.halted.result() for held in batch} == {StopReason.CLIENT}
+    assert store.renewals <= 3
 
 
 @pytest.mark.parametrize("after_start", [False, True])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
 from relais_common.backoff import Backoff
 from relais_common.errors import StoreUnavailable
+from relais_common.lifecycle import first_failure
 from relais_common.ports import JobSource
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.publisher import Publisher
@@ -36,18 +37,43 @@ async def renew_for_ever(
 async def listen_for_stops(
     source: JobSource, held_jobs: HeldJobs, model: str, *, lease_s: float
 ) -> None:
-    """Heed requests to stop at once. A lost one is made good by the next renewal."""
+    """Heed requests to stop at once. A lost one is made good by the next renewal.
+
+    What comes while one call is under way goes together in the next: one by one, jobs that somebody cancels in numbers
+    would hold their places for as many round trips.
+    """
     backoff = Backoff()
     while True:
         try:
             async with source.stop_requests(model) as channel_ids:
                 backoff.reset()
-                async for channel_id in channel_ids:
-                    held = held_jobs.get(channel_id)
-                    if held is not None:
-                        await _renew(source, [held], lease_s=lease_s)
+                await _heed_stops(source, held_jobs, channel_ids, lease_s=lease_s)
         except StoreUnavailable:
             await backoff.pause()
+
+
+async def _heed_stops(
+    source: JobSource, held_jobs: HeldJobs, channel_ids: AsyncIterator[str], *, lease_s: float
+) -> None:
+    asked: set[HeldJob] = set()
+    came = asyncio.Event()
+
+    async def hear() -> None:
+        async for channel_id in channel_ids:
+            held = held_jobs.get(channel_id)
+            if held is not None:
+                asked.add(held)
+                came.set()
+
+    async def heed() -> None:
+        while True:
+            await came.wait()
+            came.clear()
+            batch = list(asked)
+            asked.clear()
+            await _renew(source, batch, lease_s=lease_s)
+
+    await first_failure(hear(), heed())
 
 
 async def _renew(source: JobSource, batch: Sequence[HeldJob], *, lease_s: float) -> None:
