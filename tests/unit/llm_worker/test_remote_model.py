@@ -15,6 +15,7 @@ from relais_common.errors import (
     NotResumable,
     RelaisError,
     UpstreamRefused,
+    UpstreamUnavailable,
 )
 from relais_common.events import Usage
 from relais_common.jobs import Job, Message, Sampling
@@ -303,21 +304,32 @@ async def test_client_is_told_what_the_server_said_of_its_request_and_not_what_o
     assert (await say(model, chat())).text == answer()
 
 
-async def test_request_that_is_put_off_for_ever_takes_no_place_from_others(rig: Rig) -> None:
+async def test_request_with_a_short_deadline_learns_of_the_refusal_before_it_expires(
+    rig: Rig,
+) -> None:
+    server, model = await rig.both(refuse=[(429, {}, {"Retry-After": "6"})] * 9)
+    with pytest.raises(UpstreamRefused) as caught:
+        await say(model, make_job(deadline_s=10.0))
+    assert (caught.value.status, len(server.asked)) == (429, 1)
+
+
+async def test_requests_that_are_put_off_for_ever_take_no_place_from_others(rig: Rig) -> None:
     server, model = await rig.both()
     server.refuse_where = "mine"
-    jobs = [
-        asyncio.create_task(say(model, make_job(messages=(Message("user", "mine"),))))
+    refused = [
+        asyncio.create_task(say(model, make_job("one", messages=(Message("user", "mine"),))))
         for _ in range(4)
     ]
     await wait_until(lambda: len(server.asked) >= 4)
-    # Each waits on its own: there is room for as many others as ever.
-    await wait_until(lambda: model.room(4) >= 1)
-    others = await asyncio.gather(
-        *(say(model, make_job(key_id="another", messages=(Message("user", "x"),))) for _ in "ab")
-    )
-    assert [one.text for one in others] == [answer()] * 2
-    for job in jobs:
+    # Each waits on its own: there is room for as many others as ever, however long that lasts.
+    others = 0
+    while not all(job.done() for job in refused):
+        await wait_until(lambda: model.room(sum(not job.done() for job in refused)) >= 3)
+        assert model.status().not_ready is None
+        assert (await say(model, make_job("two"))).text == answer()
+        others += 1
+    assert others > 1
+    for job in refused:
         with pytest.raises(UpstreamRefused) as caught:
             await job
         assert caught.value.status == 429
@@ -326,17 +338,37 @@ async def test_request_that_is_put_off_for_ever_takes_no_place_from_others(rig: 
     assert asked <= 4 * MAX_BUSY
 
 
+async def test_as_many_of_a_key_are_put_off_as_there_are_places_and_no_more(rig: Rig) -> None:
+    server, model = await rig.both()
+    server.refuse_where = "mine"
+    job = make_job("one", messages=(Message("user", "mine"),))
+    refused = [asyncio.create_task(say(model, job)) for _ in range(12)]
+    # Those beyond are told at once, and another key is still let in.
+    await wait_until(lambda: sum(one.done() for one in refused) >= 8)
+    assert (await say(model, make_job("two"))).text == answer()
+    for one in refused:
+        with pytest.raises((UpstreamRefused, UpstreamUnavailable)):
+            await one
+
+
 async def test_server_rests_once_requests_of_several_keys_were_put_off(rig: Rig) -> None:
     server, model = await rig.both(refuse=[(429, {}, {"Retry-After": "50"})] * 3)
     jobs = []
     for number in range(3):
         assert model.status().not_ready is None
-        jobs.append(asyncio.create_task(say(model, make_job(key_id=f"key-{number}"))))
+        jobs.append(asyncio.create_task(say(model, make_job(f"key-{number}"))))
         await wait_until(lambda: len(server.asked) == len(jobs))
     await wait_until(lambda: "left alone" in (model.status().not_ready or ""))
     await wait_until(lambda: (model.room(3), model.status().capacity) == (0, 0))
     for job in jobs:
         await end_task(job)
+
+
+async def test_a_key_s_requests_wait_for_one_that_goes_well(rig: Rig) -> None:
+    _, model = await rig.both(refuse=[(429, {}, {"Retry-After": "0.2"})] * 3)
+    said = await asyncio.gather(*(say(model, make_job("one")) for _ in range(4)))
+    assert [one.text for one in said] == [answer()] * 4
+    assert model.status().capacity == 4
 
 
 async def test_cut_answer_is_no_outage_for_others(rig: Rig) -> None:

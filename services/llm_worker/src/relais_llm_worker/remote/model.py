@@ -88,7 +88,7 @@ class RemoteModel:
 
     async def _chunks(self, run: _Run) -> AsyncGenerator[Chunk]:
         backoff = Backoff()
-        tries = Tries(self._limits.max_failures)
+        tries = Tries(self._limits.max_failures, run.job.deadline_s)
         key_id = run.job.key_id
         last: Server | None = None
         begun = False
@@ -100,7 +100,7 @@ class RemoteModel:
                     async with aclosing(run.one_try(self._client, server)) as chunks:
                         async for chunk in chunks:
                             if chunk is BEGUN:
-                                server.note_good()
+                                server.note_good(key_id)
                             if not begun:
                                 begun = True
                                 yield BEGUN

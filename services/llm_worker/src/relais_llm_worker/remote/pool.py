@@ -11,6 +11,8 @@ from relais_common.errors import NotResumable
 from relais_llm_worker.remote.server import Server
 from relais_llm_worker.remote.tries import Tries
 
+FULL_REST_S = 5.0
+
 
 class Changes:
     """Wakes whoever waits for something to change."""
@@ -35,14 +37,20 @@ class Pool:
         self._changes = changes
         self._placed = 0
         self._resting: Counter[str] = Counter()
+        self._most_resting = sum(server.max_concurrency for server in servers)
+        self._full_until_s = 0.0
 
     def room(self, held: int) -> int:
         """Places free, less the jobs of ours that wait for one already.
 
-        Those that a server has put off take no place from others meanwhile.
+        Those that a server has put off take no place from others meanwhile. Where a key has as many of them as may
+        wait, one job is taken now and then: it may be another key's.
         """
         free = sum(server.free for server in self._up())
-        return free - (held - self._placed - self._resting.total())
+        room = free - (held - self._placed - self._resting.total())
+        if max(self._resting.values(), default=0) < self._most_resting:
+            return room
+        return min(1, room) if asyncio.get_running_loop().time() >= self._full_until_s else 0
 
     @property
     def capacity(self) -> int:
@@ -86,11 +94,12 @@ class Pool:
             NotResumable: none of the servers has this revision, as far as is known.
             RelaisError: every server has refused the request, or has put it off while too many others wait likewise.
         """
-        server = self._choose(tries, revision, avoid)
+        server = self._choose(key_id, tries, revision, avoid)
         if server is None:
-            with self._rest(key_id, tries) if tries.put_off else nullcontext():
-                server = await self._wait(tries, revision, avoid)
-        server.begin()
+            rests = tries.put_off or not all(one.takes(key_id) for one in self._servers)
+            with self._rest(key_id, tries) if rests else nullcontext():
+                server = await self._wait(key_id, tries, revision, avoid)
+        server.begin(key_id)
         self._placed += 1
         try:
             yield server
@@ -98,7 +107,9 @@ class Pool:
             self._placed -= 1
             server.end()
 
-    async def _wait(self, tries: Tries, revision: str | None, avoid: Server | None) -> Server:
+    async def _wait(
+        self, key_id: str, tries: Tries, revision: str | None, avoid: Server | None
+    ) -> Server:
         while True:
             if revision is not None and not any(
                 one.served(self._model).revision == revision for one in self._servers
@@ -112,14 +123,15 @@ class Pool:
                     await self._changes.wait()
             except TimeoutError:
                 pass  # a server that it kept away from may be asked again
-            if (server := self._choose(tries, revision, avoid)) is not None:
+            if (server := self._choose(key_id, tries, revision, avoid)) is not None:
                 return server
 
     @contextmanager
     def _rest(self, key_id: str, tries: Tries) -> Iterator[None]:
         """Count a request that was put off: as many of each key, and twice as many in all, as there are places."""
-        places = sum(server.max_concurrency for server in self._servers)
-        if self._resting[key_id] >= places or self._resting.total() >= 2 * places:
+        most = self._most_resting
+        if self._resting[key_id] >= most or self._resting.total() >= 2 * most:
+            self._full_until_s = asyncio.get_running_loop().time() + FULL_REST_S
             raise tries.given_up()
         self._resting[key_id] += 1
         try:
@@ -136,13 +148,16 @@ class Pool:
     def _up(self) -> list[Server]:
         return [server for server in self._servers if server.why_not(self._model) is None]
 
-    def _choose(self, tries: Tries, revision: str | None, avoid: Server | None) -> Server | None:
+    def _choose(
+        self, key_id: str, tries: Tries, revision: str | None, avoid: Server | None
+    ) -> Server | None:
         fit = [
             server
             for server in self._up()
             if server.free
             and revision in (None, server.served(self._model).revision)
             and tries.fits(server)
+            and server.takes(key_id)
         ]
         # One that refuses is quick, and so nearly always free: it must not draw all requests.
         return min(

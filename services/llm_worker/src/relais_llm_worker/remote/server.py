@@ -30,9 +30,10 @@ class Served:
 
 
 SEVERAL = 3
-"""Different requests in a row that a server must call it busy for before it is let alone."""
-ONE_KEY_REST_S = 2.0
-"""Longest rest where one client's requests alone were refused: it may be that client."""
+"""Requests of a key, or keys, that a server must put off with nothing going well in between, before it is let alone."""
+PACE_S = 1.0
+"""Between two tries of those whose requests were put off, until one goes well."""
+MAX_KEYS = 1000
 LONGEST_REST_S = 60.0
 REST_MARGIN_S = 0.01  # a timer may fire a little early
 
@@ -64,21 +65,31 @@ class Server:
         self._served: Mapping[str, Served] = {}
         self._why_not: Mapping[str, str] = {}
         self.looks = 0
-        self._busy_for: dict[str, str] = {}
-        self._misplaced = False
+        self._put_off: dict[str, set[str]] = {}  # by key: some of its requests since one went well
+        self._keys_put_off: set[str] = set()  # since any request went well
+        self._key_rests_until_s: dict[str, float] = {}
         self._rests_until_s = 0.0
+        self._misplaced = False
         self._changed = changed
 
     @property
     def free(self) -> int:
         """Places free, whether or not it answers: a single one after a rest, until something goes well."""
-        most = 1 if len(self._busy_for) >= SEVERAL else self.max_concurrency
-        return max(0, most - self.running)
+        places = max(0, self.max_concurrency - self.running)
+        return min(1, places) if self._is_doubtful else places
 
     @property
     def refuses(self) -> bool:
         """The last request that it answered was refused. It may be that request, or the server."""
-        return self._misplaced or bool(self._busy_for)
+        return self._misplaced or bool(self._keys_put_off)
+
+    @property
+    def _is_doubtful(self) -> bool:
+        return len(self._keys_put_off) >= SEVERAL
+
+    def takes(self, key_id: str) -> bool:
+        """Whether requests of this key may be tried now."""
+        return asyncio.get_running_loop().time() >= self._key_rests_until_s.get(key_id, 0.0)
 
     def why_not(self, model: str) -> str | None:
         """Why this server cannot run the model now; None where it can."""
@@ -92,25 +103,40 @@ class Server:
         """The model as it was when the server answered last."""
         return self._served.get(model, Served())
 
-    def note_good(self) -> None:
-        """It has begun to answer a request."""
+    def note_good(self, key_id: str) -> None:
+        """It has begun to answer a request of this key."""
         self._misplaced = False
-        self._busy_for.clear()
+        rested = self._key_rests_until_s.pop(key_id, None) is not None or self._is_doubtful
+        self._put_off.pop(key_id, None)
+        self._keys_put_off.clear()
+        if rested:
+            self._changed()
 
     def note_busy(self, channel_id: str, key_id: str, retry_after_s: float | None) -> None:
-        """It will take a request later. It is let alone only where several say so, with nothing in between."""
-        self._busy_for.setdefault(channel_id, key_id)
-        if len(self._busy_for) < SEVERAL:
-            return
-        one_key = len(set(self._busy_for.values())) == 1
-        rest_s = min(retry_after_s or 1.0, ONE_KEY_REST_S if one_key else LONGEST_REST_S)
-        # A set that says no more than it does already; requests without an end would fill it.
-        while len(self._busy_for) > SEVERAL:
-            del self._busy_for[next(iter(self._busy_for))]
+        """It will take a request later.
+
+        After several of one key, that key's others wait; after some of several keys, everybody's.
+        """
+        requests = self._put_off.setdefault(key_id, set())
+        if len(requests) < SEVERAL:
+            requests.add(channel_id)
+        self._keys_put_off.add(key_id)
+        while len(self._put_off) > MAX_KEYS:
+            oldest = next(iter(self._put_off))
+            del self._put_off[oldest]
+            self._key_rests_until_s.pop(oldest, None)
+        self._rest(key_id, min(retry_after_s or PACE_S, LONGEST_REST_S))
+
+    def _rest(self, key_id: str, rest_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self._rests_until_s = loop.time() + rest_s
-        # Whoever waits looks again then.
-        loop.call_later(rest_s + REST_MARGIN_S, self._changed)
+        by_key = len(self._put_off.get(key_id, ())) >= SEVERAL
+        if by_key:
+            self._key_rests_until_s[key_id] = loop.time() + rest_s
+        if self._is_doubtful:
+            self._rests_until_s = loop.time() + rest_s
+        if by_key or self._is_doubtful:
+            # Whoever waits looks again then.
+            loop.call_later(rest_s + REST_MARGIN_S, self._changed)
 
     def note_misplaced(self, reason: str) -> None:
         """It refuses this deployment, or one request in a way that looks like it: others go elsewhere if they can."""
@@ -161,8 +187,10 @@ class Server:
         self.looks += 1
         self._doubt.set()
 
-    def begin(self) -> None:
+    def begin(self, key_id: str) -> None:
         self.running += 1
+        # Until one has gone well, one at a time.
+        self._rest(key_id, PACE_S)
 
     def end(self) -> None:
         self.running -= 1

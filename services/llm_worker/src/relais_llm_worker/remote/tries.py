@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from relais_common.errors import EngineFailed, RelaisError, UpstreamUnavailable
 from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
-from relais_llm_worker.remote.server import LONGEST_REST_S, Server
+from relais_llm_worker.remote.server import Server
 
 MAX_BUSY = 6
 """Tries in a row that servers may put off."""
 MAX_TRIES = 20
 """In a row, whatever became of each: of them all, nothing came."""
+LONGEST_PATIENCE_S = 60.0
+"""From the first of them; half of the request's deadline where that is sooner, so that its client learns why."""
 FIRST_REST_S = 0.5
 LONGEST_OWN_REST_S = 8.0
 
@@ -31,10 +33,13 @@ class Tries:
 
     Args:
         max_lost: tries in a row that may end with a server lost.
+        deadline_s: of the request.
     """
 
-    def __init__(self, max_lost: int) -> None:
+    def __init__(self, max_lost: int, deadline_s: float) -> None:
         self._max_lost = max_lost
+        self._patience_s = min(LONGEST_PATIENCE_S, deadline_s / 2)
+        self._busy_since_s = 0.0
         self._away: dict[Server, _Away] = {}
         self._lost = self._busy = self._all = 0
         self._error: RelaisError | None = None
@@ -80,13 +85,16 @@ class Tries:
         match error:
             case Busy():
                 self._busy += 1
+                if self._busy == 1:
+                    self._busy_since_s = loop.time()
                 rest_s = min(FIRST_REST_S * 2.0 ** (self._busy - 1), LONGEST_OWN_REST_S)
                 if error.retry_after_s is not None:
                     rest_s = error.retry_after_s
                 away.until_s = loop.time() + rest_s
                 if self._busy >= MAX_BUSY:
                     raise self.given_up()
-                if rest_s > LONGEST_REST_S:
+                # Nothing is asked before the time that a server names: there is only another server then.
+                if away.until_s - self._busy_since_s > self._patience_s:
                     away.until_s = math.inf
             case Misplaced():
                 away.until_s = math.inf
@@ -104,4 +112,4 @@ class Tries:
 
     def given_up(self) -> RelaisError:
         """What the client is told where no server is left to ask."""
-        return self._error or UpstreamUnavailable("the model's servers cannot be reached")
+        return self._error or UpstreamUnavailable("the model's servers take no more requests now")
