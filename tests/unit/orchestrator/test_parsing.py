@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from relais_common.errors import InvalidRequest
+from relais_common.errors import InvalidRequest, PayloadTooLarge
 from relais_common.jobs import Message, OnDisconnect, Priority
-from relais_orchestrator.parsing import MAX_PARAM_LENGTH, parse_body
+from relais_orchestrator.parsing import (
+    MAX_CONTAINERS,
+    MAX_PARAM_LENGTH,
+    MAX_STRINGS,
+    MAX_VALUES,
+    parse_body,
+)
 from relais_orchestrator.schemas.native import SubmitRequest
 from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 
@@ -198,3 +204,29 @@ def test_whole_numbers_are_integers_however_they_are_written() -> None:
     for value in (2.5, 1e300, float("inf"), True, "2"):
         error = chat(max_tokens=value)
         assert (error.param, error.code) == ("max_tokens", "invalid_type")
+
+
+MANY = {
+    "lists": b"[" + b"[]," * MAX_CONTAINERS + b"1]",
+    "objects": b"[" + b"{}," * MAX_CONTAINERS + b"1]",
+    "texts": b"[" + b'"",' * MAX_STRINGS + b"1]",
+    "names": b"{" + b'"a":1,' * MAX_STRINGS + b'"a":1}',
+    "values": b"[" + b"1," * (MAX_VALUES + 1) + b"1]",
+}
+
+
+@pytest.mark.parametrize("many", MANY.values(), ids=MANY)
+def test_body_of_too_many_parts_is_refused_before_it_is_parsed(
+    many: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = b'{"model":"m","prompt":"","x":' + many + b"}"
+    monkeypatch.setattr(CompletionRequest, "model_validate_json", None)
+    with pytest.raises(PayloadTooLarge):
+        parse_body(CompletionRequest, body)
+
+
+@pytest.mark.parametrize("many", MANY.values(), ids=MANY)
+def test_the_same_within_a_text_is_a_text(many: bytes) -> None:
+    for text in (many.decode(), many.decode().replace('"', "\\"), "\\\\" + many.decode()):
+        body = json.dumps({"model": "m", "prompt": text}).encode()
+        assert parse_body(CompletionRequest, body).prompt == text
