@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import pytest
 
 from relais_llm_worker.engine_deterministic import answer_text
+from relais_orchestrator.openapi.route import Access
+from relais_orchestrator.routes import ROUTES
 from support.native_client import events_url, state_of, submit
 from support.nginx import MAX_BODY_BYTES, nginx_before
 from support.process_stack import DETERMINISTIC, MODEL, Starter
@@ -166,3 +169,90 @@ async def test_the_client_s_address_is_logged_where_the_proxy_is_trusted_alone(
     assert '"client":"198.51.100.7"' in trusting.log_tail()
     assert '"client":"127.0.0.1"' in wary.log_tail()
     assert "203.0.113.9" not in trusting.log_tail() + wary.log_tail()
+
+
+CLOSED = ("/metrics", "/readyz", "/v1/admin/queues", "/v1/kpis")
+DETOURS = (
+    "{root}{closed}",
+    "{root}/{closed}",
+    "{root}//x{closed}",
+    "{root}/%2f{closed}",
+    "{root}/.{closed}",
+    "{root}/%2e{closed}",
+    "{root}/x/..{closed}",
+    "{root}/x/%2e%2e{closed}",
+    "{root}/x/..;{closed}",
+    "{root}/v1/models/..%2f..{closed}",
+    "{root}/v1/models/x/../../..{closed}",
+    "{root}/docs/..{closed}",
+    "{root}/docs//x{closed}",
+    "{root}/docs/%2e%2e{closed}",
+    "{root}/docs/..%2f{closed}",
+    "{root}/v1/models/x%00/../../..{closed}",
+    "{root}{closed}/",
+    "{root}{closed}/.",
+    "{root}{closed}%20",
+    "{root}{closed}%00",
+    "{root}{closed};x",
+    "{root}{closed}?/v1/models",
+    "{root}{closed}%3f/v1/models",
+    "{root}\\..{closed}",
+    "/x/..{root}{closed}",
+    "//x{root}{closed}",
+    "{closed}",
+    "/{closed}",
+    "//x{closed}",
+    "http://x{root}{closed}",
+    "http://x{root}//y{closed}",
+    "http://x{closed}",
+)
+"""Ways to say a closed path that a proxy and the server behind it might read differently."""
+
+
+async def answer_of(port: int, method: str, target: str) -> bytes:
+    """The target goes out as it stands, which no client library would do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer any\r\nConnection: close\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(60):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def status_of(port: int, target: str) -> int:
+    return int((await answer_of(port, "GET", target)).split()[1])
+
+
+@pytest.mark.parametrize("root_path", [ROOT_PATH, ""])
+async def test_no_detour_leads_to_what_is_not_for_the_public(
+    root_path: str, start: Starter, tmp_path: Path
+) -> None:
+    front = start("orchestrator", API_ROOT_PATH=root_path)
+    with nginx_before([front.url], tmp_path, root_path=root_path) as base:
+        port = urlsplit(base).port
+        assert port is not None
+        for closed in CLOSED:
+            for detour in DETOURS:
+                target = detour.format(root=root_path, closed=closed)
+                status = await status_of(port, target)
+                assert status in (400, 404), f"{target}: {status}"
+                # Nor does it without nginx, unless it is a name of the path itself.
+                plain = target.removeprefix("http://x").partition("?")[0]
+                if plain not in (closed, root_path + closed):
+                    status = await status_of(front.port, target)
+                    assert status in (400, 404), f"{target}: {status} without nginx"
+
+
+async def test_every_public_route_and_no_other_is_passed_on(start: Starter, tmp_path: Path) -> None:
+    front = start("orchestrator", API_ROOT_PATH=ROOT_PATH)
+    with nginx_before([front.url], tmp_path, root_path=ROOT_PATH) as base:
+        port = urlsplit(base).port
+        assert port is not None
+        for route in ROUTES:
+            target = ROOT_PATH + route.template.format(channel_id="x", model="org/name")
+            passed = b"OpenAI-Processing-Ms" in await answer_of(port, route.method, target)
+            private = route.access is Access.ADMIN or route.path in ("/metrics", "/readyz")
+            assert passed is not private, target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relais_common.errors import SettingsError
-from relais_orchestrator.behind_proxy import TrustedProxies
+from relais_orchestrator.behind_proxy import TrustedProxies, is_plain
 from relais_orchestrator.settings import read_settings
 
 TRUSTED = TrustedProxies.parse(["127.0.0.1", "10.0.0.0/8", "::1"])
@@ -51,3 +51,42 @@ def test_a_star_trusts_the_whole_chain() -> None:
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v1/models/org/name",
+        "/v1/models/org%2Fname",
+        "/v1/...",
+        "/docs/a.b",
+        "*",
+        "",
+        "/a%20b",
+    ],
+)
+def test_a_path_that_all_servers_read_alike_is_plain(path: str) -> None:
+    assert is_plain(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//x/metrics",
+        "/v1//admin",
+        "/v1/./admin",
+        "/v1/../metrics",
+        "/v1/..;/metrics",
+        "/v1/%2E%2e/metrics",
+        "/v1/.%2e",
+        "/v1/admin%2fqueues",
+        "/v1/models/..%2f..%2fmetrics",
+        "/v1/models/x%2F%2f",
+        "/v1\\admin",
+        "/v1%5Cadmin",
+        "/metrics%00",
+    ],
+)
+def test_a_path_that_servers_read_differently_is_not(path: str) -> None:
+    assert not is_plain(path)

@@ -32,7 +32,7 @@ async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
             over.set()
         return out.response
 
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[web.middleware(problems)])
     app.add_routes([web.get("/", stream)])
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):

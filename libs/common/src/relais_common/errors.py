@@ -150,6 +150,14 @@ class IdempotencyConflict(RelaisError):
     code = "idempotency_key_reused"
 
 
+class RequestTimeout(RelaisError):
+    """The body did not come in time; the connection is closed."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
+
+
 class PayloadTooLarge(RelaisError):
     """The body is over the bound that holds at the door."""
 
@@ -159,7 +167,7 @@ class PayloadTooLarge(RelaisError):
 
 
 class UnsupportedMediaType(RelaisError):
-    """The body is not declared as JSON."""
+    """The body is not declared as JSON, or is compressed."""
 
     status = 415
     type = "invalid_request_error"
@@ -207,6 +215,21 @@ class TooManyStreams(RelaisError):
     status = 429
     type = "rate_limit_error"
     code = "too_many_streams"
+
+
+class TooManyBytes(RelaisError):
+    """The key's bodies that are being read and its answers that wait to be read are as large as they may be, here."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_bytes"
+
+
+class ServerBusy(RelaisError):
+    """This server holds as many bytes of bodies and answers as it may; another one may have room."""
+
+    status = 503
+    code = "server_busy"
 
 
 class TokensOverLimit(InvalidRequest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,14 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from relais_common.connections import BoundedRunner, ConnectionBounds
+from relais_common.lifecycle import cancel_and_wait
 from relais_common.metrics.exposition import add_metrics_route
+
+BOUNDS = ConnectionBounds(
+    most=200, most_per_address=100, idle_timeout_s=75, write_timeout_s=30, linger_bytes=64 << 10
+)
+"""Of a server that only probes and Prometheus ask."""
 
 Check = Callable[[], Awaitable[str | None]]
 """Says why the process is not ready, or None where it is."""
@@ -48,11 +56,15 @@ async def open_health_server(
     app = web.Application()
     add_health_routes(app, ready)
     add_metrics_route(app, registry)
-    runner = web.AppRunner(app, access_log=None)
+    runner = BoundedRunner(app, BOUNDS, shutdown_timeout_s=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        yield runner.addresses[0][1]
+        cutting = asyncio.create_task(runner.cut_unread())
+        try:
+            yield runner.addresses[0][1]
+        finally:
+            await cancel_and_wait(cutting)
     finally:
         await runner.cleanup()

@@ -12,6 +12,7 @@ from relais_common.errors import ChannelNotFound, Forbidden
 from relais_common.jobs import ChannelState
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.auth import Caller
+from relais_orchestrator.held import HOLDER
 from relais_orchestrator.request_ids import call_by_channel
 
 KeyCheck = Callable[[], None]
@@ -20,7 +21,9 @@ KeyCheck = Callable[[], None]
 
 def caller_of(request: web.Request) -> Caller:
     """Raises Unauthorized."""
-    return request.app[PARTS].key_ring.identify(request.headers.get("Authorization"))
+    caller = request.app[PARTS].key_ring.identify(request.headers.get("Authorization"))
+    request[HOLDER] = caller.key_id
+    return caller
 
 
 def admin_key_id(request: web.Request) -> str:

@@ -22,24 +22,27 @@ from relais_common.redis_store import RedisStore, open_store
 from relais_orchestrator import rate_headers, request_ids
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.auth import EventsUrlSigner, KeyRing
+from relais_orchestrator.bodies import expect_body
 from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.cors import allow_origins
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
+from relais_orchestrator.held import HeldBytes
 from relais_orchestrator.http_errors import Runner
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.key_file import KeyFile
 from relais_orchestrator.kpi_reader import KpiReader, open_kpis
+from relais_orchestrator.large_answers import hold_answers
 from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
 from relais_orchestrator.model_states import ModelStates
 from relais_orchestrator.open_files import allow_most_open_files
 from relais_orchestrator.openapi.docs_page import add_docs_page
 from relais_orchestrator.openapi.document import Deployment, build_document
 from relais_orchestrator.openapi.handlers import DOCUMENT, Document
-from relais_orchestrator.problems import problems
 from relais_orchestrator.reading.readers import Readers, open_readers
 from relais_orchestrator.refused import Refused
 from relais_orchestrator.routes import ROUTES
+from relais_orchestrator.screening import screen
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams import Streams
 from relais_orchestrator.tracing.running import writing_traces
@@ -94,6 +97,7 @@ def create_parts(
         drain=drain,
         streams=Streams(settings.limits.max_streams_per_key),
         readers=readers,
+        held=HeldBytes(settings.limits.max_held_bytes_per_key),
         accounts=store.accounts,
         kpis=kpis,
         started_at_s=int(time.time()),
@@ -103,11 +107,17 @@ def create_parts(
 def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
     """The HTTP application over parts that are already open."""
     refused = Refused(parts.settings.limits.max_body_bytes)
-    app = web.Application(middlewares=[problems, metrics.middleware, refused.middleware])
+    app = web.Application(
+        middlewares=[metrics.middleware, screen, hold_answers, refused.middleware]
+    )
     app[PARTS] = parts
     app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp))
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
-    app.add_routes(route.to_aiohttp() for route in ROUTES if route.handler is not None)
+    app.add_routes(
+        route.to_aiohttp(expect_handler=expect_body)
+        for route in ROUTES
+        if route.handler is not None
+    )
     add_docs_page(app, parts.settings.proxy.root_path)
 
     async def ready() -> str | None:
@@ -161,7 +171,12 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         parts = create_parts(
             settings, store, await _secret(store), key_ring, catalogue, metrics, kpis, readers
         )
-        runner = Runner(create_app(parts, store, metrics), settings.proxy, shutdown_timeout_s=1.0)
+        runner = Runner(
+            create_app(parts, store, metrics),
+            settings.connections,
+            settings.proxy,
+            shutdown_timeout_s=1.0,
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
@@ -174,6 +189,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                         stay_present(store.presence, model, parts.watcher.watcher_id)
                         for model in settings.models
                     ),
+                    runner.cut_unread(),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,

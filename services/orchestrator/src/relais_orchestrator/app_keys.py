@@ -11,6 +11,7 @@ from relais_orchestrator.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.catalogue import Catalogue
 from relais_orchestrator.drain import Drain
 from relais_orchestrator.follow import Follower
+from relais_orchestrator.held import HeldBytes
 from relais_orchestrator.intake import Intake
 from relais_orchestrator.kpi_reader import KpiReader
 from relais_orchestrator.model_states import ModelStates
@@ -38,6 +39,7 @@ class Parts:
     drain: Drain
     streams: Streams
     readers: Readers
+    held: HeldBytes
     accounts: Accounts
     kpis: KpiReader | None
     started_at_s: int

@@ -6,6 +6,7 @@ No absolute URL is ever made, so `X-Forwarded-Proto` and `X-Forwarded-Host` woul
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,23 @@ from aiohttp import web
 from yarl import URL
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_AMBIGUOUS = re.compile(
+    r"(?:/|%2f){2}|\\|%5c|%00|(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|;|$)", re.IGNORECASE
+)
+_MODEL = "/v1/models/"
+
+
+def is_plain(path: str) -> bool:
+    """Whether every server reads this encoded path alike.
+
+    A proxy closes paths after it has merged slashes, resolved dots and decoded. It passes the path on as it came; what
+    the two may read differently is refused, so that no closed path has a second name. A model's name may hold an
+    encoded slash.
+    """
+    if _AMBIGUOUS.search(path):
+        return False
+    return path.startswith(_MODEL) or "%2f" not in path.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +52,11 @@ class TrustedProxies:
             return cls(everybody=True)
         return cls(tuple(ipaddress.ip_network(entry) for entry in entries))
 
-    def __contains__(self, address: str) -> bool:
+    def __contains__(self, address: object) -> bool:
         if self.everybody:
             return True
         try:
-            known = ipaddress.ip_address(address)
+            known = ipaddress.ip_address(str(address))
         except ValueError:
             return False
         return any(known in network for network in self.networks)
@@ -82,10 +100,12 @@ class BehindProxy:
 
     def as_meant(self, request: web.BaseRequest) -> web.BaseRequest:
         """The request that the client sent to the proxy."""
-        path = request.rel_url.raw_path
+        url = request.rel_url
+        path = url.raw_path
         if self.root_path and (path == self.root_path or path.startswith(self.root_path + "/")):
-            rest = request.raw_path[len(self.root_path) :]
-            meant = URL(rest if rest.startswith("/") else "/" + rest, encoded=True)
+            rest = path[len(self.root_path) :] or "/"
+            # Not parsed again: what follows two slashes would be read as a host.
+            meant = URL.build(path=rest, query_string=url.raw_query_string, encoded=True)
             request = request.clone(rel_url=meant)
         if "X-Forwarded-For" in request.headers and request.remote is not None:
             forwarded_for = ",".join(request.headers.getall("X-Forwarded-For"))

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+
+from aiohttp import HttpVersion11, web
 
 from relais_common.errors import (
     InvalidRequest,
     ModelNotFound,
     PayloadTooLarge,
+    RequestTimeout,
     UnsupportedMediaType,
 )
 from relais_orchestrator.access import caller_of
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.drafts import Asked
+from relais_orchestrator.held import HOLDER
 from relais_orchestrator.parsing import model_of
 from relais_orchestrator.reading import Reading
 
 JSON_TYPE = "application/json"
 
 
+async def expect_body(request: web.Request) -> None:
+    """Answer `Expect`: only `read_body` asks for the body, once the client has shown a key.
+
+    Raises:
+        web.HTTPExpectationFailed: the client expects something else than `100-continue`.
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+
+
 async def read_body(request: web.Request) -> bytes:
     """The raw body. The request does not keep it, as `request.read()` would have it do.
 
     Raises:
-        PayloadTooLarge: over the application's bound; nothing past it is read.
+        PayloadTooLarge: over the application's bound; nothing past it is kept.
+        RequestTimeout: it did not come in time.
+        TooManyBytes, ServerBusy: too many bytes are held already.
         UnsupportedMediaType: it says that it is something else than JSON.
         InvalidRequest: its bytes are not what its headers say.
     """
@@ -32,16 +48,29 @@ async def read_body(request: web.Request) -> bytes:
     stated = request.headers.get("Content-Type", JSON_TYPE).partition(";")[0].strip().lower()
     if stated not in (JSON_TYPE, "application/octet-stream"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
-    limit = request.app[PARTS].settings.limits.max_body_bytes
+    parts = request.app[PARTS]
+    limit, timeout_s = parts.settings.limits.max_body_bytes, parts.settings.limits.body_timeout_s
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    if (request.content_length or 0) > limit:
+        raise too_large
+    if "Expect" in request.headers and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The answer itself has not begun.
+        request.writer.output_size = 0
     body = bytearray()
     try:
-        while chunk := await request.content.readany():
-            body += chunk
-            if len(body) > limit:
-                raise PayloadTooLarge(f"the body is larger than {limit} bytes")
+        with parts.held.of(request.get(HOLDER, "")) as held:
+            async with asyncio.timeout(timeout_s):
+                while chunk := await request.content.readany():
+                    held.add(len(chunk))
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not come within {timeout_s:g} s") from None
     except web.RequestPayloadError:
         raise InvalidRequest(
-            "the body is cut, or not in its Content-Encoding or Transfer-Encoding",
+            "the body is cut, or not in its Transfer-Encoding",
             code="invalid_body",
         ) from None
     return bytes(body)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import sys
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -20,6 +19,7 @@ from relais_orchestrator import rate_headers
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import read_asked
 from relais_orchestrator.drafts import Asked
+from relais_orchestrator.large_answers import send_json
 from relais_orchestrator.openai.answers import QUEUE_MS, Answer
 from relais_orchestrator.reading import Reading
 from relais_orchestrator.request_ids import call_by_channel
@@ -30,9 +30,6 @@ from relais_orchestrator.schemas.embeddings import (
     RerankResult,
     ScoreList,
 )
-
-FLOATS_PER_TURN = 1 << 15
-"""Written as JSON between two looks of the event loop at everybody else: some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class _Done:
         return {QUEUE_MS: str(int(self.completed.timings.queue_s * 1000))}
 
 
-async def embeddings(request: web.Request) -> web.Response:
+async def embeddings(request: web.Request) -> web.StreamResponse:
     """One vector for each input."""
     asked, done = await _ask(request, Reading.EMBEDDINGS)
     tail = orjson.dumps(
@@ -73,17 +70,15 @@ async def embeddings(request: web.Request) -> web.Response:
             "timings": done.completed.timings,
         }
     )
-    rows = [
-        b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row)
-        for index, row in enumerate(
-            await as_json(done.packed, done.shape, base64_rows=asked.base64)
-        )
-    ]
-    return web.Response(
-        body=b'{"object":"list","data":[%b],%b' % (b",".join(rows), tail[1:]),
-        headers=done.headers,
-        content_type="application/json",
-    )
+
+    def text() -> Iterator[bytes]:
+        yield b'{"object":"list","data":['
+        for index, row in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64)):
+            comma = b"," if index else b""
+            yield b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, row)
+        yield b"],%b" % tail[1:]
+
+    return await send_json(request, text(), holds_bytes=len(done.packed), headers=done.headers)
 
 
 async def rerank(request: web.Request) -> web.Response:
@@ -153,19 +148,12 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
         return asked, _Done(accepted.channel_id, completed, completed.vectors, packed)
 
 
-async def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Sequence[bytes]:
+def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:
     """Each vector as JSON: an array of numbers, or a string in base64."""
     size = 4 * shape.dimensions
-    rows: list[bytes] = []
-    for index in range(shape.count):
-        row = packed[index * size : (index + 1) * size]
-        if base64_rows:
-            rows.append(b'"%b"' % base64.b64encode(row))
-        else:
-            rows.append(orjson.dumps(unpack(row)))
-        if (index + 1) % max(1, FLOATS_PER_TURN // shape.dimensions) == 0:
-            await asyncio.sleep(0)
-    return rows
+    for start in range(0, shape.count * size, size):
+        row = packed[start : start + size]
+        yield b'"%b"' % base64.b64encode(row) if base64_rows else orjson.dumps(unpack(row))
 
 
 def unpack(packed: bytes) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from aiohttp import web
 
 from relais_common.errors import VectorsNotFound
@@ -13,6 +15,7 @@ from relais_orchestrator.access import own_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.bodies import read_asked
 from relais_orchestrator.embeddings import as_json
+from relais_orchestrator.large_answers import send_json
 from relais_orchestrator.reading import Reading
 from relais_orchestrator.request_ids import call_by_channel
 from relais_orchestrator.responses import error_body, json_response
@@ -107,7 +110,7 @@ def _vectors_body(channel_id: str, completed: Completed) -> VectorsResult | None
     }
 
 
-async def vectors(request: web.Request) -> web.Response:
+async def vectors(request: web.Request) -> web.StreamResponse:
     """`GET /v1/channels/{channel_id}/vectors`: JSON, or packed where `Accept` names `application/octet-stream`."""
     state = await own_channel(request)
     outcome = None if state.outcome is None else codec.decode_event(state.outcome)
@@ -117,6 +120,11 @@ async def vectors(request: web.Request) -> web.Response:
         raise VectorsNotFound("this request has no vectors, or not yet", param="channel_id")
     if "application/octet-stream" in request.headers.get("Accept", ""):
         return web.Response(body=packed, content_type="application/octet-stream")
-    rows = await as_json(packed, shape, base64_rows=False)
-    head = b'{"count":%d,"dimensions":%d,"vectors":[' % (shape.count, shape.dimensions)
-    return web.Response(body=head + b",".join(rows) + b"]}", content_type="application/json")
+
+    def text() -> Iterator[bytes]:
+        yield b'{"count":%d,"dimensions":%d,"vectors":[' % (shape.count, shape.dimensions)
+        for index, row in enumerate(as_json(packed, shape, base64_rows=False)):
+            yield b"," + row if index else row
+        yield b"]}"
+
+    return await send_json(request, text(), holds_bytes=len(packed))

@@ -1,6 +1,6 @@
 """Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback.
 
-The outermost middleware: a request gets its name here, too.
+It stands around the whole application. A request gets its name here, too.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from relais_common.connections import INTERNAL
 from relais_common.errors import (
     ErrorInfo,
-    InternalError,
     MethodNotAllowed,
     NotFound,
     RateLimited,
@@ -19,14 +19,18 @@ from relais_common.errors import (
 )
 from relais_orchestrator import rate_headers, request_ids
 from relais_orchestrator.responses import error_response
-from relais_orchestrator.sse import RESPONSE_BEGUN
 
 log = structlog.get_logger(__name__)
 
-INTERNAL = InternalError("something went wrong on our side").info
+EXPECTATION_FAILED = ErrorInfo(
+    "the only thing to expect is 100-continue",
+    "invalid_request_error",
+    "Expect",
+    "expectation_failed",
+    417,
+)
 
 
-@web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     request_ids.begin(request)
     try:
@@ -44,6 +48,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         response = error_response(MethodNotAllowed(f"{request.path} takes {allowed}").info)
         response.headers["Allow"] = allowed
         return response
+    except web.HTTPExpectationFailed:
+        return error_response(EXPECTATION_FAILED)
     except web.HTTPException as error:
         info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
         return error_response(info)
@@ -53,6 +59,6 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return error_response(INTERNAL)
     except Exception:
         log.exception("request_crashed", path=request.path)
-        if request.get(RESPONSE_BEGUN):
+        if request.writer.output_size > 0:
             raise
         return error_response(INTERNAL)

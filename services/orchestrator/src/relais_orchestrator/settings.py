@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relais_common import environ, logs
+from relais_common.connections import ConnectionBounds
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
 from relais_common.llm_table import read_mapping
@@ -25,11 +26,15 @@ class Limits:
     """Bounds on what is accepted, and how long things are kept.
 
     Attributes:
+        body_timeout_s: how long a client may take to send a body.
+        max_held_bytes_per_key: of bodies being read and answers waiting to be read, at this process.
         max_streams_per_key: open at this process.
         reserved_output_tokens: taken out of a key's minute for a request that names no `max_tokens`, until its end.
     """
 
     max_body_bytes: int
+    body_timeout_s: float
+    max_held_bytes_per_key: int
     max_embedding_inputs: int
     max_waiting: int
     max_inflight_per_key: int
@@ -73,6 +78,7 @@ class Settings:
     host: str
     port: int
     proxy: BehindProxy
+    connections: ConnectionBounds
     cors_allow_origins: tuple[str, ...]
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
@@ -97,6 +103,8 @@ def read_settings(env: Environ) -> Settings:
         raise SettingsError(f"API_KEYS is not set; with ENV={name} it names the file of keys")
     max_body_bytes = environ.integer(env, "MAX_BODY_BYTES", 4 << 20, at_least=1024)
     log_ttl_s = environ.number(env, "LOG_TTL_S", 600, at_least=1)
+    write_timeout_s = environ.number(env, "WRITE_TIMEOUT_S", 30, at_least=0.1, at_most=3600)
+    trusted = _trusted_proxies(env)
     return Settings(
         env=name,
         redis=RedisSettings(url=environ.redis_url(env)),
@@ -107,7 +115,15 @@ def read_settings(env: Environ) -> Settings:
         ),
         host=environ.text(env, "API_HOST", "127.0.0.1"),
         port=environ.integer(env, "API_PORT", 8080, at_most=65535),
-        proxy=BehindProxy(_root_path(env), _trusted_proxies(env)),
+        proxy=BehindProxy(_root_path(env), trusted),
+        connections=ConnectionBounds(
+            most=environ.integer(env, "MAX_CONNECTIONS", 16_384, at_least=1),
+            most_per_address=environ.integer(env, "MAX_CONNECTIONS_PER_ADDRESS", 1000, at_least=1),
+            proxies=trusted,
+            idle_timeout_s=environ.number(env, "IDLE_TIMEOUT_S", 75, at_least=0.1, at_most=3600),
+            write_timeout_s=write_timeout_s,
+            linger_bytes=max_body_bytes,
+        ),
         cors_allow_origins=_origins(env),
         models=environ.models(env),
         embedding_models=environ.embedding_models(env),
@@ -115,6 +131,13 @@ def read_settings(env: Environ) -> Settings:
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=max_body_bytes,
+            body_timeout_s=environ.number(env, "BODY_TIMEOUT_S", 60, at_least=0.1, at_most=3600),
+            max_held_bytes_per_key=environ.integer(
+                env,
+                "MAX_HELD_BYTES_PER_KEY",
+                max(64 << 20, 4 * max_body_bytes),
+                at_least=max_body_bytes,
+            ),
             max_embedding_inputs=environ.integer(
                 env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1, at_most=MAX_INPUTS
             ),
@@ -132,7 +155,7 @@ def read_settings(env: Environ) -> Settings:
         ),
         streaming=Streaming(
             keepalive_s=environ.number(env, "KEEPALIVE_S", 10, at_least=0.1, at_most=600),
-            write_timeout_s=environ.number(env, "WRITE_TIMEOUT_S", 30, at_least=0.1, at_most=3600),
+            write_timeout_s=write_timeout_s,
             watch_lease_s=environ.number(env, "WATCH_LEASE_S", 30, at_least=0.5, at_most=3600),
             events_url_ttl_s=environ.number(env, "EVENTS_URL_TTL_S", 3600, at_least=1),
         ),

@@ -97,8 +97,6 @@ class EventStream:
         # Made here, not before: where many responses are made before the first gets all its attributes, CPython gives
         # each of them a dictionary of its own.
         self.response = web.StreamResponse(headers={**HEADERS, **(headers or {})})
-        # Compression would hold tokens back.
-        self.response.enable_chunked_encoding()
         self.begun = True
         self._request[RESPONSE_BEGUN] = True
         self.traffic.begun += 1

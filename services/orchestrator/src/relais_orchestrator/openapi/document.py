@@ -16,6 +16,9 @@ from relais_common.errors import (
     InvalidRequest,
     PayloadTooLarge,
     RelaisError,
+    RequestTimeout,
+    ServerBusy,
+    TooManyBytes,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -308,7 +311,8 @@ def _errors_by_status(route: Route) -> Mapping[int, list[type[RelaisError]]]:
     if route.access is Access.ADMIN:
         errors.append(Forbidden)
     if route.body is not None:
-        errors += [InvalidRequest, PayloadTooLarge, UnsupportedMediaType]
+        errors += [InvalidRequest, RequestTimeout, PayloadTooLarge, UnsupportedMediaType]
+        errors += [TooManyBytes, ServerBusy]
     found: dict[int, list[type[RelaisError]]] = {}
     for error in dict.fromkeys(errors):
         found.setdefault(error.status, []).append(error)

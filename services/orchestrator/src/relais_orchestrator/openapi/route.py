@@ -118,9 +118,9 @@ class Route:
         streams = any(answer.events is not None for answer in self.answers)
         return ("GET", "HEAD") if self.method == "GET" and not streams else (self.method,)
 
-    def to_aiohttp(self) -> web.RouteDef:
-        """For `Application.add_routes`."""
+    def to_aiohttp(self, **options: Any) -> web.RouteDef:
+        """For `Application.add_routes`, with options of aiohttp."""
         assert self.handler is not None
         if self.method != "GET":
-            return web.route(self.method, self.path, self.handler)
-        return web.get(self.path, self.handler, allow_head="HEAD" in self.methods)
+            return web.route(self.method, self.path, self.handler, **options)
+        return web.get(self.path, self.handler, allow_head="HEAD" in self.methods, **options)

@@ -1,0 +1,61 @@
+"""Large answers: counted against their key until the client has taken them, and made in pieces where they can be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.held import HOLDER
+
+PIECE_BYTES = 64 << 10
+"""Where a connection asks writers to wait; smaller answers are not counted."""
+
+
+@web.middleware
+async def hold_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count a large answer in one piece until its client has taken it."""
+    response = await handler(request)
+    body = response.body if isinstance(response, web.Response) else None
+    if isinstance(body, bytes) and len(body) > PIECE_BYTES:
+        with request.app[PARTS].held.of(request.get(HOLDER, ""), len(body)):
+            await response.prepare(request)
+            await response.write_eof()
+    return response
+
+
+async def send_json(
+    request: web.Request,
+    parts: Iterable[bytes],
+    *,
+    holds_bytes: int,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """Send JSON that is made while the client takes it, a bounded piece at a time.
+
+    Args:
+        parts: the JSON text, in parts that are made when they are asked for; each takes well under a millisecond.
+        holds_bytes: what `parts` is made of, which counts against the key meanwhile.
+
+    Raises:
+        TooManyBytes, ServerBusy: too many bytes are held already.
+    """
+    with request.app[PARTS].held.of(request.get(HOLDER, ""), holds_bytes):
+        response = web.StreamResponse(headers=headers)
+        response.content_type = "application/json"
+        await response.prepare(request)
+        if request.method != "HEAD":
+            piece = bytearray()
+            for part in parts:
+                piece += part
+                if len(piece) >= PIECE_BYTES:
+                    await response.write(bytes(piece))
+                    piece.clear()
+                    # A client that takes everything at once would leave nobody else a turn.
+                    await asyncio.sleep(0)
+            await response.write(bytes(piece))
+        await response.write_eof()
+        return response

@@ -1,0 +1,228 @@
+"""What connections may cost: silence, trickles, bytes that nobody reads, and their number. Others never notice."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.keys import KeyFile, bearer
+from support.stack import Front, Stack, chat_request
+from support.waiting import wait_until
+
+ONE, TWO = bearer("one"), bearer("two")
+NO_PROXY = {"FORWARDED_ALLOW_IPS": "192.0.2.1"}
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys.json", one={}, two={})
+
+
+@asynccontextmanager
+async def connection(
+    front: Front, *sent: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.port)
+    try:
+        writer.write(b"".join(sent))
+        await writer.drain()
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the server closes."""
+    try:
+        async with asyncio.timeout(60):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+def code_of(answer: bytes) -> str:
+    code: str = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+    return code
+
+
+def head(start: str, *headers: str, **also: str) -> bytes:
+    lines = [start, "Host: x", *headers, *(f"{name}: {value}" for name, value in also.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def upload(size: int, **headers: str) -> bytes:
+    return head("POST /v1/requests HTTP/1.1", f"Content-Length: {size}", **headers)
+
+
+async def test_silent_connections_are_closed_whatever_part_of_a_head_they_sent(
+    stack: Stack,
+) -> None:
+    front = await stack.front(IDLE_TIMEOUT_S="0.5")
+    whole = head("GET /healthz HTTP/1.1")
+    async with AsyncExitStack() as opened:
+        readers = [
+            (await opened.enter_async_context(connection(front, sent)))[0]
+            for sent in (b"", b"GET /v1/mo", whole[:-2], whole, whole + whole[:9])
+        ]
+        answers = await asyncio.gather(*map(everything, readers))
+    assert [answer.count(b"200 OK") for answer in answers] == [0, 0, 0, 1, 1]
+
+
+async def test_a_body_that_trickles_is_408_and_its_connection_is_closed(stack: Stack) -> None:
+    front = await stack.front(BODY_TIMEOUT_S="0.5")
+    async with connection(front, upload(1000), b'{"model"') as (reader, _):
+        answer = await everything(reader)
+    assert b" 408 " in answer
+    assert code_of(answer) == "request_timeout"
+
+
+async def test_bodies_of_one_key_that_stay_unfinished_leave_room_for_the_others(
+    stack: Stack, key_file: KeyFile
+) -> None:
+    limits = {"MAX_BODY_BYTES": "100000", "MAX_HELD_BYTES_PER_KEY": "200000"}
+    front = await stack.front(**key_file.settings, **limits)
+    part = b" " * 60_000
+    async with AsyncExitStack() as opened:
+        for _ in range(3):
+            await opened.enter_async_context(connection(front, upload(100_000, **ONE), part))
+
+        async def is_refused() -> bool:
+            async with connection(front, upload(100_000, **ONE), part) as (reader, _):
+                answer = await everything(reader)
+            assert b"\r\nRetry-After: " in answer
+            return b" 429 " in answer and code_of(answer) == "too_many_bytes"
+
+        await wait_until(is_refused)
+        await front.submit(chat_request(), **TWO)
+    # Those that gave up hold nothing.
+    await wait_until(partial(_takes, front, part))
+
+
+async def _takes(front: Front, part: bytes) -> bool:
+    body = json.dumps(chat_request()).encode() + part
+    async with front.post("/v1/requests", body, headers=ONE) as response:
+        return bool(response.status == 202)
+
+
+async def test_an_answer_that_nobody_reads_is_dropped(stack: Stack) -> None:
+    front = await stack.front(WRITE_TIMEOUT_S="0.5")
+    # So many that no socket buffer holds their answers.
+    asked = head("GET /openapi.json HTTP/1.1") * 100
+    async with connection(front, asked) as (reader, writer):
+        writer.transport.pause_reading()
+
+        async def is_cut() -> bool:
+            try:
+                writer.write(asked[:1])
+                await writer.drain()
+            except ConnectionError:
+                return True
+            return writer.is_closing()
+
+        await wait_until(is_cut, 60)
+    del reader
+
+
+async def test_connections_of_an_address_are_bounded_and_free_when_they_end(stack: Stack) -> None:
+    front = await stack.front(MAX_CONNECTIONS_PER_ADDRESS="3", **NO_PROXY)
+    async with AsyncExitStack() as opened:
+        for _ in range(3):
+            reader, _ = await opened.enter_async_context(
+                connection(front, head("GET /healthz HTTP/1.1"))
+            )
+            assert b"200" in await reader.readline()
+        async with connection(front) as (reader, _):
+            answer = await everything(reader)
+        assert b" 503 " in answer
+        assert code_of(answer) == "too_many_connections"
+
+    async def is_served() -> bool:
+        async with connection(front, head("GET /healthz HTTP/1.1", "Connection: close")) as one:
+            return b" 200 " in await everything(one[0])
+
+    await wait_until(is_served)
+
+
+async def test_a_proxy_stands_for_many_clients_and_all_connections_are_bounded(
+    stack: Stack,
+) -> None:
+    front = await stack.front(MAX_CONNECTIONS_PER_ADDRESS="1", MAX_CONNECTIONS="3")
+    async with AsyncExitStack() as opened:
+        for _ in range(3):
+            reader, _ = await opened.enter_async_context(
+                connection(front, head("GET /healthz HTTP/1.1"))
+            )
+            assert b"200" in await reader.readline()
+        async with connection(front) as (reader, _):
+            assert code_of(await everything(reader)) == "too_many_connections"
+
+
+@pytest.mark.parametrize("target", ["/v1/requests", "/nowhere", "/healthz", "/v1/admin/queues"])
+async def test_compressed_bodies_are_refused_unread_with_no_key(
+    stack: Stack, key_file: KeyFile, target: str
+) -> None:
+    front = await stack.front(**key_file.settings)
+    bomb = gzip.compress(bytes(8 << 20))
+    for method in ("GET", "POST"):
+        start = f"{method} {target} HTTP/1.1"
+        length, encoding = f"Content-Length: {len(bomb)}", "Content-Encoding: gzip"
+        asked = head(start, length, encoding, "Connection: close")
+        async with connection(front, asked, bomb) as (reader, _):
+            answer = await everything(reader)
+        assert b" 405 " in answer or (
+            b" 415 " in answer and code_of(answer) == "unsupported_media_type"
+        )
+
+
+async def test_no_body_is_asked_for_without_a_key(stack: Stack, key_file: KeyFile) -> None:
+    front = await stack.front(**key_file.settings)
+    wait = "Expect: 100-continue"
+    body = json.dumps(chat_request()).encode()
+    async with connection(
+        front, upload(len(body), Expect="100-continue", Connection="close")
+    ) as one:
+        answer = await everything(one[0])
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    asked = head(
+        "POST /v1/requests HTTP/1.1",
+        wait,
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        **ONE,
+    )
+    async with connection(front, asked) as (reader, writer):
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+        writer.write(body)
+        assert b" 202 " in await everything(reader)
+
+
+@pytest.mark.parametrize("target", ["/v1/requests", "/nowhere", "/healthz"])
+async def test_another_expectation_is_417_and_no_error_of_ours(
+    front: Front, caplog: pytest.LogCaptureFixture, target: str
+) -> None:
+    asked = head(f"GET {target} HTTP/1.1", "Expect: x", "Connection: close")
+    async with connection(front, asked) as (reader, _):
+        answer = await everything(reader)
+    assert b" 417 " in answer
+    assert code_of(answer) == "expectation_failed"
+    assert b"\r\nX-Request-Id: " in answer
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+async def test_a_stream_reaches_a_client_of_http_1_0(stack: Stack) -> None:
+    front = await stack.front()
+    await stack.worker()
+    body = json.dumps(chat_request(stream=True, max_tokens=3)).encode()
+    asked = head("POST /v1/chat/completions HTTP/1.0", f"Content-Length: {len(body)}")
+    async with connection(front, asked, body) as (reader, _):
+        answer = await everything(reader)
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert answer.endswith(b"data: [DONE]\n\n")
