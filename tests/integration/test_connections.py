@@ -7,9 +7,10 @@ import gzip
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -37,6 +38,8 @@ async def connection(
         yield reader, writer
     finally:
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
@@ -117,7 +120,7 @@ async def test_an_answer_that_nobody_reads_is_dropped(stack: Stack) -> None:
     # So many that no socket buffer holds their answers.
     asked = head("GET /openapi.json HTTP/1.1") * 100
     async with connection(front, asked) as (reader, writer):
-        writer.transport.pause_reading()
+        cast(asyncio.Transport, writer.transport).pause_reading()
 
         async def is_cut() -> bool:
             try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from relais_common import environ, garbage, logs
+from relais_common import environ, garbage, heap, logs
 from relais_common.environ import Environ
 from relais_common.errors import EngineDead, SettingsError
 from relais_common.health import open_health_server
@@ -131,6 +131,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
 
     registry = new_registry(service)
     garbage.collect_seldom()
+    heap.give_back(heap.WORKER_SMALL_BYTES)
     async with open_health_server(
         settings.health_host, settings.health_port, ready, registry
     ) as port:

@@ -8,7 +8,7 @@ import sys
 import structlog
 import uvloop
 
-from relais_common import garbage
+from relais_common import garbage, heap
 from relais_common.errors import SettingsError
 from relais_common.logs import setup_logs
 from relais_orchestrator.app import run
@@ -20,6 +20,7 @@ def main() -> None:
     try:
         settings = read_settings(os.environ)
         garbage.collect_seldom()
+        heap.give_back()
         setup_logs("orchestrator", level=settings.log_level, form=settings.log_format)
         uvloop.run(run(settings))
     except SettingsError as error:
