@@ -48,10 +48,14 @@ async def _ask_politely(attacker: Attacker, model: str) -> None:
         "max_tokens": 64,
     }
     vectors = {"model": VECTORS, "input": ["a text of some words"] * 8}
+    # Large enough to start whatever an orchestrator keeps for large bodies.
+    long_text = {"model": VECTORS, "input": "word " * 10_000}
+    asks = [("/v1/chat/completions", chat), ("/v1/embeddings", vectors)] * 8
+    asks.append(("/v1/embeddings", long_text))
 
     async def one(number: int) -> None:
         key = ATTACKERS[number % len(ATTACKERS)]
-        path, body = [("/v1/chat/completions", chat), ("/v1/embeddings", vectors)][number % 2]
+        path, body = asks[number % len(asks)]
         await attacker.send(path, body, key=key)
 
     await attacker.over_and_over(one, at_once=REQUESTS_AT_ONCE * len(ATTACKERS))
