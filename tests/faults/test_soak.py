@@ -22,20 +22,3 @@ async def test_nothing_is_lost_under_random_faults() -> None:
     assert soaked.traces == []
     assert soaked.surprises == []
     assert not soaked.errors
-
-
-async def test_nothing_is_lost_beside_attacks() -> None:
-    soaked = await soak(
-        minutes=0,
-        requests=60,
-        every_s=2,
-        seed=8,
-        clients=12,
-        let_expire=False,
-        attacked=True,
-    )
-    assert soaked.problems() == []
-    assert (soaked.kept, len(soaked.outcomes)) == (60, 60)
-    assert soaked.traces == []
-    assert soaked.surprises == []
-    assert not soaked.errors
