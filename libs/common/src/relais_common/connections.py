@@ -109,6 +109,9 @@ class BoundedConnection(RequestHandler):
             await self._drop_body(request, self._manager.bounds.linger_bytes)
         return finished
 
+    def note_cut(self, request: web.BaseRequest | None) -> None:
+        """Called before the connection is cut, with the request whose answer nobody read, if it is not over."""
+
     async def _drop_body(self, request: web.BaseRequest, most: int) -> None:
         # aiohttp would linger too, but by time alone.
         try:
@@ -231,11 +234,12 @@ class BoundedServer(web.Server):
                 taken = -unread if request is None else request.writer.output_size - unread
                 before, seen = stalled.get(connection, (None, 0))
                 seen = seen + 1 if before == taken else 0
-                # Later than a stream's own timeout, which is counted.
-                if seen < tries + 2:
+                if seen < tries:
                     still[connection] = (taken, seen)
                 else:
                     log.info("unread_answer_cut", unread_bytes=unread)
+                    assert isinstance(connection, BoundedConnection)
+                    connection.note_cut(request)
                     transport.abort()
             stalled = still
 

@@ -10,10 +10,16 @@ from relais_common.connections import BoundedConnection, BoundedRunner, Connecti
 from relais_orchestrator.behind_proxy import BehindProxy
 from relais_orchestrator.problems import problems
 from relais_orchestrator.request_ids import SERVER, new_request_id
+from relais_orchestrator.sse import RESPONSE_BEGUN, TRAFFIC
 
 
 class _Connection(BoundedConnection):
     __slots__ = ()
+
+    def note_cut(self, request: web.BaseRequest | None) -> None:
+        # A stream: it may not have noticed, since its writes wait only once buffers are full.
+        if request is not None and request.get(RESPONSE_BEGUN) and TRAFFIC in request:
+            request[TRAFFIC].cut += 1
 
     def handle_error(self, *args: Any, **kwargs: Any) -> web.StreamResponse:
         response = super().handle_error(*args, **kwargs)
