@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relais_common.errors import ErrorInfo
 from relais_common.jobs import Status, StopReason
@@ -85,6 +85,10 @@ class Usage:
     cached_tokens: int = 0
 
 
+MOST_TOKENS = 2**40
+"""Of one request. Where somebody says more, he has not counted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Seconds spent in each phase of the run that ended the job.
@@ -147,6 +151,19 @@ class Expired:
 
 Terminal = Completed | Failed | Cancelled | Expired
 Event = Queued | Started | Token | Restarted | Terminal
+
+
+def counted_usage(terminal: Terminal) -> Usage | None:
+    """What the holder of a job says that it took; None where it says nothing, or nothing that can be true."""
+    if not isinstance(terminal, Completed):
+        return None
+    usage = terminal.usage
+    usage = usage if usage.input_tokens is not None else replace(usage, input_tokens=0)
+    for number in (usage.input_tokens, usage.output_tokens, usage.cached_tokens):
+        if type(number) is not int or not 0 <= number <= MOST_TOKENS:
+            return None
+    return usage
+
 
 STATUS_OF: dict[type[Terminal], Status] = {
     Completed: Status.COMPLETED,

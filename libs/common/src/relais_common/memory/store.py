@@ -11,7 +11,7 @@ from datetime import date
 
 from relais_common.channels import channel_model
 from relais_common.errors import IdempotencyConflict, TooManyInFlight
-from relais_common.events import STATUS_OF, Cancelled, Completed, Queued, Started, Terminal
+from relais_common.events import STATUS_OF, Cancelled, Queued, Started, Terminal, counted_usage
 from relais_common.fanout import Fanout
 from relais_common.jobs import (
     Accepted,
@@ -386,8 +386,9 @@ class MemoryStore:
         record.vectors = vectors or None
         fresh = [*lines, codec.encode_event(terminal)]
         skip = min(verdict.tail + 1 - first_seq, len(fresh) - 1)
-        usage = terminal.usage if isinstance(terminal, Completed) else None
-        model.conclude(record, STATUS_OF[type(terminal)], fresh[skip:], text, usage)
+        model.conclude(
+            record, STATUS_OF[type(terminal)], fresh[skip:], text, counted_usage(terminal)
+        )
         return Verdict(held=True, tail=len(record.log))
 
     async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:

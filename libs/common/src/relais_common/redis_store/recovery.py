@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import structlog
+
 from relais_common.errors import StoreUnavailable
 from relais_common.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.ports import Reaped
@@ -11,6 +13,8 @@ from relais_common.redis_store.calls import Argument, Commands
 from relais_common.redis_store.connection import store_errors
 from relais_common.redis_store.scripting import Scripts
 from relais_common.wire import codec, keys
+
+log = structlog.get_logger(__name__)
 
 LATEST_S = 2.0
 """How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
@@ -52,5 +56,7 @@ class RedisRecovery:
         )
         if answer is None:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
-        requeued, ended = answer
+        requeued, ended, problem = answer
+        if problem:
+            log.error("reap_stumbled", model=model, error=problem.decode(errors="replace"))
         return Reaped(requeued=requeued, ended=ended)

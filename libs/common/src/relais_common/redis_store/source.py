@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from relais_common.errors import DecodeError
-from relais_common.events import STATUS_OF, Completed, Started, Terminal
+from relais_common.events import STATUS_OF, Started, Terminal, counted_usage
 from relais_common.jobs import (
     Append,
     Interrupted,
@@ -234,10 +234,10 @@ class RedisJobSource:
 
 def _usage(terminal: Terminal) -> str:
     """As the scripts count it; '' where it is for them to find out."""
-    if not isinstance(terminal, Completed):
+    usage = counted_usage(terminal)
+    if usage is None:
         return ""
-    usage = terminal.usage
-    return f"{usage.input_tokens or 0} {usage.output_tokens} {usage.cached_tokens}"
+    return f"{usage.input_tokens} {usage.output_tokens} {usage.cached_tokens}"
 
 
 def _flat(leases: Sequence[Lease]) -> list[Argument]:

@@ -72,6 +72,11 @@ def usage(model: str, day: int) -> str:
     return f"{model_base(model)}:usage:{day}"
 
 
+def redo(model: str) -> str:
+    """LIST with TTL: writes that steps have left to do, packed; the reaper carries them out."""
+    return f"{model_base(model)}:redo"
+
+
 def host(model: str) -> str:
     """STRING with TTL: the busy worker that makes way for a suspect."""
     return f"{model_base(model)}:host"
@@ -143,7 +148,7 @@ def presence(model: str, watcher_id: str) -> str:
 
 
 def take_memo(model: str, worker_id: str) -> str:
-    """HASH with TTL: a worker's last take, to answer the same call again."""
+    """STRING with TTL: a worker's last take, to answer the same call again."""
     return f"{model_base(model)}:take:{worker_id}"
 
 

@@ -28,20 +28,25 @@ NAMES = (
     "shelve",
 )
 
-_ALL = ("core", "accounts", "traces", "stored", "lib")
+_ALL = ("core", "journal", "accounts", "traces", "stored", "lib")
 _PARTS: dict[str, tuple[str, ...]] = {
     "take": (*_ALL, "turns"),
     # Called most, for every token and watcher: the library costs as much as what they do.
     **dict.fromkeys(("append", "start", "watch", "unwatch"), ("core",)),
     **dict.fromkeys(("collect", "written", "shelve"), ("core", "traces")),
+    "reap": (*_ALL, "mend"),
 }
 
 
 def source(name: str) -> str:
-    """The full text of a script, with what it shares with others in front."""
+    """The full text of a script: what it shares with others, what it does, and what watches over that."""
     folder = files("relais_common.wire") / "lua"
-    parts = (*_PARTS.get(name, _ALL), name)
-    return "\n".join((folder / f"{part}.lua").read_text() for part in parts)
+
+    def text(part: str) -> str:
+        return (folder / f"{part}.lua").read_text()
+
+    shared = [text(part) for part in _PARTS.get(name, _ALL)]
+    return "\n".join((*shared, "local function step()", text(name), "end", text("guard")))
 
 
 def digest(name: str) -> str:

@@ -12,13 +12,14 @@ while at <= #ARGV do
   if answer[1] == 1 and first_seq <= tail + 1 and first_seq + m - 1 > tail then
     local fresh, skip = {}, tail + 1 - first_seq
     for i = skip + 1, m do fresh[#fresh + 1] = ARGV[at + 4 + i] end
-    append(id, tail + 1, fresh)
-    answer[2] = tail + #fresh
-    -- Once a take: every write goes to the append-only file, and this one would double it.
+    -- Once a take: every write goes to the append-only file, and this one would double it. Before the tokens: those
+    -- that are in the log without it would be made once more.
     if emits == '1' and not progressed then
       redis.call('HSETNX', job_key(id), 'emitted', seconds(NOW))
       redis.call('HSET', job_key(id), 'progressed', seconds(NOW))
     end
+    append(id, tail + 1, fresh)
+    answer[2] = tail + #fresh
   end
   answers[#answers + 1] = answer
   at = at + 5 + m

@@ -24,11 +24,18 @@ local NOW = clock()
 -- '%.6f', because Lua's own form of a number of seconds since the epoch keeps 14 digits only.
 local function seconds(value) return string.format('%.6f', value) end
 
+local function log_lines(id, lines, last)
+  for i = 1, last, 1000 do redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, last))) end
+end
+
+-- A hint, so that its failure is none of the step's.
+local function publish(id, first_seq, lines)
+  redis.pcall('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
+end
+
 local function append(id, first_seq, lines)
-  for i = 1, #lines, 1000 do
-    redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, #lines)))
-  end
-  redis.call('PUBLISH', live_key(id), first_seq .. '\n' .. table.concat(lines, '\n'))
+  log_lines(id, lines, #lines)
+  publish(id, first_seq, lines)
 end
 
 -- Which orchestrators have readers of a job, for the reaper.

@@ -4,9 +4,10 @@
 -- Returns 1, or 0 where it is no dead letter
 local id = ARGV[1]
 local status, dropped = unpack(redis.call('HMGET', job_key(id), 'status', 'dropped'))
-if dropped then return 1 end
-if status ~= 'failed' or redis.call('HEXISTS', job_key(id), 'payload') == 0 then return 0 end
+local whole = redis.call('HEXISTS', job_key(id), 'payload') == 1
+if dropped and not whole then return 1 end
+if status ~= 'failed' or not whole then return 0 end
 redis.call('HSET', job_key(id), 'dropped', 1)
-forget_letter(id)
 redis.call('LREM', DEAD, 0, id)
+forget_letter(id)
 return 1

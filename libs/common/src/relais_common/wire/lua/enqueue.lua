@@ -68,17 +68,22 @@ if no_room then return no_room end
 local no_trace = ARGV[12] ~= '' and why_no_trace(tonumber(ARGV[21]), max_bytes)
 if no_trace then return no_trace end
 local requests_per_minute, tokens_per_minute = tonumber(ARGV[18]), tonumber(ARGV[19])
-local fits, requests_used, tokens_used = reserve(owner, requests_per_minute, tokens_per_minute, tonumber(ARGV[20]))
-if not fits then return {'limited', requests_used, tokens_used} end
+local fits, requests_used, tokens_used = used_with(owner, requests_per_minute, tokens_per_minute, tonumber(ARGV[20]))
+if not fits then return {'limited', seconds(requests_used), seconds(tokens_used)} end
 
-local at, wait, gone_s = admit(id, ARGV[2], owner, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10],
-  ARGV[11], ARGV[12], expected)
-if ARGV[6] == 'cancel' then note_watcher(id, ARGV[22]) end
+local further = {}
+if expected > 0 then further.expected = expected end
+if ARGV[6] == 'cancel' and ARGV[22] ~= '' then further.watchers = ARGV[22] end
+if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = ARGV[20], tokens_per_minute end
 if idempotency ~= '' then
-  redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_s)
-  redis.call('HSET', job_key(id), 'idempotency', idempotency)
+  -- Before the job itself: without it, a repetition would make another one.
+  redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_after(ARGV[7], ARGV[9]))
+  further.idempotency = idempotency
 end
-if tokens_per_minute > 0 then
-  redis.call('HSET', job_key(id), 'reserved', ARGV[20], 'tokens_per_minute', tokens_per_minute)
+local at, wait = admit(id, ARGV[2], owner, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
+  ARGV[12], further)
+if requests_per_minute > 0 then
+  redis.call(unpack(noting_used('requests', owner, requests_per_minute, requests_used)))
 end
-return {'accepted', id, 'queued', at, wait, requests_used, tokens_used}
+if tokens_per_minute > 0 then redis.call(unpack(noting_used('tokens', owner, tokens_per_minute, tokens_used))) end
+return {'accepted', id, 'queued', at, wait, seconds(requests_used), seconds(tokens_used)}

@@ -11,10 +11,9 @@ local skip = answer[2] + 1 - tonumber(first_seq)
 if answer[1] == 0 or skip < 0 then return answer end
 local lines = {}
 for at = math.min(8 + skip, #ARGV), #ARGV do lines[#lines + 1] = ARGV[at] end
-redis.call('HSET', job_key(id), 'ended_by', fence)
 if vectors ~= '' then
   local result_ttl = redis.call('HGET', job_key(id), 'result_ttl_s')
   redis.call('SET', base .. ':vectors:' .. id, vectors, 'EX', math.ceil(tonumber(result_ttl)))
 end
-conclude(id, status, lines, text, false, usage)
+conclude(id, status, lines, text, false, usage, fence)
 return {1, answer[2] + #lines, ''}

@@ -1,5 +1,5 @@
--- What scripts share that take jobs in, hand them on or end them. After core.lua, accounts.lua,
--- traces.lua and stored.lua.
+-- What scripts share that take jobs in, hand them on or end them. After core.lua,
+-- journal.lua, accounts.lua, traces.lua and stored.lua.
 
 local function lane_field(priority, owner, name)
   return 'lane:' .. priority .. ':' .. owner .. ':' .. name
@@ -108,39 +108,47 @@ local function why_no_trace(most, most_bytes)
   end
 end
 
--- The one way a job comes in: its state, its lane, its deadline, its first event. Returns its position, its wait,
--- and the seconds after which it is forgotten.
+-- Seconds after which a job is forgotten, even if nobody is left to end it: no key lives for ever.
+local function gone_after(deadline_s, result_ttl_s)
+  return math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
+end
+
+-- The one way a job comes in: its lane, its deadline, its first event, and last its state, with which it is accepted. What
+-- a step that stopped before has left is done anew. `further` are more fields of its state. Returns its position and wait.
 local function admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
-    watch_grace_s, on_worker_loss, trace, expected)
-  local key, deadline_at = job_key(id), seconds(NOW + tonumber(deadline_s))
-  local gone_s = math.ceil(tonumber(deadline_s) + tonumber(result_ttl_s) + 3600)
+    watch_grace_s, on_worker_loss, trace, further)
+  local key, deadline_at, gone_s = job_key(id), seconds(NOW + tonumber(deadline_s)), gone_after(deadline_s, result_ttl_s)
+  -- First: whoever mends finds it there.
+  redis.call('ZADD', DEADLINES, deadline_at, id)
   local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
-  redis.call('HSET', key, 'payload', payload, 'key_id', owner, 'operation', operation, 'priority', priority,
-    'on_disconnect', on_disconnect, 'status', 'queued', 'fence', 0, 'failures', 0, 'takes', 0, 'seq', seq,
-    'order', redis.call('HINCRBY', COUNTS, 'order', 1), 'accepted_at', seconds(NOW),
-    'deadline_at', deadline_at, 'log_ttl_s', log_ttl_s, 'result_ttl_s', result_ttl_s)
-  if on_worker_loss == 'restart' then redis.call('HSET', key, 'restarts', 1) end
-  if trace ~= '' then redis.call('HSET', key, 'trace', trace) end
-  if expected > 0 then redis.call('HSET', key, 'expected', expected) end
-  -- No key lives for ever, even if nobody is left to end the job.
-  redis.call('EXPIRE', key, gone_s)
+  local order = redis.call('HINCRBY', COUNTS, 'order', 1)
   if redis.call('RPUSH', lane_key(priority, owner), id) == 1 then
     redis.call('RPUSH', turns_key(priority), owner)
   end
   count_waiting(priority, 1)
   count_open(owner, 1)
-  redis.call('ZADD', DEADLINES, deadline_at, id)
   if on_disconnect == 'cancel' then
     redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
   end
-  local at = place(id)
+  local at = position(priority, owner, seq)
   local wait = estimated_wait(at)
-  append(id, 1, {string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at,
-    wait == '' and 'null' or wait)})
+  local line = string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at, wait == '' and 'null' or wait)
+  if redis.call('RPUSH', log_key(id), line) > 1 then redis.call('LTRIM', log_key(id), -1, -1) end
   redis.call('EXPIRE', log_key(id), gone_s)
+  local fields = {'payload', payload, 'key_id', owner, 'operation', operation, 'priority', priority,
+    'on_disconnect', on_disconnect, 'status', 'queued', 'fence', 0, 'failures', 0, 'takes', 0, 'seq', seq,
+    'order', order, 'accepted_at', seconds(NOW), 'deadline_at', deadline_at, 'log_ttl_s', log_ttl_s,
+    'result_ttl_s', result_ttl_s}
+  local function note(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+  if on_worker_loss == 'restart' then note('restarts', 1) end
+  if trace ~= '' then note('trace', trace) end
+  for name, value in pairs(further) do note(name, value) end
+  redis.call('HSET', key, unpack(fields))
+  redis.call('EXPIRE', key, gone_s)
+  publish(id, 1, {line})
   settle_bytes(id)
   ring()
-  return at, wait, gone_s
+  return at, wait
 end
 
 -- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do, and their bytes. O(length).
@@ -172,33 +180,67 @@ local function bury(priority, owner)
   if tombstones >= length or (tombstones >= 64 and tombstones * 2 >= length) then sweep(priority, owner) end
 end
 
+-- A dead letter's request goes; how it ended is remembered as long as any other end, a minute at least.
+local function forget_letter(id)
+  local finished_at, result_ttl = unpack(redis.call('HMGET', job_key(id), 'finished_at', 'result_ttl_s'))
+  if not finished_at then return end
+  local left_s = math.max(60, math.ceil(tonumber(finished_at) + tonumber(result_ttl) - NOW))
+  redis.call('HDEL', job_key(id), 'payload')
+  redis.call('EXPIRE', job_key(id), left_s)
+  fade_anew(id, left_s)
+end
+
+-- The oldest dead letters go, past so many of them, or past 64 MiB of requests; the newest stays. O(dead letters).
+local function bound_letters(most)
+  local letters, kept, bytes = redis.call('LRANGE', DEAD, 0, -1), 1, 0
+  for at, id in ipairs(letters) do
+    bytes = bytes + redis.call('HSTRLEN', job_key(id), 'payload')
+    if at > 1 and (at > most or bytes > 67108864) then break end
+    kept = at
+  end
+  for at = kept + 1, #letters do forget_letter(letters[at]) end
+  redis.call('LTRIM', DEAD, 0, kept - 1)
+end
+
 -- The one way a job ends: last events, state, trace, what it held, and how long it is remembered. `lines` ends with the
 -- terminal event. `text` is the whole answer where its holder gives it. `in_lane` is false once `take` has popped it.
--- `usage`: as in `settle`. `keep_s`, for a dead letter: how long it is remembered, its request too.
-local function conclude(id, status, lines, text, in_lane, usage, keep_s)
-  local key = job_key(id)
+-- `usage`: as in `tally`. `ended_by`: the fence of the holder that ends it. `keep_s`, for a dead letter: how long it is
+-- remembered, its request too; `most`: how many are. Everything is read and worked out before its state says that it has ended.
+local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_s, most)
+  local key, last = job_key(id), lines[#lines]
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
     restarts, barren = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
     'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren'))
-  append(id, redis.call('LLEN', log_key(id)) + 1, lines)
-  redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', lines[#lines], 'text', text,
-    'tail', redis.call('LLEN', log_key(id)))
-  redis.call('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers')
-  hand_over_trace(id, status, lines, text, settle(id, owner, status, usage, reserved, tokens_per_minute, restarts))
-  if not keep_s then redis.call('HDEL', key, 'payload') end
+  log_lines(id, lines, #lines - 1)
+  local tail, took = redis.call('LLEN', log_key(id)) + 1, tally(id, status, usage, restarts)
+  local todo = {{'RPUSH', log_key(id), last}}
+  local function later(...) todo[#todo + 1] = {...} end
+  settle(todo, owner, status, took, reserved, tokens_per_minute)
+  hand_over_trace(todo, id, status, lines, text, took, failures)
+  later('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers', keep_s and '' or 'payload')
+  later('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
+  later('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))
+  -- It names a result, and is worth nothing without.
+  if idempotency then later('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
+  if keep_s then
+    later('LPUSH', DEAD, id)
+    later('EXPIRE', DEAD, keep_s)
+  end
+  redis.call('HSET', key, 'status', status, 'finished_at', seconds(NOW), 'outcome', last, 'text', text, 'tail', tail,
+    'ended_by', ended_by or '')
+  carry_out(todo)
+  publish(id, tail + 1 - #lines, lines)
+  local log_left, job_left, fading = log_bytes(id), job_bytes(id), {}
+  fade(fading, owner, log_left, tonumber(log_ttl))
+  local fades_at = fade(fading, owner, job_left, tonumber(keep_s or result_ttl))
+  if keep_s then fading[#fading + 1] = {'HSET', key, 'fading_at', fades_at, 'fading_bytes', job_left} end
+  carry_out(fading)
+  -- From here on it is all counted again where it is not right.
+  hold(owner, log_left + job_left - (bytes or 0))
   count_open(owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
-  redis.call('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
-  redis.call('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))
-  local log_left, job_left = log_bytes(id), job_bytes(id)
-  fade(owner, log_left, tonumber(log_ttl))
-  local fades_at = fade(owner, job_left, tonumber(keep_s or result_ttl))
-  if keep_s then redis.call('HSET', key, 'fading_at', fades_at, 'fading_bytes', job_left) end
-  hold(owner, log_left + job_left - (bytes or 0))
-  -- It names a result, and is worth nothing without.
-  if idempotency then redis.call('EXPIRE', idempotency, math.ceil(tonumber(result_ttl))) end
   if was == 'queued' then
     count_waiting(priority, -1)
     if is_suspect(failures, barren) then
@@ -214,6 +256,7 @@ local function conclude(id, status, lines, text, in_lane, usage, keep_s)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
     redis.call('HSET', COUNTS, 'service_s', seconds(last))
   end
+  if keep_s then bound_letters(tonumber(most)) end
 end
 
 -- Back to the front of its lane, in its old order. Lanes are sorted by order of acceptance, so only jobs
@@ -222,9 +265,9 @@ local function requeue(id)
   local key = job_key(id)
   local priority, owner, order, failures, deadline_at, barren = unpack(redis.call('HMGET', key,
     'priority', 'key_id', 'order', 'failures', 'deadline_at', 'barren'))
-  redis.call('ZREM', INFLIGHT, id)
   redis.call('ZADD', DEADLINES, deadline_at, id)
   redis.call('HSET', key, 'status', 'queued')
+  redis.call('ZREM', INFLIGHT, id)
   count_waiting(priority, 1)
   count_running(owner, -1)
   if is_suspect(failures, barren) then
@@ -255,44 +298,15 @@ local function requeue(id)
   redis.call('HSET', key, 'seq', popped + at + 1)
 end
 
--- A dead letter's request goes; how it ended is remembered as long as any other end, a minute at least.
-local function forget_letter(id)
-  local finished_at, result_ttl = unpack(redis.call('HMGET', job_key(id), 'finished_at', 'result_ttl_s'))
-  if not finished_at then return end
-  local left_s = math.max(60, math.ceil(tonumber(finished_at) + tonumber(result_ttl) - NOW))
-  redis.call('HDEL', job_key(id), 'payload')
-  redis.call('EXPIRE', job_key(id), left_s)
-  fade_anew(id, left_s)
-end
-
--- The oldest dead letters go, past so many of them, or past 64 MiB of requests; the newest stays. O(dead letters).
-local function bound_letters(most)
-  local letters, kept, bytes = redis.call('LRANGE', DEAD, 0, -1), 1, 0
-  for at, id in ipairs(letters) do
-    bytes = bytes + redis.call('HSTRLEN', job_key(id), 'payload')
-    if at > 1 and (at > most or bytes > 67108864) then break end
-    kept = at
-  end
-  for at = kept + 1, #letters do forget_letter(letters[at]) end
-  redis.call('LTRIM', DEAD, 0, kept - 1)
-end
-
 -- A worker died with this job on board. It is charged where the engine had it and gave nothing, or where it was alone and
 -- gave nothing. Where it was one of several that no engine had yet, the take was barren, and nobody knows which of them it
--- was: at the second such take in a row it is tried alone. Returns how often it was charged by now; 0 where this time it
--- was not.
+-- was: at the second such take in a row it is tried alone. Returns which field counts it, and how much it says then.
 local function charge(id)
-  local key = job_key(id)
-  local engaged, progressed, failures, barren = unpack(redis.call('HMGET', key, 'engaged', 'progressed', 'failures',
+  local engaged, progressed, failures, barren = unpack(redis.call('HMGET', job_key(id), 'engaged', 'progressed', 'failures',
     'barren'))
-  if progressed then
-    redis.call('HDEL', key, 'barren')
-  elseif engaged or is_suspect(failures, barren) then
-    return redis.call('HINCRBY', key, 'failures', 1)
-  else
-    redis.call('HINCRBY', key, 'barren', 1)
-  end
-  return 0
+  if progressed then return 'barren', 0 end
+  if engaged or is_suspect(failures, barren) then return 'failures', failures + 1 end
+  return 'barren', (barren or 0) + 1
 end
 
 -- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`: it may be charged, and
@@ -301,18 +315,18 @@ end
 -- `heard_at`: when its holder was last heard of. True where the job waits again.
 local function let_go(id, crashed, parting, heard_at)
   local keep_s, most, max_failures, expired, disconnected, cancelled, lost = unpack(parting)
-  local key = job_key(id)
-  local stop = redis.call('HGET', key, 'stop')
-  note_left(id, heard_at)
+  local stop, left, failures = unpack(redis.call('HMGET', job_key(id), 'stop', 'left', 'failures'))
+  local counter, times
+  -- Once: a step that stopped after this has charged it already.
+  if crashed and not stop and not left then counter, times = charge(id) end
+  note_left(id, heard_at, counter, times)
+  if counter == 'failures' then failures = times end
   if stop == 'deadline' then
     conclude(id, 'expired', {expired}, '', false)
   elseif stop then
     conclude(id, 'cancelled', {stop == 'disconnect' and disconnected or cancelled}, '', false)
-  elseif crashed and charge(id) >= math.max(1, tonumber(max_failures)) then
-    conclude(id, 'failed', {lost}, '', false, nil, keep_s)
-    redis.call('LPUSH', DEAD, id)
-    bound_letters(tonumber(most))
-    redis.call('EXPIRE', DEAD, keep_s)
+  elseif crashed and (left or counter == 'failures') and tonumber(failures) >= math.max(1, tonumber(max_failures)) then
+    conclude(id, 'failed', {lost}, '', false, nil, nil, keep_s, most)
   else
     requeue(id)
     return true

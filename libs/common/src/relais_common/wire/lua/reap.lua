@@ -2,66 +2,25 @@
 -- KEYS[1] base
 -- ARGV: limit, then `parting` of let_go: seconds a dead letter is kept, dead letters kept, max_failures, expired line,
 --       disconnected line, cancelled line, worker-lost line; then when it is too late for this pass
--- Returns {requeued, ended}, or false where it came too late: the living could not renew meanwhile
+-- Returns {requeued, ended, what went wrong ('' for nothing)}, or false where it came too late: the living could not renew
+-- meanwhile
 local limit, parting = tonumber(ARGV[1]), {unpack(ARGV, 2, 8)}
 local expired_line, disconnected_line = ARGV[5], ARGV[6]
-local requeued, ended, drifted = 0, 0, false
+local requeued, ended, drifted, problem = 0, 0, false, nil
 if NOW > tonumber(ARGV[9]) then return false end
 
 local function due(key) return redis.call('ZRANGEBYSCORE', key, '-inf', seconds(NOW), 'LIMIT', 0, limit) end
 
--- Jobs whose keys expired before anybody ended them are still counted: count again what is there. O(waiting).
-local function recount()
-  local kinds, held = {waiting = 0, bytes = 0}, {}
-  redis.call('DEL', OPEN, RUNNING)
-  for _, priority in ipairs(PRIORITIES) do
-    kinds['waiting:' .. priority] = 0
+-- What one job does to a step holds up no other.
+local function attempt(step, ...)
+  local done, why = pcall(step, ...)
+  if not done then
+    drifted, problem = true, problem or (type(why) == 'table' and why.err or tostring(why))
   end
-  local function note_held(owner, bytes)
-    kinds.bytes = kinds.bytes + bytes
-    held[owner] = (held[owner] or 0) + bytes
-  end
-  local function note_waiting(priority, owner, jobs, bytes)
-    kinds.waiting = kinds.waiting + jobs
-    kinds['waiting:' .. priority] = kinds['waiting:' .. priority] + jobs
-    note_held(owner, bytes)
-    count_open(owner, jobs)
-  end
-  for _, priority in ipairs(PRIORITIES) do
-    for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, -1)) do
-      note_waiting(priority, owner, sweep(priority, owner))
-    end
-  end
-  for _, id in ipairs(redis.call('LRANGE', SUSPECTS, 0, -1)) do
-    local priority, owner, bytes = unpack(redis.call('HMGET', job_key(id), 'priority', 'key_id', 'bytes'))
-    if owner then
-      note_waiting(priority, owner, 1, tonumber(bytes or '0'))
-    else
-      redis.call('LREM', SUSPECTS, 1, id)
-    end
-  end
-  for _, id in ipairs(redis.call('ZRANGE', INFLIGHT, 0, -1)) do
-    local owner, bytes = unpack(redis.call('HMGET', job_key(id), 'key_id', 'bytes'))
-    if owner then
-      count_open(owner, 1)
-      count_running(owner, 1)
-      note_held(owner, tonumber(bytes or '0'))
-    else
-      redis.call('ZREM', INFLIGHT, id)
-    end
-  end
-  for _, at in ipairs(redis.call('ZRANGE', FADING, 0, -1)) do
-    local sums = redis.call('HGETALL', span_key(at))
-    for i = 1, #sums, 2 do
-      if sums[i] ~= '' then note_held(sums[i], tonumber(sums[i + 1])) end
-    end
-  end
-  redis.call('DEL', HELD)
-  for owner, bytes in pairs(held) do
-    if bytes > 0 then redis.call('HSET', HELD, owner, bytes) end
-  end
-  for field, value in pairs(kinds) do redis.call('HSET', COUNTS, field, value) end
 end
+
+if redis.call('HGET', COUNTS, 'drifted') then attempt(mend) end
+attempt(redo, limit)
 
 -- An orchestrator that stalls, or whose machine is frozen, renews nothing but keeps its connections; one that has died
 -- loses them. Its readers may still be there as long as it is.
@@ -77,25 +36,23 @@ local function may_be_read(id)
 end
 
 -- 1. Nobody reads the stream, and the request said that this ends it.
-for _, id in ipairs(due(WATCHED)) do
-  local read = may_be_read(id)
-  if read then
+local function end_unread(id)
+  if may_be_read(id) then
     redis.call('ZADD', WATCHED, seconds(NOW + LOOK_AGAIN_S), id)
-  else
-    redis.call('ZREM', WATCHED, id)
+    return
   end
-  local status = not read and redis.call('HGET', job_key(id), 'status')
+  local status = redis.call('HGET', job_key(id), 'status')
   if status == 'queued' then
     conclude(id, 'cancelled', {disconnected_line}, '', true)
     ended = ended + 1
   elseif status == 'running' then
     ask_to_stop(id, 'disconnect')
   end
+  redis.call('ZREM', WATCHED, id)
 end
 
 -- 2. Its time is up.
-for _, id in ipairs(due(DEADLINES)) do
-  redis.call('ZREM', DEADLINES, id)
+local function end_late(id)
   local status = redis.call('HGET', job_key(id), 'status')
   if status == 'queued' then
     conclude(id, 'expired', {expired_line}, '', true)
@@ -105,10 +62,11 @@ for _, id in ipairs(due(DEADLINES)) do
   elseif not status then
     drifted = true
   end
+  redis.call('ZREM', DEADLINES, id)
 end
 
 -- 3. Its holder stopped renewing.
-for _, id in ipairs(due(INFLIGHT)) do
+local function take_back(id)
   local status, lease_s = unpack(redis.call('HMGET', job_key(id), 'status', 'lease_s'))
   if status ~= 'running' then
     redis.call('ZREM', INFLIGHT, id)
@@ -118,7 +76,14 @@ for _, id in ipairs(due(INFLIGHT)) do
     ended = ended + 1
   end
 end
-if drifted then recount() end
-forget_faded(limit)
+
+for _, id in ipairs(due(WATCHED)) do attempt(end_unread, id) end
+for _, id in ipairs(due(DEADLINES)) do attempt(end_late, id) end
+for _, id in ipairs(due(INFLIGHT)) do attempt(take_back, id) end
+attempt(forget_faded, limit)
+if drifted then
+  redis.call('HSET', COUNTS, 'drifted', 1)
+  attempt(mend)
+end
 if requeued > 0 then ring() end
-return {requeued, ended}
+return {requeued, ended, problem or ''}

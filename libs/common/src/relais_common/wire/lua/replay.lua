@@ -7,17 +7,23 @@
 local letter, max_waiting, id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local key = job_key(letter)
 local status, replayed_as, trace = unpack(redis.call('HMGET', key, 'status', 'replayed_as', 'trace'))
-if replayed_as then return redis.call('EXISTS', job_key(replayed_as)) == 1 and known(replayed_as) end
-if status ~= 'failed' or redis.call('HEXISTS', key, 'payload') == 0 then return false end
-local full = why_full(max_waiting, 1)
+local queued = replayed_as and redis.call('EXISTS', job_key(replayed_as)) == 1
+local whole = redis.call('HEXISTS', key, 'payload') == 1
+if queued and not whole then return known(replayed_as) end
+if status ~= 'failed' or not whole then return false end
+-- It says so first: a step that stopped half-way is taken up where it was.
+if replayed_as then id = replayed_as end
+local full = not queued and why_full(max_waiting, 1)
 if full then return full end
 
-local arguments = {unpack(ARGV, 3, 13)}
-arguments[#arguments + 1] = trace or ''
-arguments[#arguments + 1] = 0
-local at, wait = admit(unpack(arguments))
 redis.call('HSET', key, 'replayed_as', id)
+local at, wait
+if not queued then
+  at, wait = admit(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13],
+    trace or '', {})
+end
+redis.call('LREM', DEAD, 0, letter)
 redis.call('HDEL', key, 'payload')
 fade_anew(letter, redis.call('TTL', key))
-redis.call('LREM', DEAD, 0, letter)
+if queued then return known(id) end
 return {'accepted', id, 'queued', at, wait}

@@ -7,7 +7,12 @@ local answer = verdict(id, fence)
 if answer[1] == 0 then return answer end
 redis.call('HSET', job_key(id), 'engaged', 1, 'prompt_token_ids', token_ids, 'model_revision', revision)
 if redis.call('HSETNX', job_key(id), 'started_at', seconds(NOW)) == 1 then
-  append(id, answer[2] + 1, {line})
+  local done, problem = pcall(append, id, answer[2] + 1, {line})
+  if not done then
+    -- Sent again, it is the first time once more.
+    redis.call('HDEL', job_key(id), 'started_at')
+    error(problem, 0)
+  end
   answer[2] = answer[2] + 1
 end
 return answer

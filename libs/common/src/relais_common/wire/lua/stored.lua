@@ -34,26 +34,27 @@ local function settle_bytes(id)
 end
 
 -- What is left of an ended job is counted until it expires. Nothing runs when a key does, so what expires within the same
--- ten seconds is one sum, and one of each key, taken off once they are over. Returns their end.
-local function fade(owner, bytes, after_s)
+-- ten seconds is one sum, and one of each key, taken off once they are over. Has it written, and returns their end.
+local function fade(todo, owner, bytes, after_s)
   local at = string.format('%d', math.ceil((NOW + after_s) / 10) * 10)
-  redis.call('ZADD', FADING, at, at)
-  redis.call('HINCRBY', span_key(at), '', bytes)
-  redis.call('HINCRBY', span_key(at), owner, bytes)
+  todo[#todo + 1] = {'ZADD', FADING, at, at}
+  todo[#todo + 1] = {'HINCRBY', span_key(at), '', bytes}
+  todo[#todo + 1] = {'HINCRBY', span_key(at), owner, bytes}
   return at
 end
 
 -- The same for an ended job whose hash shrinks before its time.
 local function fade_anew(id, after_s)
   local owner, at, before = unpack(redis.call('HMGET', job_key(id), 'key_id', 'fading_at', 'fading_bytes'))
+  local todo, bytes = {}, job_bytes(id)
   if at and redis.call('HEXISTS', span_key(at), owner) == 1 then
-    redis.call('HINCRBY', span_key(at), '', -before)
-    redis.call('HINCRBY', span_key(at), owner, -before)
+    todo = {{'HINCRBY', span_key(at), '', -before}, {'HINCRBY', span_key(at), owner, -before}}
   else
     before = 0
   end
-  local bytes = job_bytes(id)
-  redis.call('HSET', job_key(id), 'fading_at', fade(owner, bytes, after_s), 'fading_bytes', bytes)
+  at = fade(todo, owner, bytes, after_s)
+  todo[#todo + 1] = {'HSET', job_key(id), 'fading_at', at, 'fading_bytes', bytes}
+  carry_out(todo)
   hold(owner, bytes - before)
 end
 

@@ -15,26 +15,26 @@ local most_bytes, first_offer = tonumber(ARGV[10]), 12 + tonumber(ARGV[11])
 local hands = {worker = worker, lease_s = lease_s, expired_line = ARGV[7], jobs = {}, ids = {}, bytes = 0}
 for at = 12, first_offer - 1 do without[ARGV[at]] = true end
 
-local function memorised(field)
-  local ids = {}
-  for id in string.gmatch(redis.call('HGET', memo, field) or '', '%S+') do ids[#ids + 1] = id end
-  return ids
+local function words(text)
+  local found = {}
+  for word in string.gmatch(text, '%S+') do found[#found + 1] = word end
+  return found
 end
 
 local function memorise(gone)
   if #hands.ids == 0 then return end
-  redis.call('HSET', memo, 'call_id', call, 'ids', table.concat(hands.ids, ' '), 'gone', table.concat(gone, ' '))
-  redis.call('EXPIRE', memo, 120)
+  redis.call('SET', memo, call .. '\n' .. table.concat(hands.ids, ' ') .. '\n' .. table.concat(gone, ' '), 'EX', 120)
 end
 
 -- The answer to this very call was lost on its way: give it again.
-if redis.call('HGET', memo, 'call_id') == call then
+local last_call, last_ids, last_gone = string.match(redis.call('GET', memo) or '', '^([^\n]*)\n([^\n]*)\n(.*)$')
+if last_call == call then
   local again = {}
-  for _, id in ipairs(memorised('ids')) do
+  for _, id in ipairs(words(last_ids)) do
     local status, holder = unpack(redis.call('HMGET', job_key(id), 'status', 'worker'))
     if status == 'running' and holder == worker then again[#again + 1] = describe(id) end
   end
-  return {0, again, 0, memorised('gone')}
+  return {0, again, 0, words(last_gone)}
 end
 
 -- A worker without room asks whether places are to change hands.

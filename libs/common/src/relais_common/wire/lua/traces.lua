@@ -21,12 +21,14 @@ local function phases(id, now)
   return seconds(queue) .. ' ' .. seconds(prefill) .. ' ' .. seconds(decode) .. ' ' .. seconds(stalled)
 end
 
--- A take is over without an end, since then: its holder let go, or was last heard of.
-local function note_left(id, at)
+-- A take is over without an end, since then: its holder let go, or was last heard of. Where a counter of the job is given,
+-- it says so much from now on.
+local function note_left(id, at, counter, times)
   local key = job_key(id)
   local taken_at, progressed, emitted = unpack(redis.call('HMGET', key, 'taken_at', 'progressed', 'emitted'))
   at = math.min(NOW, math.max(at, tonumber(taken_at), tonumber(progressed or '0')))
-  redis.call('HSET', key, 'spent', phases(id, at), 'left', 1, 'waits_since', seconds(at), 'stalls', emitted and 1 or 0)
+  redis.call('HSET', key, 'spent', phases(id, at), 'left', 1, 'waits_since', seconds(at), 'stalls', emitted and 1 or 0,
+    unpack(counter and {counter, times} or {}))
 end
 
 local function waiting_traces() return redis.call('XLEN', TRACES) end
@@ -36,34 +38,43 @@ local function oldest_trace_s()
   return oldest and seconds(math.max(0, NOW - string.match(oldest[1], '^%d+') / 1000)) or ''
 end
 
--- What was published of the answer of a job that ended with nobody to say it. O(events of its log).
+-- What was published of the answer of a job that ended with nobody to say it, or as much of it as is too long for a record.
+-- O(events of its log).
 local function published(id)
-  local texts = {}
-  for _, line in ipairs(redis.call('LRANGE', log_key(id), 0, -1)) do
-    local name, data = string.match(line, '^(%S+) (.*)$')
-    -- Whatever stands there, the job must end.
-    local read, token = pcall(cjson.decode, name == 'token' and data or '')
-    if read then texts[#texts + 1] = token.text end
-    if name == 'restarted' then texts = {} end
-  end
+  local texts, bytes, at, page = {}, 0, 0, nil
+  repeat
+    page = redis.call('LRANGE', log_key(id), at, at + 499)
+    at = at + #page
+    for _, line in ipairs(page) do
+      local name, data = string.match(line, '^(%S+) (.*)$')
+      -- Whatever stands there, the job must end.
+      local read, token = pcall(cjson.decode, name == 'token' and data or '')
+      local text = read and type(token) == 'table' and token.text
+      if type(text) == 'string' then
+        texts[#texts + 1], bytes = text, bytes + #text
+      elseif name == 'restarted' then
+        texts, bytes = {}, 0
+      end
+    end
+  until #page == 0 or bytes > MOST_CONTENT_BYTES
   return table.concat(texts)
 end
 
--- Hand over the record of a job that ends now, once, in the step that ends it. `lines` are its last events; `usage` is
--- '<input> <output> <cached> <wasted>' tokens. Where 'full' was asked for, what was asked and answered goes with it.
-local function hand_over_trace(id, status, lines, text, usage)
+-- Have the record written of a job that ends now, in the step that ends it. `lines` are its last events. Where 'full' was
+-- asked for, what was asked and answered goes with it.
+local function hand_over_trace(todo, id, status, lines, text, took, failures)
   local key = job_key(id)
-  local trace, owner, operation, priority, takes, failures, accepted_at, emitted, revision,
-    preempted = unpack(redis.call('HMGET', key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'failures',
-    'accepted_at', 'emitted', 'model_revision', 'preempted'))
+  local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted = unpack(redis.call('HMGET',
+    key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'accepted_at', 'emitted', 'model_revision', 'preempted'))
   if not trace then return end
   local first = emitted or ''
   for at = 1, emitted and 0 or #lines do
     if string.find(lines[at], '^token ') then first = seconds(NOW) end
   end
-  local fields = {'channel_id', id, 'key_id', owner, 'operation', operation, 'priority', priority, 'status', status,
-    'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'preemptions', preempted or 0, 'usage', usage,
-    'accepted_at', accepted_at,
+  local usage = string.format('%d %d %d %d', took.input, took.output, took.cached, took.wasted)
+  local fields = {'XADD', TRACES, '*', 'channel_id', id, 'key_id', owner, 'operation', operation, 'priority', priority,
+    'status', status, 'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'preemptions', preempted or 0,
+    'usage', usage, 'accepted_at', accepted_at,
     'first_token_at', first, 'finished_at', seconds(NOW), 'phases', phases(id, NOW), 'model_revision', revision or ''}
   local content = {}
   if trace == 'full' then
@@ -73,5 +84,5 @@ local function hand_over_trace(id, status, lines, text, usage)
     if #request + #answer > MOST_CONTENT_BYTES then content = {'omitted_bytes', #request + #answer} end
   end
   for at = 1, #content do fields[#fields + 1] = content[at] end
-  redis.call('XADD', TRACES, '*', unpack(fields))
+  todo[#todo + 1] = fields
 end

@@ -26,8 +26,8 @@ end
 -- False where its time is up, nil where the id is a tombstone.
 local function hand_over(id, hands)
   local key = job_key(id)
-  local status, priority, owner, deadline_at = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id',
-    'deadline_at'))
+  local status, priority, owner, deadline_at, last_fence, takes = unpack(redis.call('HMGET', key, 'status', 'priority',
+    'key_id', 'deadline_at', 'fence', 'takes'))
   if status ~= 'queued' then return nil end
   if tonumber(deadline_at) <= NOW then
     conclude(id, 'expired', {hands.expired_line}, '', false)
@@ -37,12 +37,10 @@ local function hand_over(id, hands)
   count_running(owner, 1)
   running[owner] = nil
   -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
-  local fence = math.max(tonumber(redis.call('HGET', key, 'fence')) + 1, math.floor(NOW * 1000))
-  redis.call('HSET', key, 'fence', string.format('%d', fence))
-  redis.call('HINCRBY', key, 'takes', 1)
-  redis.call('HSET', key, 'status', 'running', 'worker', hands.worker, 'taken_at', seconds(NOW), 'lease_s',
-    hands.lease_s)
+  local fence = math.max(tonumber(last_fence) + 1, math.floor(NOW * 1000))
   redis.call('HDEL', key, 'engaged', 'progressed', 'left')
+  redis.call('HSET', key, 'status', 'running', 'fence', string.format('%d', fence), 'takes', takes + 1,
+    'worker', hands.worker, 'taken_at', seconds(NOW), 'lease_s', hands.lease_s)
   redis.call('ZADD', INFLIGHT, seconds(NOW + hands.lease_s), id)
   hands.bytes = hands.bytes + redis.call('HSTRLEN', key, 'payload')
   hands.ids[#hands.ids + 1] = id
@@ -134,8 +132,7 @@ local function preempt(offers, hands)
     end
     if not chosen or not serve(PRIORITIES[rank], owner, hands) then return false end
     local offer = table.remove(offers, chosen)
-    note_left(offer.id, NOW)
-    redis.call('HINCRBY', job_key(offer.id), 'preempted', 1)
+    note_left(offer.id, NOW, 'preempted', (redis.call('HGET', job_key(offer.id), 'preempted') or 0) + 1)
     requeue(offer.id)
     running[offer.owner] = nil
     gone[#gone + 1] = offer.id
