@@ -208,6 +208,17 @@ def test_what_vllm_refuses_is_a_400_that_names_the_field(
     ).choices
 
 
+def test_a_prompt_far_over_the_context_is_refused_in_openais_words(stack: Stack) -> None:
+    for text in ("one more word " * 280_000, " " * 4_000_000, "é" * 5000):
+        with pytest.raises(openai.BadRequestError) as refused:
+            stack.client.completions.create(model=MODEL, prompt=text)
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+        with pytest.raises(openai.BadRequestError) as refused:
+            stack.client.chat.completions.create(model=MODEL, messages=chat(text + "."))
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+        assert "maximum context length is 1024 tokens" in refused.value.message
+
+
 def test_an_answer_follows_a_json_schema(stack: Stack) -> None:
     wanted: Any = {
         "type": "json_schema",
