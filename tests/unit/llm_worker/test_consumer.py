@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -277,3 +279,30 @@ async def test_drain_comes_to_an_end_though_the_store_is_away(
         task.result()
     assert await status(ports, ended) is Status.RUNNING
     assert await status(ports, unsent) is Status.RUNNING
+
+
+async def test_nothing_of_a_refused_request_is_left_in_memory(rig: Rig, ports: Ports) -> None:
+    held: list[weakref.ref[HeldJob]] = []
+
+    async def refuse(one: HeldJob) -> Terminal:
+        held.append(weakref.ref(one))
+        raise EngineRefused("too long", param="prompt")
+
+    rig.handler.handle = refuse  # type: ignore[method-assign]
+    gc.collect()
+    gc.disable()
+    try:
+        async with rig.running():
+            for _ in range(3):
+                job = make_job()
+                await enqueue(ports, job)
+
+                async def ended(job: Job = job) -> bool:
+                    state = await ports.intake.state(job.channel_id)
+                    return state is not None and state.status is Status.FAILED
+
+                await wait_until(ended)
+            await wait_until(lambda: len(rig.held_jobs) == 0)
+            assert [one() for one in held] == [None] * 3
+    finally:
+        gc.enable()

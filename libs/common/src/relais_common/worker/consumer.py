@@ -130,10 +130,13 @@ class Consumer:
                 take = await self._take(group, room, waited, enough_of, offers)
                 if offers:
                     continue
-                waited = waited + 1 if take.left else 0
-                if take.left:
+                left, idle = take.left, not (take.jobs or take.make_way)
+                # Not to be held while this waits: its jobs end before the next one comes.
+                del take
+                waited = waited + 1 if left else 0
+                if left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
-                elif not (take.jobs or take.make_way):
+                elif idle:
                     # Work may wait already of a key that had enough; others take the bell for it.
                     await (self._wait_for_room if enough_of else self._wait_for_work)(stopping)
                 backoff.reset()
@@ -244,8 +247,8 @@ class Consumer:
         timer = asyncio.get_running_loop().call_later(
             max(0.0, held.taken.deadline_in_s), held.halt, StopReason.DEADLINE
         )
+        both: set[asyncio.Future[Any]] = {work, held.halted}
         try:
-            both: set[asyncio.Future[Any]] = {work, held.halted}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 terminal = work.result()
@@ -266,6 +269,9 @@ class Consumer:
         finally:
             timer.cancel()
             await _end(work)
+            # A task holds its error, whose traceback holds this frame: together they would keep the whole request in
+            # memory until a full garbage collection.
+            del work, both
 
     async def _finish(self, held: HeldJob, terminal: Terminal) -> None:
         backoff = Backoff()
