@@ -214,7 +214,7 @@ def test_a_prompt_far_over_the_context_is_refused_in_openais_words(stack: Stack)
             stack.client.completions.create(model=MODEL, prompt=text)
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
         with pytest.raises(openai.BadRequestError) as refused:
-            stack.client.chat.completions.create(model=MODEL, messages=chat(text + "."))
+            stack.client.chat.completions.create(model=MODEL, messages=chat(f".{text}."))
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
         assert "maximum context length is 1024 tokens" in refused.value.message
 
