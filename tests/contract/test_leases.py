@@ -431,6 +431,24 @@ async def test_worker_that_crashed_and_lives_to_say_so_charges_what_its_engine_h
     assert ids(await take(ports, 5, idle=True)) == ids([progressed, untouched])
 
 
+async def test_what_may_have_stuck_an_engine_is_charged_whatever_the_engine_gave_of_it(
+    ports: Ports,
+) -> None:
+    await enqueue(ports, make_job(), make_job())
+    engaged, progressed = await take(ports, 2)
+    for taken in (engaged, progressed):
+        await start(ports, taken.lease)
+    await append(ports, progressed.lease, 3)
+    for _ in range(2):  # the answer may have been lost
+        await ports.source.release([engaged.lease, progressed.lease], max_failures=3, blamed=True)
+    for suspect in (engaged, progressed):
+        (alone,) = await take(ports, 5, idle=True)
+        assert (alone.job.channel_id, alone.failures) == (suspect.job.channel_id, 1)
+        # Once too often, it is set aside although it had given something.
+        await ports.source.release([alone.lease], max_failures=2, blamed=True)
+        assert await status_of(ports, alone.job.channel_id) is Status.FAILED
+
+
 async def test_crash_that_is_one_too_many_ends_the_job_at_the_release(ports: Ports) -> None:
     taken = await running(ports)
     await start(ports, taken.lease)

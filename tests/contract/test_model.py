@@ -317,10 +317,17 @@ class TwoStores(RuleBasedStateMachine):
         leases = [lease for pick in picks if (lease := self._lease(pick))]
         self._same(lambda ports: ports.source.renew(leases, lease_s=lease_s))
 
-    @rule(picks=st.lists(PICKS, max_size=4), max_failures=st.none() | st.integers(1, 3))
-    def release(self, picks: list[int], max_failures: int | None) -> None:
+    @rule(
+        picks=st.lists(PICKS, max_size=4),
+        max_failures=st.none() | st.integers(1, 3),
+        blamed=st.booleans(),
+    )
+    def release(self, picks: list[int], max_failures: int | None, blamed: bool) -> None:
         leases = [lease for pick in picks if (lease := self._lease(pick))]
-        self._same(lambda ports: ports.source.release(leases, max_failures=max_failures))
+        blamed = blamed and max_failures is not None
+        self._same(
+            lambda ports: ports.source.release(leases, max_failures=max_failures, blamed=blamed)
+        )
 
     @rule(pick=PICKS, reason=st.sampled_from(StopReason))
     def cancel(self, pick: int, reason: StopReason) -> None:

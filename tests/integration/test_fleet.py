@@ -202,7 +202,7 @@ async def test_worker_whose_engine_dies_hands_everything_back_and_ends_with_an_e
     worker = await stack.worker(tokens_per_s=1)
     bystander = await front.submit(chat_request("bystander"))
     await wait_until(lambda: worker.engine.running)
-    worker.engine.die()
+    worker.engine.kill()
     with pytest.raises(ExceptionGroup, match="TaskGroup"):
         await worker.ended()
     assert await front.status(bystander) == "queued"

@@ -53,7 +53,7 @@ Starter = Callable[..., ServiceProcess]
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
     """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
 
-    With `wait=False` a service need not live long enough to be ready.
+    `module` is what runs in the service's place. With `wait=False` a service need not live long enough to be ready.
     """
     ports = {
         "orchestrator": "API_PORT",
@@ -61,10 +61,14 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
         "embedding_worker": "HEALTH_PORT",
     }
 
-    def start(service: str, *, wait: bool = True, **settings: str) -> ServiceProcess:
+    def start(
+        service: str, *, module: str | None = None, wait: bool = True, **settings: str
+    ) -> ServiceProcess:
         log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
         environment = {**QUICK, "REDIS_URL": redis.url, **settings}
-        process = ServiceProcess(f"relais_{service}", ports[service], log_path, environment)
+        process = ServiceProcess(
+            module or f"relais_{service}", ports[service], log_path, environment
+        )
         if wait:
             return stack.enter_context(process)
         stack.push(process)

@@ -66,7 +66,12 @@ class Worker:
         self._registry = self.faults.around(registry)
         self._publisher = Publisher(self._source, interval_s=stream_interval_s)
         handler = GenerateHandler(
-            LocalModel(self.engine, max_output_tokens=max_output_tokens, kv_cache_threshold=1.1),
+            LocalModel(
+                self.engine,
+                max_output_tokens=max_output_tokens,
+                kv_cache_threshold=1.1,
+                stall_s=3600,
+            ),
             self._source,
             self.faults.around(event_log),
             self._publisher,

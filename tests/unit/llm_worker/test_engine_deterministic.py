@@ -162,7 +162,8 @@ async def test_wrong_requests_are_refused_by_field() -> None:
         await run(make_engine(), [256])
     assert vocabulary.value.param == "prompt"
     with pytest.raises(EngineRefused) as unsupported:
-        await run(make_engine(), sampling=Sampling(response_format={"type": "json_object"}))
+        sampling = Sampling(response_format={"type": "json_object"})
+        await make_engine().check_structure(sampling, key_id="key")
     assert unsupported.value.param == "response_format"
 
 

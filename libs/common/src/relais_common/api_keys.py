@@ -2,7 +2,8 @@
 
     {"client1": "its key",
      "client2": {"hash": "sha256:...", "models": ["org/model"], "max_priority": "normal",
-                 "requests_per_minute": 60, "tokens_per_minute": 100000, "concurrent_requests": 8},
+                 "requests_per_minute": 60, "tokens_per_minute": 100000, "concurrent_requests": 8,
+                 "structured_outputs": ["regex", "grammar"]},
      "ops": {"hash": ["sha256:...", "sha256:..."], "admin": true}}
 
 SHA-256 without salt is enough for what `generate` gives, 256 random bits, and for nothing that a person made up.
@@ -33,7 +34,11 @@ MIN_KEY_CHARACTERS = 20
 _KEY_ID = re.compile(r"[\w.@:+-]{1,128}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _RATES = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
-_FIELDS = frozenset(("key", "hash", "admin", "models", "max_priority", *_RATES))
+_FIELDS = frozenset(
+    ("key", "hash", "admin", "models", "max_priority", "structured_outputs", *_RATES)
+)
+COSTLY_STRUCTURES = ("regex", "grammar")
+"""Kinds of structured outputs that are a right. JSON and choices are anybody's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class ApiKey:
         max_priority: the highest it may ask for.
         requests_per_minute, tokens_per_minute: of each model; None for any number.
         concurrent_requests: unfinished ones of each model; None for the orchestrator's own bound.
+        structured_outputs: those of `COSTLY_STRUCTURES` that it may ask for; None where nothing is said of them.
         weak: a key stands in the file as it is, and is short enough to be guessed.
     """
 
@@ -57,6 +63,7 @@ class ApiKey:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+    structured_outputs: frozenset[str] | None = None
     weak: bool = field(default=False, compare=False)
 
 
@@ -148,6 +155,7 @@ def _entry(where: str, client: str, entry: Any) -> ApiKey:
         admin=_admin(where, entry),
         models=_models(where, entry),
         max_priority=_max_priority(where, entry),
+        structured_outputs=_structured_outputs(where, entry),
         **{name: _rate(where, entry, name) for name in _RATES},
         weak=key is not None and is_weak(key),
     )
@@ -198,6 +206,17 @@ def _max_priority(where: str, entry: Mapping[str, Any]) -> Priority:
         return Priority(entry.get("max_priority", Priority.HIGH))
     except ValueError:
         raise SettingsError(f"{where}: max_priority takes one of: {', '.join(Priority)}") from None
+
+
+def _structured_outputs(where: str, entry: Mapping[str, Any]) -> frozenset[str] | None:
+    if "structured_outputs" not in entry:
+        return None
+    kinds = entry["structured_outputs"]
+    if not isinstance(kinds, list) or not all(kind in COSTLY_STRUCTURES for kind in kinds):
+        raise SettingsError(
+            f"{where}: structured_outputs takes a list of: {', '.join(COSTLY_STRUCTURES)}"
+        )
+    return frozenset(kinds)
 
 
 def _rate(where: str, entry: Mapping[str, Any], name: str) -> int | None:

@@ -7,6 +7,7 @@ another try. Tracebacks, keys and other tenants' data never enter one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,12 @@ class Forbidden(RelaisError):
     status = 403
     type = "permission_error"
     code = "admin_required"
+
+
+class StructureForbidden(Forbidden):
+    """The key may not ask for this kind of structured output."""
+
+    code = "structured_output_not_allowed"
 
 
 class PriorityForbidden(Forbidden):
@@ -232,6 +239,14 @@ class ServerBusy(RelaisError):
     code = "server_busy"
 
 
+class TooManyTrials(RelaisError):
+    """Too many structured outputs of the key wait to be tried out at one worker."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_structured_outputs"
+
+
 class TokensOverLimit(InvalidRequest):
     """The request may need more tokens than its key has in a minute: it would never pass."""
 
@@ -336,6 +351,12 @@ class UpstreamUnavailable(RelaisError):
     code = "upstream_unavailable"
 
 
+class EngineStalled(RelaisError):
+    """The engine made no step while it ran this request, and was restarted."""
+
+    code = "engine_stalled"
+
+
 class Cancelled(RelaisError):
     """The request was cancelled while its client waited for it."""
 
@@ -397,6 +418,18 @@ class DecodeError(Exception):
 
 class EngineDead(Exception):
     """The engine's process is gone. The worker hands its leases back and exits non-zero."""
+
+
+class EngineStuck(EngineDead):
+    """The engine makes no step while it has requests; it is ended like one that died.
+
+    Attributes:
+        channel_ids: the requests that may be why: one that is, or several of which one may be.
+    """
+
+    def __init__(self, channel_ids: Collection[str]) -> None:
+        super().__init__("the engine makes no step")
+        self.channel_ids = frozenset(channel_ids)
 
 
 class SettingsError(Exception):

@@ -206,7 +206,9 @@ class JobSource(Protocol):
         """Hold on to jobs of one model for another `lease_s` seconds."""
         ...
 
-    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
+    async def release(
+        self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
         """Hand jobs of one model back to the front of the queue.
 
         One that was asked to stop ends here instead.
@@ -215,6 +217,7 @@ class JobSource(Protocol):
             max_failures: set where the holder has crashed, and lives to say so: then a job that gave nothing since the
                 take is charged where its engine had it or where it ran alone, and ends once it was charged so often;
                 others that gave nothing twice in a row are run alone the next time.
+            blamed: each of these may be why the engine is stuck: it is charged whatever the engine gave of it.
         """
         ...
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common import environ, garbage, heap, logs
 from relais_common.environ import Environ
-from relais_common.errors import EngineDead, SettingsError
+from relais_common.errors import EngineDead, EngineStuck, SettingsError
 from relais_common.health import open_health_server
 from relais_common.jobs import WorkerState
 from relais_common.lifecycle import background, stop_on_signals
@@ -206,17 +206,20 @@ async def serve(
             max_failures=settings.max_failures,
             outage_grace_s=settings.lease_s,
         ),
-        _watch(model),
+        _watch(model, held_jobs),
     ):
         await consumer.run(stop)
 
 
-async def _watch(model: Served, every_s: float = 1.0) -> None:
-    """An idle engine that dies is noticed too."""
+async def _watch(model: Served, held_jobs: HeldJobs, every_s: float = 1.0) -> None:
+    """An idle engine that dies is noticed too, and one that is stuck."""
     while True:
         await asyncio.sleep(every_s)
         try:
             await model.check_health()
+        except EngineStuck as error:
+            held_jobs.suspicion = error.channel_ids
+            raise
         except EngineDead:
             log.error("engine_dead")
             raise

@@ -38,6 +38,7 @@ async def open_models(
                 engine,
                 max_output_tokens=settings.max_output_tokens,
                 kv_cache_threshold=settings.kv_cache_threshold,
+                stall_s=settings.engine.stall_s,
             )
         ]
 

@@ -35,10 +35,12 @@ class EngineLoad:
     Attributes:
         waiting: requests inside the engine that it has not begun.
         kv_cache_usage: share of the KV cache in use, 0 to 1.
+        steps: how many the engine has made. One that has requests and makes no step is stuck.
     """
 
     waiting: int
     kv_cache_usage: float
+    steps: int = 0
 
 
 @dataclass(slots=True)  # not frozen, which would double the cost of making one
@@ -142,6 +144,16 @@ class Engine(Protocol):
         """
         ...
 
+    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+        """Return once it is known that the engine can follow the request's structured output, and cheaply.
+
+        Raises:
+            EngineRefused: it is wrong, impossible or too costly.
+            TooManyTrials: the key has too many that are being found out about.
+            EngineFailed: it could not be found out.
+        """
+        ...
+
     def generate(
         self,
         request_id: str,
@@ -165,4 +177,8 @@ class Engine(Protocol):
 
     async def check_health(self) -> None:
         """Raises EngineDead if nothing more can be run."""
+        ...
+
+    def kill(self) -> None:
+        """End the engine at once, even if it listens to nobody. Every request raises EngineDead from then on."""
         ...

@@ -112,7 +112,7 @@ class DeterministicEngine:
 
     def load(self) -> EngineLoad:
         # It has no KV cache to fill; its places are all the room there is.
-        return EngineLoad(waiting=0, kv_cache_usage=0.0)
+        return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
 
     async def encode_chat(
         self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
@@ -133,6 +133,11 @@ class DeterministicEngine:
     def settled(self, sampling: Sampling) -> Sampling:
         return sampling
 
+    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+        for name in ("response_format", "structured_outputs"):
+            if getattr(sampling, name):
+                raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
+
     @asynccontextmanager
     async def generate(
         self,
@@ -146,7 +151,7 @@ class DeterministicEngine:
             raise EngineDead("the deterministic engine was told to die")
         if any(token_id > 255 for token_id in prompt_token_ids):
             raise EngineRefused("a prompt token id is out of the vocabulary", param="prompt")
-        for name in ("response_format", "structured_outputs", "bad_words", "allowed_token_ids"):
+        for name in ("bad_words", "allowed_token_ids"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
         run = _Run(self, prompt_token_ids, sampling, max_tokens, emitted)
@@ -160,8 +165,7 @@ class DeterministicEngine:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")
 
-    def die(self) -> None:
-        """From now on every request raises EngineDead."""
+    def kill(self) -> None:
         self._dead = True
 
     async def step(self) -> None:
@@ -216,7 +220,7 @@ class _Run:
         if b"[engine-fault]" in prompt:
             raise EngineFailed("the engine failed while it ran this request")
         if b"[engine-death]" in prompt:
-            self._engine.die()
+            self._engine.kill()
         length = len(self._token_ids)
         for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
             await self._engine.step()

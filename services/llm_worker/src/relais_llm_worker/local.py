@@ -5,28 +5,42 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from relais_common.errors import EngineRefused
+import structlog
+
+from relais_common.errors import EngineRefused, EngineStuck
 from relais_common.jobs import Job
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
 from relais_llm_worker.model import Answer, Cut
+from relais_llm_worker.stall import StallWatch
+
+log = structlog.get_logger(__name__)
 
 
 class LocalModel:
     """Jobs to prompts, within the model's and the deployment's bounds.
 
+    Whoever owns it calls `check_health` about once a second.
+
     Args:
         max_output_tokens: the most that one request gets.
         kv_cache_threshold: share of the KV cache above which no further job is taken.
+        stall_s: how long the engine may make no step while it has requests.
     """
 
     def __init__(
-        self, engine: Engine, *, max_output_tokens: int, kv_cache_threshold: float
+        self,
+        engine: Engine,
+        *,
+        max_output_tokens: int,
+        kv_cache_threshold: float,
+        stall_s: float = 120.0,
     ) -> None:
         self._engine = engine
         self._max_output_tokens = max_output_tokens
         self._kv_cache_threshold = kv_cache_threshold
+        self._stalls = StallWatch(stall_s)
 
     @property
     def name(self) -> str:
@@ -38,7 +52,11 @@ class LocalModel:
         # An engine with nothing to do says nothing new: its last word may be out of date.
         if held == 0:
             return self._engine.info.max_num_seqs
-        if load.waiting > 0 or load.kv_cache_usage >= self._kv_cache_threshold:
+        if (
+            self._stalls.is_worrying
+            or load.waiting > 0
+            or load.kv_cache_usage >= self._kv_cache_threshold
+        ):
             return 0
         return self._engine.info.max_num_seqs - held
 
@@ -47,6 +65,7 @@ class LocalModel:
             capacity=self._engine.info.max_num_seqs,
             max_model_len=self._engine.info.max_model_len,
             kv_cache_usage=round(self._engine.load().kv_cache_usage, 4),
+            not_ready="the engine makes no step" if self._stalls.is_worrying else None,
         )
 
     def can_continue(self, job: Job) -> bool:
@@ -65,13 +84,29 @@ class LocalModel:
         if len(emitted.token_ids) >= max_tokens:
             yield Answer(prompt, revision, _ended())
             return
-        async with self._engine.generate(
-            job.channel_id, prompt, job.sampling, max_tokens, emitted
-        ) as generation:
-            yield Answer(prompt, revision, generation.chunks())
+        structured = bool(job.sampling.response_format or job.sampling.structured_outputs)
+        if structured:
+            await self._engine.check_structure(job.sampling, key_id=job.key_id)
+        with self._stalls.running(job.channel_id, structured=structured):
+            async with self._engine.generate(
+                job.channel_id, prompt, job.sampling, max_tokens, emitted
+            ) as generation:
+                yield Answer(prompt, revision, generation.chunks())
 
     async def check_health(self) -> None:
+        """As `Engine.check_health`. An engine that makes no step is killed.
+
+        Raises:
+            EngineStuck: this is why.
+        """
         await self._engine.check_health()
+        suspects = self._stalls.look(self._engine.load().steps)
+        if suspects:
+            log.error(
+                "engine_stalled", quiet_s=round(self._stalls.quiet_s), suspects=sorted(suspects)
+            )
+            self._engine.kill()
+            raise EngineStuck(suspects)
 
     async def _encode(self, job: Job) -> list[int]:
         if job.messages is not None:

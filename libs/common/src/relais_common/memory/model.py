@@ -299,12 +299,18 @@ class MemoryModel:
         lane.insert(at, channel_id)
 
     def let_go(
-        self, record: Record, *, max_failures: int | None, heard_at_s: float | None = None
+        self,
+        record: Record,
+        *,
+        max_failures: int | None,
+        heard_at_s: float | None = None,
+        blamed: bool = False,
     ) -> bool:
         """What becomes of a job whose holder has let go of it; `max_failures` is set after a crash.
 
         Args:
             heard_at_s: when a holder that is gone was last heard of.
+            blamed: it may be why its engine is stuck.
 
         Returns:
             True where it waits again.
@@ -313,15 +319,18 @@ class MemoryModel:
         if record.stop is not None:
             self.conclude(record, *stopped(record.stop), "")
             return False
-        if max_failures is not None and self._charge(record) >= max(1, max_failures):
+        if max_failures is not None and self._charge(record, blamed=blamed) >= max(1, max_failures):
             self.conclude(record, Status.FAILED, [codec.WORKER_LOST_LINE], "")
             self.dead.appendleft(record.job.channel_id)
             return False
         self.requeue(record)
         return True
 
-    def _charge(self, record: Record) -> int:
+    def _charge(self, record: Record, *, blamed: bool) -> int:
         """A worker died with this job: how often it was charged by now, 0 where this time it was not."""
+        if blamed:
+            record.failures += 1
+            return record.failures
         if record.hands.progressed:
             record.barren = 0
         elif record.engaged or record.suspect:

@@ -401,12 +401,14 @@ class MemoryStore:
             verdicts.append(verdict)
         return verdicts
 
-    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
+    async def release(
+        self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
         for lease in leases:
             model, record = self._of(lease.channel_id)
             if record is None or not model.verdict(lease.channel_id, lease.fence).held:
                 continue
-            if model.let_go(record, max_failures=max_failures):
+            if model.let_go(record, max_failures=max_failures, blamed=blamed):
                 self._bell(record.job.model).set()
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:

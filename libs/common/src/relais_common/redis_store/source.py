@@ -191,12 +191,14 @@ class RedisJobSource:
         )
         return [_verdict(answer) for answer in answers]
 
-    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
+    async def release(
+        self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
         if leases:
             await self._scripts.run(
                 "release",
                 keys.channel_base(leases[0].channel_id),
-                int(max_failures is not None),
+                "blamed" if blamed else int(max_failures is not None),
                 *parting(max_failures or 0),
                 *_flat(leases),
             )

@@ -13,7 +13,13 @@ import structlog
 
 from relais_common.backoff import Backoff
 from relais_common.error_texts import MAX_LENGTH, cleaned
-from relais_common.errors import EngineDead, EngineFailed, RelaisError, StoreUnavailable
+from relais_common.errors import (
+    EngineDead,
+    EngineFailed,
+    EngineStalled,
+    RelaisError,
+    StoreUnavailable,
+)
 from relais_common.events import Cancelled, Expired, Failed, Terminal
 from relais_common.jobs import Lease, StopReason, Take
 from relais_common.lifecycle import cancel_and_wait
@@ -225,25 +231,25 @@ class Consumer:
 
     async def _execute(self, held: HeldJob) -> None:
         with channel_context(held.lease.channel_id):
+            work = asyncio.create_task(self._handler.handle(held))
             try:
-                terminal = await self._outcome(held)
-                if terminal is not None:
-                    await self._finish(held, terminal)
-                elif held.halted.result() is Abandon.HAND_BACK:
-                    await self._source.release([held.lease])
-                elif held.halted.result() is Abandon.PREEMPTED:
-                    log.info("preempted", fence=held.lease.fence)
-                else:
-                    log.warning("lease_lost", fence=held.lease.fence)
-            except StoreUnavailable:
-                log.warning("hand_back_failed")
+                terminal = await self._outcome(held, work)
+                # Before the engine has let go of it, which may take long: the client need not wait for that.
+                work.cancel()
+                await self._let_go(held, terminal)
+            except asyncio.CancelledError:
+                # Whatever the engine does: what is held must be handed back.
+                await _end(work, timeout_s=HAND_BACK_TIMEOUT_S)
+                raise
+            finally:
+                work.cancel()
+            await _end(work)
             # Not in a finally: when this worker dies, what it holds is handed back by `run`.
             self._held_jobs.remove(held)
             self._freed.set()
 
-    async def _outcome(self, held: HeldJob) -> Terminal | None:
+    async def _outcome(self, held: HeldJob, work: asyncio.Task[Terminal]) -> Terminal | None:
         """How the job ended here, or None if it did not."""
-        work = asyncio.create_task(self._handler.handle(held))
         timer = asyncio.get_running_loop().call_later(
             max(0.0, held.taken.deadline_in_s), held.halt, StopReason.DEADLINE
         )
@@ -268,10 +274,22 @@ class Consumer:
             return Failed(EngineFailed(_FAILED).info)
         finally:
             timer.cancel()
-            await _end(work)
             # A task holds its error, whose traceback holds this frame: together they would keep the whole request in
             # memory until a full garbage collection.
             del work, both
+
+    async def _let_go(self, held: HeldJob, terminal: Terminal | None) -> None:
+        try:
+            if terminal is not None:
+                await self._finish(held, terminal)
+            elif held.halted.result() is Abandon.HAND_BACK:
+                await self._source.release([held.lease])
+            elif held.halted.result() is Abandon.PREEMPTED:
+                log.info("preempted", fence=held.lease.fence)
+            else:
+                log.warning("lease_lost", fence=held.lease.fence)
+        except StoreUnavailable:
+            log.warning("hand_back_failed")
 
     async def _finish(self, held: HeldJob, terminal: Terminal) -> None:
         backoff = Backoff()
@@ -310,24 +328,43 @@ class Consumer:
             task.cancel()
 
     async def _hand_back_all(self, *, crashed: bool) -> None:
-        leases = [held.lease for held in self._held_jobs.all()]
-        if not leases:
+        if not len(self._held_jobs):
             return
         try:
             async with asyncio.timeout(HAND_BACK_TIMEOUT_S):
-                await self._source.release(
-                    leases, max_failures=self._settings.max_failures if crashed else None
-                )
-            log.warning("handed_back", jobs=len(leases))
+                handed_back = await self._hand_back(crashed=crashed)
+            log.warning("handed_back", jobs=handed_back)
         except (StoreUnavailable, TimeoutError):
-            log.exception("hand_back_failed", jobs=len(leases))
+            log.exception("hand_back_failed", jobs=len(self._held_jobs))
+
+    async def _hand_back(self, *, crashed: bool) -> int:
+        """Where the engine was stuck, whoever may be why pays for it, and nobody else. Returns the number of jobs."""
+        held_jobs, suspicion = self._held_jobs.all(), self._held_jobs.suspicion
+        max_failures = self._settings.max_failures
+        if suspicion is None:
+            leases = [held.lease for held in held_jobs]
+            await self._source.release(leases, max_failures=max_failures if crashed else None)
+            return len(leases)
+        suspects = [held for held in held_jobs if held.lease.channel_id in suspicion]
+        await self._source.release([held.lease for held in held_jobs if held not in suspects])
+        if len(suspicion) == 1:
+            error = EngineStalled("the engine made no step while it ran this request")
+            for held in suspects:
+                await self._finish(held, Failed(error.info))
+        else:
+            await self._source.release(
+                [held.lease for held in suspects], max_failures=max_failures, blamed=True
+            )
+        return len(held_jobs)
 
 
-async def _end(work: asyncio.Task[Terminal]) -> None:
+async def _end(work: asyncio.Task[Terminal], timeout_s: float | None = None) -> None:
     """Stop a job's work. What it raises on the way out matters only if the engine has died."""
     work.cancel()
-    await asyncio.wait({work})
-    if not work.cancelled() and isinstance(error := work.exception(), EngineDead):
+    await asyncio.wait({work}, timeout=timeout_s)
+    if not work.done():
+        log.warning("work_left_behind")
+    elif not work.cancelled() and isinstance(error := work.exception(), EngineDead):
         raise error
 
 

@@ -172,10 +172,15 @@ class HeldJob:
 
 
 class HeldJobs:
-    """The jobs in this worker's hands, by channel id."""
+    """The jobs in this worker's hands, by channel id.
+
+    Attributes:
+        suspicion: channel ids of which one may be why the engine is stuck; None while it is not.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[str, HeldJob] = {}
+        self.suspicion: frozenset[str] | None = None
 
     def __len__(self) -> int:
         return len(self._jobs)

@@ -365,8 +365,10 @@ class _WatchedSource:
         self._metrics.renewed(leases, verdicts)
         return verdicts
 
-    async def release(self, leases: Sequence[Lease], *, max_failures: int | None = None) -> None:
-        await self._source.release(leases, max_failures=max_failures)
+    async def release(
+        self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
+        await self._source.release(leases, max_failures=max_failures, blamed=blamed)
         self._metrics.released(leases)
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:

@@ -300,25 +300,26 @@ end
 
 -- A worker died with this job on board. It is charged where the engine had it and gave nothing, or where it was alone and
 -- gave nothing. Where it was one of several that no engine had yet, the take was barren, and nobody knows which of them it
--- was: at the second such take in a row it is tried alone. Returns which field counts it, and how much it says then.
-local function charge(id)
+-- was: at the second such take in a row it is tried alone. Returns which field counts it, and how much it says then. `blamed`:
+-- it may be why its engine is stuck, and is charged whatever the engine gave.
+local function charge(id, blamed)
   local engaged, progressed, failures, barren = unpack(redis.call('HMGET', job_key(id), 'engaged', 'progressed', 'failures',
     'barren'))
-  if progressed then return 'barren', 0 end
-  if engaged or is_suspect(failures, barren) then return 'failures', failures + 1 end
+  if progressed and not blamed then return 'barren', 0 end
+  if blamed or engaged or is_suspect(failures, barren) then return 'failures', failures + 1 end
   return 'barren', (barren or 0) + 1
 end
 
 -- What becomes of a running job that its holder has let go of. Asked to stop, it ends. `crashed`: it may be charged, and
--- ends where that happens too often. Else it waits again.
+-- ends where that happens too often. Else it waits again. `blamed`: it may be why its engine is stuck.
 -- `parting`: seconds that a dead letter is kept, how many are kept, failures allowed, and the lines of the four ends.
 -- `heard_at`: when its holder was last heard of. True where the job waits again.
-local function let_go(id, crashed, parting, heard_at)
+local function let_go(id, crashed, parting, heard_at, blamed)
   local keep_s, most, max_failures, expired, disconnected, cancelled, lost = unpack(parting)
   local stop, left, failures = unpack(redis.call('HMGET', job_key(id), 'stop', 'left', 'failures'))
   local counter, times
   -- Once: a step that stopped after this has charged it already.
-  if crashed and not stop and not left then counter, times = charge(id) end
+  if crashed and not stop and not left then counter, times = charge(id, blamed) end
   note_left(id, heard_at, counter, times)
   if counter == 'failures' then failures = times end
   if stop == 'deadline' then
