@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import aiohttp
@@ -180,8 +181,11 @@ def test_the_openai_client_lists_the_model(stack: Stack) -> None:
         ({"max_tokens": 4, "extra_body": {"min_tokens": 5}}, "min_tokens"),
         ({"extra_body": {"allowed_token_ids": [999_999]}}, "allowed_token_ids"),
         ({"extra_body": {"stop_token_ids": [999_999]}}, "stop_token_ids"),
-        ({"extra_body": {"structured_outputs": {"regex": "(("}}}, "structured_outputs"),
-        ({"extra_body": {"structured_outputs": {"grammar": "no grammar"}}}, "structured_outputs"),
+        ({"extra_body": {"structured_outputs": {"regex": "(("}}}, "structured_outputs.regex"),
+        (
+            {"extra_body": {"structured_outputs": {"grammar": "no grammar"}}},
+            "structured_outputs.grammar",
+        ),
         (
             {
                 "response_format": {
@@ -254,6 +258,82 @@ def test_an_answer_follows_a_structure(
         extra_body={"structured_outputs": structure},
     )
     assert answer.choices[0].message.content in possible
+
+
+CHAIN = "".join(f"a{i} ::= a{i + 1} a{i + 1} | a{i + 1}\n" for i in range(200))
+REFERS_TO_ITSELF = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"structured_outputs": {"grammar": f'root ::= a0\n{CHAIN}a200 ::= "x"'}},
+            "structured_outputs.grammar",
+        ),
+        ({"structured_outputs": {"grammar": "start: x\nx: start"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": REFERS_TO_ITSELF},
+                }
+            },
+            "response_format",
+        ),
+        (
+            {"structured_outputs": {"choice": ["yes"]}, "allowed_token_ids": [5]},
+            "structured_outputs.choice",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_a_400_while_other_answers_go_on(
+    stack: Stack, fields: dict[str, Any], param: str
+) -> None:
+    victim = stack.client.chat.completions.create(
+        model=MODEL,
+        messages=chat(REMARK),
+        stream=True,
+        temperature=0,
+        max_tokens=LONG_TOKENS,
+        extra_body={"ignore_eos": True},
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in islice(victim, 5)]
+    for stream in (True, False):
+        with pytest.raises(openai.BadRequestError) as refused:
+            stack.client.chat.completions.create(
+                model=MODEL, messages=chat("x"), stream=stream, max_tokens=20, extra_body=fields
+            )
+        assert refused.value.param is not None
+        assert refused.value.param.startswith(param)
+    last: str | None = None
+    for chunk in victim:
+        pieces.append(chunk.choices[0].delta.content or "")
+        last = chunk.choices[0].finish_reason
+    assert last == "length"
+    assert "".join(pieces).strip()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {"regex": "((a*b*)*c*)*((a*b*)*c*)*x"}},
+        {"structured_outputs": {"choice": ["yes", "no"]}, "min_tokens": 8},
+        {"structured_outputs": {"choice": ["yes", "no"]}, "ignore_eos": True},
+        {"structured_outputs": {"json": {"type": "object"}}, "bad_words": ["{"]},
+        {"structured_outputs": {"json": {"type": "array", "minItems": 3000}}},
+    ],
+)
+def test_no_structure_is_a_fault_of_the_engine(stack: Stack, fields: dict[str, Any]) -> None:
+    try:
+        answer = stack.client.chat.completions.create(
+            model=MODEL, messages=chat(REMARK), max_tokens=20, extra_body=fields
+        )
+    except openai.BadRequestError:
+        return
+    assert answer.choices[0].finish_reason in ("stop", "length")
 
 
 async def test_vllms_stops_and_bounds_on_tokens(stack: Stack) -> None:

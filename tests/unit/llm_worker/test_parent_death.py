@@ -74,5 +74,5 @@ def test_plugin_does_nothing_in_the_worker_itself(monkeypatch: pytest.MonkeyPatc
     def unexpected(_: int) -> None:
         raise AssertionError("the worker would die with whoever started it")
 
-    monkeypatch.setattr("relais_llm_worker.parent_death._die_with", unexpected)
+    monkeypatch.setattr("relais_llm_worker.parent_death.die_with", unexpected)
     die_with_worker()

@@ -1,4 +1,4 @@
-"""The engine port over vLLM's AsyncLLM. The only module that imports vLLM."""
+"""The engine port over vLLM's AsyncLLM. With `structured_outputs.of_vllm` the only module that imports vLLM."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from jinja2 import TemplateError
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.envs import enable_envs_cache
 from vllm.exceptions import VLLMClientError
-from vllm.inputs import tokens_input
-from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.inputs import TokensPrompt, tokens_input
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
@@ -44,7 +45,11 @@ from relais_llm_worker.engine import (
 )
 from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.prompts import Prompts
-from relais_llm_worker.settings import EngineSettings
+from relais_llm_worker.settings import EngineSettings, StructuredOutputsSettings
+from relais_llm_worker.structured_outputs.of_vllm import library_of, params_of, specification_of
+from relais_llm_worker.structured_outputs.specification import Budget
+from relais_llm_worker.structured_outputs.trial_client import open_trial_client
+from relais_llm_worker.structured_outputs.trials import Trials
 from relais_llm_worker.token_texts import TokenTexts
 
 log = structlog.get_logger(__name__)
@@ -67,6 +72,7 @@ class _LoadGauge(StatLoggerBase):
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
         self.load = EngineLoad(waiting=0, kv_cache_usage=0.0)
+        self._steps = 0
 
     def record(
         self,
@@ -75,10 +81,12 @@ class _LoadGauge(StatLoggerBase):
         mm_cache_stats: Any = None,
         engine_idx: int = 0,
     ) -> None:
+        self._steps += 1
         if scheduler_stats is not None:
             self.load = EngineLoad(
                 waiting=scheduler_stats.num_waiting_reqs,
                 kv_cache_usage=scheduler_stats.kv_cache_usage,
+                steps=self._steps,
             )
 
     def log_engine_initialized(self) -> None:
@@ -105,11 +113,33 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
         llm, gauge = await loop.run_in_executor(thread, _load, settings)
         prompts = Prompts(llm.get_tokenizer(), llm.model_config.max_model_len)
         try:
-            yield VllmEngine(llm, gauge, settings, prompts)
+            async with _open_trials(llm, settings.structured_outputs) as trials:
+                yield VllmEngine(llm, gauge, settings, prompts, trials)
         finally:
             prompts.close()
             # In this thread: the engine's own tasks belong to this loop.
             llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def _open_trials(
+    llm: AsyncLLM, settings: StructuredOutputsSettings
+) -> AsyncIterator[Trials | None]:
+    """None where the model's tokenizer is of a kind that trials cannot use."""
+    vocab_size = llm.model_config.get_vocab_size()
+    library = library_of(llm.get_tokenizer(), vocab_size, settings)
+    if library is None:
+        log.warning("no_structured_outputs", reason="the tokenizer is not a fast one")
+        yield None
+        return
+    # A twentieth of what all of it may take, for every running request waits for a step.
+    budget = Budget(settings.cpu_s, settings.cpu_s / 20)
+    async with open_trial_client(library, budget) as client:
+        trials = Trials(client.try_out)
+        try:
+            yield trials
+        finally:
+            await trials.close()
 
 
 def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
@@ -134,6 +164,12 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
             gpu_memory_utilization=settings.gpu_memory_utilization,
             enforce_eager=settings.enforce_eager,
             download_dir=settings.models_cache_dir,
+            structured_outputs_config=StructuredOutputsConfig(
+                backend=settings.structured_outputs.backend,
+                disable_any_whitespace=settings.structured_outputs.disable_any_whitespace,
+                disable_additional_properties=settings.structured_outputs.backend == "guidance"
+                and settings.structured_outputs.disable_additional_properties,
+            ),
             enable_log_requests=False,
             # Of vLLM's own loggers; the gauge below is one of ours and stays.
             disable_log_stats=True,
@@ -149,11 +185,18 @@ class VllmEngine:
     """One AsyncLLM and what is known of its model."""
 
     def __init__(
-        self, llm: AsyncLLM, gauge: _LoadGauge, settings: EngineSettings, prompts: Prompts
+        self,
+        llm: AsyncLLM,
+        gauge: _LoadGauge,
+        settings: EngineSettings,
+        prompts: Prompts,
+        trials: Trials | None,
     ) -> None:
         self._llm = llm
         self._gauge = gauge
         self._prompts = prompts
+        self._trials = trials
+        self._structured_outputs = settings.structured_outputs
         self._tokenizer: Any = llm.get_tokenizer()
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
@@ -200,6 +243,25 @@ class VllmEngine:
             if name in _SETTLED and getattr(sampling, name) is None
         }
         return replace(sampling, **missing)
+
+    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+        specification = specification_of(sampling, self._structured_outputs)
+        if specification is None:
+            return
+        if sampling.bad_words:
+            # They may leave no token, and nobody knows at which: the engine would fail in the middle of the answer.
+            raise EngineRefused(
+                "bad_words: not beside structured outputs",
+                param="bad_words",
+                code="unsupported_parameter",
+            )
+        if self._trials is None:
+            raise EngineRefused(
+                f"{specification.param}: this model follows no structured outputs",
+                param=specification.param,
+                code="unsupported_parameter",
+            )
+        await self._trials.check(specification, key_id=key_id)
 
     @asynccontextmanager
     async def generate(
@@ -271,19 +333,25 @@ class VllmEngine:
         max_tokens: int,
         emitted: tuple[int, ...],
     ) -> RequestOutputCollector:
+        token_ids = [*prompt_token_ids, *emitted]
         try:
-            return await self._llm.add_request(
-                request_id,
-                # Not a prompt to be rendered, which vLLM would do in a thread: there is nothing left to do.
-                tokens_input([*prompt_token_ids, *emitted]),
-                _sampling_params(sampling, max_tokens, len(emitted)),
-            )
+            params = _sampling_params(sampling, max_tokens, len(emitted))
+            # vLLM takes a raw prompt in by a thread, which pays only where it also checks a specification.
+            prompt: Any = tokens_input(token_ids)
+            if params.structured_outputs is not None:
+                prompt = TokensPrompt(prompt_token_ids=token_ids)
+            return await self._llm.add_request(request_id, prompt, params)
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:
             message = str(error.args[0] if error.args else error).strip().partition("\n")[0]
             param = getattr(error, "parameter", None) or _field_named_in(message, sampling)
             raise EngineRefused(message, param=param) from error
+
+    def kill(self) -> None:
+        # What these have started dies with them.
+        for process in getattr(self._llm.engine_core.resources.engine_manager, "processes", ()):
+            process.kill()
 
     async def check_health(self) -> None:
         try:
@@ -402,7 +470,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampl
         bad_words=list(sampling.bad_words),
         allowed_token_ids=list(sampling.allowed_token_ids) or None,
         logprobs=sampling.logprobs,
-        structured_outputs=_structured_outputs(sampling),
+        structured_outputs=params_of(sampling),
         output_kind=RequestOutputKind.DELTA,
     )
 
@@ -426,17 +494,6 @@ def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:
     if biases is None:
         return None
     return {int(token_id): bias for token_id, bias in biases.items()}
-
-
-def _structured_outputs(sampling: Sampling) -> StructuredOutputsParams | None:
-    if sampling.structured_outputs is not None:
-        return StructuredOutputsParams(**sampling.structured_outputs)
-    match sampling.response_format:
-        case {"type": "json_object"}:
-            return StructuredOutputsParams(json_object=True)
-        case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            return StructuredOutputsParams(json=schema)
-    return None
 
 
 def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:

@@ -20,17 +20,18 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def guard_forks() -> None:
     """From now on, children forked by this process die with it."""
     worker_pid = os.getpid()
-    os.register_at_fork(after_in_child=lambda: _die_with(worker_pid))
+    os.register_at_fork(after_in_child=lambda: die_with(worker_pid))
 
 
 def die_with_worker() -> None:
     """The plugin: in a child process, die with the parent; in the worker itself, do nothing."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
-        _die_with(parent.pid)
+        die_with(parent.pid)
 
 
-def _die_with(parent_pid: int) -> None:
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent dies."""
     if not sys.platform.startswith("linux") or os.getppid() != parent_pid:
         return
     libc = ctypes.CDLL(None, use_errno=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
+
 from relais_common import environ
 from relais_common.environ import Environ
 from relais_common.errors import SettingsError
@@ -12,12 +14,32 @@ from relais_common.llm_table import ALBERT_S_TABLE
 from relais_common.serving import ServiceSettings, read_service_settings
 from relais_llm_worker.remote.settings import RemoteSettings
 
+STRUCTURED_OUTPUTS_BACKENDS = ("guidance", "xgrammar")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StructuredOutputsSettings:
+    """How the engine follows schemas and grammars.
+
+    Attributes:
+        backend: `guidance` or `xgrammar`.
+        cpu_s: CPU seconds that trying one specification out may take.
+    """
+
+    backend: str = "guidance"
+    disable_any_whitespace: bool = True
+    disable_additional_properties: bool = True
+    cpu_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What the engine loads and how much it may use; None leaves a choice to vLLM."""
+    """What the engine loads and how much it may use; None leaves a choice to vLLM.
+
+    Attributes:
+        stall_s: how long the engine may make no step while it has requests.
+    """
 
     kind: str
     repo_id: str
@@ -30,7 +52,9 @@ class EngineSettings:
     gpu_memory_utilization: float
     enforce_eager: bool
     models_cache_dir: str | None
+    structured_outputs: StructuredOutputsSettings
     tokens_per_s: float
+    stall_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +99,9 @@ def read_settings(env: Environ) -> Settings:
         ),
         enforce_eager=environ.flag(env, "VLLM_ENFORCE_EAGER", False),
         models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
+        structured_outputs=_structured_outputs_settings(env),
         tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
+        stall_s=environ.number(env, "ENGINE_STALL_S", 120.0, at_least=1, at_most=86_400),
     )
     return Settings(
         service=replace(
@@ -88,6 +114,31 @@ def read_settings(env: Environ) -> Settings:
         kv_cache_threshold=environ.number(
             env, "KV_CACHE_THRESHOLD", 0.95, at_least=0.01, at_most=1.0
         ),
+    )
+
+
+def _structured_outputs_settings(env: Environ) -> StructuredOutputsSettings:
+    """vLLM's `--structured-outputs-config`, as far as it can be tried out before the engine sees it."""
+    name = "VLLM_STRUCTURED_OUTPUTS_CONFIG"
+    try:
+        given = orjson.loads(environ.text(env, name, "{}"))
+    except orjson.JSONDecodeError:
+        raise SettingsError(f"{name} is not JSON") from None
+    taken = {
+        "backend": STRUCTURED_OUTPUTS_BACKENDS,
+        "disable_any_whitespace": (True, False),
+        "disable_additional_properties": (True, False),
+    }
+    if not isinstance(given, dict) or given.keys() - taken.keys():
+        raise SettingsError(f"{name} takes a JSON object with {', '.join(taken)}")
+    for field, value in given.items():
+        if not any(type(value) is type(one) and value == one for one in taken[field]):
+            raise SettingsError(
+                f"{name}: {field} takes one of: {', '.join(map(str, taken[field])).lower()}"
+            )
+    return StructuredOutputsSettings(
+        **given,
+        cpu_s=environ.number(env, "STRUCTURED_OUTPUTS_CPU_S", 2.0, at_least=0.1, at_most=600),
     )
 
 
