@@ -65,6 +65,34 @@ async def test_model_that_a_key_may_not_use_does_not_exist_for_it(
     assert await stack.idle()
 
 
+@pytest.mark.parametrize("kind", ["regex", "grammar"])
+async def test_structures_that_a_key_may_not_ask_for_are_403_and_nothing_is_queued(
+    stack: Stack, key_file: KeyFile, kind: str
+) -> None:
+    key_file.write(one={"structured_outputs": [kind]}, two={}, three={"structured_outputs": []})
+    front = await stack.front(**key_file.settings)
+    texts = {"regex": "yes|no", "grammar": 'root ::= "yes"'}
+
+    def asked(**structure: Any) -> dict[str, Any]:
+        return {**chat_request(), "structured_outputs": structure}
+
+    def native(**structure: Any) -> dict[str, Any]:
+        return chat_request(params={"structured_outputs": structure})
+
+    for client in ("two", "three"):
+        for path, body in (
+            ("/v1/chat/completions", asked(**{kind: texts[kind]})),
+            ("/v1/requests", native(**{kind: texts[kind]})),
+        ):
+            error = await error_of(front.post(path, body, headers=bearer(client)), 403)
+            assert error["code"] == "structured_output_not_allowed"
+            assert error["param"] == f"structured_outputs.{kind}"
+    assert await stack.idle()
+    await front.submit(native(**{kind: texts[kind]}), **ONE)
+    for client in ("one", "two", "three"):
+        await front.submit(native(choice=["yes"]), **bearer(client))
+
+
 async def test_priority_above_the_key_s_is_403_and_nothing_is_queued(
     stack: Stack, key_file: KeyFile
 ) -> None:

@@ -65,6 +65,7 @@ def test_created_client_has_the_rights_that_were_asked_for(keys: Keys) -> None:
     keys.done(
         *("create", "a", "--model", "m", "--model", "org/n", "--requests-per-minute", "5"),
         *("--tokens-per-minute", "600", "--concurrent-requests", "2", "--max-priority", "low"),
+        *("--structured-outputs", "regex", "--structured-outputs", "grammar"),
     )
     keys.done("create", "ops", "--admin")
     listed = json.loads(keys.done("list", "--json"))["clients"]
@@ -78,8 +79,10 @@ def test_created_client_has_the_rights_that_were_asked_for(keys: Keys) -> None:
         "requests_per_minute": 5,
         "tokens_per_minute": 600,
         "concurrent_requests": 2,
+        "structured_outputs": ["grammar", "regex"],
     }
     assert listed[1]["admin"]
+    assert listed[1]["structured_outputs"] is None
     table = keys.done("list")
     assert "ops (admin)" in table
     assert "600" in table

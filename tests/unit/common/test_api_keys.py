@@ -27,7 +27,7 @@ def test_name_and_key_are_enough() -> None:
     assert one == ApiKey(digests=(digest("key-of-one"),))
     assert (one.admin, one.models, one.max_priority) == (False, None, Priority.HIGH)
     assert (one.requests_per_minute, one.tokens_per_minute) == (None, None)
-    assert one.concurrent_requests is None
+    assert (one.concurrent_requests, one.structured_outputs) == (None, None)
 
 
 def test_fuller_form_has_a_hash_and_limits() -> None:
@@ -39,6 +39,7 @@ def test_fuller_form_has_a_hash_and_limits() -> None:
         "requests_per_minute": 60,
         "tokens_per_minute": 1000,
         "concurrent_requests": 4,
+        "structured_outputs": ["regex"],
     }
     assert parsed({"two": entry})["two"] == ApiKey(
         digests=(digest("key-of-two"),),
@@ -48,6 +49,7 @@ def test_fuller_form_has_a_hash_and_limits() -> None:
         requests_per_minute=60,
         tokens_per_minute=1000,
         concurrent_requests=4,
+        structured_outputs=frozenset(("regex",)),
     )
 
 
@@ -121,6 +123,9 @@ WRONG: list[Any] = [
     {"one": {"key": "s3cr3t", "models": [1]}},
     {"one": {"key": "s3cr3t", "max_priority": "highest"}},
     {"one": {"key": "s3cr3t", "max_priority": 1}},
+    {"one": {"key": "s3cr3t", "structured_outputs": "regex"}},
+    {"one": {"key": "s3cr3t", "structured_outputs": ["json"]}},
+    {"one": {"key": "s3cr3t", "structured_outputs": [["regex"]]}},
     *(
         {"one": {"key": "s3cr3t", name: value}}
         for name in ("requests_per_minute", "tokens_per_minute", "concurrent_requests")

@@ -8,9 +8,9 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from relais_common.api_keys import ApiKey, digest
+from relais_common.api_keys import COSTLY_STRUCTURES, ApiKey, digest
 from relais_common.errors import KeyRevoked, Unauthorized
 
 ANONYMOUS = "anonymous"
@@ -40,7 +40,7 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, ApiKey] | None, *, any_token: bool) -> None:
         self._any_token = any_token
-        self._stranger = ApiKey(digests=(), admin=any_token and keys is None)
+        self._stranger = self._with_structures(ApiKey(digests=(), admin=any_token and keys is None))
         self._secret = secrets.token_bytes(32)
         self._clients: frozenset[str] = frozenset()
         self._callers: dict[bytes, Caller] = {}
@@ -50,10 +50,17 @@ class KeyRing:
         """From now on these are the keys."""
         self._clients = frozenset(keys)
         self._callers = {
-            self._place(one): Caller(client, key, one)
+            self._place(one): Caller(client, self._with_structures(key), one)
             for client, key in keys.items()
             for one in key.digests
         }
+
+    def _with_structures(self, key: ApiKey) -> ApiKey:
+        """The key with what it may ask for where the file does not say: all in `ENV=dev`, else nothing."""
+        if key.structured_outputs is not None:
+            return key
+        kinds = COSTLY_STRUCTURES if self._any_token else ()
+        return replace(key, structured_outputs=frozenset(kinds))
 
     def identify(self, authorization: str | None) -> Caller:
         """Who is behind an `Authorization` header.

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 
 import structlog
 
-from relais_common.api_keys import ApiKey
+from relais_common.api_keys import COSTLY_STRUCTURES, ApiKey
 from relais_common.channels import new_channel_id
 from relais_common.errors import (
     Draining,
@@ -19,6 +19,7 @@ from relais_common.errors import (
     PayloadTooLarge,
     PriorityForbidden,
     StoreUnavailable,
+    StructureForbidden,
 )
 from relais_common.jobs import (
     Accepted,
@@ -28,6 +29,7 @@ from relais_common.jobs import (
     OnDisconnect,
     Operation,
     Priority,
+    Sampling,
     StopReason,
 )
 from relais_common.lifecycle import cancel_and_wait
@@ -84,8 +86,9 @@ class Intake:
         """Queue the draft.
 
         Raises:
-            ModelNotFound, PriorityForbidden, InvalidRequest, PayloadTooLarge, QueueFull, TooManyInFlight, RateLimited,
-                StorageFull, KeyStorageFull, TracesFull, IdempotencyConflict, Draining: nothing was queued.
+            ModelNotFound, PriorityForbidden, StructureForbidden, InvalidRequest, PayloadTooLarge, QueueFull,
+                TooManyInFlight, RateLimited, StorageFull, KeyStorageFull, TracesFull, IdempotencyConflict, Draining:
+                nothing was queued.
             StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
         """
         if self._drain.started:
@@ -97,6 +100,7 @@ class Intake:
             raise PriorityForbidden(
                 f"priority: this key may ask for {highest} at most", param="priority"
             )
+        _check_structure(draft.sampling, caller.may)
         kept_s = DELIVERED_TTL_S if draft.is_delivered else math.inf
         job = Job(
             channel_id=new_channel_id(model),
@@ -186,6 +190,14 @@ class Intake:
                 f"deadline_s: at most {self._limits.max_deadline_s:g} seconds", param="deadline_s"
             )
         return draft.deadline_s
+
+
+def _check_structure(sampling: Sampling, key: ApiKey) -> None:
+    """Raises StructureForbidden where the key may not ask for this kind of structured output."""
+    for kind in sampling.structured_outputs or ():
+        if kind in COSTLY_STRUCTURES and kind not in (key.structured_outputs or ()):
+            param = f"structured_outputs.{kind}"
+            raise StructureForbidden(f"{param}: this key may not ask for it", param=param)
 
 
 def _operation(draft: Draft) -> Operation:

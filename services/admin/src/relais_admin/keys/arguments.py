@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str], default_file: str | None) -> Arguments:
         "tokens_per_minute": getattr(given, "tokens_per_minute", None),
         "concurrent_requests": getattr(given, "concurrent_requests", None),
         "max_priority": getattr(given, "max_priority", None),
+        "structured_outputs": getattr(given, "structured_outputs", None),
         "admin": getattr(given, "admin", None),
     }
     rights = {name: value for name, value in fields.items() if value is not None}
@@ -100,6 +101,13 @@ def _parser() -> ArgumentParser:
     ):
         create.add_argument(f"--{name}", type=_number, metavar="N", help=what)
     create.add_argument("--max-priority", choices=[one.value for one in Priority])
+    create.add_argument(
+        "--structured-outputs",
+        action="append",
+        choices=api_keys.COSTLY_STRUCTURES,
+        help="beyond JSON and choices, what its answers may have to follow; may be repeated "
+        "(default: both where ENV=dev, else neither)",
+    )
     create.add_argument(
         "--admin", action="store_true", default=None, help="opens the operators' routes"
     )

@@ -22,6 +22,9 @@ def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:
             "requests_per_minute": key.requests_per_minute,
             "tokens_per_minute": key.tokens_per_minute,
             "concurrent_requests": key.concurrent_requests,
+            "structured_outputs": None
+            if key.structured_outputs is None
+            else sorted(key.structured_outputs),
         }
         for client, key in sorted(keys.items())
     ]

@@ -21,6 +21,11 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs import Sampling
 from relais_orchestrator.schemas.branches import branch
 from relais_orchestrator.schemas.numbers import Whole
+from relais_orchestrator.schemas.structure_bounds import (
+    check_grammar,
+    check_regex,
+    check_schema,
+)
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 """Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
@@ -55,6 +60,8 @@ class JsonSchema(BaseModel):
         dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)
     ] = Field(alias="schema")
     strict: bool | None = None
+
+    _bounded = field_validator("schema_")(check_schema)
 
 
 class TextFormat(BaseModel):
@@ -112,6 +119,10 @@ class StructuredOutputs(BaseModel):
     grammar: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = Field(
         default=None, description="A context-free grammar in EBNF."
     )
+
+    _bounded_schema = field_validator("json_")(check_schema)
+    _bounded_regex = field_validator("regex")(check_regex)
+    _bounded_grammar = field_validator("grammar")(check_grammar)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
