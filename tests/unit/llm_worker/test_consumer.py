@@ -288,7 +288,7 @@ async def test_nothing_of_a_refused_request_is_left_in_memory(rig: Rig, ports: P
         held.append(weakref.ref(one))
         raise EngineRefused("too long", param="prompt")
 
-    rig.handler.handle = refuse  # type: ignore[method-assign]
+    rig.handler.handle = refuse  # type: ignore[method-assign, assignment]
     gc.collect()
     gc.disable()
     try:
