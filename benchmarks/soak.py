@@ -202,6 +202,12 @@ async def run(
             appendfsync=appendfsync,
             keep_logs=keep_logs,
         )
-        bars = judge(soaked, requests=round(200 * minutes), continued=round(30 * minutes))
+        # Attackers' keys have most of the machine then.
+        share = 0.3 if attacked else 1.0
+        bars = judge(
+            soaked,
+            requests=round(200 * minutes * share),
+            continued=round(30 * minutes * share),
+        )
     print_report(soaked, bars)
     return all(bar.ok for bar in bars)
