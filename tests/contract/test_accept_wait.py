@@ -51,7 +51,7 @@ async def replica_of(primary: ValkeyServer, make_redis_server: MakeServer) -> Va
         with Redis.from_url(primary.url) as redis:
             return bool("online" in str(redis.info("replication").get("slave0")))
 
-    await wait_until(online, 20)
+    await wait_until(online)
     return replica
 
 
@@ -111,7 +111,7 @@ async def test_replica_that_says_nothing_is_not_taken_for_one_that_has_it(
             return again.channel_id
 
         # The same job, however often its client came back.
-        assert await wait_until(confirmed, 20) == job.channel_id
+        assert await wait_until(confirmed) == job.channel_id
         assert ids(await take(ports, 10)) == [job.channel_id]
 
 

@@ -125,7 +125,7 @@ async def test_jobs_go_along_with_a_slot_that_is_moved_in_one_step(
     async def arrived() -> bool:
         return bool(await asyncio.to_thread(ask, target, "COUNTKEYSINSLOT", slot))
 
-    await wait_until(arrived, 30)
+    await wait_until(arrived)
     assert (await finish(ports, taken.lease, 3)).held
     assert ids(await take(ports)) == [waiting.channel_id]
     assert len(await ports.log.read(running.channel_id, after=0, limit=10)) == 3

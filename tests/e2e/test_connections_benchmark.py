@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.connections import Load, measure
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 NOTHING_LOST = (
     "tokens lost",

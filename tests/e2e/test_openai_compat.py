@@ -12,7 +12,7 @@ from openai_compat import CALLS, differences, shapes
 from support.process_stack import MODEL, VLLM_ON_CPU, make_starter, make_vllm_starter
 from support.valkey import ValkeyServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| `(?P<line>[^`]+)` \| (?P<who>Relais|vLLM) \|", re.MULTILINE)

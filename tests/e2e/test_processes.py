@@ -69,7 +69,7 @@ async def test_a_late_subscriber_gets_everything(
     async def completed() -> bool:
         return await status() == "completed"
 
-    await wait_until(completed, 10)
+    await wait_until(completed)
     events = await read_events(session, front.url + accepted["events_url"])
     assert text_of(events) == expected_answer("late", 50)
 

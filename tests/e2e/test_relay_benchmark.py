@@ -10,7 +10,7 @@ from benchmarks.relay import Load, measure
 pytest.importorskip("fastapi")
 pytest.importorskip("sse_starlette")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.parametrize("tokens_per_s", [0, 200])

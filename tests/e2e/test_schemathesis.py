@@ -69,7 +69,7 @@ def run_schemathesis(front: ServiceProcess, folder: Path, *options: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(900)
 def test_what_the_document_says_holds_with_keys(
     start: Starter, mongo: MongoServer, tmp_path: Path
 ) -> None:
@@ -82,7 +82,7 @@ def test_what_the_document_says_holds_with_keys(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(900)
 def test_what_the_document_says_holds_without_keys(
     start: Starter, mongo: MongoServer, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.serve import Load, measure
 from benchmarks.serving.report import PEER, RELAIS, bars, text
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 async def test_both_give_the_same_answers_and_every_figure() -> None:

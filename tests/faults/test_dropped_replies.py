@@ -99,9 +99,9 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     ]
     for channel_id in leaving:
         await cancel(fronts[0], channel_id)
-    await wait_until(lambda: drained.held_jobs.all() and killed.held_jobs.all(), 20)
+    await wait_until(lambda: drained.held_jobs.all() and killed.held_jobs.all())
     if script == "renew":
-        await wait_until(lambda: eater.eaten[script] >= WHOLE_CLIENT, 20)
+        await wait_until(lambda: eater.eaten[script] >= WHOLE_CLIENT)
     await drained.drain()
     await killed.kill()
     for _ in range(2):
@@ -109,12 +109,12 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     texts = await asyncio.gather(*reading)
     assert texts == [answer_to(f"request {number}", 60) for number in range(2, 16)]
     for channel_id in channels:
-        assert await wait_until(partial(final_status, fronts[0], channel_id), 20) == "completed"
+        assert await wait_until(partial(final_status, fronts[0], channel_id)) == "completed"
     for channel_id in leaving:
-        assert await wait_until(partial(final_status, fronts[0], channel_id), 20) == "cancelled"
+        assert await wait_until(partial(final_status, fronts[0], channel_id)) == "cancelled"
     assert eater.eaten[script]
     eater.stop_eating()
-    await wait_until(stack.idle, 20)
+    await wait_until(stack.idle)
     async with Redis.from_url(redis_url) as redis:
         await assert_nothing_is_left_over(redis, channels + leaving)
 
@@ -130,7 +130,7 @@ async def submit_until_accepted(front: Front, body: dict[str, object], key: str)
             found: str | None = answer.get("channel_id")
             return found
 
-    channel_id: str | None = await wait_until(accepted, 20)
+    channel_id: str | None = await wait_until(accepted)
     assert channel_id is not None
     return channel_id
 
@@ -140,7 +140,7 @@ async def cancel(front: Front, channel_id: str) -> None:
         async with front.delete(f"/v1/channels/{channel_id}") as response:
             return response.status in (200, 202)
 
-    await wait_until(cancelled, 20)
+    await wait_until(cancelled)
 
 
 async def read_whole(front: Front, channel_id: str) -> str:

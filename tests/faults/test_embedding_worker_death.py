@@ -60,7 +60,7 @@ async def test_requests_of_a_killed_worker_are_answered_by_another_one_once(
             state = await store.intake.state(job.channel_id)
             return state is not None and state.status is Status.COMPLETED
 
-        await wait_until(ended, 60)
+        await wait_until(ended)
         lines = await store.log.read(job.channel_id, after=0, limit=100)
         assert [codec.split_event(line)[0] for line in lines] == [
             b"queued",

@@ -85,7 +85,7 @@ class Stack:
             state = await self.show(channel_id, key)
             return None if state["status"] in ("queued", "running") else state
 
-        found: dict[str, Any] | None = await wait_until(ended, 90, every_s=0.05)
+        found: dict[str, Any] | None = await wait_until(ended, every_s=0.05)
         assert found is not None
         return found
 

@@ -64,7 +64,7 @@ class Reader:
                     self.events.append(event)
 
     async def has(self, count: int) -> None:
-        await wait_until(lambda: len(self.events) >= count, 20)
+        await wait_until(lambda: len(self.events) >= count)
 
     async def whole(self) -> list[SseEvent]:
         async with asyncio.timeout(40):
@@ -168,7 +168,7 @@ async def other_worker(stack: Stack, *, words: int) -> None:
     async def taken() -> list[TakenJob]:
         return await take(ports, worker_id="other", idle=True)
 
-    (job,) = await wait_until(taken, 20)
+    (job,) = await wait_until(taken)
     await start(ports, job.lease)
     lines = tuple(codec.encode_event(Token("otherwise ", (7,))) for _ in range(words))
     await ports.source.append([Append(job.lease, job.tail + 1, lines, True)])
@@ -217,9 +217,9 @@ async def test_answer_that_was_not_sent_yet_is_simply_the_other_one(
             return answer
 
     asking = asyncio.create_task(ask())
-    await wait_until(lambda: any(held.next_seq > 20 for held in doomed.held_jobs.all()), 20)
+    await wait_until(lambda: any(held.next_seq > 20 for held in doomed.held_jobs.all()))
     mark = written(server)
-    await wait_until(lambda: any(held.next_seq > 60 for held in doomed.held_jobs.all()), 20)
+    await wait_until(lambda: any(held.next_seq > 60 for held in doomed.held_jobs.all()))
     await doomed.kill()
     await lose(server, mark)
     await other_worker(stack, words=300)
@@ -248,7 +248,7 @@ async def test_request_accepted_in_the_lost_second_is_unknown_and_its_key_makes_
     await stack.worker()
     again = await front.submit(chat_request("a"), **key)
     assert again != channel_id
-    await wait_until(lambda: front.is_terminal(again), 20)
+    await wait_until(lambda: front.is_terminal(again))
     assert (await front.state(again))["result"]["text"] == answer_to("a")
-    await wait_until(stack.idle, 20)
+    await wait_until(stack.idle)
     assert (await stack.store.intake.depth(MODEL)).waiting == 0

@@ -124,7 +124,7 @@ async def answers_to_all(session: aiohttp.ClientSession, fronts: list[ServicePro
         async def ready(front: ServiceProcess = front) -> bool:
             return await status(session, f"{front.url}/readyz") == 200
 
-        await wait_until(ready, 30)
+        await wait_until(ready)
 
 
 async def status(session: aiohttp.ClientSession, url: str) -> int:
@@ -171,7 +171,7 @@ async def progress(clients: list[Client]) -> None:
     def reached() -> bool:
         return all(len(client.events) >= goal for client, goal in zip(clients, goals, strict=True))
 
-    await wait_until(reached, 60)
+    await wait_until(reached)
 
 
 async def submit_and_read(client: Client) -> None:
@@ -193,7 +193,7 @@ async def test_while_redis_is_away_requests_are_refused_and_every_process_lives_
     fronts, client = fleet[:2], Client(session, fleet[0], "held through it")
     await client.submit()
     reading = asyncio.create_task(client.read())
-    await wait_until(lambda: len(client.events) > 10, 30)
+    await wait_until(lambda: len(client.events) > 10)
     await asyncio.to_thread(wait_written, server.url)
     await asyncio.to_thread(server.kill)
     for front in fronts:
@@ -226,7 +226,7 @@ async def test_processes_that_find_no_redis_at_their_start_wait_for_it(
     await asyncio.to_thread(server.kill)
     front = start("orchestrator", wait=False)
     worker = start("llm_worker", wait=False, **DETERMINISTIC)
-    await wait_until(lambda: "waiting_for_redis" in front.log_tail(), 60)
+    await wait_until(lambda: "waiting_for_redis" in front.log_tail())
     await asyncio.to_thread(server.start)
     await asyncio.to_thread(front.wait_ready)
     await asyncio.to_thread(worker.wait_ready)
@@ -250,7 +250,7 @@ async def test_frozen_redis_costs_time_and_nothing_else(
     async with asyncio.TaskGroup() as group:
         for client in clients:
             group.create_task(client.read())
-        await wait_until(lambda: all(len(client.events) > 10 for client in clients), 30)
+        await wait_until(lambda: all(len(client.events) > 10 for client in clients))
         os.kill(server.pid, signal.SIGSTOP)
         try:
             began_s, spent_s = time.monotonic(), [cpu_s(process) for process in fleet]

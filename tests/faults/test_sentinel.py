@@ -44,7 +44,7 @@ async def test_streams_go_on_at_the_replica_to_the_letter(
     async def ready() -> bool:
         return await asyncio.to_thread(sentinels.know_each_other_and_the_replica)
 
-    await wait_until(ready, 30)
+    await wait_until(ready)
 
     async def failed_over() -> bool:
         return await asyncio.to_thread(sentinels.master_port) == replica.port

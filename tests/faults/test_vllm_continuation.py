@@ -14,7 +14,7 @@ from support.native_client import events_url, state_of
 from support.process_stack import MODEL, VLLM_ON_CPU, Starter
 from support.sse_client import SseEvent, ids_of, read_events, text_of
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Long enough to be cut, and none is cut short by the model's own end.
 LONG = {"temperature": 0, "max_tokens": 600, "ignore_eos": True}

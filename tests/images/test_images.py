@@ -10,7 +10,7 @@ import pytest
 from support.composed import Composed
 
 # Whoever comes first starts all of it.
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 SERVICES = ("orchestrator", "llm-worker", "embedding-worker")
 COMPILERS = "gcc g++ cc c++ clang cpp as ld make rustc cargo pip uv"

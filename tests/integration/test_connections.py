@@ -130,7 +130,7 @@ async def test_an_answer_that_nobody_reads_is_dropped(stack: Stack) -> None:
                 return True
             return writer.is_closing()
 
-        await wait_until(is_cut, 60)
+        await wait_until(is_cut)
     del reader
 
 

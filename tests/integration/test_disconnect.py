@@ -107,7 +107,7 @@ async def test_leaving_while_the_request_is_put_into_the_queue_takes_it_out_agai
     asking = asyncio.create_task(ask(front, chat_request(stream=stream)))
     await wait_until(lambda: waits(stack, 1))
     asking.cancel()
-    await wait_until(stack.idle, 20)
+    await wait_until(stack.idle)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -144,7 +144,7 @@ async def test_request_with_an_idempotency_key_stops_once_nobody_has_come_back_f
     (channel_id,) = slow_worker.engine.running
     for one in asking:
         one.cancel()
-    await wait_until(lambda: is_free(stack, slow_worker), 20)
+    await wait_until(lambda: is_free(stack, slow_worker))
     assert await front.status(channel_id) == "cancelled"
 
 

@@ -96,7 +96,7 @@ async def test_openai_answers_that_take_too_long_end_with_an_error_and_their_wor
     assert "[DONE]" not in data
     assert status == 503
     assert json.loads(whole[0])["error"]["code"] == "draining"
-    await wait_until(lambda: not worker.engine.running, 3)
+    await wait_until(lambda: not worker.engine.running)
     assert await stack.idle()
 
 

@@ -55,7 +55,7 @@ async def ended(store: RedisStore, job: Job) -> object:
     async def outcome() -> bytes:
         return (await state_of(store, job)).outcome or b""
 
-    return codec.decode_event(await wait_until(outcome, 60))
+    return codec.decode_event(await wait_until(outcome))
 
 
 async def answer(store: RedisStore, job: Job) -> Vectors:

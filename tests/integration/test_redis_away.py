@@ -70,7 +70,7 @@ async def test_requests_are_refused_while_redis_is_away_and_accepted_after(
     await wait_until(lambda: is_ready(front))
     assert (await front.state(channel_id))["result"]["text"] == answer_to("before")
     after = await front.submit(chat_request("after"))
-    await wait_until(lambda: front.is_terminal(after), 10)
+    await wait_until(lambda: front.is_terminal(after))
     assert (await front.state(after))["result"]["text"] == answer_to("after")
 
 
@@ -123,7 +123,7 @@ async def test_jobs_that_wait_or_start_when_redis_goes_are_done_when_it_is_back(
         await asyncio.to_thread(server.restart, kill=False)
         await wait_until(lambda: is_ready(front))
     for channel_id, content in zip(channels, contents, strict=True):
-        await wait_until(partial(front.is_terminal, channel_id), 15)
+        await wait_until(partial(front.is_terminal, channel_id))
         state = await front.state(channel_id)
         assert (state["status"], state["error"]) == ("completed", None)
         assert state["result"]["text"] == answer_to(content)

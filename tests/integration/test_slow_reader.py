@@ -89,7 +89,7 @@ async def test_reader_that_stops_is_cut_off_with_little_buffered_and_can_resume(
             return transport.is_closing()
 
         others = asyncio.create_task(read_events(front.session, f"/v1/channels/{quick}/events"))
-        await wait_until(cut_off, 20)
+        await wait_until(cut_off)
         assert text_of(await others) == answer_to("b", TOKENS)
         assert max(buffered) < MOST_BUFFERED_BYTES
         received = await read_to_the_end(client)

@@ -48,7 +48,7 @@ async def assert_streams_go_on(
         await wait_until(runs)
         await wait_until(in_the_middle)
         kill()
-        await wait_until(is_over, 30)
+        await wait_until(is_over)
         for name, events in zip(names, await asyncio.gather(*reading), strict=True):
             assert text_of(events) == answer_to(name, TOKENS)
             assert ids_of(events) == list(range(1, len(events) + 1))

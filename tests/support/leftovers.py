@@ -41,6 +41,8 @@ def marked(mark: str) -> Processes:
             state, parent, *fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if state == "Z":
                 continue
+            if not (entry / "cmdline").read_bytes():
+                continue  # of the kernel, or on its way out: its memory is gone already
             pid = int(entry.name)
             started[pid] = fields[17]
             children.setdefault(int(parent), []).append(pid)

@@ -58,7 +58,7 @@ async def test_child_dies_with_its_parent(method: str, number: signal.Signals) -
     with family(method) as (parent, child):
         assert is_alive(child)
         parent.send_signal(number)
-        await wait_until(lambda: not is_alive(child), 10)
+        await wait_until(lambda: not is_alive(child))
 
 
 async def test_child_that_asked_for_nothing_would_outlive_its_parent() -> None:
@@ -67,7 +67,7 @@ async def test_child_that_asked_for_nothing_would_outlive_its_parent() -> None:
         parent.kill()
         parent.wait()
         with pytest.raises(AssertionError):
-            await wait_until(lambda: not is_alive(child), 0.5)
+            await wait_until(lambda: not is_alive(child))
 
 
 def test_plugin_does_nothing_in_the_worker_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ async def test_every_channel_is_watched_again_soon_after_an_outage(
         await wait_until(lambda: len(watched(faults)) > 3)
         faults.away = False
         faults.calls.clear()
-        await wait_until(lambda: watched(faults) == [CHANNEL, OTHER], 0.3)
+        await wait_until(lambda: watched(faults) == [CHANNEL, OTHER])
     await end_task(task)
 
 

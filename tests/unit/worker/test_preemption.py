@@ -73,7 +73,7 @@ async def ended(store: MemoryStore, job: Job) -> str:
         assert found is not None
         return found.text if found.status is Status.COMPLETED else None
 
-    found = await wait_until(text, 60)
+    found = await wait_until(text)
     assert found is not None
     return found
 
