@@ -53,10 +53,19 @@ def specification(kind: str, text: Any, allowed: tuple[int, ...] = ()) -> Specif
     return Specification(kind, text, allowed, f"structured_outputs.{kind}")
 
 
+def trial_server() -> psutil.Process:
+    """The one that this process has, beside others that a test run starts."""
+    (server,) = (
+        child
+        for child in psutil.Process(os.getpid()).children()
+        if any("trial_server" in part for part in child.cmdline())
+    )
+    return server
+
+
 def children() -> list[psutil.Process]:
-    """Trials under way: children of the server that this process has."""
-    (server,) = psutil.Process(os.getpid()).children()
-    return server.children()
+    """Trials under way."""
+    return trial_server().children()
 
 
 PERSON = {
@@ -112,7 +121,7 @@ async def test_the_kernel_ends_a_trial_at_its_budget() -> None:
 async def test_a_server_that_died_is_started_anew() -> None:
     async with open_trial_client(guidance(), BUDGET) as client:
         assert await client.try_out(specification("json", PERSON)) is None
-        (server,) = psutil.Process(os.getpid()).children()
+        server = trial_server()
         server.kill()
         await wait_until(lambda: not server.is_running() or server.status() == "zombie")
         trials = Trials(client.try_out)
