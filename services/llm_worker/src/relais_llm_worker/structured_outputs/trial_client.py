@@ -39,7 +39,7 @@ class TrialClient:
         self._server: _Server | None = None
         self._starting = asyncio.Lock()
         self._numbers = count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
     async def try_out(self, specification: Specification) -> str | None:
         """Why the specification is refused; None where it is fine.
@@ -47,20 +47,25 @@ class TrialClient:
         Raises:
             EngineFailed: the trial came to no end of its own.
         """
+        # A server that has just died is noticed by the trial that it does not answer.
+        outcome = await self._ask(specification) or await self._ask(specification)
+        if outcome is None or outcome["outcome"] == UNDECIDED:
+            raise EngineFailed("what the structured output costs could not be found out; try again")
+        return str(outcome["message"]) if outcome["outcome"] == REFUSED else None
+
+    async def _ask(self, specification: Specification) -> dict[str, Any] | None:
+        """The server's answer, or None where it died before it gave one."""
         stdin = await self._stdin()
         number = next(self._numbers)
         answer = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
             stdin.write(orjson.dumps({"id": number, **specification.content()}) + b"\n")
-            outcome = await answer
+            return await answer
         finally:
             del self._waiting[number]
             if not answer.done() or answer.cancelled():
                 stdin.write(orjson.dumps({"id": number}) + b"\n")
-        if outcome["outcome"] == UNDECIDED:
-            raise EngineFailed("what the structured output costs could not be found out; try again")
-        return str(outcome["message"]) if outcome["outcome"] == REFUSED else None
 
     async def start(self) -> None:
         """Start the server, so that the first trial need not wait for it."""
@@ -102,7 +107,7 @@ class TrialClient:
         finally:
             for waiting in self._waiting.values():
                 if not waiting.done():
-                    waiting.set_result({"outcome": UNDECIDED})
+                    waiting.set_result(None)
 
 
 async def _end(server: _Server) -> None:
