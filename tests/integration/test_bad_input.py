@@ -507,6 +507,13 @@ async def raw(front: Front, request: bytes) -> bytes:
 CLOSE = b"Host: x\r\nConnection: close\r\n"
 
 
+async def test_a_long_path_is_not_repeated_whole(front: Front) -> None:
+    """Anybody may send 8 KB of it, and what is answered and logged is multiplied by that."""
+    response = await front.get("/" + "x" * 5000)
+    assert response.status == 404
+    assert len(await response.read()) < 500
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import cast
 
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestClient, TestServer
 
 from relais_common.errors import ServerBusy, TooManyBytes
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.held import HeldBytes
-from relais_orchestrator.large_answers import send_json
+from relais_orchestrator.held import HOLDER, HeldBytes
+from relais_orchestrator.large_answers import PIECE_BYTES, send_json
 from support.waiting import wait_until
 
 ROW = b"[" + b"0," * 4000 + b"0]"
@@ -53,6 +53,38 @@ async def test_no_more_is_made_than_the_client_takes() -> None:
         writer.transport.abort()
         await wait_until(lambda: not _is_full(held))
     del reader
+
+
+async def test_a_key_with_many_answers_leaves_others_their_turns() -> None:
+    made: list[str] = []
+    many, pieces = 40, 30
+
+    def rows(key_id: str) -> Iterator[bytes]:
+        for _ in range(pieces):
+            made.append(key_id)
+            yield bytes(PIECE_BYTES)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        request[HOLDER] = key_id = request.query["key"]
+        return await send_json(request, rows(key_id), holds_bytes=1)
+
+    app = web.Application()
+    app[PARTS] = cast(Parts, SimpleNamespace(held=HeldBytes(HOLDS)))
+    app.add_routes([web.get("/", answer)])
+
+    async def fetch(client: TestClient[web.Request, web.Application], key_id: str) -> None:
+        async with client.get("/", params={"key": key_id}) as response:
+            await response.read()
+
+    async with TestClient(TestServer(app)) as client, asyncio.TaskGroup() as tasks:
+        for _ in range(many):
+            tasks.create_task(fetch(client, "attacker"))
+        await wait_until(lambda: made.count("attacker") > many)
+        tasks.create_task(fetch(client, "victim"))
+    first = made.index("victim")
+    last = len(made) - 1 - made[::-1].index("victim")
+    # One of the other key's pieces between two of its own; in the turns of answers there would be forty.
+    assert made[first:last].count("attacker") <= 4 * pieces
 
 
 def _is_full(held: HeldBytes) -> bool:

@@ -1,10 +1,12 @@
-"""How many bytes of bodies and answers this server holds for each key."""
+"""How many bytes of bodies and answers this server holds for each key, and whose turn it is to make more."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -27,6 +29,19 @@ class HeldBytes:
     def __init__(self, most_per_key: int) -> None:
         self._most_per_key = most_per_key
         self._of_key: Counter[str] = Counter()
+        self._turn = asyncio.Lock()
+        self._turn_of_key: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, key_id: str) -> AsyncIterator[None]:
+        """Inside, one piece of a large answer is made: one in each turn of the event loop, however many are wanted.
+
+        Keys take turns, and so do the answers of each key.
+        """
+        turn_of_key = self._turn_of_key.setdefault(key_id, asyncio.Lock())
+        async with turn_of_key, self._turn:
+            yield
+            await asyncio.sleep(0)
 
     @contextmanager
     def of(self, key_id: str, size: int = 0) -> Iterator[Held]:

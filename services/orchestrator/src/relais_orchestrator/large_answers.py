@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.held import HOLDER
+from relais_orchestrator.held import HOLDER, HeldBytes
 
 PIECE_BYTES = 64 << 10
 """Where a connection asks writers to wait; smaller answers are not counted."""
@@ -43,19 +42,25 @@ async def send_json(
     Raises:
         TooManyBytes, ServerBusy: too many bytes are held already.
     """
-    with request.app[PARTS].held.of(request.get(HOLDER, ""), holds_bytes):
+    held, key_id = request.app[PARTS].held, request.get(HOLDER, "")
+    left = iter(parts)
+    with held.of(key_id, holds_bytes):
         response = web.StreamResponse(headers=headers)
         response.content_type = "application/json"
         await response.prepare(request)
-        if request.method != "HEAD":
-            piece = bytearray()
-            for part in parts:
-                piece += part
-                if len(piece) >= PIECE_BYTES:
-                    await response.write(bytes(piece))
-                    piece.clear()
-                    # A client that takes everything at once would leave nobody else a turn.
-                    await asyncio.sleep(0)
-            await response.write(bytes(piece))
+        piece = b"" if request.method == "HEAD" else await _next_piece(held, key_id, left)
+        while piece:
+            await response.write(piece)
+            piece = await _next_piece(held, key_id, left)
         await response.write_eof()
         return response
+
+
+async def _next_piece(held: HeldBytes, key_id: str, parts: Iterator[bytes]) -> bytes:
+    piece = bytearray()
+    async with held.turn(key_id):
+        for part in parts:
+            piece += part
+            if len(piece) >= PIECE_BYTES:
+                break
+    return bytes(piece)

@@ -7,6 +7,7 @@ from aiohttp.typedefs import Handler
 
 from relais_common.errors import NotFound, UnsupportedMediaType
 from relais_orchestrator.behind_proxy import is_plain
+from relais_orchestrator.problems import shown_path
 
 
 @web.middleware
@@ -18,7 +19,7 @@ async def screen(request: web.Request, handler: Handler) -> web.StreamResponse:
         UnsupportedMediaType: of a body.
     """
     if not is_plain(request.rel_url.raw_path):
-        raise NotFound(f"there is no {request.path}")
+        raise NotFound(f"there is no {shown_path(request)}")
     encodings = ",".join(request.headers.getall("Content-Encoding", ()))
     if encodings.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType(

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import BinaryIO
 
+from relais_common import heap
 from relais_orchestrator.reading import Reading
 from relais_orchestrator.reading.messages import NICENESS, REQUEST, answer_of, encode_answer
 
@@ -23,4 +24,5 @@ if __name__ == "__main__":
     # Event loops go first: theirs are the clients that wait for small things.
     os.nice(NICENESS)
     gc.freeze()
+    heap.give_back()
     serve(sys.stdin.buffer, sys.stdout.buffer)
