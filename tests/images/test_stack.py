@@ -78,7 +78,7 @@ def test_texts_become_vectors(stack: Composed) -> None:
 def test_key_figures_come_of_what_was_served(stack: Composed) -> None:
     for _ in range(3):
         streamed_text(stack.url(), max_tokens=3)
-    wait_until(lambda: "waiting" not in traces_waiting(stack))
+    wait_until(lambda: "waiting" not in traces_waiting(stack), "traces are written")
 
     stack.run("run", "--rm", "kpi", timeout_s=60)
 
@@ -115,7 +115,7 @@ def test_a_stream_outlives_its_redis(stack: Composed) -> None:
 
     assert name == "completed"
     assert ids == list(range(1, len(ids) + 1))
-    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready again")
     assert len(streamed_text(url, max_tokens=5).split()) == 5
 
 
@@ -135,7 +135,7 @@ def test_two_of_each_serve_each_other_s_channels(stack: Composed) -> None:
         code, said = stack.shell("orchestrator", "relais admin workers --json --model relais-demo")
         return len(json.loads(said)["workers"]) if code == 0 else 0
 
-    wait_until(lambda: workers() == 2)
+    wait_until(lambda: workers() == 2, "two workers are registered")
 
 
 def test_a_stopped_service_has_drained(stack: Composed) -> None:

@@ -57,7 +57,7 @@ class TrialClient:
         """The server's answer, or None where it died before it gave one."""
         stdin = await self._stdin()
         number = next(self._numbers)
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
             stdin.write(orjson.dumps({"id": number, **specification.content()}) + b"\n")
