@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from relais_common import errors
-from relais_common.errors import EndedOtherwise, ErrorInfo, InvalidRequest, QueueFull, RelaisError
+from relais_common.errors import (
+    EndedOtherwise,
+    ErrorInfo,
+    InvalidRequest,
+    QueueFull,
+    RelaisError,
+    UpstreamRefused,
+)
 
 
 def subclasses(kind: type[RelaisError]) -> list[type[RelaisError]]:
@@ -15,7 +22,8 @@ def subclasses(kind: type[RelaisError]) -> list[type[RelaisError]]:
 OURS = [
     kind
     for kind in subclasses(RelaisError)
-    if kind.__module__ == errors.__name__ and kind is not EndedOtherwise
+    # These two are told their status.
+    if kind.__module__ == errors.__name__ and kind not in (EndedOtherwise, UpstreamRefused)
 ]
 
 

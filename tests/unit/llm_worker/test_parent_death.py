@@ -67,7 +67,7 @@ async def test_child_that_asked_for_nothing_would_outlive_its_parent() -> None:
         parent.kill()
         parent.wait()
         with pytest.raises(AssertionError):
-            await wait_until(lambda: not is_alive(child))
+            await wait_until(lambda: not is_alive(child), 0.5)
 
 
 def test_plugin_does_nothing_in_the_worker_itself(monkeypatch: pytest.MonkeyPatch) -> None:

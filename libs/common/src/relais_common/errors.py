@@ -161,7 +161,7 @@ class RequestTimeout(RelaisError):
     """The body did not come in time; the connection is closed."""
 
     status = 408
-    type = "timeout_error"
+    type = "invalid_request_error"
     code = "request_timeout"
 
 
