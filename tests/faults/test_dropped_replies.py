@@ -112,7 +112,8 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
         assert await wait_until(partial(final_status, fronts[0], channel_id)) == "completed"
     for channel_id in leaving:
         assert await wait_until(partial(final_status, fronts[0], channel_id)) == "cancelled"
-    assert eater.eaten[script]
+    # Who has left is said now and then, together.
+    await wait_until(lambda: eater.eaten[script])
     eater.stop_eating()
     await wait_until(stack.idle)
     async with Redis.from_url(redis_url) as redis:
