@@ -106,7 +106,7 @@ class ServiceProcess:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def terminate(self, timeout_s: float = 30.0) -> int:
+    def terminate(self, timeout_s: float = 300.0) -> int:
         """SIGTERM, and wait; the exit code."""
         self._process.terminate()
         return self._process.wait(timeout=timeout_s)
