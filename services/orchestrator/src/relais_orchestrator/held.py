@@ -34,14 +34,10 @@ class HeldBytes:
 
     @asynccontextmanager
     async def turn(self, key_id: str) -> AsyncIterator[None]:
-        """Inside, one piece of a large answer is made: one in each turn of the event loop, however many are wanted.
-
-        Keys take turns, and so do the answers of each key.
-        """
+        """Inside, one piece of an answer is made. Keys take turns, and so do the answers of each key."""
         turn_of_key = self._turn_of_key.setdefault(key_id, asyncio.Lock())
         async with turn_of_key, self._turn:
             yield
-            await asyncio.sleep(0)
 
     @contextmanager
     def of(self, key_id: str, size: int = 0) -> Iterator[Held]:

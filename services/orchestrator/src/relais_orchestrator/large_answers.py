@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 
 from aiohttp import web
@@ -49,18 +50,21 @@ async def send_json(
         response.content_type = "application/json"
         await response.prepare(request)
         piece = b"" if request.method == "HEAD" else await _next_piece(held, key_id, left)
-        while piece:
+        while len(piece) >= PIECE_BYTES:
             await response.write(piece)
             piece = await _next_piece(held, key_id, left)
-        await response.write_eof()
+        await response.write_eof(piece)
         return response
 
 
 async def _next_piece(held: HeldBytes, key_id: str, parts: Iterator[bytes]) -> bytes:
+    """At least `PIECE_BYTES` of it, or what is left."""
     piece = bytearray()
     async with held.turn(key_id):
         for part in parts:
             piece += part
             if len(piece) >= PIECE_BYTES:
+                # One in each turn of the event loop, however many are wanted.
+                await asyncio.sleep(0)
                 break
     return bytes(piece)
