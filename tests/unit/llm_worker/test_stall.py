@@ -7,19 +7,12 @@ from contextlib import ExitStack
 import pytest
 
 from relais_llm_worker.stall import LONGEST_LOOK_S, StallWatch
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from support.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from relais_common.api_keys import ApiKey, digest
 from relais_common.errors import KeyRevoked, Unauthorized
 from relais_orchestrator.auth import ANONYMOUS, EventsUrlSigner, KeyRing
+from support.clock import Clock
 
 
 def api_key(key: str, *, admin: bool = False) -> ApiKey:
@@ -157,16 +158,9 @@ def test_dev_s_strangers_are_never_revoked() -> None:
         ring.check(named)
 
 
-class Clock:
-    now_s = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture

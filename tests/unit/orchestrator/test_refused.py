@@ -9,17 +9,11 @@ from relais_common.errors import RateLimited
 from relais_orchestrator import refused
 from relais_orchestrator.auth import Caller
 from relais_orchestrator.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
+from support.clock import Clock
 
 LARGEST = 1 << 20
 ONE, OTHER = (Caller(name, ApiKey(digests=())) for name in ("one", "other"))
 SLOW = Caller("slow", ApiKey(digests=(), requests_per_minute=6))
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

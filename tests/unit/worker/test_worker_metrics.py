@@ -15,16 +15,8 @@ from relais_common.ports import JobSource
 from relais_common.worker import metrics as worker_metrics
 from relais_common.worker.metrics import WorkerMetrics
 from support.builders import MODEL, make_job, token_line
+from support.clock import Clock
 from support.scrape import Scraped, read
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    monotonic = __call__
 
 
 class Worker:
