@@ -16,18 +16,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIVENESS_S = 100.0
 
-# A process with a child of its own, in a session of its own, beside one that the kernel ends with its parent.
+# A process with a child of its own, in a session of its own, beside a server that overwrites its environment.
 TEST = """
 import pathlib, subprocess, sys, time
-from support.leftovers import DIE_WITH_PARENT
+from support.valkey import ValkeyServer
 
-NAP = "import time; time.sleep(1000)"
 FAMILY = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
 
 def test_it():
     family = subprocess.Popen([sys.executable, "-c", FAMILY], start_new_session=True)
-    alone = subprocess.Popen([*DIE_WITH_PARENT, sys.executable, "-c", NAP], env={"PATH": "/usr/bin:/bin"})
-    pathlib.Path("pids").write_text(f"{family.pid} {alone.pid}")
+    (folder := pathlib.Path("redis").absolute()).mkdir()
+    server = ValkeyServer(folder)
+    server.start()
+    pathlib.Path("pids").write_text(f"{family.pid} {server.pid}")
     {then}
 """
 
@@ -57,9 +58,9 @@ class InnerRun:
         """What the test started, once it has, and all below it."""
         pids = self._folder / "pids"
         wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, self)
-        family, alone = (psutil.Process(int(pid)) for pid in pids.read_text().split())
+        family, server = (psutil.Process(int(pid)) for pid in pids.read_text().split())
         wait_until(lambda: len(family.children()) == 1, self)
-        return [family, alone, *family.children()]
+        return [family, server, *family.children()]
 
     @property
     def output(self) -> str:

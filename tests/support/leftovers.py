@@ -3,7 +3,7 @@
 Every process that a test starts inherits a mark in its environment, and so do that process's own children. A guardian
 process watches the run's process and, once that has ended in whatever way, kills everything that carries the mark.
 
-Servers that overwrite their environment (nginx, sshd) start through `DIE_WITH_PARENT` instead.
+Servers that overwrite their environment (Valkey, nginx, sshd) start through `DIE_WITH_PARENT` instead.
 """
 
 from __future__ import annotations

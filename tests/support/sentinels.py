@@ -10,6 +10,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from support.leftovers import DIE_WITH_PARENT
 from support.tcp_ports import HOST, free_port
 from support.valkey import ValkeyServer, binary_path
 
@@ -78,7 +79,7 @@ def running_sentinels(primary: ValkeyServer, folder: Path) -> Iterator[Sentinels
                 )
             )
             process = subprocess.Popen(
-                [str(binary_path()), str(config), "--sentinel"],
+                [*DIE_WITH_PARENT, str(binary_path()), str(config), "--sentinel"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
+from support.leftovers import DIE_WITH_PARENT
 from support.tcp_ports import HOST, free_port
 
 START_TIMEOUT_S = 60.0
@@ -110,7 +111,7 @@ class ValkeyServer:
             "repl-diskless-sync-delay": "0",
             **self._options,
         }
-        command = [str(binary_path())]
+        command = [*DIE_WITH_PARENT, str(binary_path())]
         for name, value in settings.items():
             command += [f"--{name}", value]
         self._process = subprocess.Popen(
