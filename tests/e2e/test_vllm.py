@@ -46,7 +46,9 @@ def stack(
     ):
         start = make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
         worker = start("llm_worker", **VLLM_ON_CPU)
-        front, second_front = start("orchestrator"), start("orchestrator")
+        # A refusal that takes longer than this would come in a stream that has begun, and not as a 400.
+        patient = {"KEEPALIVE_S": "600"}
+        front, second_front = start("orchestrator", **patient), start("orchestrator", **patient)
         with openai.OpenAI(base_url=f"{front.url}/v1", api_key="any", max_retries=0) as client:
             yield Stack(front, second_front, worker, client)
 

@@ -75,7 +75,7 @@ async def test_of_several_each_is_charged_and_the_next_stall_says_which_it_is(
     worker = start_worker(start, stall_s="2")
     restart: dict[str, Any] = {**STRUCTURED, "on_worker_loss": "restart"}
     innocent = await submit(session, front.url, "innocent", 100, **restart)
-    await read_events(session, events_url(front.url, innocent), stop_after=20)
+    await read_events(session, events_url(front.url, innocent), stop_after=5)
     bystander = await begin(session, front, "bystander")
     culprit = await submit(session, front.url, "[stall]", 10, **restart)
     assert worker.wait(300) == 1
@@ -100,7 +100,7 @@ async def test_cancels_and_deadlines_do_not_wait_for_a_deaf_engine(
     fields = {"deadline_s": 3.0} if method == "deadline" else {}
     channel_id = await submit(session, front.url, "stopped", 5000, **fields)
     url = events_url(front.url, channel_id)
-    await read_events(session, url, stop_after=20)
+    await read_events(session, url, stop_after=5)
     await submit(session, front.url, "[stall]", 10)
     if method == "DELETE":
         async with session.delete(url.removesuffix("/events")) as response:

@@ -144,7 +144,7 @@ async def test_cancel_refusal_and_the_only_server_s_death(
 
     # A cancel reaches vLLM's engine.
     channel_id = await submit(session, front.url, REMARKS[0])
-    await read_events(session, events_url(front.url, channel_id), stop_after=10)
+    await read_events(session, events_url(front.url, channel_id), stop_after=5)
     assert await running() == 1
     async with session.delete(f"{front.url}/v1/channels/{channel_id}") as response:
         assert response.status in (200, 202), await response.text()
@@ -171,7 +171,7 @@ async def test_cancel_refusal_and_the_only_server_s_death(
     channel_id = await submit(session, front.url, REMARKS[1])
     undisturbed = text_of(await whole(session, front.url, channel_id))
     channel_id = await submit(session, front.url, REMARKS[1])
-    await read_events(session, events_url(front.url, channel_id), stop_after=30)
+    await read_events(session, events_url(front.url, channel_id), stop_after=5)
     server.kill()
     await asyncio.to_thread(start_vllm, PORT=str(server.port))
     assert text_of(await whole(session, front.url, channel_id)) == undisturbed
