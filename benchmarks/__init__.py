@@ -4,5 +4,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What they share with the tests and with bootstrap is nowhere installed.
-sys.path += [str(ROOT / "tests"), str(ROOT / "scripts")]
+# What they share with bootstrap is nowhere installed.
+sys.path.append(str(ROOT / "scripts"))

@@ -25,7 +25,7 @@ from benchmarks import (
 from benchmarks.attacking.attacks import ATTACKS
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fleet import Load
-from support.leftovers import guarded_run
+from relais_testing.leftovers import guarded_run
 
 
 def main() -> None:

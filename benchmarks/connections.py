@@ -29,13 +29,13 @@ from benchmarks.connecting.streams import (
     open_unread,
     openai_request,
 )
-from relais_common.jobs import Lease
-from relais_common.lifecycle import background, cancel_and_wait
-from relais_common.redis_store import RedisSettings, open_store
-from support.keys import dev_key_id
-from support.process_stack import make_starter
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_common.jobs.job import Lease
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_common.runtime.lifecycle import background, cancel_and_wait
+from relais_testing.keys import dev_key_id
+from relais_testing.process_stack import make_starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 KEYS = 100
 OPENERS = 128

@@ -18,14 +18,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import StoreUnavailable
-from relais_common.events import Token
-from relais_common.jobs import Append, Job, Operation, TakenJob
-from relais_common.redis_store import AcceptWait, RedisSettings, RedisStore, open_store
-from relais_common.wire import codec
-from support.power_loss import lose_power, written
-from support.valkey import ValkeyServer
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.events import Token
+from relais_common.jobs.job import Append, Job, Operation, TakenJob
+from relais_common.queue import codec
+from relais_common.queue.redis_store import AcceptWait, RedisSettings, RedisStore, open_store
+from relais_testing.power_loss import lose_power, written
+from relais_testing.valkey import ValkeyServer
 
 MODEL = "measured"
 LINE = codec.encode_event(Token("word ", (1,)))

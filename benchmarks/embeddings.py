@@ -26,8 +26,8 @@ from benchmarks.embedding import report
 from benchmarks.embedding.report import INFINITY, LIMIT, PLAIN, RELAIS, Measured, Round, Row
 from benchmarks.servers import Server
 from relais_embedding_worker.settings import read_settings
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 Vectors = NDArray[np.float32]
 

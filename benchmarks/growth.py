@@ -21,8 +21,8 @@ from benchmarks.growing import events, filling, fleet, queue
 from benchmarks.growing.filling import Pressure
 from benchmarks.growing.fit import FLAT, Curve
 from benchmarks.growing.fleet import Load
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support.valkey import ValkeyServer
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.valkey import ValkeyServer
 
 PARTS = ("queue", "logs", "fleet", "memory")
 WORKERS = (1, 2, 4, 8)

@@ -17,10 +17,10 @@ from statistics import median
 from benchmarks.relay import Load, measure_one
 from benchmarks.relaying.report import Measured
 from benchmarks.servers import Server
-from relais_common import api_keys
-from support.process_stack import MODEL
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_common.config import api_keys
+from relais_testing.process_stack import MODEL
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 NEITHER, KEYS, LIMITS = "neither", "keys", "keys and limits"
 MANY = 1000

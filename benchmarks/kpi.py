@@ -25,16 +25,16 @@ from typing import Any
 
 import orjson
 
-from relais_common.jobs import Status
-from relais_common.kpis.periods import Period
-from relais_common.kpis.rollups import HOUR, hour_of
-from relais_common.kpis.sketch import RELATIVE_ERROR
-from relais_common.kpis.store import ROLLUPS, TRACES
-from relais_common.mongo import Database, MongoSettings, open_database
-from relais_common.traces import Trace
+from relais_common.insights.mongo import Database, MongoSettings, open_database
+from relais_common.insights.periods import Period
+from relais_common.insights.rollups import HOUR, hour_of
+from relais_common.insights.sketch import RELATIVE_ERROR
+from relais_common.insights.store import ROLLUPS, TRACES
+from relais_common.jobs.job import Status
+from relais_common.jobs.traces import Trace
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
-from support.mongo import MongoServer
+from relais_testing.mongo import MongoServer
 
 DATABASE = "kpi-benchmark"
 SEED, NEXT_SEED = 1, 2

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import aiohttp
 
-from support.nginx import nginx_before
-from support.process_stack import DETERMINISTIC, MODEL, make_starter
-from support.sse_client import sse_events
-from support.valkey import ValkeyServer
+from relais_testing.nginx import nginx_before
+from relais_testing.process_stack import DETERMINISTIC, MODEL, make_starter
+from relais_testing.sse_client import sse_events
+from relais_testing.valkey import ValkeyServer
 
 WARM_UP = 20
 

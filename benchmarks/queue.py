@@ -22,7 +22,7 @@ from benchmarks.queueing import report
 from benchmarks.queueing.environments import ROOT, python_of
 from benchmarks.queueing.report import RELAIS, Measured
 from benchmarks.servers import Server
-from support.valkey import ValkeyServer
+from relais_testing.valkey import ValkeyServer
 
 PEERS = ("saq", "streaq", "taskiq", "arq")
 

@@ -25,9 +25,9 @@ import orjson
 from benchmarks.relaying import report
 from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured, Row
 from benchmarks.servers import Server
-from support.process_stack import MODEL
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_testing.process_stack import MODEL
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 SERVERS = {"bare": LIMIT, "fastapi": REFERENCE, "relais": RELAIS}
 

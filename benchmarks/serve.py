@@ -24,8 +24,8 @@ from benchmarks.serving import report, vllm_bench
 from benchmarks.serving.engine import Environment, engine_environment, serve_arguments
 from benchmarks.serving.report import PEER, PEER_AS_IT_COMES, RELAIS, Measured, Round, Row
 from benchmarks.serving.vllm_server import vllm_server
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 CLIENTS = ("ours", "vllm")
 

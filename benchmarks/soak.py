@@ -18,8 +18,8 @@ from benchmarks.soaking.faults import WORKERS_ONLY, Faults, Weights
 from benchmarks.soaking.logits import explain
 from benchmarks.soaking.report import Bar, Soaked, judge, print_report
 from benchmarks.soaking.running import Run, ask_all, open_fleet
-from support.keys import dev_key_id, key_of
-from support.process_stack import DETERMINISTIC, QUICK, VLLM_ON_CPU
+from relais_testing.keys import dev_key_id, key_of
+from relais_testing.process_stack import DETERMINISTIC, QUICK, VLLM_ON_CPU
 
 RESULT_TTL_S = 40
 QUIET_WITHIN_S = RESULT_TTL_S + 30.0

@@ -21,12 +21,12 @@ from redis.asyncio import Redis
 
 from benchmarks.relay import Load, measure_one
 from benchmarks.servers import Server
-from relais_common.wire import keys
-from support.mongo import MongoServer
-from support.process_stack import MODEL
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.queue import keys
+from relais_testing.mongo import MongoServer
+from relais_testing.process_stack import MODEL
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 NONE, TRACES, CONTENT = "none", "traces", "traces with content"
 MAX_COST = 0.03

@@ -13,12 +13,12 @@ from hypothesis import settings
 from redis import Redis
 from xdist.scheduler import LoadScopeScheduling
 
-from relais_common.memory import MemoryStore
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support import leftovers
-from support.key_leaks import keys_without_expiry
-from support.spreading import scope_of
-from support.valkey import ValkeyServer
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing import leftovers
+from relais_testing.key_leaks import keys_without_expiry
+from relais_testing.memory import MemoryStore
+from relais_testing.spreading import scope_of
+from relais_testing.valkey import ValkeyServer
 
 # In CI a failure must come back at the next run; at a desk, chance may find new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)

@@ -15,8 +15,8 @@ import aiohttp
 import orjson
 
 from benchmarks.attacking.keys import ATTACKERS
-from support.keys import bearer
-from support.tcp_ports import HOST
+from relais_testing.keys import bearer
+from relais_testing.tcp_ports import HOST
 
 FAULTS = (aiohttp.ClientError, TimeoutError, OSError, asyncio.IncompleteReadError)
 SMALL_BUFFER = 4096

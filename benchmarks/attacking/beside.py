@@ -9,7 +9,7 @@ from itertools import cycle
 
 from benchmarks.attacking.attacker import attacker_of
 from benchmarks.attacking.attacks import ATTACKS
-from relais_common.lifecycle import background
+from relais_common.runtime.lifecycle import background
 
 NEEDS_VECTORS = frozenset({"unread-vectors", "fill-with-vectors"})
 SECONDS = 10.0

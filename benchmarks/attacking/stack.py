@@ -12,10 +12,10 @@ from pathlib import Path
 
 from benchmarks.attacking.keys import RIGHTS, VECTORS
 from benchmarks.attacking.upstream import HOSTILE_MODEL
-from support.keys import KeyFile
-from support.process_stack import MODEL, VLLM_ON_CPU
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_testing.keys import KeyFile
+from relais_testing.process_stack import MODEL, VLLM_ON_CPU
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 STORED_BYTES = 16 << 20
 ENGINES = ("deterministic", "vllm", "remote")

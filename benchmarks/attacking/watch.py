@@ -17,10 +17,10 @@ import psutil
 from benchmarks.attacking.keys import VECTORS, VICTIM
 from benchmarks.attacking.stack import Stack
 from benchmarks.attacking.victim import KINDS, Options, Probe
-from relais_common.lifecycle import background
-from support.keys import key_of
-from support.scrape import Scraped
-from support.waiting import wait_until
+from relais_common.runtime.lifecycle import background
+from relais_testing.keys import key_of
+from relais_testing.scrape import Scraped
+from relais_testing.waiting import wait_until
 
 SAMPLE_EVERY_S = 0.2
 START_TIMEOUT_S = 60.0

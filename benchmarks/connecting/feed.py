@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
-from relais_common.channels import new_channel_id
-from relais_common.events import Completed, Timings, Token, Usage
-from relais_common.jobs import Append, Job, Lease, Message, Operation
-from relais_common.lifecycle import cancel_and_wait
-from relais_common.redis_store import RedisStore
-from relais_common.wire.codec import encode_event
-from support.process_stack import MODEL
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Completed, Timings, Token, Usage
+from relais_common.jobs.job import Append, Job, Lease, Message, Operation
+from relais_common.queue.codec import encode_event
+from relais_common.queue.redis_store import RedisStore
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_testing.process_stack import MODEL
 
 STAMP = re.compile(rb"at(\d{19});")
 LEASE_S = 3600.0

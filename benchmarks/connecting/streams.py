@@ -10,8 +10,8 @@ from typing import cast
 import orjson
 
 from benchmarks.connecting.feed import STAMP
-from support.process_stack import MODEL
-from support.tcp_ports import HOST
+from relais_testing.process_stack import MODEL
+from relais_testing.tcp_ports import HOST
 
 _OPEN = {b"native": b"event: started", b"openai": b"data: {"}
 _END = b"event: completed"

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.growing.fit import Curve
 from benchmarks.growing.jobs import DONE, LEASE_S, LINE, grow_log, make_job, submit, take
 from benchmarks.growing.timing import Stopwatch
-from relais_common.jobs import Append, Lease
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
+from relais_common.jobs.job import Append, Lease
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
 
 PAGE = 1000
 TOGETHER = 20

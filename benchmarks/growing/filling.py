@@ -14,14 +14,14 @@ from typing import Any
 import aiohttp
 from redis.asyncio import Redis
 
-from relais_common.lifecycle import cancel_and_wait
-from relais_common.redis_store import RedisSettings, open_store
-from relais_llm_worker.engine_deterministic import answer_text
-from support.native_client import events_url
-from support.process_stack import DETERMINISTIC, MODEL, make_starter
-from support.sse_client import read_events, text_of
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.native_client import events_url
+from relais_testing.process_stack import DETERMINISTIC, MODEL, make_starter
+from relais_testing.sse_client import read_events, text_of
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 SAMPLE_S = 0.1
 CLIENTS = 4

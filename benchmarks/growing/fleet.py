@@ -22,9 +22,9 @@ from redis.asyncio import Redis
 from benchmarks.growing.fit import Curve
 from benchmarks.relay import start_client
 from benchmarks.servers import Server
-from support.process_stack import DETERMINISTIC, MODEL
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
+from relais_testing.process_stack import DETERMINISTIC, MODEL
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 PARTS = ("orchestrators", "workers", "Redis")
 

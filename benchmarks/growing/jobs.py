@@ -6,11 +6,11 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
-from relais_common.channels import new_channel_id
-from relais_common.events import Completed, Timings, Token, Usage
-from relais_common.jobs import Append, Job, Lease, Operation, Priority, Sampling, TakenJob
-from relais_common.redis_store import RedisStore
-from relais_common.wire.codec import encode_event
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Completed, Timings, Token, Usage
+from relais_common.jobs.job import Append, Job, Lease, Operation, Priority, Sampling, TakenJob
+from relais_common.queue.codec import encode_event
+from relais_common.queue.redis_store import RedisStore
 
 MODEL = "grown"
 LINE = encode_event(Token(" bonjour", (12_345,)))

@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.growing.fit import Curve
 from benchmarks.growing.jobs import MODEL, TOGETHER, make_job, submit, take
 from benchmarks.growing.timing import Stopwatch
-from relais_common.jobs import StopReason
-from relais_common.redis_store import RedisStore
+from relais_common.jobs.job import StopReason
+from relais_common.queue.redis_store import RedisStore
 
 SCRIPTS = {
     "enqueue": "enqueue",

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from benchmarks.queueing.shapes import Submit
-from relais_common.channels import new_channel_id
-from relais_common.events import Completed, Terminal, Timings, Usage
-from relais_common.jobs import Job, Operation, WorkerState
-from relais_common.lifecycle import background
-from relais_common.logs import setup_logs
-from relais_common.reaper import reap_for_ever
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.traces import Tracing
-from relais_common.wire.codec import TERMINAL_NAMES, decode_event, split_event
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Completed, Terminal, Timings, Usage
+from relais_common.jobs.job import Job, Operation, WorkerState
+from relais_common.jobs.traces import Tracing
+from relais_common.queue.codec import TERMINAL_NAMES, decode_event, split_event
+from relais_common.queue.reaper import reap_for_ever
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.runtime.lifecycle import background
+from relais_common.runtime.logs import setup_logs
 from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.heartbeat import beat_for_ever
 from relais_common.worker.held import HeldJob, HeldJobs

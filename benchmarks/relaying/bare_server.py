@@ -13,7 +13,7 @@ import uvloop
 from aiohttp import web
 
 from benchmarks.relaying.shapes import HEAD, Chunk, chunk
-from relais_llm_worker.engine_deterministic import answer_pieces, chat_prompt
+from relais_llm_worker.engines.engine_deterministic import answer_pieces, chat_prompt
 
 TOKENS_PER_S = float(os.environ["DETERMINISTIC_TOKENS_PER_S"])
 STEP_S = 1 / TOKENS_PER_S if TOKENS_PER_S else 0.0

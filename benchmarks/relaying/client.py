@@ -17,7 +17,7 @@ import orjson
 import uvloop
 
 from benchmarks.frames import END, Stream, ask
-from relais_llm_worker.engine_deterministic import answer_pieces, chat_prompt
+from relais_llm_worker.engines.engine_deterministic import answer_pieces, chat_prompt
 
 
 async def _run(url: str, model: str, stream: Stream, tokens: int, key: str) -> None:

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 
 from benchmarks.relaying.fastapi_server import DONE, REQUESTS
 from benchmarks.relaying.shapes import HEAD, chunk
-from relais_common.jobs import Message, Sampling
-from relais_llm_worker.engine_deterministic import DeterministicEngine
+from relais_common.jobs.job import Message, Sampling
+from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 
 POP_S = 1.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from relais_llm_worker.settings import read_settings
-from support.process_stack import DEMO_MODEL, MODEL, VLLM_ON_CPU
+from relais_testing.process_stack import DEMO_MODEL, MODEL, VLLM_ON_CPU
 
 Environment = dict[str, str]
 

@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.servers import Server
 from benchmarks.serving.engine import Environment
-from support.tcp_ports import HOST, free_port
+from relais_testing.tcp_ports import HOST, free_port
 
 COMMAND = (sys.executable, "-m", "benchmarks.serving.vllm_command")
 START_TIMEOUT_S = 300.0

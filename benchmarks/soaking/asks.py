@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from demo_model.probes import PROBES
-from relais_llm_worker.engine_deterministic import answer_text
-from support.process_stack import MODEL
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.process_stack import MODEL
 
 # How a client goes about it: reads at once; hangs up now and then; comes after the end; asks for the whole at once;
 # cancels in the middle.

@@ -15,12 +15,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.soaking.fleet import Fleet
-from relais_common.mongo import MongoSettings, open_database
-from relais_common.redis_store import RedisSettings, open_store
-from relais_common.traces import COLLECTION
-from support.key_leaks import keys_without_expiry
-from support.process_stack import MODEL
-from support.waiting import wait_until
+from relais_common.insights.mongo import MongoSettings, open_database
+from relais_common.jobs.traces import COLLECTION
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_testing.key_leaks import keys_without_expiry
+from relais_testing.process_stack import MODEL
+from relais_testing.waiting import wait_until
 
 MIDDLE = 20
 """Tokens after which an answer counts as cut in the middle."""

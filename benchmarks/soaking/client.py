@@ -13,7 +13,7 @@ import aiohttp
 
 from benchmarks.soaking.asks import Answer, Ask
 from benchmarks.soaking.fleet import Fleet
-from support.sse_client import SseEvent, sse_events
+from relais_testing.sse_client import SseEvent, sse_events
 
 ENDS = frozenset({"completed", "failed", "cancelled", "expired"})
 LIMIT_S = 300.0

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.soaking.fleet import Fleet, Place
-from relais_common.lifecycle import pause
+from relais_common.runtime.lifecycle import pause
 
 Strike = Callable[[], Coroutine[Any, Any, None] | None]
 

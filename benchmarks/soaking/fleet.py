@@ -14,10 +14,10 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from support.mongo import MongoServer
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.mongo import MongoServer
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 START_TIMEOUT_S = 180.0
 LIFETIME_S = 24 * 3600.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from benchmarks.soaking.asks import Ask
-from support.process_stack import DEMO_MODEL
+from relais_testing.process_stack import DEMO_MODEL
 
 
 def explain(ask: Ask, one: Sequence[int], other: Sequence[int]) -> str:

@@ -18,9 +18,9 @@ from benchmarks.soaking.client import Client, Outcome
 from benchmarks.soaking.faults import Faults
 from benchmarks.soaking.fleet import Fleet
 from benchmarks.soaking.report import Soaked
-from relais_common.lifecycle import background
-from support.mongo import MongoServer
-from support.valkey import ValkeyServer
+from relais_common.runtime.lifecycle import background
+from relais_testing.mongo import MongoServer
+from relais_testing.valkey import ValkeyServer
 
 PROGRESS_S = 10.0
 

@@ -7,7 +7,7 @@ VENV_PYTHON=$VENV/bin/python
 STAMPS=$VENV/.relais
 
 # The packages of this repository, installed editable. Their order is that of their dependencies.
-PACKAGES=(libs/common services/orchestrator services/llm_worker services/embedding_worker services/admin services/kpi)
+PACKAGES=(libs/common libs/testing services/orchestrator services/llm_worker services/embedding_worker services/admin services/kpi)
 
 say() { printf '%s: %s\n' "$PROGRAM" "$*"; }
 

@@ -74,7 +74,7 @@ def settle_llm(root: Path, environment: dict[str, str], environ: Mapping[str, st
 def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[str, str]) -> Model:
     """Settle the settings of what gives vectors in `environment`."""
     # Not above: `down` and `status` do without the environment.
-    from relais_common.errors import SettingsError
+    from relais_common.jobs.errors import SettingsError
     from relais_embedding_worker.settings import read_settings
 
     if environment["ENGINE"] == "deterministic":
@@ -99,8 +99,8 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
 
 def count_models(environment: Mapping[str, str]) -> int:
     """Those that the orchestrators declare."""
-    from relais_common.environ import models
-    from relais_common.errors import SettingsError
+    from relais_common.jobs.errors import SettingsError
+    from relais_common.runtime.environ import models
 
     try:
         return len(models(environment))
@@ -119,8 +119,8 @@ def _unless_set(own: Mapping[str, str], environ: Mapping[str, str]) -> dict[str,
 def _first_of_table(environment: dict[str, str]) -> str:
     """The model of `LLM_TABLE` that is asked first; settles the table, which orchestrators want too."""
     # Not above: `down` and `status` do without the environment.
-    from relais_common.errors import SettingsError
-    from relais_common.llm_table import ALBERT_S_TABLE, read_llm_table
+    from relais_common.config.llm_table import ALBERT_S_TABLE, read_llm_table
+    from relais_common.jobs.errors import SettingsError
 
     try:
         table = read_llm_table(environment.setdefault("LLM_TABLE", ALBERT_S_TABLE))

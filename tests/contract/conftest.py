@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support.cluster import Cluster, running_cluster
-from support.ports import Ports, memory_ports, redis_ports
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.cluster import Cluster, running_cluster
+from relais_testing.ports import Ports, memory_ports, redis_ports
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])

@@ -11,15 +11,15 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 from redis import Redis
 
-from relais_common.errors import IdempotencyConflict, NotConfirmed, QueueFull
-from relais_common.jobs import Idempotency, Status
-from relais_common.redis_store import AcceptWait, RedisSettings, RedisStore, open_store
-from support.builders import make_job
-from support.ports import Ports, redis_ports
-from support.power_loss import lose_power, written
-from support.steps import enqueue, ids, take
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.errors import IdempotencyConflict, NotConfirmed, QueueFull
+from relais_common.jobs.job import Idempotency, Status
+from relais_common.queue.redis_store import AcceptWait, RedisSettings, RedisStore, open_store
+from relais_testing.builders import make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.power_loss import lose_power, written
+from relais_testing.steps import enqueue, ids, take
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 MakeServer = Callable[..., ValkeyServer]
 KEY = Idempotency("key", "body")

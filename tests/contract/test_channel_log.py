@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import ErrorInfo
-from relais_common.events import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import ErrorInfo
+from relais_common.jobs.events import (
     Cancelled,
     Completed,
     Expired,
@@ -19,12 +19,12 @@ from relais_common.events import (
     Timings,
     Usage,
 )
-from relais_common.jobs import Append, ChannelState, Lease, Status, StopReason, Verdict
-from relais_common.ports import Look
-from relais_common.wire import codec
-from support.builders import COMPLETED, MODEL, make_job, token_line
-from support.ports import Ports
-from support.steps import (
+from relais_common.jobs.job import Append, ChannelState, Lease, Status, StopReason, Verdict
+from relais_common.queue import codec
+from relais_common.queue.ports import Look
+from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.ports import Ports
+from relais_testing.steps import (
     append,
     crash,
     enqueue,

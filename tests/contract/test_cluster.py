@@ -13,16 +13,16 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from relais_common.errors import StoreUnavailable
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.wire import keys
-from support.builders import MODEL, make_job, token_line
-from support.cluster import Cluster, ask, until
-from support.ports import redis_ports
-from support.steps import append, enqueue, finish, ids, take
-from support.tcp_ports import HOST, free_port
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.cluster import Cluster, ask, until
+from relais_testing.ports import redis_ports
+from relais_testing.steps import append, enqueue, finish, ids, take
+from relais_testing.tcp_ports import HOST, free_port
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 MODELS = [f"model-{number}" for number in range(12)]
 

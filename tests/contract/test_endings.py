@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.events import Cancelled, Expired, Queued
-from relais_common.jobs import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Cancelled, Expired, Queued
+from relais_common.jobs.job import (
     Job,
     OnDisconnect,
     QueueDepth,
@@ -19,11 +19,11 @@ from relais_common.jobs import (
     TakenJob,
     Verdict,
 )
-from relais_common.ports import Reaped
-from relais_common.wire import codec
-from support.builders import MODEL, make_job
-from support.ports import Ports
-from support.steps import (
+from relais_common.queue import codec
+from relais_common.queue.ports import Reaped
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import (
     LONG_S,
     PAST_S,
     append,
@@ -40,7 +40,7 @@ from support.steps import (
     start,
     take,
 )
-from support.waiting import wait_until
+from relais_testing.waiting import wait_until
 
 
 async def status_of(ports: Ports, job: Job) -> Status:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from relais_common.errors import StoreUnavailable
-from relais_common.redis_store import RedisSettings, failover, open_store
-from support.valkey import ValkeyServer
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.client import failover
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_testing.valkey import ValkeyServer
 
 URL = "redis+sentinel://sentinel/relais"
 

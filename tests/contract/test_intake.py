@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import IdempotencyConflict, QueueFull, RelaisError, TooManyInFlight
-from relais_common.events import Failed, Queued
-from relais_common.jobs import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import IdempotencyConflict, QueueFull, RelaisError, TooManyInFlight
+from relais_common.jobs.events import Failed, Queued
+from relais_common.jobs.job import (
     Idempotency,
     Job,
     OnDisconnect,
@@ -20,10 +20,10 @@ from relais_common.jobs import (
     Status,
     StopReason,
 )
-from relais_common.wire import codec
-from support.builders import COMPLETED, MODEL, make_job
-from support.ports import Ports
-from support.steps import (
+from relais_common.queue import codec
+from relais_testing.builders import COMPLETED, MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import (
     append,
     crash,
     enqueue,

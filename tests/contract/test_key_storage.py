@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import KeyStorageFull, QueueFull, RelaisError, StorageFull
-from relais_common.events import Completed, Timings, Usage, Vectors
-from relais_common.jobs import Embedding, Job, Operation, StopReason
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.ports import Ports, redis_ports
-from support.steps import crash, enqueue, finish, reap, start, take, take_one
+from relais_common.jobs.errors import KeyStorageFull, QueueFull, RelaisError, StorageFull
+from relais_common.jobs.events import Completed, Timings, Usage, Vectors
+from relais_common.jobs.job import Embedding, Job, Operation, StopReason
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import crash, enqueue, finish, reap, start, take, take_one
 
 BOUND = 4_000_000
 ROOM = 3_000_000  # three quarters

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import WorkerLost
-from relais_common.events import Failed
-from relais_common.jobs import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import WorkerLost
+from relais_common.jobs.events import Failed
+from relais_common.jobs.job import (
     Interrupted,
     Lease,
     QueueDepth,
@@ -20,10 +20,10 @@ from relais_common.jobs import (
     TakenJob,
     Verdict,
 )
-from relais_common.ports import Reaped
-from support.builders import MODEL, make_job
-from support.ports import Ports
-from support.steps import (
+from relais_common.queue.ports import Reaped
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import (
     LONG_S,
     append,
     crash,
@@ -39,7 +39,7 @@ from support.steps import (
     take,
     take_one,
 )
-from support.waiting import wait_until
+from relais_testing.waiting import wait_until
 
 
 async def status_of(ports: Ports, channel_id: str) -> Status:

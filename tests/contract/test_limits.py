@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from relais_common.errors import RateLimited, RelaisError, TokensOverLimit, TooManyInFlight
-from relais_common.events import (
+from relais_common.jobs.errors import RateLimited, RelaisError, TokensOverLimit, TooManyInFlight
+from relais_common.jobs.events import (
     Completed,
     Failed,
     RankedToken,
@@ -20,15 +20,15 @@ from relais_common.events import (
     TokenLogprob,
     Usage,
 )
-from relais_common.jobs import Accepted, Idempotency, Job, Lease, StopReason
-from relais_common.limits import Bucket, Buckets, DayUsage, Quota
-from relais_common.memory import MemoryStore
-from relais_common.redis_store import RedisStore
-from relais_common.wire import codec, keys
-from support.builders import MODEL, make_job, token_line
-from support.ports import Ports, memory_ports, redis_ports
-from support.steps import append, crash, enqueue, finish, reap, start, take_one
-from support.waiting import wait_until
+from relais_common.jobs.job import Accepted, Idempotency, Job, Lease, StopReason
+from relais_common.jobs.limits import Bucket, Buckets, DayUsage, Quota
+from relais_common.queue import codec, keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.memory import MemoryStore
+from relais_testing.ports import Ports, memory_ports, redis_ports
+from relais_testing.steps import append, crash, enqueue, finish, reap, start, take_one
+from relais_testing.waiting import wait_until
 
 # A minute holds so many that what trickles back while a test runs is far less than one.
 SLOW = partial(Quota, requests_per_minute=1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from relais_common.channels import new_channel_id
-from relais_common.jobs import Append, Job, StopReason
-from relais_common.ports import LiveBatch, Subscription
-from relais_common.wire import codec
-from support.builders import MODEL, make_job, token_line
-from support.ports import Ports
-from support.steps import append, enqueue, finish, read_all, running, start, take
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.job import Append, Job, StopReason
+from relais_common.queue import codec
+from relais_common.queue.ports import LiveBatch, Subscription
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.ports import Ports
+from relais_testing.steps import append, enqueue, finish, read_all, running, start, take
 
 TIMEOUT_S = 5.0
 

@@ -18,14 +18,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from relais_common.errors import (
+from relais_common.jobs.errors import (
     IdempotencyConflict,
     QueueFull,
     RelaisError,
     TooManyInFlight,
 )
-from relais_common.events import Cancelled, Expired, Failed, Queued, Terminal
-from relais_common.jobs import (
+from relais_common.jobs.events import Cancelled, Expired, Failed, Queued, Terminal
+from relais_common.jobs.job import (
     Accepted,
     Append,
     ChannelState,
@@ -40,15 +40,15 @@ from relais_common.jobs import (
     TakenJob,
     Verdict,
 )
-from relais_common.memory import MemoryStore
-from relais_common.ports import JobSource
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.traces import Phases, Trace
-from relais_common.wire import codec, keys
-from support.builders import COMPLETED, MODEL, make_job, token_line
-from support.ports import Ports, memory_ports, redis_ports
-from support.steps import LONG_S, PAST_S, read_all
-from support.traced import TRACING
+from relais_common.jobs.traces import Phases, Trace
+from relais_common.queue import codec, keys
+from relais_common.queue.ports import JobSource
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.memory import MemoryStore
+from relais_testing.ports import Ports, memory_ports, redis_ports
+from relais_testing.steps import LONG_S, PAST_S, read_all
+from relais_testing.traced import TRACING
 
 T = TypeVar("T")
 

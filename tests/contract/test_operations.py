@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import QueueFull, TooManyInFlight, Unreadable
-from relais_common.jobs import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import QueueFull, TooManyInFlight, Unreadable
+from relais_common.jobs.job import (
     Accepted,
     Job,
     Message,
@@ -21,12 +21,13 @@ from relais_common.jobs import (
     StopReason,
     TakenJob,
 )
-from relais_common.operations import ChannelFilter, ChannelView, KeyBacklog
-from relais_common.redis_store import RedisStore, recovery
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.ports import Ports, redis_ports
-from support.steps import (
+from relais_common.jobs.operations import ChannelFilter, ChannelView, KeyBacklog
+from relais_common.queue import keys
+from relais_common.queue.recovery import redis_recovery as recovery
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import (
     append,
     crash,
     enqueue,
@@ -39,7 +40,7 @@ from support.steps import (
     take,
     take_one,
 )
-from support.waiting import wait_until
+from relais_testing.waiting import wait_until
 
 SECRET = "what nobody but its model may read"
 

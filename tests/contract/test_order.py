@@ -6,10 +6,20 @@ import random
 
 import pytest
 
-from relais_common.jobs import Job, Priority, StopReason
-from support.builders import MODEL, make_job
-from support.ports import Ports
-from support.steps import LONG_S, crash, enqueue, finish, ids, let_expire, reap, take, take_one
+from relais_common.jobs.job import Job, Priority, StopReason
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import (
+    LONG_S,
+    crash,
+    enqueue,
+    finish,
+    ids,
+    let_expire,
+    reap,
+    take,
+    take_one,
+)
 
 PATIENCE = 8
 

@@ -7,11 +7,11 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from relais_common.jobs import Job, Priority, QueueDepth, StopReason, Take, TakenJob
-from relais_common.wire import keys
-from support.builders import COMPLETED, MODEL, make_job
-from support.ports import Ports
-from support.steps import (
+from relais_common.jobs.job import Job, Priority, QueueDepth, StopReason, Take, TakenJob
+from relais_common.queue import keys
+from relais_testing.builders import COMPLETED, MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import (
     LONG_S,
     append,
     crash,
@@ -23,7 +23,7 @@ from support.steps import (
     take,
     take_one,
 )
-from support.traced import enqueue_traced
+from relais_testing.traced import enqueue_traced
 
 _call_numbers = itertools.count(1)
 

@@ -6,17 +6,17 @@ import asyncio
 
 import pytest
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Job, OnDisconnect, Status, StopReason
-from relais_common.ports import Reaped
-from relais_common.redis_store import RedisStore
-from relais_common.redis_store import presence as presence_module
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.owned import end_task
-from support.ports import Ports
-from support.steps import PAST_S, append, enqueue, reap, running
-from support.waiting import wait_until
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import Job, OnDisconnect, Status, StopReason
+from relais_common.queue import keys
+from relais_common.queue.events import presence as presence_module
+from relais_common.queue.ports import Reaped
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job
+from relais_testing.owned import end_task
+from relais_testing.ports import Ports
+from relais_testing.steps import PAST_S, append, enqueue, reap, running
+from relais_testing.waiting import wait_until
 
 
 async def watched(ports: Ports, *watcher_ids: str) -> Job:

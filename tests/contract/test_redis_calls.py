@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from relais_common.lifecycle import background
-from relais_common.redis_store import RedisSettings
-from relais_common.redis_store.calls import RETRIES, Calls
-from relais_common.redis_store.connection import connect_for_calls
-from relais_common.redis_store.link import Link
-from support.reply_eater import ReplyEater
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.queue.client.calls import RETRIES, Calls
+from relais_common.queue.client.connection import connect_for_calls
+from relais_common.queue.client.link import Link
+from relais_common.queue.redis_store import RedisSettings
+from relais_common.runtime.lifecycle import background
+from relais_testing.reply_eater import ReplyEater
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

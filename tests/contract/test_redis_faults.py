@@ -12,19 +12,21 @@ from contextlib import AsyncExitStack
 import pytest
 import uvloop
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Job, OnDisconnect, Status, StopReason, Verdict
-from relais_common.ports import LiveBatch
-from relais_common.redis_store import RedisSettings, RedisStore, live, open_store, recovery
-from relais_common.redis_store.connection import connect, store_errors
-from relais_common.redis_store.link import Link
-from relais_common.wire import keys
-from support.builders import MODEL, make_job, token_line
-from support.ports import redis_ports
-from support.steps import append, enqueue, finish, ids, read_all, reap, running, start, take
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import Job, OnDisconnect, Status, StopReason, Verdict
+from relais_common.queue import keys
+from relais_common.queue.client.connection import connect, store_errors
+from relais_common.queue.client.link import Link
+from relais_common.queue.events import live_bus as live
+from relais_common.queue.ports import LiveBatch
+from relais_common.queue.recovery import redis_recovery as recovery
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.ports import redis_ports
+from relais_testing.steps import append, enqueue, finish, ids, read_all, reap, running, start, take
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 TIMEOUT_S = 10.0
 
@@ -371,7 +373,7 @@ async def test_readers_that_come_and_go_in_silence_do_not_disturb_the_subscripti
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client's own health checks would read the connection beside its reader, and kill it."""
-    monkeypatch.setattr("relais_common.redis_store.live.SILENCE_S", 0.02)
+    monkeypatch.setattr("relais_common.queue.events.live_bus.SILENCE_S", 0.02)
     job = make_job()
     async with redis_store.live.subscribe(job.channel_id) as subscription:
         for _ in range(30):

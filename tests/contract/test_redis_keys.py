@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from relais_common.channels import model_tag, new_channel_id
-from relais_common.events import Failed
-from relais_common.jobs import Idempotency, OnDisconnect, Priority, StopReason
-from relais_common.operations import ChannelFilter
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.ports import Ports, redis_ports
-from support.steps import append, crash, enqueue, events, finish, ids, reap, start, take
-from support.traced import enqueue_traced
+from relais_common.jobs.channels import model_tag, new_channel_id
+from relais_common.jobs.events import Failed
+from relais_common.jobs.job import Idempotency, OnDisconnect, Priority, StopReason
+from relais_common.jobs.operations import ChannelFilter
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import append, crash, enqueue, events, finish, ids, reap, start, take
+from relais_testing.traced import enqueue_traced
 
 HOSTILE_MODEL = "org/mo{d}el é:x"
 

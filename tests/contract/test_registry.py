@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relais_common.jobs import WorkerState
-from support.builders import MODEL
-from support.ports import Ports
-from support.waiting import wait_until
+from relais_common.jobs.job import WorkerState
+from relais_testing.builders import MODEL
+from relais_testing.ports import Ports
+from relais_testing.waiting import wait_until
 
 STATE = WorkerState("w1", MODEL, capacity=8, running=3, max_model_len=4096, kv_cache_usage=0.25)
 

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from relais_common.channels import new_channel_id
-from relais_common.events import Usage
-from relais_common.jobs import Idempotency, Job, OnDisconnect, Priority, StopReason
-from relais_common.limits import Quota
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys, scripts
-from support.builders import COMPLETED, MODEL, make_job, token_line
-from support.ports import Ports
-from support.script_faults import HIT, check_ends, check_whole, end_everything, faulty_ports
-from support.steps import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Usage
+from relais_common.jobs.job import Idempotency, Job, OnDisconnect, Priority, StopReason
+from relais_common.jobs.limits import Quota
+from relais_common.queue import keys, scripts
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.ports import Ports
+from relais_testing.script_faults import HIT, check_ends, check_whole, end_everything, faulty_ports
+from relais_testing.steps import (
     LONG_S,
     append,
     crash,
@@ -32,7 +32,7 @@ from support.steps import (
     take,
     take_one,
 )
-from support.traced import WITH_CONTENT
+from relais_testing.traced import WITH_CONTENT
 
 Step = Callable[[], Awaitable[Any]]
 Scenario = Callable[[Ports, Any], Awaitable[Step]]

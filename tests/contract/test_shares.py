@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-from relais_common.jobs import Take
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.ports import Ports, redis_ports
-from support.steps import LONG_S, enqueue
+from relais_common.jobs.job import Take
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import LONG_S, enqueue
 
 _call_numbers = itertools.count(1)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import KeyStorageFull, StorageFull
-from relais_common.jobs import Idempotency, Job, Message, Status, StopReason
-from relais_common.operations import DEAD_LETTERS_KEPT
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
-from support.builders import MODEL, make_job, token_line
-from support.ports import Ports, redis_ports
-from support.steps import (
+from relais_common.jobs.errors import KeyStorageFull, StorageFull
+from relais_common.jobs.job import Idempotency, Job, Message, Status, StopReason
+from relais_common.jobs.operations import DEAD_LETTERS_KEPT
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import (
     append,
     crash,
     enqueue,

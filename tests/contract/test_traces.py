@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import EngineFailed, KeyStorageFull, TracesFull
-from relais_common.events import (
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import EngineFailed, KeyStorageFull, TracesFull
+from relais_common.jobs.events import (
     Cancelled,
     Completed,
     Expired,
@@ -20,7 +20,7 @@ from relais_common.events import (
     Timings,
     Usage,
 )
-from relais_common.jobs import (
+from relais_common.jobs.job import (
     Embedding,
     Message,
     OnDisconnect,
@@ -31,12 +31,12 @@ from relais_common.jobs import (
     StopReason,
     TakenJob,
 )
-from relais_common.redis_store import RedisStore
-from relais_common.traces import Trace, Tracing
-from relais_common.wire import codec, keys
-from support.builders import COMPLETED, MODEL, make_job, token_line
-from support.ports import Ports, redis_ports
-from support.steps import (
+from relais_common.jobs.traces import Trace, Tracing
+from relais_common.queue import codec, keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import (
     PAST_S,
     append,
     crash,
@@ -48,7 +48,7 @@ from support.steps import (
     take,
     take_one,
 )
-from support.traced import (
+from relais_testing.traced import (
     TRACING,
     WITH_CONTENT,
     collect,
@@ -56,7 +56,7 @@ from support.traced import (
     running_traced,
     the_trace,
 )
-from support.waiting import wait_until
+from relais_testing.waiting import wait_until
 
 FAILED = Failed(EngineFailed("the engine failed").info)
 CLOSE = 1e-5  # of seconds that Redis gives with six decimals

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import struct
 
-from relais_common.channels import new_channel_id
-from relais_common.events import Completed, Event, Timings, Usage, Vectors
-from relais_common.jobs import Embedding, InputType, Operation, StopReason, Verdict
-from relais_common.redis_store import RedisStore
-from relais_common.wire import keys
-from support.builders import make_job, token_line
-from support.ports import Ports, redis_ports
-from support.steps import append, crash, enqueue, events, finish, running, take, take_one
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Completed, Event, Timings, Usage, Vectors
+from relais_common.jobs.job import Embedding, InputType, Operation, StopReason, Verdict
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisStore
+from relais_testing.builders import make_job, token_line
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import append, crash, enqueue, events, finish, running, take, take_one
 
 # Every byte may occur, zeros, newlines and what is no UTF-8 included.
 PACKED = struct.pack("<6f", 0.0, -1.0, math.pi, 1e-30, 3.4e38, -0.0) + bytes(range(256))

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
-from relais_common.jobs import StopReason
-from support.builders import MODEL, make_job
-from support.ports import Ports
-from support.steps import crash, enqueue, ids, running, start, take, take_one
+from relais_common.jobs.job import StopReason
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports
+from relais_testing.steps import crash, enqueue, ids, running, start, take, take_one
 
 FOREVER_S = 8.0
 

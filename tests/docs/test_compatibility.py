@@ -11,9 +11,9 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
 from pydantic import BaseModel, ValidationError
 
-from relais_orchestrator.schemas.messages import TemplateKwargs
-from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
-from relais_orchestrator.schemas.vllm import RefusedOnChats
+from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.openai.vllm_fields import RefusedOnChats
+from relais_orchestrator.api.schemas.messages import TemplateKwargs
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| `(?P<field>\w+)` \| (?P<state>[^|]*) \|", re.MULTILINE)

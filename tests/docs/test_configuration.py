@@ -12,7 +12,7 @@ import relais_embedding_worker.settings
 import relais_kpi.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
-from support.recording import RecordingEnviron
+from relais_testing.recording import RecordingEnviron
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `(?P<name>[A-Z_]+)` \| (?:`(?P<default>[^`]*)`)? *\|", re.MULTILINE)

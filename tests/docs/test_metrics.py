@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relais_common.memory import MemoryStore
-from relais_common.metrics.exposition import LoopLag, new_registry
-from relais_common.metrics.instruments import Instrument
-from relais_common.metrics.store import StoreMetrics
+from relais_common.runtime.metrics.exposition import LoopLag, new_registry
+from relais_common.runtime.metrics.instruments import Instrument
+from relais_common.runtime.metrics.store import StoreMetrics
 from relais_common.worker.metrics import WorkerMetrics
 from relais_llm_worker.remote.metrics import RemoteMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
 from relais_orchestrator.metrics.traces import TraceMetrics
+from relais_testing.memory import MemoryStore
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 ROW = re.compile(

@@ -15,15 +15,15 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from relais_common.memory import MemoryStore
-from relais_common.metrics.exposition import LoopLag, new_registry
-from relais_common.metrics.instruments import Histogram, Instrument
-from relais_common.metrics.store import StoreMetrics
+from relais_common.runtime.metrics.exposition import LoopLag, new_registry
+from relais_common.runtime.metrics.instruments import Histogram, Instrument
+from relais_common.runtime.metrics.store import StoreMetrics
 from relais_common.worker.metrics import WorkerMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
 from relais_orchestrator.metrics.traces import TraceMetrics
+from relais_testing.memory import MemoryStore
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
 TARGET_LABELS = {"job", "instance"}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from relais_common.channels import model_tag
-from relais_common.limits import USAGE_DAYS
-from relais_common.redis_store.source import PATIENCE
-from relais_common.wire import codec, keys, scripts
+from relais_common.jobs.channels import model_tag
+from relais_common.jobs.limits import USAGE_DAYS
+from relais_common.queue import codec, keys, scripts
+from relais_common.queue.source.redis_source import PATIENCE
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from support.process_stack import Starter, make_starter
-from support.valkey import ValkeyServer
+from relais_testing.process_stack import Starter, make_starter
+from relais_testing.valkey import ValkeyServer
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support import leftovers
-from support.tcp_ports import free_port
+from relais_testing import leftovers
+from relais_testing.tcp_ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"

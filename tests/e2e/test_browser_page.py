@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from relais_common.wire.codec import NAMES
-from relais_orchestrator.routes import ROUTES
+from relais_common.queue.codec import NAMES
+from relais_orchestrator.api import ROUTES
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events
 from serve import PAGE, make_app
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.processes import ServiceProcess
-from support.sse_client import SseEvent, ids_of, read_events, sse_events
 
 SCRIPT = PAGE.read_text().partition("<script>")[2]
 

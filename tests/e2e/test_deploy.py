@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.sshd import Sshd, running_sshd
-from support.tcp_ports import HOST
+from relais_testing.sshd import Sshd, running_sshd
+from relais_testing.tcp_ports import HOST
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "glpat-very-secret-token"

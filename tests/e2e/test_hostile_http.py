@@ -19,11 +19,11 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from support.http_fuzz import answer_to, complaint, damaged
-from support.process_stack import MODEL, Starter
-from support.processes import ServiceProcess
-from support.scrape import scrape
-from support.waiting import wait_until
+from relais_testing.http_fuzz import answer_to, complaint, damaged
+from relais_testing.process_stack import MODEL, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.scrape import scrape
+from relais_testing.waiting import wait_until
 
 CORPUS = [path.read_bytes() for path in sorted((Path(__file__).parent / "raw_http").glob("*.http"))]
 FUZZ_S = float(os.environ.get("FUZZ_HTTP_S", "5"))

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from benchmarks import kpi
-from relais_common.kpis.sketch import RELATIVE_ERROR
+from relais_common.insights.sketch import RELATIVE_ERROR
 
 
 @pytest.mark.timeout(900)

@@ -19,7 +19,7 @@ LIVENESS_S = 100.0
 # A process with a child of its own, in a session of its own, beside a server that overwrites its environment.
 TEST = """
 import pathlib, subprocess, sys, time
-from support.valkey import ValkeyServer
+from relais_testing.valkey import ValkeyServer
 
 FAMILY = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
 
@@ -41,9 +41,7 @@ class InnerRun:
         (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
         (folder / "test_it.py").write_text(TEST.replace("{then}", then))
         (folder / "pytest.ini").write_text(
-            f"[pytest]\npythonpath = {ROOT}/tests\ntimeout = {{}}\nasyncio_mode = auto\n".format(
-                3 if "forever" in then else LIVENESS_S
-            )
+            f"[pytest]\ntimeout = {3 if 'forever' in then else LIVENESS_S}\nasyncio_mode = auto\n"
         )
         with (folder / "output").open("wb") as output:
             self.process = subprocess.Popen(

@@ -7,11 +7,11 @@ import asyncio
 import aiohttp
 import pytest
 
-from support.native_client import events_url, submit
-from support.process_stack import DETERMINISTIC, MODEL, VLLM_ON_CPU, Starter
-from support.scrape import scrape
-from support.sse_client import read_events
-from support.waiting import wait_until
+from relais_testing.native_client import events_url, submit
+from relais_testing.process_stack import DETERMINISTIC, MODEL, VLLM_ON_CPU, Starter
+from relais_testing.scrape import scrape
+from relais_testing.sse_client import read_events
+from relais_testing.waiting import wait_until
 
 REQUESTS, TOKENS = 12, 30
 

@@ -12,14 +12,14 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import pytest
 
-from relais_llm_worker.engine_deterministic import answer_text
-from relais_orchestrator.openapi.route import Access
-from relais_orchestrator.routes import ROUTES
-from support.native_client import events_url, state_of, submit
-from support.nginx import MAX_BODY_BYTES, nginx_before
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.sse_client import ids_of, read_events, sse_events, text_of
-from support.waiting import wait_until
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.route import Access
+from relais_testing.native_client import events_url, state_of, submit
+from relais_testing.nginx import MAX_BODY_BYTES, nginx_before
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.sse_client import ids_of, read_events, sse_events, text_of
+from relais_testing.waiting import wait_until
 
 ROOT_PATH = "/relais"
 SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "5"}

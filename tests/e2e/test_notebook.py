@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from support.mongo import MongoServer
-from support.process_stack import DETERMINISTIC, MODEL, ROOT, Starter
-from support.processes import ServiceProcess
+from relais_testing.mongo import MongoServer
+from relais_testing.process_stack import DETERMINISTIC, MODEL, ROOT, Starter
+from relais_testing.processes import ServiceProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from openai_compat import CALLS, differences, shapes
-from support.process_stack import MODEL, VLLM_ON_CPU, make_starter, make_vllm_starter
-from support.valkey import ValkeyServer
+from relais_testing.process_stack import MODEL, VLLM_ON_CPU, make_starter, make_vllm_starter
+from relais_testing.valkey import ValkeyServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 

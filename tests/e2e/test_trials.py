@@ -11,13 +11,13 @@ from typing import Any
 import psutil
 import pytest
 
-from relais_common.errors import EngineRefused
+from relais_common.jobs.errors import EngineRefused
 from relais_llm_worker.structured_outputs.specification import Budget, Library, Specification
 from relais_llm_worker.structured_outputs.trial_client import TrialClient, open_trial_client
 from relais_llm_worker.structured_outputs.trials import Trials
 from relais_llm_worker.structured_outputs.walk import IMPOSSIBLE, NOT_WITH_ALLOWED, TOO_COSTLY
-from support.process_stack import DEMO_MODEL
-from support.waiting import wait_until
+from relais_testing.process_stack import DEMO_MODEL
+from relais_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 VOCABULARY = 2048

@@ -15,11 +15,11 @@ import openai
 import psutil
 import pytest
 
-from support.process_stack import MODEL, VLLM_ON_CPU, make_starter
-from support.processes import ServiceProcess
-from support.sse_client import read_events, text_of
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.process_stack import MODEL, VLLM_ON_CPU, make_starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import read_events, text_of
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 

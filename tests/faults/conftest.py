@@ -9,10 +9,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.plain_logs import use_plain_logs
-from support.process_stack import Starter, VllmStarter, make_starter, make_vllm_starter
-from support.unclosed_writers import let_writers_be_collected
-from support.valkey import ValkeyServer
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.process_stack import Starter, VllmStarter, make_starter, make_vllm_starter
+from relais_testing.unclosed_writers import let_writers_be_collected
+from relais_testing.valkey import ValkeyServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from relais_common.wire import keys
-from support.builders import MODEL
-from support.cluster import Cluster, running_cluster
-from support.failing_over import assert_streams_go_on
+from relais_common.queue import keys
+from relais_testing.builders import MODEL
+from relais_testing.cluster import Cluster, running_cluster
+from relais_testing.failing_over import assert_streams_go_on
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from typing import Any, cast
 import pytest
 from redis.asyncio import Redis
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Append, TakenJob, Verdict
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.wire import codec, keys
-from relais_common.wire.scripts import NAMES
-from support.builders import MODEL, make_job, token_line
-from support.ports import Ports, redis_ports
-from support.reply_eater import ReplyEater
-from support.sse_client import SseEvent, ids_of, read_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.steps import (
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import Append, TakenJob, Verdict
+from relais_common.queue import codec, keys
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.queue.scripts import NAMES
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.reply_eater import ReplyEater
+from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.steps import (
     append,
     crash,
     enqueue,
@@ -33,9 +33,9 @@ from support.steps import (
     take,
     take_one,
 )
-from support.traced import running_traced
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.traced import running_traced
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
 """No part of a request's way; the first three only read."""

@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from relais_common.events import Completed
-from relais_common.jobs import Embedding, Job, Operation, Status
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.wire import codec
+from relais_common.jobs.events import Completed
+from relais_common.jobs.job import Embedding, Job, Operation, Status
+from relais_common.queue import codec
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
-from support.builders import make_job
-from support.encoders import whole
-from support.process_stack import MODEL, Starter
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.builders import make_job
+from relais_testing.encoders import whole
+from relais_testing.process_stack import MODEL, Starter
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 ENCODER = {"EMBEDDING_ENGINE": "deterministic", "EMBEDDING_SERVED_NAME": MODEL}
 SLOW = {**ENCODER, "DETERMINISTIC_TOKENS_PER_S": "200", "EMBEDDING_MAX_BATCH_TOKENS": "64"}

@@ -7,12 +7,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.native_client import events_url, state_of, submit
-from support.process_stack import DETERMINISTIC, ROOT, Starter
-from support.processes import ServiceProcess
-from support.sse_client import read_events
-from support.streams import begin, check_whole
-from support.waiting import wait_until
+from relais_testing.native_client import events_url, state_of, submit
+from relais_testing.process_stack import DETERMINISTIC, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import read_events
+from relais_testing.streams import begin, check_whole
+from relais_testing.waiting import wait_until
 
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "50"}
 # No lease runs out within a test: what moves was handed over.
@@ -25,8 +25,7 @@ def start_worker(start: Starter, *, stall_s: str) -> ServiceProcess:
     """A worker whose engine a `[stall]` prompt makes deaf."""
     return start(
         "llm_worker",
-        module="support.stalling_worker",
-        PYTHONPATH=str(ROOT / "tests"),
+        module="relais_testing.stalling_worker",
         ENGINE_STALL_S=stall_s,
         **PACED,
         **PATIENT,

@@ -13,17 +13,17 @@ import openai
 import pytest
 from redis.asyncio import Redis
 
-from relais_common.wire import keys
-from relais_llm_worker.engine_deterministic import answer_text
+from relais_common.queue import keys
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.native_client import events_url, state_of, submit
+from relais_testing.one_way import open_link
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
+from relais_testing.tcp_ports import HOST
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 from resuming_client import Event, ask, text_after
-from support.native_client import events_url, state_of, submit
-from support.one_way import open_link
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.processes import ServiceProcess
-from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
-from support.tcp_ports import HOST
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
 
 PATIENT_S = 60.0
 ENDLESS = 50_000

@@ -12,12 +12,19 @@ import psutil
 import pytest
 from redis import Redis
 
-from support.hostile_openai import ANSWER, ATTACKS, HostileServer, flood, head, open_hostile_server
-from support.key_leaks import keys_without_expiry
-from support.process_stack import Starter
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.hostile_openai import (
+    ANSWER,
+    ATTACKS,
+    HostileServer,
+    flood,
+    head,
+    open_hostile_server,
+)
+from relais_testing.key_leaks import keys_without_expiry
+from relais_testing.process_stack import Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 ATTACKED, OTHER = "attacked", "other"
 WHOLE = {

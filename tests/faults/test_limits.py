@@ -12,14 +12,14 @@ from typing import Any
 import aiohttp
 from redis.asyncio import Redis
 
-from relais_common.events import Completed, Started, Token
-from relais_common.redis_store import RedisSettings, open_store
-from relais_common.wire import codec, keys
-from support.keys import KeyFile, bearer
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.processes import ServiceProcess
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.events import Completed, Started, Token
+from relais_common.queue import codec, keys
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 PATIENT_S = 120.0
 REQUESTS = 40

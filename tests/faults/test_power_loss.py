@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from relais_common.events import Completed, Timings, Token, Usage
-from relais_common.jobs import Append, TakenJob
-from relais_common.wire import codec
-from support.builders import MODEL, make_job
-from support.ports import redis_ports
-from support.power_loss import lose_power, wait_written, written
-from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.steps import append, enqueue, finish, start, take, take_one
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.events import Completed, Timings, Token, Usage
+from relais_common.jobs.job import Append, TakenJob
+from relais_common.queue import codec
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import redis_ports
+from relais_testing.power_loss import lose_power, wait_written, written
+from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.steps import append, enqueue, finish, start, take, take_one
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 TOKENS = 200
 LONG = {"params": {"max_tokens": TOKENS}}

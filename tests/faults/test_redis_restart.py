@@ -14,15 +14,15 @@ import psutil
 import pytest
 from redis import Redis
 
-from relais_common.wire import codec, keys
-from relais_llm_worker.engine_deterministic import answer_text
-from support.native_client import events_url
-from support.power_loss import wait_written
-from support.process_stack import DETERMINISTIC, MODEL, Starter, make_starter
-from support.processes import ServiceProcess
-from support.sse_client import SseEvent, ids_of, sse_events, text_of
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.queue import codec, keys
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.native_client import events_url
+from relais_testing.power_loss import wait_written
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter, make_starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import SseEvent, ids_of, sse_events, text_of
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 TOKENS = 300
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "40", "VLLM_MAX_NUM_SEQS": "8"}

@@ -8,11 +8,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.fake_openai import FakeServer, answer, answer_ids, open_fake_server
-from support.native_client import events_url, state_of
-from support.process_stack import MODEL, Starter
-from support.sse_client import SseEvent, ids_of, read_events, text_of
-from support.waiting import wait_until
+from relais_testing.fake_openai import FakeServer, answer, answer_ids, open_fake_server
+from relais_testing.native_client import events_url, state_of
+from relais_testing.process_stack import MODEL, Starter
+from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.waiting import wait_until
 
 
 def remote(*servers: FakeServer, **settings: str) -> dict[str, str]:

@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.native_client import events_url
-from support.process_stack import MODEL, Starter, VllmStarter
-from support.processes import ServiceProcess
-from support.sse_client import SseEvent, ids_of, read_events, text_of
-from support.waiting import wait_until
+from relais_testing.native_client import events_url
+from relais_testing.process_stack import MODEL, Starter, VllmStarter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 

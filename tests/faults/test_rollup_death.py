@@ -12,13 +12,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from relais_common.kpis.rollups import Group, Rollup, hour_of, roll_up
-from relais_common.kpis.store import ROLLUPS, STATE, TRACES
-from relais_common.mongo import Database, MongoSettings, open_database
+from relais_common.insights.mongo import Database, MongoSettings, open_database
+from relais_common.insights.rollups import Group, Rollup, hour_of, roll_up
+from relais_common.insights.store import ROLLUPS, STATE, TRACES
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
-from support.mongo import MongoServer
-from support.waiting import wait_until
+from relais_testing.mongo import MongoServer
+from relais_testing.waiting import wait_until
 
 AT_WORK = 3
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from support.failing_over import assert_streams_go_on
-from support.sentinels import Sentinels, running_sentinels
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.failing_over import assert_streams_go_on
+from relais_testing.sentinels import Sentinels, running_sentinels
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

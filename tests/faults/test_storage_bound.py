@@ -8,17 +8,17 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import StopReason
-from relais_common.redis_store import RedisSettings, open_store
-from relais_llm_worker.engine_deterministic import answer_text
-from support.builders import make_job
-from support.native_client import events_url
-from support.ports import redis_ports
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.sse_client import ids_of, read_events, text_of
-from support.steps import append, enqueue, finish, running
-from support.valkey import ValkeyServer
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import StopReason
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.builders import make_job
+from relais_testing.native_client import events_url
+from relais_testing.ports import redis_ports
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.sse_client import ids_of, read_events, text_of
+from relais_testing.steps import append, enqueue, finish, running
+from relais_testing.valkey import ValkeyServer
 
 MAXMEMORY = 24 << 20
 BOUND = 10 << 20

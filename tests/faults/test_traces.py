@@ -16,16 +16,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from relais_common.wire import keys
-from support.kept import Kept, open_kept
-from support.mongo import MongoServer
-from support.process_stack import DETERMINISTIC, MODEL, QUICK, Starter
-from support.processes import ServiceProcess
-from support.reply_eater import ReplyEater
-from support.stack import Front, Stack, chat_request
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.kept import Kept, open_kept
+from relais_testing.mongo import MongoServer
+from relais_testing.process_stack import DETERMINISTIC, MODEL, QUICK, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.reply_eater import ReplyEater
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 ENDS = ("complete", "cancel", "cancel", "expire", "leave")
 LONG_S = 60.0

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.native_client import events_url, state_of
-from support.process_stack import MODEL, VLLM_ON_CPU, Starter
-from support.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.native_client import events_url, state_of
+from relais_testing.process_stack import MODEL, VLLM_ON_CPU, Starter
+from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,12 +8,12 @@ import signal
 import aiohttp
 import pytest
 
-from support.native_client import events_url, state_of, submit
-from support.process_stack import DETERMINISTIC, Starter
-from support.processes import ServiceProcess
-from support.sse_client import read_events
-from support.streams import begin, check_whole
-from support.waiting import wait_until
+from relais_testing.native_client import events_url, state_of, submit
+from relais_testing.process_stack import DETERMINISTIC, Starter
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import read_events
+from relais_testing.streams import begin, check_whole
+from relais_testing.waiting import wait_until
 
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "100"}
 # No lease runs out within a test: what moves was handed over.

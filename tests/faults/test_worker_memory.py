@@ -8,12 +8,12 @@ from typing import Any
 import psutil
 import pytest
 
-from relais_common.jobs import Embedding, Job, Operation, Sampling
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support.builders import make_job
-from support.process_stack import DETERMINISTIC, MODEL, Starter
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_common.jobs.job import Embedding, Job, Operation, Sampling
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_testing.builders import make_job
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 

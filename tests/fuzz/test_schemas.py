@@ -18,15 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relais_common.errors import InvalidRequest, PayloadTooLarge
-from relais_common.wire import codec
-from relais_orchestrator.drafts import Asked
-from relais_orchestrator.parsing import MAX_PARAM_LENGTH, model_of
-from relais_orchestrator.reading import Reading
-from relais_orchestrator.reading.messages import answer_of
-from relais_orchestrator.routes import ROUTES
-from support.builders import MODEL, make_job
-from support.worst_bodies import PATHS
+from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
+from relais_common.queue import codec
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.http.parsing import MAX_PARAM_LENGTH, model_of
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.http.reading.messages import answer_of
+from relais_orchestrator.submission.drafts import Asked
+from relais_testing.builders import MODEL, make_job
+from relais_testing.worst_bodies import PATHS
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 pytestmark = pytest.mark.timeout(120 + EXAMPLES)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.composed import Composed, free_port_range
-from support.manifests import ROOT
+from relais_testing.composed import Composed, free_port_range
+from relais_testing.manifests import ROOT
 
 collect_ignore_glob = [] if os.environ.get("RELAIS_CHECK_IMAGES") else ["test_*.py"]
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from support.composed import Composed
+from relais_testing.composed import Composed
 
 # Whoever comes first starts all of it.
 pytestmark = pytest.mark.timeout(900)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from support.composed import Composed
+from relais_testing.composed import Composed
 
 # Whoever comes first starts all of it.
 pytestmark = pytest.mark.timeout(900)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.manifests import OVERLAYS, Rendered, render
+from relais_testing.manifests import OVERLAYS, Rendered, render
 
 
 @pytest.fixture(scope="session")

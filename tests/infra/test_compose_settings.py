@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import relais_kpi.settings
-from support.compose import COMPOSE, FILE, OURS, env_file, environment, services, variables
-from support.manifest_settings import READERS
-from support.manifests import ROOT
-from support.recording import RecordingEnviron
+from relais_testing.compose import COMPOSE, FILE, OURS, env_file, environment, services, variables
+from relais_testing.manifest_settings import READERS
+from relais_testing.manifests import ROOT
+from relais_testing.recording import RecordingEnviron
 
 EXAMPLE = COMPOSE / ".env.example"
 ALL_READERS: dict[str, Callable[[Mapping[str, str]], Any]] = {

@@ -12,9 +12,9 @@ import yaml
 import relais_embedding_worker.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
-from relais_orchestrator.routes import ROUTES
-from support.compose import COMPOSE, OURS, env_file, environment, fill, services
-from support.manifests import ROOT, Rendered
+from relais_orchestrator.api import ROUTES
+from relais_testing.compose import COMPOSE, OURS, env_file, environment, fill, services
+from relais_testing.manifests import ROOT, Rendered
 
 GIB = 1 << 30
 
@@ -87,7 +87,7 @@ def test_an_image_says_the_ports_that_the_code_has(name: str) -> None:
 
     assert re.search(rf"{setting}=(\d+)", text)[1] == str(default)  # type: ignore[index]
     assert re.search(r"EXPOSE (\d+)", text)[1] == str(default)  # type: ignore[index]
-    assert f'"relais_common.probe", "{setting}"' in text
+    assert f'"relais_common.runtime.probe", "{setting}"' in text
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -100,7 +100,7 @@ def test_what_is_not_set_leaves_the_image_s_own_in_place(name: str) -> None:
 
 
 def test_probes_ask_for_a_path_that_exists() -> None:
-    probe = (ROOT / "libs/common/src/relais_common/probe.py").read_text()
+    probe = (ROOT / "libs/common/src/relais_common/runtime/probe.py").read_text()
     path = re.search(r'request\("GET", "([^"]+)"\)', probe)[1]  # type: ignore[index]
     assert path in {route.path for route in ROUTES}
 

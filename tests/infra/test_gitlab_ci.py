@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.manifests import ROOT
+from relais_testing.manifests import ROOT
 
 PATH = ROOT / ".gitlab-ci.yml"
 STAGES = ["check", "test", "build", "settings", "deploy", "rollback"]

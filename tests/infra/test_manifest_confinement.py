@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from support.manifest_settings import ours
-from support.manifests import MINIKUBE, OVERLAYS, Rendered
+from relais_testing.manifest_settings import ours
+from relais_testing.manifests import MINIKUBE, OVERLAYS, Rendered
 
 
 def test_every_container_is_confined_and_bounded(overlay: Rendered) -> None:

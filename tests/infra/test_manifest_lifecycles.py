@@ -6,9 +6,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relais_common.health import add_health_routes
-from support.manifest_settings import servers, settings_of
-from support.manifests import Rendered
+from relais_common.runtime.health import add_health_routes
+from relais_testing.manifest_settings import servers, settings_of
+from relais_testing.manifests import Rendered
 
 CLOSES_S = {"orchestrator": 3, "llm-worker": 8, "remote-worker": 3, "embedding-worker": 3}
 """From the end of DRAIN_S to that of the process: an orchestrator gives the last requests an error (2 s) and closes

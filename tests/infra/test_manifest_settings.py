@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from relais_common import environ
-from support.manifest_settings import READERS, ours, settings_of
-from support.manifests import ROOT, Rendered
+from relais_common.runtime import environ
+from relais_testing.manifest_settings import READERS, ours, settings_of
+from relais_testing.manifests import ROOT, Rendered
 
 # Read by the libraries, not by us.
 FOREIGN = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from relais_orchestrator.openapi.route import Access
-from relais_orchestrator.routes import ROUTES
-from support.manifest_settings import servers
-from support.manifests import Rendered, selects, texts
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.route import Access
+from relais_testing.manifest_settings import servers
+from relais_testing.manifests import Rendered, selects, texts
 
 
 def test_every_selector_finds_its_pods(overlay: Rendered) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from support.manifests import Rendered
-from support.network import Peer, admitted, flows
+from relais_testing.manifests import Rendered
+from relais_testing.network import Peer, admitted, flows
 
 NAMESPACE = "relais"
 METADATA = "169.254.169.254"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from support.plain_logs import use_plain_logs
-from support.stack import Front, Stack
-from support.unclosed_writers import let_writers_be_collected
-from support.worker import Worker
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.stack import Front, Stack
+from relais_testing.unclosed_writers import let_writers_be_collected
+from relais_testing.worker import Worker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

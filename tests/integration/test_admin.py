@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from support.builders import MODEL, make_job
-from support.ports import redis_ports
-from support.stack import Front, Stack, chat_request
-from support.steps import crash, enqueue, names, running, start
-from support.waiting import wait_until
+from relais_common.jobs.channels import new_channel_id
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import redis_ports
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.steps import crash, enqueue, names, running, start
+from relais_testing.waiting import wait_until
 
 SECRET = "what only its model may read"
 KEYS = {

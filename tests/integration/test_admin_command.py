@@ -15,14 +15,14 @@ import pytest
 from redis import Redis
 
 from relais_admin.command import main
-from relais_common.channels import new_channel_id
-from relais_common.jobs import Message, WorkerState
-from relais_common.redis_store import RedisSettings, open_store
-from relais_common.wire import keys
-from support.builders import MODEL, make_job
-from support.ports import Ports, redis_ports
-from support.steps import crash, enqueue, names, running, start, take
-from support.tcp_ports import free_port
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.job import Message, WorkerState
+from relais_common.queue import keys
+from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_testing.builders import MODEL, make_job
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import crash, enqueue, names, running, start, take
+from relais_testing.tcp_ports import free_port
 
 SECRET = "what only its model may read"
 Result = TypeVar("Result")

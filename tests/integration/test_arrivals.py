@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from support.builders import MODEL
-from support.stack import Stack
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.stack import Stack
+from relais_testing.waiting import wait_until
 
 ARRIVALS = 500
 LONG = "tell me more " * 16_000

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from relais_orchestrator.metrics import queues
-from support.builders import MODEL
-from support.keda import read_value, wanted_replicas
-from support.manifests import MINIKUBE
-from support.sse_client import read_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.keda import read_value, wanted_replicas
+from relais_testing.manifests import MINIKUBE
+from relais_testing.sse_client import read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)

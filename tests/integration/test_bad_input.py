@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_orchestrator.parsing import MAX_PARAM_LENGTH
-from support.builders import MODEL
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_common.jobs.channels import new_channel_id
+from relais_orchestrator.http.parsing import MAX_PARAM_LENGTH
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 NATIVE, CHAT, COMPLETION = "/v1/requests", "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "hello"}]

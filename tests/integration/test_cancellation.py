@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relais_common.errors import StoreUnavailable
-from relais_common.lifecycle import cancel_and_wait
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support.builders import MODEL
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_testing.builders import MODEL
 
 MOMENTS = range(60)
 

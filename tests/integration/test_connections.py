@@ -14,9 +14,9 @@ from typing import cast
 
 import pytest
 
-from support.keys import KeyFile, bearer
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 ONE, TWO = bearer("one"), bearer("two")
 NO_PROXY = {"FORWARDED_ALLOW_IPS": "192.0.2.1"}

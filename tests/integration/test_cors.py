@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from support.builders import MODEL
-from support.stack import Front, Stack, chat_request
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front, Stack, chat_request
 
 PAGE = "https://page.example"
 PREFLIGHT = {

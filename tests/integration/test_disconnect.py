@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from relais_common.wire import keys
-from support.builders import MODEL
-from support.owned import end_task
-from support.sse_client import sse_events
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_common.queue import keys
+from relais_testing.builders import MODEL
+from relais_testing.owned import end_task
+from relais_testing.sse_client import sse_events
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 CHAT = "/v1/chat/completions"
 ENDLESS: dict[str, Any] = {"max_tokens": 20_000}

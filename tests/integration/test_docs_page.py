@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urljoin
 
-from support.stack import Front
+from relais_testing.stack import Front
 
 
 async def test_page_and_all_that_it_loads_are_served_here(front: Front) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from support.builders import MODEL
-from support.sse_client import ids_of, read_events, sse_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.sse_client import ids_of, read_events, sse_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 ENDLESS: dict[str, Any] = {"max_tokens": 20_000}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from relais_common.events import Cancelled, Completed, Failed
-from relais_common.jobs import (
+from relais_common.jobs.events import Cancelled, Completed, Failed
+from relais_common.jobs.job import (
     ChannelState,
     Embedding,
     InputType,
@@ -20,13 +20,13 @@ from relais_common.jobs import (
     Status,
     StopReason,
 )
-from relais_common.redis_store import RedisStore
-from relais_common.wire import codec
+from relais_common.queue import codec
+from relais_common.queue.redis_store import RedisStore
 from relais_embedding_worker.encoder import Input, Vectors
-from support.builders import make_job
-from support.embedding_worker import open_embedding_worker
-from support.encoders import WatchedEncoder, whole
-from support.waiting import wait_until
+from relais_testing.builders import make_job
+from relais_testing.embedding_worker import open_embedding_worker
+from relais_testing.encoders import WatchedEncoder, whole
+from relais_testing.waiting import wait_until
 
 DIMENSIONS = 8
 

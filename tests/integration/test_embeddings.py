@@ -12,14 +12,14 @@ import numpy as np
 import openai
 import pytest
 
-from relais_common.jobs import InputType
-from relais_common.wire import keys
+from relais_common.jobs.job import InputType
+from relais_common.queue import keys
 from relais_embedding_worker.encoder import Input, Vectors
-from support.embedding_worker import EmbeddingWorker, open_embedding_worker
-from support.encoders import WatchedEncoder, whole
-from support.keys import KeyFile, bearer
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.embedding_worker import EmbeddingWorker, open_embedding_worker
+from relais_testing.encoders import WatchedEncoder, whole
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 EMBEDDER = "embedder"
 TEXTS = ["", "the town hall", "🦄", "word " * 20_000]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from support.builders import MODEL
-from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
 
 
 async def test_hundred_requests_at_once_over_two_orchestrators_and_two_workers(

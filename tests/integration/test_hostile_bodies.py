@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from relais_orchestrator import bodies
+from relais_orchestrator.http import bodies
+from relais_orchestrator.http.reading import Reading, read
+from relais_orchestrator.http.reading.readers import Readers
 from relais_orchestrator.metrics.requests import SUBMITTING
-from relais_orchestrator.reading import Reading, read
-from relais_orchestrator.reading.readers import Readers
-from support.builders import MODEL
-from support.keys import KeyFile, bearer
-from support.stack import Front, Stack, chat_request
-from support.worst_bodies import PATHS, ids_written_as_fractions
+from relais_testing.builders import MODEL
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.worst_bodies import PATHS, ids_written_as_fractions
 
 EMBEDDER = "org/embedder"
 

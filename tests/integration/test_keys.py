@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import SettingsError
-from support.builders import MODEL
-from support.keys import KeyFile, bearer
-from support.sse_client import SseEvent, sse_events
-from support.stack import Front, Stack, chat_request, open_front
-from support.waiting import wait_until
+from relais_common.jobs.errors import SettingsError
+from relais_testing.builders import MODEL
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.sse_client import SseEvent, sse_events
+from relais_testing.stack import Front, Stack, chat_request, open_front
+from relais_testing.waiting import wait_until
 
 ONE = bearer("one")
 

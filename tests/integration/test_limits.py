@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.builders import MODEL
-from support.keys import KeyFile, bearer
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.keys import KeyFile, bearer
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 ONE, OPS = bearer("one"), bearer("ops")
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
+from relais_orchestrator.api import ROUTES
 from relais_orchestrator.metrics import queues
 from relais_orchestrator.metrics.requests import SUBMITTING
-from relais_orchestrator.routes import ROUTES
-from support.builders import MODEL
-from support.scrape import Scraped, scrape
-from support.sse_client import read_events, sse_events
-from support.stack import Front, Stack, chat_request
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_testing.builders import MODEL
+from relais_testing.scrape import Scraped, scrape
+from relais_testing.sse_client import read_events, sse_events
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import SettingsError
-from support.builders import MODEL
-from support.stack import Front, Stack, answer_to, chat_request, open_front
-from support.waiting import wait_until
+from relais_common.jobs.errors import SettingsError
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front, Stack, answer_to, chat_request, open_front
+from relais_testing.waiting import wait_until
 
 ALIASES = {"short": MODEL, "shorter": "short"}
 
@@ -120,6 +120,6 @@ async def test_many_who_ask_are_one_question_to_redis(
         return await alive()
 
     monkeypatch.setattr(front.parts.registry, "alive", counted)
-    monkeypatch.setattr("relais_orchestrator.model_states.FRESH_S", 3600.0)
+    monkeypatch.setattr("relais_orchestrator.submission.model_states.FRESH_S", 3600.0)
     await asyncio.gather(*(names(front) for _ in range(50)))
     assert asked == 1

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from relais_common.errors import SettingsError
-from relais_common.mongo import MongoSettings, PyMongoError, open_database, read_mongo_settings
-from support.mongo import MongoServer
+from relais_common.insights.mongo import (
+    MongoSettings,
+    PyMongoError,
+    open_database,
+    read_mongo_settings,
+)
+from relais_common.jobs.errors import SettingsError
+from relais_testing.mongo import MongoServer
 
 
 async def test_what_is_written_outlives_a_killed_server(tmp_path: Path) -> None:

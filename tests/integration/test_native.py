@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from support.builders import MODEL
-from support.sse_client import ids_of, read_events, text_of
-from support.stack import Front, Stack, answer_to, answer_to_prompt, chat_request
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_testing.builders import MODEL
+from relais_testing.sse_client import ids_of, read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, answer_to_prompt, chat_request
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 
 async def test_submission_answers_202_with_what_a_client_needs(front: Front) -> None:

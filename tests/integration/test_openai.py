@@ -11,11 +11,11 @@ import aiohttp
 import openai
 import pytest
 
-from support.builders import MODEL
-from support.sse_client import read_events, sse_events
-from support.stack import Front, Stack, answer_to, answer_to_prompt, chat_request
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_testing.builders import MODEL
+from relais_testing.sse_client import read_events, sse_events
+from relais_testing.stack import Front, Stack, answer_to, answer_to_prompt, chat_request
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 

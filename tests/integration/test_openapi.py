@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.route import Access
 from relais_orchestrator.app import create_app
 from relais_orchestrator.metrics import open_metrics
-from relais_orchestrator.openapi.route import Access
-from relais_orchestrator.routes import ROUTES
-from support.builders import MODEL
-from support.documented import OUTSIDE, check_json, document
-from support.sse_client import read_events, sse_events
-from support.stack import Front, Stack, chat_request
+from relais_testing.builders import MODEL
+from relais_testing.documented import OUTSIDE, check_json, document
+from relais_testing.sse_client import read_events, sse_events
+from relais_testing.stack import Front, Stack, chat_request
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.builders import MODEL
-from support.stack import Front
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front
 
 ROUTES = ("/v1/requests", "/v1/chat/completions", "/v1/completions")
 FIELDS = (

@@ -8,11 +8,11 @@ from functools import partial
 
 import pytest
 
-from support.builders import MODEL
-from support.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.valkey import ValkeyServer
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from support.builders import MODEL
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
 

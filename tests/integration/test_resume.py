@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from relais_common.wire import codec, keys
-from support.builders import COMPLETED
-from support.sse_client import ids_of, read_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
+from relais_common.queue import codec, keys
+from relais_testing.builders import COMPLETED
+from relais_testing.sse_client import ids_of, read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
 
 LONG = {"params": {"max_tokens": 300}}
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from support.scrape import scrape
-from support.sse_client import ids_of, read_events, text_of
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
+from relais_testing.scrape import scrape
+from relais_testing.sse_client import ids_of, read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
 
 TOKENS = 20_000
 MOST_BUFFERED_BYTES = 512 << 10

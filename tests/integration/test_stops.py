@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.sse_client import read_events
-from support.stack import Front, Stack, answer_to, chat_request
-from support.waiting import wait_until
+from relais_testing.sse_client import read_events
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
 
 CAUSES = {"delete": "cancelled", "deadline": "expired", "disconnect": "cancelled"}
 PHASES = ("queue", "prefill", "decode")

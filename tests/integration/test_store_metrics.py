@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import StoreUnavailable
-from relais_common.metrics.store import STEPS, StoreMetrics
-from relais_common.redis_store import RedisSettings, RedisStore, open_store
-from support.builders import MODEL, make_job
-from support.scrape import read
-from support.tcp_ports import free_port
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.runtime.metrics.store import STEPS, StoreMetrics
+from relais_testing.builders import MODEL, make_job
+from relais_testing.scrape import read
+from relais_testing.tcp_ports import free_port
 
 
 async def test_every_step_is_timed_by_its_name(redis_store: RedisStore) -> None:

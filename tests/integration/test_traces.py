@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from relais_common.jobs import Operation
-from relais_common.mongo import MongoSettings, open_database
-from relais_common.traces import COLLECTION
-from relais_common.wire import keys
+from relais_common.insights.mongo import MongoSettings, open_database
+from relais_common.jobs.job import Operation
+from relais_common.jobs.traces import COLLECTION
+from relais_common.queue import keys
 from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
-from support.builders import MODEL
-from support.kept import Kept, open_kept
-from support.mongo import MongoServer
-from support.scrape import scrape
-from support.stack import Front, Stack, answer_to, chat_request
-from support.traces import make_trace
-from support.waiting import wait_until
+from relais_testing.builders import MODEL
+from relais_testing.kept import Kept, open_kept
+from relais_testing.mongo import MongoServer
+from relais_testing.scrape import scrape
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.traces import make_trace
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

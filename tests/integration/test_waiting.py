@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from support.sse_client import SseEvent, sse_events
-from support.stack import Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.sse_client import SseEvent, sse_events
+from relais_testing.stack import Stack, chat_request
+from relais_testing.waiting import wait_until
 
 LONG = {"params": {"max_tokens": 20_000}}
 

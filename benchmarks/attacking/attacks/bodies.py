@@ -7,7 +7,7 @@ from functools import cache
 
 from benchmarks.attacking.attacker import Attacker
 from benchmarks.attacking.keys import ATTACKERS, SHUT_OUT, VECTORS
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 LARGEST = 4 << 20
 PATHS = ("/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/requests")

@@ -10,7 +10,7 @@ import orjson
 
 from benchmarks.attacking.attacker import FAULTS, Attacker, head
 from benchmarks.attacking.keys import ATTACKERS, VECTORS
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 UPLOAD = 4_000_000
 

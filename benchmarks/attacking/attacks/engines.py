@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.attacking.attacker import Attacker
 from benchmarks.attacking.keys import ATTACKERS
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 DEADLINE_S = 5.0
 

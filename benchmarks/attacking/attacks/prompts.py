@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.attacking.attacker import Attacker
 from benchmarks.attacking.keys import ATTACKERS, VECTORS
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 SIZE = 4_000_000
 

@@ -11,7 +11,7 @@ import orjson
 
 from benchmarks.attacking.attacker import FAULTS, Attacker, head
 from benchmarks.attacking.keys import ATTACKERS, OPERATOR
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 
 async def _long_channel(attacker: Attacker, tokens: int) -> str:

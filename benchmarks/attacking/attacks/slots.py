@@ -8,7 +8,7 @@ import orjson
 
 from benchmarks.attacking.attacker import Attacker
 from benchmarks.attacking.keys import ATTACKERS
-from support.process_stack import MODEL
+from relais_testing.process_stack import MODEL
 
 
 async def long_requests(attacker: Attacker) -> None:

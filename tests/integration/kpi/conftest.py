@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from relais_common.mongo import Database, MongoSettings, open_database
-from support.mongo import MongoServer
+from relais_common.insights.mongo import Database, MongoSettings, open_database
+from relais_testing.mongo import MongoServer
 
 
 @pytest.fixture(scope="session")

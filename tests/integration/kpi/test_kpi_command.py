@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import pytest
 
-from relais_common.kpis.store import ROLLUPS, STATE, TRACES
-from relais_common.mongo import Database, MongoSettings, open_database
+from relais_common.insights.mongo import Database, MongoSettings, open_database
+from relais_common.insights.store import ROLLUPS, STATE, TRACES
 from relais_kpi.command import main
 from relais_kpi.rolling.lock import hold_lock
-from support.tcp_ports import free_port
-from support.traces import make_document
+from relais_testing.tcp_ports import free_port
+from relais_testing.traces import make_document
 
 Result = TypeVar("Result")
 

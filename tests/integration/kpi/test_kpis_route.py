@@ -12,18 +12,18 @@ from typing import Any
 import orjson
 import pytest
 
-from relais_common.kpis.objectives import DEFAULT_OBJECTIVES
-from relais_common.kpis.periods import parse_period
-from relais_common.kpis.report import Axis
-from relais_common.kpis.rollups import hour_of
-from relais_common.kpis.store import TRACES, read_report
-from relais_common.mongo import Database, MongoSettings
+from relais_common.insights.mongo import Database, MongoSettings
+from relais_common.insights.objectives import DEFAULT_OBJECTIVES
+from relais_common.insights.periods import parse_period
+from relais_common.insights.report import Axis
+from relais_common.insights.rollups import hour_of
+from relais_common.insights.store import TRACES, read_report
 from relais_kpi.rolling.job import roll_up_new
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
-from support.mongo import MongoServer
-from support.stack import Front, Stack, chat_request
-from support.waiting import wait_until
+from relais_testing.mongo import MongoServer
+from relais_testing.stack import Front, Stack, chat_request
+from relais_testing.waiting import wait_until
 
 NOW = datetime.now(UTC)
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from relais_common.kpis.rollups import HOUR, Group, Rollup, roll_up
-from relais_common.kpis.store import HOURS, ROLLUPS, TRACES, rolled_up_to
-from relais_common.mongo import Database
-from relais_common.traces import trace_document
+from relais_common.insights.mongo import Database
+from relais_common.insights.rollups import HOUR, Group, Rollup, roll_up
+from relais_common.insights.store import HOURS, ROLLUPS, TRACES, rolled_up_to
+from relais_common.jobs.traces import trace_document
 from relais_kpi.rolling import hours, job
 from relais_kpi.rolling.job import Run, roll_up_new
 from relais_kpi.rolling.lock import LASTS, LockHeld, Superseded, hold_lock
 from relais_kpi.simulation.insert import Refused, insert_simulated
 from relais_kpi.simulation.traffic import simulate
-from support.traces import HOUR_0, make_document
+from relais_testing.traces import HOUR_0, make_document
 
 NOW = HOUR_0 + timedelta(days=10)
 KEPT = timedelta(days=730)

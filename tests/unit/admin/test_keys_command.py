@@ -16,7 +16,7 @@ import pytest
 
 from relais_admin.keys import actions
 from relais_admin.keys.command import main
-from relais_common import api_keys
+from relais_common.config import api_keys
 
 
 class Keys:

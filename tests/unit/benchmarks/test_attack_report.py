@@ -11,7 +11,7 @@ from benchmarks.attacking.attacks import ATTACKS
 from benchmarks.attacking.report import Found, Memory, spreads, summary, text
 from benchmarks.attacking.victim import KINDS, Probe
 from benchmarks.attacking.watch import Lag
-from support.scrape import Scraped
+from relais_testing.scrape import Scraped
 
 CALM = spreads([Probe(number, kind, 0.0, 0.2) for number, kind in enumerate(KINDS)])
 MB = 1 << 20

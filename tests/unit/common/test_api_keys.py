@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from relais_common import api_keys
-from relais_common.api_keys import ApiKey, digest
-from relais_common.errors import SettingsError
-from relais_common.jobs import Priority
+from relais_common.config import api_keys
+from relais_common.config.api_keys import ApiKey, digest
+from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import Priority
 
 ROOT = Path(__file__).resolve().parents[3]
 PATH = Path("keys.json")

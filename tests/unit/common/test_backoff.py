@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from relais_common.backoff import Backoff
+from relais_common.runtime.backoff import Backoff
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relais_common.channels import (
+from relais_common.jobs.channels import (
     MAX_MODEL_NAME_BYTES,
     channel_model,
     channel_tag,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.clusters import parse
-from relais_common.environ import redis_url
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
+from relais_common.queue.client.clusters import parse
+from relais_common.runtime.environ import redis_url
 
 
 def test_nodes_and_credentials_are_told_apart() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relais_common.errors import DecodeError, ErrorInfo
-from relais_common.events import (
+from relais_common.jobs.errors import DecodeError, ErrorInfo
+from relais_common.jobs.events import (
     Cancelled,
     Completed,
     Event,
@@ -25,7 +25,7 @@ from relais_common.events import (
     Usage,
     Vectors,
 )
-from relais_common.jobs import (
+from relais_common.jobs.job import (
     Embedding,
     InputType,
     Job,
@@ -37,9 +37,9 @@ from relais_common.jobs import (
     StopReason,
     WorkerState,
 )
-from relais_common.ports import LiveBatch
-from relais_common.wire import codec
-from support.builders import make_job, token_line
+from relais_common.queue import codec
+from relais_common.queue.ports import LiveBatch
+from relais_testing.builders import make_job, token_line
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 COUNT = st.integers(0, 2**53)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relais_common.command_line import GROUP, dispatch, run
+from relais_common.runtime.command_line import GROUP, dispatch, run
 
 ROOT = Path(__file__).resolve().parents[3]
 GREET = EntryPoint("greet", "no_such_module:greet", GROUP)

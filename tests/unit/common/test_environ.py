@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common import environ
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
 
 Reader = Callable[[dict[str, str]], object]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.error_texts import MAX_LENGTH, cleaned
+from relais_common.jobs.error_texts import MAX_LENGTH, cleaned
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common import errors
-from relais_common.errors import (
+from relais_common.jobs import errors
+from relais_common.jobs.errors import (
     EndedOtherwise,
     ErrorInfo,
     InvalidRequest,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from relais_common.fanout import BufferedSubscription, Fanout
-from relais_common.ports import LiveBatch
+from relais_common.queue.fanout import BufferedSubscription, Fanout
+from relais_common.queue.ports import LiveBatch
 
 
 def batch(number: int) -> LiveBatch:

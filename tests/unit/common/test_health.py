@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from relais_common.health import open_health_server
+from relais_common.runtime.health import open_health_server
 
 
 class Readiness:

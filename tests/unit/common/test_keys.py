@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.wire import keys, scripts
+from relais_common.queue import keys, scripts
 
 MODEL = "org/model é"
 TAG = "org~2fmodel~20~c3~a9"

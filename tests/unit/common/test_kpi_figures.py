@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from relais_common.jobs import Operation, Status
-from relais_common.kpis.objectives import Objectives
-from relais_common.kpis.report import Axis, Fold, build_report
-from relais_common.kpis.rollups import SLOWEST
-from relais_common.kpis.sketch import RELATIVE_ERROR
-from relais_common.traces import trace_document
+from relais_common.insights.objectives import Objectives
+from relais_common.insights.report import Axis, Fold, build_report
+from relais_common.insights.rollups import SLOWEST
+from relais_common.insights.sketch import RELATIVE_ERROR
+from relais_common.jobs.job import Operation, Status
+from relais_common.jobs.traces import trace_document
 from relais_kpi.simulation.traffic import simulate
-from support.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
-from support.traces import HOUR_0, make_document
+from relais_testing.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
+from relais_testing.traces import HOUR_0, make_document
 
 Document = dict[str, Any]
 

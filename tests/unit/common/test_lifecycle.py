@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from relais_common.lifecycle import background, cancel_and_wait, pause, stop_on_signals
+from relais_common.runtime.lifecycle import background, cancel_and_wait, pause, stop_on_signals
 
 
 async def forever() -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common import environ
-from relais_common.errors import SettingsError
-from relais_common.llm_table import TableEntry, read_llm_table, read_mapping, shown_url
+from relais_common.config.llm_table import TableEntry, read_llm_table, read_mapping, shown_url
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
 
 PAIR = TableEntry("org/m", "http://h:1")
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 import structlog
 
-from relais_common.logs import channel_context, setup_logs
+from relais_common.runtime.logs import channel_context, setup_logs
 
 
 @pytest.fixture(autouse=True)

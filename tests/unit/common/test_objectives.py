@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.kpis.objectives import (
+from relais_common.insights.objectives import (
     STEPS_S,
     Objectives,
     cell_of,

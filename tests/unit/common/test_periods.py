@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.kpis.periods import parse_period
+from relais_common.insights.periods import parse_period
 
 NOW = datetime(2026, 11, 28, 14, 25, tzinfo=UTC)
 

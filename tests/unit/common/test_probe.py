@@ -8,8 +8,8 @@ import socket
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relais_common.health import open_health_server
-from relais_common.probe import probe
+from relais_common.runtime.health import open_health_server
+from relais_common.runtime.probe import probe
 
 
 @pytest.mark.parametrize(("reason", "code"), [(None, 0), ("the model is loading", 1)])

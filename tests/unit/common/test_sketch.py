@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.kpis.sketch import RELATIVE_ERROR, SHORTEST_S, Sketch
+from relais_common.insights.sketch import RELATIVE_ERROR, SHORTEST_S, Sketch
 
 DURATIONS = st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=200)
 ROUNDING = 1e-9

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relais_common.jobs import Operation, Priority, Status
-from relais_common.traces import Phases, Trace, trace_document
+from relais_common.jobs.job import Operation, Priority, Status
+from relais_common.jobs.traces import Phases, Trace, trace_document
 
 TRACE = Trace(
     channel_id="m.1",

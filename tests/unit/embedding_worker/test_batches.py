@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from relais_common.errors import EngineFailed, EngineRefused
+from relais_common.jobs.errors import EngineFailed, EngineRefused
 from relais_embedding_worker.batches import SLICE, Batches, open_batches
 from relais_embedding_worker.encoder import Vectors
-from support.encoders import WatchedEncoder, whole
-from support.waiting import wait_until
+from relais_testing.encoders import WatchedEncoder, whole
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
 from relais_embedding_worker.settings import read_settings
 
 

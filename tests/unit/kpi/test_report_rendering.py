@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from relais_common.jobs import Status
-from relais_common.kpis.report import Axis, Report, rows_of
-from relais_common.traces import trace_document
+from relais_common.insights.report import Axis, Report, rows_of
+from relais_common.jobs.job import Status
+from relais_common.jobs.traces import trace_document
 from relais_kpi.rendering import table, words
 from relais_kpi.rendering.contents import Page, whole
 from relais_kpi.rendering.page import render_page
 from relais_kpi.rendering.rows import render_csv
 from relais_kpi.rendering.summary import findings, sentences
 from relais_kpi.simulation.traffic import simulate
-from support.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
-from support.traces import HOUR_0, make_document
+from relais_testing.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
+from relais_testing.traces import HOUR_0, make_document
 
 NOW = PERIOD.until
 HOSTILE = '<script>alert("x")</script>'

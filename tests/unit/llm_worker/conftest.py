@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.memory import MemoryStore
-from support.faults import Faults
-from support.plain_logs import use_plain_logs
-from support.ports import Ports, memory_ports
+from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.ports import Ports, memory_ports
 
 
 @pytest.fixture(autouse=True)

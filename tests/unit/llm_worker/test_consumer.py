@@ -12,21 +12,21 @@ from dataclasses import replace
 
 import pytest
 
-from relais_common.errors import EngineDead, EngineRefused
-from relais_common.events import Failed, Terminal, Token, Usage
-from relais_common.jobs import Job, Status
-from relais_common.lifecycle import background
+from relais_common.jobs.errors import EngineDead, EngineRefused
+from relais_common.jobs.events import Failed, Terminal, Token, Usage
+from relais_common.jobs.job import Job, Status
+from relais_common.runtime.lifecycle import background
 from relais_common.worker import consumer as consumer_module
 from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
-from support.builders import COMPLETED, MODEL, make_job
-from support.faults import Faults
-from support.owned import end_task
-from support.ports import Ports
-from support.steps import crash, enqueue, events, ids, start, take
-from support.waiting import wait_until
+from relais_testing.builders import COMPLETED, MODEL, make_job
+from relais_testing.faults import Faults
+from relais_testing.owned import end_task
+from relais_testing.ports import Ports
+from relais_testing.steps import crash, enqueue, events, ids, start, take
+from relais_testing.waiting import wait_until
 
 LEASE_S = 0.3
 

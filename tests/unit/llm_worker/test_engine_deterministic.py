@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.errors import EngineDead, EngineFailed, EngineRefused
-from relais_common.events import RankedToken
-from relais_common.jobs import Message, Sampling
-from relais_llm_worker.engine import Chunk
-from relais_llm_worker.engine_deterministic import (
+from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused
+from relais_common.jobs.events import RankedToken
+from relais_common.jobs.job import Message, Sampling
+from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engines.engine_deterministic import (
     DEFAULT_ANSWER_TOKENS,
     DeterministicEngine,
     answer_text,

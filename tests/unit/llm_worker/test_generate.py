@@ -9,23 +9,23 @@ from typing import Any, cast
 
 import pytest
 
-from relais_common.errors import EngineRefused, NotResumable
-from relais_common.events import Completed, Restarted, Started, Token, TokenLogprob
-from relais_common.jobs import Job, Message, OnWorkerLoss, Sampling, TakenJob
-from relais_common.wire import codec
+from relais_common.jobs.errors import EngineRefused, NotResumable
+from relais_common.jobs.events import Completed, Restarted, Started, Token, TokenLogprob
+from relais_common.jobs.job import Job, Message, OnWorkerLoss, Sampling, TakenJob
+from relais_common.queue import codec
 from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
-from relais_llm_worker.engine import EngineLoad
-from relais_llm_worker.engine_deterministic import DeterministicEngine
+from relais_llm_worker.engines.engine import EngineLoad
+from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
+from relais_llm_worker.engines.local import LocalModel
 from relais_llm_worker.generate import GenerateHandler
-from relais_llm_worker.local import LocalModel
-from support.builders import make_job
-from support.faults import Faults
-from support.owned import end_task
-from support.ports import Ports
-from support.stack import answer_to, answer_to_prompt
-from support.steps import append, events, running, take_one
-from support.waiting import wait_until
+from relais_testing.builders import make_job
+from relais_testing.faults import Faults
+from relais_testing.owned import end_task
+from relais_testing.ports import Ports
+from relais_testing.stack import answer_to, answer_to_prompt
+from relais_testing.steps import append, events, running, take_one
+from relais_testing.waiting import wait_until
 
 MAX_MODEL_LEN = 100
 

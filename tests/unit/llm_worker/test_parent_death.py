@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relais_llm_worker.parent_death import die_with_worker
-from support.waiting import wait_until
+from relais_llm_worker.engines.parent_death import die_with_worker
+from relais_testing.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 def family(method: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process, and the id of the child it made."""
     with subprocess.Popen(
-        [sys.executable, "-m", "support.mortal", method],
+        [sys.executable, "-m", "relais_testing.mortal", method],
         cwd=TESTS,
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdout=subprocess.PIPE,
@@ -74,5 +74,5 @@ def test_plugin_does_nothing_in_the_worker_itself(monkeypatch: pytest.MonkeyPatc
     def unexpected(_: int) -> None:
         raise AssertionError("the worker would die with whoever started it")
 
-    monkeypatch.setattr("relais_llm_worker.parent_death.die_with", unexpected)
+    monkeypatch.setattr("relais_llm_worker.engines.parent_death.die_with", unexpected)
     die_with_worker()

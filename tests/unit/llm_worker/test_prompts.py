@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import EngineRefused
-from relais_llm_worker.prompts import SHORT_TEXT, SLICE, Prompts, pieces
-from support.waiting import wait_until
+from relais_common.jobs.errors import EngineRefused
+from relais_llm_worker.engines.prompts import SHORT_TEXT, SLICE, Prompts, pieces
+from relais_testing.waiting import wait_until
 
 LIMIT = 20_000
 HUGE = "word " * 800_000

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from relais_common.events import RankedToken, TokenLogprob
+from relais_common.jobs.events import RankedToken, TokenLogprob
 from relais_llm_worker.remote import sse
 from relais_llm_worker.remote.chunks import (
     MAX_COUNT,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import (
+from relais_common.config.llm_table import TableEntry
+from relais_common.jobs.errors import (
     EngineFailed,
     EngineRefused,
     NotResumable,
@@ -17,15 +18,14 @@ from relais_common.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from relais_common.events import Usage
-from relais_common.jobs import Job, Message, Sampling
-from relais_common.llm_table import TableEntry
-from relais_llm_worker.engine import Emitted
+from relais_common.jobs.events import Usage
+from relais_common.jobs.job import Job, Message, Sampling
+from relais_llm_worker.engines.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
 from relais_llm_worker.remote.tries import MAX_BUSY
-from support.builders import make_job
-from support.fake_openai import (
+from relais_testing.builders import make_job
+from relais_testing.fake_openai import (
     PROMPT_IDS,
     FakeServer,
     answer,
@@ -33,9 +33,9 @@ from support.fake_openai import (
     logprob_of,
     open_fake_server,
 )
-from support.owned import end_task
-from support.remote import Said, open_remote, open_table, say
-from support.waiting import wait_until
+from relais_testing.owned import end_task
+from relais_testing.remote import Said, open_remote, open_table, say
+from relais_testing.waiting import wait_until
 
 REVISION = "/models/m|1000|f-1"
 

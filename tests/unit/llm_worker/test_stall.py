@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from relais_llm_worker.stall import LONGEST_LOOK_S, StallWatch
-from support.clock import Clock
+from relais_llm_worker.engines.stall import LONGEST_LOOK_S, StallWatch
+from relais_testing.clock import Clock
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relais_llm_worker.token_texts import TokenTexts
+from relais_llm_worker.engines.token_texts import TokenTexts
 
 
 def decode(token_ids: Sequence[int]) -> str:

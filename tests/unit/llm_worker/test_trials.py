@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relais_common.errors import EngineFailed, EngineRefused, TooManyTrials
+from relais_common.jobs.errors import EngineFailed, EngineRefused, TooManyTrials
 from relais_llm_worker.structured_outputs.specification import Specification
 from relais_llm_worker.structured_outputs.trials import MAX_WAITING_PER_KEY, SLOTS, Trials
-from support.owned import end_task
-from support.waiting import wait_until
+from relais_testing.owned import end_task
+from relais_testing.waiting import wait_until
 
 
 class Bench:

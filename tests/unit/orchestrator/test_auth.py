@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from relais_common.api_keys import ApiKey, digest
-from relais_common.errors import KeyRevoked, Unauthorized
-from relais_orchestrator.auth import ANONYMOUS, EventsUrlSigner, KeyRing
-from support.clock import Clock
+from relais_common.config.api_keys import ApiKey, digest
+from relais_common.jobs.errors import KeyRevoked, Unauthorized
+from relais_orchestrator.access.auth import ANONYMOUS, EventsUrlSigner, KeyRing
+from relais_testing.clock import Clock
 
 
 def api_key(key: str, *, admin: bool = False) -> ApiKey:

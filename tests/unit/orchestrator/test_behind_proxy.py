@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.errors import SettingsError
-from relais_orchestrator.behind_proxy import TrustedProxies, is_plain
+from relais_common.jobs.errors import SettingsError
+from relais_orchestrator.http.behind_proxy import TrustedProxies, is_plain
 from relais_orchestrator.settings import read_settings
 
 TRUSTED = TrustedProxies.parse(["127.0.0.1", "10.0.0.0/8", "::1"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.api_keys import ApiKey
-from relais_common.errors import ModelNotFound, SettingsError
-from relais_orchestrator.auth import Caller
-from relais_orchestrator.catalogue import Catalogue
+from relais_common.config.api_keys import ApiKey
+from relais_common.jobs.errors import ModelNotFound, SettingsError
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.submission.catalogue import Catalogue
 
 MODELS = ("org/one", "two")
 ALIASES = {"first": "org/one", "default": "first"}

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.memory import MemoryStore
-from relais_orchestrator.drain import Drain
-from support.builders import MODEL
-from support.waiting import wait_until
+from relais_common.jobs.channels import new_channel_id
+from relais_orchestrator.streams.drain import Drain
+from relais_testing.builders import MODEL
+from relais_testing.memory import MemoryStore
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from relais_common.channels import new_channel_id
-from relais_common.errors import ChannelNotFound, LogRewound
-from relais_common.fanout import BufferedSubscription
-from relais_common.jobs import ChannelState, OnDisconnect, Operation, Status
-from relais_common.memory import MemoryStore
-from relais_common.ports import LiveBatch, Look, Subscription
-from relais_common.wire import codec
-from relais_orchestrator.follow import PAGE, Follower, is_terminal
-from support.builders import COMPLETED, MODEL, token_line
-from support.faults import Faults
-from support.ports import Ports, memory_ports
-from support.steps import append, finish, read_all, running, start
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import ChannelNotFound, LogRewound
+from relais_common.jobs.job import ChannelState, OnDisconnect, Operation, Status
+from relais_common.queue import codec
+from relais_common.queue.fanout import BufferedSubscription
+from relais_common.queue.ports import LiveBatch, Look, Subscription
+from relais_orchestrator.streams.follow import PAGE, Follower, is_terminal
+from relais_testing.builders import COMPLETED, MODEL, token_line
+from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
+from relais_testing.ports import Ports, memory_ports
+from relais_testing.steps import append, finish, read_all, running, start
 
 IDLE_S = 0.05
 

@@ -11,8 +11,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from relais_common.events import Completed, RankedToken, Timings, TokenLogprob, Usage
-from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_common.jobs.events import Completed, RankedToken, Timings, TokenLogprob, Usage
+from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
 COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.events import Completed, Event, Started, Timings, Token, TokenLogprob, Usage
-from relais_orchestrator.openai.formats import ChatFormat, CompletionFormat, Format, Identity
-from relais_orchestrator.openai.frames import DONE, Frames
+from relais_common.jobs.events import Completed, Event, Started, Timings, Token, TokenLogprob, Usage
+from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.api.openai.frames import DONE, Frames
 
 IDENTITY = Identity('or"g~2fm.abc', 'or"g/m', 1_700_000_000)
 COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))

@@ -10,11 +10,11 @@ from typing import cast
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from relais_common.errors import ServerBusy, TooManyBytes
+from relais_common.jobs.errors import ServerBusy, TooManyBytes
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.held import HOLDER, HeldBytes
-from relais_orchestrator.large_answers import PIECE_BYTES, send_json
-from support.waiting import wait_until
+from relais_orchestrator.http.held import HOLDER, HeldBytes
+from relais_orchestrator.http.large_answers import PIECE_BYTES, send_json
+from relais_testing.waiting import wait_until
 
 ROW = b"[" + b"0," * 4000 + b"0]"
 ROWS = 8000  # 64 MB, more than sockets of loopback take in

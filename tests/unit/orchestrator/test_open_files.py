@@ -7,7 +7,7 @@ import sys
 SCRIPT = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256))
-from relais_orchestrator.open_files import allow_most_open_files
+from relais_orchestrator.http.open_files import allow_most_open_files
 print(allow_most_open_files(), *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 

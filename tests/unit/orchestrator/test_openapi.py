@@ -12,14 +12,14 @@ from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 
-from relais_common.health import add_health_routes
-from relais_common.metrics.exposition import add_metrics_route
-from relais_common.wire.codec import NAMES
-from relais_orchestrator.openapi.document import build_document
-from relais_orchestrator.openapi.route import Route
-from relais_orchestrator.parsing import parse_body
-from relais_orchestrator.routes import ROUTES
-from support.documented import DEPLOYMENT, check_json, document
+from relais_common.queue.codec import NAMES
+from relais_common.runtime.health import add_health_routes
+from relais_common.runtime.metrics.exposition import add_metrics_route
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.docs.document import build_document
+from relais_orchestrator.api.route import Route
+from relais_orchestrator.http.parsing import parse_body
+from relais_testing.documented import DEPLOYMENT, check_json, document
 
 
 def operation(route: Route, **deployment: Any) -> dict[str, Any]:

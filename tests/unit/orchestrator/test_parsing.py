@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from relais_common.errors import InvalidRequest, PayloadTooLarge
-from relais_common.jobs import Message, OnDisconnect, Priority
-from relais_orchestrator.parsing import (
+from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
+from relais_common.jobs.job import Message, OnDisconnect, Priority
+from relais_orchestrator.api.native.schemas import SubmitRequest
+from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.http.parsing import (
     MAX_CONTAINERS,
     MAX_PARAM_LENGTH,
     MAX_STRINGS,
     MAX_VALUES,
     parse_body,
 )
-from relais_orchestrator.schemas.native import SubmitRequest
-from relais_orchestrator.schemas.openai import ChatCompletionRequest, CompletionRequest
 
 SECRET = "s3cr3t-value"
 MESSAGES = [{"role": "user", "content": "x"}]

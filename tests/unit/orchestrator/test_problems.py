@@ -10,8 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from relais_orchestrator.problems import problems
-from relais_orchestrator.sse import EventStream
+from relais_orchestrator.http.problems import problems
+from relais_orchestrator.streams.sse import EventStream
 
 
 async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(

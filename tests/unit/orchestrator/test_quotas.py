@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from relais_common.api_keys import ApiKey
-from relais_common.jobs import Embedding, Message, Sampling
-from relais_common.limits import NO_QUOTA, Bucket, Buckets
-from relais_orchestrator.quotas import quota_of
-from relais_orchestrator.rate_headers import duration, rate_headers
-from support.builders import make_job
+from relais_common.config.api_keys import ApiKey
+from relais_common.jobs.job import Embedding, Message, Sampling
+from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets
+from relais_orchestrator.access.quotas import quota_of
+from relais_orchestrator.http.rate_headers import duration, rate_headers
+from relais_testing.builders import make_job
 
 LIMITED = ApiKey(digests=(), requests_per_minute=5, tokens_per_minute=1000)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.api_keys import ApiKey
-from relais_common.errors import RateLimited
-from relais_orchestrator import refused
-from relais_orchestrator.auth import Caller
-from relais_orchestrator.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
-from support.clock import Clock
+from relais_common.config.api_keys import ApiKey
+from relais_common.jobs.errors import RateLimited
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.http import refused
+from relais_orchestrator.http.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
+from relais_testing.clock import Clock
 
 LARGEST = 1 << 20
 ONE, OTHER = (Caller(name, ApiKey(digests=())) for name in ("one", "other"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
 from relais_orchestrator.settings import Settings, read_settings
 
 BAD = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from relais_common.errors import DecodeError
-from relais_common.events import Token
-from relais_common.ports import LiveBatch
-from relais_common.wire import codec
-from relais_orchestrator import sse
-from support.builders import token_line
+from relais_common.jobs.errors import DecodeError
+from relais_common.jobs.events import Token
+from relais_common.queue import codec
+from relais_common.queue.ports import LiveBatch
+from relais_orchestrator.streams import sse
+from relais_testing.builders import token_line
 
 
 def test_frame_has_id_name_and_data_and_ends_with_an_empty_line() -> None:

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import StopReason
-from relais_common.memory import MemoryStore
-from relais_common.ports import TraceOutbox
-from relais_common.traces import Trace
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import StopReason
+from relais_common.jobs.traces import Trace
+from relais_common.queue.ports import TraceOutbox
 from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 from relais_orchestrator.tracing.writer import BATCH, TraceWriter
-from support.builders import MODEL, make_job
-from support.faults import Faults
-from support.owned import end_task
-from support.ports import memory_ports
-from support.scrape import Scraped, read
-from support.traced import enqueue_traced
-from support.waiting import wait_until
+from relais_testing.builders import MODEL, make_job
+from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
+from relais_testing.owned import end_task
+from relais_testing.ports import memory_ports
+from relais_testing.scrape import Scraped, read
+from relais_testing.traced import enqueue_traced
+from relais_testing.waiting import wait_until
 
 OTHER = "other"
 

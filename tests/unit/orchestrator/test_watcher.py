@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relais_common.errors import StoreUnavailable
-from relais_common.memory import MemoryStore
-from relais_orchestrator import watcher as watcher_module
-from relais_orchestrator.watcher import Watcher
-from support.faults import Faults
-from support.owned import end_task
-from support.plain_logs import use_plain_logs
-from support.waiting import wait_until
+from relais_common.jobs.errors import StoreUnavailable
+from relais_orchestrator.streams import watcher as watcher_module
+from relais_orchestrator.streams.watcher import Watcher
+from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
+from relais_testing.owned import end_task
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.waiting import wait_until
 
 LEASE_S = 0.09
 CHANNEL, OTHER = "m." + "a" * 22, "m." + "b" * 22

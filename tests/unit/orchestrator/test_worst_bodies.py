@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import InvalidRequest, PayloadTooLarge
-from relais_orchestrator import parsing
-from relais_orchestrator.parsing import MAX_STRINGS, model_of
-from relais_orchestrator.reading import Reading, read
-from relais_orchestrator.reading.readers import SMALL_BYTES, Readers, open_readers
-from support.builders import MODEL
-from support.worst_bodies import ids_written_as_fractions, worst_bodies
+from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
+from relais_orchestrator.http import parsing
+from relais_orchestrator.http.parsing import MAX_STRINGS, model_of
+from relais_orchestrator.http.reading import Reading, read
+from relais_orchestrator.http.reading.readers import SMALL_BYTES, Readers, open_readers
+from relais_testing.builders import MODEL
+from relais_testing.worst_bodies import ids_written_as_fractions, worst_bodies
 
 CALLS = 50_000
 """Steps in Python that a body may take: a few for each of 2,048 messages, none for each of a million numbers."""
@@ -101,7 +101,7 @@ async def test_large_bodies_take_little_of_the_event_loop() -> None:
 async def test_no_large_body_is_parsed_by_the_event_loop_s_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("relais_orchestrator.reading.readers.read", None)
+    monkeypatch.setattr("relais_orchestrator.http.reading.readers.read", None)
     async with open_readers() as readers:
         for route in (Reading.CHAT, Reading.SCORE):
             with pytest.raises(InvalidRequest):

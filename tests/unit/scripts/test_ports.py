@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from relais_testing.tcp_ports import HOST, free_port
 from stack import ports
 from stack.model import Program, Run, Stage
 from stack.probes import why_not_ready
-from support.tcp_ports import HOST, free_port
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from relais_common.jobs import Lease, StopReason, Verdict
-from relais_common.lifecycle import background
-from relais_common.memory import MemoryStore
+from relais_common.jobs.job import Lease, StopReason, Verdict
+from relais_common.runtime.lifecycle import background
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
-from support.builders import MODEL, make_job
-from support.waiting import wait_until
+from relais_testing.builders import MODEL, make_job
+from relais_testing.memory import MemoryStore
+from relais_testing.waiting import wait_until
 
 
 class _LateStore(MemoryStore):

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from relais_common.jobs import Job, Sampling, Status
-from relais_common.memory import MemoryStore
+from relais_common.jobs.job import Job, Sampling, Status
 from relais_common.worker import consumer as consumer_module
 from relais_llm_worker import generate as generate_module
-from relais_llm_worker.engine_deterministic import answer_text
-from support.builders import MODEL, make_job
-from support.plain_logs import use_plain_logs
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.builders import MODEL, make_job
+from relais_testing.memory import MemoryStore
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 MakeWorker = Callable[..., Worker]
 LONG = 3_000

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relais_common.events import Token
-from relais_common.jobs import Verdict
-from relais_common.memory import MemoryStore
+from relais_common.jobs.events import Token
+from relais_common.jobs.job import Verdict
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
-from support.builders import MODEL, make_job
-from support.faults import Faults
-from support.owned import end_task
-from support.waiting import wait_until
+from relais_testing.builders import MODEL, make_job
+from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
+from relais_testing.owned import end_task
+from relais_testing.waiting import wait_until
 
 
 @pytest.fixture

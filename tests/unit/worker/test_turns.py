@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relais_common.worker.turns import Turns
-from support.waiting import wait_until
+from relais_testing.waiting import wait_until
 
 
 class Thread:

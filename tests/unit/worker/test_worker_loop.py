@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from relais_common.errors import EngineDead
-from relais_common.events import Completed, Event, Failed, Restarted, Started, Token
-from relais_common.jobs import (
+from relais_common.jobs.errors import EngineDead
+from relais_common.jobs.events import Completed, Event, Failed, Restarted, Started, Token
+from relais_common.jobs.job import (
     ChannelState,
     Job,
     OnWorkerLoss,
@@ -20,14 +20,14 @@ from relais_common.jobs import (
     Status,
     StopReason,
 )
-from relais_common.memory import MemoryStore
-from relais_common.wire import codec
-from relais_llm_worker.engine_deterministic import answer_text
-from support.builders import MODEL, make_job
-from support.owned import end_task
-from support.plain_logs import use_plain_logs
-from support.waiting import wait_until
-from support.worker import Worker
+from relais_common.queue import codec
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.builders import MODEL, make_job
+from relais_testing.memory import MemoryStore
+from relais_testing.owned import end_task
+from relais_testing.plain_logs import use_plain_logs
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
 
 MakeWorker = Callable[..., Worker]
 

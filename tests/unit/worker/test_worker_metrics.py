@@ -7,16 +7,16 @@ import secrets
 import pytest
 from prometheus_client import CollectorRegistry
 
-from relais_common.errors import EngineFailed, ErrorInfo
-from relais_common.events import Cancelled, Completed, Failed, Terminal, Timings, Usage
-from relais_common.jobs import Append, StopReason, TakenJob
-from relais_common.memory import MemoryStore
-from relais_common.ports import JobSource
+from relais_common.jobs.errors import EngineFailed, ErrorInfo
+from relais_common.jobs.events import Cancelled, Completed, Failed, Terminal, Timings, Usage
+from relais_common.jobs.job import Append, StopReason, TakenJob
+from relais_common.queue.ports import JobSource
 from relais_common.worker import metrics as worker_metrics
 from relais_common.worker.metrics import WorkerMetrics
-from support.builders import MODEL, make_job, token_line
-from support.clock import Clock
-from support.scrape import Scraped, read
+from relais_testing.builders import MODEL, make_job, token_line
+from relais_testing.clock import Clock
+from relais_testing.memory import MemoryStore
+from relais_testing.scrape import Scraped, read
 
 
 class Worker:

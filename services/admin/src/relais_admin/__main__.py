@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from relais_admin.command import main
-from relais_common.command_line import run
+from relais_common.runtime.command_line import run
 
 if __name__ == "__main__":
     sys.exit(run(main, sys.argv[1:]))

@@ -12,10 +12,10 @@ from rich.text import Text
 from relais_admin import tables
 from relais_admin.arguments import Arguments
 from relais_admin.settings import Settings
-from relais_common.channels import channel_model, new_channel_id
-from relais_common.errors import ChannelNotFound, DeadLetterNotFound
-from relais_common.jobs import StopReason
-from relais_common.redis_store import RedisStore
+from relais_common.jobs.channels import channel_model, new_channel_id
+from relais_common.jobs.errors import ChannelNotFound, DeadLetterNotFound
+from relais_common.jobs.job import StopReason
+from relais_common.queue.redis_store import RedisStore
 
 TOP_KEYS = 20
 

@@ -6,8 +6,8 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from relais_common.channels import channel_model, model_tag
-from relais_common.operations import ChannelFilter
+from relais_common.jobs.channels import channel_model, model_tag
+from relais_common.jobs.operations import ChannelFilter
 
 MAX_LIMIT = 1000
 

@@ -14,9 +14,9 @@ from relais_admin import actions
 from relais_admin.actions import Answer
 from relais_admin.arguments import Arguments, parse
 from relais_admin.settings import Settings, read_settings
-from relais_common.command_line import FAILED, OK, WRONG_USE
-from relais_common.errors import DecodeError, RelaisError, SettingsError, StoreUnavailable
-from relais_common.redis_store import RedisStore, open_store
+from relais_common.jobs.errors import DecodeError, RelaisError, SettingsError, StoreUnavailable
+from relais_common.queue.redis_store import RedisStore, open_store
+from relais_common.runtime.command_line import FAILED, OK, WRONG_USE
 
 Action = Callable[[RedisStore, Arguments, Settings], Awaitable[Answer]]
 

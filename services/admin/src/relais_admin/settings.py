@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.redis_store import RedisSettings
+from relais_common.queue.redis_store import RedisSettings
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ import sys
 import structlog
 import uvloop
 
-from relais_common.errors import SettingsError
-from relais_common.logs import setup_logs
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime.logs import setup_logs
 from relais_embedding_worker.app import run
 from relais_embedding_worker.settings import read_settings
 

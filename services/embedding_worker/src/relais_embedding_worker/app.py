@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.serving import Desk, Served, run_worker
 from relais_common.worker.consumer import Handler
+from relais_common.worker.serving import Desk, Served, run_worker
 from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.batches import open_batches
 from relais_embedding_worker.embed import EmbedHandler

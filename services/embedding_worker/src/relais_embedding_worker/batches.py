@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 import structlog
 
-from relais_common.errors import EngineFailed, RelaisError
-from relais_common.jobs import InputType
-from relais_common.lifecycle import background
+from relais_common.jobs.errors import EngineFailed, RelaisError
+from relais_common.jobs.job import InputType
+from relais_common.runtime.lifecycle import background
 from relais_common.worker.turns import Turns
 from relais_embedding_worker.batcher import Batcher
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors

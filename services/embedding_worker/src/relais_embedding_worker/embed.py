@@ -8,12 +8,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from relais_common import events
-from relais_common.errors import EngineRefused, PayloadTooLarge
-from relais_common.events import Completed, Terminal, Timings, Usage
-from relais_common.jobs import Embedding, InputType
-from relais_common.lifecycle import cancel_and_wait
-from relais_common.ports import JobSource
+from relais_common.jobs import events
+from relais_common.jobs.errors import EngineRefused, PayloadTooLarge
+from relais_common.jobs.events import Completed, Terminal, Timings, Usage
+from relais_common.jobs.job import Embedding, InputType
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_common.worker.held import HeldJob
 from relais_common.worker.starting import note_start
 from relais_embedding_worker.batches import Batches

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from relais_common.jobs import InputType
+from relais_common.jobs.job import InputType
 
 Vectors = NDArray[np.float32]
 """One row for each input."""

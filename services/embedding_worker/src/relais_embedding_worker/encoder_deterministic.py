@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from relais_common.errors import EngineRefused
-from relais_common.jobs import InputType
+from relais_common.jobs.errors import EngineRefused
+from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
 
 VOCABULARY = 30_000

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from relais_common.errors import EngineRefused, SettingsError
-from relais_common.jobs import InputType
+from relais_common.jobs.errors import EngineRefused, SettingsError
+from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
 from relais_embedding_worker.settings import EncoderSettings
 

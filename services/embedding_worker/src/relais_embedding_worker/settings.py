@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
-from relais_common.serving import ServiceSettings, read_service_settings
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
+from relais_common.worker.serving import ServiceSettings, read_service_settings
 
 DEFAULT_NAME = "all-MiniLM-L6-v2"
 DTYPES = ("float32", "bfloat16", "float16", "auto")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from relais_common.command_line import run
+from relais_common.runtime.command_line import run
 from relais_kpi.command import main
 
 if __name__ == "__main__":

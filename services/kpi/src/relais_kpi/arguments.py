@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from collections.abc import Sequence
 from pathlib import Path
 
-from relais_common.kpis.report import Axis
+from relais_common.insights.report import Axis
 
 FORMATS = ("table", "html", "json", "csv")
 MAX_COUNT = 100_000_000

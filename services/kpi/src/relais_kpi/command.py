@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 import orjson
 from rich.console import Console
 
-from relais_common.command_line import FAILED, OK, WRONG_USE
-from relais_common.errors import SettingsError
-from relais_common.kpis.objectives import parse_objectives
-from relais_common.kpis.periods import parse_period
-from relais_common.kpis.report import Axis, Report
-from relais_common.kpis.store import read_report
-from relais_common.mongo import ConnectionFailure, PyMongoError, open_database
+from relais_common.insights.mongo import ConnectionFailure, PyMongoError, open_database
+from relais_common.insights.objectives import parse_objectives
+from relais_common.insights.periods import parse_period
+from relais_common.insights.report import Axis, Report
+from relais_common.insights.store import read_report
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime.command_line import FAILED, OK, WRONG_USE
 from relais_kpi.arguments import parse
 from relais_kpi.progress import Progress
 from relais_kpi.rendering import table

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
-from relais_common.mongo import MongoSettings, read_mongo_settings
+from relais_common.insights.mongo import MongoSettings, read_mongo_settings
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
 
 ANSWER_TIMEOUT_S = 600.0
 """To group a million traces by hour takes a small server seconds."""

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.serving import Desk, Served, run_worker
 from relais_common.worker.consumer import Handler
-from relais_llm_worker.engine import Engine
+from relais_common.worker.serving import Desk, Served, run_worker
+from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.engines.local import LocalModel
 from relais_llm_worker.generate import GenerateHandler
-from relais_llm_worker.local import LocalModel
 from relais_llm_worker.model import Model
 from relais_llm_worker.remote.model import Limits
 from relais_llm_worker.remote.opening import open_remote_models
@@ -49,7 +49,7 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """An engine in this process."""
     if settings.kind == "deterministic":
-        from relais_llm_worker.engine_deterministic import DeterministicEngine
+        from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 
         yield DeterministicEngine(
             settings.served_name,
@@ -58,7 +58,7 @@ async def open_engine(
             tokens_per_s=settings.tokens_per_s,
         )
         return
-    from relais_llm_worker.engine_vllm import VllmMetrics, open_vllm_engine
+    from relais_llm_worker.engines.engine_vllm import VllmMetrics, open_vllm_engine
 
     registry.register(VllmMetrics())
     async with open_vllm_engine(settings) as engine:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from relais_common.backoff import Backoff
-from relais_common.errors import NotResumable, StoreUnavailable
-from relais_common.events import Restarted, Token
-from relais_common.jobs import Sampling
-from relais_common.ports import EventLog
-from relais_common.wire.codec import decode_event
-from relais_llm_worker.engine import Emitted
+from relais_common.jobs.errors import NotResumable, StoreUnavailable
+from relais_common.jobs.events import Restarted, Token
+from relais_common.jobs.job import Sampling
+from relais_common.queue.codec import decode_event
+from relais_common.queue.ports import EventLog
+from relais_common.runtime.backoff import Backoff
+from relais_llm_worker.engines.engine import Emitted
 from relais_llm_worker.model import Cut
 
 PAGE = 1000

@@ -7,15 +7,15 @@ from collections.abc import Collection
 
 import structlog
 
-from relais_common.errors import EngineFailed, EngineRefused, NotResumable
-from relais_common.events import Completed, Restarted, Terminal, Timings, Token, Usage
-from relais_common.jobs import OnWorkerLoss
-from relais_common.ports import EventLog, JobSource
+from relais_common.jobs.errors import EngineFailed, EngineRefused, NotResumable
+from relais_common.jobs.events import Completed, Restarted, Terminal, Timings, Token, Usage
+from relais_common.jobs.job import OnWorkerLoss
+from relais_common.queue.ports import EventLog, JobSource
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_common.worker.starting import note_start
 from relais_llm_worker.continuation import read_emitted
-from relais_llm_worker.engine import Chunk
+from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.model import Cut, Model
 
 log = structlog.get_logger(__name__)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import orjson
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
-from relais_common.llm_table import ALBERT_S_TABLE
-from relais_common.serving import ServiceSettings, read_service_settings
+from relais_common.config.llm_table import ALBERT_S_TABLE
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
+from relais_common.worker.serving import ServiceSettings, read_service_settings
 from relais_llm_worker.remote.settings import RemoteSettings
 
 STRUCTURED_OUTPUTS_BACKENDS = ("guidance", "xgrammar")

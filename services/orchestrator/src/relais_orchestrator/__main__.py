@@ -8,9 +8,9 @@ import sys
 import structlog
 import uvloop
 
-from relais_common import garbage, heap
-from relais_common.errors import SettingsError
-from relais_common.logs import setup_logs
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import garbage, heap
+from relais_common.runtime.logs import setup_logs
 from relais_orchestrator.app import run
 from relais_orchestrator.settings import read_settings
 

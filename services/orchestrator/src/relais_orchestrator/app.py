@@ -12,41 +12,41 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relais_common import garbage
-from relais_common.errors import SettingsError, StoreUnavailable
-from relais_common.health import add_health_routes
-from relais_common.lifecycle import background, stop_on_signals
-from relais_common.metrics.exposition import LoopLag, add_metrics_route
-from relais_common.reaper import reap_for_ever
-from relais_common.redis_store import RedisStore, open_store
-from relais_orchestrator import rate_headers, request_ids
+from relais_common.jobs.errors import SettingsError, StoreUnavailable
+from relais_common.queue.reaper import reap_for_ever
+from relais_common.queue.redis_store import RedisStore, open_store
+from relais_common.runtime import garbage
+from relais_common.runtime.health import add_health_routes
+from relais_common.runtime.lifecycle import background, stop_on_signals
+from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route
+from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
+from relais_orchestrator.access.key_file import KeyFile
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.docs.document import Deployment, build_document
+from relais_orchestrator.api.docs.handlers import DOCUMENT, Document
+from relais_orchestrator.api.docs.pages import add_docs_page
+from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.auth import EventsUrlSigner, KeyRing
-from relais_orchestrator.bodies import expect_body
-from relais_orchestrator.catalogue import Catalogue
-from relais_orchestrator.cors import allow_origins
-from relais_orchestrator.drain import Drain
-from relais_orchestrator.follow import Follower
-from relais_orchestrator.held import HeldBytes
-from relais_orchestrator.http_errors import Runner
-from relais_orchestrator.intake import Intake
-from relais_orchestrator.key_file import KeyFile
-from relais_orchestrator.kpi_reader import KpiReader, open_kpis
-from relais_orchestrator.large_answers import hold_answers
+from relais_orchestrator.http import rate_headers, request_ids
+from relais_orchestrator.http.bodies import expect_body
+from relais_orchestrator.http.cors import allow_origins
+from relais_orchestrator.http.held import HeldBytes
+from relais_orchestrator.http.large_answers import hold_answers
+from relais_orchestrator.http.open_files import allow_most_open_files
+from relais_orchestrator.http.reading.readers import Readers, open_readers
+from relais_orchestrator.http.refused import Refused
+from relais_orchestrator.http.screening import screen
+from relais_orchestrator.http.server import Runner
 from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
-from relais_orchestrator.model_states import ModelStates
-from relais_orchestrator.open_files import allow_most_open_files
-from relais_orchestrator.openapi.docs_page import add_docs_page
-from relais_orchestrator.openapi.document import Deployment, build_document
-from relais_orchestrator.openapi.handlers import DOCUMENT, Document
-from relais_orchestrator.reading.readers import Readers, open_readers
-from relais_orchestrator.refused import Refused
-from relais_orchestrator.routes import ROUTES
-from relais_orchestrator.screening import screen
 from relais_orchestrator.settings import Settings
-from relais_orchestrator.streams import Streams
+from relais_orchestrator.streams.drain import Drain
+from relais_orchestrator.streams.follow import Follower
+from relais_orchestrator.streams.open_streams import Streams
+from relais_orchestrator.streams.watcher import Watcher, stay_present
+from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.intake import Intake
+from relais_orchestrator.submission.model_states import ModelStates
 from relais_orchestrator.tracing.running import writing_traces
-from relais_orchestrator.watcher import Watcher, stay_present
 
 log = structlog.get_logger(__name__)
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relais_common.ports import Accounts, JobIntake, Operations, WorkerRegistry
-from relais_orchestrator.auth import EventsUrlSigner, KeyRing
-from relais_orchestrator.catalogue import Catalogue
-from relais_orchestrator.drain import Drain
-from relais_orchestrator.follow import Follower
-from relais_orchestrator.held import HeldBytes
-from relais_orchestrator.intake import Intake
-from relais_orchestrator.kpi_reader import KpiReader
-from relais_orchestrator.model_states import ModelStates
-from relais_orchestrator.reading.readers import Readers
+from relais_common.queue.ports import Accounts, JobIntake, Operations, WorkerRegistry
+from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
+from relais_orchestrator.api.kpis.reader import KpiReader
+from relais_orchestrator.http.held import HeldBytes
+from relais_orchestrator.http.reading.readers import Readers
 from relais_orchestrator.settings import Settings
-from relais_orchestrator.streams import Streams
-from relais_orchestrator.watcher import Watcher
+from relais_orchestrator.streams.drain import Drain
+from relais_orchestrator.streams.follow import Follower
+from relais_orchestrator.streams.open_streams import Streams
+from relais_orchestrator.streams.watcher import Watcher
+from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.intake import Intake
+from relais_orchestrator.submission.model_states import ModelStates
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from relais_common import environ, logs
-from relais_common.connections import ConnectionBounds
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
-from relais_common.llm_table import read_mapping
-from relais_common.redis_store import AcceptWait, RedisSettings
-from relais_orchestrator.behind_proxy import BehindProxy, TrustedProxies
-from relais_orchestrator.schemas.embeddings import MAX_INPUTS
+from relais_common.config.llm_table import read_mapping
+from relais_common.jobs.errors import SettingsError
+from relais_common.queue.redis_store import AcceptWait, RedisSettings
+from relais_common.runtime import environ, logs
+from relais_common.runtime.connections import ConnectionBounds
+from relais_common.runtime.environ import Environ
+from relais_orchestrator.api.embeddings.schemas import MAX_INPUTS
+from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")

@@ -11,21 +11,21 @@ from typing import Any, Protocol
 
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.error_texts import MAX_LENGTH, cleaned
-from relais_common.errors import (
+from relais_common.jobs.error_texts import MAX_LENGTH, cleaned
+from relais_common.jobs.errors import (
     EngineDead,
     EngineFailed,
     EngineStalled,
     RelaisError,
     StoreUnavailable,
 )
-from relais_common.events import Cancelled, Expired, Failed, Terminal
-from relais_common.jobs import Lease, StopReason, Take
-from relais_common.lifecycle import cancel_and_wait
-from relais_common.logs import channel_context
-from relais_common.ports import JobSource
-from relais_common.wire.codec import encode_event
+from relais_common.jobs.events import Cancelled, Expired, Failed, Terminal
+from relais_common.jobs.job import Lease, StopReason, Take
+from relais_common.queue.codec import encode_event
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.backoff import Backoff
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_common.runtime.logs import channel_context
 from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
 
 log = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import WorkerState
-from relais_common.ports import WorkerRegistry
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import WorkerState
+from relais_common.queue.ports import WorkerRegistry
 
 log = structlog.get_logger(__name__)
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from relais_common.events import Restarted, Token
-from relais_common.jobs import Append, Job, Lease, StopReason, TakenJob, Verdict
-from relais_common.wire import codec
+from relais_common.jobs.events import Restarted, Token
+from relais_common.jobs.job import Append, Job, Lease, StopReason, TakenJob, Verdict
+from relais_common.queue import codec
 
 
 class Abandon(Enum):

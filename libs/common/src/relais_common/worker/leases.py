@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.errors import StoreUnavailable
-from relais_common.lifecycle import first_failure
-from relais_common.ports import JobSource
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.backoff import Backoff
+from relais_common.runtime.lifecycle import first_failure
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.publisher import Publisher
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.events import STATUS_OF, Cancelled, Completed, Expired, Failed, Terminal
-from relais_common.jobs import Append, Lease, Operation, Status, Take, TakenJob, Verdict
-from relais_common.metrics import buckets
-from relais_common.metrics.instruments import OTHER, Counter, Gauge, Histogram
-from relais_common.metrics.labels import FINISHED_REASONS, error_types
-from relais_common.ports import JobSource
+from relais_common.jobs.events import STATUS_OF, Cancelled, Completed, Expired, Failed, Terminal
+from relais_common.jobs.job import Append, Lease, Operation, Status, Take, TakenJob, Verdict
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.metrics import buckets
+from relais_common.runtime.metrics.instruments import OTHER, Counter, Gauge, Histogram
+from relais_common.runtime.metrics.labels import FINISHED_REASONS, error_types
 
 MOST_RUNS = 10_000
 """Remembered at once. One whose end is never said here (Redis came back without it) leaves when it is the oldest."""

@@ -6,9 +6,9 @@ import asyncio
 
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.errors import StoreUnavailable
-from relais_common.ports import JobSource
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.backoff import Backoff
 from relais_common.worker.held import LINES_PER_APPEND, HeldJob
 
 log = structlog.get_logger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relais_common.backoff import Backoff
-from relais_common.errors import StoreUnavailable
-from relais_common.ports import JobSource
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.queue.ports import JobSource
+from relais_common.runtime.backoff import Backoff
 from relais_common.worker.held import HeldJob
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from relais_admin.config.deployment import OWN, inside, problems_of_deployment
 from relais_admin.config.env_file import parse
 from relais_admin.config.readers import Reader, examine, installed_readers
-from relais_common.command_line import OK, WRONG_USE
-from relais_common.environ import Environ
+from relais_common.runtime.command_line import OK, WRONG_USE
+from relais_common.runtime.environ import Environ
 
 # Libraries' own, which nobody lists.
 _FOREIGN = (

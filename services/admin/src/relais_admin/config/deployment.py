@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
 
 OWN = frozenset(
     """

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 
-from relais_common.environ import Environ
-from relais_common.errors import SettingsError
+from relais_common.jobs.errors import SettingsError
+from relais_common.runtime.environ import Environ
 
 GROUP = "relais.settings"
 """Entry points by which a service brings its reader, so that this one need not import a service."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from relais_admin.keys.file import changing
-from relais_common import api_keys
-from relais_common.errors import RelaisError
+from relais_common.config import api_keys
+from relais_common.jobs.errors import RelaisError
 
 
 class KeysError(RelaisError):

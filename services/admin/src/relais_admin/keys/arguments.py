@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relais_common import api_keys
-from relais_common.channels import model_tag
-from relais_common.jobs import Priority
+from relais_common.config import api_keys
+from relais_common.jobs.channels import model_tag
+from relais_common.jobs.job import Priority
 
 _DESCRIPTION = """\
 Make, hash, list and revoke the keys in the file that API_KEYS names. Running

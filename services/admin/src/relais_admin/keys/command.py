@@ -12,9 +12,10 @@ from rich.console import Console
 
 from relais_admin.keys import actions, listing
 from relais_admin.keys.arguments import Arguments, parse
-from relais_common import api_keys, environ
-from relais_common.command_line import FAILED, OK, WRONG_USE
-from relais_common.errors import RelaisError, SettingsError
+from relais_common.config import api_keys
+from relais_common.jobs.errors import RelaisError, SettingsError
+from relais_common.runtime import environ
+from relais_common.runtime.command_line import FAILED, OK, WRONG_USE
 
 
 def main(arguments: Sequence[str]) -> int:

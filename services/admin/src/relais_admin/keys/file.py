@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from relais_common import api_keys
+from relais_common.config import api_keys
 
 NEW_FILE_MODE = 0o600
 

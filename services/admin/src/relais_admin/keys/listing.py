@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from relais_common.api_keys import ApiKey
+from relais_common.config.api_keys import ApiKey
 
 
 def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relais_common.kpis.figures import figures_of
-from relais_common.kpis.objectives import Objectives
-from relais_common.kpis.periods import Period
-from relais_common.kpis.report import DAY, NAMES, Axis, Report, Row, build_report, rows_of
-from relais_common.kpis.rollups import HOUR, Group, Rollup
-from relais_common.kpis.store import read_fold, rolled_up_to
-from relais_common.mongo import Database
+from relais_common.insights.figures import figures_of
+from relais_common.insights.mongo import Database
+from relais_common.insights.objectives import Objectives
+from relais_common.insights.periods import Period
+from relais_common.insights.report import DAY, NAMES, Axis, Report, Row, build_report, rows_of
+from relais_common.insights.rollups import HOUR, Group, Rollup
+from relais_common.insights.store import read_fold, rolled_up_to
 
 MOST_HOURS = 7 * 24
 """In a longer period, charts go by day."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from html import escape
 from importlib.resources import files
 
-from relais_common.kpis.report import Report
+from relais_common.insights.report import Report
 from relais_kpi.rendering import words
 from relais_kpi.rendering.contents import Page
 from relais_kpi.rendering.sections import distributions, over_time, tables, tiles, time_spent

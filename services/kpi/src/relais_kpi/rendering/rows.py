@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from relais_common.kpis.figures import Figures
-from relais_common.kpis.report import Report
+from relais_common.insights.figures import Figures
+from relais_common.insights.report import Report
 
 _COUNTS = (
     *("requests", "completed", "failed", "cancelled", "abandoned", "expired", "success_rate"),

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC
 from html import escape
 
-from relais_common.kpis.figures import Figures, Latency
-from relais_common.kpis.report import Axis, Report, Row
+from relais_common.insights.figures import Figures, Latency
+from relais_common.insights.report import Axis, Report, Row
 from relais_kpi.rendering import charts, words
 from relais_kpi.rendering.charts import Mark, Scale, Series
 from relais_kpi.rendering.contents import Page

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relais_common.kpis.figures import Figures, Latency
-from relais_common.kpis.report import ObjectivesView, Report
+from relais_common.insights.figures import Figures, Latency
+from relais_common.insights.report import ObjectivesView, Report
 from relais_kpi.rendering import words
 
 STALE = timedelta(hours=2)

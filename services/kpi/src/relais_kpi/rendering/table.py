@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from relais_common.kpis.figures import Figures, Latency
-from relais_common.kpis.report import Axis, Report, Row
+from relais_common.insights.figures import Figures, Latency
+from relais_common.insights.report import Axis, Report, Row
 from relais_kpi.rendering import words
 from relais_kpi.rendering.summary import findings, sentences
 

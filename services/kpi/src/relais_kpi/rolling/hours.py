@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from relais_common.kpis.rollups import HOUR, TRACE_FIELDS, VERSION, Group, Rollup, roll_up
-from relais_common.kpis.store import HOURS, ROLLUPS, TRACES
-from relais_common.mongo import DUPLICATE_KEY, BulkWriteError, Database, ReplaceOne
+from relais_common.insights.mongo import DUPLICATE_KEY, BulkWriteError, Database, ReplaceOne
+from relais_common.insights.rollups import HOUR, TRACE_FIELDS, VERSION, Group, Rollup, roll_up
+from relais_common.insights.store import HOURS, ROLLUPS, TRACES
 from relais_kpi.rolling.lock import Lock, Superseded
 
 READ_AT_ONCE = 2000

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relais_common.kpis.store import HOURS, ROLLUPS, TRACES
-from relais_common.mongo import Database
+from relais_common.insights.mongo import Database
+from relais_common.insights.store import HOURS, ROLLUPS, TRACES
 from relais_kpi.rolling.hours import (
     Touched,
     count_traces,

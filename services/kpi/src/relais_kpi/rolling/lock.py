@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from relais_common.kpis.store import STATE
-from relais_common.mongo import Database, DuplicateKeyError, PyMongoError
+from relais_common.insights.mongo import Database, DuplicateKeyError, PyMongoError
+from relais_common.insights.store import STATE
 
 LOCK = "rollup"
 LASTS = timedelta(seconds=60)

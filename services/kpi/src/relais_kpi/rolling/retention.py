@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relais_common.kpis.store import TRACES
-from relais_common.mongo import Database
+from relais_common.insights.mongo import Database
+from relais_common.insights.store import TRACES
 
 MARGIN = timedelta(hours=2)
 """Before the first trace of an hour may expire: for clocks that differ, and for the time that a run takes."""

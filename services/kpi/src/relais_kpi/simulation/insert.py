@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from relais_common.kpis.store import TRACES
-from relais_common.mongo import DUPLICATE_KEY, BulkWriteError, Database
-from relais_common.traces import Trace, trace_document
+from relais_common.insights.mongo import DUPLICATE_KEY, BulkWriteError, Database
+from relais_common.insights.store import TRACES
+from relais_common.jobs.traces import Trace, trace_document
 from relais_kpi.simulation.traffic import recorded_at
 
 WRITTEN_AT_ONCE = 2000

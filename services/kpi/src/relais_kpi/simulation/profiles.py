@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relais_common.jobs import Operation, Priority
+from relais_common.jobs.job import Operation, Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from random import Random
 
-from relais_common.channels import model_tag
-from relais_common.jobs import Operation, Status, StopReason
-from relais_common.kpis.rollups import HOUR, hour_of
-from relais_common.traces import Phases, Trace
+from relais_common.insights.rollups import HOUR, hour_of
+from relais_common.jobs.channels import model_tag
+from relais_common.jobs.job import Operation, Status, StopReason
+from relais_common.jobs.traces import Phases, Trace
 from relais_kpi.simulation.profiles import (
     BY_HOUR,
     BY_WEEKDAY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from relais_common.jobs import Job, Sampling
+from relais_common.jobs.job import Job, Sampling
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

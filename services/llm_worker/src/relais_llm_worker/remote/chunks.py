@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from relais_common.events import RankedToken, TokenLogprob
+from relais_common.jobs.events import RankedToken, TokenLogprob
 from relais_llm_worker.remote.errors import Lost, TooMuch
 from relais_llm_worker.remote.sse import MAX_EVENT_BYTES, Event
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relais_common.errors import RelaisError
+from relais_common.jobs.errors import RelaisError
 
 
 class TryFailed(Exception):

@@ -18,7 +18,7 @@ from aiohttp import (
 )
 from aiohttp.client_exceptions import ClientConnectorError
 
-from relais_common.errors import EngineFailed, RelaisError
+from relais_common.jobs.errors import EngineFailed, RelaisError
 from relais_llm_worker.remote.bodies import Question
 from relais_llm_worker.remote.chunks import Bounds, ChunkReader, Delta
 from relais_llm_worker.remote.errors import Lost, TooMuch, TryFailed, Unreachable

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.metrics.instruments import Counter
+from relais_common.runtime.metrics.instruments import Counter
 from relais_llm_worker.remote.chunks import IGNORED_FIELDS
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import orjson
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.errors import NotResumable, UpstreamUnavailable
-from relais_common.events import TokenLogprob, Usage
-from relais_common.jobs import Job
+from relais_common.jobs.errors import NotResumable, UpstreamUnavailable
+from relais_common.jobs.events import TokenLogprob, Usage
+from relais_common.jobs.job import Job
+from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle, require_resumable
-from relais_llm_worker.engine import Chunk, Emitted
+from relais_llm_worker.engines.engine import Chunk, Emitted
 from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.bodies import Question, ask, ask_to_go_on
 from relais_llm_worker.remote.chunks import Bounds, Counts, Delta

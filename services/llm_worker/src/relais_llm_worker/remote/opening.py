@@ -9,7 +9,7 @@ from typing import NamedTuple
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from prometheus_client import CollectorRegistry
 
-from relais_common.lifecycle import background
+from relais_common.runtime.lifecycle import background
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.metrics import RemoteMetrics
 from relais_llm_worker.remote.model import Limits, RemoteModel

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
-from relais_common.errors import NotResumable
+from relais_common.jobs.errors import NotResumable
 from relais_llm_worker.remote.server import Server
 from relais_llm_worker.remote.tries import Tries
 

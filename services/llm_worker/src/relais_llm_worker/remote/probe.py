@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
-from relais_common.backoff import Backoff
-from relais_common.errors import RelaisError
+from relais_common.jobs.errors import RelaisError
+from relais_common.runtime.backoff import Backoff
 from relais_llm_worker.remote.bodies import COMPLETIONS
 from relais_llm_worker.remote.chunks import MAX_COUNT
 from relais_llm_worker.remote.errors import TryFailed

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import ClientError, ClientResponse
 
-from relais_common.error_texts import cleaned
-from relais_common.errors import (
+from relais_common.jobs.error_texts import cleaned
+from relais_common.jobs.errors import (
     EngineFailed,
     UpstreamMisconfigured,
     UpstreamRefused,

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
 
-from relais_common.llm_table import shown_url
+from relais_common.config.llm_table import shown_url
 
 log = structlog.get_logger(__name__)
 

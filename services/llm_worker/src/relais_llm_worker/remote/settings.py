@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relais_common.llm_table import TableEntry
+from relais_common.config.llm_table import TableEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

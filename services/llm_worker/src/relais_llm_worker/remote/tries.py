@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from relais_common.errors import EngineFailed, RelaisError, UpstreamUnavailable
+from relais_common.jobs.errors import EngineFailed, RelaisError, UpstreamUnavailable
 from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 from relais_llm_worker.remote.server import Server
 

@@ -17,7 +17,7 @@ from vllm.v1.structured_output.backend_guidance import (
 )
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
-from relais_common.jobs import Sampling
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.settings import StructuredOutputsSettings
 from relais_llm_worker.structured_outputs.specification import Library, Specification
 

@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 import structlog
 
-from relais_common.errors import EngineFailed
-from relais_common.lifecycle import cancel_and_wait
+from relais_common.jobs.errors import EngineFailed
+from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_llm_worker.structured_outputs.specification import Budget, Library, Specification
 from relais_llm_worker.structured_outputs.trial_server import REFUSED, UNDECIDED
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from relais_common.errors import EngineRefused, TooManyTrials
+from relais_common.jobs.errors import EngineRefused, TooManyTrials
 from relais_llm_worker.structured_outputs.specification import Specification
 
 SLOTS = 2

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from relais_common.metrics.exposition import new_registry
-from relais_common.metrics.store import StoreMetrics
-from relais_common.redis_store import RedisStore
+from relais_common.queue.redis_store import RedisStore
+from relais_common.runtime.metrics.exposition import new_registry
+from relais_common.runtime.metrics.store import StoreMetrics
+from relais_orchestrator.api import ROUTES
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
 from relais_orchestrator.metrics.traces import TraceMetrics
-from relais_orchestrator.routes import ROUTES
 
 
 @dataclass(frozen=True, slots=True)

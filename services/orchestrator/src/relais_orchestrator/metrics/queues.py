@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import structlog
 from prometheus_client import CollectorRegistry
 
-from relais_common.errors import StoreUnavailable
-from relais_common.jobs import Priority, WorkerState
-from relais_common.metrics.instruments import Gauge
-from relais_common.operations import QueueView
-from relais_common.ports import Operations, WorkerRegistry
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import Priority, WorkerState
+from relais_common.jobs.operations import QueueView
+from relais_common.queue.ports import Operations, WorkerRegistry
+from relais_common.runtime.metrics.instruments import Gauge
 
 log = structlog.get_logger(__name__)
 

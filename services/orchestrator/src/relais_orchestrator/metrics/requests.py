@@ -11,12 +11,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 
-from relais_common.errors import EndedOtherwise, RelaisError
-from relais_common.jobs import Accepted, Job, Operation, Priority
-from relais_common.metrics import buckets
-from relais_common.metrics.instruments import OTHER, Counter, Gauge, Histogram
-from relais_common.metrics.labels import error_types
-from relais_orchestrator.sse import RESPONSE_BEGUN, TRAFFIC, Traffic
+from relais_common.jobs.errors import EndedOtherwise, RelaisError
+from relais_common.jobs.job import Accepted, Job, Operation, Priority
+from relais_common.runtime.metrics import buckets
+from relais_common.runtime.metrics.instruments import OTHER, Counter, Gauge, Histogram
+from relais_common.runtime.metrics.labels import error_types
+from relais_orchestrator.streams.sse import RESPONSE_BEGUN, TRAFFIC, Traffic
 
 SUBMITTING = frozenset(
     {

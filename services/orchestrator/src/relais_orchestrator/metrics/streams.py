@@ -7,9 +7,9 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.metrics import buckets
-from relais_common.metrics.instruments import Counter, Gauge, Histogram
-from relais_orchestrator.sse import Traffic
+from relais_common.runtime.metrics import buckets
+from relais_common.runtime.metrics.instruments import Counter, Gauge, Histogram
+from relais_orchestrator.streams.sse import Traffic
 
 
 class StreamMetrics:

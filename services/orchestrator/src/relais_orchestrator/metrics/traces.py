@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.metrics import buckets
-from relais_common.metrics.instruments import Counter, Histogram
+from relais_common.runtime.metrics import buckets
+from relais_common.runtime.metrics.instruments import Counter, Histogram
 
 
 class TraceMetrics:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from relais_common.mongo import (
+from relais_common.insights.mongo import (
     ASCENDING,
     NOT_ENCODABLE,
     BulkWriteError,
@@ -16,7 +16,7 @@ from relais_common.mongo import (
     UpdateOne,
     is_encodable,
 )
-from relais_common.traces import COLLECTION, Trace, trace_document
+from relais_common.jobs.traces import COLLECTION, Trace, trace_document
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 
 _INDEXES = (

@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from relais_common.lifecycle import background
-from relais_common.mongo import open_database
-from relais_common.ports import TraceOutbox
+from relais_common.insights.mongo import open_database
+from relais_common.queue.ports import TraceOutbox
+from relais_common.runtime.lifecycle import background
 from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
 from relais_orchestrator.tracing.settings import TraceSettings

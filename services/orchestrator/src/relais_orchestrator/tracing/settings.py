@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relais_common import environ
-from relais_common.environ import Environ
-from relais_common.mongo import MongoSettings, read_mongo_settings
-from relais_common.traces import Tracing
+from relais_common.insights.mongo import MongoSettings, read_mongo_settings
+from relais_common.jobs.traces import Tracing
+from relais_common.runtime import environ
+from relais_common.runtime.environ import Environ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from relais_common.traces import Trace
+from relais_common.jobs.traces import Trace
 
 
 class SinkUnavailable(Exception):

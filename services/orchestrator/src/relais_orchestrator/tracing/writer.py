@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from relais_common.backoff import Backoff
-from relais_common.errors import StoreUnavailable
-from relais_common.ports import TraceOutbox
-from relais_common.traces import WaitingTrace
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.traces import WaitingTrace
+from relais_common.queue.ports import TraceOutbox
+from relais_common.runtime.backoff import Backoff
 from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_orchestrator.tracing.sink import SinkUnavailable, TraceSink
 

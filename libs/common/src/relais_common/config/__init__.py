@@ -1,0 +1,1 @@
+"""What operators declare in files and variables that several services read: keys, aliases, models elsewhere."""

@@ -1,0 +1,163 @@
+"""What a rollup says, as people ask for it: frozen types, and how each figure comes about. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relais_common.insights.objectives import Objectives
+from relais_common.insights.rollups import PHASES, Rollup
+from relais_common.insights.sketch import Sketch
+from relais_common.jobs.job import Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Durations in seconds; quantiles within the report's `relative_error`, mean and maximum exact."""
+
+    count: int
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Requests that failed with this error type, or expired; `share` of those completed, failed and expired."""
+
+    cause: str
+    requests: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """Requests that completed within all objectives.
+
+    Attributes:
+        met: how many.
+        judged: out of so many that completed, failed or expired, and that the objectives say something of.
+        share: `met` of `judged`; None where none was judged.
+        requests_per_s: `met`, over the whole period.
+    """
+
+    met: int
+    judged: int
+    share: float | None
+    requests_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseMeans:
+    """Where the time of a completed request went, on average, in seconds; they sum to its end-to-end time."""
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Key figures of requests that ended in a period.
+
+    Attributes:
+        success_rate: completed, of those completed, failed and expired; cancelled ones are no failure.
+        abandoned: of the cancelled ones, those that nobody was left to read.
+        causes: of what did not succeed, the most frequent first.
+        retried: requests that were taken by a worker more than once.
+        wasted_tokens: generated for nobody.
+        requests_per_s, input_tokens_per_s, output_tokens_per_s: over the whole period.
+        ttft, tpot, e2e: of completed requests; queue: of all.
+        goodput: None where no objectives were given.
+    """
+
+    requests: int
+    completed: int
+    failed: int
+    cancelled: int
+    abandoned: int
+    expired: int
+    success_rate: float | None
+    causes: tuple[Cause, ...]
+    retried: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    wasted_tokens: int
+    requests_per_s: float
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+    ttft: Latency | None
+    tpot: Latency | None
+    e2e: Latency | None
+    queue: Latency | None
+    phases: PhaseMeans | None
+    goodput: Goodput | None
+
+
+def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Figures:
+    """The figures of a period that lasts so many seconds."""
+    return Figures(
+        requests=rollup.requests,
+        completed=rollup.completed,
+        failed=rollup.by_status[Status.FAILED],
+        cancelled=rollup.by_status[Status.CANCELLED],
+        abandoned=rollup.abandoned,
+        expired=rollup.by_status[Status.EXPIRED],
+        success_rate=rollup.completed / rollup.judged if rollup.judged else None,
+        causes=tuple(
+            Cause(cause=cause, requests=count, share=count / rollup.judged)
+            for cause, count in sorted(rollup.causes.items(), key=lambda one: (-one[1], one[0]))
+        ),
+        retried=rollup.retried,
+        input_tokens=rollup.sums["input_tokens"],
+        output_tokens=rollup.sums["output_tokens"],
+        cached_tokens=rollup.sums["cached_tokens"],
+        wasted_tokens=rollup.sums["wasted_tokens"],
+        requests_per_s=rollup.requests / seconds,
+        input_tokens_per_s=rollup.sums["input_tokens"] / seconds,
+        output_tokens_per_s=rollup.sums["output_tokens"] / seconds,
+        ttft=latency_of(rollup.ttft),
+        tpot=latency_of(rollup.tpot),
+        e2e=latency_of(rollup.e2e),
+        queue=latency_of(rollup.queue),
+        phases=_phases_of(rollup),
+        goodput=_goodput_of(rollup, seconds, objectives) if objectives else None,
+    )
+
+
+def latency_of(sketch: Sketch) -> Latency | None:
+    """None where nothing was measured."""
+    if not sketch.count:
+        return None
+    p50_s, p90_s, p99_s = (sketch.quantile(share) or 0.0 for share in (0.5, 0.9, 0.99))
+    return Latency(
+        count=sketch.count,
+        mean_s=sketch.sum_us / 1e6 / sketch.count,
+        p50_s=p50_s,
+        p90_s=p90_s,
+        p99_s=p99_s,
+        max_s=sketch.max_s,
+    )
+
+
+def _phases_of(rollup: Rollup) -> PhaseMeans | None:
+    if not rollup.completed:
+        return None
+    queue_s, prefill_s, decode_s, stalled_s = (
+        rollup.phases_us[phase] / 1e6 / rollup.completed for phase in PHASES
+    )
+    return PhaseMeans(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s)
+
+
+def _goodput_of(rollup: Rollup, seconds: float, objectives: Objectives) -> Goodput:
+    judged = rollup.judged_tokens if objectives.needs_tokens else rollup.judged
+    met = objectives.met_by(rollup.cells)
+    return Goodput(
+        met=met,
+        judged=judged,
+        share=met / judged if judged else None,
+        requests_per_s=met / seconds,
+    )

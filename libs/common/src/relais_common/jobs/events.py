@@ -1,0 +1,173 @@
+"""What happens on a channel, in order. Event n of a channel has sequence number n, from 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from relais_common.jobs.errors import ErrorInfo
+from relais_common.jobs.job import Status, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request was accepted. The position is an upper bound; see `jobs.Accepted`."""
+
+    queue_position: int
+    estimated_wait_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has accepted the prompt.
+
+    Attributes:
+        input_tokens: its length after the chat template; None where a server keeps it to itself.
+    """
+
+    input_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedToken:
+    """A token that might have been chosen, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that was chosen, and the likeliest ones in its place.
+
+    Attributes:
+        token: its text, never held back; empty where it only begins a character, which the one that ends it has whole.
+        logprob: natural logarithm of its probability.
+        top_logprobs: as many as were asked for, the likeliest first.
+    """
+
+    token: str
+    logprob: float
+    top_logprobs: tuple[RankedToken, ...] = ()
+
+
+@dataclass(slots=True)  # not frozen, which would double the cost of making one
+class Token:
+    """One step of the engine: its text, and the ids it came from.
+
+    `text` may be empty while bytes of a character, or a possible stop string, are held back.
+
+    Attributes:
+        logprobs: one for each id, where the request asked for them.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The answer begins again, because its worker died and it cannot go on: discard the text so far."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as OpenTelemetry's `gen_ai.usage.*` counts them.
+
+    Attributes:
+        input_tokens: None where a remote server keeps it to itself; accounts then count none.
+    """
+
+    input_tokens: int | None
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+MOST_TOKENS = 2**40
+"""Of one request. Where somebody says more, he has not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Seconds spent in each phase of the run that ended the job.
+
+    Attributes:
+        queue_s: from acceptance to the take.
+        prefill_s: from the take to the first token.
+        decode_s: from the first token to the last.
+    """
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a request for vectors left beside its log; scores are vectors of one dimension.
+
+    Attributes:
+        truncated: inputs that were longer than the model reads, and were cut.
+    """
+
+    count: int
+    dimensions: int
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The engine came to an end of its own: `stop` or `length`, OpenAI's `finish_reason`."""
+
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+    stop_reason: str | int | None = None
+    vectors: Vectors | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended by an error."""
+
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The request was stopped by its client, or because nobody read it any more."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The request's deadline passed."""
+
+    reason: StopReason = field(default=StopReason.DEADLINE)
+
+
+Terminal = Completed | Failed | Cancelled | Expired
+Event = Queued | Started | Token | Restarted | Terminal
+
+
+def counted_usage(terminal: Terminal) -> Usage | None:
+    """What the holder of a job says that it took; None where it says nothing, or nothing that can be true."""
+    if not isinstance(terminal, Completed):
+        return None
+    usage = terminal.usage
+    usage = usage if usage.input_tokens is not None else replace(usage, input_tokens=0)
+    for number in (usage.input_tokens, usage.output_tokens, usage.cached_tokens):
+        if type(number) is not int or not 0 <= number <= MOST_TOKENS:
+            return None
+    return usage
+
+
+STATUS_OF: dict[type[Terminal], Status] = {
+    Completed: Status.COMPLETED,
+    Failed: Status.FAILED,
+    Cancelled: Status.CANCELLED,
+    Expired: Status.EXPIRED,
+}

@@ -1,0 +1,193 @@
+"""The record that every request leaves, whoever ended it. Pure: what is measured, and its MongoDB document.
+
+Names are the field's: OpenTelemetry's `gen_ai.*`, vLLM's phases. Durations are seconds. The phases sum to `e2e_s`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from relais_common.jobs.errors import TracesFull
+from relais_common.jobs.job import Operation, Priority, Status
+
+COLLECTION = "traces"
+"""What it is called in the database."""
+
+RETRY_AFTER_S = 5.0
+SET_ASIDE_KEPT = 100
+SET_ASIDE_TTL_S = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """Where a request's time went, in seconds by Redis's clock.
+
+    Attributes:
+        queue_s: waiting, before anything was published of its answer.
+        prefill_s: in a worker's hands, before the first token of that take.
+        decode_s: in a worker's hands, from that token on.
+        stalled_s: waiting after part of the answer was published: its worker had died or was drained, or its place was
+            handed on (`preemptions`). A dead one let go
+            when it was last heard of, at its last renewal, some time before its lease was over.
+    """
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+    stalled_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.queue_s + self.prefill_s + self.decode_s + self.stalled_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One finished request.
+
+    Attributes:
+        model: the declared model that it was queued for.
+        model_revision: the weights that ran it; None where none did.
+        error_type: the code of a `failed` one, as its client was told.
+        finish_reason: `stop` or `length` of a `completed` one.
+        cancel_reason: of a `cancelled` one: `client` asked for it, or `disconnect`: nobody was left to read it.
+        takes: how often a worker took it; failures: crashes charged to it.
+        preemptions: how often its place was handed on to another key, so that it was taken once more.
+        output_tokens: published ones, also of a request that came to no good end.
+        wasted_tokens: generated for nobody: all of a request that was not completed, and what a restart made void.
+        accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
+        first_token_at_s: when the first token was published; None if none was, as with embeddings.
+        content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt` or `embedding` as the
+            request had them, and `answer`, what was published of it. More than 2 MiB of both is left out, and there is
+            `omitted_bytes` alone. Vectors are never there.
+    """
+
+    channel_id: str
+    key_id: str
+    model: str
+    model_revision: str | None
+    operation: Operation
+    priority: Priority
+    status: Status
+    error_type: str | None
+    finish_reason: str | None
+    cancel_reason: str | None = None
+    takes: int
+    failures: int
+    preemptions: int = 0
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    wasted_tokens: int
+    accepted_at_s: float
+    first_token_at_s: float | None
+    finished_at_s: float
+    phases: Phases
+    content: dict[str, Any] | None = None
+
+    @property
+    def e2e_s(self) -> float:
+        """From acceptance to the end."""
+        return self.phases.total_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: from acceptance, queue included, to the first one published."""
+        if self.first_token_at_s is None:
+            return None
+        return max(0.0, self.first_token_at_s - self.accepted_at_s)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None for fewer than two tokens."""
+        if self.ttft_s is None or self.output_tokens < 2:
+            return None
+        return max(0.0, self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """Whether and how a request leaves a trace.
+
+    Attributes:
+        content: with what was asked and answered.
+        max_waiting: traces of its model that may wait for the database, before nothing new is accepted.
+    """
+
+    content: bool = False
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingTrace:
+    """A trace on its way to the database; `entry_id` is what the queue calls it."""
+
+    entry_id: str
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBatch:
+    """What a writer gets at once.
+
+    Attributes:
+        more: where there was no room for all.
+        unreadable: how many were set aside instead.
+    """
+
+    traces: tuple[WaitingTrace, ...]
+    more: bool = False
+    unreadable: int = 0
+
+
+def traces_full(model: str, waiting: int) -> TracesFull:
+    """Why nothing new is accepted; when there is room again is for the database to say."""
+    return TracesFull(
+        f"{waiting} traces of requests to {model!r} wait to be written; try again later",
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
+    """The document of collection `traces`; `recorded_at` is when it is written, in UTC.
+
+    Dates have MongoDB's milliseconds. What is None is left out.
+    """
+    document: dict[str, Any] = {
+        "_id": trace.channel_id,
+        "key_id": trace.key_id,
+        "model": trace.model,
+        "model_revision": trace.model_revision,
+        "operation": trace.operation.value,
+        "priority": trace.priority.value,
+        "status": trace.status.value,
+        "error_type": trace.error_type,
+        "finish_reason": trace.finish_reason,
+        "cancel_reason": trace.cancel_reason,
+        "takes": trace.takes,
+        "failures": trace.failures,
+        "preemptions": trace.preemptions,
+        "input_tokens": trace.input_tokens,
+        "output_tokens": trace.output_tokens,
+        "cached_tokens": trace.cached_tokens,
+        "wasted_tokens": trace.wasted_tokens,
+        "accepted_at": _date(trace.accepted_at_s),
+        "first_token_at": None if trace.first_token_at_s is None else _date(trace.first_token_at_s),
+        "finished_at": _date(trace.finished_at_s),
+        "recorded_at": recorded_at,
+        "queue_s": trace.phases.queue_s,
+        "prefill_s": trace.phases.prefill_s,
+        "decode_s": trace.phases.decode_s,
+        "stalled_s": trace.phases.stalled_s,
+        "e2e_s": trace.e2e_s,
+        "ttft_s": trace.ttft_s,
+        "tpot_s": trace.tpot_s,
+        "content": trace.content,
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _date(seconds: float) -> datetime:
+    return datetime.fromtimestamp(round(seconds, 3), UTC)

@@ -1,5 +1,0 @@
-"""The ports in memory: the same promises in one process, for tests and demonstrations."""
-
-from relais_common.memory.store import MemoryStore
-
-__all__ = ["MemoryStore"]

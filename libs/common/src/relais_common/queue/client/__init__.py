@@ -1,0 +1,1 @@
+"""Connections to Redis: one server, one behind Sentinels, or a cluster."""

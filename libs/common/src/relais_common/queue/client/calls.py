@@ -1,0 +1,181 @@
+"""Calls to one Redis: those of one turn of the event loop leave as one message."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from hiredis import pack_command
+from redis import exceptions
+
+from relais_common.queue.client.link import Link, opened
+from relais_common.runtime.lifecycle import first_failure
+
+Argument = str | bytes | int | float
+
+RETRIES = 3
+"""How often a call whose connection failed is sent again."""
+
+SHORTEST_PAUSE_S = 0.05
+"""Before connecting again; doubled at each further try, and cut at random so that processes do not try in step."""
+
+
+class Commands(Protocol):
+    """Where commands go. `run` must be running meanwhile."""
+
+    def send(self, *words: Argument) -> asyncio.Future[Any]:
+        """Have a command sent at the end of this turn; of its keys, the first says where to.
+
+        Returns:
+            What Redis answers, as protocol version 2 has it; bytes are not decoded. Raises what the client raises.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Carry them, for ever."""
+        ...
+
+
+class _Call:
+    """One call: what to send, who waits for the answer, and what became of it so far."""
+
+    __slots__ = ("answer", "asked_s", "failures", "packed")
+
+    def __init__(self, packed: bytes, answer: asyncio.Future[Any], asked_s: float) -> None:
+        self.packed = packed
+        self.answer = answer
+        self.asked_s = asked_s
+        self.failures = 0
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():  # as it is where its caller has gone
+            self.answer.set_exception(error)
+
+
+class Calls:
+    """Calls share a connection, which `run` keeps; each has an answer, an error and an end of its own.
+
+    An error is that of its call only. A call that is cancelled is not sent, or its answer is thrown away. When the
+    connection fails, calls that were answered are done, and the others are sent again over a new one: whether Redis
+    carried them out is unknown, so each must be one that may be sent twice. One that fails too often, or is not
+    answered in time, fails alone. Nothing that blocks may be sent: what comes behind it would wait.
+
+    Args:
+        make_link: a new connection each time.
+        timeout_s: how long one call may take before it counts as lost.
+        connect_timeout_s: how long opening a connection may take.
+    """
+
+    def __init__(
+        self,
+        make_link: Callable[[], Link],
+        *,
+        timeout_s: float,
+        connect_timeout_s: float,
+    ) -> None:
+        self._make_link = make_link
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Call] = deque()
+        self._sent: deque[_Call] = deque()  # in the order in which Redis answers
+        self._asked = asyncio.Event()
+        self._answers = 0
+
+    def send(self, *words: Argument) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        packed = pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
+        self._waiting.append(_Call(packed, answer, self._loop.time()))
+        self._asked.set()
+        return answer
+
+    async def run(self) -> None:
+        """Carry calls, over one connection after another. A connection is opened when there is something to send."""
+        try:
+            while True:
+                while not self._waiting:
+                    self._asked.clear()
+                    await self._asked.wait()
+                self._answers = 0
+                try:
+                    await self._use_one_connection()
+                except (exceptions.RedisError, OSError) as error:
+                    self._note_lost(error)
+                if self._waiting and (failures := self._waiting[0].failures):
+                    await asyncio.sleep(SHORTEST_PAUSE_S * 2**failures * random.random())
+        finally:
+            for call in (*self._sent, *self._waiting):
+                call.fail(exceptions.ConnectionError("the store was closed"))
+
+    async def _use_one_connection(self) -> None:
+        async with opened(self._make_link(), self._connect_timeout_s) as link:
+            await first_failure(self._write(link), self._read(link), self._watch_times())
+
+    async def _write(self, link: Link) -> None:
+        self._asked.set()  # what waits already
+        while True:
+            # Whoever runs in the same turn as the first to ask has asked, too, before this goes on.
+            await self._asked.wait()
+            self._asked.clear()
+            turn = [call for call in self._waiting if not call.answer.done()]
+            self._waiting.clear()
+            if turn:
+                self._sent.extend(turn)
+                message = b"".join([call.packed for call in turn])
+                await link.send_packed_command(message, check_health=False)
+
+    async def _read(self, link: Link) -> None:
+        async with aclosing(link.receive()) as received:
+            async for answers in received:
+                for answer in answers:
+                    self._hand_over(answer)
+
+    def _hand_over(self, answer: Any) -> None:
+        if isinstance(answer, exceptions.ConnectionError):
+            raise answer  # it loads its data, or wants another password: the same for all
+        if isinstance(answer, exceptions.ReadOnlyError):
+            # It did nothing, and would refuse every write. The address may lead to the new primary by now.
+            raise exceptions.ConnectionError("the server has become a replica") from answer
+        call = self._sent.popleft()
+        self._answers += 1
+        if isinstance(answer, Exception):
+            call.fail(answer)
+        elif not call.answer.done():
+            call.answer.set_result(answer)
+
+    async def _watch_times(self) -> None:
+        while True:
+            now_s = self._loop.time()
+            # They are in the order in which they were asked for.
+            oldest_s = self._sent[0].asked_s if self._sent else now_s
+            if now_s - oldest_s >= self._timeout_s:
+                raise TimeoutError
+            await asyncio.sleep(oldest_s + self._timeout_s - now_s)
+            await asyncio.sleep(
+                0.001
+            )  # this process may have stood still: read first what came meanwhile
+
+    def _note_lost(self, error: Exception) -> None:
+        """The connection is gone, or never came to be: see who waits on, and for whom that was once too often."""
+        unanswered = [call for call in (*self._sent, *self._waiting) if not call.answer.done()]
+        charged = unanswered
+        if isinstance(error, TimeoutError | exceptions.TimeoutError):
+            if self._sent:
+                late_s = self._loop.time() - self._timeout_s
+                charged = [call for call in unanswered if call.asked_s <= late_s]
+            for call in charged:
+                call.fail(exceptions.TimeoutError("no answer in time"))
+        else:
+            if self._answers:
+                # It worked until a moment ago. Only of the call whose turn it was can the loss be more than bad luck.
+                charged = [call for call in unanswered if self._sent and call is self._sent[0]]
+            for call in charged:
+                call.failures += 1
+                if call.failures > RETRIES:
+                    call.fail(exceptions.ConnectionError(str(error)))
+        self._sent.clear()
+        self._waiting = deque(call for call in unanswered if not call.answer.done())

@@ -1,0 +1,80 @@
+"""Connections to whichever Redis the Sentinels call the master at that moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection
+from redis.exceptions import ConnectionError, ReadOnlyError, RedisError
+
+from relais_common.queue.client.sentinels import SentinelAddress
+
+log = structlog.get_logger(__name__)
+
+ASK_TIMEOUT_S = 0.5
+"""Of one Sentinel; the next is asked then, and first from then on."""
+
+
+class Sentinels:
+    """Who is the master? The one that answered last is asked first."""
+
+    def __init__(self, address: SentinelAddress) -> None:
+        self._address = address
+        self._first = 0
+        self._last: tuple[str, int] | None = None
+
+    async def master(self) -> tuple[str, int]:
+        """Host and port. Raises the client's ConnectionError where none of them knows."""
+        count, first = len(self._address.sentinels), self._first
+        for step in range(count):
+            index = (first + step) % count
+            # Until this one answers, also where our caller does not wait for that.
+            self._first = (index + 1) % count
+            try:
+                found = await self._ask(*self._address.sentinels[index])
+            except (RedisError, OSError):
+                continue
+            if found is not None:
+                self._first = index
+                if self._last not in (None, found):
+                    log.warning("redis_failed_over", host=found[0], port=found[1])
+                self._last = found
+                return found
+        raise ConnectionError(f"no Sentinel knows a master of {self._address.service!r}")
+
+    async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
+        async with Redis(
+            host=host,
+            port=port,
+            password=self._address.password,
+            ssl=self._address.tls,
+            socket_timeout=ASK_TIMEOUT_S,
+            socket_connect_timeout=ASK_TIMEOUT_S,
+            single_connection_client=True,
+            decode_responses=True,
+        ) as sentinel:
+            found: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call] # of the client
+                "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.service
+            )
+        return None if found is None else (str(found[0]), int(found[1]))
+
+
+class FollowsMaster(Connection):
+    """A connection that asks anew each time it is made, and is given up when its Redis has become a replica."""
+
+    __slots__ = ()
+    sentinels: Sentinels
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self.sentinels.master()
+        await super()._connect()  # type: ignore[no-untyped-call] # of the client
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)
+        except ReadOnlyError as error:
+            # Kept, it would go on refusing every write.
+            await self.disconnect(nowait=True)
+            raise ConnectionError("the master has become a replica") from error

@@ -1,0 +1,232 @@
+"""Jobs and events as bytes.
+
+An encoded event is one line, `<name> <JSON object>`: an orchestrator makes an SSE frame of it without
+parsing it. A live message is the number of its first event, a newline, and its lines, joined by newlines
+(JSON escapes newlines inside strings). A job is one JSON object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from relais_common.jobs.errors import DecodeError, ErrorInfo, Unreadable, WorkerLost
+from relais_common.jobs.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Queued,
+    RankedToken,
+    Restarted,
+    Started,
+    Timings,
+    Token,
+    TokenLogprob,
+    Usage,
+    Vectors,
+)
+from relais_common.jobs.job import (
+    Embedding,
+    InputType,
+    Job,
+    Message,
+    OnDisconnect,
+    OnWorkerLoss,
+    Operation,
+    Priority,
+    Sampling,
+    StopReason,
+    WorkerState,
+)
+from relais_common.queue.ports import LiveBatch
+
+NAMES: dict[type[Event], bytes] = {
+    Queued: b"queued",
+    Started: b"started",
+    Token: b"token",
+    Restarted: b"restarted",
+    Completed: b"completed",
+    Failed: b"failed",
+    Cancelled: b"cancelled",
+    Expired: b"expired",
+}
+_TUPLES = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids")  # of a job's sampling
+TERMINAL_NAMES = frozenset((b"completed", b"failed", b"cancelled", b"expired"))
+_MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones with another error
+
+
+def encode_event(event: Event) -> bytes:
+    """One line, without its newline."""
+    if isinstance(event, Token) and event.logprobs is None:
+        # The same bytes as below but for the null, in a third of the time; it is done for every token.
+        text, token_ids = orjson.dumps(event.text), orjson.dumps(event.token_ids)
+        return b'token {"text":%b,"token_ids":%b}' % (text, token_ids)
+    return NAMES[type(event)] + b" " + orjson.dumps(event)
+
+
+def split_event(line: bytes) -> tuple[bytes, bytes]:
+    """Name and JSON object of an encoded event.
+
+    Raises:
+        DecodeError: the line has no such form.
+    """
+    name, separator, data = line.partition(b" ")
+    if not separator:
+        raise DecodeError("an event without data")
+    return name, data
+
+
+def decode_event(line: bytes) -> Event:
+    """The event that `encode_event` wrote. Raises DecodeError."""
+    name, data = split_event(line)
+    try:
+        fields = orjson.loads(data)
+        match name:
+            case b"token":
+                token = Token(fields["text"], tuple(fields["token_ids"]))
+                if (logprobs := fields.get("logprobs")) is not None:
+                    token.logprobs = tuple(map(_token_logprob, logprobs))
+                return token
+            case b"queued":
+                return Queued(**fields)
+            case b"started":
+                return Started(**fields)
+            case b"restarted":
+                return Restarted(**fields)
+            case b"completed":
+                return Completed(
+                    finish_reason=fields["finish_reason"],
+                    usage=Usage(**fields["usage"]),
+                    timings=Timings(**fields["timings"]),
+                    stop_reason=fields["stop_reason"],
+                    vectors=_vectors(fields.get("vectors")),
+                )
+            case b"failed":
+                return Failed(ErrorInfo(**fields["error"]))
+            case b"cancelled":
+                return Cancelled(StopReason(fields["reason"]))
+            case b"expired":
+                return Expired(StopReason(fields["reason"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DecodeError(f"event {name!r}: {error}") from error
+    raise DecodeError(f"unknown event {name!r}")
+
+
+def _token_logprob(fields: dict[str, Any]) -> TokenLogprob:
+    ranked = tuple(RankedToken(one["token"], one["logprob"]) for one in fields["top_logprobs"])
+    return TokenLogprob(fields["token"], fields["logprob"], ranked)
+
+
+def _vectors(fields: dict[str, Any] | None) -> Vectors | None:
+    return None if fields is None else Vectors(**fields)
+
+
+def encode_live(batch: LiveBatch) -> bytes:
+    """A live message; the append script writes the same form."""
+    return b"\n".join((str(batch.first_seq).encode(), *batch.lines))
+
+
+def decode_live(message: bytes, received_s: float | None = None) -> LiveBatch:
+    """The batch in a live message that came at this time. Raises DecodeError."""
+    first_seq, *lines = message.split(b"\n")
+    if not first_seq.isdigit() or len(first_seq) > _MOST_DIGITS or not lines:
+        raise DecodeError("a live message without number or events")
+    return LiveBatch(int(first_seq), lines, received_s)
+
+
+def encode_job(job: Job) -> bytes:
+    """One JSON object."""
+    return orjson.dumps(job)
+
+
+def decode_job(payload: bytes) -> Job:
+    """The job that `encode_job` wrote. Raises DecodeError."""
+    try:
+        fields: dict[str, Any] = orjson.loads(payload)
+        messages, prompt = fields.pop("messages"), fields.pop("prompt")
+        sampling = fields.pop("sampling")
+        for name in _TUPLES:
+            if name in sampling:
+                sampling[name] = tuple(sampling[name])
+        return Job(
+            operation=Operation(fields.pop("operation")),
+            priority=Priority(fields.pop("priority")),
+            on_disconnect=OnDisconnect(fields.pop("on_disconnect")),
+            on_worker_loss=OnWorkerLoss(fields.pop("on_worker_loss", OnWorkerLoss.FAIL)),
+            messages=None if messages is None else tuple(Message(**turn) for turn in messages),
+            prompt=_text_or_ids(prompt),
+            embedding=_embedding(fields.pop("embedding", None)),
+            sampling=Sampling(**sampling),
+            **fields,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"job: {error}") from error
+
+
+def _text_or_ids(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _embedding(fields: dict[str, Any] | None) -> Embedding | None:
+    if fields is None:
+        return None
+    input_type = fields.pop("input_type")
+    return Embedding(
+        inputs=tuple(_text_or_ids(one) for one in fields.pop("inputs")),
+        queries=tuple(fields.pop("queries")),
+        input_type=None if input_type is None else InputType(input_type),
+        **fields,
+    )
+
+
+def encode_token_ids(token_ids: Iterable[int]) -> bytes:
+    """Token ids as a JSON array."""
+    return orjson.dumps(list(token_ids))
+
+
+def decode_token_ids(payload: bytes) -> tuple[int, ...]:
+    """Token ids that `encode_token_ids` wrote. Raises DecodeError."""
+    try:
+        return tuple(orjson.loads(payload))
+    except (ValueError, TypeError) as error:
+        raise DecodeError(f"token ids: {error}") from error
+
+
+def encode_worker(state: WorkerState) -> bytes:
+    """One JSON object."""
+    return orjson.dumps(state)
+
+
+def decode_worker(payload: bytes) -> WorkerState:
+    """The state that `encode_worker` wrote; what a newer worker adds is left out. Raises DecodeError."""
+    try:
+        fields: dict[str, Any] = orjson.loads(payload)
+        known = (field.name for field in dataclasses.fields(WorkerState))
+        return WorkerState(**{name: fields[name] for name in known if name in fields})
+    except (ValueError, TypeError) as error:
+        raise DecodeError(f"worker state: {error}") from error
+
+
+EXPIRED_LINE = encode_event(Expired())
+"""What a script appends when it ends a job whose time is up."""
+
+DISCONNECTED_LINE = encode_event(Cancelled(StopReason.DISCONNECT))
+"""What a script appends when it ends a job that nobody reads."""
+
+CANCELLED_LINE = encode_event(Cancelled(StopReason.CLIENT))
+"""What a script appends when it ends a job that its client cancelled."""
+
+WORKER_LOST_LINE = encode_event(
+    Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
+)
+"""What the reaper appends when it sets a job aside."""
+
+UNREADABLE = Failed(
+    Unreadable("no worker could read this request; it was made by another version").info
+)
+"""How a job ends whose payload cannot be decoded."""

@@ -1,0 +1,111 @@
+"""Spreading one stream of live messages over many readers, each with a bounded buffer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relais_common.queue.ports import LiveBatch
+
+MAX_BATCHES = 256
+MAX_BYTES = 1 << 20
+"""Of what one reader has yet to take; a stream of tokens holds some kilobytes at most."""
+
+
+class BufferedSubscription:
+    """One reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
+
+    __slots__ = (
+        "_batches", "_bytes", "_dropped", "_loop", "_max_batches", "_max_bytes", "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_batches = max_batches
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._batches: list[LiveBatch] = []  # an empty deque holds 0.7 KB, and most are empty
+        self._dropped = False
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, batch: LiveBatch) -> None:
+        """Hand the reader a batch; never blocks and never grows past the bounds."""
+        size = _size(batch)
+        if len(self._batches) >= self._max_batches or self._bytes + size > self._max_bytes:
+            self.drop()
+        elif not self._dropped:
+            self._batches.append(batch)
+            self._bytes += size
+            self._wake()
+
+    def drop(self) -> None:
+        """Tell the reader that live messages may be missing."""
+        self._batches.clear()
+        self._bytes = 0
+        self._dropped = True
+        self._wake()
+
+    async def next(self, timeout_s: float) -> LiveBatch | None:
+        """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
+        if not (self._batches or self._dropped):
+            # By hand, since it is done for each batch and reader: `asyncio.timeout` costs several times as much.
+            self._waiting = self._loop.create_future()
+            timer = self._loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
+        if self._dropped or not self._batches:
+            self._dropped = False
+            return None
+        batch = self._batches.pop(0)
+        self._bytes -= _size(batch)
+        return batch
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+def _size(batch: LiveBatch) -> int:
+    return sum(map(len, batch.lines))
+
+
+class Fanout:
+    """Who reads which channel in this process."""
+
+    def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_batches = max_batches
+        self._max_bytes = max_bytes
+        self._readers: dict[str, list[BufferedSubscription]] = {}
+
+    def count(self, channel: str) -> int:
+        """How many readers a channel has."""
+        return len(self._readers.get(channel, ()))
+
+    def join(self, channel: str) -> BufferedSubscription:
+        """A subscription to the channel; `leave` must follow."""
+        subscription = BufferedSubscription(self._max_batches, self._max_bytes)
+        self._readers.setdefault(channel, []).append(subscription)
+        return subscription
+
+    def leave(self, channel: str, subscription: BufferedSubscription) -> None:
+        """This reader has gone."""
+        readers = self._readers[channel]
+        readers.remove(subscription)
+        if not readers:
+            del self._readers[channel]
+
+    def publish(self, channel: str, batch: LiveBatch) -> None:
+        for subscription in self._readers.get(channel, ()):
+            subscription.put(batch)
+
+    def drop(self, channel: str) -> None:
+        """Tell the channel's readers that live messages may be missing."""
+        for subscription in self._readers.get(channel, ()):
+            subscription.drop()
+
+    def drop_all(self) -> None:
+        """Tell every reader that live messages may be missing."""
+        for channel in self._readers:
+            self.drop(channel)

@@ -1,0 +1,1 @@
+"""What an orchestrator does with jobs: enqueue, look, watch, cancel."""

@@ -1,0 +1,95 @@
+"""Waiting, at acceptance, for more than one process's memory to have the job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from relais_common.jobs.errors import NotConfirmed
+from relais_common.queue import scripts
+from relais_common.queue.client.calls import Argument
+from relais_common.queue.client.clients import Clients
+from relais_common.queue.client.connection import store_errors
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptWait:
+    """What must have a job before its client hears that it was accepted.
+
+    Attributes:
+        fsync: the disks, of the primary and of the replicas; else their memory counts.
+        replicas: how many replicas.
+        timeout_s: how long to wait for them.
+    """
+
+    fsync: bool = False
+    replicas: int = 0
+    timeout_s: float = 3.0
+
+    @property
+    def wanted(self) -> bool:
+        return self.fsync or self.replicas > 0
+
+    @property
+    def command(self) -> tuple[Argument, ...]:
+        """Waits for what was written before on the same connection."""
+        timeout_ms = max(1, int(self.timeout_s * 1000))  # zero would wait for ever
+        if self.fsync:
+            return ("WAITAOF", 1, self.replicas, timeout_ms)
+        return ("WAIT", self.replicas, timeout_ms)
+
+    def met_by(self, answer: Any) -> bool:
+        """Whether the command's answer says so."""
+        if self.fsync:
+            local, replicas = answer
+            return bool(local >= 1 and replicas >= self.replicas)
+        return bool(answer >= self.replicas)
+
+
+class ConfirmedScript:
+    """One script, and the waiting for what it wrote to be where it must be."""
+
+    def __init__(self, clients: Clients, name: str, wait: AcceptWait) -> None:
+        self._clients = clients
+        self._source = scripts.source(name)
+        self._digest = scripts.digest(name)
+        self._wait = wait
+
+    async def run(self, base: str, *arguments: Argument) -> tuple[Any, NotConfirmed | None]:
+        """Run it on the model whose keys begin with `base`.
+
+        Returns:
+            Its answer, and what is to be said where the waiting was in vain.
+
+        Raises:
+            StoreUnavailable: whether the script was carried out is unknown.
+        """
+        with store_errors():
+            async with self._clients.of(base) as redis:
+                answer, waited = await self._send(redis, base, *arguments)
+                if isinstance(answer, NoScriptError):
+                    await redis.script_load(self._source)
+                    answer, waited = await self._send(redis, base, *arguments)
+                if isinstance(answer, Exception):
+                    raise answer
+        if isinstance(waited, ResponseError):
+            # No append-only file, or not the primary: a waiting that can never be over.
+            log.error("confirmation_impossible", error=str(waited))
+            return answer, NotConfirmed("the queue cannot confirm what it stored")
+        if not self._wait.met_by(waited):
+            return answer, NotConfirmed(
+                "the request was stored, but not confirmed in time; send it again", retry_after_s=1
+            )
+        return answer, None
+
+    async def _send(self, redis: Redis, *arguments: Argument) -> list[Any]:
+        async with redis.pipeline(transaction=False) as pipeline:
+            pipeline.evalsha(self._digest, 1, *arguments)
+            pipeline.execute_command(*self._wait.command)
+            return list(await pipeline.execute(raise_on_error=False))

@@ -1,0 +1,152 @@
+"""`JobIntake` over Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
+
+from relais_common.jobs.errors import (
+    IdempotencyConflict,
+    StoreUnavailable,
+)
+from relais_common.jobs.events import Cancelled
+from relais_common.jobs.job import (
+    Accepted,
+    ChannelState,
+    Idempotency,
+    Job,
+    QueueDepth,
+    Status,
+    StopReason,
+)
+from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
+from relais_common.jobs.traces import Tracing
+from relais_common.queue import codec, keys
+from relais_common.queue.client.calls import Argument, Commands
+from relais_common.queue.client.connection import store_errors
+from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.intake.accept_wait import ConfirmedScript
+from relais_common.queue.script_values import (
+    job_arguments,
+    read_acceptance,
+    read_state,
+)
+
+
+class RedisJobIntake:
+    """Accepting, cancelling and looking at jobs."""
+
+    def __init__(
+        self,
+        calls: Commands,
+        scripts: Scripts,
+        *,
+        watch_grace_s: float = 30.0,
+        confirmed: ConfirmedScript | None = None,
+    ) -> None:
+        self._calls = calls
+        self._scripts = scripts
+        self._watch_grace_s = watch_grace_s
+        self._confirmed = confirmed
+
+    async def enqueue(
+        self,
+        job: Job,
+        *,
+        max_waiting: int,
+        max_inflight_per_key: int | None = None,
+        quota: Quota = NO_QUOTA,
+        max_stored_bytes: int | None = None,
+        idempotency: Idempotency | None = None,
+        tracing: Tracing | None = None,
+        watcher_id: str = "",
+    ) -> Accepted:
+        idempotency_key = body_hash = ""
+        if idempotency is not None:
+            idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
+            body_hash = idempotency.body_hash
+        arguments: list[Argument] = [
+            *job_arguments(job, self._watch_grace_s),
+            "" if tracing is None else "full" if tracing.content else "none",
+            max_waiting,
+            max_inflight_per_key or 0,
+            max_stored_bytes or 0,
+            idempotency_key,
+            body_hash,
+            quota.requests_per_minute or 0,
+            quota.tokens_per_minute or 0,
+            quota.tokens,
+            0 if tracing is None else tracing.max_waiting,
+            watcher_id,
+            job.expected_result_bytes,
+        ]
+        answer = await self._accept(arguments, job, findable=idempotency is not None)
+        if answer[0] == b"conflict":
+            raise IdempotencyConflict(
+                "this Idempotency-Key was used with another body", param="Idempotency-Key"
+            )
+        if answer[0] == b"limited":
+            raise refusal(quota, _buckets(quota, answer[1:]), job.model)
+        accepted = read_acceptance(job.model, answer[:5])
+        if accepted.duplicate or not quota.limits_anything:
+            return accepted
+        return replace(accepted, buckets=_buckets(quota, answer[5:]))
+
+    async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
+        base = keys.model_base(job.model)
+        if self._confirmed is None:
+            return cast("list[Any]", await self._scripts.run("enqueue", base, *arguments))
+        answer, not_confirmed = await self._confirmed.run(base, *arguments)
+        if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
+            # Without a key that finds it again, it would run for nobody, and once more at the next try.
+            if not findable:
+                with suppress(StoreUnavailable):
+                    await self.cancel(job.channel_id, StopReason.DISCONNECT)
+            raise not_confirmed
+        return cast("list[Any]", answer)
+
+    async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
+        status = await self._scripts.run(
+            "cancel",
+            keys.channel_base(channel_id),
+            channel_id,
+            reason,
+            codec.encode_event(Cancelled(reason)),
+        )
+        return None if status is None else Status(status.decode())
+
+    async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
+        base = keys.channel_base(channel_id)
+        await self._scripts.run("watch", base, channel_id, lease_s, watcher_id)
+
+    async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
+        if channel_ids:
+            base = keys.channel_base(channel_ids[0])
+            await self._scripts.run("unwatch", base, watcher_id, *channel_ids)
+
+    async def state(self, channel_id: str) -> ChannelState | None:
+        answer = await self._scripts.run("state", keys.channel_base(channel_id), channel_id)
+        if answer is None:
+            return None
+        *fields, text = answer
+        return read_state(channel_id, fields, None if text is None else text.decode())
+
+    async def vectors(self, channel_id: str) -> bytes | None:
+        with store_errors():
+            return cast("bytes | None", await self._calls.send("GET", keys.vectors(channel_id)))
+
+    async def depth(self, model: str) -> QueueDepth:
+        with store_errors():
+            waiting, running = await asyncio.gather(
+                self._calls.send("HGET", keys.counts(model), "waiting"),
+                self._calls.send("ZCARD", keys.inflight(model)),
+            )
+        return QueueDepth(waiting=int(waiting or 0), running=running)
+
+
+def _buckets(quota: Quota, used: list[bytes]) -> Buckets:
+    requests, tokens = used
+    return buckets(quota, float(requests), float(tokens))

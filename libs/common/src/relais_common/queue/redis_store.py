@@ -1,0 +1,99 @@
+"""All ports over one Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from relais_common.queue.accounts.redis_accounts import RedisAccounts
+from relais_common.queue.client.calls import Commands
+from relais_common.queue.client.connection import RedisSettings, store_errors
+from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.client.servers import reach
+from relais_common.queue.events.live_bus import RedisLiveBus
+from relais_common.queue.events.presence import RedisPresence
+from relais_common.queue.events.redis_log import RedisEventLog
+from relais_common.queue.intake.accept_wait import AcceptWait, ConfirmedScript
+from relais_common.queue.intake.redis_intake import RedisJobIntake
+from relais_common.queue.operations.redis_operations import RedisOperations
+from relais_common.queue.recovery.redis_recovery import RedisRecovery
+from relais_common.queue.registry.redis_registry import RedisWorkerRegistry, shared_secret
+from relais_common.queue.source.redis_source import RedisJobSource
+from relais_common.queue.traces.redis_traces import RedisTraceOutbox
+from relais_common.runtime.lifecycle import background
+
+__all__ = ["AcceptWait", "RedisSettings", "RedisStore", "open_store"]
+
+PING_TIMEOUT_S = 2.0
+"""Less than what commands get: whoever asks whether a process is ready does not wait longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStore:
+    """The ports, each over the same Redis.
+
+    Attributes:
+        redis: a client for whoever must look behind the ports, as tests do; connected once it is used.
+    """
+
+    intake: RedisJobIntake
+    presence: RedisPresence
+    source: RedisJobSource
+    recovery: RedisRecovery
+    log: RedisEventLog
+    live: RedisLiveBus
+    registry: RedisWorkerRegistry
+    operations: RedisOperations
+    accounts: RedisAccounts
+    traces: RedisTraceOutbox
+    calls: Commands
+    redis: Redis
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable unless Redis answers within `PING_TIMEOUT_S`."""
+        with store_errors():
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                await self.calls.send("PING")
+
+    async def signing_secret(self) -> bytes:
+        """The secret that all orchestrators of this Redis share."""
+        return await shared_secret(self.calls)
+
+
+@asynccontextmanager
+async def open_store(
+    settings: RedisSettings,
+    *,
+    watch_grace_s: float = 30.0,
+    accept_wait: AcceptWait | None = None,
+) -> AsyncIterator[RedisStore]:
+    """Connect lazily; everything is closed on the way out."""
+    async with AsyncExitStack() as stack:
+        wait_s = 0.0 if accept_wait is None else accept_wait.timeout_s
+        servers = await stack.enter_async_context(reach(settings, longest_wait_s=wait_s))
+        calls, trace_calls = servers.calls, servers.trace_calls
+        scripts = Scripts(calls)
+        confirmed = None
+        if accept_wait is not None and accept_wait.wanted:
+            confirmed = ConfirmedScript(servers.waiting, "enqueue", accept_wait)
+        live = RedisLiveBus(servers.make_link)
+        # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
+        await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
+        yield RedisStore(
+            intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
+            presence=RedisPresence(servers.blocking),
+            source=RedisJobSource(scripts, servers.blocking),
+            recovery=RedisRecovery(calls, scripts),
+            log=RedisEventLog(calls, scripts),
+            live=live,
+            registry=RedisWorkerRegistry(calls),
+            operations=RedisOperations(calls, scripts),
+            accounts=RedisAccounts(calls),
+            traces=RedisTraceOutbox(Scripts(trace_calls)),
+            calls=calls,
+            redis=servers.redis,
+        )

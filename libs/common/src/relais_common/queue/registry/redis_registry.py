@@ -1,0 +1,53 @@
+"""`WorkerRegistry` over Redis, and the secret that all orchestrators share."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import cast
+
+from relais_common.jobs.job import WorkerState
+from relais_common.queue import codec, keys
+from relais_common.queue.client.calls import Commands
+from relais_common.queue.client.connection import store_errors
+
+
+class RedisWorkerRegistry:
+    """One key per worker, which expires by itself, and an index of them."""
+
+    def __init__(self, calls: Commands) -> None:
+        self._calls = calls
+
+    async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
+        send, name, now_s = self._calls.send, keys.worker(state.worker_id), time.time()
+        with store_errors():
+            await asyncio.gather(
+                send("SET", name, codec.encode_worker(state), "PX", int(ttl_s * 1000)),
+                # The score only bounds the index; whether a worker lives is its own key's expiry.
+                send("ZADD", keys.WORKERS, now_s, state.worker_id),
+                send("ZREMRANGEBYSCORE", keys.WORKERS, "-inf", now_s - 3600),
+            )
+
+    async def leave(self, worker_id: str) -> None:
+        with store_errors():
+            await asyncio.gather(
+                self._calls.send("DEL", keys.worker(worker_id)),
+                self._calls.send("ZREM", keys.WORKERS, worker_id),
+            )
+
+    async def alive(self) -> list[WorkerState]:
+        with store_errors():
+            ids: list[bytes] = await self._calls.send("ZRANGE", keys.WORKERS, 0, -1)
+            payloads = await asyncio.gather(
+                *(self._calls.send("GET", keys.worker(worker_id.decode())) for worker_id in ids)
+            )
+        return [codec.decode_worker(payload) for payload in payloads if payload is not None]
+
+
+async def shared_secret(calls: Commands) -> bytes:
+    """The secret that signs `events_url` tokens: made by whoever asks first."""
+    with store_errors():
+        await calls.send("SET", keys.SIGNING_SECRET, secrets.token_hex(32), "NX")
+        secret = await calls.send("GET", keys.SIGNING_SECRET)
+    return cast("bytes", secret)

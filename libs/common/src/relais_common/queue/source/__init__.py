@@ -1,0 +1,1 @@
+"""What a worker does with jobs: take, start, renew, append, finish, release."""

@@ -1,0 +1,88 @@
+"""Traces as the scripts write them: names and values of a stream entry (`hand_over_trace` in `lua/traces.lua`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from relais_common.jobs.channels import channel_model
+from relais_common.jobs.errors import DecodeError
+from relais_common.jobs.job import Operation, Priority, Status
+from relais_common.jobs.traces import Phases, Trace
+from relais_common.queue import codec
+
+_ASKED = ("messages", "prompt", "embedding")
+
+
+def decode_trace(entry: Sequence[bytes]) -> Trace:
+    """The trace of one entry: name, value, name, value. Raises DecodeError."""
+    fields = dict(zip(entry[::2], entry[1::2], strict=False))
+    try:
+        return _trace({name.decode(): value for name, value in fields.items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DecodeError(f"trace: {type(error).__name__}: {error}") from error
+
+
+def _trace(fields: dict[str, bytes]) -> Trace:
+    channel_id = fields["channel_id"].decode()
+    finish_reason, error_type, cancel_reason = _outcome(fields["outcome"])
+    input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
+    queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
+    first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
+    return Trace(
+        channel_id=channel_id,
+        key_id=fields["key_id"].decode(),
+        model=channel_model(channel_id),
+        model_revision=revision or None,
+        operation=Operation(fields["operation"].decode()),
+        priority=Priority(fields["priority"].decode()),
+        status=Status(fields["status"].decode()),
+        error_type=error_type,
+        finish_reason=finish_reason,
+        cancel_reason=cancel_reason,
+        takes=int(fields["takes"]),
+        failures=int(fields["failures"]),
+        preemptions=int(fields.get("preemptions", b"0")),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=cached_tokens,
+        wasted_tokens=wasted_tokens,
+        accepted_at_s=float(fields["accepted_at"]),
+        first_token_at_s=float(first_token_at) if first_token_at else None,
+        finished_at_s=float(fields["finished_at"]),
+        phases=Phases(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s),
+        content=_content(fields),
+    )
+
+
+def _outcome(line: bytes) -> tuple[str | None, str | None, str | None]:
+    """Of a terminal event: finish reason, error code, reason for a cancel. All of it would cost as much as the rest."""
+    name, data = codec.split_event(line)
+    match name:
+        case b"completed":
+            return orjson.loads(data)["finish_reason"], None, None
+        case b"failed":
+            return None, orjson.loads(data)["error"]["code"], None
+        case b"cancelled":
+            return None, None, orjson.loads(data)["reason"]
+    return None, None, None
+
+
+def _content(fields: dict[str, bytes]) -> dict[str, Any] | None:
+    if "omitted_bytes" in fields:
+        return {"omitted_bytes": int(fields["omitted_bytes"])}
+    if "request" not in fields:
+        return None
+    return content_of(fields["request"], fields["answer"].decode())
+
+
+def content_of(payload: bytes, answer: str) -> dict[str, Any]:
+    """What was asked, of a request that can be read, and what was answered."""
+    try:
+        request = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        request = {}
+    asked = {name: request[name] for name in _ASKED if request.get(name) is not None}
+    return {**asked, "answer": answer}

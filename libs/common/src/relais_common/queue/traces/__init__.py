@@ -1,0 +1,1 @@
+"""Traces on their way from Redis to the database."""

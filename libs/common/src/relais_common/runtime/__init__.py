@@ -1,0 +1,1 @@
+"""What every process of Relais needs, whatever it does: environment, logs, health, metrics, tasks, servers."""

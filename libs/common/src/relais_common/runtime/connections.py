@@ -1,0 +1,278 @@
+"""An HTTP server with bounded connections: their number, their silence, and how long answers may stay unread."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import Counter
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+
+from relais_common.jobs.errors import ErrorInfo, InternalError
+
+log = structlog.get_logger(__name__)
+
+MAX_LINE_BYTES = 8190
+"""Bound on the request line, and on each header."""
+
+MAX_HEADERS = 128
+LINGER_S = 2.0
+"""How long the rest of a refused body is read and dropped. A connection that is closed over unread bytes is reset, and
+the client, or the proxy in between, would lose the answer."""
+
+TOO_LARGE = ErrorInfo(
+    f"the path with its query and each header have at most {MAX_LINE_BYTES} bytes, and there are at most"
+    f" {MAX_HEADERS} headers",
+    "invalid_request_error",
+    None,
+    "headers_too_large",
+    431,
+)
+MALFORMED = ErrorInfo(
+    "this is no well-formed HTTP request", "invalid_request_error", None, "invalid_http", 400
+)
+TOO_MANY = ErrorInfo(
+    "too many connections are open; try again", "server_error", None, "too_many_connections", 503
+)
+INTERNAL = InternalError("something went wrong on our side").info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionBounds:
+    """What one server grants its peers.
+
+    Attributes:
+        most: connections that are open at once.
+        most_per_address: of these, from one address (IPv6: from one /64 network).
+        proxies: addresses that stand for many clients, and are not held to `most_per_address`.
+        idle_timeout_s: how long a peer may take to send the head of a request, the first one or the next.
+        write_timeout_s: how long a peer may take nothing of what was written to it.
+        linger_bytes: how much of a refused body is read and dropped, so that the peer sees the answer.
+    """
+
+    most: int
+    most_per_address: int
+    idle_timeout_s: float
+    write_timeout_s: float
+    linger_bytes: int
+    proxies: Container[str] = ()
+
+
+def error_json(info: ErrorInfo) -> bytes:
+    """OpenAI's error object."""
+    error = {"message": info.message, "type": info.type, "param": info.param, "code": info.code}
+    return orjson.dumps({"error": error})
+
+
+def _too_many_connections() -> bytes:
+    body = error_json(TOO_MANY)
+    head = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+    )
+    return head % len(body) + body
+
+
+_TOO_MANY_CONNECTIONS = _too_many_connections()
+
+
+class BoundedConnection(RequestHandler):
+    """One connection. Its errors are typed JSON, also for bytes that are no request."""
+
+    __slots__ = ("counted_as",)
+
+    _manager: BoundedServer | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        wire = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        assert self._manager is not None
+        self.counted_as: str | None = None
+        if self._manager.is_full_for(wire):
+            self._force_close = True
+            wire.write(_TOO_MANY_CONNECTIONS)
+            wire.close()
+            return
+        super().connection_made(wire)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        if self._manager is not None and not request.content.is_eof():
+            await self._drop_body(request, self._manager.bounds.linger_bytes)
+        return finished
+
+    def note_cut(self, request: web.BaseRequest | None) -> None:
+        """Called before the connection is cut, with the request whose answer nobody read, if it is not over."""
+
+    async def _drop_body(self, request: web.BaseRequest, most: int) -> None:
+        # aiohttp would linger too, but by time alone.
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while most > 0 and (chunk := await request.content.readany()):
+                    most -= len(chunk)
+        except (TimeoutError, RequestPayloadError):
+            return
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # The rest of a body that cannot be read: its client's fault, and answered with 400 already.
+        if not isinstance(kwargs.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        info = _info(status, exc)
+        if info.status >= 500:
+            log.error("connection_failed", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun: it cannot become an error")
+        response = web.Response(
+            body=error_json(info), status=info.status, content_type="application/json"
+        )
+        response.force_close()
+        return response
+
+
+def _info(status: int, error: BaseException | None) -> ErrorInfo:
+    if status >= 500:
+        return INTERNAL
+    # The other bound has no class of its own.
+    too_many = isinstance(error, BadHttpMessage) and "Too many headers" in error.message
+    return TOO_LARGE if too_many or isinstance(error, LineTooLong) else MALFORMED
+
+
+class BoundedServer(web.Server):
+    """Accepts connections up to their bounds, and cuts those whose peer no longer reads."""
+
+    def __init__(
+        self,
+        *args: Any,
+        bounds: ConnectionBounds,
+        connection: type[BoundedConnection],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            **kwargs,
+            access_log=None,
+            # Bodies are never unpacked: a megabyte may hold a gigabyte.
+            auto_decompress=False,
+            keepalive_timeout=bounds.idle_timeout_s,
+            lingering_time=0,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+        self.bounds = bounds
+        self._connection = connection
+        self._of_address: Counter[str] = Counter()
+
+    def __call__(self) -> RequestHandler:
+        return self._connection(self, loop=self._loop, **self._kwargs)
+
+    def is_full_for(self, transport: asyncio.Transport) -> bool:
+        """Whether one more connection of this peer would be over a bound."""
+        if len(self._connections) >= self.bounds.most:
+            return True
+        address = self._counted_as(transport)
+        return address is not None and self._of_address[address] >= self.bounds.most_per_address
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        assert isinstance(handler, BoundedConnection)
+        handler.counted_as = self._counted_as(transport)
+        if handler.counted_as is not None:
+            self._of_address[handler.counted_as] += 1
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        assert isinstance(handler, BoundedConnection)
+        address, handler.counted_as = handler.counted_as, None
+        if address is not None:
+            self._of_address[address] -= 1
+            if self._of_address[address] == 0:
+                del self._of_address[address]
+
+    def _counted_as(self, transport: asyncio.Transport) -> str | None:
+        """What the peer is counted by; None for a proxy."""
+        address = str((transport.get_extra_info("peername") or ("",))[0])
+        if not address or address in self.bounds.proxies:
+            return None
+        if ":" in address:
+            # One client has a whole /64.
+            return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+        return address
+
+    async def cut_unread(self) -> None:
+        """For ever: abort each connection whose peer took nothing of what was written to it for `write_timeout_s`.
+
+        One loop for all connections: a timer for each would cost every open stream memory. It covers what no handler
+        waits for, too: connections that are closing, or idle, over the rest of an answer.
+        """
+        tries = 4
+        stalled: dict[RequestHandler, tuple[int, int]] = {}
+        while True:
+            await asyncio.sleep(self.bounds.write_timeout_s / tries)
+            still: dict[RequestHandler, tuple[int, int]] = {}
+            for connection, transport in list(self._connections.items()):
+                unread = transport.get_write_buffer_size()
+                if unread == 0:
+                    continue
+                request = connection._current_request
+                taken = -unread if request is None else request.writer.output_size - unread
+                before, seen = stalled.get(connection, (None, 0))
+                seen = seen + 1 if before == taken else 0
+                if seen < tries:
+                    still[connection] = (taken, seen)
+                else:
+                    log.info("unread_answer_cut", unread_bytes=unread)
+                    assert isinstance(connection, BoundedConnection)
+                    connection.note_cut(request)
+                    transport.abort()
+            stalled = still
+
+
+class BoundedRunner(web.AppRunner):
+    """Runs an application within bounds. Run `cut_unread` beside it."""
+
+    connection: type[BoundedConnection] = BoundedConnection
+
+    def __init__(
+        self, app: web.Application, bounds: ConnectionBounds, *, shutdown_timeout_s: float
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout_s)
+        self._bounds = bounds
+
+    async def cut_unread(self) -> None:
+        """As the server's; after `setup`."""
+        assert isinstance(self._server, BoundedServer)
+        await self._server.cut_unread()
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        return BoundedServer(
+            self._handler(plain.request_handler),
+            request_factory=self._request_factory(plain.request_factory),
+            # A client that leaves cancels its handler: so a disconnect is noticed in a silence.
+            handler_cancellation=True,
+            bounds=self._bounds,
+            connection=self.connection,
+        )
+
+    def _handler(self, plain: Any) -> Any:
+        return plain
+
+    def _request_factory(self, plain: Any) -> Any:
+        return plain

@@ -1,0 +1,162 @@
+"""Typed values out of the environment, read once, from an argument.
+
+Every reader takes the mapping and the setting's name; what is wrong is one `SettingsError` that names the
+setting and says what it takes. An empty value counts as not set, as in an env file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from relais_common.config.aliases import roots_of
+from relais_common.config.llm_table import TableEntry, read_llm_table, read_mapping
+from relais_common.jobs.channels import model_tag
+from relais_common.jobs.errors import SettingsError
+from relais_common.queue.client import clusters, sentinels
+
+Environ = Mapping[str, str]
+LARGEST = 1e9
+"""Of any number: some thirty years in seconds. Redis and the clock take no infinity."""
+
+
+def text(environ: Environ, name: str, default: str) -> str:
+    return environ.get(name, "").strip() or default
+
+
+def optional_text(environ: Environ, name: str) -> str | None:
+    return environ.get(name, "").strip() or None
+
+
+def words(environ: Environ, name: str, default: str) -> tuple[str, ...]:
+    """A comma-separated list, without empty items."""
+    return tuple(word for word in map(str.strip, text(environ, name, default).split(",")) if word)
+
+
+def choice(environ: Environ, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = text(environ, name, default)
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; it takes one of: {', '.join(allowed)}")
+    return value
+
+
+def integer(
+    environ: Environ, name: str, default: int, *, at_least: int = 0, at_most: int | None = None
+) -> int:
+    value = optional_integer(environ, name, at_least=at_least, at_most=at_most)
+    return default if value is None else value
+
+
+def optional_integer(
+    environ: Environ, name: str, *, at_least: int = 0, at_most: int | None = None
+) -> int | None:
+    raw = optional_text(environ, name)
+    if raw is None:
+        return None
+    try:
+        value = int(raw)
+    except ValueError:
+        raise SettingsError(f"{name} is {raw!r}; it takes a whole number") from None
+    if value < at_least or (at_most is not None and value > at_most):
+        upper = "" if at_most is None else f" and at most {at_most}"
+        raise SettingsError(f"{name} is {value}; it takes at least {at_least}{upper}")
+    return value
+
+
+def number(
+    environ: Environ,
+    name: str,
+    default: float,
+    *,
+    at_least: float = 0.0,
+    at_most: float = LARGEST,
+) -> float:
+    raw = optional_text(environ, name)
+    if raw is None:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        raise SettingsError(f"{name} is {raw!r}; it takes a number") from None
+    if not at_least <= value <= at_most:
+        raise SettingsError(f"{name} is {raw}; it takes a number from {at_least:g} to {at_most:g}")
+    return value
+
+
+def flag(environ: Environ, name: str, default: bool) -> bool:
+    raw = optional_text(environ, name)
+    if raw is None:
+        return default
+    if raw.lower() in ("1", "true", "yes", "on"):
+        return True
+    if raw.lower() in ("0", "false", "no", "off"):
+        return False
+    raise SettingsError(f"{name} is {raw!r}; it takes true or false")
+
+
+def models(environ: Environ) -> tuple[str, ...]:
+    """`MODELS`, the models of `LLM_TABLE` and `EMBEDDING_MODELS`: the names that clients use."""
+    table = [entry.model for entry in llm_table(environ)]
+    names = words(environ, "MODELS", "" if table else "relais-demo")
+    for name in names:
+        try:
+            model_tag(name)
+        except ValueError as error:
+            raise SettingsError(f"MODELS has {name!r}: {error}") from None
+    return tuple(dict.fromkeys((*names, *table, *embedding_models(environ))))
+
+
+def embedding_models(environ: Environ) -> tuple[str, ...]:
+    """`EMBEDDING_MODELS`: those that give vectors, and write no text."""
+    names = words(environ, "EMBEDDING_MODELS", "")
+    for name in names:
+        try:
+            model_tag(name)
+        except ValueError as error:
+            raise SettingsError(f"EMBEDDING_MODELS has {name!r}: {error}") from None
+    return tuple(dict.fromkeys(names))
+
+
+def aliases(environ: Environ, models: tuple[str, ...]) -> dict[str, str]:
+    """`MODEL_ALIASES`: other names of `models`, with the one that each stands for."""
+    return roots_of(read_mapping("MODEL_ALIASES", text(environ, "MODEL_ALIASES", "")), models)
+
+
+def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
+    """`LLM_TABLE`. Set and empty, it means none, whatever the default."""
+    return read_llm_table(environ.get("LLM_TABLE", default))
+
+
+def max_waiting(environ: Environ) -> int:
+    """`MAX_WAITING`: requests of one model."""
+    return integer(environ, "MAX_WAITING", 10_000, at_least=1)
+
+
+_REDIS_SCHEMES = (
+    *("redis://", "rediss://", "unix://"),
+    *sentinels.SCHEMES,
+    *clusters.SCHEMES,
+)
+
+
+def redis_url(environ: Environ) -> str:
+    """`REDIS_URL`, or one made of `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
+    url = optional_text(environ, "REDIS_URL")
+    if url is not None:
+        try:
+            if url.startswith(sentinels.SCHEMES):
+                sentinels.parse(url)
+            elif url.startswith(clusters.SCHEMES):
+                clusters.parse(url)
+        except ValueError as error:
+            raise SettingsError(f"REDIS_URL: {error}") from None
+        if not url.startswith(_REDIS_SCHEMES):
+            raise SettingsError(
+                "REDIS_URL takes a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address"
+            )
+        return url
+    host = text(environ, "REDIS_HOST", "127.0.0.1")
+    port = integer(environ, "REDIS_PORT", 6379, at_least=1, at_most=65535)
+    password = optional_text(environ, "REDIS_PASSWORD")
+    credentials = "" if password is None else f":{quote(password, safe='')}@"
+    return f"redis://{credentials}{host}:{port}/0"

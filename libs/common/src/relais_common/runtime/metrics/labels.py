@@ -1,0 +1,40 @@
+"""The values that labels may have, where they are the same in every service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relais_common.jobs.errors import RelaisError
+
+FINISHED_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
+"""OpenAI's."""
+
+# Said where an error is raised, or of an end that is no error of ours.
+_MORE_ERROR_TYPES = (
+    "invalid_body",
+    "invalid_json",
+    "invalid_type",
+    "missing_required_parameter",
+    "unknown_parameter",
+    "unsupported_parameter",
+    "unsupported_value",
+    "context_length_exceeded",
+    "content_filter",
+    "content_policy_violation",
+    "upstream_rate_limited",
+    "wrong_operation",
+    "cancelled",
+    "expired",
+)
+
+
+def error_types() -> frozenset[str]:
+    """Every `code` that an error of ours can have."""
+    return frozenset({*_codes(RelaisError), *_MORE_ERROR_TYPES})
+
+
+def _codes(kind: type[RelaisError]) -> Iterator[str]:
+    if kind.code is not None:
+        yield kind.code
+    for narrower in kind.__subclasses__():
+        yield from _codes(narrower)

@@ -1,0 +1,32 @@
+"""Jobs and events with defaults, so that a test says only what matters to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.events import Completed, Timings, Token, Usage
+from relais_common.jobs.job import Job, Message, Operation
+from relais_common.queue import codec
+
+MODEL = "org/model"
+COMPLETED = Completed("stop", Usage(3, 2), Timings(queue_s=0.1, prefill_s=0.2, decode_s=0.3))
+
+
+def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job:
+    """A chat job; any field of `Job` may be given."""
+    defaults: dict[str, Any] = {
+        "channel_id": new_channel_id(model),
+        "operation": Operation.CHAT,
+        "deadline_s": 600.0,
+        "log_ttl_s": 60.0,
+        "result_ttl_s": 120.0,
+    }
+    if not fields.keys() & {"prompt", "embedding"}:
+        defaults["messages"] = (Message("user", "Où est la gare ?"),)
+    return Job(key_id=key_id, model=model, **(defaults | fields))
+
+
+def token_line(text: str = "a", *token_ids: int) -> bytes:
+    """An encoded `token` event."""
+    return codec.encode_event(Token(text, token_ids or (1,)))

@@ -1,0 +1,92 @@
+"""Holds every answer that a test reads to the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import aiohttp
+from jsonschema import Draft202012Validator
+
+from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.docs.document import Deployment, build_document
+from relais_orchestrator.api.route import Route
+from relais_testing.builders import MODEL
+
+DEPLOYMENT = Deployment(
+    version="1",
+    root_path="",
+    models=(MODEL,),
+    embedding_models=("embedder",),
+    any_token=False,
+    max_deadline_s=86_400,
+)
+OUTSIDE = re.compile(r"/|/docs(/.*)?")
+"""Pages for people, and the way there."""
+
+
+@cache
+def document() -> dict[str, Any]:
+    return build_document(ROUTES, DEPLOYMENT)
+
+
+@cache
+def _validator(reference: str) -> Draft202012Validator:
+    components = document()["components"]
+    return Draft202012Validator({**json.loads(reference), "components": components})
+
+
+def check_json(schema: dict[str, Any], value: Any) -> None:
+    """Raises jsonschema's ValidationError; the schema may point into the document."""
+    _validator(json.dumps(schema)).validate(value)
+
+
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], Route]]:
+    return [
+        (re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path.replace("{model:.+}", ".+"))), route)
+        for route in ROUTES
+    ]
+
+
+def documented_response(method: str, path: str, status: int) -> dict[str, Any] | None:
+    """What the document says of this answer; None where no route has the path or the method."""
+    fitting = [route for pattern, route in _patterns() if pattern.fullmatch(path)]
+    for route in fitting:
+        if method in route.methods:
+            responses = document()["paths"][route.template][route.method.lower()]["responses"]
+            assert str(status) in responses, f"{method} {path} answers {status}: not documented"
+            response: dict[str, Any] = responses[str(status)]
+            return response
+    assert status == (405 if fitting else 404), f"{method} {path} answers {status}"
+    return None
+
+
+class DocumentedResponse(aiohttp.ClientResponse):
+    """Fails the test where a status, a header, a content type or a body is not what the document says."""
+
+    _said: dict[str, Any] | None = None
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        await super().start(connection)
+        preflight = self.method == "OPTIONS" and self.status != 405  # between browser and server
+        if OUTSIDE.fullmatch(self.url.raw_path) or preflight:
+            return self
+        self._said = documented_response(self.method, self.url.raw_path, self.status)
+        assert self.headers.get("X-Request-Id")
+        if self._said is not None:
+            headers = document()["components"]["headers"]
+            for name in self._said["headers"]:
+                assert name in self.headers or not headers[name]["required"], name
+            content = self._said.get("content", {})
+            if content and self.method != "HEAD":
+                assert self.content_type in content, self.content_type
+        return self
+
+    async def read(self) -> bytes:
+        body = await super().read()
+        if self._said is not None and self.content_type == "application/json" and body:
+            check_json(self._said["content"]["application/json"]["schema"], json.loads(body))
+        return body

@@ -1,0 +1,84 @@
+"""A whole embedding worker in this process: a deterministic encoder, and every loop of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+
+from prometheus_client import CollectorRegistry
+
+from relais_common.queue.redis_store import open_store
+from relais_common.worker.consumer import Handler
+from relais_common.worker.metrics import WorkerMetrics
+from relais_common.worker.serving import Desk, Served, ServiceSettings, serve
+from relais_common.worker.status import ModelStatus
+from relais_embedding_worker.batches import Batches, open_batches
+from relais_embedding_worker.embed import EmbedHandler
+from relais_embedding_worker.settings import read_settings
+from relais_testing.builders import MODEL
+from relais_testing.encoders import WatchedEncoder
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class EmbeddingWorker:
+    """One worker at work."""
+
+    encoder: WatchedEncoder
+    batches: Batches
+    stop: asyncio.Event
+    serving: asyncio.Task[None]
+
+    async def drain(self) -> None:
+        """As after SIGTERM."""
+        self.stop.set()
+        await self.serving
+
+
+@asynccontextmanager
+async def open_embedding_worker(
+    redis_url: str, *, model: str = MODEL, **environ: str
+) -> AsyncIterator[EmbeddingWorker]:
+    """Any setting may be given. What it holds at the end is handed back."""
+    settings = read_settings(
+        {
+            "REDIS_URL": redis_url,
+            "WORKER_ID": f"embedding-{next(_numbers)}",
+            "LEASE_S": "1",
+            "REAP_EVERY_S": "0.1",
+            "HEARTBEAT_S": "0.5",
+            "EMBEDDING_MAX_BATCH_TOKENS": "64",
+        }
+        | environ
+    )
+    encoder, bounds = WatchedEncoder(), settings.bounds
+    service: ServiceSettings = settings.service
+    stop = asyncio.Event()
+    async with (
+        open_store(service.redis) as store,
+        open_batches(
+            encoder,
+            max_batch_tokens=bounds.max_batch_tokens or encoder.info.batch_tokens,
+            max_wait_s=bounds.max_wait_s,
+        ) as batches,
+    ):
+
+        def make_handler(desk: Desk) -> Handler:
+            return EmbedHandler(encoder.info, batches, desk.source, bounds)
+
+        async def is_well() -> None:
+            return
+
+        served = Served(model, lambda: ModelStatus(bounds.max_requests), is_well, make_handler)
+        metrics = WorkerMetrics(CollectorRegistry(), [model])
+        serving = asyncio.create_task(serve(service, served, False, store, metrics, stop))
+        try:
+            yield EmbeddingWorker(encoder, batches, stop, serving)
+        finally:
+            encoder.gate.set()
+            serving.cancel()
+            await asyncio.wait({serving})

@@ -1,0 +1,252 @@
+"""An OpenAI-compatible server of the tests' own, that misbehaves when told to.
+
+It answers with words of its own, `word-0 word-1 ...`, a token each. Where `vllm` is set it does as vLLM does: tells
+token ids, goes on from them, turns them into text. A token's id is 100 and its number in the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import unused_port
+
+from relais_common.jobs.events import RankedToken, TokenLogprob
+
+PROMPT_IDS = [7, 8, 9]
+FIRST_ID = 100
+DEFAULT_LENGTH = 12
+UNBOUNDED = 10_000
+
+
+def answer(count: int = DEFAULT_LENGTH) -> str:
+    """The first `count` tokens' text."""
+    return "".join(f"word-{number} " for number in range(count))
+
+
+def answer_ids(count: int) -> list[int]:
+    return list(range(FIRST_ID, FIRST_ID + count))
+
+
+def logprob_of(number: int, count: int) -> TokenLogprob:
+    """What the server tells of token `number`, with so many of the likeliest in its place."""
+    ranked = tuple(RankedToken(f"t{number}-{rank}", -0.5 * rank) for rank in range(count))
+    return TokenLogprob(f"t{number}-0", 0.0, ranked)
+
+
+def _logprobs(numbers: list[int], body: dict[str, Any], *, chat: bool) -> dict[str, Any] | None:
+    asked = body.get("logprobs")
+    if asked is None or asked is False:
+        return None
+    if chat:
+        told = [logprob_of(number, body["top_logprobs"]) for number in numbers]
+        return {"content": [asdict(one) for one in told]}
+    told = [logprob_of(number, asked + 1) for number in numbers]
+    return {
+        "tokens": [one.token for one in told],
+        "token_logprobs": [one.logprob for one in told],
+        "top_logprobs": [{top.token: top.logprob for top in one.top_logprobs} for one in told],
+    }
+
+
+@dataclass
+class FakeServer:
+    """What it does, and what it was asked.
+
+    Attributes:
+        refuse: (status, body, headers) of the next answers, the first one first.
+        refuse_where: requests with this word are put off for ever.
+        cut_after: number of text chunks after which the connection is closed.
+        cuts: how many streams are cut so; None for all.
+        cut_when: waited for before that; what a busy client has not read by then goes with the connection.
+        hold_after: number of text chunks after which nothing more comes.
+        garbage_after: number of text chunks after which comes what is no JSON.
+        error_after: number of text chunks after which the server says that it fails.
+        per_chunk: tokens in each chunk.
+        halves: numbers of tokens that only begin a character; the next one ends it, and brings both texts.
+        thinks: the answer begins with a thought, kept apart from the text.
+        asked: bodies of all streams, with their path.
+        open: streams that are under way.
+        dropped: streams that the client closed before their end.
+    """
+
+    model: str = "m"
+    vllm: bool = False
+    health: int = 200
+    max_model_len: int = 1000
+    root: str = "/models/m"
+    api_key: str | None = None
+    refuse: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
+    refuse_where: str | None = None
+    cut_after: int | None = None
+    cuts: int | None = None
+    cut_when: asyncio.Event | None = None
+    hold_after: int | None = None
+    garbage_after: int | None = None
+    error_after: int | None = None
+    pause_s: float = 0.0
+    per_chunk: int = 1
+    thinks: bool = False
+    halves: frozenset[int] = frozenset()
+    usage: bool = True
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    open: int = 0
+    dropped: int = 0
+    port: int = 0
+    _runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """On the port it had, if it had one."""
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._stream)
+        app.router.add_post("/v1/completions", self._stream)
+        app.router.add_post("/detokenize", self._detokenize)
+        # A client that leaves is noticed at once.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        self.port = self.port or unused_port()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_port=True).start()
+
+    async def stop(self) -> None:
+        """Streams under way are cut."""
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=self.health)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": {"message": "no"}}, status=401)
+        card: dict[str, Any] = {"id": self.model, "object": "model", "owned_by": "someone"}
+        if self.vllm:
+            card |= {"owned_by": "vllm", "root": self.root, "max_model_len": self.max_model_len}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        if not self.vllm:
+            return web.Response(status=404)
+        numbers = [token_id - FIRST_ID for token_id in (await request.json())["tokens"]]
+        text = "".join(map(self._text, numbers))
+        return web.json_response({"prompt": text + "\ufffd" * (numbers[-1] in self.halves)})
+
+    def _text(self, number: int) -> str:
+        if number in self.halves:
+            return ""
+        return "".join(
+            f"word-{one} " for one in (number - 1, number) if one in (number, *self.halves)
+        )
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if not body.get("stream"):
+            return web.json_response({"choices": [{"text": "x"}], "system_fingerprint": "f-1"})
+        self.asked.append((request.path, body))
+        self.headers.append(dict(request.headers))
+        if self.refuse_where is not None and self.refuse_where in json.dumps(body):
+            return web.json_response(
+                {"error": {"message": "later"}}, status=429, headers={"Retry-After": "0.5"}
+            )
+        if self.refuse:
+            status, refusal, headers = self.refuse.pop(0)
+            return web.json_response(refusal, status=status, headers=headers)
+        self.open += 1
+        try:
+            return await self._answer(request, body)
+        except asyncio.CancelledError:
+            self.dropped += 1
+            raise
+        finally:
+            self.open -= 1
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        chat = request.path.endswith("chat/completions")
+        with_ids = self.vllm and bool(body.get("return_token_ids"))
+        prompt = body.get("prompt")
+        begin = 0
+        if isinstance(prompt, list) and prompt[: len(PROMPT_IDS)] == PROMPT_IDS:
+            begin = len(prompt) - len(PROMPT_IDS)
+        most = body.get("max_tokens") or UNBOUNDED
+        end = begin + most if body.get("ignore_eos") else min(begin + most, DEFAULT_LENGTH)
+        reason = "length" if end == begin + most else "stop"
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+
+        async def send(choice: dict[str, Any] | None, **fields: Any) -> None:
+            choices = [] if choice is None else [{"index": 0, **choice}]
+            chunk = {"id": "x", "model": self.model, "choices": choices, **fields}
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+        def piece(text: str, **fields: Any) -> dict[str, Any]:
+            return {**({"delta": {"content": text}} if chat else {"text": text}), **fields}
+
+        # vLLM gives the prompt back with the other half of a character that it ended in.
+        before = "THE PROMPT" if begin - 1 in self.halves else ""
+        if chat:
+            known = {"prompt_token_ids": PROMPT_IDS} if with_ids else {}
+            await send({"delta": {"role": "assistant", "content": ""}}, **known)
+        if self.thinks:
+            await send({"delta": {"reasoning": "hm"}, **({"token_ids": [1]} if with_ids else {})})
+        numbers = list(range(begin, end))
+        for count, at in enumerate(range(0, len(numbers), self.per_chunk), 1):
+            some = numbers[at : at + self.per_chunk]
+            fields: dict[str, Any] = {"token_ids": [FIRST_ID + n for n in some]} if with_ids else {}
+            if with_ids and not chat and count == 1:
+                fields["prompt_token_ids"] = PROMPT_IDS if begin == 0 else prompt
+            if (logprobs := _logprobs(some, body, chat=chat)) is not None:
+                fields["logprobs"] = logprobs
+            if some[-1] == numbers[-1] and self.vllm:
+                fields["finish_reason"] = reason
+            await send(piece(before + "".join(map(self._text, some)), **fields))
+            await asyncio.sleep(self.pause_s)
+            if self.garbage_after == count:
+                await response.write(b"data: {nonsense\n\n")
+                return response
+            if self.error_after == count:
+                error = {"error": {"message": "the engine died", "code": 500}}
+                await response.write(b"data: " + json.dumps(error).encode() + b"\n\n")
+                return response
+            if self.cut_after == count and self.cuts != 0:
+                self.cuts = None if self.cuts is None else self.cuts - 1
+                if self.cut_when is not None:
+                    await self.cut_when.wait()
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            if self.hold_after == count:
+                await asyncio.Event().wait()
+        if not self.vllm:
+            await send(piece("", finish_reason=reason))
+        if self.usage:
+            usage = {
+                "prompt_tokens": len(PROMPT_IDS) + begin,
+                "completion_tokens": len(numbers),
+                "total_tokens": 0,
+            }
+            await send(None, usage=usage)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+@asynccontextmanager
+async def open_fake_server(**options: Any) -> AsyncIterator[FakeServer]:
+    """One that runs; options are those of `FakeServer`."""
+    server = FakeServer(**options)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()

@@ -1,0 +1,59 @@
+"""What orchestrators have written to a database of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from relais_common.insights.mongo import Database, MongoSettings, open_database
+from relais_common.jobs.traces import COLLECTION
+from relais_testing.waiting import wait_until
+
+
+class Kept:
+    """A database, and the settings with which an orchestrator writes there."""
+
+    def __init__(self, database: Database, settings: dict[str, str]) -> None:
+        self.database = database
+        self.settings = settings
+
+    async def documents(self) -> list[dict[str, Any]]:
+        """In no order."""
+        return await self.database[COLLECTION].find({}).to_list(None)
+
+    async def ids(self) -> list[str]:
+        """Of all traces, sorted."""
+        return sorted(one["_id"] for one in await self.documents())
+
+    async def count(self) -> int:
+        return await self.database[COLLECTION].count_documents({})
+
+    async def document(self, channel_id: str) -> dict[str, Any]:
+        """Of this request, once it is there."""
+
+        async def there() -> dict[str, Any] | None:
+            found: dict[str, Any] | None = await self.database[COLLECTION].find_one(
+                {"_id": channel_id}
+            )
+            return found
+
+        return await wait_until(there) or {}
+
+
+@asynccontextmanager
+async def open_kept(url: str, **settings: str) -> AsyncIterator[Kept]:
+    """A fresh database on a server; timings are short, any setting may be given."""
+    name = f"test-{uuid4().hex}"
+    async with open_database(MongoSettings(url=url, database=name)) as database:
+        yield Kept(
+            database,
+            {
+                "MONGODB_URL": url,
+                "MONGODB_DATABASE": name,
+                "MONGODB_TIMEOUT_S": "2",
+                "TRACE_WRITE_EVERY_S": "0.05",
+                **settings,
+            },
+        )

@@ -1,0 +1,85 @@
+"""What keys have used of one model, as plain data: the steps that `accounts.lua` takes in Redis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+
+from relais_common.jobs.events import Restarted, Started, Token, Usage
+from relais_common.jobs.job import Status
+from relais_common.jobs.limits import Buckets, DayUsage, Quota, buckets, refusal
+from relais_common.queue import codec
+
+ROUNDING = 1e-6
+
+
+class MemoryAccounts:
+    """Of one model: what is used of each minute, and what each day took."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._used: dict[tuple[str, str], tuple[float, float]] = {}
+        self._days: dict[tuple[date, str], Counter[str]] = {}
+
+    def reserve(self, key_id: str, quota: Quota, model: str) -> Buckets:
+        """Take a request and its tokens out of a key's minute, both or neither.
+
+        Raises:
+            RateLimited, TokensOverLimit: it does not fit.
+        """
+        rpm, tpm = quota.requests_per_minute, quota.tokens_per_minute
+        requests = self._used_of("requests", key_id, rpm)
+        tokens = self._used_of("tokens", key_id, tpm)
+        if (rpm is not None and requests + 1 > rpm + ROUNDING) or (
+            tpm is not None and tokens + quota.tokens > tpm + ROUNDING
+        ):
+            raise refusal(quota, buckets(quota, requests, tokens), model)
+        if rpm is not None:
+            self._note_used("requests", key_id, requests + 1)
+        if tpm is not None:
+            self._note_used("tokens", key_id, tokens + quota.tokens)
+        return buckets(quota, requests + 1, tokens + quota.tokens)
+
+    def settle(self, key_id: str, status: Status, usage: Usage, quota: Quota) -> None:
+        """Put what a job took on its key's account, and in the place of what it had reserved."""
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        account = self._days.setdefault((today, key_id), Counter())
+        account[status] += 1
+        input_tokens = usage.input_tokens or 0
+        account["input_tokens"] += input_tokens
+        account["output_tokens"] += usage.output_tokens
+        account["cached_tokens"] += usage.cached_tokens
+        if quota.tokens_per_minute is not None:
+            used = self._used_of("tokens", key_id, quota.tokens_per_minute)
+            took = input_tokens + usage.output_tokens
+            self._note_used("tokens", key_id, max(0.0, used + took - quota.tokens))
+
+    def usage(self, model: str, since: date, until: date, key_id: str | None) -> list[DayUsage]:
+        return [
+            DayUsage(date=day, model=model, key_id=one, **account)
+            for (day, one), account in sorted(self._days.items(), key=lambda item: item[0])
+            if since <= day <= until and key_id in (None, one)
+        ]
+
+    def _used_of(self, limit: str, key_id: str, per_minute: int | None) -> float:
+        used, at_s = self._used.get((limit, key_id), (0.0, 0.0))
+        passed_s = max(0.0, self._clock() - at_s)
+        return 0.0 if per_minute is None else max(0.0, used - passed_s * per_minute / 60)
+
+    def _note_used(self, limit: str, key_id: str, used: float) -> None:
+        self._used[limit, key_id] = (used, self._clock())
+
+
+def measure(log: list[bytes]) -> tuple[Usage, int]:
+    """Tokens of a job whose holder did not count them, from its log: those since the answer last began, and before."""
+    input_tokens = output_tokens = void_tokens = 0
+    for line in log:
+        event = codec.decode_event(line)
+        if isinstance(event, Started):
+            input_tokens = event.input_tokens or 0
+        elif isinstance(event, Token):
+            output_tokens += len(event.token_ids) or bool(event.text)
+        elif isinstance(event, Restarted):
+            void_tokens, output_tokens = void_tokens + output_tokens, 0
+    return Usage(input_tokens, output_tokens), void_tokens

@@ -1,0 +1,500 @@
+"""All ports over plain data in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import date
+
+from relais_common.jobs.channels import channel_model
+from relais_common.jobs.errors import IdempotencyConflict, TooManyInFlight
+from relais_common.jobs.events import STATUS_OF, Cancelled, Queued, Started, Terminal, counted_usage
+from relais_common.jobs.job import (
+    Accepted,
+    Append,
+    ChannelState,
+    Idempotency,
+    Interrupted,
+    Job,
+    Lease,
+    QueueDepth,
+    Status,
+    StopReason,
+    Take,
+    TakenJob,
+    Verdict,
+    WorkerState,
+)
+from relais_common.jobs.limits import NO_QUOTA, DayUsage, Quota
+from relais_common.jobs.traces import TraceBatch, Tracing
+from relais_common.queue import codec
+from relais_common.queue.fanout import Fanout
+from relais_common.queue.ports import Look, Reaped, Subscription
+from relais_testing.memory.model import (
+    LOOK_AGAIN_S,
+    MOST_BYTES,
+    MemoryModel,
+    Record,
+    stopped,
+)
+from relais_testing.memory.operations import MemoryOperations
+
+
+class MemoryStore:
+    """Every port at once, but for `operations`. `clock` gives seconds; a test may turn it by hand."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, *, watch_grace_s: float = 30.0
+    ) -> None:
+        self._clock = clock
+        self._watch_grace_s = watch_grace_s
+        self._models: dict[str, MemoryModel] = {}
+        self._fanout = Fanout()
+        self._bells: dict[str, asyncio.Event] = {}
+        self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
+        self._workers: dict[str, tuple[float, WorkerState]] = {}
+        self.operations = MemoryOperations(self._model, self._admit, self._accepted, clock)
+
+    def _model(self, model: str) -> MemoryModel:
+        if model not in self._models:
+            self._models[model] = MemoryModel(
+                self._clock, self._fanout, lambda channel_id: self._announce(model, channel_id)
+            )
+        return self._models[model]
+
+    def _of(self, channel_id: str) -> tuple[MemoryModel, Record | None]:
+        model = self._model(channel_model(channel_id))
+        return model, model.records.get(channel_id)
+
+    def _bell(self, model: str) -> asyncio.Event:
+        return self._bells.setdefault(model, asyncio.Event())
+
+    def _announce(self, model: str, channel_id: str) -> None:
+        for listener in self._listeners.get(model, ()):
+            listener.put_nowait(channel_id)
+
+    # JobIntake
+
+    async def enqueue(
+        self,
+        job: Job,
+        *,
+        max_waiting: int,
+        max_inflight_per_key: int | None = None,
+        quota: Quota = NO_QUOTA,
+        max_stored_bytes: int | None = None,
+        idempotency: Idempotency | None = None,
+        tracing: Tracing | None = None,
+        watcher_id: str = "",
+    ) -> Accepted:
+        model = self._model(job.model)
+        if job.channel_id in model.records:
+            return self._accepted(model, model.records[job.channel_id], duplicate=True)
+        if idempotency is not None:
+            first = model.idempotency.get((job.key_id, idempotency.key_hash))
+            if first is not None:
+                channel_id, body_hash = first
+                if body_hash != idempotency.body_hash:
+                    raise IdempotencyConflict(
+                        "this Idempotency-Key was used with another body", param="Idempotency-Key"
+                    )
+                return self._accepted(model, model.records[channel_id], duplicate=True)
+        unfinished = model.unfinished(job.key_id)
+        model.refuse_where_full(job.model, max_waiting, unfinished)
+        if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
+            raise TooManyInFlight(
+                f"{unfinished} requests of this key to {job.model!r} have not ended",
+                retry_after_s=model.estimated_wait_s(1) or 1.0,
+            )
+        model.max_stored_bytes = max_stored_bytes
+        model.refuse_where_crowded(job)
+        model.refuse_where_traces_wait(job.model, tracing)
+        now = model.accounts.reserve(job.key_id, quota, job.model)
+        accepted = self._admit(model, job, quota, tracing=tracing)
+        if job.channel_id in model.watched:
+            model.records[job.channel_id].watchers.add(watcher_id)
+        if idempotency is not None:
+            entry = (job.channel_id, idempotency.body_hash)
+            model.idempotency[job.key_id, idempotency.key_hash] = entry
+        return replace(accepted, buckets=now if quota.limits_anything else None)
+
+    def _admit(
+        self,
+        model: MemoryModel,
+        job: Job,
+        quota: Quota = NO_QUOTA,
+        *,
+        tracing: Tracing | None = None,
+    ) -> Accepted:
+        record = model.add(job, self._watch_grace_s, quota, tracing)
+        accepted = self._accepted(model, record)
+        queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
+        model.append(record, 1, [codec.encode_event(queued)])
+        self._bell(job.model).set()
+        return accepted
+
+    def _accepted(self, model: MemoryModel, record: Record, *, duplicate: bool = False) -> Accepted:
+        position = model.position(record)
+        return Accepted(
+            channel_id=record.job.channel_id,
+            status=record.status,
+            queue_position=position,
+            estimated_wait_s=model.estimated_wait_s(position),
+            duplicate=duplicate,
+        )
+
+    async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
+        model, record = self._of(channel_id)
+        if record is None:
+            return None
+        if record.status is Status.QUEUED:
+            line = codec.encode_event(Cancelled(reason))
+            model.conclude(record, Status.CANCELLED, [line], "")
+        elif record.status is Status.RUNNING:
+            model.ask_to_stop(record, reason)
+        return record.status
+
+    async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
+        model, record = self._of(channel_id)
+        if record is not None and channel_id in model.watched:
+            model.watched[channel_id] = self._clock() + lease_s
+            record.watchers.add(watcher_id)
+
+    async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
+        for channel_id in channel_ids:
+            _, record = self._of(channel_id)
+            if record is not None:
+                record.watchers.discard(watcher_id)
+
+    async def state(self, channel_id: str) -> ChannelState | None:
+        model, record = self._of(channel_id)
+        if record is None:
+            return None
+        position = model.position(record)
+        return ChannelState(
+            channel_id=channel_id,
+            model=record.job.model,
+            key_id=record.job.key_id,
+            operation=record.job.operation,
+            status=record.status,
+            on_disconnect=record.job.on_disconnect,
+            queue_position=position,
+            estimated_wait_s=model.estimated_wait_s(position),
+            tail=len(record.log),
+            accepted_at_s=record.accepted_at_s,
+            started_at_s=record.started_at_s,
+            finished_at_s=record.finished_at_s,
+            text=record.text,
+            outcome=record.outcome,
+            replayed_as=record.replayed_as,
+        )
+
+    async def vectors(self, channel_id: str) -> bytes | None:
+        _, record = self._of(channel_id)
+        return None if record is None else record.vectors
+
+    async def depth(self, model: str) -> QueueDepth:
+        state = self._model(model)
+        return QueueDepth(waiting=state.waiting, running=len(state.inflight))
+
+    # Accounts
+
+    async def usage(
+        self, model: str, *, since: date, until: date, key_id: str | None
+    ) -> list[DayUsage]:
+        return self._model(model).accounts.usage(model, since, until, key_id)
+
+    # TraceOutbox
+
+    async def collect(
+        self, model: str, *, writer: str, limit: int, claim_after_s: float
+    ) -> TraceBatch:
+        return self._model(model).traces.collect(writer, limit, claim_after_s)
+
+    async def written(self, model: str, entry_ids: Sequence[str]) -> None:
+        self._model(model).traces.forget(list(entry_ids))
+
+    async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
+        self._model(model).traces.set_aside(list(entry_ids))
+
+    # Presence
+
+    @asynccontextmanager
+    async def present(
+        self, model: str, watcher_id: str
+    ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        present = self._model(model).present
+        present[watcher_id] += 1
+        try:
+            yield asyncio.get_running_loop().create_future
+        finally:
+            present[watcher_id] -= 1
+
+    # JobSource
+
+    async def take(
+        self,
+        model: str,
+        limit: int,
+        *,
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        idle: bool,
+        held: int = 0,
+        waited: int | None = None,
+        without: Collection[str] = (),
+        offers: Sequence[Lease] = (),
+    ) -> Take:
+        state = self._model(model)
+        last_call, last_ids, last_gone = state.memos.get(worker_id, ("", [], ()))
+        if last_call == call_id:
+            records = [state.records[channel_id] for channel_id in last_ids]
+            return Take(
+                tuple(
+                    self._taken(state, record)
+                    for record in records
+                    if record.status is Status.RUNNING and record.worker == worker_id
+                ),
+                preempted=last_gone,
+            )
+        if offers:
+            return self._preempt(state, offers, worker_id, call_id, lease_s, without)
+        taken: list[Record] = []
+        while idle and limit > 0 and state.suspects:
+            suspect = state.records[state.suspects[0]]
+            if state.hand_over(suspect, worker_id, lease_s):
+                taken.append(suspect)
+                limit = 0
+        make_way = state.makes_way(worker_id, idle=idle)
+        if make_way:
+            limit = 0
+        crowded = state.is_crowded
+        if crowded:
+            limit = min(limit, 0 if state.inflight else 1)
+        room = limit
+        if waited is not None:
+            limit = min(room, state.share(worker_id, held, waited))
+        payload_bytes = 0
+        while (
+            len(taken) < limit
+            and payload_bytes < MOST_BYTES
+            and (priority := state.next_priority(without)) is not None
+        ):
+            owner = state.next_owner(priority, without)
+            record = owner and state.serve(priority, owner, worker_id, lease_s, without)
+            if record:
+                taken.append(record)
+                payload_bytes += len(codec.encode_job(record.job))
+        left = limit < room and state.next_priority(without) is not None
+        state.note_room(worker_id, held + len(taken) if len(taken) < room else None)
+        if taken:
+            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], ())
+        if not crowded and (state.next_priority() is not None or (idle and state.suspects)):
+            self._bell(model).set()
+        else:
+            self._bell(model).clear()
+        return Take(tuple(self._taken(state, record) for record in taken), make_way, left)
+
+    def _preempt(
+        self,
+        state: MemoryModel,
+        offers: Sequence[Lease],
+        worker_id: str,
+        call_id: str,
+        lease_s: float,
+        without: Collection[str],
+    ) -> Take:
+        there = []
+        for lease in offers:
+            verdict = state.verdict(lease.channel_id, lease.fence)
+            if verdict.held and verdict.stop is None:
+                there.append(state.records[lease.channel_id])
+        taken, gone_records = state.preempt(there, worker_id, lease_s, without)
+        gone = tuple(record.job.channel_id for record in gone_records)
+        if taken:
+            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], gone)
+        return Take(tuple(self._taken(state, one) for one in taken), preempted=gone)
+
+    def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
+        return TakenJob(
+            job=record.job,
+            lease=Lease(record.job.channel_id, record.fence),
+            tail=len(record.log),
+            failures=record.failures,
+            suspect=record.suspect,
+            preempted=record.preempted,
+            deadline_in_s=model.seconds_left(record),
+            queued_s=model.seconds_queued(record),
+            interrupted=Interrupted(record.prompt_token_ids, record.model_revision)
+            if record.hands.first_token_at_s is not None and record.started_at_s is not None
+            else None,
+        )
+
+    async def start(
+        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+    ) -> Verdict:
+        model, record = self._of(lease.channel_id)
+        verdict = model.verdict(lease.channel_id, lease.fence)
+        if record is None or not verdict.held:
+            return verdict
+        record.engaged = True
+        record.prompt_token_ids = tuple(prompt_token_ids)
+        record.model_revision = model_revision
+        if record.started_at_s is None:
+            record.started_at_s = self._clock()
+            line = codec.encode_event(Started(len(prompt_token_ids) or None))
+            model.append(record, len(record.log) + 1, [line])
+        return model.verdict(lease.channel_id, lease.fence)
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        return [self._append(item) for item in appends]
+
+    def _append(self, item: Append) -> Verdict:
+        channel_id, fence = item.lease.channel_id, item.lease.fence
+        model, record = self._of(channel_id)
+        verdict = model.verdict(channel_id, fence)
+        if record is None or not verdict.held or item.first_seq > verdict.tail + 1:
+            return verdict
+        fresh = list(item.lines[verdict.tail + 1 - item.first_seq :])
+        if fresh:
+            model.append(record, verdict.tail + 1, fresh)
+            if item.emits:
+                record.hands.note_token(self._clock())
+        return model.verdict(channel_id, fence)
+
+    async def finish(
+        self,
+        lease: Lease,
+        *,
+        first_seq: int,
+        lines: Sequence[bytes] = (),
+        terminal: Terminal,
+        text: str,
+        vectors: bytes = b"",
+    ) -> Verdict:
+        model, record = self._of(lease.channel_id)
+        if record is not None and record.ended_by == lease.fence:
+            return Verdict(held=True, tail=len(record.log))
+        verdict = model.verdict(lease.channel_id, lease.fence)
+        if record is None or not verdict.held or verdict.tail < first_seq - 1:
+            return verdict
+        record.ended_by = lease.fence
+        record.vectors = vectors or None
+        fresh = [*lines, codec.encode_event(terminal)]
+        skip = min(verdict.tail + 1 - first_seq, len(fresh) - 1)
+        model.conclude(
+            record, STATUS_OF[type(terminal)], fresh[skip:], text, counted_usage(terminal)
+        )
+        return Verdict(held=True, tail=len(record.log))
+
+    async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
+        verdicts = []
+        for lease in leases:
+            model, _ = self._of(lease.channel_id)
+            verdict = model.verdict(lease.channel_id, lease.fence)
+            if verdict.held:
+                model.inflight[lease.channel_id] = self._clock() + lease_s
+            verdicts.append(verdict)
+        return verdicts
+
+    async def release(
+        self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
+        for lease in leases:
+            model, record = self._of(lease.channel_id)
+            if record is None or not model.verdict(lease.channel_id, lease.fence).held:
+                continue
+            if model.let_go(record, max_failures=max_failures, blamed=blamed):
+                self._bell(record.job.model).set()
+
+    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._bell(model).wait()
+        except TimeoutError:
+            return
+        self._bell(model).clear()
+
+    @asynccontextmanager
+    async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        listeners = self._listeners.setdefault(model, set())
+        listeners.add(queue)
+
+        async def ids() -> AsyncIterator[str]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield ids()
+        finally:
+            listeners.discard(queue)
+
+    # Recovery
+
+    async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
+        state = self._model(model)
+        requeued = ended = 0
+        for ledger, reason in (
+            (state.watched, StopReason.DISCONNECT),
+            (state.deadlines, StopReason.DEADLINE),
+        ):
+            for record in state.due(ledger, limit):
+                if ledger is state.watched and state.may_be_read(record):
+                    ledger[record.job.channel_id] = self._clock() + LOOK_AGAIN_S
+                    continue
+                del ledger[record.job.channel_id]
+                if record.status is Status.QUEUED:
+                    state.conclude(record, *stopped(reason), "")
+                    ended += 1
+                elif record.status is Status.RUNNING:
+                    state.ask_to_stop(record, reason)
+        for record in state.due(state.inflight, limit):
+            heard_at_s = state.inflight[record.job.channel_id] - record.hands.lease_s
+            if state.let_go(record, max_failures=max_failures, heard_at_s=heard_at_s):
+                requeued += 1
+            else:
+                ended += 1
+        if requeued:
+            self._bell(model).set()
+        return Reaped(requeued=requeued, ended=ended)
+
+    # EventLog and LiveBus
+
+    async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
+        _, record = self._of(channel_id)
+        return [] if record is None else record.log[after : after + limit]
+
+    async def look(self, channel_id: str, *, after: int, limit: int) -> Look | None:
+        state = await self.state(channel_id)
+        if state is None:
+            return None
+        lines = await self.read(channel_id, after=after, limit=limit)
+        return Look(replace(state, text=None), lines)
+
+    @asynccontextmanager
+    async def subscribe(self, channel_id: str) -> AsyncIterator[Subscription]:
+        subscription = self._fanout.join(channel_id)
+        try:
+            yield subscription
+        finally:
+            self._fanout.leave(channel_id, subscription)
+
+    def nudge(self) -> None:
+        self._fanout.drop_all()
+
+    # WorkerRegistry
+
+    async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
+        self._workers[state.worker_id] = (self._clock() + ttl_s, state)
+
+    async def leave(self, worker_id: str) -> None:
+        self._workers.pop(worker_id, None)
+
+    async def alive(self) -> list[WorkerState]:
+        now = self._clock()
+        return [state for end, state in self._workers.values() if end > now]

@@ -1,0 +1,48 @@
+"""What a machine without power does to an append-only file: its end, not yet on the disk, is gone.
+
+    mark = written(server)          # bytes so far
+    ...
+    lose_power(server, mark)        # kill -9, and the file as long as it was then
+    server.start()
+
+The server must not rewrite its file meanwhile; it does from 64 MB on.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from redis import Redis
+
+from relais_testing.valkey import ValkeyServer
+
+
+def _file(server: ValkeyServer) -> Path:
+    """The part of the append-only file that is written to."""
+    (path,) = (server.data_dir / "appendonlydir").glob("*.incr.aof")
+    return path
+
+
+def written(server: ValkeyServer) -> int:
+    """Bytes that the server has handed to the system, on the disk or not."""
+    return _file(server).stat().st_size
+
+
+def lose_power(server: ValkeyServer, size: int) -> int:
+    """Kill the server and cut its file to `size` bytes; how many were lost. A command cut in two counts as lost."""
+    server.kill()
+    lost = written(server) - size
+    assert lost >= 0
+    with _file(server).open("r+b") as file:
+        file.truncate(size)
+    return lost
+
+
+def wait_written(redis_url: str) -> None:
+    """Return once the system has all that was answered so far: a kill then loses none of it."""
+    end_s = time.monotonic() + 30
+    with Redis.from_url(redis_url) as redis:
+        while redis.info("persistence")["aof_buffer_length"] > 0:
+            assert time.monotonic() < end_s
+            time.sleep(0.01)

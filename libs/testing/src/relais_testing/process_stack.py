@@ -1,0 +1,122 @@
+"""Which settings a stack of real processes gets, and how its services are started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
+
+ROOT = Path(__file__).resolve().parents[4]
+DEMO_MODEL = ROOT / "models" / "relais-demo"
+MODEL = "relais-demo"
+
+# Short, so that what a timer does is seen within a test.
+QUICK = {
+    "ENV": "dev",
+    "MODELS": MODEL,
+    "LEASE_S": "1.5",
+    "REAP_EVERY_S": "0.2",
+    "HEARTBEAT_S": "0.5",
+    "KEEPALIVE_S": "1",
+    "WATCH_LEASE_S": "2",
+    "DRAIN_S": "5",
+}
+# As scripts/bootstrap.sh gives them on a machine without GPU.
+VLLM_ON_CPU = {
+    "ENGINE": "vllm",
+    "VLLM_HF_REPO_ID": str(DEMO_MODEL),
+    "SERVED_MODEL_NAME": MODEL,
+    "VLLM_DTYPE": "float32",
+    "VLLM_MAX_MODEL_LEN": "1024",
+    "VLLM_MAX_NUM_SEQS": "4",
+    "VLLM_KV_CACHE_MEMORY_BYTES": str(256 << 20),
+    "VLLM_ENFORCE_EAGER": "true",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+DETERMINISTIC = {
+    "ENGINE": "deterministic",
+    "SERVED_MODEL_NAME": MODEL,
+    "VLLM_MAX_MODEL_LEN": "100000",
+}
+
+Starter = Callable[..., ServiceProcess]
+
+
+def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
+    """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
+
+    `module` is what runs in the service's place. With `wait=False` a service need not live long enough to be ready.
+    """
+    ports = {
+        "orchestrator": "API_PORT",
+        "llm_worker": "HEALTH_PORT",
+        "embedding_worker": "HEALTH_PORT",
+    }
+
+    def start(
+        service: str, *, module: str | None = None, wait: bool = True, **settings: str
+    ) -> ServiceProcess:
+        log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
+        environment = {**QUICK, "REDIS_URL": redis.url, **settings}
+        process = ServiceProcess(
+            module or f"relais_{service}", ports[service], log_path, environment
+        )
+        if wait:
+            return stack.enter_context(process)
+        stack.push(process)
+        return process
+
+    return start
+
+
+VllmStarter = Callable[..., ServiceProcess]
+
+
+def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
+    """Starts `vllm serve` with the demo model, as a deployment has it that Relais did not start; ends with the stack.
+
+    Give `PORT` to have one on the port of an earlier one.
+    """
+    options = {
+        "served-model-name": MODEL,
+        "dtype": VLLM_ON_CPU["VLLM_DTYPE"],
+        "max-model-len": VLLM_ON_CPU["VLLM_MAX_MODEL_LEN"],
+        "max-num-seqs": VLLM_ON_CPU["VLLM_MAX_NUM_SEQS"],
+        "kv-cache-memory-bytes": VLLM_ON_CPU["VLLM_KV_CACHE_MEMORY_BYTES"],
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    served = [str(DEMO_MODEL), "--enforce-eager", *arguments]
+    passed_on = {
+        name: value
+        for name, value in VLLM_ON_CPU.items()
+        if name.startswith(("VLLM_ENABLE", "VLLM_CPU", "VLLM_NO", "DO_NOT", "OMP", "HF_"))
+    }
+
+    def start(*, wait: bool = True, **settings: str) -> ServiceProcess:
+        process = ServiceProcess(
+            "relais_testing.vllm_serve",
+            "PORT",
+            folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
+            # As Relais's worker does without compilation.
+            {
+                **passed_on,
+                "TORCHDYNAMO_DISABLE": "1",
+                **settings,
+            },
+            arguments=served,
+            ready_path="/health",
+        )
+        stack.push(process)
+        if wait:
+            process.wait_ready()
+        return process
+
+    return start

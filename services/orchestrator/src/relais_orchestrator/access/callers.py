@@ -1,0 +1,74 @@
+"""Who sends a request, and which channels it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from aiohttp import web
+
+from relais_common.jobs.channels import channel_tag
+from relais_common.jobs.errors import ChannelNotFound, Forbidden
+from relais_common.jobs.job import ChannelState
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.http.held import HOLDER
+from relais_orchestrator.http.request_ids import call_by_channel
+
+KeyCheck = Callable[[], None]
+"""Raises KeyRevoked once the key that opened a stream is good no longer."""
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Raises Unauthorized."""
+    caller = request.app[PARTS].key_ring.identify(request.headers.get("Authorization"))
+    request[HOLDER] = caller.key_id
+    return caller
+
+
+def admin_key_id(request: web.Request) -> str:
+    """Raises Unauthorized, or Forbidden where the key is no operator's."""
+    caller = caller_of(request)
+    if not caller.may.admin:
+        raise Forbidden("this needs a key with admin rights")
+    return caller.key_id
+
+
+async def own_channel(request: web.Request) -> ChannelState:
+    """The channel in the path, if this request's key may see it.
+
+    Raises:
+        Unauthorized: no key.
+        ChannelNotFound: it never existed, is gone, or is another key's: the answer is the same.
+    """
+    return await _channel(request, caller_of(request).key_id)
+
+
+async def readable_channel(request: web.Request) -> tuple[ChannelState, KeyCheck]:
+    """The channel in the path, opened by its key or by a signed `?token=`.
+
+    Raises:
+        Unauthorized: no key, or the client whose channel a token opens has none any more.
+        ChannelNotFound: as `own_channel`.
+    """
+    parts = request.app[PARTS]
+    if parts.signer.opens(request.query.get("token", ""), request.match_info["channel_id"]):
+        state = await _channel(request, None)
+        check = partial(parts.key_ring.check_client, state.key_id)
+        check()
+        return state, check
+    caller = caller_of(request)
+    return await _channel(request, caller.key_id), partial(parts.key_ring.check, caller)
+
+
+async def _channel(request: web.Request, owner: str | None) -> ChannelState:
+    channel_id = request.match_info["channel_id"]
+    try:
+        channel_tag(channel_id)
+    except ValueError:
+        raise ChannelNotFound("there is no such channel", param="channel_id") from None
+    state = await request.app[PARTS].queue.state(channel_id)
+    if state is None or (owner is not None and state.key_id != owner):
+        raise ChannelNotFound("there is no such channel", param="channel_id")
+    call_by_channel(request, channel_id)
+    return state

@@ -1,0 +1,42 @@
+"""`/openapi.json`: one document, made at start."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from relais_orchestrator.api.docs.document import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The document's bytes, and a tag that changes with them."""
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, document: Json) -> Document:
+        body = orjson.dumps(document)
+        return cls(body, hashlib.sha256(body).hexdigest()[:32])
+
+
+DOCUMENT: web.AppKey[Document] = web.AppKey("openapi_document", Document)
+
+
+async def document(request: web.Request) -> web.Response:
+    """`GET /openapi.json`."""
+    found = request.app[DOCUMENT]
+    known = request.if_none_match or ()
+    current = any(tag.value in (found.etag, "*") for tag in known)
+    response = (
+        web.Response(status=304)
+        if current
+        else web.Response(body=found.body, content_type="application/json")
+    )
+    response.etag = found.etag
+    response.headers["Cache-Control"] = "no-cache"
+    return response

@@ -1,0 +1,164 @@
+"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: one job each, whose vectors or scores come packed."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from relais_common.jobs.channels import channel_model
+from relais_common.jobs.errors import ChannelNotFound
+from relais_common.jobs.events import Completed, Vectors
+from relais_orchestrator.api.embeddings.schemas import (
+    EmbeddingUsage,
+    RerankResponse,
+    RerankResult,
+    ScoreList,
+)
+from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.http import rate_headers
+from relais_orchestrator.http.bodies import read_asked
+from relais_orchestrator.http.large_answers import send_json
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.http.request_ids import call_by_channel
+from relais_orchestrator.http.responses import json_response
+from relais_orchestrator.submission.drafts import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A completed request."""
+
+    channel_id: str
+    completed: Completed
+    shape: Vectors
+    packed: bytes
+
+    @property
+    def model(self) -> str:
+        return channel_model(self.channel_id)
+
+    @property
+    def usage(self) -> EmbeddingUsage:
+        tokens = self.completed.usage.input_tokens or 0
+        return {
+            "prompt_tokens": tokens,
+            "total_tokens": tokens,
+            "truncated_inputs": self.shape.truncated,
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {QUEUE_MS: str(int(self.completed.timings.queue_s * 1000))}
+
+
+async def embeddings(request: web.Request) -> web.StreamResponse:
+    """One vector for each input."""
+    asked, done = await _ask(request, Reading.EMBEDDINGS)
+    tail = orjson.dumps(
+        {
+            "model": done.model,
+            "usage": done.usage,
+            "id": f"embd-{done.channel_id}",
+            "timings": done.completed.timings,
+        }
+    )
+
+    def text() -> Iterator[bytes]:
+        yield b'{"object":"list","data":['
+        for index, row in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64)):
+            comma = b"," if index else b""
+            yield b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, row)
+        yield b"],%b" % tail[1:]
+
+    return await send_json(request, text(), holds_bytes=len(done.packed), headers=done.headers)
+
+
+async def rerank(request: web.Request) -> web.Response:
+    """Documents by their cosine with a query."""
+    asked, done = await _ask(request, Reading.RERANK)
+    documents = () if asked.draft.embedding is None else asked.draft.embedding.inputs
+    scores = unpack(done.packed)
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
+    results: list[RerankResult] = []
+    for index in order:
+        result: RerankResult = {"index": index, "relevance_score": scores[index]}
+        if asked.return_documents:
+            result["document"] = {"text": str(documents[index])}
+        results.append(result)
+    answer: RerankResponse = {
+        "id": f"rerank-{done.channel_id}",
+        "model": done.model,
+        "results": results,
+        "usage": done.usage,
+        "timings": done.completed.timings,
+    }
+    return json_response(answer, headers=done.headers)
+
+
+async def score(request: web.Request) -> web.Response:
+    """Cosines of one text with others."""
+    _, done = await _ask(request, Reading.SCORE)
+    answer: ScoreList = {
+        "object": "list",
+        "data": [
+            {"object": "score", "index": index, "score": one}
+            for index, one in enumerate(unpack(done.packed))
+        ],
+        "model": done.model,
+        "usage": done.usage,
+        "id": f"score-{done.channel_id}",
+        "created": int(time.time()),
+        "timings": done.completed.timings,
+    }
+    return json_response(answer, headers=done.headers)
+
+
+async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
+    """Queue what is asked, and wait for its end."""
+    parts = request.app[PARTS]
+    caller, body, asked = await read_asked(request, route)
+    idempotency_key = request.headers.get("Idempotency-Key")
+    with parts.drain.request(), parts.streams.of(caller.key_id):
+        accepted = await parts.intake.accept(
+            asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
+        )
+        del body  # the wait may be long
+        call_by_channel(request, accepted.channel_id)
+        rate_headers.note(request, accepted.buckets)
+        answer = Answer(
+            parts,
+            accepted.channel_id,
+            None,
+            caller,
+            on_disconnect=asked.draft.on_disconnect,
+            repeatable=idempotency_key is not None,
+        )
+        _, _, completed = await answer.whole()
+        packed = await parts.queue.vectors(accepted.channel_id)
+        if packed is None or completed.vectors is None:
+            raise ChannelNotFound("the vectors of this request are gone")
+        return asked, _Done(accepted.channel_id, completed, completed.vectors, packed)
+
+
+def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:
+    """Each vector as JSON: an array of numbers, or a string in base64."""
+    size = 4 * shape.dimensions
+    for start in range(0, shape.count * size, size):
+        row = packed[start : start + size]
+        yield b'"%b"' % base64.b64encode(row) if base64_rows else orjson.dumps(unpack(row))
+
+
+def unpack(packed: bytes) -> list[float]:
+    """Little-endian float32 as numbers."""
+    floats = array("f", packed)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return floats.tolist()

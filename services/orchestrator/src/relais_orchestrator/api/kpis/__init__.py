@@ -1,0 +1,1 @@
+"""`GET /v1/kpis`: key figures of a period."""

@@ -1,0 +1,1 @@
+"""Relais's own routes: a request outlives its connection."""

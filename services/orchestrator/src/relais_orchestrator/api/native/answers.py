@@ -1,0 +1,88 @@
+"""What the native routes answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from relais_common.jobs.events import Timings, Usage
+from relais_common.jobs.job import Operation, Status
+from relais_orchestrator.api.schemas.closed import CLOSED
+from relais_orchestrator.api.schemas.errors import ErrorObject
+
+ChannelId = Annotated[
+    str, Field(description="The request's name, and the handle to its stream and result.")
+]
+QueuePosition = Annotated[
+    int, Field(description="1 for the next; an upper bound; 0 when it no longer waits.")
+]
+EstimatedWait = Annotated[
+    float | None, Field(description="Seconds; null while nothing was measured.")
+]
+Instant = Annotated[float, Field(description="Seconds since the epoch, by Redis's clock.")]
+
+
+@with_config(CLOSED)
+class AcceptedResponse(TypedDict):
+    """The request is in the queue."""
+
+    channel_id: ChannelId
+    status: Status
+    queue_position: QueuePosition
+    estimated_wait_s: EstimatedWait
+    events_url: Annotated[
+        str, Field(description="Where its events are, with a signed token that does for a key.")
+    ]
+
+
+@with_config(CLOSED)
+class VectorsResult(TypedDict):
+    """Where a request's vectors are; scores are vectors of one dimension."""
+
+    count: int
+    dimensions: int
+    truncated: Annotated[int, Field(description="Inputs longer than the model reads.")]
+    url: str
+
+
+@with_config(CLOSED)
+class VectorsResponse(TypedDict):
+    """A request's vectors, in the order of its inputs."""
+
+    count: int
+    dimensions: int
+    vectors: list[list[float]]
+
+
+@with_config(CLOSED)
+class Result(TypedDict):
+    """A completed request's answer."""
+
+    text: str | None
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+    vectors: Annotated[VectorsResult | None, Field(description="Set where vectors were asked for.")]
+
+
+@with_config(CLOSED)
+class ChannelResponse(TypedDict):
+    """Where a request stands."""
+
+    channel_id: ChannelId
+    model: str
+    operation: Operation
+    status: Status
+    queue_position: QueuePosition
+    estimated_wait_s: EstimatedWait
+    last_event_id: Annotated[int, Field(description="How many events its stream has so far.")]
+    accepted_at_s: Instant
+    started_at_s: Instant | None
+    finished_at_s: Instant | None
+    result: Annotated[Result | None, Field(description="Set where it has completed.")]
+    replayed_as: Annotated[
+        str | None, Field(description="The channel on which an operator had it run again.")
+    ]
+    error: Annotated[ErrorObject | None, Field(description="Set where it has failed.")]

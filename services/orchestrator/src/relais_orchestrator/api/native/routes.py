@@ -1,0 +1,147 @@
+"""Relais's own routes: a request outlives its connection."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from relais_common.jobs.errors import (
+    ChannelNotFound,
+    InvalidRequest,
+    KeyRevoked,
+    LogRewound,
+    StoreUnavailable,
+    TooManyStreams,
+    VectorsNotFound,
+)
+from relais_common.queue.codec import NAMES
+from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
+from relais_orchestrator.api.native import events
+from relais_orchestrator.api.native import handlers as native
+from relais_orchestrator.api.native.answers import (
+    AcceptedResponse,
+    ChannelResponse,
+    VectorsResponse,
+)
+from relais_orchestrator.api.native.schemas import SubmitRequest
+from relais_orchestrator.api.route import Access, Answer, Events, Header, Query, Route
+from relais_orchestrator.api.schemas.errors import ErrorResponse
+from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
+
+TAG = "Requests"
+EventId = Annotated[str, StringConstraints(pattern=rf"^[0-9]{{0,{events.MAX_SEQ_DIGITS}}}$")]
+LINKS = {
+    "get_channels_channel_id": "channel_id",
+    "get_channels_channel_id_events": "channel_id",
+    "delete_channels_channel_id": "channel_id",
+}
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/requests",
+        handler=native.submit,
+        tag=TAG,
+        summary="Put a request in the queue",
+        description="Answers once the request is accepted; it goes on whoever leaves. Its events are at `events_url`.",
+        body=SubmitRequest,
+        example={
+            "messages": [{"role": "user", "content": "How long is the wait at the town hall?"}],
+            "params": {"max_tokens": 64},
+        },
+        headers=(IDEMPOTENCY_KEY,),
+        answers=(
+            Answer(
+                202,
+                "Accepted.",
+                AcceptedResponse,
+                headers=(Header("Location", str, "Where the request's state is."), *RATE_LIMITS),
+            ),
+        ),
+        errors=NOT_ACCEPTED,
+        links=LINKS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/channels/{channel_id}",
+        handler=native.show,
+        tag=TAG,
+        summary="See where a request stands, and its result",
+        answers=(Answer(200, "Its state.", ChannelResponse),),
+        errors=(ChannelNotFound, StoreUnavailable),
+    ),
+    Route(
+        method="GET",
+        path="/v1/channels/{channel_id}/vectors",
+        handler=native.vectors,
+        tag=TAG,
+        summary="Read a completed request's vectors",
+        description="Packed little-endian float32 where `Accept` names `application/octet-stream`.",
+        answers=(
+            Answer(
+                200,
+                "The vectors, in the order of the inputs.",
+                VectorsResponse,
+                binary="application/octet-stream",
+            ),
+        ),
+        errors=(ChannelNotFound, VectorsNotFound, StoreUnavailable),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/channels/{channel_id}",
+        handler=native.cancel,
+        tag=TAG,
+        summary="Cancel a request",
+        description="Its state can be read afterwards as before.",
+        answers=(
+            Answer(200, "It has ended; before this call, or by it.", ChannelResponse),
+            Answer(202, "Its worker has been asked to stop.", ChannelResponse),
+        ),
+        errors=(ChannelNotFound, StoreUnavailable),
+    ),
+    Route(
+        method="GET",
+        path="/v1/channels/{channel_id}/events",
+        handler=events.stream_events,
+        tag=TAG,
+        summary="Follow a request's events",
+        description="From the first event, or from the one after `Last-Event-ID`; any server serves any channel.",
+        access=Access.KEY_OR_EVENTS_URL,
+        headers=(Header("Last-Event-ID", EventId, "The last event that the client has."),),
+        query=(
+            Query(
+                "last_event_id",
+                EventId,
+                "Likewise, for an EventSource that begins in the middle; the header goes before it.",
+            ),
+        ),
+        answers=(
+            Answer(
+                200,
+                "The events, until the request has ended or the server stops.",
+                events=Events(
+                    "Each event has an id: 1, 2, 3, ... `queued` comes again, without an id, while the request "
+                    "waits. One of `completed`, `failed`, `cancelled`, `expired` is the last; where the log is gone "
+                    "it comes alone, with the whole `text`. `log_rewound` (begin again) and "
+                    "`key_revoked` have no id.",
+                    (
+                        *((name.decode(), kind) for kind, name in NAMES.items()),
+                        ("log_rewound", ErrorResponse),
+                        ("key_revoked", ErrorResponse),
+                    ),
+                ),
+            ),
+            Answer(204, "There is nothing after this id, and nothing will come."),
+        ),
+        errors=(
+            KeyRevoked,
+            ChannelNotFound,
+            LogRewound,
+            InvalidRequest,
+            TooManyStreams,
+            StoreUnavailable,
+        ),
+    ),
+]

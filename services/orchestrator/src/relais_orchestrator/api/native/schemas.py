@@ -1,0 +1,95 @@
+"""`POST /v1/requests`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
+from relais_orchestrator.api.embeddings.schemas import Inputs
+from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
+from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
+
+Prompt = (
+    Annotated[str, StringConstraints(min_length=1), branch("text")]
+    | Annotated[TokenIds, branch("ids")]
+)
+
+
+class NativeParams(SamplingParams):
+    """Sampling parameters."""
+
+    logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
+        default=None,
+        description="Tell each token's log probability, and those of so many of the likeliest in its place.",
+    )
+
+
+_OPERATIONS = {
+    "messages": Operation.CHAT.value,
+    "prompt": Operation.TEXT_COMPLETION.value,
+    "input": Operation.EMBEDDINGS.value,
+}
+_GOES_WITH = {
+    "input_type": "input",
+    "dimensions": "input",
+    "chat_template_kwargs": "messages",
+}
+
+
+def _given(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _beside(name: str) -> dict[str, Any]:
+    """What other fields may be where this one is given."""
+    others = {one: {"type": "null"} for one, whose in _GOES_WITH.items() if whose != name}
+    return {"operation": {"enum": [_OPERATIONS[name], None]}, **others}
+
+
+class SubmitRequest(TemplateKwargs):
+    """A request for the queue: `messages` for a chat, `prompt` for plain completion, or `input` for vectors."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "oneOf": [_given(name) for name in _OPERATIONS],
+            "allOf": [
+                {"if": _given(name), "then": {"properties": _beside(name)}} for name in _OPERATIONS
+            ],
+        }
+    )
+
+    model: ModelName
+    messages: Messages | None = None
+    prompt: Prompt | None = None
+    input: Inputs | None = Field(
+        default=None, description="As of `POST /v1/embeddings`; `params` have no effect on it."
+    )
+    input_type: InputType | None = None
+    dimensions: Annotated[int, Whole(1, 65_536)] | None = None
+    operation: Literal["chat", "text_completion", "embeddings"] | None = Field(
+        default=None, description="What follows from the input; another one is refused."
+    )
+    params: NativeParams = NativeParams()
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = Field(default=None, gt=0)
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        given = [name for name in _OPERATIONS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise PydanticCustomError("one_input", "give exactly one of messages, prompt and input")
+        if self.operation not in (None, _OPERATIONS[given[0]]):
+            raise PydanticCustomError("operation", "operation does not go with what is given")
+        for field, whose in _GOES_WITH.items():
+            if whose != given[0] and getattr(self, field) is not None:
+                raise PydanticCustomError(
+                    "goes_with", "{field} goes with {whose} only", {"field": field, "whose": whose}
+                )
+        return self

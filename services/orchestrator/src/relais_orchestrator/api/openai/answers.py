@@ -1,0 +1,243 @@
+"""A channel's events as the answer to one open HTTP request."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+
+import orjson
+from aiohttp import web
+
+from relais_common.jobs import errors
+from relais_common.jobs.errors import (
+    Draining,
+    EndedOtherwise,
+    ErrorInfo,
+    KeyRevoked,
+    LogRewound,
+    RelaisError,
+)
+from relais_common.jobs.events import (
+    Cancelled,
+    Completed,
+    Event,
+    Expired,
+    Failed,
+    Started,
+    Token,
+    TokenLogprob,
+)
+from relais_common.jobs.job import ChannelState, OnDisconnect
+from relais_common.queue.codec import decode_event
+from relais_common.queue.ports import LiveBatch
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.api.openai.formats import Format
+from relais_orchestrator.api.openai.frames import Frames
+from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.http.responses import error_body, json_response
+from relais_orchestrator.streams import sse
+
+QUEUE_MS = "X-Relais-Queue-Ms"
+
+QUEUED = 1
+"""The event that an answer begins after: it has no counterpart here."""
+
+LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
+"""Raised where nobody waits for the answer any more."""
+
+_Whole = tuple[str, list[TokenLogprob], Completed]
+
+
+class Answer:
+    """Follows one channel for one client that waits for it. It holds nothing of the request, which may be long.
+
+    Args:
+        shape: how the answer is written; None where only its `whole` is asked for.
+        stream: in chunks as they come, not whole.
+        on_disconnect: what becomes of the job when the client leaves.
+        caller: whose request it is; the answer ends where its key is revoked.
+        repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
+            so its end is left to the watcher's lease, which runs out once nobody reads.
+    """
+
+    __slots__ = (
+        "_accepted_s", "_caller", "_channel_id", "_include_usage", "_on_disconnect", "_parts", "_repeatable",
+        "_shape", "_stream",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        parts: Parts,
+        channel_id: str,
+        shape: Format | None,
+        caller: Caller,
+        *,
+        stream: bool = False,
+        include_usage: bool = False,
+        on_disconnect: OnDisconnect,
+        repeatable: bool,
+    ) -> None:
+        self._parts = parts
+        self._channel_id = channel_id
+        self._shape = shape
+        self._caller = caller
+        self._stream = stream
+        self._include_usage = include_usage
+        self._on_disconnect = on_disconnect
+        self._repeatable = repeatable
+        self._accepted_s = asyncio.get_running_loop().time()
+
+    async def give(self, request: web.Request) -> web.StreamResponse:
+        """The whole at the end, or chunks as they come: then headers leave once the engine has accepted the request.
+
+        Raises:
+            RelaisError: the request ended otherwise than completed. Once headers have left, an error chunk ends the
+                stream instead.
+        """
+        assert self._shape is not None
+        if not self._stream:
+            text, tokens, completed = await self.whole()
+            return json_response(
+                self._shape.whole(text, completed, tokens or None),
+                headers={QUEUE_MS: str(int(completed.timings.queue_s * 1000))},
+            )
+        try:
+            async with self._watched():
+                return await self._pump(request, self._shape)
+        except LEFT:
+            await self._leave()
+            raise
+
+    async def whole(self) -> _Whole:
+        """Wait for the end: all text, what was told of its tokens, the last event.
+
+        Raises:
+            RelaisError: the request ended otherwise than completed.
+        """
+        try:
+            async with self._watched():
+                return await self._collect()
+        except LEFT:
+            await self._leave()
+            raise
+
+    def _watched(self) -> AbstractAsyncContextManager[None]:
+        """While the client is there the job has a reader."""
+        if self._on_disconnect is OnDisconnect.CONTINUE:
+            return nullcontext()
+        return self._parts.watcher.watching(self._channel_id)
+
+    async def _leave(self) -> None:
+        """When it leaves early, the job may be stopped."""
+        if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
+            await self._parts.intake.stop(self._channel_id)
+
+    async def _collect(self) -> _Whole:
+        while True:
+            try:
+                return await self._collect_once()
+            except LogRewound:
+                # Nothing of what was lost has been sent: the answer is the one that the log has now.
+                continue
+
+    async def _collect_once(self) -> _Whole:
+        reading = _Reading(self._parts, self._caller)
+        text: list[str] = []
+        tokens: list[TokenLogprob] = []
+        async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+            async for one in seen:
+                for event in reading.events(one):
+                    if isinstance(event, Token):
+                        text.append(event.text)
+                        if event.logprobs is not None:
+                            tokens += event.logprobs
+                    elif isinstance(event, Completed):
+                        return "".join(text), tokens, event
+                    elif (error := _no_answer(event)) is not None:
+                        raise error
+        raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
+
+    async def _pump(self, request: web.Request, shape: Format) -> web.StreamResponse:
+        out = sse.EventStream(
+            request, write_timeout_s=self._parts.settings.streaming.write_timeout_s
+        )
+        frames = Frames(shape, include_usage=self._include_usage)
+        reading = _Reading(self._parts, self._caller)
+        try:
+            async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+                async for one in seen:
+                    # Kept by nobody while the next are waited for.
+                    await self._write(out, frames, reading.events(one), silence=one is None)
+        except RelaisError as error:
+            if not out.begun:
+                raise
+            await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
+            if isinstance(error, LEFT):
+                await self._leave()
+        await out.end()
+        return out.response
+
+    async def _write(
+        self, out: sse.EventStream, frames: Frames, events: list[Event], *, silence: bool
+    ) -> None:
+        """Everything that came together leaves in one write. Raises RelaisError at an end that is no answer."""
+        if not events and not silence:
+            return
+        error = _no_answer(events[-1]) if events else None
+        if error is None or len(events) > 1:
+            data = frames.of(events) if events else sse.KEEPALIVE
+            if not out.begun:
+                # `started`, or a silence long enough that a proxy might give up.
+                headers: dict[str, str] = {}
+                if events and isinstance(events[0], Started):
+                    waited_s = asyncio.get_running_loop().time() - self._accepted_s
+                    headers[QUEUE_MS] = str(int(waited_s * 1000))
+                await out.begin(headers)
+                data = frames.head() + data
+            if data:
+                await out.write(data)
+        if error is not None:
+            raise error
+
+
+class _Reading:
+    """Makes events of what a follower gives."""
+
+    __slots__ = ("_caller", "_parts", "_text_length")
+
+    def __init__(self, parts: Parts, caller: Caller) -> None:
+        self._parts = parts
+        self._caller = caller
+        self._text_length = 0
+
+    def events(self, one: LiveBatch | ChannelState | None) -> list[Event]:
+        """As they come together, or what is left of them where the log is gone; none in silences.
+
+        Raises:
+            Draining, KeyRevoked: seen in a silence.
+        """
+        if isinstance(one, LiveBatch):
+            events = [decode_event(line) for line in one.lines]
+            self._text_length += sum(len(one.text) for one in events if isinstance(one, Token))
+            return events
+        if one is None:
+            if self._parts.drain.over:
+                raise Draining("this server is shutting down; send the request again")
+            self._parts.key_ring.check(self._caller)
+            return []
+        if not one.status.is_terminal:
+            return []
+        rest = Token((one.text or "")[self._text_length :], ())
+        return [rest, decode_event(one.outcome or b"")]
+
+
+def _no_answer(event: Event) -> RelaisError | None:
+    """What the client is told of an end that is no answer; None for any other event."""
+    match event:
+        case Failed(error):
+            return EndedOtherwise(error)
+        case Cancelled():
+            return errors.Cancelled("the request was cancelled")
+        case Expired():
+            return errors.Expired("the request's deadline passed", param="deadline_s")
+    return None

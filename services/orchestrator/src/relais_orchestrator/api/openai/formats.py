@@ -1,0 +1,234 @@
+"""OpenAI's response objects, for chat and for text completion. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+from relais_common.jobs.events import Completed, RankedToken, TokenLogprob, Usage
+from relais_orchestrator.api.openai.objects import (
+    Candidate,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    ChatToken,
+    TextChoice,
+    TextCompletion,
+    TextCompletionChunk,
+    TextLogprobs,
+    UsageObject,
+)
+
+
+def usage_object(usage: Usage) -> UsageObject | None:
+    """OpenAI's `usage`; None where a remote server does not count: it is an object of whole counts, or nothing."""
+    if usage.input_tokens is None:
+        return None
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every object of one response repeats."""
+
+    channel_id: str
+    model: str
+    created_s: int
+
+
+Body = Mapping[str, object]
+
+
+class Format(Protocol):
+    """How one route writes a response."""
+
+    def head(self) -> Body | None:
+        """The first chunk of a stream, if there is one before any text."""
+        ...
+
+    def text(self, text: str) -> Body:
+        """A chunk with text."""
+        ...
+
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> Body:
+        """A chunk with text and with what is told of its tokens, whose own texts begin at this character."""
+        ...
+
+    def finish(self, completed: Completed) -> Body:
+        """The chunk that says why the text ends."""
+        ...
+
+    def usage(self, completed: Completed) -> Body:
+        """The chunk after the last, where usage was asked for."""
+        ...
+
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> Body:
+        """The response of a request that does not stream.
+
+        Args:
+            tokens: what is told of each; None where nothing was asked.
+        """
+        ...
+
+
+class ChatFormat:
+    """`chat.completion` and `chat.completion.chunk`."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._id = f"chatcmpl-{identity.channel_id}"
+
+    def _chunk(
+        self, delta: ChatDelta, finish_reason: str | None, logprobs: ChatLogprobs | None = None
+    ) -> ChatCompletionChunk:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": [
+                {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+            ],
+        }
+
+    def head(self) -> ChatCompletionChunk | None:
+        return self._chunk({"role": "assistant", "content": ""}, None)
+
+    def text(self, text: str) -> ChatCompletionChunk:
+        return self._chunk({"content": text}, None)
+
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
+        return self._chunk({"content": text}, None, _chat_logprobs(tokens))
+
+    def finish(self, completed: Completed) -> ChatCompletionChunk:
+        chunk = self._chunk({}, completed.finish_reason)
+        if completed.stop_reason is not None:
+            chunk["choices"][0]["stop_reason"] = completed.stop_reason
+        return chunk
+
+    def usage(self, completed: Completed) -> ChatCompletionChunk:
+        return {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": [],
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
+
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> ChatCompletion:
+        choice: ChatChoice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": None if tokens is None else _chat_logprobs(tokens),
+            "finish_reason": completed.finish_reason,
+        }
+        if completed.stop_reason is not None:
+            choice["stop_reason"] = completed.stop_reason
+        return {
+            "id": self._id,
+            "object": "chat.completion",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": [choice],
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
+
+
+class CompletionFormat:
+    """`text_completion`."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._id = f"cmpl-{identity.channel_id}"
+
+    def _chunk(self, choices: list[TextChoice]) -> TextCompletionChunk:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._identity.created_s,
+            "model": self._identity.model,
+            "choices": choices,
+        }
+
+    def head(self) -> TextCompletionChunk | None:
+        return None
+
+    def text(self, text: str) -> TextCompletionChunk:
+        return self._chunk([_text_choice(text, None)])
+
+    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> TextCompletionChunk:
+        return self._chunk([_text_choice(text, None, _text_logprobs(tokens, offset))])
+
+    def finish(self, completed: Completed) -> TextCompletionChunk:
+        return self._chunk([_last_text_choice("", completed, None)])
+
+    def usage(self, completed: Completed) -> TextCompletionChunk:
+        return {
+            **self._chunk([]),
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
+
+    def whole(
+        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
+    ) -> TextCompletion:
+        logprobs = None if tokens is None else _text_logprobs(tokens, 0)
+        return {
+            **self._chunk([_last_text_choice(text, completed, logprobs)]),
+            "usage": usage_object(completed.usage),
+            "timings": completed.timings,
+        }
+
+
+def _text_choice(
+    text: str, finish_reason: str | None, logprobs: TextLogprobs | None = None
+) -> TextChoice:
+    return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _last_text_choice(text: str, completed: Completed, logprobs: TextLogprobs | None) -> TextChoice:
+    choice = _text_choice(text, completed.finish_reason, logprobs)
+    if completed.stop_reason is not None:
+        choice["stop_reason"] = completed.stop_reason
+    return choice
+
+
+def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    content: list[ChatToken] = [
+        {**_candidate(one), "top_logprobs": [_candidate(top) for top in one.top_logprobs]}
+        for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _candidate(one: TokenLogprob | RankedToken) -> Candidate:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+
+
+def _text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
+    texts = [one.token for one in tokens]
+    return {
+        "tokens": texts,
+        "token_logprobs": [one.logprob for one in tokens],
+        "top_logprobs": [
+            {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
+            for one in tokens
+        ],
+        "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
+    }

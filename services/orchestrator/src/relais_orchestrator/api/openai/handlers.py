@@ -1,0 +1,119 @@
+"""`/v1/chat/completions`, `/v1/completions`, `/v1/models`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from relais_common.jobs.channels import channel_model
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.openai.answers import Answer
+from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.api.openai.objects import ModelList, ModelObject
+from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.http import rate_headers
+from relais_orchestrator.http.bodies import read_asked
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.http.request_ids import call_by_channel
+from relais_orchestrator.http.responses import json_response
+from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.model_states import ModelState
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """A chat, streamed or whole."""
+    return await _answer(request, Reading.CHAT, ChatFormat)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """A text completion, streamed or whole."""
+    return await _answer(request, Reading.COMPLETION, CompletionFormat)
+
+
+async def _answer(
+    request: web.Request, route: Reading, shape_of: Callable[[Identity], Format]
+) -> web.StreamResponse:
+    parts = request.app[PARTS]
+    caller, body, asked = await read_asked(request, route)
+    with parts.drain.request(), parts.streams.of(caller.key_id):
+        answer = await _accept(request, caller, body, asked, shape_of)
+        # They hold the prompt twice; an answer may take minutes, and thousands be on their way.
+        del body, asked
+        return await answer.give(request)
+
+
+async def _accept(
+    request: web.Request,
+    caller: Caller,
+    body: bytes,
+    asked: Asked,
+    shape_of: Callable[[Identity], Format],
+) -> Answer:
+    """Queue what is asked; all that is needed from then on."""
+    parts = request.app[PARTS]
+    idempotency_key = request.headers.get("Idempotency-Key")
+    accepted = await parts.intake.accept(
+        asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
+    )
+    call_by_channel(request, accepted.channel_id)
+    rate_headers.note(request, accepted.buckets)
+    # As vLLM does with its names: the answer says the model's own, whichever was asked for.
+    model = channel_model(accepted.channel_id)
+    identity = Identity(accepted.channel_id, model, int(time.time()))
+    return Answer(
+        parts,
+        accepted.channel_id,
+        shape_of(identity),
+        caller,
+        stream=asked.stream,
+        include_usage=asked.include_usage,
+        on_disconnect=asked.draft.on_disconnect,
+        repeatable=idempotency_key is not None,
+    )
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """The models that the key may use, by every name they have, whether or not a worker runs them now."""
+    caller = caller_of(request)
+    parts = request.app[PARTS]
+    states = await parts.model_states.all()
+    data = [_model(parts, caller, name, states) for name in parts.catalogue.names_of(caller)]
+    body: ModelList = {"object": "list", "data": data}
+    return json_response(body)
+
+
+async def show_model(request: web.Request) -> web.Response:
+    """One of them."""
+    caller = caller_of(request)
+    parts = request.app[PARTS]
+    name = request.match_info["model"]
+    parts.catalogue.root_of(name, caller)
+    return json_response(_model(parts, caller, name, await parts.model_states.all()))
+
+
+def _model(
+    parts: Parts, caller: Caller, name: str, states: Mapping[str, ModelState]
+) -> ModelObject:
+    root = parts.catalogue.root_of(name, caller)
+    state = states.get(root)
+    body: ModelObject = {
+        "id": name,
+        "object": "model",
+        "created": parts.started_at_s,
+        "owned_by": "relais",
+        "root": root,
+        "max_model_len": None if state is None else state.max_model_len,
+    }
+    if state is not None:
+        body["relais"] = {
+            "state": state.state,
+            "workers": state.workers,
+            "capacity": state.capacity,
+            "running": state.running,
+            "waiting": state.waiting,
+            "estimated_wait_s": state.estimated_wait_s,
+        }
+    return body

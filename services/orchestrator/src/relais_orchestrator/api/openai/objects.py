@@ -1,0 +1,210 @@
+"""What the OpenAI routes answer: OpenAI's objects, with `timings` beside `usage`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from relais_common.jobs.events import Timings
+from relais_orchestrator.api.schemas.closed import CLOSED
+
+StopReason = Annotated[
+    str | int, Field(description="vLLM's: the stop string that was met, or the token's id.")
+]
+FinishReason = Annotated[str, Field(description="`stop` or `length`.")]
+
+
+@with_config(CLOSED)
+class CachedTokens(TypedDict):
+    cached_tokens: int
+
+
+@with_config(CLOSED)
+class UsageObject(TypedDict):
+    """OpenAI's `usage`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+@with_config(CLOSED)
+class Candidate(TypedDict):
+    """A token that might have been chosen. `bytes` is its text in UTF-8."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+@with_config(CLOSED)
+class ChatToken(TypedDict):
+    """A token that was chosen; its text is empty where it only begins a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Candidate]
+
+
+@with_config(CLOSED)
+class ChatLogprobs(TypedDict):
+    """Every token, in order; the last may end the answer and be no part of its text."""
+
+    content: list[ChatToken]
+    refusal: None
+
+
+@with_config(CLOSED)
+class TextLogprobs(TypedDict):
+    """Every token, in order. `top_logprobs` has the chosen token too; `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+@with_config(CLOSED)
+class ChatAnswer(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+@with_config(CLOSED)
+class ChatChoice(TypedDict):
+    index: int
+    message: ChatAnswer
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+    stop_reason: NotRequired[StopReason]
+
+
+@with_config(CLOSED)
+class ChatCompletion(TypedDict):
+    """A whole answer to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageObject | None
+    timings: Timings
+
+
+@with_config(CLOSED)
+class ChatDelta(TypedDict):
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+@with_config(CLOSED)
+class ChatChunkChoice(TypedDict):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: NotRequired[StopReason]
+
+
+@with_config(CLOSED)
+class ChatCompletionChunk(TypedDict):
+    """A piece of a streamed answer to a chat. The one with `usage` and `timings` has no choices; where it was
+    asked for, `usage` is null in the others.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[UsageObject | None]
+    timings: NotRequired[Timings]
+
+
+@with_config(CLOSED)
+class TextChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+    stop_reason: NotRequired[StopReason]
+
+
+@with_config(CLOSED)
+class TextCompletionChunk(TypedDict):
+    """A piece of a streamed text. The one with `usage` and `timings` has no choices; where it was
+    asked for, `usage` is null in the others.
+    """
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: NotRequired[UsageObject | None]
+    timings: NotRequired[Timings]
+
+
+@with_config(CLOSED)
+class TextCompletion(TypedDict):
+    """A whole text."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: UsageObject | None
+    timings: Timings
+
+
+@with_config(CLOSED)
+class ModelQueue(TypedDict):
+    """How a model stands; a second old at most."""
+
+    state: Annotated[
+        Literal["ready", "busy", "no_worker"],
+        Field(
+            description="A request would begin at once; wait for a place; wait for a worker that can run it. "
+            "It is accepted in each case."
+        ),
+    ]
+    workers: Annotated[int, Field(description="Alive and able to run it.")]
+    capacity: Annotated[int, Field(description="Requests they run at once.")]
+    running: int
+    waiting: int
+    estimated_wait_s: Annotated[
+        float | None, Field(description="For a request that came now; null until one was measured.")
+    ]
+
+
+@with_config(CLOSED)
+class ModelObject(TypedDict):
+    """A model that requests may name."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: Annotated[str, Field(description="The model behind an alias; else the id itself.")]
+    max_model_len: Annotated[
+        int | None,
+        Field(description="Prompt and answer together, in tokens; null while no worker tells."),
+    ]
+    relais: NotRequired[
+        Annotated[ModelQueue, Field(description="Left out while the store does not answer.")]
+    ]
+
+
+@with_config(CLOSED)
+class ModelList(TypedDict):
+    """The declared models and their aliases."""
+
+    object: Literal["list"]
+    data: list[ModelObject]

@@ -1,0 +1,108 @@
+"""OpenAI's routes, over the same queue."""
+
+from __future__ import annotations
+
+from relais_common.jobs.errors import Cancelled, Expired, ModelNotFound, TooManyStreams
+from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
+from relais_orchestrator.api.openai import handlers
+from relais_orchestrator.api.openai.objects import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ModelList,
+    ModelObject,
+    TextCompletion,
+    TextCompletionChunk,
+)
+from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.route import Answer, Events, Route
+from relais_orchestrator.api.schemas.errors import ErrorResponse
+from relais_orchestrator.api.shared import (
+    IDEMPOTENCY_KEY,
+    NOT_ACCEPTED,
+    NOT_ANSWERED,
+    QUEUE_MS,
+)
+
+TAG = "OpenAI"
+STREAM = (
+    "Chunks, then `[DONE]`. Headers leave when the engine has accepted the request. What fails after that is a "
+    "last chunk with an `error`, and no `[DONE]`."
+)
+ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, TooManyStreams, Cancelled, Expired)
+
+ROUTES = [
+    Route(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=handlers.chat_completions,
+        tag=TAG,
+        summary="Answer a chat",
+        description="OpenAI's fields that are not supported are refused by name.",
+        body=ChatCompletionRequest,
+        example={
+            "messages": [{"role": "user", "content": "How long is the wait at the town hall?"}],
+            "max_completion_tokens": 64,
+        },
+        headers=(IDEMPOTENCY_KEY,),
+        answers=(
+            Answer(
+                200,
+                "The answer; a stream with `stream: true`.",
+                ChatCompletion,
+                Events(
+                    STREAM,
+                    (("message", ChatCompletionChunk), ("message", ErrorResponse)),
+                    last_data="[DONE]",
+                ),
+                (QUEUE_MS, *RATE_LIMITS),
+            ),
+        ),
+        errors=ERRORS,
+    ),
+    Route(
+        method="POST",
+        path="/v1/completions",
+        handler=handlers.completions,
+        tag=TAG,
+        summary="Continue a text",
+        description="OpenAI's fields that are not supported are refused by name.",
+        body=CompletionRequest,
+        example={"prompt": "The waiting time at the town hall is", "max_tokens": 32},
+        headers=(IDEMPOTENCY_KEY,),
+        answers=(
+            Answer(
+                200,
+                "The text; a stream with `stream: true`.",
+                TextCompletion,
+                Events(
+                    STREAM,
+                    (("message", TextCompletionChunk), ("message", ErrorResponse)),
+                    last_data="[DONE]",
+                ),
+                (QUEUE_MS, *RATE_LIMITS),
+            ),
+        ),
+        errors=ERRORS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models",
+        handler=handlers.list_models,
+        tag=TAG,
+        summary="List the models",
+        answers=(
+            Answer(
+                200, "Those declared that the key may use, with a worker or without.", ModelList
+            ),
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{model:.+}",
+        handler=handlers.show_model,
+        tag=TAG,
+        summary="See one model",
+        answers=(Answer(200, "The model.", ModelObject),),
+        errors=(ModelNotFound,),
+    ),
+]

@@ -1,0 +1,212 @@
+"""The OpenAI routes' requests: every field that OpenAI's have, and Relais's own three.
+
+A field that is not supported is declared all the same, with the values at which it asks for nothing: they are accepted,
+any other is refused by name. What is not declared is unknown. docs/compatibility.md has the table.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from relais_common.jobs.job import OnDisconnect, Priority
+from relais_orchestrator.api.openai.vllm_fields import RefusedOnBoth, RefusedOnChats
+from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
+from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.sampling import (
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    ONE_CONSTRAINT,
+    STRICT,
+    SamplingParams,
+    TokenIds,
+)
+from relais_orchestrator.api.schemas.unsupported import NotSupported
+
+Label = Annotated[str, StringConstraints(max_length=512)]
+
+
+class StreamOptions(BaseModel):
+    model_config = STRICT
+
+    include_usage: bool = Field(
+        default=False, description="One more chunk before the end, with the usage."
+    )
+    include_obfuscation: Annotated[Literal[False] | None, NotSupported("chunks are not padded")] = (
+        None
+    )
+
+
+_OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"stream_options": {"type": "null"}}},
+        {"required": ["stream"], "properties": {"stream": {"const": True}}},
+    ]
+}
+_TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"top_logprobs": {"enum": [None, 0]}}},
+        {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
+    ]
+}
+
+
+class _Common(SamplingParams, RefusedOnBoth):
+    """Fields that both routes have; the last three are Relais's own."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM]}
+    )
+
+    model: ModelName
+    stream: bool | None = Field(default=None, description="Server-sent events, or one object.")
+    stream_options: StreamOptions | None = Field(
+        default=None, description="Only with `stream: true`."
+    )
+    n: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
+    user: Label | None = Field(default=None, description="No effect.")
+    priority: Priority = Field(
+        default=Priority.NORMAL, description="High goes before normal before low, with ageing."
+    )
+    deadline_s: float | None = Field(
+        default=None, gt=0, description="Seconds after which the request expires."
+    )
+    on_disconnect: OnDisconnect = Field(
+        default=OnDisconnect.CANCEL,
+        description="What becomes of the request when the client leaves.",
+    )
+
+    @field_validator("stream_options")
+    @classmethod
+    def _options_need_stream(
+        cls, options: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and info.data.get("stream") is not True:
+            raise PydanticCustomError("stream_options", "only for requests with stream: true")
+        return options
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
+    """`POST /v1/chat/completions`."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS]}
+    )
+
+    messages: Messages
+    max_completion_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
+        default=None,
+        description="The most tokens of the answer; goes before `max_tokens`, its older name.",
+    )
+
+    logprobs: bool | None = Field(default=None, description="Tell each token's log probability.")
+    top_logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
+        default=None,
+        description="And those of so many of the likeliest in its place; only with `logprobs: true`.",
+    )
+
+    # Labels and hints: they change no answer at OpenAI either.
+    metadata: (
+        Annotated[
+            dict[Annotated[str, StringConstraints(max_length=64)], Label], Field(max_length=16)
+        ]
+        | None
+    ) = Field(default=None, description="No effect: nothing is stored.")
+    safety_identifier: Label | None = Field(default=None, description="No effect.")
+    prompt_cache_key: Label | None = Field(
+        default=None, description="No effect: every prompt's prefix may be cached."
+    )
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="No effect: there are no tools."
+    )
+    service_tier: Annotated[
+        Literal["auto", "default"] | None, NotSupported("there is one tier; see priority")
+    ] = None
+
+    # Not supported, but for the values at which they ask for nothing.
+    tools: Annotated[None, NotSupported("tool calls are not supported")] = None
+    tool_choice: Annotated[
+        Literal["none", "auto"] | None, NotSupported("tool calls are not supported")
+    ] = None
+    functions: Annotated[None, NotSupported("function calls are not supported")] = None
+    function_call: Annotated[
+        Literal["none", "auto"] | None, NotSupported("function calls are not supported")
+    ] = None
+    modalities: Annotated[
+        Annotated[list[Literal["text"]], Field(fail_fast=True, min_length=1, max_length=1)] | None,
+        NotSupported("only text is supported"),
+    ] = None
+    audio: Annotated[None, NotSupported("audio is not supported")] = None
+    web_search_options: Annotated[None, NotSupported("web search is not supported")] = None
+    reasoning_effort: Annotated[
+        Literal["none"] | None, NotSupported("the effort of reasoning cannot be set")
+    ] = None
+    verbosity: Annotated[
+        Literal["medium"] | None,
+        NotSupported("the length of answers cannot be set; see max_completion_tokens"),
+    ] = None
+    prediction: Annotated[None, NotSupported("predicted outputs are not supported")] = None
+    moderation: Annotated[None, NotSupported("moderation is not supported")] = None
+    prompt_cache_options: Annotated[None, NotSupported("caching cannot be set")] = None
+    prompt_cache_retention: Annotated[
+        Literal["in_memory"] | None, NotSupported("prompts are cached in memory only")
+    ] = None
+    store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _top_needs_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and info.data.get("logprobs") is not True:
+            raise PydanticCustomError("top_logprobs", "only for requests with logprobs: true")
+        return top
+
+    @property
+    def told_logprobs(self) -> int | None:
+        """As `Sampling` has it."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(_Common):
+    """`POST /v1/completions`. A prompt is text, token ids, or a list of one of them."""
+
+    prompt: (
+        Annotated[str, StringConstraints(min_length=1), branch("text")]
+        | Annotated[TokenIds, branch("ids")]
+        | Annotated[
+            list[Annotated[str, StringConstraints(min_length=1)]],
+            Field(fail_fast=True, min_length=1, max_length=1),
+            branch("one text"),
+        ]
+        | Annotated[
+            list[TokenIds],
+            Field(fail_fast=True, min_length=1, max_length=1),
+            branch("one list of ids"),
+        ]
+    )
+    max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
+        default=16, description="The most tokens of the answer."
+    )
+    logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
+        default=None,
+        description="Tell each token's log probability, and those of so many of the likeliest in its place.",
+    )
+
+    # Not supported, but for the values at which they ask for nothing.
+    best_of: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
+    echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
+    suffix: Annotated[None, NotSupported("text after the answer is not supported")] = None

@@ -1,0 +1,27 @@
+"""What every error looks like: OpenAI's object."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from relais_orchestrator.api.schemas.closed import CLOSED
+
+
+@with_config(CLOSED)
+class ErrorObject(TypedDict):
+    message: Annotated[str, Field(description="One sentence for a person.")]
+    type: Annotated[str, Field(description="The error's family.")]
+    param: Annotated[
+        str | None, Field(description="The field, header or parameter at fault, as a dotted path.")
+    ]
+    code: Annotated[str | None, Field(description="A stable word for programs.")]
+
+
+@with_config(CLOSED)
+class ErrorResponse(TypedDict):
+    """An error."""
+
+    error: ErrorObject

@@ -1,0 +1,95 @@
+"""Chat messages: text only, in the roles a chat template knows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from relais_common.jobs.job import Message
+from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.sampling import STRICT, fits_the_wire
+from relais_orchestrator.api.schemas.unsupported import NotSupported
+
+MAX_MESSAGES = 2048
+MAX_PARTS = 2048
+"""Of one message."""
+
+MAX_TEMPLATE_BYTES = 65_536
+"""Of `chat_template_kwargs`, as JSON."""
+
+MAX_MODEL_NAME = 160
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODEL_NAME)]
+
+
+class TextPart(BaseModel):
+    model_config = STRICT
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A turn. An answer's `message` may be sent back as it came, with the fields that are null in it."""
+
+    model_config = STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: (
+        Annotated[str, branch("text")]
+        | Annotated[
+            list[TextPart],
+            Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
+            branch("parts"),
+        ]
+    )
+    name: Annotated[None, NotSupported("chat templates know no names")] = None
+    refusal: Annotated[None, NotSupported("refusals are not supported")] = None
+    tool_calls: Annotated[None, NotSupported("tool calls are not supported")] = None
+    function_call: Annotated[None, NotSupported("function calls are not supported")] = None
+    audio: Annotated[None, NotSupported("audio is not supported")] = None
+    annotations: Annotated[None, NotSupported("annotations are not supported")] = None
+
+    def to_message(self) -> Message:
+        content = self.content
+        if not isinstance(content, str):
+            content = "".join(part.text for part in content)
+        # `developer` is OpenAI's newer word for the role that chat templates call `system`.
+        return Message("system" if self.role == "developer" else self.role, content)
+
+
+TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+def fits_a_template(told: dict[str, Any]) -> dict[str, Any]:
+    """Refuses what is longer than a template can need, or what a job cannot carry."""
+    if len(orjson.dumps(fits_the_wire(told))) > MAX_TEMPLATE_BYTES:
+        raise PydanticCustomError("too_long", f"at most {MAX_TEMPLATE_BYTES} bytes of JSON")
+    return told
+
+
+class TemplateKwargs(BaseModel):
+    """On chats."""
+
+    model_config = STRICT
+
+    chat_template_kwargs: (
+        Annotated[
+            dict[TemplateName, Any],
+            # Pydantic documents the names that fit, and forgets to say that no other is taken.
+            Field(max_length=16, json_schema_extra={"additionalProperties": False}),
+            AfterValidator(fits_a_template),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="What the model's chat template is told beside the messages, by the names that it knows: "
+        'vLLM\'s field, as in `{"enable_thinking": false}`.',
+    )
+
+
+Messages = Annotated[
+    list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+]

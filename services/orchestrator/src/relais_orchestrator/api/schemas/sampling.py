@@ -1,0 +1,242 @@
+"""Sampling parameters, as the OpenAI API and vLLM name them; shared by every route."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from relais_common.jobs.job import Sampling
+from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.structure_bounds import (
+    check_grammar,
+    check_regex,
+    check_schema,
+)
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+"""Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
+
+MAX_TOKENS = 1_000_000
+MAX_KEYWORDS = 1024
+"""At the top of a JSON schema."""
+
+MAX_LOGPROBS = 20  # OpenAI's bound for chats, and vLLM's default
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenId = Annotated[int, Whole(0, 2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_TOKENS)]
+
+
+def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuses one that is deeper, or has larger integers, than a job can carry."""
+    try:
+        orjson.dumps(schema)
+    except TypeError:
+        raise PydanticCustomError(
+            "too_deep", "it is too deep, or a number in it too large"
+        ) from None
+    return schema
+
+
+class JsonSchema(BaseModel):
+    model_config = STRICT
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    description: str | None = None
+    schema_: Annotated[
+        dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)
+    ] = Field(alias="schema")
+    strict: bool | None = None
+
+    _bounded = field_validator("schema_")(check_schema)
+
+
+class TextFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(BaseModel):
+    model_config = STRICT
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
+STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
+
+
+class StructuredOutputs(BaseModel):
+    """What the answer must be, by exactly one of these."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in STRUCTURES
+            ]
+        }
+    )
+
+    json_: (
+        Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)]
+        | None
+    ) = Field(default=None, alias="json", description="A JSON schema.")
+    json_object: Literal[True] | None = Field(default=None, description="Any JSON object.")
+    regex: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
+    choice: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
+            Field(fail_fast=True, min_length=1, max_length=256),
+        ]
+        | None
+    ) = Field(default=None, description="One of these texts.")
+    grammar: Annotated[str, StringConstraints(min_length=1, max_length=16_384)] | None = Field(
+        default=None, description="A context-free grammar in EBNF."
+    )
+
+    _bounded_schema = field_validator("json_")(check_schema)
+    _bounded_regex = field_validator("regex")(check_regex)
+    _bounded_grammar = field_validator("grammar")(check_grammar)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise PydanticCustomError(
+                "structured_outputs",
+                "give exactly one of json, json_object, regex, choice, grammar",
+            )
+        return self
+
+
+ONE_CONSTRAINT: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {name: {"type": "null"}}}
+        for name in ("structured_outputs", "response_format")
+    ]
+}
+
+
+class SamplingParams(BaseModel):
+    """How tokens are chosen; a field that is not given is left to the model's own defaults."""
+
+    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [ONE_CONSTRAINT]})
+
+    max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = None
+    min_tokens: Annotated[int, Whole(0, MAX_TOKENS)] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: Annotated[int, Whole(-1, MAX_TOKENS)] | None = None
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    seed: Annotated[int, Whole(-(2**63), 2**63 - 1)] | None = None
+    stop: (
+        Annotated[StopString, branch("text")]
+        | Annotated[list[StopString], Field(fail_fast=True, max_length=16), branch("texts")]
+        | None
+    ) = None
+    ignore_eos: bool = False
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+        ]
+        | None
+    ) = None
+    response_format: ResponseFormat | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=256)] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    bad_words: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
+            Field(fail_fast=True, max_length=256),
+        ]
+        | None
+    ) = None
+    allowed_token_ids: (
+        Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=4096)] | None
+    ) = None
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None, description="Only without `response_format`."
+    )
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _one_constraint(
+        cls, wanted: StructuredOutputs | None, info: ValidationInfo
+    ) -> StructuredOutputs | None:
+        if wanted is not None and info.data.get("response_format") is not None:
+            raise PydanticCustomError(
+                "structured_outputs", "only for requests without response_format"
+            )
+        return wanted
+
+    def to_sampling(
+        self, *, max_tokens: int | None = None, logprobs: int | None = None
+    ) -> Sampling:
+        """The job's own type.
+
+        Args:
+            max_tokens: overrides the field, where a route has another name for it.
+            logprobs: as `Sampling` has it; each route says it its own way.
+        """
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        response_format = self.response_format
+        return Sampling(
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            min_tokens=self.min_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=stop,
+            ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+            response_format=None
+            if response_format is None or isinstance(response_format, TextFormat)
+            else response_format.model_dump(by_alias=True, exclude_none=True),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            skip_special_tokens=self.skip_special_tokens,
+            bad_words=tuple(self.bad_words or ()),
+            allowed_token_ids=tuple(self.allowed_token_ids or ()),
+            structured_outputs=None
+            if self.structured_outputs is None
+            else self.structured_outputs.model_dump(by_alias=True, exclude_none=True),
+            logprobs=logprobs,
+        )

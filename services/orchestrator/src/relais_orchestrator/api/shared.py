@@ -1,0 +1,68 @@
+"""Headers and errors that several routes have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from relais_common.jobs.errors import (
+    Draining,
+    EngineFailed,
+    EngineRefused,
+    IdempotencyConflict,
+    KeyRevoked,
+    KeyStorageFull,
+    ModelNotFound,
+    NotConfirmed,
+    NotResumable,
+    PriorityForbidden,
+    QueueFull,
+    RateLimited,
+    StorageFull,
+    StoreUnavailable,
+    TokensOverLimit,
+    TooManyInFlight,
+    TracesFull,
+    Unreadable,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    WorkerLost,
+)
+from relais_orchestrator.api.openai import answers
+from relais_orchestrator.api.route import Header
+from relais_orchestrator.submission.intake import IDEMPOTENCY_KEY_FORM
+
+IDEMPOTENCY_KEY = Header(
+    "Idempotency-Key",
+    Annotated[str, StringConstraints(pattern=IDEMPOTENCY_KEY_FORM)],
+    "The same key with the same body finds the first request again, and queues nothing.",
+)
+QUEUE_MS = Header(
+    answers.QUEUE_MS,
+    Annotated[int, Field(ge=0)],
+    "Milliseconds between acceptance and the engine's start. Missing from a stream that had to begin before it.",
+)
+NOT_ACCEPTED = (
+    ModelNotFound,
+    PriorityForbidden,
+    IdempotencyConflict,
+    QueueFull,
+    StorageFull,
+    KeyStorageFull,
+    TracesFull,
+    TooManyInFlight,
+    RateLimited,
+    TokensOverLimit,
+    StoreUnavailable,
+    NotConfirmed,
+    Draining,
+)
+"""Why a request does not get into the queue."""
+
+NOT_ANSWERED = (
+    *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable),
+    *(UpstreamRefused, UpstreamMisconfigured, UpstreamUnavailable),
+)
+"""Why one that was accepted has no answer."""

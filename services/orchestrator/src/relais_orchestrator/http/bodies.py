@@ -1,0 +1,93 @@
+"""Reading a request's body: bounded, and of the right type."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import HttpVersion11, web
+
+from relais_common.jobs.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.http.held import HOLDER
+from relais_orchestrator.http.parsing import model_of
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.submission.drafts import Asked
+
+JSON_TYPE = "application/json"
+
+
+async def expect_body(request: web.Request) -> None:
+    """Answer `Expect`: only `read_body` asks for the body, once the client has shown a key.
+
+    Raises:
+        web.HTTPExpectationFailed: the client expects something else than `100-continue`.
+    """
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The raw body. The request does not keep it, as `request.read()` would have it do.
+
+    Raises:
+        PayloadTooLarge: over the application's bound; nothing past it is kept.
+        RequestTimeout: it did not come in time.
+        TooManyBytes, ServerBusy: too many bytes are held already.
+        UnsupportedMediaType: it says that it is something else than JSON.
+        InvalidRequest: its bytes are not what its headers say.
+    """
+    # Not by `request.content_type`, which keeps what it parses.
+    stated = request.headers.get("Content-Type", JSON_TYPE).partition(";")[0].strip().lower()
+    if stated not in (JSON_TYPE, "application/octet-stream"):
+        raise UnsupportedMediaType("send the body as Content-Type: application/json")
+    parts = request.app[PARTS]
+    limit, timeout_s = parts.settings.limits.max_body_bytes, parts.settings.limits.body_timeout_s
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
+    if (request.content_length or 0) > limit:
+        raise too_large
+    if "Expect" in request.headers and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The answer itself has not begun.
+        request.writer.output_size = 0
+    body = bytearray()
+    try:
+        with parts.held.of(request.get(HOLDER, "")) as held:
+            async with asyncio.timeout(timeout_s):
+                while chunk := await request.content.readany():
+                    held.add(len(chunk))
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not come within {timeout_s:g} s") from None
+    except web.RequestPayloadError:
+        raise InvalidRequest(
+            "the body is cut, or not in its Transfer-Encoding",
+            code="invalid_body",
+        ) from None
+    return bytes(body)
+
+
+async def read_asked(request: web.Request, route: Reading) -> tuple[Caller, bytes, Asked]:
+    """Whose request it is, its body, and what it asks for. What costs least is checked first.
+
+    Raises:
+        RelaisError: refused; nothing is kept of it.
+    """
+    parts = request.app[PARTS]
+    caller = caller_of(request)
+    if not parts.catalogue.names_of(caller):
+        raise ModelNotFound("this key may use no model", param="model")
+    body = await read_body(request)
+    model = model_of(body)
+    if model is not None:
+        parts.catalogue.root_of(model, caller)
+    return caller, body, await parts.readers.read(route, body, caller.key_id)

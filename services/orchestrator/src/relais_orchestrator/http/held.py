@@ -1,0 +1,87 @@
+"""How many bytes of bodies and answers this server holds for each key, and whose turn it is to make more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
+
+from aiohttp import web
+
+from relais_common.jobs.errors import ServerBusy, TooManyBytes
+
+RETRY_AFTER_S = 2.0
+KEYS = 4
+"""How many keys may hold all they may before the server itself is full."""
+
+HOLDER: web.RequestKey[str] = web.RequestKey("holder", str)
+"""The key that a request's bytes are counted against; unset where no key was shown."""
+
+
+class HeldBytes:
+    """Bounds the bytes that each key, and all keys together, make this server hold.
+
+    Bodies count while they come in, answers until their client has taken them.
+    """
+
+    def __init__(self, most_per_key: int) -> None:
+        self._most_per_key = most_per_key
+        self._of_key: Counter[str] = Counter()
+        self._turn = asyncio.Lock()
+        self._turn_of_key: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, key_id: str) -> AsyncIterator[None]:
+        """Inside, one piece of an answer is made. Keys take turns, and so do the answers of each key."""
+        turn_of_key = self._turn_of_key.setdefault(key_id, asyncio.Lock())
+        async with turn_of_key, self._turn:
+            yield
+
+    @contextmanager
+    def of(self, key_id: str, size: int = 0) -> Iterator[Held]:
+        """Inside, the key holds `size` bytes, and what is added. Raises as `Held.add` does."""
+        held = Held(self, key_id)
+        try:
+            held.add(size)
+            yield held
+        finally:
+            held.release()
+
+    def add(self, key_id: str, size: int) -> None:
+        held = self._of_key[key_id]
+        # What is alone is held whatever its size: it would never pass otherwise.
+        if held and held + size > self._most_per_key:
+            raise TooManyBytes(
+                f"bodies being read and answers not yet taken have at most {self._most_per_key} bytes"
+                " for one key at this server",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        in_all = self._of_key.total()
+        if in_all and in_all + size > KEYS * self._most_per_key:
+            raise ServerBusy("this server holds too many bytes", retry_after_s=RETRY_AFTER_S)
+        self._of_key[key_id] += size
+
+    def remove(self, key_id: str, size: int) -> None:
+        self._of_key[key_id] -= size
+        if self._of_key[key_id] == 0:
+            del self._of_key[key_id]
+
+
+class Held:
+    """Bytes of one body or answer."""
+
+    def __init__(self, held: HeldBytes, key_id: str) -> None:
+        self._held = held
+        self._key_id = key_id
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Raises TooManyBytes or ServerBusy, and holds no more than before."""
+        self._held.add(self._key_id, size)
+        self._size += size
+
+    def release(self) -> None:
+        self._held.remove(self._key_id, self._size)
+        self._size = 0

@@ -1,0 +1,145 @@
+"""Bytes to a schema's object: bounded work, and an error that names the first field at fault. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
+from relais_orchestrator.api.schemas import unsupported
+from relais_orchestrator.api.schemas.branches import is_branch
+from relais_orchestrator.api.schemas.messages import MAX_MODEL_NAME
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+MAX_PARAM_LENGTH = 200
+"""A client may name a field as it likes; an answer need not repeat all of it."""
+
+MAX_STRINGS = 65_536
+"""Names and texts of one body."""
+
+MAX_CONTAINERS = 65_536
+"""Lists and objects of one body; the parser takes some 300 bytes for each."""
+
+MAX_VALUES = 1_000_000
+"""Of one body's lists and objects, together: as many as a prompt of ids may have."""
+
+_ERRORS_READ = 16
+"""An unknown field is an error each. Those of one field's union come together, and are fewer."""
+
+_CODES = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "literal_error": unsupported.VALUE,
+    unsupported.PARAMETER: unsupported.PARAMETER,
+    unsupported.VALUE: unsupported.VALUE,
+}
+_MESSAGES = {
+    "missing": "this field is required",
+    "extra_forbidden": "this field is unknown",
+    # pydantic's own words would repeat what was sent.
+    "union_tag_invalid": "this type is unknown or not supported",
+}
+_FORMATS = ("text", "json_object", "json_schema")
+"""Where `response_format` has gone wrong, its type stands in the location as well."""
+
+_KEY = "[key]"
+"""Stands after a mapping's key where that is wrong, and not its value."""
+
+
+class _Named(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_NAME)]
+
+
+_NAMED = msgspec.json.Decoder(_Named)
+
+
+def model_of(body: bytes) -> str | None:
+    """The model that a body names, read without building anything else of it; None where validation will refuse it."""
+    try:
+        return _NAMED.decode(body).model
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+
+
+def parse_body(schema: type[Schema], body: bytes) -> Schema:
+    """The body as this schema has it.
+
+    Raises:
+        InvalidRequest: names the first field at fault.
+        PayloadTooLarge: it has more parts than any request needs.
+    """
+    _check_parts(body)
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
+    """Raises InvalidRequest, which names the first parameter at fault."""
+    try:
+        return schema.model_validate_strings(dict(query))
+    except ValidationError as error:
+        raise _refusal(error) from None
+
+
+def _check_parts(body: bytes) -> None:
+    """Bound what a parser would build, by counting bytes: every count is one pass in C."""
+    if body.count(b'"') <= 2 * MAX_STRINGS and _fits(body):
+        return
+    # There may be as many, but inside of texts. Without escapes, every second piece between quotes is a text.
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
+    if plain.count(b'"') > 2 * MAX_STRINGS:
+        raise PayloadTooLarge(f"the body has more than {MAX_STRINGS:,} names and texts")
+    if not _fits(b"".join(plain.split(b'"')[::2])):
+        raise PayloadTooLarge(
+            f"the body has more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values"
+        )
+
+
+def _fits(text: bytes) -> bool:
+    containers = text.count(b"[") + text.count(b"{")
+    return containers <= MAX_CONTAINERS and text.count(b",") <= MAX_VALUES
+
+
+def _refusal(error: ValidationError) -> InvalidRequest:
+    # Without their inputs, which would be made into Python's objects.
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    if errors[0]["type"] == "json_invalid":
+        deep = "recursion limit" in errors[0]["msg"]
+        problem = "nested too deeply" if deep else "not valid JSON"
+        return InvalidRequest(f"the body is {problem}", code="invalid_json")
+    one = max(errors[:_ERRORS_READ], key=_relevance)
+    param = ".".join(_path(one))[:MAX_PARAM_LENGTH]
+    kind = one["type"]
+    message = _MESSAGES.get(kind, one["msg"])
+    code = _CODES.get(kind, "invalid_type" if _is_of_type(one) else "invalid_value")
+    return InvalidRequest(
+        f"{param}: {message}" if param else message, param=param or None, code=code
+    )
+
+
+def _relevance(error: ErrorDetails) -> tuple[bool, int]:
+    """Of a union's complaints, the one that was meant: the type was right, or else it got deepest."""
+    return not _is_of_type(error), len(_path(error))
+
+
+def _is_of_type(error: ErrorDetails) -> bool:
+    return error["type"].endswith(("_type", "_from_float"))
+
+
+def _path(error: ErrorDetails) -> list[str]:
+    """The path of the field, without the names of branches that unions leave in a location."""
+    location = error["loc"]
+    if len(location) > 1 and location[-1] == _KEY:
+        location = location[:-1]
+    return [
+        str(part)
+        for before, part in zip(("", *location), location, strict=False)
+        if not (is_branch(part) or (before == "response_format" and part in _FORMATS))
+    ]

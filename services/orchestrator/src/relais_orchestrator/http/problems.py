@@ -1,0 +1,74 @@
+"""Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback.
+
+It stands around the whole application. A request gets its name here, too.
+"""
+
+from __future__ import annotations
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from relais_common.jobs.errors import (
+    ErrorInfo,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    RelaisError,
+)
+from relais_common.runtime.connections import INTERNAL
+from relais_orchestrator.http import rate_headers, request_ids
+from relais_orchestrator.http.responses import error_response
+
+log = structlog.get_logger(__name__)
+
+EXPECTATION_FAILED = ErrorInfo(
+    "the only thing to expect is 100-continue",
+    "invalid_request_error",
+    "Expect",
+    "expectation_failed",
+    417,
+)
+
+
+MAX_SHOWN_PATH = 200
+
+
+def shown_path(request: web.BaseRequest) -> str:
+    """The path, cut: a client may send 8 KB of it as often as it likes, with no key."""
+    return request.path[:MAX_SHOWN_PATH]
+
+
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_ids.begin(request)
+    try:
+        return await handler(request)
+    except RelaisError as error:
+        if error.status >= 500:
+            log.warning(
+                "request_failed", path=shown_path(request), code=error.code, error=error.message
+            )
+        if isinstance(error, RateLimited):
+            rate_headers.note(request, error.buckets)
+        return error_response(error.info, retry_after_s=error.retry_after_s)
+    except web.HTTPNotFound:
+        return error_response(NotFound(f"there is no {shown_path(request)}").info)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = error_response(MethodNotAllowed(f"{shown_path(request)} takes {allowed}").info)
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPExpectationFailed:
+        return error_response(EXPECTATION_FAILED)
+    except web.HTTPException as error:
+        info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
+        return error_response(info)
+    except ConnectionError as error:
+        # The client has gone: what is answered reaches nobody, but aiohttp takes this to be a fault of ours if raised.
+        log.info("client_gone", path=shown_path(request), error=str(error))
+        return error_response(INTERNAL)
+    except Exception:
+        log.exception("request_crashed", path=shown_path(request))
+        if request.writer.output_size > 0:
+            raise
+        return error_response(INTERNAL)

@@ -1,0 +1,51 @@
+"""Making drafts of bodies: small ones at once, large ones in a process of its own.
+
+No parser lets other threads run meanwhile, so a thread would not free the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum, auto
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from relais_orchestrator.api.embeddings.schemas import EmbeddingRequest, RerankRequest, ScoreRequest
+from relais_orchestrator.api.native.schemas import SubmitRequest
+from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.http.parsing import parse_body
+from relais_orchestrator.submission import drafts
+from relais_orchestrator.submission.drafts import Asked
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+class Reading(IntEnum):
+    """Whose body it is."""
+
+    NATIVE = auto()
+    CHAT = auto()
+    COMPLETION = auto()
+    EMBEDDINGS = auto()
+    RERANK = auto()
+    SCORE = auto()
+
+
+def _reads(schema: type[_Schema], draft_of: Callable[[_Schema], Asked]) -> Callable[[bytes], Asked]:
+    return lambda body: draft_of(parse_body(schema, body))
+
+
+_HOW = {
+    Reading.NATIVE: _reads(SubmitRequest, drafts.native),
+    Reading.CHAT: _reads(ChatCompletionRequest, drafts.chat),
+    Reading.COMPLETION: _reads(CompletionRequest, drafts.completion),
+    Reading.EMBEDDINGS: _reads(EmbeddingRequest, drafts.embeddings),
+    Reading.RERANK: _reads(RerankRequest, drafts.rerank),
+    Reading.SCORE: _reads(ScoreRequest, drafts.score),
+}
+
+
+def read(route: Reading, body: bytes) -> Asked:
+    """What a body asks for. Raises RelaisError where it is refused."""
+    return _HOW[route](body)

@@ -1,0 +1,28 @@
+"""The process that reads large bodies: one after another from its standard input, until that ends."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import BinaryIO
+
+from relais_common.runtime import heap
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.http.reading.messages import NICENESS, REQUEST, answer_of, encode_answer
+
+
+def serve(bodies: BinaryIO, answers: BinaryIO) -> None:
+    """Answer each body in its turn."""
+    while len(head := bodies.read(REQUEST.size)) == REQUEST.size:
+        route, length = REQUEST.unpack(head)
+        answers.write(encode_answer(answer_of(Reading(route), bodies.read(length))))
+        answers.flush()
+
+
+if __name__ == "__main__":
+    # Event loops go first: theirs are the clients that wait for small things.
+    os.nice(NICENESS)
+    gc.freeze()
+    heap.give_back()
+    serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,36 @@
+"""What an orchestrator and the process that reads its large bodies say to each other."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import traceback
+
+from relais_common.jobs.errors import InternalError, RelaisError
+from relais_orchestrator.http.reading import Reading, read
+from relais_orchestrator.submission.drafts import Asked
+
+REQUEST = struct.Struct("<BQ")
+"""Route, and length of the body that follows."""
+
+ANSWER = struct.Struct("<Q")
+"""Length of the pickle that follows."""
+
+NICENESS = 5
+
+
+def answer_of(route: Reading, body: bytes) -> Asked | RelaisError:
+    """What a body asks for, or why it is refused; never an exception."""
+    try:
+        return read(route, body)
+    except RelaisError as error:
+        return error.with_traceback(None)
+    except Exception:  # noqa: BLE001 — the client is told, the log has it, the next body is read
+        traceback.print_exc()
+        return InternalError("something went wrong on our side")
+
+
+def encode_answer(answer: Asked | RelaisError) -> bytes:
+    """Only this process's own parent reads it."""
+    data = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    return ANSWER.pack(len(data)) + data

@@ -1,0 +1,135 @@
+"""A few processes that read large bodies, shared by turns."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from weakref import WeakValueDictionary
+
+import structlog
+
+from relais_common.jobs.errors import InternalError, RelaisError
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_orchestrator.http.reading import Reading, read
+from relais_orchestrator.http.reading.messages import ANSWER, REQUEST
+from relais_orchestrator.submission.drafts import Asked
+
+log = structlog.get_logger(__name__)
+
+SMALL_BYTES = 32_768
+"""Read at once: whatever so small a body holds takes some milliseconds, about what another process would cost."""
+
+PROCESSES = 2
+"""One key has one of them at most. Each is started when it is first needed."""
+
+TIMEOUT_S = 30.0
+"""Many times what the worst body takes. Past it, the process is taken for hung, and killed."""
+
+PIPE_BYTES = 1 << 20
+
+
+class Readers:
+    """Reads bodies. Large ones wait their turn: one of each key at a time, keys one after another."""
+
+    def __init__(self, processes: int = PROCESSES) -> None:
+        # The last one used comes first: the others are not started before they are needed.
+        self._idle: asyncio.LifoQueue[_Reader] = asyncio.LifoQueue()
+        self._readers = [_Reader() for _ in range(processes)]
+        for one in self._readers:
+            self._idle.put_nowait(one)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reading: set[asyncio.Task[Asked | RelaisError]] = set()
+
+    async def read(self, route: Reading, body: bytes, key_id: str) -> Asked:
+        """What a body asks for. Raises RelaisError where it is refused."""
+        if len(body) <= SMALL_BYTES:
+            return read(route, body)
+        turn = self._turns.setdefault(key_id, asyncio.Lock())
+        await turn.acquire()
+        try:
+            reader = await self._idle.get()
+        except BaseException:
+            turn.release()
+            raise
+        # A client that leaves does not break off a process that is at its body.
+        reading = asyncio.create_task(reader.ask(route, body))
+        self._reading.add(reading)
+        reading.add_done_callback(partial(self._finished, reader, turn))
+        answer = await asyncio.shield(reading)
+        if isinstance(answer, RelaisError):
+            raise answer
+        return answer
+
+    def _finished(
+        self, reader: _Reader, turn: asyncio.Lock, reading: asyncio.Task[Asked | RelaisError]
+    ) -> None:
+        self._reading.discard(reading)
+        self._idle.put_nowait(reader)
+        turn.release()
+
+    async def close(self) -> None:
+        """End the processes."""
+        for reading in tuple(self._reading):
+            await cancel_and_wait(reading)
+        for one in self._readers:
+            await one.stop()
+
+
+class _Reader:
+    """One process, started when there is a body for it."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+
+    async def ask(self, route: Reading, body: bytes) -> Asked | RelaisError:
+        """What the body asks for, or why it is refused."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._exchange(route, body)
+        except (OSError, EOFError, TimeoutError) as error:
+            log.error("body_reader_failed", error=repr(error))
+            await self.stop()
+            return InternalError("something went wrong on our side")
+
+    async def _exchange(self, route: Reading, body: bytes) -> Asked | RelaisError:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "relais_orchestrator.http.reading"),
+                stdin=PIPE,
+                stdout=PIPE,
+                limit=PIPE_BYTES,
+                start_new_session=True,  # Ctrl-C is for its parent; it ends with its standard input
+            )
+        bodies, answers = self._process.stdin, self._process.stdout
+        assert bodies is not None
+        assert answers is not None
+        bodies.write(REQUEST.pack(route, len(body)))
+        bodies.write(body)
+        await bodies.drain()
+        (length,) = ANSWER.unpack(await answers.readexactly(ANSWER.size))
+        # Written by our own child, of values that it made itself.
+        answer: Asked | RelaisError = pickle.loads(await answers.readexactly(length))  # noqa: S301
+        return answer
+
+    async def stop(self) -> None:
+        """Kill it; the next body starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def open_readers() -> AsyncIterator[Readers]:
+    """Readers whose processes end with this context."""
+    readers = Readers()
+    try:
+        yield readers
+    finally:
+        await readers.close()

@@ -1,0 +1,88 @@
+"""What refused bodies cost their keys: time that everybody shares, bounded for each key at this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from relais_common.jobs.errors import EndedOtherwise, RateLimited, RelaisError
+from relais_common.jobs.limits import Bucket
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.metrics.requests import SUBMITTING
+
+BODIES_PER_MINUTE = 16
+"""Refused bodies of the largest size that a key may send in a minute; of smaller ones as many bytes."""
+
+LEAST_BYTES = 4096
+"""What a refused body counts for, however small: a request costs time without one, too."""
+
+LEAST_LARGEST_BYTES = 1 << 20
+"""Where `MAX_BODY_BYTES` is small, so many small bodies may be refused all the same."""
+
+CHARGED = frozenset((400, 404, 413, 415))
+MAX_KEYS = 10_000
+
+
+class Refused:
+    """A token bucket of refused bytes for each key.
+
+    A key with `requests_per_minute` has so many refused requests at most, whatever their size.
+    """
+
+    def __init__(self, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = BODIES_PER_MINUTE * max(max_body_bytes, LEAST_LARGEST_BYTES)
+        self._clock = clock
+        self._used: dict[str, tuple[float, float]] = {}
+        """Of each key: bytes, and when."""
+
+    def check(self, caller: Caller) -> None:
+        """Raises RateLimited where too much was refused to the key of late."""
+        used = self._used_now(caller.key_id)
+        wait_s = Bucket(self._per_minute, used).wait_s(self._cost(caller, 0))
+        if wait_s > 0:
+            raise RateLimited(
+                "too many requests of this key were refused: correct them, and try again later",
+                retry_after_s=wait_s,
+            )
+
+    def charge(self, caller: Caller, body_bytes: int) -> None:
+        """A body of this key was refused."""
+        used = self._used_now(caller.key_id) + self._cost(caller, body_bytes)
+        self._used[caller.key_id] = used, self._clock()
+        if len(self._used) > MAX_KEYS:
+            self._used = {key: kept for key, kept in self._used.items() if self._used_now(key)}
+            while len(self._used) > MAX_KEYS:
+                del self._used[next(iter(self._used))]
+
+    def _cost(self, caller: Caller, body_bytes: int) -> float:
+        requests = caller.may.requests_per_minute
+        share = 0.0 if requests is None else self._per_minute / requests
+        return max(body_bytes, LEAST_BYTES, share)
+
+    def _used_now(self, key_id: str) -> float:
+        used, at_s = self._used.get(key_id, (0.0, 0.0))
+        return max(0.0, used - (self._clock() - at_s) * self._per_minute / 60)
+
+    @property
+    def middleware(self) -> Middleware:
+        """Goes inside of what turns errors into answers."""
+
+        @web.middleware
+        async def charge_refused(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            if resource is None or resource.canonical not in SUBMITTING:
+                return await handler(request)
+            caller = caller_of(request)
+            self.check(caller)
+            try:
+                return await handler(request)
+            except RelaisError as error:
+                if error.status in CHARGED and not isinstance(error, EndedOtherwise):
+                    self.charge(caller, request.content.total_bytes)
+                raise
+
+        return charge_refused

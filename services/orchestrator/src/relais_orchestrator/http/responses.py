@@ -1,0 +1,42 @@
+"""JSON out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from relais_common.jobs.errors import ErrorInfo
+from relais_orchestrator.api.schemas.errors import ErrorResponse
+
+
+def json_response(
+    body: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Dataclasses, enums and plain values as JSON."""
+    return web.Response(
+        body=orjson.dumps(body), status=status, headers=headers, content_type="application/json"
+    )
+
+
+def error_body(info: ErrorInfo) -> ErrorResponse:
+    """OpenAI's error object."""
+    return {
+        "error": {
+            "message": info.message,
+            "type": info.type,
+            "param": info.param,
+            "code": info.code,
+        }
+    }
+
+
+def error_response(info: ErrorInfo, *, retry_after_s: float | None = None) -> web.Response:
+    """OpenAI's error object with its status; `Retry-After` in whole seconds, rounded up."""
+    headers = (
+        {} if retry_after_s is None else {"Retry-After": str(max(1, -int(-retry_after_s // 1)))}
+    )
+    if info.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return json_response(error_body(info), status=info.status, headers=headers)

@@ -1,0 +1,59 @@
+"""The orchestrator's HTTP server: every answer has OpenAI's error object, also to bytes that are no request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from relais_common.runtime.connections import BoundedConnection, BoundedRunner, ConnectionBounds
+from relais_orchestrator.http.behind_proxy import BehindProxy
+from relais_orchestrator.http.problems import problems
+from relais_orchestrator.http.request_ids import SERVER, new_request_id
+from relais_orchestrator.streams.sse import RESPONSE_BEGUN, TRAFFIC
+
+
+class _Connection(BoundedConnection):
+    __slots__ = ()
+
+    def note_cut(self, request: web.BaseRequest | None) -> None:
+        # A stream: it may not have noticed, since its writes wait only once buffers are full.
+        if request is not None and request.get(RESPONSE_BEGUN) and TRAFFIC in request:
+            request[TRAFFIC].cut += 1
+
+    def handle_error(self, *args: Any, **kwargs: Any) -> web.StreamResponse:
+        response = super().handle_error(*args, **kwargs)
+        response.headers["X-Request-Id"] = new_request_id()
+        response.headers["OpenAI-Processing-Ms"] = "0"
+        response.headers["Server"] = SERVER
+        return response
+
+
+class Runner(BoundedRunner):
+    """Runs the application behind its proxy."""
+
+    connection = _Connection
+
+    def __init__(
+        self,
+        app: web.Application,
+        bounds: ConnectionBounds,
+        proxy: BehindProxy,
+        *,
+        shutdown_timeout_s: float,
+    ) -> None:
+        super().__init__(app, bounds, shutdown_timeout_s=shutdown_timeout_s)
+        self._proxy = proxy
+
+    def _handler(self, plain: Any) -> Any:
+        # Around all of the application, not a middleware of it: routing and `Expect` come before middlewares.
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await problems(request, plain)
+
+        return handle
+
+    def _request_factory(self, plain: Any) -> Any:
+        def make_request(*parts: Any) -> web.BaseRequest:
+            return self._proxy.as_meant(plain(*parts))
+
+        return make_request

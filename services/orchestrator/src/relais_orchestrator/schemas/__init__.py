@@ -1,1 +1,0 @@
-"""What clients send and are sent: one type each, and every bound beside its field."""

@@ -1,0 +1,175 @@
+"""What a client asked for, made from each route's schema. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from relais_common.jobs.job import (
+    Embedding,
+    InputType,
+    Message,
+    OnDisconnect,
+    OnWorkerLoss,
+    Priority,
+    Sampling,
+)
+from relais_orchestrator.api.embeddings.schemas import (
+    EmbeddingRequest,
+    Inputs,
+    RerankRequest,
+    ScoreRequest,
+)
+from relais_orchestrator.api.native.schemas import SubmitRequest
+from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a client asked for, whichever route it came by.
+
+    Attributes:
+        is_delivered: its client waits for vectors, which nobody reads once that client has them or has left.
+    """
+
+    model: str
+    messages: tuple[Message, ...] | None
+    prompt: str | tuple[int, ...] | None
+    sampling: Sampling
+    priority: Priority
+    deadline_s: float | None
+    on_disconnect: OnDisconnect
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+    embedding: Embedding | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    is_delivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A draft, and how its answer is to be written.
+
+    Attributes:
+        stream, include_usage: of the OpenAI routes.
+        base64: vectors as text.
+        top_n: of a ranking; None for all.
+        return_documents: of a ranking.
+    """
+
+    draft: Draft
+    stream: bool = False
+    include_usage: bool = False
+    base64: bool = False
+    top_n: int | None = None
+    return_documents: bool = True
+
+
+def chat(wanted: ChatCompletionRequest) -> Asked:
+    draft = Draft(
+        model=wanted.model,
+        messages=tuple(turn.to_message() for turn in wanted.messages),
+        chat_template_kwargs=wanted.chat_template_kwargs,
+        prompt=None,
+        sampling=wanted.to_sampling(
+            max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
+        ),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+    return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
+
+
+def completion(wanted: CompletionRequest) -> Asked:
+    draft = Draft(
+        model=wanted.model,
+        messages=None,
+        prompt=_prompt(wanted.prompt),
+        sampling=wanted.to_sampling(logprobs=wanted.logprobs),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+    )
+    return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
+
+
+def _prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        return prompt
+    first = prompt[0]
+    if isinstance(first, str):
+        return first
+    return tuple(first if isinstance(first, list) else cast("list[int]", prompt))
+
+
+def native(wanted: SubmitRequest) -> Asked:
+    messages, prompt = wanted.messages, wanted.prompt
+    embedding = None
+    if wanted.input is not None:
+        embedding = Embedding(
+            inputs=_each(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
+        )
+    return Asked(
+        Draft(
+            model=wanted.model,
+            messages=None if messages is None else tuple(turn.to_message() for turn in messages),
+            chat_template_kwargs=wanted.chat_template_kwargs,
+            prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+            embedding=embedding,
+            sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
+            priority=wanted.priority,
+            deadline_s=wanted.deadline_s,
+            on_disconnect=wanted.on_disconnect,
+            on_worker_loss=wanted.on_worker_loss,
+        )
+    )
+
+
+def embeddings(wanted: EmbeddingRequest) -> Asked:
+    embedding = Embedding(
+        inputs=_each(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
+    )
+    return Asked(_vectors(wanted, embedding), base64=wanted.encoding_format == "base64")
+
+
+def rerank(wanted: RerankRequest) -> Asked:
+    embedding = Embedding(
+        inputs=tuple(wanted.documents), queries=(wanted.query,), input_type=InputType.PASSAGE
+    )
+    return Asked(
+        _vectors(wanted, embedding),
+        top_n=wanted.top_n,
+        return_documents=wanted.return_documents is not False,
+    )
+
+
+def score(wanted: ScoreRequest) -> Asked:
+    passages = (wanted.text_2,) if isinstance(wanted.text_2, str) else tuple(wanted.text_2)
+    embedding = Embedding(inputs=passages, queries=(wanted.text_1,), input_type=InputType.PASSAGE)
+    return Asked(_vectors(wanted, embedding))
+
+
+def _vectors(wanted: EmbeddingRequest | RerankRequest | ScoreRequest, asked: Embedding) -> Draft:
+    return Draft(
+        model=wanted.model,
+        messages=None,
+        prompt=None,
+        embedding=asked,
+        sampling=Sampling(),
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=wanted.on_disconnect,
+        is_delivered=wanted.on_disconnect is OnDisconnect.CANCEL,
+    )
+
+
+def _each(given: Inputs) -> tuple[str | tuple[int, ...], ...]:
+    """One item for each vector."""
+    if isinstance(given, str):
+        return (given,)
+    first = given[0]
+    if isinstance(first, int):
+        return (tuple(cast("list[int]", given)),)
+    if isinstance(first, list):
+        return tuple(map(tuple, cast("list[list[int]]", given)))
+    return tuple(cast("list[str]", given))

@@ -1,0 +1,219 @@
+"""Turning a validated request into a job in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import structlog
+
+from relais_common.config.api_keys import COSTLY_STRUCTURES, ApiKey
+from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.errors import (
+    Draining,
+    InvalidRequest,
+    PayloadTooLarge,
+    PriorityForbidden,
+    StoreUnavailable,
+    StructureForbidden,
+)
+from relais_common.jobs.job import (
+    Accepted,
+    Embedding,
+    Idempotency,
+    Job,
+    OnDisconnect,
+    Operation,
+    Priority,
+    Sampling,
+    StopReason,
+)
+from relais_common.jobs.traces import Tracing
+from relais_common.queue.ports import JobIntake
+from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.access.quotas import quota_of
+from relais_orchestrator.settings import Limits
+from relais_orchestrator.streams.drain import Drain
+from relais_orchestrator.streams.watcher import Watcher
+from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.drafts import Draft
+
+log = structlog.get_logger(__name__)
+
+IDEMPOTENCY_KEY_FORM = r"^[!-~]([ -~]{0,254}[!-~])?$"
+_IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_FORM)
+FAREWELL_TIMEOUT_S = 2.0
+DELIVERED_TTL_S = 60.0
+"""How long an answer is kept that its client waited for: as long as a repetition takes, or a restart of Redis."""
+_ORDER = tuple(Priority)
+
+
+class Intake:
+    """Accepts drafts for the models that this deployment declares.
+
+    Args:
+        accepted: told of every job that the queue took in, or had already.
+        watcher: says that their clients are here.
+        tracing: of every job; None where no traces are kept.
+    """
+
+    def __init__(
+        self,
+        queue: JobIntake,
+        catalogue: Catalogue,
+        limits: Limits,
+        drain: Drain,
+        accepted: Callable[[Job, Accepted], None],
+        watcher: Watcher,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._queue = queue
+        self._catalogue = catalogue
+        self._limits = limits
+        self._drain = drain
+        self._accepted = accepted
+        self._watcher = watcher
+        self._tracing = tracing
+
+    async def accept(
+        self, draft: Draft, *, caller: Caller, idempotency_key: str | None, body: bytes
+    ) -> Accepted:
+        """Queue the draft.
+
+        Raises:
+            ModelNotFound, PriorityForbidden, StructureForbidden, InvalidRequest, PayloadTooLarge, QueueFull,
+                TooManyInFlight, RateLimited, StorageFull, KeyStorageFull, TracesFull, IdempotencyConflict, Draining:
+                nothing was queued.
+            StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
+        """
+        if self._drain.started:
+            raise Draining("this server is shutting down; try again", retry_after_s=1)
+        model = self._catalogue.root_of(draft.model, caller)
+        self._check_operation(model, draft.embedding)
+        highest = caller.may.max_priority
+        if _ORDER.index(draft.priority) < _ORDER.index(highest):
+            raise PriorityForbidden(
+                f"priority: this key may ask for {highest} at most", param="priority"
+            )
+        _check_structure(draft.sampling, caller.may)
+        kept_s = DELIVERED_TTL_S if draft.is_delivered else math.inf
+        job = Job(
+            channel_id=new_channel_id(model),
+            model=model,
+            key_id=caller.key_id,
+            operation=_operation(draft),
+            messages=draft.messages,
+            prompt=draft.prompt,
+            embedding=draft.embedding,
+            chat_template_kwargs=draft.chat_template_kwargs,
+            sampling=draft.sampling,
+            priority=draft.priority,
+            on_disconnect=draft.on_disconnect,
+            on_worker_loss=draft.on_worker_loss,
+            deadline_s=self._deadline_s(draft),
+            log_ttl_s=min(self._limits.log_ttl_s, kept_s),
+            result_ttl_s=min(self._limits.result_ttl_s, kept_s),
+        )
+        cancels = job.on_disconnect is OnDisconnect.CANCEL
+        with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
+            accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
+        self._accepted(job, accepted)
+        log.info(
+            "accepted",
+            channel_id=accepted.channel_id,
+            model=model,
+            key_id=caller.key_id,
+            queue_position=accepted.queue_position,
+            duplicate=accepted.duplicate,
+        )
+        return accepted
+
+    def _check_operation(self, model: str, embedding: Embedding | None) -> None:
+        embeds = self._catalogue.embeds(model)
+        if embeds != (embedding is not None):
+            does = (
+                "gives vectors, and writes no text"
+                if embeds
+                else "writes text, and gives no vectors"
+            )
+            raise InvalidRequest(f"{model!r} {does}", param="model", code="wrong_operation")
+        most = self._limits.max_embedding_inputs
+        if embedding is not None and len(embedding.inputs) > most:
+            raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
+
+    async def stop(self, channel_id: str) -> None:
+        """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""
+        try:
+            async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+                await self._queue.cancel(channel_id, StopReason.DISCONNECT)
+        except (StoreUnavailable, TimeoutError):
+            log.warning("cancel_postponed", channel_id=channel_id)
+
+    async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
+        quota = quota_of(key, job, output_tokens=self._limits.reserved_output_tokens)
+        at_once = key.concurrent_requests
+        enqueue = self._queue.enqueue(
+            job,
+            max_waiting=self._limits.max_waiting,
+            max_inflight_per_key=at_once or self._limits.max_inflight_per_key,
+            quota=quota,
+            max_stored_bytes=self._limits.max_stored_bytes,
+            idempotency=idempotency,
+            tracing=self._tracing,
+            watcher_id=self._watcher.watcher_id,
+        )
+        if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
+            return await enqueue
+        # A client that leaves now was never told of its channel: nobody will read it.
+        enqueueing = asyncio.create_task(enqueue)
+        try:
+            return await asyncio.shield(enqueueing)
+        except asyncio.CancelledError:
+            try:
+                # A cancel that overtook the enqueue would find no job.
+                await asyncio.wait({enqueueing}, timeout=FAREWELL_TIMEOUT_S)
+                await self.stop(job.channel_id)
+            finally:
+                await cancel_and_wait(enqueueing)
+            raise
+
+    def _deadline_s(self, draft: Draft) -> float:
+        if draft.deadline_s is None:
+            return min(self._limits.default_deadline_s, self._limits.max_deadline_s)
+        if draft.deadline_s > self._limits.max_deadline_s:
+            raise InvalidRequest(
+                f"deadline_s: at most {self._limits.max_deadline_s:g} seconds", param="deadline_s"
+            )
+        return draft.deadline_s
+
+
+def _check_structure(sampling: Sampling, key: ApiKey) -> None:
+    """Raises StructureForbidden where the key may not ask for this kind of structured output."""
+    for kind in sampling.structured_outputs or ():
+        if kind in COSTLY_STRUCTURES and kind not in (key.structured_outputs or ()):
+            param = f"structured_outputs.{kind}"
+            raise StructureForbidden(f"{param}: this key may not ask for it", param=param)
+
+
+def _operation(draft: Draft) -> Operation:
+    if draft.embedding is not None:
+        return Operation.SCORE if draft.embedding.queries else Operation.EMBEDDINGS
+    return Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT
+
+
+def _idempotency(key: str | None, body: bytes) -> Idempotency | None:
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest(
+            "Idempotency-Key: 1 to 256 printable ASCII characters", param="Idempotency-Key"
+        )
+    return Idempotency(
+        key_hash=hashlib.sha256(key.encode()).hexdigest(),
+        body_hash=hashlib.sha256(body).hexdigest(),
+    )

@@ -1,0 +1,99 @@
+"""How each model stands: who serves it, what waits. Asked of Redis once a second at most, however many ask here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.job import WorkerState
+from relais_common.jobs.operations import QueueView
+from relais_common.queue.ports import Operations, WorkerRegistry
+
+FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model at one instant.
+
+    Attributes:
+        state: `ready`: a request would begin at once; `busy`: it would wait for a place; `no_worker`: it would wait
+            for a worker that can run it.
+        workers: alive, not draining, and able to run it.
+        capacity: requests they run at once.
+        max_model_len: of the worker with the shortest context; None where none tells.
+    """
+
+    state: Literal["ready", "busy", "no_worker"]
+    workers: int
+    capacity: int
+    running: int
+    waiting: int
+    estimated_wait_s: float | None
+    max_model_len: int | None
+
+
+class ModelStates:
+    """The last look, and the next one when it has grown old."""
+
+    def __init__(
+        self, models: Sequence[str], operations: Operations, registry: WorkerRegistry
+    ) -> None:
+        self._models = models
+        self._operations = operations
+        self._registry = registry
+        self._states: dict[str, ModelState] = {}
+        self._looked_at_s = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def all(self) -> dict[str, ModelState]:
+        """By declared model; empty while Redis is away."""
+        async with self._lock:
+            if time.monotonic() - self._looked_at_s > FRESH_S:
+                try:
+                    self._states = await self._look()
+                except StoreUnavailable:
+                    self._states = {}
+                # An outage too is asked about once a second.
+                self._looked_at_s = time.monotonic()
+            return self._states
+
+    async def _look(self) -> dict[str, ModelState]:
+        able = [
+            worker
+            for worker in await self._registry.alive()
+            if not worker.draining and worker.not_ready is None
+        ]
+        return {
+            model: _state(
+                await self._operations.queue(model, top_keys=0),
+                [worker for worker in able if worker.model == model],
+            )
+            for model in self._models
+        }
+
+
+def _state(queue: QueueView, workers: Sequence[WorkerState]) -> ModelState:
+    capacity = sum(worker.capacity for worker in workers)
+    state: Literal["ready", "busy", "no_worker"] = "ready"
+    if not workers:
+        state = "no_worker"
+    elif queue.waiting or queue.running >= capacity:
+        state = "busy"
+    return ModelState(
+        state=state,
+        workers=len(workers),
+        capacity=capacity,
+        running=queue.running,
+        waiting=queue.waiting,
+        estimated_wait_s=queue.estimated_wait_s,
+        max_model_len=_shortest(worker.max_model_len for worker in workers),
+    )
+
+
+def _shortest(lengths: Iterable[int | None]) -> int | None:
+    return min((length for length in lengths if length is not None), default=None)
