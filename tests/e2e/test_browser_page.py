@@ -14,7 +14,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from relais_common.queue.codec import NAMES
-from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.table import ROUTES
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events

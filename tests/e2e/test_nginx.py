@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from relais_llm_worker.engines.engine_deterministic import answer_text
-from relais_orchestrator.api import ROUTES
 from relais_orchestrator.api.route import Access
+from relais_orchestrator.api.table import ROUTES
 from relais_testing.native_client import events_url, state_of, submit
 from relais_testing.nginx import MAX_BODY_BYTES, nginx_before
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_common.queue import codec
-from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.http.parsing import MAX_PARAM_LENGTH, model_of
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.reading.messages import answer_of

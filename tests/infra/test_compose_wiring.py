@@ -12,7 +12,7 @@ import yaml
 import relais_embedding_worker.settings
 import relais_llm_worker.settings
 import relais_orchestrator.settings
-from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.table import ROUTES
 from relais_testing.compose import COMPOSE, OURS, env_file, environment, fill, services
 from relais_testing.manifests import ROOT, Rendered
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from relais_orchestrator.api import ROUTES
 from relais_orchestrator.api.route import Access
+from relais_orchestrator.api.table import ROUTES
 from relais_testing.manifest_settings import servers
 from relais_testing.manifests import Rendered, selects, texts
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.metrics import queues
 from relais_orchestrator.metrics.requests import SUBMITTING
 from relais_testing.builders import MODEL

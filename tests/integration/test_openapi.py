@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from relais_orchestrator.api import ROUTES
 from relais_orchestrator.api.route import Access
+from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app import create_app
 from relais_orchestrator.metrics import open_metrics
 from relais_testing.builders import MODEL

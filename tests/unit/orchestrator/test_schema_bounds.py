@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from relais_orchestrator.api import ROUTES
 from relais_orchestrator.api.schemas.branches import is_branch
+from relais_orchestrator.api.table import ROUTES
 
 SCHEMAS = {route.body.__name__: route.body for route in ROUTES if route.body is not None}
 CONTAINERS = ("list", "tuple", "set", "frozenset", "dict", "generator")

@@ -21,11 +21,11 @@ from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
-from relais_orchestrator.api import ROUTES
 from relais_orchestrator.api.docs.document import Deployment, build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT, Document
 from relais_orchestrator.api.docs.pages import add_docs_page
 from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
+from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.http import rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body

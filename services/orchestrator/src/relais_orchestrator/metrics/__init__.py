@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from relais_common.queue.redis_store import RedisStore
 from relais_common.runtime.metrics.exposition import new_registry
 from relais_common.runtime.metrics.store import StoreMetrics
-from relais_orchestrator.api import ROUTES
+from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics

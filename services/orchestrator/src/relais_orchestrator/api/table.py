@@ -1,0 +1,22 @@
+"""Every route, with all that a client may know of it. A route without a declaration fails a test."""
+
+from __future__ import annotations
+
+from relais_orchestrator.api.admin import routes as admin
+from relais_orchestrator.api.embeddings import routes as embeddings
+from relais_orchestrator.api.kpis import routes as kpis
+from relais_orchestrator.api.native import routes as native
+from relais_orchestrator.api.openai import routes as openai
+from relais_orchestrator.api.route import Route
+from relais_orchestrator.api.service import routes as service
+from relais_orchestrator.api.usage import routes as usage
+
+ROUTES: tuple[Route, ...] = (
+    *native.ROUTES,
+    *openai.ROUTES,
+    *embeddings.ROUTES,
+    *usage.ROUTES,
+    *admin.ROUTES,
+    *kpis.ROUTES,
+    *service.ROUTES,
+)
