@@ -22,8 +22,7 @@ from relais_common.jobs.job import (
     TakenJob,
 )
 from relais_common.jobs.operations import ChannelFilter, ChannelView, KeyBacklog
-from relais_common.queue import keys
-from relais_common.queue.recovery import redis_recovery as recovery
+from relais_common.queue import keys, script_values
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
@@ -495,7 +494,7 @@ async def test_dropped_letter_is_remembered_as_long_as_any_other_end(
 async def test_letter_too_many_is_forgotten_with_its_request(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "DEAD_LETTERS_KEPT", 2)
+    monkeypatch.setattr(script_values, "DEAD_LETTERS_KEPT", 2)
     ports = redis_ports(redis_store)
     order = [(await dead(ports, make_job(result_ttl_s=500.0))).job.channel_id for _ in range(4)]
     letters = await ports.operations.dead_letters(MODEL, limit=10)

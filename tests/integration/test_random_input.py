@@ -71,5 +71,6 @@ async def test_random_json_is_answered_and_never_by_a_500(
 @given(route=st.sampled_from(ROUTES), body=st.binary(max_size=200))
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_random_bytes_are_refused(front: Front, route: str, body: bytes) -> None:
+    # 404 where they happen to be JSON that names a model.
     async with front.post(route, body) as response:
-        assert response.status == 400, await response.text()
+        assert response.status in (400, 404), await response.text()
