@@ -51,7 +51,7 @@ def continued(folder: Path) -> dict[str, int]:
     """By channel, the most tokens after which a worker went on with an answer that another had begun."""
     most: dict[str, int] = {}
     for line in log_lines(folder, "llm_worker-*.log"):
-        if line.get("event") == "continued":
+        if line.get("event") == "job_continued":
             channel_id = line["channel_id"]
             most[channel_id] = max(line["tokens"], most.get(channel_id, 0))
     return most

@@ -226,7 +226,7 @@ async def test_processes_that_find_no_redis_at_their_start_wait_for_it(
     await asyncio.to_thread(server.kill)
     front = start("orchestrator", wait=False)
     worker = start("llm_worker", wait=False, **DETERMINISTIC)
-    await wait_until(lambda: "waiting_for_redis" in front.log_tail())
+    await wait_until(lambda: "redis_unavailable" in front.log_tail())
     await asyncio.to_thread(server.start)
     await asyncio.to_thread(front.wait_ready)
     await asyncio.to_thread(worker.wait_ready)

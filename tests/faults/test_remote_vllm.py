@@ -108,7 +108,7 @@ async def test_streams_share_the_servers_and_survive_the_death_of_one(
         else:
             assert text_of(events) == undisturbed[remark]
     tries = [json.loads(line) for line in worker.log_path.read_text().splitlines()]
-    cut = [line["tokens"] for line in tries if line["event"] == "try_failed"]
+    cut = [line["tokens"] for line in tries if line["event"] == "server_try_failed"]
     assert any(0 < tokens < 600 for tokens in cut), f"none was cut in the middle: {cut}"
     # And back again: both are asked.
     again = start_vllm(PORT=str(one.port))

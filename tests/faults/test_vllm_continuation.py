@@ -97,7 +97,7 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
         (*_, last) = await read_events(session, events_url(front.url, channel_id))
         assert (last.name, last.json["error"]["code"]) == ("failed", "not_resumable")
     # Which of them, not how often: a machine that stands still for a whole lease makes the heir its own heir.
-    told = [line for line in heir.log_path.read_text().splitlines() if '"continued"' in line]
+    told = [line for line in heir.log_path.read_text().splitlines() if '"job_continued"' in line]
     assert len({json.loads(line)["channel_id"] for line in told}) == sum(cut[: len(channels)])
 
 

@@ -52,7 +52,7 @@ async def test_streams_that_lost_their_places_to_others_are_whole_though_workers
             check_whole(events, f"short {number}", 5)
             # None of the long ones had to end for it.
             assert number or not any(reader.done() for reader in readers)
-    assert any(said(worker, "preempted") for worker in workers)
+    assert any(said(worker, "job_preempted") for worker in workers)
     start("llm_worker", **narrow)
     for number, reader in enumerate(readers):
         check_whole(await reader, f"flood {number}")
@@ -100,7 +100,7 @@ async def test_a_thawed_worker_adds_nothing_to_a_stream_that_moved_and_works_on(
     readers = [await begin(session, front, f"frozen {number}", 400) for number in range(4)]
     frozen.signal(signal.SIGSTOP)
     heir = start("llm_worker", **PACED)
-    await wait_until(lambda: said(heir, "continued"))
+    await wait_until(lambda: said(heir, "job_continued"))
     frozen.signal(signal.SIGCONT)
     await wait_until(lambda: frozen.log_path.read_text().count('"lease_lost"') == 4)
     for number, reader in enumerate(readers):

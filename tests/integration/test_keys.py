@@ -147,12 +147,12 @@ async def test_file_that_is_wrong_or_gone_changes_nothing_and_is_logged_once(
         logged += capsys.readouterr().out
         return logged
 
-    await wait_until(lambda: "api_keys_kept" in log())
+    await wait_until(lambda: "api_keys_reload_failed" in log())
     assert await opens(front, "one")
     key_file.write(two={}, three={})
     await wait_until(lambda: opens(front, "three"))
     assert not await opens(front, "one")
-    assert log().count("api_keys_kept") == 1
+    assert log().count("api_keys_reload_failed") == 1
     assert "key-of" not in log()
 
 

@@ -571,7 +571,7 @@ async def test_key_goes_to_its_server_and_into_no_log(
     assert server.headers[0]["Authorization"] == "Bearer s3cr3t"
     out = capsys.readouterr()
     assert "s3cr3t" not in caplog.text + out.out + out.err
-    assert "try_failed" in caplog.text + out.out + out.err
+    assert "server_try_failed" in caplog.text + out.out + out.err
 
 
 async def test_server_with_a_wrong_key_is_not_used(rig: Rig) -> None:

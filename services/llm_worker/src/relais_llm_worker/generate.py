@@ -64,7 +64,7 @@ class GenerateHandler:
         except NotResumable as error:
             if held.job.on_worker_loss is OnWorkerLoss.FAIL:
                 raise
-            log.info("restarted", reason=error.message)
+            log.info("job_restarted", reason=error.message)
             held.add(Restarted(error.message))
             self._publisher.send(held)
             return await self._run(held, None)
@@ -74,7 +74,7 @@ class GenerateHandler:
         output_tokens = 0
         async with self._model.answer(held.job, cut) as answer:
             if cut is not None:
-                log.info("continued", tokens=len(cut.emitted.token_ids))
+                log.info("job_continued", tokens=len(cut.emitted.token_ids))
                 output_tokens = len(cut.emitted.token_ids)
                 held.text.append(cut.emitted.text)
             await note_start(

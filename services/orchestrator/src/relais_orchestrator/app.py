@@ -218,7 +218,7 @@ async def _secret(store: RedisStore) -> bytes:
         try:
             return await store.signing_secret()
         except StoreUnavailable:
-            log.warning("waiting_for_redis")
+            log.warning("redis_unavailable")
             await asyncio.sleep(SECRET_RETRY_S)
 
 
@@ -238,6 +238,6 @@ async def run(settings: Settings) -> None:
             )
             garbage.keep_what_is_there()
             await stop.wait()
-            log.info("draining")
+            log.info("orchestrator_draining")
             await parts.drain.run(settings.drain_s)
     log.info("orchestrator_stopped")

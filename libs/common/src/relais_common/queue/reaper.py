@@ -41,7 +41,9 @@ async def reap_for_ever(
             for model in models:
                 reaped = await recovery.reap(model, max_failures=max_failures, limit=BATCH)
                 if reaped.requeued or reaped.ended:
-                    log.info("reaped", model=model, requeued=reaped.requeued, ended=reaped.ended)
+                    log.info(
+                        "jobs_reaped", model=model, requeued=reaped.requeued, ended=reaped.ended
+                    )
             backoff.reset()
         except StoreUnavailable:
             await _until_back(recovery, models[0], backoff, max_failures)

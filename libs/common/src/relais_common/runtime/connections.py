@@ -237,7 +237,7 @@ class BoundedServer(web.Server):
                 if seen < tries:
                     still[connection] = (taken, seen)
                 else:
-                    log.info("unread_answer_cut", unread_bytes=unread)
+                    log.info("slow_reader_disconnected", unread_bytes=unread)
                     assert isinstance(connection, BoundedConnection)
                     connection.note_cut(request)
                     transport.abort()

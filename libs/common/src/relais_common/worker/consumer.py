@@ -285,7 +285,7 @@ class Consumer:
             elif held.halted.result() is Abandon.HAND_BACK:
                 await self._source.release([held.lease])
             elif held.halted.result() is Abandon.PREEMPTED:
-                log.info("preempted", fence=held.lease.fence)
+                log.info("job_preempted", fence=held.lease.fence)
             else:
                 log.warning("lease_lost", fence=held.lease.fence)
         except StoreUnavailable:
@@ -317,7 +317,7 @@ class Consumer:
 
     async def _drain(self) -> None:
         if self._tasks:
-            log.info("draining", jobs=len(self._tasks))
+            log.info("worker_draining", jobs=len(self._tasks))
             await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
         for held in self._held_jobs.all():
             held.halt(Abandon.HAND_BACK)
@@ -333,7 +333,7 @@ class Consumer:
         try:
             async with asyncio.timeout(HAND_BACK_TIMEOUT_S):
                 handed_back = await self._hand_back(crashed=crashed)
-            log.warning("handed_back", jobs=handed_back)
+            log.warning("jobs_handed_back", jobs=handed_back)
         except (StoreUnavailable, TimeoutError):
             log.exception("hand_back_failed", jobs=len(self._held_jobs))
 
@@ -363,7 +363,7 @@ async def _end(work: asyncio.Task[Terminal], timeout_s: float | None = None) -> 
     work.cancel()
     await asyncio.wait({work}, timeout=timeout_s)
     if not work.done():
-        log.warning("work_left_behind")
+        log.warning("job_cancel_timed_out")
     elif not work.cancelled() and isinstance(error := work.exception(), EngineDead):
         raise error
 

@@ -30,4 +30,4 @@ async def beat_for_ever(
             async with asyncio.timeout(1):
                 await registry.leave(state().worker_id)
         except (StoreUnavailable, TimeoutError):
-            log.debug("leave_failed")
+            log.debug("deregistration_failed")

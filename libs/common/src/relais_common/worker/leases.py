@@ -27,7 +27,7 @@ async def renew_for_ever(
         try:
             await _renew(source, batch, lease_s=lease_s)
         except StoreUnavailable:
-            log.warning("renewal_postponed", jobs=len(batch))
+            log.warning("lease_renewal_failed", jobs=len(batch))
             continue
         for held in batch:
             if held.has_unsent:

@@ -86,7 +86,7 @@ class Publisher:
             try:
                 verdicts = await self._source.append(appends)
             except StoreUnavailable:
-                log.warning("append_postponed", jobs=len(batch))
+                log.warning("append_failed", jobs=len(batch))
                 self._send_at_once(batch)
                 await backoff.pause()
                 continue

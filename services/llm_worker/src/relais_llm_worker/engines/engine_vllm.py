@@ -129,7 +129,7 @@ async def _open_trials(
     vocab_size = llm.model_config.get_vocab_size()
     library = library_of(llm.get_tokenizer(), vocab_size, settings)
     if library is None:
-        log.warning("no_structured_outputs", reason="the tokenizer is not a fast one")
+        log.warning("structured_outputs_unavailable", reason="the tokenizer is not a fast one")
         yield None
         return
     # A twentieth of what all of it may take, for every running request waits for a step.

@@ -111,7 +111,7 @@ class RemoteModel:
                     raise Lost("the stream ended before the answer did")
                 except TryFailed as error:
                     log.warning(
-                        "try_failed",
+                        "server_try_failed",
                         url=server.shown,
                         reason=f"{type(error).__name__.lower()}: {error}",
                         tokens=len(run.token_ids),

@@ -141,7 +141,7 @@ class Server:
     def note_misplaced(self, reason: str) -> None:
         """It refuses this deployment, or one request in a way that looks like it: others go elsewhere if they can."""
         if not self._misplaced:
-            log.error("server_refuses", url=self.shown, reason=reason)
+            log.error("server_refused", url=self.shown, reason=reason)
         self._misplaced = True
 
     def doubt(self) -> None:

@@ -49,13 +49,13 @@ class KeyFile:
             except SettingsError as error:
                 if self._complaint != str(error):
                     self._complaint = str(error)
-                    log.error("api_keys_kept", error=self._complaint)
+                    log.error("api_keys_reload_failed", error=self._complaint)
                 continue
             self._complaint = ""
             if not fresh:
                 continue
             ring.replace(self.keys)
-            log.info("api_keys_replaced", clients=len(self.keys))
+            log.info("api_keys_reloaded", clients=len(self.keys))
             _warn_of_weak(self.keys)
             changed()
 
@@ -72,4 +72,4 @@ class KeyFile:
 def _warn_of_weak(keys: dict[str, ApiKey]) -> None:
     weak = sorted(client for client, key in keys.items() if key.weak)
     if weak:
-        log.warning("weak_api_keys", clients=weak[:20], count=len(weak))
+        log.warning("api_keys_weak", clients=weak[:20], count=len(weak))

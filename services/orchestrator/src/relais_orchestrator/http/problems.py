@@ -65,7 +65,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return error_response(info)
     except ConnectionError as error:
         # The client has gone: what is answered reaches nobody, but aiohttp takes this to be a fault of ours if raised.
-        log.info("client_gone", path=shown_path(request), error=str(error))
+        log.info("client_disconnected", path=shown_path(request), error=str(error))
         return error_response(INTERNAL)
     except Exception:
         log.exception("request_crashed", path=shown_path(request))

@@ -90,7 +90,7 @@ class QueueMetrics:
                     views = [await self._operations.queue(one, top_keys=0) for one in self._models]
                     workers = await self._registry.alive()
             except (StoreUnavailable, TimeoutError) as error:
-                log.warning("queues_not_seen", error=str(error))
+                log.warning("queue_metrics_unavailable", error=str(error))
                 self._forget()
             else:
                 self._show(views, workers)

@@ -87,7 +87,7 @@ class Watcher:
                 )
             await self._unwatch()
         except StoreUnavailable:
-            log.warning("watch_failed")
+            log.warning("watch_renewal_failed")
             return False
         return True
 

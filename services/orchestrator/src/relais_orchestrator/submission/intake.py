@@ -124,7 +124,7 @@ class Intake:
             accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
         self._accepted(job, accepted)
         log.info(
-            "accepted",
+            "request_accepted",
             channel_id=accepted.channel_id,
             model=model,
             key_id=caller.key_id,
@@ -152,7 +152,7 @@ class Intake:
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
                 await self._queue.cancel(channel_id, StopReason.DISCONNECT)
         except (StoreUnavailable, TimeoutError):
-            log.warning("cancel_postponed", channel_id=channel_id)
+            log.warning("cancel_failed", channel_id=channel_id)
 
     async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
         quota = quota_of(key, job, output_tokens=self._limits.reserved_output_tokens)

@@ -77,7 +77,7 @@ class TraceWriter:
                 while await self.write_waiting():
                     pass
         except (TimeoutError, StoreUnavailable, SinkUnavailable) as error:
-            log.warning("traces_left_to_others", error=str(error) or "not done in time")
+            log.warning("trace_drain_failed", error=str(error) or "not done in time")
 
     async def write_waiting(self) -> bool:
         """One batch of each model; whether there may be more. Raises StoreUnavailable, SinkUnavailable."""
@@ -116,10 +116,10 @@ class TraceWriter:
     def _note(self, error: Exception | None) -> None:
         if error is None:
             if self._waits:
-                log.info("traces_written_again")
+                log.info("trace_writes_resumed")
             self._waits = False
             return
         self._metrics.errors.of("redis" if isinstance(error, StoreUnavailable) else "mongodb").add()
         if not self._waits:
-            log.warning("traces_wait", error=str(error))
+            log.warning("trace_write_failed", error=str(error))
         self._waits = True

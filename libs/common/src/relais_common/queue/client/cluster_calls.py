@@ -108,7 +108,7 @@ class ClusterCalls:
         try:
             await self._topology.refresh()
         except exceptions.RedisError as error:
-            log.warning("redis_cluster_unknown", error=str(error))
+            log.warning("redis_cluster_refresh_failed", error=str(error))
             return
         known = self._topology.nodes
         for node in [one for one in self._nodes if one not in known]:

@@ -80,7 +80,7 @@ class ConfirmedScript:
                     raise answer
         if isinstance(waited, ResponseError):
             # No append-only file, or not the primary: a waiting that can never be over.
-            log.error("confirmation_impossible", error=str(waited))
+            log.error("accept_wait_failed", error=str(waited))
             return answer, NotConfirmed("the queue cannot confirm what it stored")
         if not self._wait.met_by(waited):
             return answer, NotConfirmed(

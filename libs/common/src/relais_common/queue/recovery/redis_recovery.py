@@ -45,5 +45,5 @@ class RedisRecovery:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         requeued, ended, problem = answer
         if problem:
-            log.error("reap_stumbled", model=model, error=problem.decode(errors="replace"))
+            log.error("reap_failed", model=model, error=problem.decode(errors="replace"))
         return Reaped(requeued=requeued, ended=ended)
