@@ -1,1 +1,1 @@
-"""The HTTP and SSE front of the queue: thin, stateless, as many as you like."""
+"""The HTTP and SSE front end of the queue. It is stateless, so any number of them can run."""

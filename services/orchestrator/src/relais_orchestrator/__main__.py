@@ -1,4 +1,4 @@
-"""`relais-orchestrator`: settings, logs, run."""
+"""Entry point of `relais-orchestrator`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relais_orchestrator.settings import read_settings
 
 
 def main() -> None:
-    """Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
+    """Run the orchestrator. Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
     try:
         settings = read_settings(os.environ)
         garbage.collect_seldom()

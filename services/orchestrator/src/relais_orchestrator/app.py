@@ -1,4 +1,4 @@
-"""Where the orchestrator's parts are joined."""
+"""Joins the orchestrator's parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ log = structlog.get_logger(__name__)
 
 SECRET_RETRY_S = 0.5
 BACKLOG = 4096
-"""Connections that may wait to be accepted; one more tries again after a second. Linux cuts it to `somaxconn`."""
+"""Length of the accept queue; further clients retry after a second. Linux caps it at `somaxconn`."""
 
 
 def create_parts(
@@ -65,7 +65,7 @@ def create_parts(
     kpis: KpiReader | None,
     readers: Readers,
 ) -> Parts:
-    """Everything the handlers share."""
+    """Build everything that the handlers share."""
     drain = Drain(store.live)
     watcher = Watcher(store.intake, lease_s=settings.streaming.watch_lease_s)
     return Parts(
@@ -105,7 +105,7 @@ def create_parts(
 
 
 def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
-    """The HTTP application over parts that are already open."""
+    """Build the HTTP application over parts that are already open."""
     refused = Refused(parts.settings.limits.max_body_bytes)
     app = web.Application(
         middlewares=[metrics.middleware, screen, hold_answers, refused.middleware]
@@ -149,7 +149,7 @@ def _deployment(parts: Parts) -> Deployment:
 
 @asynccontextmanager
 async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, int]]:
-    """Serve; yields the parts and the port it got. Waits for Redis first. Raises SettingsError."""
+    """Wait for Redis, then serve; yields the parts and the bound port. Raises SettingsError."""
     key_file = None if settings.api_keys is None else KeyFile(settings.api_keys)
     keys = None if key_file is None else key_file.keys
     if settings.env != "dev" and not keys:
@@ -209,7 +209,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
 def _following(
     key_file: KeyFile | None, parts: Parts, store: RedisStore
 ) -> list[Coroutine[Any, Any, None]]:
-    # Every stream looks at once whether its key is still good.
+    # Every stream checks at once whether its key is still valid.
     return [] if key_file is None else [key_file.follow(parts.key_ring, store.live.nudge)]
 
 

@@ -1,4 +1,4 @@
-"""Typed keys of what the handlers share."""
+"""Typed application keys of the objects that handlers share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relais_orchestrator.submission.model_states import ModelStates
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything a handler may need, joined once in `app.py`."""
+    """Everything that a handler may need, built once in `app.py`."""
 
     settings: Settings
     queue: JobIntake

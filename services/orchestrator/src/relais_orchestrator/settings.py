@@ -1,4 +1,4 @@
-"""Every setting of the orchestrator, read once from a mapping."""
+"""All settings of the orchestrator, read once from a mapping."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ENVS = ("dev", "staging", "prod")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what is accepted, and how long things are kept.
+    """Bounds on requests, and retention times.
 
     Attributes:
         body_timeout_s: how long a client may take to send a body.
-        max_held_bytes_per_key: of bodies being read and answers waiting to be read, at this process.
-        max_streams_per_key: open at this process.
-        reserved_output_tokens: taken out of a key's minute for a request that names no `max_tokens`, until its end.
+        max_held_bytes_per_key: bytes of bodies being read and responses being sent, at this process.
+        max_streams_per_key: open streams at this process.
+        reserved_output_tokens: reserved from a key's minute for a request without `max_tokens`, until its end.
     """
 
     max_body_bytes: int
@@ -49,13 +49,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
-    """How streams behave.
+    """Timings of streams.
 
     Attributes:
         keepalive_s: silence after which a comment is sent, and the log is read again.
-        write_timeout_s: how long a client may take to accept a write before it is cut off; it can resume.
-        watch_lease_s: how long a request with `on_disconnect: cancel` goes on with nobody reading.
-        events_url_ttl_s: how long the signed `events_url` is good.
+        write_timeout_s: how long a client may take to read a write before it is disconnected; it can resume.
+        watch_lease_s: how long a request with `on_disconnect: cancel` continues while nobody reads it.
+        events_url_ttl_s: how long a signed `events_url` is valid.
     """
 
     keepalive_s: float
@@ -66,10 +66,10 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it.
+    """All settings.
 
     Attributes:
-        traces: None where none are kept.
+        traces: None if no traces are kept.
     """
 
     env: str
@@ -96,7 +96,7 @@ class Settings:
 
 
 def read_settings(env: Environ) -> Settings:
-    """Raises SettingsError, which names the setting."""
+    """Read and validate all settings. Raises SettingsError, which names the setting."""
     name = environ.choice(env, "ENV", "dev", ENVS)
     keys_path = environ.optional_text(env, "API_KEYS")
     if name != "dev" and keys_path is None:
@@ -174,7 +174,7 @@ def _root_path(env: Environ) -> str:
     if path and not _ROOT_PATH.fullmatch(path):
         raise SettingsError(f"API_ROOT_PATH is {path!r}; it takes a path like /relais")
     if path.split("/")[1:2] in (["v1"], ["docs"]):
-        # Which of the two a path means could not be told.
+        # A path would be ambiguous between the two.
         raise SettingsError(f"API_ROOT_PATH is {path!r}; the API's own paths begin so")
     return path
 
@@ -198,5 +198,5 @@ def _origins(env: Environ) -> tuple[str, ...]:
 
 
 def _max_stored_bytes(env: Environ, max_body_bytes: int) -> int:
-    """Of one model; so much that a request of any size that is let in can be held."""
+    """Read the bound of one model; it must be large enough for any request that is accepted."""
     return environ.integer(env, "MAX_STORED_BYTES", 4 << 30, at_least=4 * max_body_bytes)

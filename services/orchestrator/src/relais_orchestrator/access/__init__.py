@@ -1,1 +1,1 @@
-"""Who asks, and what they may: keys, signed addresses, whose channel is whose, limits."""
+"""Authentication and authorisation: keys, signed URLs, channel ownership, limits."""

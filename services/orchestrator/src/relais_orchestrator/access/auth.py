@@ -1,4 +1,4 @@
-"""Whose request it is: bearer keys, and signed tokens for `events_url`."""
+"""Authentication of requests: bearer keys, and signed tokens for `events_url`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NO_DIGEST = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request, and what it may do.
+    """The authenticated sender of a request, and its rights.
 
     Attributes:
-        digest: of the key that it showed; None where none of the file's was.
+        digest: hash of the key it presented; None if the key is not from the file.
     """
 
     key_id: str
@@ -31,10 +31,10 @@ class Caller:
 
 
 class KeyRing:
-    """Tells whose key a request carries.
+    """Maps the key of a request to its client.
 
     Args:
-        any_token: accept a request with any token, or none (`ENV=dev`); where there is no file of keys (`None`) all of
+        any_token: accept a request with any token, or none (`ENV=dev`); without a file of keys (`None`) all of
             these callers are admins.
     """
 
@@ -47,7 +47,7 @@ class KeyRing:
         self.replace(keys or {})
 
     def replace(self, keys: Mapping[str, ApiKey]) -> None:
-        """From now on these are the keys."""
+        """Replace all keys."""
         self._clients = frozenset(keys)
         self._callers = {
             self._place(one): Caller(client, self._with_structures(key), one)
@@ -56,14 +56,14 @@ class KeyRing:
         }
 
     def _with_structures(self, key: ApiKey) -> ApiKey:
-        """The key with what it may ask for where the file does not say: all in `ENV=dev`, else nothing."""
+        """Return the key with default rights filled in: everything in `ENV=dev`, else nothing."""
         if key.structured_outputs is not None:
             return key
         kinds = COSTLY_STRUCTURES if self._any_token else ()
         return replace(key, structured_outputs=frozenset(kinds))
 
     def identify(self, authorization: str | None) -> Caller:
-        """Who is behind an `Authorization` header.
+        """Return the caller for an `Authorization` header.
 
         Raises:
             Unauthorized: no key, or an unknown one.
@@ -79,19 +79,19 @@ class KeyRing:
         if found is not None:
             return found
         if self._any_token:
-            # Each token is a client of its own, told apart without keeping it.
+            # Each token is a separate client, identified by its hash.
             return Caller(f"dev-{shown.hex()[:16]}", self._stranger)
         raise Unauthorized("this key is not known")
 
     def check(self, caller: Caller) -> None:
-        """Raises KeyRevoked where the key that the caller showed is no longer that client's."""
+        """Raise KeyRevoked if the presented key no longer belongs to the caller."""
         if caller.digest is not None:
             now = self._find(caller.digest)
             if now is None or now.key_id != caller.key_id:
                 raise KeyRevoked("this key is no longer valid")
 
     def check_client(self, key_id: str) -> None:
-        """Raises KeyRevoked where the client has no key any more."""
+        """Raise KeyRevoked if the client no longer has any key."""
         if not self._any_token and key_id not in self._clients:
             raise KeyRevoked("this client's keys are no longer valid")
 
@@ -101,13 +101,13 @@ class KeyRing:
         return found if hmac.compare_digest(shown, known) else None
 
     def _place(self, shown: bytes) -> bytes:
-        # Where a key is looked up follows from a secret: nobody can choose what his guess is compared with, so the time
-        # that a look-up takes tells nothing of the keys, and does not grow with their number.
+        # The look-up position depends on a secret: nobody can choose what a guess is compared with, so the time
+        # of a look-up reveals nothing about the keys, and does not grow with their number.
         return hashlib.blake2b(shown, key=self._secret, digest_size=16).digest()
 
 
 class EventsUrlSigner:
-    """Tokens that open one channel's events for a while: a browser's EventSource can send no header."""
+    """Signs tokens that open one channel's events for a while. A browser's EventSource can send no header."""
 
     def __init__(
         self, secret: bytes, *, ttl_s: float, clock: Callable[[], float] = time.time
@@ -117,12 +117,12 @@ class EventsUrlSigner:
         self._clock = clock
 
     def sign(self, channel_id: str) -> str:
-        """A token for this channel."""
+        """Return a token for this channel."""
         expires = int(self._clock() + self._ttl_s)
         return f"{expires}.{self._signature(channel_id, expires)}"
 
     def opens(self, token: str, channel_id: str) -> bool:
-        """Whether the token is genuine, for this channel, and still good."""
+        """Return whether the token is genuine, for this channel, and not expired."""
         expires, _, signature = token.partition(".")
         if not (expires.isascii() and expires.isdigit() and len(expires) < 16):
             return False

@@ -1,4 +1,4 @@
-"""Who sends a request, and which channels it may see."""
+"""Identifies the caller of a request and checks which channels it may read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relais_orchestrator.http.held import HOLDER
 from relais_orchestrator.http.request_ids import call_by_channel
 
 KeyCheck = Callable[[], None]
-"""Raises KeyRevoked once the key that opened a stream is good no longer."""
+"""Raises KeyRevoked once the key that opened a stream is no longer valid."""
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -35,20 +35,20 @@ def admin_key_id(request: web.Request) -> str:
 
 
 async def own_channel(request: web.Request) -> ChannelState:
-    """The channel in the path, if this request's key may see it.
+    """Return the channel in the path, if this request's key owns it.
 
     Raises:
         Unauthorized: no key.
-        ChannelNotFound: it never existed, is gone, or is another key's: the answer is the same.
+        ChannelNotFound: it never existed, has expired, or belongs to another key; the answer is the same.
     """
     return await _channel(request, caller_of(request).key_id)
 
 
 async def readable_channel(request: web.Request) -> tuple[ChannelState, KeyCheck]:
-    """The channel in the path, opened by its key or by a signed `?token=`.
+    """Return the channel in the path, opened by its key or by a signed `?token=`.
 
     Raises:
-        Unauthorized: no key, or the client whose channel a token opens has none any more.
+        Unauthorized: no key, or a token for a channel whose client no longer has a key.
         ChannelNotFound: as `own_channel`.
     """
     parts = request.app[PARTS]

@@ -1,4 +1,4 @@
-"""Keeping the key ring as the file of keys says, without a restart."""
+"""Reloads the file of keys when it changes, without a restart."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOOK_EVERY_S = 1.0
 class KeyFile:
     """A file of keys that may change.
 
-    Its content is compared, not its time: two changes within one tick of the file system's clock, or a link that points
-    elsewhere, are seen like any other.
+    It compares contents, not modification times, so it notices two changes within one tick of the file system's clock,
+    and a link that points elsewhere.
 
     Raises:
-        SettingsError: it cannot be read, or has another form.
+        SettingsError: it cannot be read, or is not valid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,9 +38,9 @@ class KeyFile:
     async def follow(
         self, ring: KeyRing, changed: Callable[[], None], *, every_s: float = LOOK_EVERY_S
     ) -> None:
-        """Look at the file for ever; give the ring what it says, then call `changed`.
+        """Watch the file for ever. On each change, update the key ring, then call `changed`.
 
-        A file that is gone or wrong changes nothing: it is logged once, and the keys stay as they were.
+        A missing or invalid file changes nothing: it is logged once, and the current keys stay.
         """
         while True:
             await asyncio.sleep(every_s)
@@ -60,7 +60,7 @@ class KeyFile:
             changed()
 
     def _read(self) -> bool:
-        """Whether there was something new. Raises SettingsError."""
+        """Read the file and return whether it changed. Raises SettingsError."""
         content = api_keys.read_bytes(self._path)
         if content == self._content:
             return False

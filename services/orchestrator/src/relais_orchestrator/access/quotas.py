@@ -1,4 +1,4 @@
-"""How much of its key's minute a request is taken to need, before an engine has seen it. Pure."""
+"""Estimates how much of its key's minute a request needs, before an engine has seen it. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from relais_common.jobs.job import Job
 from relais_common.jobs.limits import NO_QUOTA, Quota
 
 BYTES_PER_TOKEN = 3
-"""Fewer than ordinary text has, so that the estimate is seldom too low; the request's end corrects it."""
+"""Lower than in ordinary text, so that the estimate is rarely too low; the request's end corrects it."""
 
 TOKENS_PER_MESSAGE = 8
-"""What a chat template may add to each."""
+"""Tokens that a chat template may add to each message."""
 
 
 def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
-    """What a request of this key is measured against.
+    """Return the limits that apply to a request of this key, and what it reserves.
 
     Args:
-        output_tokens: what is reserved for an answer whose request names no `max_tokens`, as far as the limit allows.
+        output_tokens: reserved for the answer if the request has no `max_tokens`, within the limit.
     """
     per_minute = key.tokens_per_minute
     if per_minute is None:

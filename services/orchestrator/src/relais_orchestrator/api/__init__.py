@@ -1,1 +1,1 @@
-"""The API: a room for each group of routes, with its declarations, handlers and schemas."""
+"""The API: a package for each group of routes, with its declarations, handlers and schemas."""

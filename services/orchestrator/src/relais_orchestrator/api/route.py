@@ -1,4 +1,4 @@
-"""The declaration of a route: the table of routes is made of these, and so is the document."""
+"""Declarations of routes, from which the routing table and the OpenAPI document are built."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relais_common.jobs.errors import RelaisError
 
 
 class Access(Enum):
-    """What opens a route."""
+    """The credentials that a route requires."""
 
     OPEN = "anyone"
     KEY = "a key"
@@ -25,7 +25,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header of a request or of an answer; its type is anything that pydantic takes."""
+    """A request or response header; `type` is any type that pydantic accepts."""
 
     name: str
     type: Any
@@ -48,8 +48,8 @@ class Events:
 
     Attributes:
         description: how the stream runs.
-        data: names of events, and the types of their data; an event without a name counts as a `message`.
-        last_data: what the last message says, where it is no JSON.
+        data: event names, and the types of their data; an unnamed event counts as a `message`.
+        last_data: the last message, if it is not JSON.
     """
 
     description: str
@@ -59,7 +59,7 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One way in which a request may end well. Its body is JSON of this type, bytes of another, events, or nothing."""
+    """A successful response of a route. Its body is JSON of this type, bytes of a media type, events, or empty."""
 
     status: int
     description: str
@@ -71,16 +71,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method and a path, who answers, and everything that a client may know of it.
+    """The declaration of one route: method, path, handler, and everything that the document says about it.
 
     Attributes:
-        handler: None where the route is added by a shared part (health), and declared here only.
+        handler: None if a shared part (health) adds the route, and it is only declared here.
         body: the request's type.
-        example: a body that works as it is; the document adds a model.
+        example: a valid body, to which the document adds a model.
         embeds: the model must be an embedding model.
-        query: the type of the query string, or single parameters where the handler reads them itself.
-        errors: what can go wrong beyond what `access` and `body` bring with them.
-        links: routes that follow, by name, with the fields of the answer that go into their path.
+        query: the type of the query string, or single parameters if the handler reads them itself.
+        errors: errors beyond those that `access` and `body` imply.
+        links: follow-up routes by name, with the response fields that go into their path.
     """
 
     method: str
@@ -101,7 +101,7 @@ class Route:
 
     @property
     def name(self) -> str:
-        """A name for programs, from the method and the path."""
+        """Return the operation id, built from method and path."""
         words = self.path.replace("{", "").replace("}", "").replace(":.+", "")
         return "_".join(
             [self.method.lower(), *(word for word in words.strip("/").split("/") if word != "v1")]
@@ -109,17 +109,17 @@ class Route:
 
     @property
     def template(self) -> str:
-        """The path as OpenAPI writes it."""
+        """Return the path in OpenAPI's notation."""
         return self.path.replace(":.+", "")
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """HEAD comes with every GET that is no stream."""
+        """Return the methods; every GET except a stream also allows HEAD."""
         streams = any(answer.events is not None for answer in self.answers)
         return ("GET", "HEAD") if self.method == "GET" and not streams else (self.method,)
 
     def to_aiohttp(self, **options: Any) -> web.RouteDef:
-        """For `Application.add_routes`, with options of aiohttp."""
+        """Return the definition for `Application.add_routes`."""
         assert self.handler is not None
         if self.method != "GET":
             return web.route(self.method, self.path, self.handler, **options)

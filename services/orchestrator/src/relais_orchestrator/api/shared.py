@@ -1,4 +1,4 @@
-"""Headers and errors that several routes have."""
+"""Headers and errors that several routes share."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ NOT_ACCEPTED = (
     NotConfirmed,
     Draining,
 )
-"""Why a request does not get into the queue."""
+"""Errors for a request that is not queued."""
 
 NOT_ANSWERED = (
     *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable),
     *(UpstreamRefused, UpstreamMisconfigured, UpstreamUnavailable),
 )
-"""Why one that was accepted has no answer."""
+"""Errors for an accepted request that did not complete."""

@@ -1,4 +1,4 @@
-"""Every route, with all that a client may know of it. A route without a declaration fails a test."""
+"""The declarations of all routes. A route without a declaration fails a test."""
 
 from __future__ import annotations
 

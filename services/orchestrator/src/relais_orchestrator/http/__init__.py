@@ -1,1 +1,1 @@
-"""HTTP, whatever the route: bodies, errors, request ids, proxies, and bounds on what one client may hold."""
+"""HTTP concerns of all routes: bodies, errors, request ids, proxies, and bounds per client."""

@@ -1,6 +1,6 @@
-"""Requests as the client meant them, where a proxy passes them on: without its prefix, with the client's address.
+"""Restores requests that come through a proxy: strips its prefix and finds the client's address.
 
-No absolute URL is ever made, so `X-Forwarded-Proto` and `X-Forwarded-Host` would change nothing, and are not read.
+No absolute URL is ever built, so `X-Forwarded-Proto` and `X-Forwarded-Host` have no effect and are not read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MODEL = "/v1/models/"
 
 
 def is_plain(path: str) -> bool:
-    """Whether every server reads this encoded path alike.
+    """Return whether every server reads this encoded path in the same way.
 
-    A proxy closes paths after it has merged slashes, resolved dots and decoded. It passes the path on as it came; what
-    the two may read differently is refused, so that no closed path has a second name. A model's name may hold an
-    encoded slash.
+    A proxy blocks paths after it has merged slashes, resolved dots and decoded, but passes the original path on. Paths
+    that the two may read differently are refused, so that no blocked path has a second name. A model's name may
+    contain an encoded slash.
     """
     if _AMBIGUOUS.search(path):
         return False
@@ -35,10 +35,10 @@ def is_plain(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TrustedProxies:
-    """Whose `X-Forwarded-For` is believed.
+    """The proxies whose `X-Forwarded-For` is trusted.
 
     Attributes:
-        everybody: whoever connects; only for a port that none but the proxy can reach.
+        everybody: trust any peer; only for a port that nobody but the proxy can reach.
     """
 
     networks: tuple[Network, ...] = ()
@@ -46,7 +46,7 @@ class TrustedProxies:
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> TrustedProxies:
-        """Addresses, networks, or `*`. Raises ValueError."""
+        """Parse addresses, networks, or `*`. Raises ValueError."""
         entries = tuple(entries)
         if "*" in entries:
             return cls(everybody=True)
@@ -62,9 +62,9 @@ class TrustedProxies:
         return any(known in network for network in self.networks)
 
     def client(self, peer: str, forwarded_for: str) -> str:
-        """The client's address: the last of the chain that no trusted proxy vouches for.
+        """Return the client's address: the last one in the chain that is not a trusted proxy.
 
-        What stands left of it anybody may have written.
+        Anybody may have written the addresses before it.
         """
         client = peer
         for hop in reversed(forwarded_for.split(",")):
@@ -78,7 +78,7 @@ class TrustedProxies:
 
 
 def _address(hop: str) -> str | None:
-    """Some proxies write a port, too: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
+    """Parse an address. Some proxies add a port: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
     for candidate in (hop, hop.partition("]")[0].removeprefix("["), hop.rpartition(":")[0]):
         try:
             return str(ipaddress.ip_address(candidate))
@@ -89,22 +89,22 @@ def _address(hop: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class BehindProxy:
-    """What stands in front of this server.
+    """The proxy configuration of this server.
 
     Attributes:
-        root_path: the prefix under which it serves us, whether or not it takes it off; empty at the root.
+        root_path: the prefix under which the proxy serves the API, stripped or not; empty at the root.
     """
 
     root_path: str = ""
     trusted: TrustedProxies = TrustedProxies()
 
     def as_meant(self, request: web.BaseRequest) -> web.BaseRequest:
-        """The request that the client sent to the proxy."""
+        """Return the request as the client sent it to the proxy."""
         url = request.rel_url
         path = url.raw_path
         if self.root_path and (path == self.root_path or path.startswith(self.root_path + "/")):
             rest = path[len(self.root_path) :] or "/"
-            # Not parsed again: what follows two slashes would be read as a host.
+            # Not parsed again, because two slashes would start a host.
             meant = URL.build(path=rest, query_string=url.raw_query_string, encoded=True)
             request = request.clone(rel_url=meant)
         if "X-Forwarded-For" in request.headers and request.remote is not None:

@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded, and of the right type."""
+"""Reads request bodies, within bounds and of the right type."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ JSON_TYPE = "application/json"
 
 
 async def expect_body(request: web.Request) -> None:
-    """Answer `Expect`: only `read_body` asks for the body, once the client has shown a key.
+    """Check `Expect` without asking for the body: `read_body` does that, once the client has presented a key.
 
     Raises:
-        web.HTTPExpectationFailed: the client expects something else than `100-continue`.
+        web.HTTPExpectationFailed: the client expects something other than `100-continue`.
     """
     if request.headers["Expect"].lower() != "100-continue":
         raise web.HTTPExpectationFailed
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The raw body. The request does not keep it, as `request.read()` would have it do.
+    """Read the raw body. Unlike `request.read()`, this does not keep it on the request.
 
     Raises:
-        PayloadTooLarge: over the application's bound; nothing past it is kept.
-        RequestTimeout: it did not come in time.
+        PayloadTooLarge: over the application's bound; nothing beyond it is kept.
+        RequestTimeout: it did not arrive in time.
         TooManyBytes, ServerBusy: too many bytes are held already.
-        UnsupportedMediaType: it says that it is something else than JSON.
-        InvalidRequest: its bytes are not what its headers say.
+        UnsupportedMediaType: it is declared as something other than JSON.
+        InvalidRequest: its bytes contradict its headers.
     """
-    # Not by `request.content_type`, which keeps what it parses.
+    # Not `request.content_type`, which caches what it parses.
     stated = request.headers.get("Content-Type", JSON_TYPE).partition(";")[0].strip().lower()
     if stated not in (JSON_TYPE, "application/octet-stream"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
@@ -55,7 +55,7 @@ async def read_body(request: web.Request) -> bytes:
         raise too_large
     if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # The answer itself has not begun.
+        # The response has not begun.
         request.writer.output_size = 0
     body = bytearray()
     try:
@@ -77,10 +77,10 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def read_asked(request: web.Request, route: Reading) -> tuple[Caller, bytes, Asked]:
-    """Whose request it is, its body, and what it asks for. What costs least is checked first.
+    """Return the caller, the body, and the parsed request. Cheap checks come first.
 
     Raises:
-        RelaisError: refused; nothing is kept of it.
+        RelaisError: the request was refused; nothing of it is kept.
     """
     parts = request.app[PARTS]
     caller = caller_of(request)

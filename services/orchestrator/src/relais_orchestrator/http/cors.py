@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the API from a browser: none, unless `CORS_ALLOW_ORIGINS` says so."""
+"""CORS: pages of other origins may call the API only if `CORS_ALLOW_ORIGINS` names them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREFLIGHT_MAX_AGE_S = 600
 
 
 def allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
-    """Call after the last route was added. Keys are sent by the page itself: cookies are never asked for."""
+    """Enable CORS for all routes added so far. Pages send keys themselves; cookies are never used."""
     if not origins:
         return
     options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]

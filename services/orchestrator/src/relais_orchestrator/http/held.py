@@ -1,4 +1,4 @@
-"""How many bytes of bodies and answers this server holds for each key, and whose turn it is to make more."""
+"""Bounds the bytes of bodies and responses that this server holds for each key, and gives keys turns."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from relais_common.jobs.errors import ServerBusy, TooManyBytes
 
 RETRY_AFTER_S = 2.0
 KEYS = 4
-"""How many keys may hold all they may before the server itself is full."""
+"""Number of keys at their bound at which the server itself is full."""
 
 HOLDER: web.RequestKey[str] = web.RequestKey("holder", str)
-"""The key that a request's bytes are counted against; unset where no key was shown."""
+"""The key that a request's bytes count against; unset if the request has no key."""
 
 
 class HeldBytes:
     """Bounds the bytes that each key, and all keys together, make this server hold.
 
-    Bodies count while they come in, answers until their client has taken them.
+    Bodies count while they arrive, responses until their client has read them.
     """
 
     def __init__(self, most_per_key: int) -> None:
@@ -34,14 +34,14 @@ class HeldBytes:
 
     @asynccontextmanager
     async def turn(self, key_id: str) -> AsyncIterator[None]:
-        """Inside, one piece of an answer is made. Keys take turns, and so do the answers of each key."""
+        """Wait for a turn to produce one piece of a response. Keys take turns, and so do the responses of each key."""
         turn_of_key = self._turn_of_key.setdefault(key_id, asyncio.Lock())
         async with turn_of_key, self._turn:
             yield
 
     @contextmanager
     def of(self, key_id: str, size: int = 0) -> Iterator[Held]:
-        """Inside, the key holds `size` bytes, and what is added. Raises as `Held.add` does."""
+        """Count `size` bytes, and any added later, against the key inside the context. Raises as `Held.add` does."""
         held = Held(self, key_id)
         try:
             held.add(size)
@@ -51,7 +51,7 @@ class HeldBytes:
 
     def add(self, key_id: str, size: int) -> None:
         held = self._of_key[key_id]
-        # What is alone is held whatever its size: it would never pass otherwise.
+        # A lone item is admitted whatever its size; otherwise it never would be.
         if held and held + size > self._most_per_key:
             raise TooManyBytes(
                 f"bodies being read and answers not yet taken have at most {self._most_per_key} bytes"
@@ -70,7 +70,7 @@ class HeldBytes:
 
 
 class Held:
-    """Bytes of one body or answer."""
+    """The bytes held for one body or response."""
 
     def __init__(self, held: HeldBytes, key_id: str) -> None:
         self._held = held
@@ -78,7 +78,7 @@ class Held:
         self._size = 0
 
     def add(self, size: int) -> None:
-        """Raises TooManyBytes or ServerBusy, and holds no more than before."""
+        """Count more bytes. Raises TooManyBytes or ServerBusy, and then counts none of them."""
         self._held.add(self._key_id, size)
         self._size += size
 

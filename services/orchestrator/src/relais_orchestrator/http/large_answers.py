@@ -1,4 +1,4 @@
-"""Large answers: counted against their key until the client has taken them, and made in pieces where they can be."""
+"""Sends large responses, counted against their key until the client has read them, in pieces if possible."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.http.held import HOLDER, HeldBytes
 
 PIECE_BYTES = 64 << 10
-"""Where a connection asks writers to wait; smaller answers are not counted."""
+"""A connection's high-water mark; smaller responses are not counted."""
 
 
 @web.middleware
 async def hold_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count a large answer in one piece until its client has taken it."""
+    """Count a large response, sent in one piece, until its client has read it."""
     response = await handler(request)
     body = response.body if isinstance(response, web.Response) else None
     if isinstance(body, bytes) and len(body) > PIECE_BYTES:
@@ -34,11 +34,11 @@ async def send_json(
     holds_bytes: int,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Send JSON that is made while the client takes it, a bounded piece at a time.
+    """Send JSON that is produced as the client reads it, one bounded piece at a time.
 
     Args:
-        parts: the JSON text, in parts that are made when they are asked for; each takes well under a millisecond.
-        holds_bytes: what `parts` is made of, which counts against the key meanwhile.
+        parts: the JSON text, in parts produced on demand; each takes well under a millisecond.
+        holds_bytes: size of the source of `parts`, which counts against the key meanwhile.
 
     Raises:
         TooManyBytes, ServerBusy: too many bytes are held already.
@@ -58,13 +58,13 @@ async def send_json(
 
 
 async def _next_piece(held: HeldBytes, key_id: str, parts: Iterator[bytes]) -> bytes:
-    """At least `PIECE_BYTES` of it, or what is left."""
+    """Return at least `PIECE_BYTES` of it, or the rest."""
     piece = bytearray()
     async with held.turn(key_id):
         for part in parts:
             piece += part
             if len(piece) >= PIECE_BYTES:
-                # One in each turn of the event loop, however many are wanted.
+                # One per turn of the event loop, however many are requested.
                 await asyncio.sleep(0)
                 break
     return bytes(piece)

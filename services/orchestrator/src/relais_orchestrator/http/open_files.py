@@ -1,4 +1,4 @@
-"""How many connections the system lets this process have."""
+"""Raises the limit of open files, and so of connections."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import resource
 
 
 def allow_most_open_files() -> int:
-    """Raise the soft limit of open files to the hard one, which is the operator's; the limit from now on.
+    """Raise the soft limit of open files to the hard limit, and return it.
 
-    Each open stream is a file, and many systems begin with a soft limit of 1024.
+    Each open stream is a file, and many systems have a soft limit of 1024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

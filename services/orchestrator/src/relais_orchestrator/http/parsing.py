@@ -1,4 +1,4 @@
-"""Bytes to a schema's object: bounded work, and an error that names the first field at fault. Pure."""
+"""Parses bytes into a schema's object, with bounded work and an error that names the first invalid field. Pure."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from relais_orchestrator.api.schemas.messages import MAX_MODEL_NAME
 Schema = TypeVar("Schema", bound=BaseModel)
 
 MAX_PARAM_LENGTH = 200
-"""A client may name a field as it likes; an answer need not repeat all of it."""
+"""Length to which field names chosen by clients are cut in responses."""
 
 MAX_STRINGS = 65_536
-"""Names and texts of one body."""
+"""Bound on names and texts in one body."""
 
 MAX_CONTAINERS = 65_536
-"""Lists and objects of one body; the parser takes some 300 bytes for each."""
+"""Bound on lists and objects in one body; the parser needs about 300 bytes for each."""
 
 MAX_VALUES = 1_000_000
-"""Of one body's lists and objects, together: as many as a prompt of ids may have."""
+"""Bound on all values in one body's lists and objects: as many as a prompt of ids may have."""
 
 _ERRORS_READ = 16
-"""An unknown field is an error each. Those of one field's union come together, and are fewer."""
+"""Bound on errors: each unknown field is one. Errors of one field's union come together, and are fewer."""
 
 _CODES = {
     "missing": "missing_required_parameter",
@@ -41,14 +41,14 @@ _CODES = {
 _MESSAGES = {
     "missing": "this field is required",
     "extra_forbidden": "this field is unknown",
-    # pydantic's own words would repeat what was sent.
+    # pydantic's message would repeat the input.
     "union_tag_invalid": "this type is unknown or not supported",
 }
 _FORMATS = ("text", "json_object", "json_schema")
-"""Where `response_format` has gone wrong, its type stands in the location as well."""
+"""If `response_format` is invalid, its type is part of the location."""
 
 _KEY = "[key]"
-"""Stands after a mapping's key where that is wrong, and not its value."""
+"""Follows a mapping's key in a location if the key is invalid, and not its value."""
 
 
 class _Named(msgspec.Struct):
@@ -59,7 +59,7 @@ _NAMED = msgspec.json.Decoder(_Named)
 
 
 def model_of(body: bytes) -> str | None:
-    """The model that a body names, read without building anything else of it; None where validation will refuse it."""
+    """Return the model that a body names, without parsing the rest; None if validation will refuse it."""
     try:
         return _NAMED.decode(body).model
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -67,11 +67,11 @@ def model_of(body: bytes) -> str | None:
 
 
 def parse_body(schema: type[Schema], body: bytes) -> Schema:
-    """The body as this schema has it.
+    """Parse and validate the body.
 
     Raises:
-        InvalidRequest: names the first field at fault.
-        PayloadTooLarge: it has more parts than any request needs.
+        InvalidRequest: names the first invalid field.
+        PayloadTooLarge: the body has more parts than any request needs.
     """
     _check_parts(body)
     try:
@@ -81,7 +81,7 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
 
 
 def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
-    """Raises InvalidRequest, which names the first parameter at fault."""
+    """Parse and validate the query string. Raises InvalidRequest, which names the first invalid parameter."""
     try:
         return schema.model_validate_strings(dict(query))
     except ValidationError as error:
@@ -89,10 +89,10 @@ def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
 
 
 def _check_parts(body: bytes) -> None:
-    """Bound what a parser would build, by counting bytes: every count is one pass in C."""
+    """Bound the objects that a parser would build by counting bytes; every count is one pass in C."""
     if body.count(b'"') <= 2 * MAX_STRINGS and _fits(body):
         return
-    # There may be as many, but inside of texts. Without escapes, every second piece between quotes is a text.
+    # They may also occur inside texts. Without escapes, every second piece between quotes is a text.
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in body else body
     if plain.count(b'"') > 2 * MAX_STRINGS:
         raise PayloadTooLarge(f"the body has more than {MAX_STRINGS:,} names and texts")
@@ -108,7 +108,7 @@ def _fits(text: bytes) -> bool:
 
 
 def _refusal(error: ValidationError) -> InvalidRequest:
-    # Without their inputs, which would be made into Python's objects.
+    # Without inputs, which would be converted to Python objects.
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         deep = "recursion limit" in errors[0]["msg"]
@@ -125,7 +125,7 @@ def _refusal(error: ValidationError) -> InvalidRequest:
 
 
 def _relevance(error: ErrorDetails) -> tuple[bool, int]:
-    """Of a union's complaints, the one that was meant: the type was right, or else it got deepest."""
+    """Rank a union's errors: the branch that was meant has the right type, or else got deepest."""
     return not _is_of_type(error), len(_path(error))
 
 
@@ -134,7 +134,7 @@ def _is_of_type(error: ErrorDetails) -> bool:
 
 
 def _path(error: ErrorDetails) -> list[str]:
-    """The path of the field, without the names of branches that unions leave in a location."""
+    """Return the path of the field, without the branch names of unions."""
     location = error["loc"]
     if len(location) > 1 and location[-1] == _KEY:
         location = location[:-1]

@@ -1,6 +1,6 @@
-"""Exceptions become JSON errors here, and nowhere else. Clients see a code, logs see the traceback.
+"""Turns exceptions into JSON errors; nothing else does. Clients see a code, logs have the traceback.
 
-It stands around the whole application. A request gets its name here, too.
+It wraps the whole application, and also assigns request ids.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_SHOWN_PATH = 200
 
 
 def shown_path(request: web.BaseRequest) -> str:
-    """The path, cut: a client may send 8 KB of it as often as it likes, with no key."""
+    """Return the path, truncated: a client without a key may send 8 KB of it at will."""
     return request.path[:MAX_SHOWN_PATH]
 
 
@@ -64,7 +64,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
         return error_response(info)
     except ConnectionError as error:
-        # The client has gone: what is answered reaches nobody, but aiohttp takes this to be a fault of ours if raised.
+        # The client is gone and nobody gets the response, but aiohttp would log the error as ours if raised.
         log.info("client_disconnected", path=shown_path(request), error=str(error))
         return error_response(INTERNAL)
     except Exception:

@@ -1,4 +1,4 @@
-"""What a key has left of its minute, in the headers that OpenAI's clients know."""
+"""Reports what a key has left of its minute, in OpenAI's rate limit headers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _BUCKETS: web.RequestKey[Buckets] = web.RequestKey("buckets", Buckets)
 
 
 def note(request: web.Request, buckets: Buckets | None) -> None:
-    """The answer to this request will tell of them."""
+    """Have the response to this request report these buckets."""
     if buckets is not None:
         request[_BUCKETS] = buckets
 
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
-    """For `Application.on_response_prepare`."""
+    """Add the headers; for `Application.on_response_prepare`."""
     buckets = request.get(_BUCKETS)
     if buckets is not None:
         response.headers.update(rate_headers(buckets))
 
 
 def rate_headers(buckets: Buckets) -> dict[str, str]:
-    """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, for the limits that there are."""
+    """Return `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` for the existing limits."""
     return _headers("requests", buckets.requests) | _headers("tokens", buckets.tokens)
 
 
@@ -38,7 +38,7 @@ def _headers(what: str, bucket: Bucket | None) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Rounded up to a millisecond, as OpenAI writes it: `12ms`, `1.5s`, `6m0s`, `1h0m0s`."""
+    """Format a duration as OpenAI does, rounded up to a millisecond: `12ms`, `1.5s`, `6m0s`, `1h0m0s`."""
     milliseconds = -int(-seconds * 1000 // 1)
     if milliseconds < 1000:
         return f"{milliseconds}ms"

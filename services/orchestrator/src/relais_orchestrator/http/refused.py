@@ -1,4 +1,4 @@
-"""What refused bodies cost their keys: time that everybody shares, bounded for each key at this process."""
+"""Limits each key's refused bodies at this process, because their parsing takes time from everybody."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.metrics.requests import SUBMITTING
 
 BODIES_PER_MINUTE = 16
-"""Refused bodies of the largest size that a key may send in a minute; of smaller ones as many bytes."""
+"""Number of refused bodies of maximum size that a key may send per minute; smaller ones count by bytes."""
 
 LEAST_BYTES = 4096
-"""What a refused body counts for, however small: a request costs time without one, too."""
+"""Minimum charge for a refused request, because it costs time even without a body."""
 
 LEAST_LARGEST_BYTES = 1 << 20
-"""Where `MAX_BODY_BYTES` is small, so many small bodies may be refused all the same."""
+"""Used as the largest size if `MAX_BODY_BYTES` is smaller, so that a key may send enough small bodies."""
 
 CHARGED = frozenset((400, 404, 413, 415))
 MAX_KEYS = 10_000
@@ -30,17 +30,17 @@ MAX_KEYS = 10_000
 class Refused:
     """A token bucket of refused bytes for each key.
 
-    A key with `requests_per_minute` has so many refused requests at most, whatever their size.
+    For a key with `requests_per_minute`, that number also bounds its refused requests, whatever their size.
     """
 
     def __init__(self, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = BODIES_PER_MINUTE * max(max_body_bytes, LEAST_LARGEST_BYTES)
         self._clock = clock
         self._used: dict[str, tuple[float, float]] = {}
-        """Of each key: bytes, and when."""
+        """Bytes used by each key, and when."""
 
     def check(self, caller: Caller) -> None:
-        """Raises RateLimited where too much was refused to the key of late."""
+        """Raise RateLimited if too many of the key's requests were refused recently."""
         used = self._used_now(caller.key_id)
         wait_s = Bucket(self._per_minute, used).wait_s(self._cost(caller, 0))
         if wait_s > 0:
@@ -50,7 +50,7 @@ class Refused:
             )
 
     def charge(self, caller: Caller, body_bytes: int) -> None:
-        """A body of this key was refused."""
+        """Charge a refused body to this key."""
         used = self._used_now(caller.key_id) + self._cost(caller, body_bytes)
         self._used[caller.key_id] = used, self._clock()
         if len(self._used) > MAX_KEYS:
@@ -69,7 +69,7 @@ class Refused:
 
     @property
     def middleware(self) -> Middleware:
-        """Goes inside of what turns errors into answers."""
+        """Middleware; must run inside the one that turns errors into responses."""
 
         @web.middleware
         async def charge_refused(request: web.Request, handler: Handler) -> web.StreamResponse:

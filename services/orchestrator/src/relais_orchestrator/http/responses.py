@@ -1,4 +1,4 @@
-"""JSON out."""
+"""Builds JSON responses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from relais_orchestrator.api.schemas.errors import ErrorResponse
 def json_response(
     body: Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """Dataclasses, enums and plain values as JSON."""
+    """Return dataclasses, enums and plain values as JSON."""
     return web.Response(
         body=orjson.dumps(body), status=status, headers=headers, content_type="application/json"
     )
 
 
 def error_body(info: ErrorInfo) -> ErrorResponse:
-    """OpenAI's error object."""
+    """Return OpenAI's error object."""
     return {
         "error": {
             "message": info.message,
@@ -33,7 +33,7 @@ def error_body(info: ErrorInfo) -> ErrorResponse:
 
 
 def error_response(info: ErrorInfo, *, retry_after_s: float | None = None) -> web.Response:
-    """OpenAI's error object with its status; `Retry-After` in whole seconds, rounded up."""
+    """Return OpenAI's error object with its status, and `Retry-After` in whole seconds, rounded up."""
     headers = (
         {} if retry_after_s is None else {"Retry-After": str(max(1, -int(-retry_after_s // 1)))}
     )

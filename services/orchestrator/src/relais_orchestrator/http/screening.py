@@ -1,4 +1,4 @@
-"""What is refused whatever the route, and whoever sends it."""
+"""Refuses some requests regardless of route and sender."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from relais_orchestrator.http.problems import shown_path
 
 @web.middleware
 async def screen(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse paths that servers read differently, and compressed bodies.
+    """Refuse paths that servers may read differently, and compressed bodies.
 
     Raises:
-        NotFound: of a path.
-        UnsupportedMediaType: of a body.
+        NotFound: for a path.
+        UnsupportedMediaType: for a body.
     """
     if not is_plain(request.rel_url.raw_path):
         raise NotFound(f"there is no {shown_path(request)}")

@@ -1,4 +1,4 @@
-"""The orchestrator's HTTP server: every answer has OpenAI's error object, also to bytes that are no request."""
+"""The orchestrator's HTTP server. Every error is OpenAI's error object, even for malformed requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Connection(BoundedConnection):
     __slots__ = ()
 
     def note_cut(self, request: web.BaseRequest | None) -> None:
-        # A stream: it may not have noticed, since its writes wait only once buffers are full.
+        # A stream may not have noticed, because its writes wait only once buffers are full.
         if request is not None and request.get(RESPONSE_BEGUN) and TRAFFIC in request:
             request[TRAFFIC].cut += 1
 
@@ -46,7 +46,7 @@ class Runner(BoundedRunner):
         self._proxy = proxy
 
     def _handler(self, plain: Any) -> Any:
-        # Around all of the application, not a middleware of it: routing and `Expect` come before middlewares.
+        # Wraps the application instead of being a middleware: routing and `Expect` come before middlewares.
         async def handle(request: web.Request) -> web.StreamResponse:
             return await problems(request, plain)
 

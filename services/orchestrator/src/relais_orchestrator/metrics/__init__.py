@@ -1,4 +1,4 @@
-"""What an orchestrator counts and measures."""
+"""Metrics of an orchestrator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relais_orchestrator.metrics.traces import TraceMetrics
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorMetrics:
-    """All of it, in a registry of its own."""
+    """All metrics of an orchestrator, in one registry."""
 
     registry: CollectorRegistry
     requests: RequestMetrics
@@ -35,7 +35,7 @@ class OrchestratorMetrics:
 def open_metrics(
     store: RedisStore, models: tuple[str, ...]
 ) -> tuple[OrchestratorMetrics, RedisStore]:
-    """The metrics of an orchestrator of these models, and its store, measured."""
+    """Return the metrics of an orchestrator with these models, and its instrumented store."""
     registry = new_registry("relais-orchestrator")
     store = StoreMetrics(registry).around(store)
     return (

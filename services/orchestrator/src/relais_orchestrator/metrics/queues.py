@@ -1,4 +1,4 @@
-"""Queues and workers as Redis has them, looked up when a scraper asks. Every orchestrator tells the same."""
+"""Metrics of queues and workers, read from Redis on scrape. Every orchestrator reports the same values."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from relais_common.runtime.metrics.instruments import Gauge
 log = structlog.get_logger(__name__)
 
 FRESH_S = 5.0
-"""Scrapers that come within this time are told the same."""
+"""Scrapes within this time get the same values."""
 
 TIMEOUT_S = 2.0
-"""After it, a scraper is told that Redis is away, and gets the rest."""
+"""After this time, Redis counts as down, and a scrape gets the remaining metrics."""
 
 STATES = ("ready", "not_ready", "draining")
 
 
 class QueueMetrics:
-    """Of the declared models."""
+    """Queue metrics of the declared models."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class QueueMetrics:
         ).of()
 
     async def refresh(self) -> None:
-        """Look again, unless that was done a moment ago."""
+        """Refresh metrics that are computed on scrape, unless they are recent."""
         async with self._looking:
             now_s = time.monotonic()
             if self._looked_s is not None and now_s - self._looked_s < FRESH_S:

@@ -1,4 +1,4 @@
-"""Requests at the door: how many, how long, what was accepted, what was refused and why."""
+"""Metrics of HTTP requests: counts, durations, acceptances, and refusals by code."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ SUBMITTING = frozenset(
         "/v1/score",
     }
 )
-"""Routes that put a request into the queue."""
+"""Routes that queue requests."""
 
 CLIENT_GONE = 499
-"""Nobody was there to be answered."""
+"""The status of a request whose client had left."""
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 
 class RequestMetrics:
-    """Of one orchestrator's HTTP side.
+    """HTTP metrics of one orchestrator.
 
     Args:
         routes: the templates of all routes.
@@ -91,10 +91,10 @@ class RequestMetrics:
             self._accepted.of(job.model, job.operation, job.priority).add()
 
     def middleware(self, native: Traffic, openai: Traffic) -> Middleware:
-        """Goes inside of what turns errors into answers.
+        """Middleware that measures requests; must run inside the one that turns errors into responses.
 
         Args:
-            native, openai: where streams of these routes are counted.
+            native, openai: counters of these routes' streams.
         """
 
         @web.middleware

@@ -1,4 +1,4 @@
-"""Open streams, and what went through them."""
+"""Metrics of streams and their traffic."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from relais_orchestrator.streams.sse import Traffic
 
 
 class StreamMetrics:
-    """Of one orchestrator's streams.
+    """Stream metrics of one orchestrator.
 
     Attributes:
-        native, openai: what streams of these routes count themselves in.
-        delivered: takes the seconds between the receipt of events and their reader's being done with them.
+        native, openai: counters of these routes' streams.
+        delivered: observes the seconds between the receipt of events and the end of their delivery.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

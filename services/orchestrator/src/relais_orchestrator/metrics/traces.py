@@ -1,4 +1,4 @@
-"""What the trace writer of this process does. How many wait is told with the queues."""
+"""Metrics of this process's trace writer. Waiting traces are among the queue metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relais_common.runtime.metrics.instruments import Counter, Histogram
 
 
 class TraceMetrics:
-    """Of the declared models."""
+    """Trace metrics of the declared models."""
 
     def __init__(self, registry: CollectorRegistry, models: Sequence[str]) -> None:
         by_model = {"model_name": models}

@@ -1,1 +1,1 @@
-"""Open streams: following a channel, writing it as server-sent events, telling the queue who reads, draining."""
+"""Open streams: following channels, server-sent events, reporting readers, draining."""

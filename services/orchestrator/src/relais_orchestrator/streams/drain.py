@@ -1,4 +1,4 @@
-"""How an orchestrator comes to a stop: new work is refused, streams end where they can be resumed."""
+"""Drains an orchestrator: refuses new work, and ends streams that can be resumed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relais_common.queue.ports import LiveBus
 
 
 class _OpenRequests:
-    """Counts who is inside. One for all: a context of its own would cost each open stream 0.6 KB."""
+    """Counts open requests. It is shared, because a context for each stream would cost 0.6 KB."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -27,7 +27,7 @@ class _OpenRequests:
 
 
 class Drain:
-    """Two moments: `started`, when resumable streams end, and `over`, when the others must too."""
+    """The two phases of a drain: at `started` resumable streams end, at `over` all others must."""
 
     def __init__(self, live: LiveBus) -> None:
         self._live = live
@@ -36,11 +36,11 @@ class Drain:
         self.over = False
 
     def request(self) -> AbstractContextManager[None]:
-        """Counts a request that a drain waits for."""
+        """Return a context that counts a request for which a drain waits."""
         return self._requests
 
     async def run(self, drain_s: float, cut_s: float = 2.0) -> None:
-        """Wait for open requests up to `drain_s`, then have them end with an error within `cut_s`."""
+        """Wait for open requests up to `drain_s`, then make them end with an error within `cut_s`."""
         self.started = True
         self._live.nudge()
         if await self._wait_idle(drain_s):

@@ -1,10 +1,10 @@
-"""Following a channel: everything that happened, then everything that happens, in order, once each.
+"""Follows channels: returns all past events, then all new ones, in order, each exactly once.
 
-The log is the truth. Live messages only spare reading it: they are trimmed to what is new, and after a gap, a
+The log is authoritative. Live messages only save reads of it: they are trimmed to what is new. After a gap, a
 lost connection, or a silence the log is read again.
 
-A Redis that lost its last second comes back with an older log. Each reading therefore begins at the last event that was
-given: only where the log has that very line, at that number, does what follows belong to it.
+A Redis that lost its last second comes back with an older log. Each read therefore begins at the last event that was
+returned: what follows is valid only if the log has that same line at that number.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PAGE = 256
 
 
 def is_terminal(line: bytes) -> bool:
-    """Whether this encoded event is a channel's last."""
+    """Return whether this encoded event is terminal."""
     return line.partition(b" ")[0] in TERMINAL_NAMES
 
 
 class _Place:
-    """How far a reader is: the number of the last event it was given, and its line where that is known."""
+    """A reader's position: the number of the last event it got, and its line if known."""
 
     __slots__ = ("_line", "ended", "position")
 
@@ -41,7 +41,7 @@ class _Place:
         self._line: bytes | None = None
 
     def advance(self, lines: list[bytes]) -> LiveBatch:
-        """Go on by these lines; they are what the reader gets next."""
+        """Advance by these lines, which the reader gets next."""
         batch = LiveBatch(self.position + 1, lines)
         self.position += len(lines)
         self._line = lines[-1]
@@ -49,10 +49,10 @@ class _Place:
         return batch
 
     def check(self, line: bytes) -> None:
-        """Compare the log's line of this number. The first one seen after a resumption counts as the reader's.
+        """Compare the position with the log's line of this number. The first line after a resumption is accepted.
 
         Raises:
-            LogRewound: it is another one.
+            LogRewound: the log has a different line.
         """
         if self._line is not None and line != self._line:
             raise LogRewound("the log lost its last events, and what took their place differs")
@@ -60,12 +60,12 @@ class _Place:
 
 
 class _Reader:
-    """Goes on from a place, over one subscription: reads the log to its end, listens, and reads again.
+    """Reads on from a position over one subscription: reads the log to its end, listens, and reads again.
 
-    No generator: its frame would cost each open stream 0.6 KB, and it would hold what was read last.
+    Not a generator: its frame would cost each open stream 0.6 KB, and would keep the last batch alive.
 
     Attributes:
-        received_s: when the live events that were given last came to this process; None of anything else.
+        received_s: when the last returned live events reached this process; None for anything else.
     """
 
     __slots__ = (
@@ -94,7 +94,7 @@ class _Reader:
         self.received_s: float | None = None
 
     async def next(self) -> LiveBatch | ChannelState | None:
-        """As `Follower.follow` gives it."""
+        """Return the next item of `Follower.follow`."""
         self.received_s = None
         while True:
             if not self._listens and (seen := await self._look()) is not None:
@@ -111,7 +111,7 @@ class _Reader:
                 return self._place.advance(fresh)
 
     async def _look(self) -> LiveBatch | ChannelState | None:
-        """The log's next events, or an end without them, or, after a silence, where the channel stands."""
+        """Return the log's next events, an end without them, or, after a silence, the channel's state."""
         place = self._place
         silent, self._silent = self._silent, False
         look = await self._log.look(
@@ -148,8 +148,8 @@ class Follower:
     """Reads channels for clients.
 
     Args:
-        idle_s: silence after which `follow` gives None, so that the caller can keep its connection alive.
-        delivered: told, of live events, how many seconds after their receipt their reader was done with them.
+        idle_s: silence after which `follow` yields None, so that the caller can keep its connection alive.
+        delivered: called with the seconds between the receipt of live events and the end of their delivery.
     """
 
     def __init__(
@@ -170,16 +170,16 @@ class Follower:
     async def follow(
         self, channel_id: str, after: int
     ) -> AsyncGenerator[LiveBatch | ChannelState | None]:
-        """Batches of events with numbers `after + 1`, ... up to the terminal one; None in silences.
+        """Yield batches of events with numbers `after + 1`, ... up to the terminal one; None in silences.
 
-        After a None comes where the channel stands, unless there are events after all, or the store is away. Where
-        that is an end, it has the whole text, and no more comes: the log has gone.
+        After a None comes the channel's state, unless there are events after all, or the store is unavailable. If
+        that state is terminal, it has the whole text and is the last item: the log has expired.
 
-        Redis being away is a long silence, and so is a log shorter than what was given, while it may grow again.
+        An unavailable Redis is a long silence, and so is a log shorter than what was returned, while it may grow again.
 
         Raises:
-            LogRewound: the log has grown again, to something else, or the request ended short of what was given.
-            ChannelNotFound: the channel has left the store for good.
+            LogRewound: the log has grown again with other events, or the request ended before the returned position.
+            ChannelNotFound: the store no longer has the channel.
         """
         backoff = Backoff()
         place = _Place(after)

@@ -1,4 +1,4 @@
-"""How many streams each key has open at this server."""
+"""Bounds the streams that each key has open at this server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ RETRY_AFTER_S = 5.0
 
 
 class Streams:
-    """A bound on each key's open streams; also on answers that come in one piece, while they are waited for."""
+    """Bounds each key's open streams, and the non-streamed responses it waits for."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: Counter[str] = Counter()
 
     def of(self, key_id: str) -> _Place:
-        """Inside, the key has one more.
+        """Count one more stream of the key inside the context.
 
         Raises:
-            TooManyStreams: on the way in, where it has as many as it may.
+            TooManyStreams: on entry, if the key is at its bound.
         """
         return _Place(self, key_id)
 
@@ -40,7 +40,7 @@ class Streams:
 
 
 class _Place:
-    """One stream. Not a generator: those cost a stream half a kilobyte."""
+    """One counted stream. Not a generator, which would cost half a kilobyte."""
 
     __slots__ = ("_key_id", "_streams")
 

@@ -1,4 +1,4 @@
-"""Server-sent events: encoded events to frames (pure), and a response that a slow reader cannot fill."""
+"""Server-sent events: frames from encoded events (pure), and a response that disconnects slow readers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ KEEPALIVE = b": keep-alive\n\n"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
-    # nginx buffers responses otherwise, and tokens would come in lumps.
+    # Otherwise nginx buffers responses, and tokens arrive in bursts.
     "X-Accel-Buffering": "no",
 }
 
 
 def frame(seq: int, name: bytes, data: bytes) -> bytes:
-    """One SSE frame with an id."""
+    """Return one SSE frame with an id."""
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, name, data)
 
 
 def frames(batch: LiveBatch) -> bytes:
-    """A batch of encoded events as SSE frames."""
+    """Return a batch of encoded events as SSE frames."""
     return b"".join(
         frame(batch.first_seq + offset, *split_event(line))
         for offset, line in enumerate(batch.lines)
@@ -35,29 +35,29 @@ def frames(batch: LiveBatch) -> bytes:
 
 
 def named_frame(name: bytes, data: bytes) -> bytes:
-    """A frame that is no event of the channel: it has no id, so the client's last one stays."""
+    """Return a frame that is not an event of the channel. It has no id, so `Last-Event-ID` does not change."""
     return b"event: %b\ndata: %b\n\n" % (name, data)
 
 
 def data_frame(data: bytes) -> bytes:
-    """One frame in OpenAI's manner: data only."""
+    """Return one frame in OpenAI's style, with data only."""
     return b"data: %b\n\n" % data
 
 
 RESPONSE_BEGUN: web.RequestKey[bool] = web.RequestKey("response_begun", bool)
-"""Set once headers have left: an error can no longer be a status."""
+"""Set once headers are sent, when an error can no longer be a status."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What streams of one kind have done so far.
+    """Counters of one kind of stream.
 
     Attributes:
-        begun: whose headers have left.
-        ended: of these, the ones that are over.
-        resumed: of these, the ones whose client had events already.
-        frames: sent; comments do not count.
-        cut: whose client read too slowly.
+        begun: streams whose headers were sent.
+        ended: of these, streams that have ended.
+        resumed: of these, streams whose client already had events.
+        frames: frames sent, without comments.
+        cut: streams whose client read too slowly.
     """
 
     begun: int = 0
@@ -70,19 +70,19 @@ class Traffic:
 
 
 TRAFFIC: web.RequestKey[Traffic] = web.RequestKey("traffic", Traffic)
-"""Where a request's stream is counted."""
+"""The counters for a request's stream."""
 
 
 FITS = 32 << 10
-"""Bytes that an empty transport takes without a word: half of where it asks writers to wait."""
+"""Bytes that an empty transport accepts without waiting: half of its high-water mark."""
 
 
 class SlowReader(ConnectionError):
-    """The client did not take what was written in time; it was cut off and can resume."""
+    """The client did not read in time. It was disconnected, and can resume."""
 
 
 class EventStream:
-    """An SSE response, which there is from `begin` on."""
+    """An SSE response, created by `begin`."""
 
     __slots__ = ("_request", "_write_timeout_s", "begun", "response", "traffic")
 
@@ -93,9 +93,9 @@ class EventStream:
         self.begun = False
 
     async def begin(self, headers: Mapping[str, str] | None = None) -> None:
-        """Send the headers, these among them."""
-        # Made here, not before: where many responses are made before the first gets all its attributes, CPython gives
-        # each of them a dictionary of its own.
+        """Create the response and send its headers, including these."""
+        # Created here and not earlier: if many responses exist before the first has all its attributes, CPython gives
+        # each of them a separate dictionary.
         self.response = web.StreamResponse(headers={**HEADERS, **(headers or {})})
         self.begun = True
         self._request[RESPONSE_BEGUN] = True
@@ -103,13 +103,13 @@ class EventStream:
         await self.response.prepare(self._request)
 
     async def write(self, data: bytes) -> None:
-        """Raises SlowReader once the client's buffers stay full for `write_timeout_s`."""
+        """Write data. Raises SlowReader if the client's buffers stay full for `write_timeout_s`."""
         self._count(data)
         transport = self._request.transport
         if transport is None or transport.get_write_buffer_size() or len(data) > FITS:
             await self._in_time(self.response.write(data))
         else:
-            # It cannot wait, and a timer costs as much as the write.
+            # This write cannot block, and a timer costs as much as the write.
             await self.response.write(data)
 
     def _count(self, data: bytes) -> None:
@@ -121,7 +121,7 @@ class EventStream:
             traffic.frames += data.count(b"\n\n")
 
     async def end(self) -> None:
-        """Raises SlowReader as `write` does: the last byte waits for the client too."""
+        """End the stream. Raises SlowReader as `write` does, because the last byte also waits for the client."""
         await self._in_time(self.response.write_eof())
 
     async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:

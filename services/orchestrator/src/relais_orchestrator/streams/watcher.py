@@ -1,7 +1,7 @@
-"""Saying that requests with `on_disconnect: cancel` still have a reader here.
+"""Reports that requests with `on_disconnect: cancel` still have a reader here.
 
-Should this process die, nobody says so any more, and the reaper ends them. Should it only stall, or be frozen with its
-machine, its presence says that it may still have readers, and the reaper leaves them alone.
+If this process dies, the reports stop and the reaper ends the requests. If it only stalls, or is frozen with its
+machine, its presence shows that it may still have readers, and the reaper leaves the requests alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ UNWATCHED_AT_ONCE = 500
 
 
 class Watcher:
-    """One loop for all streams of this process.
+    """Renews the watch leases of all streams of this process in one loop.
 
     Attributes:
-        watcher_id: what the store calls this process.
+        watcher_id: this process's id in the store.
     """
 
     def __init__(self, queue: JobIntake, *, lease_s: float) -> None:
@@ -40,12 +40,12 @@ class Watcher:
         self.watcher_id = secrets.token_hex(8)
 
     def watching(self, channel_id: str) -> AbstractAsyncContextManager[None]:
-        """Inside, the channel has a reader."""
+        """Return a context in which the channel has a reader."""
         return _Watching(self, channel_id)
 
     @contextmanager
     def accepting(self, channel_id: str) -> Iterator[None]:
-        """Inside, the client that asks for this channel counts as its reader; the acceptance itself tells the store."""
+        """Count the submitting client as a reader inside the context. `enqueue` itself informs the store."""
         self._join(channel_id)
         try:
             yield
@@ -53,7 +53,7 @@ class Watcher:
             self.leave(channel_id)
 
     async def join(self, channel_id: str) -> None:
-        """The channel has one more reader; `leave` must follow."""
+        """Add a reader to the channel; `leave` must follow."""
         self._join(channel_id)
         try:
             await self._queue.watch(channel_id, lease_s=self._lease_s, watcher_id=self.watcher_id)
@@ -66,7 +66,7 @@ class Watcher:
         self._left.discard(channel_id)
 
     def leave(self, channel_id: str) -> None:
-        """A reader has gone. The store hears of the last one in the next pass, before the lease is over."""
+        """Remove a reader. If it was the last, the next pass informs the store before the lease expires."""
         self._channels[channel_id] -= 1
         if self._channels[channel_id] == 0:
             del self._channels[channel_id]
@@ -75,7 +75,7 @@ class Watcher:
     async def run(self) -> None:
         renewed = True
         while True:
-            # After an outage, this must come before the reapers, which hold still for a worker's lease only.
+            # After an outage, this must run before the reapers, which pause for a worker's lease only.
             await asyncio.sleep(self._lease_s / 3 if renewed else min(RETRY_S, self._lease_s / 3))
             renewed = await self._renew()
 
@@ -97,7 +97,7 @@ class Watcher:
             by_model[channel_model(channel_id)].append(channel_id)
         for channel_ids in by_model.values():
             for at in range(0, len(channel_ids), UNWATCHED_AT_ONCE):
-                # Without those that have a reader again, who has said so since.
+                # Skip channels that have a reader again, which has been reported since.
                 batch = [
                     one for one in channel_ids[at : at + UNWATCHED_AT_ONCE] if one in self._left
                 ]
@@ -106,7 +106,7 @@ class Watcher:
 
 
 async def stay_present(presence: Presence, model: str, watcher_id: str) -> None:
-    """Have the store see that this process exists, over one connection after another."""
+    """Keep a subscription open that shows the store that this process exists, and reopen it when it breaks."""
     backoff = Backoff()
     while True:
         try:
@@ -119,7 +119,7 @@ async def stay_present(presence: Presence, model: str, watcher_id: str) -> None:
 
 
 class _Watching:
-    """One reader's time on a channel. No generator: its frame would cost each open stream 0.6 KB."""
+    """The context of one reader of a channel. Not a generator: its frame would cost each open stream 0.6 KB."""
 
     __slots__ = ("_channel_id", "_watcher")
 

@@ -1,1 +1,1 @@
-"""From a checked request to a job in the queue."""
+"""Turns validated requests into queued jobs."""

@@ -1,4 +1,4 @@
-"""The names that requests may use for models: those declared, and aliases of them."""
+"""The model names that requests may use: declared models and their aliases."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from relais_orchestrator.access.auth import Caller
 
 
 class Catalogue:
-    """Every name, and the model behind it.
+    """Maps every name to its model.
 
     Args:
         models: the declared ones.
-        aliases: other names; each stands for a declared model, or for another alias.
-        embedding_models: those of the declared ones that give vectors, and write no text.
+        aliases: other names; each refers to a declared model or to another alias.
+        embedding_models: the declared models that are embedding models.
 
     Raises:
-        SettingsError: an alias leads to no declared model; names `MODEL_ALIASES`.
+        SettingsError: an alias does not resolve to a declared model; names `MODEL_ALIASES`.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Catalogue:
         self._roots = {model: model for model in models} | roots_of(aliases, models)
 
     def names_of(self, caller: Caller) -> tuple[str, ...]:
-        """What a caller may ask for; it is told of nothing else. A key that may use a model may use all its aliases."""
+        """Return the names that a caller may use. A key that may use a model may use all its aliases."""
         allowed = caller.may.models
         return tuple(
             name
@@ -40,7 +40,7 @@ class Catalogue:
         )
 
     def root_of(self, name: str, caller: Caller) -> str:
-        """The declared model behind a name. Raises ModelNotFound, also where the caller may not use it."""
+        """Return the declared model behind a name. Raises ModelNotFound, also if the caller may not use it."""
         root = self._roots.get(name)
         allowed = caller.may.models
         if root is None or not (allowed is None or name in allowed or root in allowed):
@@ -48,9 +48,9 @@ class Catalogue:
         return root
 
     def behind(self, name: str) -> str | None:
-        """The same for operators, who see every model; None where there is none."""
+        """Return the declared model behind a name, for operators, who see every model; None if there is none."""
         return self._roots.get(name)
 
     def embeds(self, root: str) -> bool:
-        """Whether a declared model gives vectors, and writes no text."""
+        """Return whether a declared model is an embedding model."""
         return root in self._embedding_models

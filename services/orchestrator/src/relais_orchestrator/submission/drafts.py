@@ -1,4 +1,4 @@
-"""What a client asked for, made from each route's schema. Pure."""
+"""Converts each route's schema into a draft of a job. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, Comple
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a client asked for, whichever route it came by.
+    """A validated request, independent of its route.
 
     Attributes:
-        is_delivered: its client waits for vectors, which nobody reads once that client has them or has left.
+        is_delivered: its client waits for vectors, which nobody needs once the client has them or has left.
     """
 
     model: str
@@ -47,13 +47,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A draft, and how its answer is to be written.
+    """A draft, and the options of its response.
 
     Attributes:
-        stream, include_usage: of the OpenAI routes.
-        base64: vectors as text.
-        top_n: of a ranking; None for all.
-        return_documents: of a ranking.
+        stream, include_usage: options of the OpenAI routes.
+        base64: whether to return vectors as base64.
+        top_n: number of results of a ranking; None for all.
+        return_documents: whether a ranking includes its documents.
     """
 
     draft: Draft
@@ -164,7 +164,7 @@ def _vectors(wanted: EmbeddingRequest | RerankRequest | ScoreRequest, asked: Emb
 
 
 def _each(given: Inputs) -> tuple[str | tuple[int, ...], ...]:
-    """One item for each vector."""
+    """Return the inputs, one for each vector."""
     if isinstance(given, str):
         return (given,)
     first = given[0]

@@ -1,4 +1,4 @@
-"""Turning a validated request into a job in the queue."""
+"""Turns validated requests into queued jobs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ IDEMPOTENCY_KEY_FORM = r"^[!-~]([ -~]{0,254}[!-~])?$"
 _IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_FORM)
 FAREWELL_TIMEOUT_S = 2.0
 DELIVERED_TTL_S = 60.0
-"""How long an answer is kept that its client waited for: as long as a repetition takes, or a restart of Redis."""
+"""How long an answer that its client waited for is kept: long enough for a retry, or a restart of Redis."""
 _ORDER = tuple(Priority)
 
 
@@ -57,9 +57,9 @@ class Intake:
     """Accepts drafts for the models that this deployment declares.
 
     Args:
-        accepted: told of every job that the queue took in, or had already.
-        watcher: says that their clients are here.
-        tracing: of every job; None where no traces are kept.
+        accepted: called for every job that was queued, or that already existed.
+        watcher: reports that their clients are connected.
+        tracing: trace content of every job; None if no traces are kept.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Intake:
             ModelNotFound, PriorityForbidden, StructureForbidden, InvalidRequest, PayloadTooLarge, QueueFull,
                 TooManyInFlight, RateLimited, StorageFull, KeyStorageFull, TracesFull, IdempotencyConflict, Draining:
                 nothing was queued.
-            StoreUnavailable: unknown; only an `Idempotency-Key` makes a repetition safe.
+            StoreUnavailable: it is unknown whether the job was queued; only an `Idempotency-Key` makes a retry safe.
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
@@ -147,7 +147,7 @@ class Intake:
             raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
 
     async def stop(self, channel_id: str) -> None:
-        """Ask for the end of a job whose reader has left. Should that fail, its watcher's lease runs out."""
+        """Cancel a job whose reader has left. If this fails, the watch lease ends the job."""
         try:
             async with asyncio.timeout(FAREWELL_TIMEOUT_S):
                 await self._queue.cancel(channel_id, StopReason.DISCONNECT)
@@ -169,13 +169,13 @@ class Intake:
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
             return await enqueue
-        # A client that leaves now was never told of its channel: nobody will read it.
+        # A client that leaves now never learnt its channel, so nobody will read it.
         enqueueing = asyncio.create_task(enqueue)
         try:
             return await asyncio.shield(enqueueing)
         except asyncio.CancelledError:
             try:
-                # A cancel that overtook the enqueue would find no job.
+                # A cancel that overtakes the enqueue would find no job.
                 await asyncio.wait({enqueueing}, timeout=FAREWELL_TIMEOUT_S)
                 await self.stop(job.channel_id)
             finally:
@@ -193,7 +193,7 @@ class Intake:
 
 
 def _check_structure(sampling: Sampling, key: ApiKey) -> None:
-    """Raises StructureForbidden where the key may not ask for this kind of structured output."""
+    """Raise StructureForbidden if the key may not use this kind of structured output."""
     for kind in sampling.structured_outputs or ():
         if kind in COSTLY_STRUCTURES and kind not in (key.structured_outputs or ()):
             param = f"structured_outputs.{kind}"

@@ -1,4 +1,4 @@
-"""How each model stands: who serves it, what waits. Asked of Redis once a second at most, however many ask here."""
+"""The state of each model: its workers and queue. Read from Redis at most once per second."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FRESH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model at one instant.
+    """The state of one model.
 
     Attributes:
         state: `ready`: a request would begin at once; `busy`: it would wait for a place; `no_worker`: it would wait
             for a worker that can run it.
-        workers: alive, not draining, and able to run it.
-        capacity: requests they run at once.
-        max_model_len: of the worker with the shortest context; None where none tells.
+        workers: live workers that are not draining and can run it.
+        capacity: requests that they run at once.
+        max_model_len: the shortest context of its workers; None if unknown.
     """
 
     state: Literal["ready", "busy", "no_worker"]
@@ -38,7 +38,7 @@ class ModelState:
 
 
 class ModelStates:
-    """The last look, and the next one when it has grown old."""
+    """Caches the states of all models, and refreshes them when they are old."""
 
     def __init__(
         self, models: Sequence[str], operations: Operations, registry: WorkerRegistry
@@ -51,14 +51,14 @@ class ModelStates:
         self._lock = asyncio.Lock()
 
     async def all(self) -> dict[str, ModelState]:
-        """By declared model; empty while Redis is away."""
+        """Return the state of each declared model; empty while Redis is unavailable."""
         async with self._lock:
             if time.monotonic() - self._looked_at_s > FRESH_S:
                 try:
                     self._states = await self._look()
                 except StoreUnavailable:
                     self._states = {}
-                # An outage too is asked about once a second.
+                # During an outage, too, retry once per second.
                 self._looked_at_s = time.monotonic()
             return self._states
 

@@ -1,1 +1,1 @@
-"""Traces of ended requests, from Redis to MongoDB."""
+"""Moves traces of ended requests from Redis to MongoDB."""

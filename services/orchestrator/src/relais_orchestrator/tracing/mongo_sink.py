@@ -1,4 +1,4 @@
-"""`TraceSink` over MongoDB: the collection `traces`, its indexes, and how long it keeps a trace."""
+"""`TraceSink` over MongoDB: the collection `traces`, its indexes and its retention."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _OF_THE_DOCUMENT = frozenset(
     # InvalidIdField, EmptyFieldName, DottedFieldName, DocumentValidationFailure, and three of size.
     (2, 9, 14, 22, 40, 52, 53, 56, 57, 121, 10334, 17280, 17419)
 )
-"""Codes by which a server judges one document. Any other may pass: a full disk, a quota, a primary that steps down."""
+"""Error codes that concern one document. Others may be temporary: a full disk, a quota, a primary stepping down."""
 
 
 class MongoTraceSink:
-    """Writes in bulk, and returns once a majority of the servers has it in its journal."""
+    """Writes in bulk, and returns once a majority of the servers has journalled the write."""
 
     def __init__(self, database: Database, *, retention_days: int) -> None:
         self._database = database
@@ -62,7 +62,7 @@ class MongoTraceSink:
         try:
             judged = await self._upsert(documents)
         except NOT_ENCODABLE:
-            # The driver does not say which one cannot even be sent.
+            # The driver does not say which document cannot be encoded.
             for at in [at for at, document in documents.items() if not is_encodable(document)]:
                 refused[at] = "not encodable"
                 del documents[at]
@@ -74,10 +74,10 @@ class MongoTraceSink:
         return Outcome(refused, postponed)
 
     async def _upsert(self, documents: dict[int, dict[str, Any]]) -> dict[int, tuple[int, str]]:
-        """What the server says of those that it did not write: a code, and its words."""
+        """Write documents; return the code and message of each one that was not written, by its place."""
         if not documents:
             return {}
-        # What is there stays: a trace that comes again, because its receipt was lost, changes nothing.
+        # Existing documents stay: a trace that comes again, because its receipt was lost, changes nothing.
         writes = [
             UpdateOne({"_id": document["_id"]}, {"$setOnInsert": document}, upsert=True)
             for document in documents.values()
@@ -96,7 +96,7 @@ class MongoTraceSink:
         return {}
 
     async def _prepare(self) -> None:
-        """Indexes, made where they are missing; the retention is what the settings say now."""
+        """Create missing indexes and apply the current retention."""
         for fields in _INDEXES:
             await self._traces.create_index([(one, ASCENDING) for one in fields])
         try:

@@ -1,4 +1,4 @@
-"""A trace writer for as long as the orchestrator serves."""
+"""Runs a trace writer while the orchestrator serves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relais_orchestrator.tracing.settings import TraceSettings
 from relais_orchestrator.tracing.writer import TraceWriter
 
 DRAIN_S = 3.0
-"""What waits stays in Redis, for the next orchestrator; so the end of this one is not held up for long."""
+"""Limit for the last write. What still waits stays in Redis for other orchestrators."""
 
 
 @asynccontextmanager
@@ -27,7 +27,7 @@ async def writing_traces(
     models: Sequence[str],
     metrics: TraceMetrics,
 ) -> AsyncIterator[None]:
-    """Write until the context ends, then what still waits. Without settings, nothing. Raises SettingsError."""
+    """Write traces until the context ends, then drain. Does nothing without settings. Raises SettingsError."""
     if settings is None:
         yield
         return

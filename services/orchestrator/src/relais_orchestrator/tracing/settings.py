@@ -1,4 +1,4 @@
-"""Whether traces are kept, where, and for how long."""
+"""Settings of traces: whether they are kept, where, and for how long."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from relais_common.runtime.environ import Environ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSettings:
-    """Of a deployment that keeps traces.
+    """Settings of a deployment that keeps traces.
 
     Attributes:
-        tracing: what each accepted request gets.
-        retention_days: after a request's end.
-        write_every_s: how long traces gather before they are written together.
+        tracing: trace content of each accepted request.
+        retention_days: days after a request's end.
+        write_every_s: how long traces are collected before they are written together.
     """
 
     mongo: MongoSettings
@@ -27,10 +27,10 @@ class TraceSettings:
 
 
 def read_trace_settings(env: Environ) -> TraceSettings | None:
-    """None where there is no `MONGODB_URL`: requests then leave no trace, for nobody would fetch it.
+    """Return the settings, or None without `MONGODB_URL`: requests then leave no trace, which nobody would collect.
 
     Raises:
-        SettingsError: one of them is wrong.
+        SettingsError: a setting is invalid.
     """
     mongo = read_mongo_settings(env)
     content = environ.choice(env, "TRACE_CONTENT", "none", ("none", "full"))

@@ -1,4 +1,4 @@
-"""The port of what keeps traces for good."""
+"""The port of permanent trace storage."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from relais_common.jobs.traces import Trace
 
 
 class SinkUnavailable(Exception):
-    """Nothing is known to be written: the same traces must come again."""
+    """It is unknown whether anything was written; the same traces must be sent again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the traces of one call, by their place in it; all others are written for good.
+    """The traces of one call that were not written, by index; all others were.
 
     Attributes:
-        refused: those that would never be taken, and why.
-        postponed: those that must come again, and why.
+        refused: traces that would never be accepted, and why.
+        postponed: traces that must be sent again, and why.
     """
 
     refused: Mapping[int, str] = field(default_factory=dict)
@@ -32,8 +32,8 @@ class Outcome:
 
 
 class TraceSink(Protocol):
-    """Where traces go."""
+    """Stores traces permanently."""
 
     async def write(self, traces: Sequence[Trace]) -> Outcome:
-        """Keep these. One that is kept already stays as it is. Raises SinkUnavailable."""
+        """Store these traces. Existing ones stay unchanged. Raises SinkUnavailable."""
         ...

@@ -1,4 +1,4 @@
-"""The loop that takes traces out of Redis and has them written. Any number of orchestrators run it at once."""
+"""The loop that moves traces from Redis to their sink. Any number of orchestrators can run it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from relais_orchestrator.tracing.sink import SinkUnavailable, TraceSink
 log = structlog.get_logger(__name__)
 
 BATCH = 200
-"""Written at once; some milliseconds of the event loop."""
+"""Traces per batch, which take a few milliseconds of the event loop."""
 
 LONGEST_PAUSE_S = 5.0
 
 
 class TraceWriter:
-    """One of those that share the work.
+    """One of the writers that share the work.
 
     Args:
-        name: of this writer among all; never used again by another process.
-        every_s: how long traces gather.
+        name: unique name of this writer, never reused by another process.
+        every_s: how long traces are collected.
         claim_after_s: how long another writer may hold traces before it counts as gone. Longer than a write takes;
-            should it be alive all the same, what is written twice changes nothing.
+            if that writer is alive after all, writing twice changes nothing.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TraceWriter:
         self._waits = False
 
     async def run(self) -> None:
-        """For ever. An outage of either side delays, and is told of once."""
+        """Write for ever. An outage of either side causes a delay, and is logged once."""
         backoff = Backoff(initial_s=0.2, longest_s=LONGEST_PAUSE_S)
         while True:
             try:
@@ -71,7 +71,7 @@ class TraceWriter:
                 await asyncio.sleep(self._every_s * random.uniform(0.5, 1.0))
 
     async def drain(self, timeout_s: float) -> None:
-        """Write what waits now. What this one does not get done, another one will."""
+        """Write the traces that wait now. Other orchestrators write what remains."""
         try:
             async with asyncio.timeout(timeout_s):
                 while await self.write_waiting():
@@ -80,7 +80,7 @@ class TraceWriter:
             log.warning("trace_drain_failed", error=str(error) or "not done in time")
 
     async def write_waiting(self) -> bool:
-        """One batch of each model; whether there may be more. Raises StoreUnavailable, SinkUnavailable."""
+        """Write one batch of each model; return whether more may wait. Raises StoreUnavailable, SinkUnavailable."""
         async with self._busy:
             more = False
             for model in self._models:

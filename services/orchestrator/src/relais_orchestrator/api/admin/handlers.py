@@ -29,7 +29,7 @@ TOP_KEYS = 20
 
 
 async def queues(request: web.Request) -> web.Response:
-    """`GET /v1/admin/queues`: of each model, what waits and runs."""
+    """`GET /v1/admin/queues`: waiting and running requests of each model."""
     admin_key_id(request)
     models = _models(request, parse_query(AdminQuery, request.query))
     operations = request.app[PARTS].operations
@@ -39,7 +39,7 @@ async def queues(request: web.Request) -> web.Response:
 
 
 async def workers(request: web.Request) -> web.Response:
-    """`GET /v1/admin/workers`: who is alive, also for models that this orchestrator does not declare."""
+    """`GET /v1/admin/workers`: live workers, including those of models that this orchestrator does not declare."""
     admin_key_id(request)
     parts = request.app[PARTS]
     wanted = parse_query(AdminQuery, request.query).model
@@ -52,7 +52,7 @@ async def workers(request: web.Request) -> web.Response:
 
 
 async def channels(request: web.Request) -> web.Response:
-    """`GET /v1/admin/channels`: living requests of each model, the soonest deadline first."""
+    """`GET /v1/admin/channels`: unfinished requests of each model, soonest deadline first."""
     admin_key_id(request)
     query = parse_query(ChannelsQuery, request.query)
     operations = request.app[PARTS].operations
@@ -66,7 +66,7 @@ async def channels(request: web.Request) -> web.Response:
 
 
 async def dead_letters(request: web.Request) -> web.Response:
-    """`GET /v1/admin/dead-letters`: requests that were set aside, of each model the newest first."""
+    """`GET /v1/admin/dead-letters`: requests that were set aside, newest first for each model."""
     admin_key_id(request)
     query = parse_query(PageQuery, request.query)
     operations = request.app[PARTS].operations
@@ -78,7 +78,7 @@ async def dead_letters(request: web.Request) -> web.Response:
 
 
 async def replay(request: web.Request) -> web.Response:
-    """`POST /v1/admin/dead-letters/{channel_id}/replay`: 202 and the channel on which the request runs again."""
+    """`POST /v1/admin/dead-letters/{channel_id}/replay`: 202, and the channel on which the request runs again."""
     operator, channel_id = admin_key_id(request), _dead_letter_id(request)
     parts = request.app[PARTS]
     accepted = await parts.operations.replay(
@@ -106,7 +106,7 @@ async def replay(request: web.Request) -> web.Response:
 
 
 async def drop(request: web.Request) -> web.Response:
-    """`DELETE /v1/admin/dead-letters/{channel_id}`: its request is deleted."""
+    """`DELETE /v1/admin/dead-letters/{channel_id}`: delete the stored request."""
     operator, channel_id = admin_key_id(request), _dead_letter_id(request)
     if not await request.app[PARTS].operations.drop(channel_id):
         raise _no_dead_letter()

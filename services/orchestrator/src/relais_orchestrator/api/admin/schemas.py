@@ -1,4 +1,4 @@
-"""Query strings and answers of the operators' routes."""
+"""Query strings and responses of the operators' routes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relais_orchestrator.api.schemas.messages import ModelName
 
 
 class AdminQuery(BaseModel):
-    """Of one declared model, or of all."""
+    """One declared model, or all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,13 +23,13 @@ class AdminQuery(BaseModel):
 
 
 class PageQuery(AdminQuery):
-    """At most `limit` of each model."""
+    """At most `limit` items for each model."""
 
     limit: int = Field(default=50, ge=1, le=1000)
 
 
 class ChannelsQuery(PageQuery):
-    """Living requests, by deadline."""
+    """Unfinished requests, by deadline."""
 
     status: ChannelFilter = ChannelFilter.ALL
     latest: bool = False
@@ -57,7 +57,7 @@ class DeadLettersResponse(TypedDict):
 
 @with_config(CLOSED)
 class ReplayedResponse(TypedDict):
-    """The dead letter's request is in the queue again, on a channel of its own."""
+    """The dead letter's request is queued again, on a new channel."""
 
     channel_id: ChannelId
     replay_of: str

@@ -1,1 +1,1 @@
-"""What every route takes and gives, as an OpenAPI 3.1 document; and pages that show it."""
+"""The OpenAPI 3.1 document of all routes, and the page that shows it."""

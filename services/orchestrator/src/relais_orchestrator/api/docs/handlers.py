@@ -1,4 +1,4 @@
-"""`/openapi.json`: one document, made at start."""
+"""`/openapi.json`: the document, built once at start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relais_orchestrator.api.docs.document import Json
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The document's bytes, and a tag that changes with them."""
+    """The document's bytes, and their ETag."""
 
     body: bytes
     etag: str

@@ -1,6 +1,6 @@
-"""`/docs`: Swagger UI over `/openapi.json`, from files on this machine: the page asks nobody else for anything.
+"""`/docs`: Swagger UI over `/openapi.json`. All files are served from here; the page loads nothing else.
 
-The files come from the package `swagger-ui-py`, none of whose code is run.
+The files come from the package `swagger-ui-py`; none of its code is run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 OURS = Path(__file__).parent / "page"
 HEADERS = {
-    # Asked for again each time, and answered 304: an upgrade is seen at once.
+    # Browsers revalidate every time and get a 304, so that an upgrade is visible at once.
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
@@ -25,7 +25,7 @@ HEADERS = {
 
 
 def add_docs_page(app: web.Application, root_path: str) -> None:
-    """The page, the few files that it needs, and the way to it from where a visitor may begin."""
+    """Add the page, its files, and a redirect from the root."""
     theirs = _swagger_ui()
     files = {
         "/docs": OURS / "docs.html",

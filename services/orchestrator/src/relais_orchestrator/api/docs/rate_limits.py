@@ -1,4 +1,4 @@
-"""Headers that tell a key what it has left of its minute."""
+"""Declarations of the headers that report what a key has left of its minute."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ RATE_LIMITS = tuple(
         Header(f"x-ratelimit-reset-{what}", Duration, "Until all of them are there again."),
     )
 )
-"""Only where the key has such a limit."""
+"""Sent only if the key has such a limit."""

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: one job each, whose vectors or scores come packed."""
+"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: each runs one job and returns its vectors or scores."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 
 async def rerank(request: web.Request) -> web.Response:
-    """Documents by their cosine with a query."""
+    """Rank documents by their cosine similarity to a query."""
     asked, done = await _ask(request, Reading.RERANK)
     documents = () if asked.draft.embedding is None else asked.draft.embedding.inputs
     scores = unpack(done.packed)
@@ -104,7 +104,7 @@ async def rerank(request: web.Request) -> web.Response:
 
 
 async def score(request: web.Request) -> web.Response:
-    """Cosines of one text with others."""
+    """Cosine similarities of one text with others."""
     _, done = await _ask(request, Reading.SCORE)
     answer: ScoreList = {
         "object": "list",
@@ -122,7 +122,7 @@ async def score(request: web.Request) -> web.Response:
 
 
 async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
-    """Queue what is asked, and wait for its end."""
+    """Queue the request and wait for its end."""
     parts = request.app[PARTS]
     caller, body, asked = await read_asked(request, route)
     idempotency_key = request.headers.get("Idempotency-Key")
@@ -149,7 +149,7 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
 
 
 def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:
-    """Each vector as JSON: an array of numbers, or a string in base64."""
+    """Yield each vector as JSON: an array of numbers, or a base64 string."""
     size = 4 * shape.dimensions
     for start in range(0, shape.count * size, size):
         row = packed[start : start + size]
@@ -157,7 +157,7 @@ def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[byt
 
 
 def unpack(packed: bytes) -> list[float]:
-    """Little-endian float32 as numbers."""
+    """Unpack little-endian float32 values."""
     floats = array("f", packed)
     if sys.byteorder == "big":
         floats.byteswap()

@@ -1,4 +1,4 @@
-"""Routes of embedding models: OpenAI's, and the two that vLLM has beside it."""
+"""Routes of embedding models: OpenAI's, and vLLM's rerank and score."""
 
 from __future__ import annotations
 

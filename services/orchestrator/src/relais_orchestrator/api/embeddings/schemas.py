@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: what they take and answer."""
+"""Requests and responses of `/v1/embeddings`, `/v1/rerank` and `/v1/score`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
 
 MAX_INPUTS = 32_768
-"""The most that `MAX_EMBEDDING_INPUTS` may allow."""
+"""The highest allowed value of `MAX_EMBEDDING_INPUTS`."""
 
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 Inputs = (
@@ -33,7 +33,7 @@ Inputs = (
 
 
 class _Common(BaseModel):
-    """Relais's own three fields, and the model."""
+    """The model, and Relais's own three fields."""
 
     model_config = STRICT
 
@@ -69,7 +69,7 @@ class EmbeddingRequest(_Common):
 
 
 class RerankRequest(_Common):
-    """`POST /v1/rerank`: the passages that are nearest to a query."""
+    """`POST /v1/rerank`: rank passages by similarity to a query."""
 
     query: str
     documents: Texts
@@ -82,7 +82,7 @@ class RerankRequest(_Common):
 
 
 class ScoreRequest(_Common):
-    """`POST /v1/score`: one text against each of the second ones."""
+    """`POST /v1/score`: compare one text with each of the second ones."""
 
     text_1: str
     text_2: Annotated[str, branch("text")] | Annotated[Texts, branch("texts")]
@@ -130,7 +130,7 @@ class RerankResult(TypedDict):
 
 @with_config(CLOSED)
 class RerankResponse(TypedDict):
-    """The nearest first."""
+    """Documents, most similar first."""
 
     id: str
     model: str

@@ -1,1 +1,1 @@
-"""`GET /v1/kpis`: key figures of a period."""
+"""`GET /v1/kpis`: the KPIs of a period."""

@@ -1,4 +1,4 @@
-"""`GET /v1/kpis`: key figures of a period, out of the rollups of `relais kpi rollup`."""
+"""`GET /v1/kpis`: the KPIs of a period, from the rollups that `relais kpi rollup` wrote."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relais_orchestrator.http.responses import json_response
 
 
 async def kpis(request: web.Request) -> web.Response:
-    """The same figures as `relais kpi report --format json`."""
+    """Return the same figures as `relais kpi report --format json`."""
     admin_key_id(request)
     query = parse_query(KpisQuery, request.query)
     period, objectives = _period(query), _objectives(query)

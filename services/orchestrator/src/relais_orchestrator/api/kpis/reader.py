@@ -1,4 +1,4 @@
-"""Reports out of the database of traces, for the route."""
+"""Reads KPI reports from MongoDB for the route."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RETRY_AFTER_S = 5.0
 
 
 class KpiReader:
-    """Reads reports, one at a time: a month of many keys is seconds of work, and streams come first."""
+    """Reads one report at a time. A month with many keys takes seconds, and streams have precedence."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -43,7 +43,7 @@ class KpiReader:
 
 @asynccontextmanager
 async def open_kpis(settings: MongoSettings | None) -> AsyncIterator[KpiReader | None]:
-    """None where no database is configured. Does not connect yet. Raises SettingsError."""
+    """Return a reader, or None if no database is configured. Does not connect yet. Raises SettingsError."""
     if settings is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Key figures."""
+"""Route of the KPIs."""
 
 from __future__ import annotations
 

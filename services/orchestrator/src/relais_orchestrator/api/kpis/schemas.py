@@ -1,4 +1,4 @@
-"""Query string of `GET /v1/kpis`. Its answer is `relais_common.insights.report.Report`."""
+"""Query string of `GET /v1/kpis`. The response is `relais_common.insights.report.Report`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_DAYS = 31
 
 
 class KpisQuery(BaseModel):
-    """A period of whole hours, in UTC, and how to look at it."""
+    """A period of whole hours in UTC, with its breakdown and objectives."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,1 +1,1 @@
-"""Relais's own routes: a request outlives its connection."""
+"""The native API, in which a request outlives its connection."""

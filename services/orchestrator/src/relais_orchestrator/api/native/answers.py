@@ -1,4 +1,4 @@
-"""What the native routes answer."""
+"""Responses of the native routes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Instant = Annotated[float, Field(description="Seconds since the epoch, by Redis'
 
 @with_config(CLOSED)
 class AcceptedResponse(TypedDict):
-    """The request is in the queue."""
+    """The request is queued."""
 
     channel_id: ChannelId
     status: Status
@@ -39,7 +39,7 @@ class AcceptedResponse(TypedDict):
 
 @with_config(CLOSED)
 class VectorsResult(TypedDict):
-    """Where a request's vectors are; scores are vectors of one dimension."""
+    """Where to fetch a request's vectors; scores are vectors of one dimension."""
 
     count: int
     dimensions: int
@@ -69,7 +69,7 @@ class Result(TypedDict):
 
 @with_config(CLOSED)
 class ChannelResponse(TypedDict):
-    """Where a request stands."""
+    """The status of a request and, once it has ended, its result."""
 
     channel_id: ChannelId
     model: str

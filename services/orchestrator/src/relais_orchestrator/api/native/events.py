@@ -1,4 +1,4 @@
-"""`GET /v1/channels/{channel_id}/events`: a channel as server-sent events, from anywhere on."""
+"""`GET /v1/channels/{channel_id}/events`: a channel as server-sent events, from any position."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECONNECT_HINT = b"retry: 1000\n\n"
 
 
 async def stream_events(request: web.Request) -> web.StreamResponse:
-    """Everything after `Last-Event-ID`; a client that was cut off reconnects, here or elsewhere, and goes on."""
+    """Stream everything after `Last-Event-ID`. A disconnected client resumes here or at another orchestrator."""
     parts = request.app[PARTS]
     state, check_key = await readable_channel(request)
     after = _last_event_id(request)
@@ -32,7 +32,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
             param="Last-Event-ID",
         )
     if state.status.is_terminal and after == state.tail:
-        # Nothing will ever come; 204 keeps a browser from trying again.
+        # There are no more events; 204 keeps a browser from reconnecting.
         return web.Response(status=204)
     stream = sse.EventStream(request, write_timeout_s=parts.settings.streaming.write_timeout_s)
     with parts.streams.of(state.key_id):
@@ -88,13 +88,13 @@ async def _pump(
 
 
 def place(state: ChannelState) -> bytes:
-    """A waiting request's place in the queue. No event of the log: it has no id, and a client resumes without it."""
+    """A frame with a waiting request's position. It is not in the log, so it has no id and is not resumed."""
     queued = Queued(state.queue_position, state.estimated_wait_s)
     return sse.named_frame(*split_event(encode_event(queued)))
 
 
 def compacted(state: ChannelState) -> bytes:
-    """The terminal event of a channel whose log is gone, with the whole text."""
+    """Return the terminal event, with the whole text, of a channel whose log has expired."""
     name, data = split_event(state.outcome or b"failed {}")
     return sse.frame(state.tail, name, orjson.dumps({**orjson.loads(data), "text": state.text}))
 
@@ -104,5 +104,5 @@ def _last_event_id(request: web.Request) -> int:
     for raw in filter(None, (header, query)):
         if not (raw.isascii() and raw.isdigit() and len(raw) <= MAX_SEQ_DIGITS):
             raise InvalidRequest("Last-Event-ID: not the id of an event", param="Last-Event-ID")
-    # An EventSource that began in the middle keeps its URL when it comes back: the header is newer.
+    # A reconnecting EventSource keeps its original URL, so the header is more recent.
     return int(header or query or "0")

@@ -1,4 +1,4 @@
-"""The native routes: submit, look, cancel."""
+"""Handlers of the native routes: submit, show, cancel, vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from relais_orchestrator.http.responses import error_body, json_response
 
 
 async def submit(request: web.Request) -> web.Response:
-    """`POST /v1/requests`: 202 once the request is in the queue."""
+    """`POST /v1/requests`: 202 once the request is queued."""
     caller, body, asked = await read_asked(request, Reading.NATIVE)
     accepted = await request.app[PARTS].intake.accept(
         asked.draft,
@@ -57,12 +57,12 @@ def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response
 
 
 async def show(request: web.Request) -> web.Response:
-    """`GET /v1/channels/{channel_id}`: where the request stands, and its result."""
+    """`GET /v1/channels/{channel_id}`: the request's status and result."""
     return json_response(_state_body(await own_channel(request)))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """`DELETE /v1/channels/{channel_id}`: 200 where the request has ended, 202 while its worker stops it."""
+    """`DELETE /v1/channels/{channel_id}`: 200 if the request has ended, 202 while its worker stops it."""
     state = await own_channel(request)
     queue = request.app[PARTS].queue
     await queue.cancel(state.channel_id, StopReason.CLIENT)
@@ -111,7 +111,7 @@ def _vectors_body(channel_id: str, completed: Completed) -> VectorsResult | None
 
 
 async def vectors(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/channels/{channel_id}/vectors`: JSON, or packed where `Accept` names `application/octet-stream`."""
+    """`GET /v1/channels/{channel_id}/vectors`: JSON, or packed if `Accept` names `application/octet-stream`."""
     state = await own_channel(request)
     outcome = None if state.outcome is None else codec.decode_event(state.outcome)
     shape = outcome.vectors if isinstance(outcome, Completed) else None

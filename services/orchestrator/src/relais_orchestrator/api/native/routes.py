@@ -1,4 +1,4 @@
-"""Relais's own routes: a request outlives its connection."""
+"""Declarations of the native routes, in which a request outlives its connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /v1/requests`."""
+"""The request body of `POST /v1/requests`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _given(name: str) -> dict[str, Any]:
 
 
 def _beside(name: str) -> dict[str, Any]:
-    """What other fields may be where this one is given."""
+    """A JSON schema that requires this field and excludes the others."""
     others = {one: {"type": "null"} for one, whose in _GOES_WITH.items() if whose != name}
     return {"operation": {"enum": [_OPERATIONS[name], None]}, **others}
 

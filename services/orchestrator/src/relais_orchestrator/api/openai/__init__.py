@@ -1,1 +1,1 @@
-"""The OpenAI-compatible routes: the same queue in OpenAI's shapes."""
+"""The OpenAI-compatible routes, over the same queue."""

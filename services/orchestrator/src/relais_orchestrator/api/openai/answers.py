@@ -1,4 +1,4 @@
-"""A channel's events as the answer to one open HTTP request."""
+"""Turns a channel's events into the response to one open HTTP request."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from relais_orchestrator.streams import sse
 QUEUE_MS = "X-Relais-Queue-Ms"
 
 QUEUED = 1
-"""The event that an answer begins after: it has no counterpart here."""
+"""The event after which a response begins; it has no counterpart in OpenAI's API."""
 
 LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
-"""Raised where nobody waits for the answer any more."""
+"""Errors raised if nobody waits for the response any more."""
 
 _Whole = tuple[str, list[TokenLogprob], Completed]
 
 
 class Answer:
-    """Follows one channel for one client that waits for it. It holds nothing of the request, which may be long.
+    """Follows one channel for the client that waits for it. Keeps nothing of the request, which may be large.
 
     Args:
-        shape: how the answer is written; None where only its `whole` is asked for.
-        stream: in chunks as they come, not whole.
-        on_disconnect: what becomes of the job when the client leaves.
-        caller: whose request it is; the answer ends where its key is revoked.
+        shape: format of the response; None if only `whole` is used.
+        stream: whether to send chunks as they come.
+        on_disconnect: what happens to the job when the client leaves.
+        caller: sender of the request; the response ends if its key is revoked.
         repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
             so its end is left to the watcher's lease, which runs out once nobody reads.
     """
@@ -88,10 +88,10 @@ class Answer:
         self._accepted_s = asyncio.get_running_loop().time()
 
     async def give(self, request: web.Request) -> web.StreamResponse:
-        """The whole at the end, or chunks as they come: then headers leave once the engine has accepted the request.
+        """Send the response: whole at the end, or in chunks, whose headers follow once the engine accepts the request.
 
         Raises:
-            RelaisError: the request ended otherwise than completed. Once headers have left, an error chunk ends the
+            RelaisError: the request did not complete. Once headers are sent, an error chunk ends the
                 stream instead.
         """
         assert self._shape is not None
@@ -109,10 +109,10 @@ class Answer:
             raise
 
     async def whole(self) -> _Whole:
-        """Wait for the end: all text, what was told of its tokens, the last event.
+        """Wait for the end and return the whole text, its token details and the last event.
 
         Raises:
-            RelaisError: the request ended otherwise than completed.
+            RelaisError: the request did not complete.
         """
         try:
             async with self._watched():
@@ -122,13 +122,13 @@ class Answer:
             raise
 
     def _watched(self) -> AbstractAsyncContextManager[None]:
-        """While the client is there the job has a reader."""
+        """Register as the job's reader while the client is connected."""
         if self._on_disconnect is OnDisconnect.CONTINUE:
             return nullcontext()
         return self._parts.watcher.watching(self._channel_id)
 
     async def _leave(self) -> None:
-        """When it leaves early, the job may be stopped."""
+        """Handle a client that leaves early: the job may be stopped."""
         if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
             await self._parts.intake.stop(self._channel_id)
 
@@ -137,7 +137,7 @@ class Answer:
             try:
                 return await self._collect_once()
             except LogRewound:
-                # Nothing of what was lost has been sent: the answer is the one that the log has now.
+                # Nothing of the lost part was sent, so the log's current answer applies.
                 continue
 
     async def _collect_once(self) -> _Whole:
@@ -166,7 +166,7 @@ class Answer:
         try:
             async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
                 async for one in seen:
-                    # Kept by nobody while the next are waited for.
+                    # Do not keep a reference while waiting for the next ones.
                     await self._write(out, frames, reading.events(one), silence=one is None)
         except RelaisError as error:
             if not out.begun:
@@ -180,7 +180,7 @@ class Answer:
     async def _write(
         self, out: sse.EventStream, frames: Frames, events: list[Event], *, silence: bool
     ) -> None:
-        """Everything that came together leaves in one write. Raises RelaisError at an end that is no answer."""
+        """Send all events of a batch in one write. Raises RelaisError if the request did not complete."""
         if not events and not silence:
             return
         error = _no_answer(events[-1]) if events else None
@@ -201,7 +201,7 @@ class Answer:
 
 
 class _Reading:
-    """Makes events of what a follower gives."""
+    """Decodes the events that a follower returns."""
 
     __slots__ = ("_caller", "_parts", "_text_length")
 
@@ -211,10 +211,10 @@ class _Reading:
         self._text_length = 0
 
     def events(self, one: LiveBatch | ChannelState | None) -> list[Event]:
-        """As they come together, or what is left of them where the log is gone; none in silences.
+        """Return the events of a batch, or what is left of them if the log has expired; none after a silence.
 
         Raises:
-            Draining, KeyRevoked: seen in a silence.
+            Draining, KeyRevoked: noticed after a silence.
         """
         if isinstance(one, LiveBatch):
             events = [decode_event(line) for line in one.lines]
@@ -232,7 +232,7 @@ class _Reading:
 
 
 def _no_answer(event: Event) -> RelaisError | None:
-    """What the client is told of an end that is no answer; None for any other event."""
+    """Return the error for an end other than `completed`; None for any other event."""
     match event:
         case Failed(error):
             return EndedOtherwise(error)

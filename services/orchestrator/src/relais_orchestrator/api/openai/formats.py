@@ -25,7 +25,7 @@ from relais_orchestrator.api.openai.objects import (
 
 
 def usage_object(usage: Usage) -> UsageObject | None:
-    """OpenAI's `usage`; None where a remote server does not count: it is an object of whole counts, or nothing."""
+    """Return OpenAI's `usage`; None if a remote server does not count, because all counts are required."""
     if usage.input_tokens is None:
         return None
     return {
@@ -38,7 +38,7 @@ def usage_object(usage: Usage) -> UsageObject | None:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What every object of one response repeats."""
+    """Fields that every object of one response repeats."""
 
     channel_id: str
     model: str
@@ -49,35 +49,35 @@ Body = Mapping[str, object]
 
 
 class Format(Protocol):
-    """How one route writes a response."""
+    """The response format of one route."""
 
     def head(self) -> Body | None:
-        """The first chunk of a stream, if there is one before any text."""
+        """Return the first chunk of a stream, if one precedes the text."""
         ...
 
     def text(self, text: str) -> Body:
-        """A chunk with text."""
+        """Return a chunk with text."""
         ...
 
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> Body:
-        """A chunk with text and with what is told of its tokens, whose own texts begin at this character."""
+        """Return a chunk with text and log probabilities of its tokens, whose texts begin at this character."""
         ...
 
     def finish(self, completed: Completed) -> Body:
-        """The chunk that says why the text ends."""
+        """Return the chunk with the finish reason."""
         ...
 
     def usage(self, completed: Completed) -> Body:
-        """The chunk after the last, where usage was asked for."""
+        """Return the final chunk with the usage, if it was requested."""
         ...
 
     def whole(
         self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
     ) -> Body:
-        """The response of a request that does not stream.
+        """Return the response to a non-streaming request.
 
         Args:
-            tokens: what is told of each; None where nothing was asked.
+            tokens: details of each token; None if not requested.
         """
         ...
 

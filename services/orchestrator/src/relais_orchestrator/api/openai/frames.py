@@ -1,4 +1,4 @@
-"""A channel's events as the frames of an OpenAI stream. Pure."""
+"""Encodes a channel's events as frames of an OpenAI stream. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLACE = "\0"  # no model's name
 
 
 class Frames:
-    """Writes one stream: a frame per token, whatever comes together."""
+    """Encodes one stream, with one frame per token even if tokens arrive together."""
 
     __slots__ = ("_after", "_before", "_include_usage", "_offset", "_shape")
 
@@ -23,22 +23,22 @@ class Frames:
         self._shape = shape
         self._include_usage = include_usage
         self._offset = 0  # of the next token that is told, in characters
-        # Token after token only the text differs: the rest of its chunk is encoded once.
+        # Only the text differs between tokens, so the rest of the chunk is encoded once.
         chunk = self._frame(shape.text(_PLACE))
         self._before, _, self._after = chunk.partition(orjson.dumps(_PLACE))
 
     def head(self) -> bytes:
-        """What comes before any event."""
+        """Return the frames that precede all events."""
         head = self._shape.head()
         return b"" if head is None else self._frame(head)
 
     def of(self, events: Iterable[Event]) -> bytes:
-        """Frames of these events; empty where they have nothing to show."""
+        """Return the frames of these events; empty if the events have no counterpart."""
         pieces: list[bytes] = []
         for event in events:
             if isinstance(event, Token):
                 if event.logprobs is not None:
-                    # Tokens are told as they come, also those whose text is held back.
+                    # Every token is reported as it comes, even if its text is held back.
                     pieces.append(self._tokens(event.text, event.logprobs))
                 elif event.text:
                     pieces += (self._before, orjson.dumps(event.text), self._after)
@@ -58,7 +58,7 @@ class Frames:
         return end + DONE
 
     def _frame(self, chunk: Mapping[str, object]) -> bytes:
-        """Where usage is asked for, chunks before the one that has it say that it is null, as OpenAI's do."""
+        """Encode a chunk. If usage was requested, chunks before the last have a null `usage`, as OpenAI's do."""
         if self._include_usage:
             chunk = {**chunk, "usage": None}
         return sse.data_frame(orjson.dumps(chunk))

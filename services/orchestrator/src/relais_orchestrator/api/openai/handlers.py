@@ -24,12 +24,12 @@ from relais_orchestrator.submission.model_states import ModelState
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """A chat, streamed or whole."""
+    """`POST /v1/chat/completions`, streaming or not."""
     return await _answer(request, Reading.CHAT, ChatFormat)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """A text completion, streamed or whole."""
+    """`POST /v1/completions`, streaming or not."""
     return await _answer(request, Reading.COMPLETION, CompletionFormat)
 
 
@@ -40,7 +40,7 @@ async def _answer(
     caller, body, asked = await read_asked(request, route)
     with parts.drain.request(), parts.streams.of(caller.key_id):
         answer = await _accept(request, caller, body, asked, shape_of)
-        # They hold the prompt twice; an answer may take minutes, and thousands be on their way.
+        # They hold the prompt twice; a response may take minutes, and thousands may be open.
         del body, asked
         return await answer.give(request)
 
@@ -52,7 +52,7 @@ async def _accept(
     asked: Asked,
     shape_of: Callable[[Identity], Format],
 ) -> Answer:
-    """Queue what is asked; all that is needed from then on."""
+    """Queue the request and return its answer, which keeps nothing of the body."""
     parts = request.app[PARTS]
     idempotency_key = request.headers.get("Idempotency-Key")
     accepted = await parts.intake.accept(
@@ -60,7 +60,7 @@ async def _accept(
     )
     call_by_channel(request, accepted.channel_id)
     rate_headers.note(request, accepted.buckets)
-    # As vLLM does with its names: the answer says the model's own, whichever was asked for.
+    # As in vLLM, the response has the model's own name, whichever alias the request used.
     model = channel_model(accepted.channel_id)
     identity = Identity(accepted.channel_id, model, int(time.time()))
     return Answer(
@@ -76,7 +76,7 @@ async def _accept(
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """The models that the key may use, by every name they have, whether or not a worker runs them now."""
+    """`GET /v1/models`: the models that the key may use, under all their names, with or without a worker."""
     caller = caller_of(request)
     parts = request.app[PARTS]
     states = await parts.model_states.all()
@@ -86,7 +86,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """One of them."""
+    """`GET /v1/models/{model}`: one model."""
     caller = caller_of(request)
     parts = request.app[PARTS]
     name = request.match_info["model"]

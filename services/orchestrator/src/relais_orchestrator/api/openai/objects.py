@@ -1,4 +1,4 @@
-"""What the OpenAI routes answer: OpenAI's objects, with `timings` beside `usage`."""
+"""Responses of the OpenAI routes: OpenAI's objects, with an additional `timings`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UsageObject(TypedDict):
 
 @with_config(CLOSED)
 class Candidate(TypedDict):
-    """A token that might have been chosen. `bytes` is its text in UTF-8."""
+    """A candidate token. `bytes` is its text in UTF-8."""
 
     token: str
     logprob: float
@@ -42,7 +42,7 @@ class Candidate(TypedDict):
 
 @with_config(CLOSED)
 class ChatToken(TypedDict):
-    """A token that was chosen; its text is empty where it only begins a character."""
+    """The chosen token. Its text is empty if it only begins a character."""
 
     token: str
     logprob: float
@@ -52,7 +52,7 @@ class ChatToken(TypedDict):
 
 @with_config(CLOSED)
 class ChatLogprobs(TypedDict):
-    """Every token, in order; the last may end the answer and be no part of its text."""
+    """Every token, in order. The last one may end the answer without being part of its text."""
 
     content: list[ChatToken]
     refusal: None
@@ -86,7 +86,7 @@ class ChatChoice(TypedDict):
 
 @with_config(CLOSED)
 class ChatCompletion(TypedDict):
-    """A whole answer to a chat."""
+    """The response to a chat."""
 
     id: str
     object: Literal["chat.completion"]
@@ -114,8 +114,8 @@ class ChatChunkChoice(TypedDict):
 
 @with_config(CLOSED)
 class ChatCompletionChunk(TypedDict):
-    """A piece of a streamed answer to a chat. The one with `usage` and `timings` has no choices; where it was
-    asked for, `usage` is null in the others.
+    """A chunk of a streamed chat. The one with `usage` and `timings` has no choices; if usage was requested,
+    `usage` is null in the others.
     """
 
     id: str
@@ -138,8 +138,8 @@ class TextChoice(TypedDict):
 
 @with_config(CLOSED)
 class TextCompletionChunk(TypedDict):
-    """A piece of a streamed text. The one with `usage` and `timings` has no choices; where it was
-    asked for, `usage` is null in the others.
+    """A chunk of a streamed text completion. The one with `usage` and `timings` has no choices; if usage was
+    requested, `usage` is null in the others.
     """
 
     id: str
@@ -153,7 +153,7 @@ class TextCompletionChunk(TypedDict):
 
 @with_config(CLOSED)
 class TextCompletion(TypedDict):
-    """A whole text."""
+    """The response to a text completion."""
 
     id: str
     object: Literal["text_completion"]
@@ -166,7 +166,7 @@ class TextCompletion(TypedDict):
 
 @with_config(CLOSED)
 class ModelQueue(TypedDict):
-    """How a model stands; a second old at most."""
+    """The state of a model, at most one second old."""
 
     state: Annotated[
         Literal["ready", "busy", "no_worker"],
@@ -186,7 +186,7 @@ class ModelQueue(TypedDict):
 
 @with_config(CLOSED)
 class ModelObject(TypedDict):
-    """A model that requests may name."""
+    """A model that requests can name."""
 
     id: str
     object: Literal["model"]

@@ -1,7 +1,7 @@
-"""The OpenAI routes' requests: every field that OpenAI's have, and Relais's own three.
+"""Request bodies of the OpenAI routes: all of OpenAI's fields, and Relais's own three.
 
-A field that is not supported is declared all the same, with the values at which it asks for nothing: they are accepted,
-any other is refused by name. What is not declared is unknown. docs/compatibility.md has the table.
+Unsupported fields are declared too, with the values at which they have no effect: these values are accepted, others
+are refused by name. Undeclared fields are unknown. docs/compatibility.md has the table.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
 
 
 class _Common(SamplingParams, RefusedOnBoth):
-    """Fields that both routes have; the last three are Relais's own."""
+    """Fields of both routes; the last three are Relais's own."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM]}
@@ -120,7 +120,7 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
         description="And those of so many of the likeliest in its place; only with `logprobs: true`.",
     )
 
-    # Labels and hints: they change no answer at OpenAI either.
+    # Labels and hints, which have no effect on the answer at OpenAI either.
     metadata: (
         Annotated[
             dict[Annotated[str, StringConstraints(max_length=64)], Label], Field(max_length=16)
@@ -138,7 +138,7 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
         Literal["auto", "default"] | None, NotSupported("there is one tier; see priority")
     ] = None
 
-    # Not supported, but for the values at which they ask for nothing.
+    # Not supported, except at values without effect.
     tools: Annotated[None, NotSupported("tool calls are not supported")] = None
     tool_choice: Annotated[
         Literal["none", "auto"] | None, NotSupported("tool calls are not supported")
@@ -177,12 +177,12 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
 
     @property
     def told_logprobs(self) -> int | None:
-        """As `Sampling` has it."""
+        """Return the value for `Sampling.logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionRequest(_Common):
-    """`POST /v1/completions`. A prompt is text, token ids, or a list of one of them."""
+    """`POST /v1/completions`. A prompt is text, token ids, or a list with one of these."""
 
     prompt: (
         Annotated[str, StringConstraints(min_length=1), branch("text")]
@@ -206,7 +206,7 @@ class CompletionRequest(_Common):
         description="Tell each token's log probability, and those of so many of the likeliest in its place.",
     )
 
-    # Not supported, but for the values at which they ask for nothing.
+    # Not supported, except at values without effect.
     best_of: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
     echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
     suffix: Annotated[None, NotSupported("text after the answer is not supported")] = None

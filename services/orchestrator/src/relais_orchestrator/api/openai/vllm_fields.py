@@ -1,6 +1,6 @@
-"""vLLM's own fields of the OpenAI routes that Relais refuses by name, with the values at which they ask for nothing.
+"""vLLM's additional fields that Relais refuses by name, with the values at which they have no effect.
 
-Those that it supports are with the other sampling parameters.
+Supported fields are with the other sampling parameters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relais_orchestrator.api.schemas.unsupported import NotSupported
 
 
 class RefusedOnBoth(BaseModel):
-    """On chats and text completions."""
+    """Fields of chats and text completions."""
 
     model_config = STRICT
 
@@ -52,7 +52,7 @@ class RefusedOnBoth(BaseModel):
 
 
 class RefusedOnChats(BaseModel):
-    """On chats alone."""
+    """Fields of chats only."""
 
     model_config = STRICT
 

@@ -1,1 +1,1 @@
-"""What the routes' schemas are made of: fields that several of them share, with every bound beside its field."""
+"""Fields that several routes' schemas share, each with its bounds."""

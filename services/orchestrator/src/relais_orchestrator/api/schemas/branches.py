@@ -1,4 +1,4 @@
-"""Names for the branches of a union, which are left out of the path that a client is told."""
+"""Names for the branches of a union; error paths omit them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _MARK = "|"
 
 
 def branch(name: str) -> Tag:
-    """In an annotation of one type of a union: `Annotated[str, branch("text")]`."""
+    """Name a branch of a union, as in `Annotated[str, branch("text")]`."""
     return Tag(_MARK + name)
 
 
 def is_branch(part: str | int) -> bool:
-    """Whether a part of an error's location is such a name."""
+    """Return whether a part of an error's location is a branch name."""
     return isinstance(part, str) and part.startswith(_MARK)

@@ -1,8 +1,8 @@
-"""Answers are typed dictionaries: mypy holds the code to them, the document is made of them, they cost nothing."""
+"""Configuration of response types. They are typed dictionaries: checked by mypy, documented, and free at run time."""
 
 from __future__ import annotations
 
 from pydantic import ConfigDict
 
 CLOSED = ConfigDict(extra="forbid")
-"""For `with_config`: nothing is sent that is not declared."""
+"""For `with_config`: undeclared fields are never sent."""

@@ -1,4 +1,4 @@
-"""What every error looks like: OpenAI's object."""
+"""The body of every error: OpenAI's error object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat messages: text only, in the roles a chat template knows."""
+"""Chat messages: text only, with the roles that chat templates know."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextPart(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """A turn. An answer's `message` may be sent back as it came, with the fields that are null in it."""
+    """A message of a chat. An answer's `message` may be sent back unchanged, including its null fields."""
 
     model_config = STRICT
 
@@ -64,7 +64,7 @@ TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]
 
 
 def fits_a_template(told: dict[str, Any]) -> dict[str, Any]:
-    """Refuses what is longer than a template can need, or what a job cannot carry."""
+    """Refuse values that are longer than a template can need, or that a job cannot carry."""
     if len(orjson.dumps(fits_the_wire(told))) > MAX_TEMPLATE_BYTES:
         raise PydanticCustomError("too_long", f"at most {MAX_TEMPLATE_BYTES} bytes of JSON")
     return told
@@ -78,7 +78,7 @@ class TemplateKwargs(BaseModel):
     chat_template_kwargs: (
         Annotated[
             dict[TemplateName, Any],
-            # Pydantic documents the names that fit, and forgets to say that no other is taken.
+            # Pydantic documents the allowed names, but not that other names are refused.
             Field(max_length=16, json_schema_extra={"additionalProperties": False}),
             AfterValidator(fits_a_template),
         ]

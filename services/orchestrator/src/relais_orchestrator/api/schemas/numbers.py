@@ -1,4 +1,4 @@
-"""Integers as JSON has them: `5.0` is the number 5, and `"5"` and `true` are none."""
+"""Integers as in JSON: `5.0` is the integer 5; `"5"` and `true` are not integers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 EXACT = 2**53
-"""The largest integer up to which every integer is a float, too."""
+"""The largest integer up to which floats represent every integer exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """In an annotation: `Annotated[int, Whole(0, 100)]`, both ends included.
+    """Marks an integer with inclusive bounds, as in `Annotated[int, Whole(0, 100)]`.
 
-    A strict `int` refuses `5.0`. This one takes it without a step in Python, so that a long list of such numbers is
-    cheap.
+    A strict `int` refuses `5.0`. This one accepts it without running Python code, so that long lists of such numbers
+    are cheap.
     """
 
     least: int

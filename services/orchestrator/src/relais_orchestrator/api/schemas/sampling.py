@@ -1,4 +1,4 @@
-"""Sampling parameters, as the OpenAI API and vLLM name them; shared by every route."""
+"""Sampling parameters, named as in OpenAI's API and vLLM; shared by all routes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from relais_orchestrator.api.schemas.structure_bounds import (
 )
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-"""Nothing is guessed: `"1"` is no number, and a field we do not know is refused by name."""
+"""Nothing is coerced: `"1"` is not a number, and unknown fields are refused by name."""
 
 MAX_TOKENS = 1_000_000
 MAX_KEYWORDS = 1024
-"""At the top of a JSON schema."""
+"""Keywords at the top level of a JSON schema."""
 
 MAX_LOGPROBS = 20  # OpenAI's bound for chats, and vLLM's default
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -41,7 +41,7 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_leng
 
 
 def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuses one that is deeper, or has larger integers, than a job can carry."""
+    """Refuse a schema that is deeper, or has larger integers, than a job can carry."""
     try:
         orjson.dumps(schema)
     except TypeError:
@@ -92,7 +92,7 @@ STRUCTURES = ("json", "json_object", "regex", "choice", "grammar")
 
 
 class StructuredOutputs(BaseModel):
-    """What the answer must be, by exactly one of these."""
+    """A constraint on the answer: exactly one of these fields."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
@@ -143,7 +143,7 @@ ONE_CONSTRAINT: dict[str, JsonValue] = {
 
 
 class SamplingParams(BaseModel):
-    """How tokens are chosen; a field that is not given is left to the model's own defaults."""
+    """Sampling parameters; omitted fields use the model's defaults."""
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [ONE_CONSTRAINT]})
 
@@ -205,11 +205,11 @@ class SamplingParams(BaseModel):
     def to_sampling(
         self, *, max_tokens: int | None = None, logprobs: int | None = None
     ) -> Sampling:
-        """The job's own type.
+        """Convert to the job's type.
 
         Args:
-            max_tokens: overrides the field, where a route has another name for it.
-            logprobs: as `Sampling` has it; each route says it its own way.
+            max_tokens: overrides the field, for routes that name it differently.
+            logprobs: as in `Sampling`; each route requests it differently.
         """
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         response_format = self.response_format

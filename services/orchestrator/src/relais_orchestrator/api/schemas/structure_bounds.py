@@ -1,7 +1,7 @@
-"""Bounds on what a structured output may say.
+"""Bounds on structured output specifications.
 
-They are cheap to check, whatever is sent. What a specification costs to follow, a worker finds out. The
-numbers for JSON schemas are near OpenAI's.
+They are cheap to check for any input. A worker measures what a specification costs to follow. The
+bounds for JSON schemas are close to OpenAI's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RULE = re.compile(r"^\s*[?!]?[\w.-]+(?:\s*::=|\s*:)", re.MULTILINE)
 
 
 def check_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A JSON schema, if it is within the bounds."""
+    """Return a JSON schema if it is within the bounds."""
     if schema is not None:
         if len(orjson.dumps(schema)) > MAX_SCHEMA_BYTES:
             raise _too_much("bytes", MAX_SCHEMA_BYTES)
@@ -45,7 +45,7 @@ def check_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def check_regex(regex: str | None) -> str | None:
-    """A regular expression, if it is within the bounds."""
+    """Return a regular expression if it is within the bounds."""
     if regex is not None:
         if len(regex) > MAX_REGEX:
             raise _too_much("characters in a regular expression", MAX_REGEX)
@@ -55,7 +55,7 @@ def check_regex(regex: str | None) -> str | None:
 
 
 def check_grammar(grammar: str | None) -> str | None:
-    """A grammar, if it is within the bounds."""
+    """Return a grammar if it is within the bounds."""
     if grammar is not None:
         if sum(1 for _ in _RULE.finditer(grammar)) > MAX_RULES:
             raise _too_much("rules", MAX_RULES)
@@ -67,7 +67,7 @@ def check_grammar(grammar: str | None) -> str | None:
 
 
 class _Tally:
-    """Counts what a JSON schema holds, without recursion."""
+    """Counts the parts of a JSON schema, without recursion."""
 
     def __init__(self) -> None:
         self._counts = dict.fromkeys(("values", "alternatives", "enum values", "references"), 0)
@@ -111,7 +111,7 @@ class _Tally:
 
 
 def _check_references(schema: dict[str, Any]) -> None:
-    """Refuse a definition that is nothing but a reference which leads back to it: no value can satisfy it."""
+    """Refuse a definition that only refers back to itself: no value can satisfy it."""
     definitions: dict[str, Any] = {"#": schema}
     for place in ("$defs", "definitions"):
         if isinstance(inner := schema.get(place), dict):
@@ -137,7 +137,7 @@ def _check_repetitions(text: str) -> None:
 
 
 def _check_groups(text: str) -> None:
-    """Refuse groups in groups in groups. Brackets in literals are counted too: the bound is generous."""
+    """Refuse deeply nested groups. Brackets in literals count too, because the bound is generous."""
     depth = 0
     for character in text:
         depth = max(0, depth + (character == "(") - (character == ")"))

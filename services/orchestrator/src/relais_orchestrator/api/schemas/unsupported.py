@@ -1,4 +1,4 @@
-"""Marks a field of OpenAI's that Relais does not support: refused by name, but for values that ask for nothing."""
+"""Marks fields of OpenAI's that are not supported: refused by name, except at values without effect."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ VALUE = "unsupported_value"
 
 @dataclass(frozen=True, slots=True)
 class NotSupported:
-    """In an annotation: `tools: Annotated[None, NotSupported("tool calls are not supported")] = None`.
+    """Marks a field, as in `tools: Annotated[None, NotSupported("tool calls are not supported")] = None`.
 
     Attributes:
-        why: the sentence for the client; also the field's description.
+        why: the error message, and the field's description.
     """
 
     why: str

@@ -1,1 +1,1 @@
-"""Probes, and the document of all routes."""
+"""Health probes, and the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Probes, and the document of all routes."""
+"""Declarations of the health probes and the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the probes answer."""
+"""Responses of the health probes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""`GET /v1/usage`: what keys took."""
+"""`GET /v1/usage`: usage by key."""

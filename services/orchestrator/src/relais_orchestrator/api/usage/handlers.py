@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what a key took, by day and model; an admin's may ask for others."""
+"""`GET /v1/usage`: a key's usage by day and model; an admin may query other keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relais_orchestrator.http.responses import json_response
 
 
 async def usage(request: web.Request) -> web.Response:
-    """Of every declared model, also of those that the key may no longer use."""
+    """Return usage of all declared models, including those that the key may no longer use."""
     caller = caller_of(request)
     query = parse_query(UsageQuery, request.query)
     key_id = query.key_id or caller.key_id
@@ -32,7 +32,7 @@ async def usage(request: web.Request) -> web.Response:
     since, until = _days(query)
     parts = request.app[PARTS]
     found: list[DayUsage] = []
-    # Nothing is kept of days before, and nothing is known of days to come.
+    # Earlier days have expired, and future days have no data.
     today = datetime.now(UTC).date()
     first, last = max(since, today - timedelta(days=USAGE_DAYS)), min(until, today)
     for model in parts.settings.models:

@@ -1,4 +1,4 @@
-"""What keys took."""
+"""Route of usage by key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Query string and answer of `GET /v1/usage`."""
+"""Query string and response of `GET /v1/usage`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def _is_written_as_a_day(value: Any) -> Any:
-    # pydantic would take seconds since the epoch, too.
+    # pydantic would also accept seconds since the epoch.
     if isinstance(value, str) and not _DAY.fullmatch(value):
         raise PydanticCustomError("date_parsing", "a date is written as YYYY-MM-DD")
     return value
@@ -27,7 +27,7 @@ Day = Annotated[date, BeforeValidator(_is_written_as_a_day)]
 
 
 class UsageQuery(BaseModel):
-    """Days in UTC, both ends included."""
+    """A range of days in UTC, both ends included."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +62,7 @@ class DayCounts(Counts):
 
 @with_config(CLOSED)
 class UsageResponse(TypedDict):
-    """What a key took, or `*`: all of them."""
+    """The usage of one key, or of all keys (`*`)."""
 
     key_id: str
     since: date

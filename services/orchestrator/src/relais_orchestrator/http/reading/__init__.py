@@ -1,6 +1,6 @@
-"""Making drafts of bodies: small ones at once, large ones in a process of its own.
+"""Turns bodies into drafts: small ones in this process, large ones in a separate one.
 
-No parser lets other threads run meanwhile, so a thread would not free the event loop.
+No parser releases the GIL, so a thread would not free the event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 class Reading(IntEnum):
-    """Whose body it is."""
+    """The route that a body was sent to."""
 
     NATIVE = auto()
     CHAT = auto()
@@ -47,5 +47,5 @@ _HOW = {
 
 
 def read(route: Reading, body: bytes) -> Asked:
-    """What a body asks for. Raises RelaisError where it is refused."""
+    """Return what a body asks for. Raises RelaisError if it is refused."""
     return _HOW[route](body)

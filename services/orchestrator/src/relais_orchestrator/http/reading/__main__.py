@@ -1,4 +1,4 @@
-"""The process that reads large bodies: one after another from its standard input, until that ends."""
+"""The process that parses large bodies, one after another, from standard input until it ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relais_orchestrator.http.reading.messages import NICENESS, REQUEST, answer_
 
 
 def serve(bodies: BinaryIO, answers: BinaryIO) -> None:
-    """Answer each body in its turn."""
+    """Answer each body in order."""
     while len(head := bodies.read(REQUEST.size)) == REQUEST.size:
         route, length = REQUEST.unpack(head)
         answers.write(encode_answer(answer_of(Reading(route), bodies.read(length))))
@@ -21,7 +21,7 @@ def serve(bodies: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    # Event loops go first: theirs are the clients that wait for small things.
+    # Event loops have precedence: their clients wait for small requests.
     os.nice(NICENESS)
     gc.freeze()
     heap.give_back()

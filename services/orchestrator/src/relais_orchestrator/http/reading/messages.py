@@ -1,4 +1,4 @@
-"""What an orchestrator and the process that reads its large bodies say to each other."""
+"""Messages between an orchestrator and the process that parses its large bodies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from relais_orchestrator.http.reading import Reading, read
 from relais_orchestrator.submission.drafts import Asked
 
 REQUEST = struct.Struct("<BQ")
-"""Route, and length of the body that follows."""
+"""Request header: route, and length of the body that follows."""
 
 ANSWER = struct.Struct("<Q")
-"""Length of the pickle that follows."""
+"""Response header: length of the pickle that follows."""
 
 NICENESS = 5
 
 
 def answer_of(route: Reading, body: bytes) -> Asked | RelaisError:
-    """What a body asks for, or why it is refused; never an exception."""
+    """Return what a body asks for, or why it is refused; never raises."""
     try:
         return read(route, body)
     except RelaisError as error:
@@ -31,6 +31,6 @@ def answer_of(route: Reading, body: bytes) -> Asked | RelaisError:
 
 
 def encode_answer(answer: Asked | RelaisError) -> bytes:
-    """Only this process's own parent reads it."""
+    """Encode an answer. Only the parent of this process reads it."""
     data = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
     return ANSWER.pack(len(data)) + data

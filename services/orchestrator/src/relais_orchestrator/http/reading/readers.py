@@ -1,4 +1,4 @@
-"""A few processes that read large bodies, shared by turns."""
+"""A few processes that parse large bodies, which keys share in turns."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from relais_orchestrator.submission.drafts import Asked
 log = structlog.get_logger(__name__)
 
 SMALL_BYTES = 32_768
-"""Read at once: whatever so small a body holds takes some milliseconds, about what another process would cost."""
+"""Bodies up to this size are parsed here: they take a few milliseconds, about the cost of another process."""
 
 PROCESSES = 2
-"""One key has one of them at most. Each is started when it is first needed."""
+"""Number of processes. One key uses at most one; each is started on demand."""
 
 TIMEOUT_S = 30.0
-"""Many times what the worst body takes. Past it, the process is taken for hung, and killed."""
+"""Many times the cost of the worst body. A process that takes longer counts as hung and is killed."""
 
 PIPE_BYTES = 1 << 20
 
 
 class Readers:
-    """Reads bodies. Large ones wait their turn: one of each key at a time, keys one after another."""
+    """Parses bodies. Large ones wait their turn: one of each key at a time, with keys in rotation."""
 
     def __init__(self, processes: int = PROCESSES) -> None:
-        # The last one used comes first: the others are not started before they are needed.
+        # The last used comes first, so that others are not started before they are needed.
         self._idle: asyncio.LifoQueue[_Reader] = asyncio.LifoQueue()
         self._readers = [_Reader() for _ in range(processes)]
         for one in self._readers:
@@ -56,7 +56,7 @@ class Readers:
         except BaseException:
             turn.release()
             raise
-        # A client that leaves does not break off a process that is at its body.
+        # A client that leaves does not interrupt a process that parses its body.
         reading = asyncio.create_task(reader.ask(route, body))
         self._reading.add(reading)
         reading.add_done_callback(partial(self._finished, reader, turn))
@@ -81,13 +81,13 @@ class Readers:
 
 
 class _Reader:
-    """One process, started when there is a body for it."""
+    """One process, started when a body needs it."""
 
     def __init__(self) -> None:
         self._process: Process | None = None
 
     async def ask(self, route: Reading, body: bytes) -> Asked | RelaisError:
-        """What the body asks for, or why it is refused."""
+        """Return what the body asks for, or why it is refused."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._exchange(route, body)
@@ -112,12 +112,12 @@ class _Reader:
         bodies.write(body)
         await bodies.drain()
         (length,) = ANSWER.unpack(await answers.readexactly(ANSWER.size))
-        # Written by our own child, of values that it made itself.
+        # Written by our own child process, from values that it made itself.
         answer: Asked | RelaisError = pickle.loads(await answers.readexactly(length))  # noqa: S301
         return answer
 
     async def stop(self) -> None:
-        """Kill it; the next body starts another."""
+        """Kill the process; the next body starts another."""
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):
@@ -127,7 +127,7 @@ class _Reader:
 
 @asynccontextmanager
 async def open_readers() -> AsyncIterator[Readers]:
-    """Readers whose processes end with this context."""
+    """Yield readers whose processes end with this context."""
     readers = Readers()
     try:
         yield readers
