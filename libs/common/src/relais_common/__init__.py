@@ -1,1 +1,1 @@
-"""What every Relais service shares: job and event types, ports, the Redis protocol."""
+"""The library that all Relais services share: job and event types, ports, the Redis protocol."""

@@ -1,1 +1,1 @@
-"""The embedding worker: many requests' texts, in batches through one encoder."""
+"""The embedding worker, which batches the texts of many requests through one encoder."""

@@ -1,4 +1,4 @@
-"""`relais-embedding-worker`: settings, logs, run."""
+"""Entry point of `relais-embedding-worker`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relais_embedding_worker.settings import read_settings
 
 
 def main() -> None:
-    """Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
+    """Run the worker. Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""Where the embedding worker's parts are joined."""
+"""Joins the embedding worker's parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relais_embedding_worker.settings import EncoderSettings, Settings
 
 
 def open_encoder(settings: EncoderSettings) -> Encoder:
-    """sentence-transformers is imported only where it is the one. Takes seconds."""
+    """Load the encoder, which takes seconds. sentence-transformers is imported only if it is chosen."""
     if settings.kind == "deterministic":
         from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
 
@@ -29,7 +29,7 @@ def open_encoder(settings: EncoderSettings) -> Encoder:
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; raises as `run_worker`."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises as `run_worker` does."""
     bounds = settings.bounds
 
     @asynccontextmanager
@@ -53,4 +53,4 @@ async def run(settings: Settings) -> None:
 
 
 async def _is_well() -> None:
-    """The encoder has no process of its own that could die."""
+    """Do nothing: the encoder has no separate process that could die."""

@@ -1,4 +1,4 @@
-"""Which inputs go into the next batch. Pure."""
+"""Decides which inputs form the next batch. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Generic, TypeVar
 Owner = TypeVar("Owner")
 
 SLACK_TOKENS = 16
-"""So much shorter an input may always share a batch with a longer one; else half as long at least."""
+"""Length difference up to which inputs may always share a batch; otherwise one is at least half as long."""
 
 FEW = 64
-"""Inputs that are put in their places one by one; more are sorted with all that wait."""
+"""Number of inputs up to which they are inserted one by one; more are sorted together with all waiting ones."""
 
 
 @dataclass(slots=True)
 class _Share:
-    """What a key, or a request of it, had of the encoder.
+    """The share of the encoder that a key, or one of its requests, has had.
 
     Attributes:
-        served: tokens that it had; one that comes later begins at the clock, which is what each had a right to.
+        served: tokens it has had. A newcomer begins at the clock, which is the fair share so far.
         order: of arrival.
     """
 
@@ -31,10 +31,10 @@ class _Share:
 
 @dataclass(slots=True)
 class _Request(_Share):
-    """One request's part of the queue.
+    """The waiting inputs of one request.
 
     Attributes:
-        left: lengths of its waiting inputs, by index.
+        left: their lengths, by index.
     """
 
     key_id: str
@@ -43,11 +43,11 @@ class _Request(_Share):
 
 @dataclass(slots=True, eq=False)
 class _Key(Generic[Owner], _Share):
-    """All requests of one key.
+    """The waiting requests of one key.
 
     Attributes:
-        clock: what each of its requests had a right to.
-        tokens: of what waits.
+        clock: the fair share of each of its requests so far.
+        tokens: waiting tokens.
     """
 
     clock: float = 0.0
@@ -56,14 +56,14 @@ class _Key(Generic[Owner], _Share):
 
 
 class Batcher(Generic[Owner]):
-    """Inputs of many requests, by length.
+    """Forms batches from inputs of many requests, by length.
 
-    Each batch holds an input of the key that had the fewest tokens so far, from that key's request that had the fewest.
-    Beside it go those of all requests whose lengths are nearest. So little is padded; keys take turns, and so do the
-    requests of each. A new one begins at what each had a right to so far, so nobody starves.
+    Each batch is built around an input of the key that has had the fewest tokens, from that key's request with the
+    fewest. The inputs of all requests with the nearest lengths join it, so there is little padding. Keys take turns,
+    and so do the requests of each key. A newcomer begins at the fair share so far, so nobody starves.
 
     Args:
-        max_tokens: of a batch, padding counted. One input goes alone if it is longer.
+        max_tokens: tokens of a batch, including padding. A longer input goes alone.
     """
 
     def __init__(self, max_tokens: int) -> None:
@@ -71,14 +71,14 @@ class Batcher(Generic[Owner]):
         self._keys: dict[str, _Key[Owner]] = {}
         self._requests: dict[Owner, _Request] = {}
         self._owners: dict[int, Owner] = {}
-        # Sorted: length, order of the request, index.
+        # Sorted by length, order of the request, index.
         self._waiting: list[tuple[int, int, int]] = []
         self._arrivals = 0
         self._clock = 0.0
         self.tokens = 0
 
     def add(self, key_id: str, owner: Owner, lengths: Sequence[int]) -> None:
-        """Let a request's inputs wait; each owner comes once."""
+        """Add a request's inputs; each owner is added once."""
         self._arrivals += 1
         order = self._arrivals
         key = self._keys.setdefault(key_id, _Key(order, self._clock))
@@ -96,7 +96,7 @@ class Batcher(Generic[Owner]):
         self.tokens += sum(lengths)
 
     def remove(self, owner: Owner) -> None:
-        """Forget what still waits of a request."""
+        """Remove a request's waiting inputs."""
         request = self._requests.get(owner)
         if request is not None:
             left = sum(request.left.values())
@@ -114,11 +114,11 @@ class Batcher(Generic[Owner]):
             del self._keys[request.key_id]
 
     def tokens_of(self) -> dict[str, int]:
-        """What waits of each key."""
+        """Return the waiting tokens of each key."""
         return {key_id: key.tokens for key_id, key in self._keys.items()}
 
     def next(self) -> list[tuple[Owner, int]]:
-        """The next batch: requests and indexes of their inputs. Empty if nothing waits."""
+        """Return the next batch as requests and indexes of their inputs. Empty if nothing waits."""
         if not self._keys:
             return []
         key = min(self._keys.values(), key=lambda one: (one.served, len(one.requests), one.order))
@@ -126,7 +126,7 @@ class Batcher(Generic[Owner]):
         index, length = max(first.left.items(), key=lambda one: one[1])
         begin, end = self._window(bisect_left(self._waiting, (length, first.order, index)))
         batch = [(self._owners[order], index) for _, order, index in self._waiting[begin:end]]
-        # By what each had a right to: whoever has had less is behind it, and is served before those who come new.
+        # Advance the fair share: whoever has had less is served before newcomers.
         self._clock += sum(length for length, *_ in self._waiting[begin:end]) / len(self._keys)
         del self._waiting[begin:end]
         for owner, index in batch:
@@ -143,7 +143,7 @@ class Batcher(Generic[Owner]):
         return batch
 
     def _window(self, at: int) -> tuple[int, int]:
-        """Neighbours in length, as many as fit."""
+        """Return neighbours in length, as many as fit."""
         waiting = self._waiting
         begin, end = at, at + 1
         own = longest = waiting[at][0]

@@ -1,4 +1,4 @@
-"""Inputs of many requests through one encoder: tokenised a slice at a time, encoded a batch at a time, in threads."""
+"""Runs inputs of many requests through one encoder: tokenises in slices and encodes in batches, in threads."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
 log = structlog.get_logger(__name__)
 
 SLICE = 16_384
-"""Characters tokenised in one turn: some 10 ms."""
+"""Characters tokenised in one turn, about 10 ms."""
 
 FIRST_REACH = 8
-"""Characters looked at for each token that the model reads; four times as many each time that they are too few."""
+"""Characters examined for each token that the model reads; four times as many whenever they are too few."""
 
 MOST_AT_ONCE = 2
-"""Batches in the thread's hands. The second waits there, so that the encoder is never idle between two."""
+"""Batches handed to the thread. The second one waits, so that the encoder is never idle between two."""
 
 
 class _Request:
-    """What one call of `encode` waits for."""
+    """The state of one call of `encode`."""
 
     def __init__(self, tokens: Sequence[Tokens], dimensions: int) -> None:
         self.tokens = tokens
@@ -57,11 +57,11 @@ class _Request:
 
 
 class Batches:
-    """Shares an encoder between requests. `run` must be running meanwhile.
+    """Shares an encoder between requests, while `run` is running.
 
     Args:
-        max_batch_tokens: padding counted.
-        max_wait_s: how long a small batch waits for more, while more is on its way.
+        max_batch_tokens: tokens of a batch, including padding.
+        max_wait_s: how long a small batch waits for inputs that are being tokenised.
     """
 
     def __init__(self, encoder: Encoder, *, max_batch_tokens: int, max_wait_s: float) -> None:
@@ -79,21 +79,21 @@ class Batches:
 
     @property
     def waiting_tokens(self) -> int:
-        """Not yet handed to the encoder."""
+        """Return the tokens not yet handed to the encoder."""
         return self._batcher.tokens
 
     def keys_with(self, tokens: int) -> list[str]:
-        """Those of which so many wait, or may once they are counted."""
+        """Return the keys with this many waiting tokens, or possibly as many once counted."""
         waiting = self._untokenized + Counter(self._batcher.tokens_of())
         return [key_id for key_id, count in waiting.items() if count >= tokens]
 
     async def tokenize(
         self, key_id: str, inputs: Sequence[Input], input_type: InputType | None
     ) -> list[Tokens]:
-        """Off the event loop, in slices; keys take turns. Raises as `Encoder.tokenize`.
+        """Tokenise off the event loop, in slices; keys take turns. Raises as `Encoder.tokenize` does.
 
-        No more of a text is looked at than shows all that the model reads of it. What needs more than a slice at once
-        has a thread of its own.
+        Only as much of a text is examined as the model reads. Inputs that need more than a slice at once
+        have a separate thread.
         """
         most = sum(min(len(one), self._encoder.info.max_tokens) for one in inputs)
         self._tokenizing += 1
@@ -126,7 +126,7 @@ class Batches:
         return [tokens[at] for at in range(len(inputs))]
 
     async def encode(self, key_id: str, tokens: Sequence[Tokens]) -> Vectors:
-        """One finite vector for each, in order. Cancelled, it gives up what still waits.
+        """Return one finite vector for each input, in order. On cancellation, waiting inputs are dropped.
 
         Raises:
             EngineFailed: the encoder failed on one of them.
@@ -157,7 +157,7 @@ class Batches:
     def _may_begin(self) -> bool:
         if self._running == 0:
             return self._batcher.tokens > 0
-        # Ahead of time only what would not grow by waiting.
+        # Form a batch ahead of time only if waiting would not make it larger.
         return self._running < MOST_AT_ONCE and self._batcher.tokens >= self._max_batch_tokens
 
     def _more_is_coming(self) -> bool:
@@ -184,7 +184,7 @@ class Batches:
                 for request in indexes:
                     request.fail(EngineFailed("the encoder failed on this request"))
                 return
-            # Find the request at fault: the others get their vectors.
+            # Find the faulty request: the others get their vectors.
             for request, own in indexes.items():
                 await self._encode_shared([(request, index) for index in own])
             return
@@ -198,7 +198,7 @@ class Batches:
         )
 
     def close(self) -> None:
-        """Wait for what a thread is at."""
+        """Wait for the threads."""
         self._slices.close()
         self._long.close()
         self._encoder_thread.shutdown(wait=True, cancel_futures=True)
@@ -207,7 +207,7 @@ class Batches:
 def _slices(
     left: Sequence[int], inputs: Sequence[Input], reach: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Indexes of inputs that go into one slice, and its size; one that is larger by itself goes alone."""
+    """Yield the indexes of inputs of each slice, and its size; a larger input goes alone."""
     group: list[int] = []
     size = 0
     for at in left:
@@ -225,7 +225,7 @@ def _slices(
 async def open_batches(
     encoder: Encoder, *, max_batch_tokens: int, max_wait_s: float
 ) -> AsyncIterator[Batches]:
-    """At work inside the context."""
+    """Yield batches that run inside the context."""
     batches = Batches(encoder, max_batch_tokens=max_batch_tokens, max_wait_s=max_wait_s)
     try:
         async with background(batches.run()):

@@ -1,4 +1,4 @@
-"""One job through the encoder: tokens, vectors or scores, packed."""
+"""Runs one job through the encoder: tokens, then vectors or scores, packed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from relais_embedding_worker.encoder import EncoderInfo, Tokens, Vectors
 from relais_embedding_worker.settings import Bounds
 
 MOST_PER_TAKE = 16
-"""What is taken has no tokens yet: after so many it is looked how much they are."""
+"""Jobs taken at once. They are not tokenised yet, so their tokens are counted before more are taken."""
 
 MOST_NAMED = 16
-"""Dimensions in an error's words."""
+"""Number of dimensions that an error message lists."""
 
 
 class EmbedHandler:
@@ -85,7 +85,7 @@ class EmbedHandler:
         )
 
     async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
-        """Queries first."""
+        """Tokenise the inputs, queries first."""
         queries: list[Tokens] = []
         if asked.queries:
             queries = await self._batches.tokenize(key_id, asked.queries, InputType.QUERY)
@@ -115,12 +115,12 @@ class EmbedHandler:
 
 
 def _shortened(rows: Vectors, dimensions: int) -> Vectors:
-    """The first dimensions, at length 1: what models trained for it (Matryoshka) allow."""
+    """Return the first dimensions, normalised to length 1, as models trained for it (Matryoshka) allow."""
     return rows if dimensions == rows.shape[1] else _normalized(rows[:, :dimensions])
 
 
 def _scores(rows: Vectors, queries: int) -> Vectors:
-    """Cosine of each input with the query, or with its own."""
+    """Return the cosine similarity of each input with the query, or with its own query."""
     rows = _normalized(rows)
     scores: Vectors = np.sum(rows[:queries] * rows[queries:], axis=1, keepdims=True)
     return np.clip(scores, -1.0, 1.0)

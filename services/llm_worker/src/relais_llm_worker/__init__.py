@@ -1,1 +1,1 @@
-"""The worker that runs language models: one engine, many requests at once."""
+"""The worker that runs language models: one engine, many concurrent requests."""

@@ -1,4 +1,4 @@
-"""`relais-llm-worker`: settings, logs, run."""
+"""Entry point of `relais-llm-worker`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relais_llm_worker.settings import read_settings
 
 
 def main() -> None:
-    """Exit codes: 0 after a drain, 1 after a failure (a dead engine, say), 2 for a wrong setting."""
+    """Run the worker. Exit codes: 0 after a drain, 1 after a failure (such as a dead engine), 2 for a wrong setting."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
@@ -29,7 +29,7 @@ def main() -> None:
         structlog.get_logger(__name__).exception("worker_failed")
         sys.exit(1)
     finally:
-        # vLLM's engine fails noisily if the interpreter's own end collects it.
+        # vLLM's engine fails noisily if it is collected at interpreter exit.
         garbage.release()
 
 

@@ -1,4 +1,4 @@
-"""The text of an answer, token by token: it ends at a stop string, and holds back what may become one. Pure."""
+"""Builds an answer's text token by token: ends it at a stop string, and holds back what may become one. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from relais_llm_worker.engines.engine import Emitted
 
 
 class HeldText:
-    """What a client may see of an answer's text so far.
+    """The part of an answer's text that a client may see so far.
 
-    The rules are vLLM's own: the stop string that is complete first ends the answer and is no part of it, and none is
-    looked for within the first `min_tokens` tokens.
+    The rules are vLLM's: the stop string that is completed first ends the answer and is not part of it, and stop
+    strings have no effect within the first `min_tokens` tokens.
 
     Args:
-        keep_stop: make it part of the answer.
+        keep_stop: include the stop string in the answer.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class HeldText:
         self._pending = ""
 
     def go_on(self, pending: str, tokens: int) -> None:
-        """Come to where an earlier engine was cut off: after so many tokens, with this text held back."""
+        """Restore the state of an interrupted engine: the number of tokens, and the text held back."""
         self._pending, self._tokens = pending, tokens
 
     def add(self, piece: str, tokens: int = 1) -> str | None:
-        """Take in the text of so many tokens. The stop string that it completes, if any: add no more then."""
+        """Add the text of this many tokens. Returns the stop string that it completes, if any; then add no more."""
         self._tokens += tokens
         before, self._pending = len(self._pending), self._pending + piece
         if not piece or self._tokens <= self._min_tokens:
@@ -48,13 +48,13 @@ class HeldText:
         return matched
 
     def give(self, *, ended: bool) -> str:
-        """The text that may go out now, and has not yet."""
+        """Return the text that may be published and was not yet."""
         end = len(self._pending) if ended else len(self._pending) - self._held_back()
         given, self._pending = self._pending[:end], self._pending[end:]
         return given
 
     def _held_back(self) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
+        """Return how many characters at the end may begin a stop string."""
         text = self._pending
         return max(
             (
@@ -68,10 +68,10 @@ class HeldText:
 
 
 class AnswerText(HeldText):
-    """The same, out of token ids.
+    """The text of an answer, decoded from token ids.
 
     Args:
-        decode: text that a token adds; empty while it only begins a character.
+        decode: returns the text that a token adds; empty while it only begins a character.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class AnswerText(HeldText):
         self._decode = decode
 
     def replay(self, emitted: Emitted) -> bool:
-        """Come to where an earlier engine was cut off. False where the same tokens give another text here."""
+        """Restore the state of an interrupted engine. Returns False if the same tokens decode to another text here."""
         for token_id in emitted.token_ids:
             self.feed(token_id)
         text, given = self._pending, emitted.text
@@ -94,5 +94,5 @@ class AnswerText(HeldText):
         return text.startswith(given)
 
     def feed(self, token_id: int) -> str | None:
-        """Take in a token, as `add` does."""
+        """Add a token, as `add` does."""
         return self.add(self._decode(token_id))

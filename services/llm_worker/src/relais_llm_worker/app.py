@@ -1,4 +1,4 @@
-"""Where the llm worker's parts are joined."""
+"""Joins the LLM worker's parts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from relais_llm_worker.settings import EngineSettings, Settings
 async def open_models(
     settings: Settings, registry: CollectorRegistry
 ) -> AsyncIterator[Sequence[Model]]:
-    """What this worker serves, by the engine that the settings choose. vLLM is imported only where it is the one.
+    """Open the models of the engine that the settings choose. vLLM is imported only if it is chosen.
 
     Args:
-        registry: gets the engine's own metrics, where it has any.
+        registry: receives the engine's own metrics, if any.
     """
     if settings.remote is not None:
         limits = Limits(settings.max_output_tokens, settings.service.max_failures)
@@ -47,7 +47,7 @@ async def open_models(
 async def open_engine(
     settings: EngineSettings, registry: CollectorRegistry
 ) -> AsyncIterator[Engine]:
-    """An engine in this process."""
+    """Open an engine in this process."""
     if settings.kind == "deterministic":
         from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 
@@ -66,7 +66,7 @@ async def open_engine(
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; raises as `run_worker`."""
+    """Serve until SIGTERM or SIGINT, then drain. Raises as `run_worker` does."""
 
     @asynccontextmanager
     async def open_served(registry: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:

@@ -1,4 +1,4 @@
-"""Going on where a dead worker stopped: what its log holds, and whether that is enough."""
+"""Resumes from a dead worker's log: reads it, and decides whether it is enough to continue."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PAGE = 1000
 
 
 async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitted:
-    """Tokens and text among a channel's first `tail` events; what a `restarted` made void is left out.
+    """Read tokens and text from a channel's first `tail` events, without those that a `restarted` made void.
 
-    No token ids where any text came without them: the others are not enough.
+    There are no token ids if any text came without them: the rest would not be enough.
 
-    Waits for a store that is away. Waits too for events that the log has lost since the take: should they not come
-    back, neither has the lease, and its next renewal says so.
+    Waits while the store is unavailable, and for events that the log has lost since the take: if they do not come
+    back, the lease is lost too, and its next renewal reports it.
     """
     token_ids: list[int] = []
     text: list[str] = []
@@ -53,11 +53,11 @@ async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitt
 
 
 def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) -> None:
-    """Raises NotResumable unless prompt and tokens are all that is needed to go on here.
+    """Raise NotResumable unless prompt and tokens are sufficient to continue here.
 
     Args:
-        revisions: of the model as it can be run here.
-        sampling: with the model's own defaults filled in.
+        revisions: revisions of the model that can run here.
+        sampling: parameters, with the model's defaults filled in.
     """
     why_not = None
     if not (cut.emitted.token_ids and cut.prompt_token_ids):
@@ -70,9 +70,9 @@ def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) 
 
 
 def obstacle(sampling: Sampling) -> str | None:
-    """What a fresh request over prompt and emitted tokens cannot carry over, or None where it carries all.
+    """Return what a new request with prompt and emitted tokens cannot preserve, or None if it preserves everything.
 
-    Sampling without a seed goes on: what follows is drawn from the same distribution. Greedy choice, repetition
+    Sampling without a seed can continue: the rest is drawn from the same distribution. Greedy choice, repetition
     penalty (it counts prompt and answer alike), logit bias, allowed tokens and stop tokens depend on the tokens alone.
     """
     if sampling.seed is not None and sampling.temperature != 0:

@@ -1,4 +1,4 @@
-"""One job through a model: started, tokens, end. A job that was begun elsewhere goes on where it stopped."""
+"""Runs one job through a model: started, tokens, end. A job begun elsewhere continues where it stopped."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from relais_llm_worker.model import Cut, Model
 log = structlog.get_logger(__name__)
 
 PROGRESS = 32
-"""Tokens that a job which has lost its place before gets each time, before it may lose it again."""
+"""Tokens that a preempted job generates before it may be preempted again."""
 
 
 class GenerateHandler:
     """Runs chat and text-completion jobs.
 
     Attributes:
-        generated_tokens: that the model gave so far, to all jobs.
+        generated_tokens: tokens generated so far, for all jobs.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class GenerateHandler:
         if chunk is None or chunk.finish_reason is None:
             raise EngineFailed("the engine ended the request without a reason")
         if chunk.usage is not None:
-            # From elsewhere, where the ids may stay.
+            # Continued from elsewhere, so the ids may be incomplete.
             self.generated_tokens += max(0, chunk.usage.output_tokens - output_tokens)
         last_s = time.monotonic()
         first_s = first_s or last_s
@@ -122,7 +122,7 @@ class GenerateHandler:
             self._publisher.send(held)
 
     async def _cut(self, held: HeldJob) -> Cut | None:
-        """What an earlier holder published of it, if anything."""
+        """Return what an earlier holder published of the job, if anything."""
         interrupted = held.taken.interrupted
         if interrupted is None:
             return None

@@ -1,4 +1,4 @@
-"""What a handler asks of a model, wherever it runs: room, and answers to jobs."""
+"""The port of a model, in this process or behind servers, that handlers use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from relais_llm_worker.engines.engine import Chunk, Emitted
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A stream that another holder began, and what its log says of it.
+    """An interrupted stream, as its log describes it.
 
     Attributes:
-        prompt_token_ids: the prompt as that holder's engine was given it; empty where it was not told.
-        model_revision: the weights that it ran.
-        emitted: what was published.
+        prompt_token_ids: the prompt as that holder's engine received it; empty if unknown.
+        model_revision: the weights that it used.
+        emitted: the published part of the answer.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -32,10 +32,10 @@ class Answer:
     """A job that the model has accepted.
 
     Attributes:
-        prompt_token_ids: empty where a server keeps them to itself.
-        model_revision: what identifies the weights; a stream goes on only on the same.
+        prompt_token_ids: empty if a server does not report them.
+        model_revision: identifies the weights; a stream continues only on the same ones.
         chunks: in order; the last one has a `finish_reason`. They raise what `Generation.chunks` does, and
-            NotResumable where a server was lost and the answer cannot go on at another.
+            NotResumable if a server was lost and the answer cannot continue at another.
     """
 
     prompt_token_ids: Sequence[int]
@@ -50,29 +50,29 @@ class Model(Protocol):
     def name(self) -> str: ...
 
     def room(self, held: int) -> int:
-        """How many more jobs it could begin right now, while this worker holds `held`."""
+        """Return how many more jobs it could begin now, while this worker holds `held`."""
         ...
 
     def status(self) -> ModelStatus: ...
 
     def can_continue(self, job: Job) -> bool:
-        """Whether this job's answer, cut off now, could go on to the letter, as far as its parameters are concerned."""
+        """Return whether this job's parameters allow its answer to continue exactly after an interruption."""
         ...
 
     def answer(self, job: Job, cut: Cut | None = None) -> AbstractAsyncContextManager[Answer]:
-        """Entering hands the job to the model; leaving before its end aborts it.
+        """Return a context that hands the job to the model on entry; leaving it early aborts the job.
 
         Args:
-            cut: where an earlier holder was cut off. Chunks go on after it, ids and text.
+            cut: the interrupted stream of an earlier holder. Chunks continue after it, ids and text.
 
         Raises (on entry):
-            NotResumable: `cut` cannot be gone on from.
-            EngineRefused: the request is wrong: a bad schema, an unknown token, too long a prompt.
-            EngineFailed: it failed for this request.
-            EngineDead: the engine is gone.
+            NotResumable: the answer cannot continue after `cut`.
+            EngineRefused: the request is invalid: a bad schema, an unknown token, a prompt that is too long.
+            EngineFailed: the model failed on this request.
+            EngineDead: the engine has died.
         """
         ...
 
     async def check_health(self) -> None:
-        """Raises EngineDead if nothing more can ever be run."""
+        """Raise EngineDead if the model can never run anything more."""
         ...

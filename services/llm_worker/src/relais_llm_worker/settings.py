@@ -1,4 +1,4 @@
-"""Every setting of the llm worker, read once from a mapping."""
+"""All settings of the LLM worker, read once from a mapping."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuredOutputsSettings:
-    """How the engine follows schemas and grammars.
+    """Settings of structured outputs.
 
     Attributes:
         backend: `guidance` or `xgrammar`.
-        cpu_s: CPU seconds that trying one specification out may take.
+        cpu_s: CPU seconds that the trial of one specification may take.
     """
 
     backend: str = "guidance"
@@ -35,7 +35,7 @@ class StructuredOutputsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What the engine loads and how much it may use; None leaves a choice to vLLM.
+    """Settings of the engine: model and resources; None leaves the choice to vLLM.
 
     Attributes:
         stall_s: how long the engine may make no step while it has requests.
@@ -59,10 +59,10 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it.
+    """All settings.
 
     Attributes:
-        remote: set where the remote engine is chosen; `engine` then says nothing.
+        remote: set if the remote engine is chosen; `engine` is then unused.
     """
 
     service: ServiceSettings
@@ -73,14 +73,14 @@ class Settings:
 
 
 def served_model_name(env: Environ) -> str:
-    """`SERVED_MODEL_NAME`, or else the repository id, or else the last part of a local path."""
+    """Return `SERVED_MODEL_NAME`, else the repository id, else the last part of a local path."""
     repo_id = environ.text(env, "VLLM_HF_REPO_ID", "models/relais-demo")
     default = Path(repo_id).name if Path(repo_id).is_dir() else repo_id
     return environ.text(env, "SERVED_MODEL_NAME", default)
 
 
 def read_settings(env: Environ) -> Settings:
-    """Raises SettingsError, which names the setting."""
+    """Read and validate all settings. Raises SettingsError, which names the setting."""
     kind = environ.choice(env, "ENGINE", "vllm", ("vllm", "deterministic", "remote"))
     remote = _remote_settings(env, kind)
     engine = EngineSettings(
@@ -118,7 +118,7 @@ def read_settings(env: Environ) -> Settings:
 
 
 def _structured_outputs_settings(env: Environ) -> StructuredOutputsSettings:
-    """vLLM's `--structured-outputs-config`, as far as it can be tried out before the engine sees it."""
+    """Read vLLM's `--structured-outputs-config`, restricted to what can be tried before the engine sees it."""
     name = "VLLM_STRUCTURED_OUTPUTS_CONFIG"
     try:
         given = orjson.loads(environ.text(env, name, "{}"))

@@ -1,1 +1,1 @@
-"""What operators declare in files and variables that several services read: keys, aliases, models elsewhere."""
+"""Configuration that several services read: API keys, model aliases, remote models."""

@@ -1,4 +1,4 @@
-"""`MODEL_ALIASES`: other names of models, and the models behind them."""
+"""Resolves `MODEL_ALIASES`, other names of models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from relais_common.jobs.errors import SettingsError
 
 
 def roots_of(aliases: Mapping[str, str], models: Collection[str]) -> dict[str, str]:
-    """The declared model that each alias stands for, be it by way of other aliases.
+    """Return the declared model behind each alias, which may refer to another alias.
 
     Raises:
-        SettingsError: an alias is a model itself, is no name, or leads to no declared model.
+        SettingsError: an alias is also a model, is not a valid name, or does not resolve to a declared model.
     """
     for alias in aliases:
         if alias in models:

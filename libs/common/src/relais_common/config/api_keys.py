@@ -1,4 +1,4 @@
-"""The file of API keys: who may ask, for what, and how much.
+"""Reads the file of API keys: clients and their rights.
 
     {"client1": "its key",
      "client2": {"hash": "sha256:...", "models": ["org/model"], "max_priority": "normal",
@@ -6,7 +6,7 @@
                  "structured_outputs": ["regex", "grammar"]},
      "ops": {"hash": ["sha256:...", "sha256:..."], "admin": true}}
 
-SHA-256 without salt is enough for what `generate` gives, 256 random bits, and for nothing that a person made up.
+SHA-256 without salt is safe for keys from `generate` (256 random bits), but not for passwords that people choose.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTING = "API_KEYS"
 PREFIX = "rk-"
 LARGEST = 100_000_000
 MIN_KEY_CHARACTERS = 20
-"""Of a key that is stored as a hash, or taken without a warning."""
+"""Minimum length of a key that is stored as a hash, or accepted without a warning."""
 
 _KEY_ID = re.compile(r"[\w.@:+-]{1,128}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -38,22 +38,22 @@ _FIELDS = frozenset(
     ("key", "hash", "admin", "models", "max_priority", "structured_outputs", *_RATES)
 )
 COSTLY_STRUCTURES = ("regex", "grammar")
-"""Kinds of structured outputs that are a right. JSON and choices are anybody's."""
+"""Kinds of structured outputs that need a right. JSON and choices are open to everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What one client may do. It holds no key, only what a key hashes to.
+    """The rights of one client. It contains hashes of keys, never keys.
 
     Attributes:
-        digests: SHA-256 of each key that is this client's.
-        admin: opens the operators' routes.
-        models: those it may use; None for all.
-        max_priority: the highest it may ask for.
-        requests_per_minute, tokens_per_minute: of each model; None for any number.
-        concurrent_requests: unfinished ones of each model; None for the orchestrator's own bound.
-        structured_outputs: those of `COSTLY_STRUCTURES` that it may ask for; None where nothing is said of them.
-        weak: a key stands in the file as it is, and is short enough to be guessed.
+        digests: SHA-256 of each of the client's keys.
+        admin: whether it may use the operators' routes.
+        models: models it may use; None for all.
+        max_priority: the highest priority it may request.
+        requests_per_minute, tokens_per_minute: limits for each model; None for unlimited.
+        concurrent_requests: unfinished requests of each model; None for the orchestrator's bound.
+        structured_outputs: members of `COSTLY_STRUCTURES` that it may use; None if the file does not say.
+        weak: a key is stored in clear, and is short enough to guess.
     """
 
     digests: tuple[bytes, ...] = field(repr=False)
@@ -68,30 +68,30 @@ class ApiKey:
 
 
 def generate() -> str:
-    """A new key, of 256 random bits."""
+    """Return a new key of 256 random bits."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest(key: str) -> bytes:
-    """SHA-256 of a key. Bytes of a header that are no UTF-8 come as lone surrogates."""
+    """Return the SHA-256 of a key. Header bytes that are not UTF-8 arrive as lone surrogates."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 def hash_text(key: str) -> str:
-    """A key as the file may store it: `sha256:` and 64 hexadecimal digits."""
+    """Return a key's hash as the file stores it: `sha256:` and 64 hexadecimal digits."""
     return f"sha256:{digest(key).hex()}"
 
 
 def is_weak(key: str) -> bool:
-    """Whether it can be too easily guessed to be stored as a plain hash."""
+    """Return whether a key is too easy to guess to be stored as a plain hash."""
     return len(key) < MIN_KEY_CHARACTERS or len(set(key)) < 10
 
 
 def read_file(path: Path) -> dict[str, ApiKey]:
-    """Clients by name.
+    """Read the file and return its clients by name.
 
     Raises:
-        SettingsError: the file cannot be read or has another form. No key is repeated.
+        SettingsError: the file is unreadable or invalid. The message contains no key.
     """
     return parse(read_bytes(path), path)
 
@@ -105,7 +105,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse(content: bytes, path: Path) -> dict[str, ApiKey]:
-    """What the file of this name says. Raises SettingsError, which names the client and never a key."""
+    """Parse the file's content. Raises SettingsError, which names the client and never a key."""
     entries = load(content, path)
     keys = {client: _entry(f"{SETTING}: {path}", client, one) for client, one in entries.items()}
     owners: dict[bytes, str] = {}
@@ -119,7 +119,7 @@ def parse(content: bytes, path: Path) -> dict[str, ApiKey]:
 
 
 def load(content: bytes, path: Path) -> dict[str, Any]:
-    """The file's entries as they stand, under valid names. Raises SettingsError."""
+    """Return the file's entries unparsed, under valid names. Raises SettingsError."""
     try:
         entries = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -136,7 +136,7 @@ NAME_RULE = "a client's name has 1 to 128 letters, digits or any of . _ @ : + -"
 
 
 def is_key_id(name: str) -> bool:
-    """Whether a client may be called so."""
+    """Return whether this is a valid client name."""
     return _KEY_ID.fullmatch(name) is not None
 
 
@@ -147,7 +147,7 @@ def _entry(where: str, client: str, entry: Any) -> ApiKey:
     if not isinstance(entry, dict):
         raise SettingsError(f"{where} is neither a key nor an object")
     if entry.keys() - _FIELDS:
-        # A field's name is not repeated: it may be a key in the wrong place.
+        # The field's name is not shown, because it may be a misplaced key.
         raise SettingsError(f"{where} takes only: {', '.join(sorted(_FIELDS))}")
     key = entry.get("key")
     return ApiKey(
@@ -223,7 +223,7 @@ def _rate(where: str, entry: Mapping[str, Any], name: str) -> int | None:
     if name not in entry:
         return None
     value = entry[name]
-    # JSON's true is an int to Python.
+    # JSON's true is an int in Python.
     if type(value) is not int or not 1 <= value <= LARGEST:
         raise SettingsError(f"{where}: {name} takes a whole number from 1 to {LARGEST}")
     return int(value)

@@ -1,1 +1,1 @@
-"""What a request is: the job, its events, its channel, its errors, and the record it leaves. Frozen types, no I/O."""
+"""The types of a request: job, events, channel, errors and trace record. Frozen types, no I/O."""

@@ -1,9 +1,9 @@
-"""Channel ids: what a client holds to find its request again.
+"""Channel ids, with which clients find their requests.
 
 A channel id is `<tag>.<random>`. The tag is the model's name with every character outside
 `A-Z a-z 0-9 _ -` and `.` written as `~hh` (its UTF-8 bytes in hexadecimal), so that it is safe in a URL and inside
-the braces of a Redis Cluster hash tag. Any orchestrator can so tell from the id alone which keys, in
-which slot, belong to a channel.
+the braces of a Redis Cluster hash tag. Any orchestrator can therefore derive a channel's keys, and their
+slot, from the id alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHANNEL = re.compile(r"(?P<tag>(?:[A-Za-z0-9._-]|~[0-9a-f]{2}){1,480})\.[A-Za-z
 
 
 def model_tag(model: str) -> str:
-    """The model's name, made safe for a URL and a Redis hash tag. Reversed by `tag_model`."""
+    """Encode a model's name for URLs and Redis hash tags. `tag_model` reverses it."""
     raw = model.encode()
     if not raw or len(raw) > MAX_MODEL_NAME_BYTES:
         raise ValueError(f"a model name has 1 to {MAX_MODEL_NAME_BYTES} bytes, not {len(raw)}")
@@ -27,10 +27,10 @@ def model_tag(model: str) -> str:
 
 
 def tag_model(tag: str) -> str:
-    """The model's name that `model_tag` made this tag from.
+    """Decode a tag from `model_tag` to the model's name.
 
     Raises:
-        ValueError: the text is no tag.
+        ValueError: the text is not a tag.
     """
     if not _TAG.fullmatch(tag):
         raise ValueError("not a model tag")
@@ -43,15 +43,15 @@ def tag_model(tag: str) -> str:
 
 
 def new_channel_id(model: str) -> str:
-    """A fresh id for a request to this model; 128 random bits, so it cannot be guessed."""
+    """Return a new id for a request to this model. It has 128 random bits, so it cannot be guessed."""
     return f"{model_tag(model)}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
 
 
 def channel_tag(channel_id: str) -> str:
-    """The tag inside a channel id.
+    """Return the tag of a channel id.
 
     Raises:
-        ValueError: the text has not the form of a channel id.
+        ValueError: the text does not have the form of a channel id.
     """
     found = _CHANNEL.fullmatch(channel_id)
     if found is None:
@@ -60,5 +60,5 @@ def channel_tag(channel_id: str) -> str:
 
 
 def channel_model(channel_id: str) -> str:
-    """The model a channel belongs to. Raises ValueError as `channel_tag` does."""
+    """Return the model of a channel. Raises ValueError as `channel_tag` does."""
     return tag_model(channel_tag(channel_id))

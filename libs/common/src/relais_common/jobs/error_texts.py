@@ -1,4 +1,4 @@
-"""Texts of errors that were written for somebody else: an engine's, a library's, a server's."""
+"""Cleans error messages of engines, libraries and servers for clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 MAX_LENGTH = 1000
 _READ = 4 * MAX_LENGTH
-"""No more of a text is looked at, however long it is."""
+"""Number of characters of a text that are examined."""
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\).*", re.DOTALL)
@@ -32,7 +32,7 @@ _CHANGES = (
     ),
     # vllm/v1/engine.py
     (re.compile(r"\b[\w-]{1,99}(?:/[\w.-]{1,99}){1,20}\.(?:py|so|pyx|cpp|cu)\b"), "a file"),
-    # A key that a server shows back.
+    # A key that a server echoes.
     (
         re.compile(r"\b(?:sk|pk|hf|gsk|glpat|xai)[-_][\w*-]{6,}|\bBearer\s+\S+", re.IGNORECASE),
         "a key",
@@ -42,7 +42,7 @@ _SPACES = re.compile(r" {2,}")
 
 
 def cleaned(text: str) -> str:
-    """The text on one line, of at most `MAX_LENGTH` characters, without class names, paths of files or keys."""
+    """Return the text on one line of at most `MAX_LENGTH` characters, without class names, file paths or keys."""
     text = _TRACEBACK.sub("", text[:_READ])
     text = _CONTROLS.sub(" ", text)
     for pattern, instead in _CHANGES:

@@ -1,8 +1,8 @@
-"""Every error of Relais, one class each. The class docstring says when it is raised.
+"""All errors of Relais, one class each. The class docstring says when it is raised.
 
-An error carries what a client may see, and nothing else: the four fields of an OpenAI error object
+An error carries only what a client may see: the four fields of an OpenAI error object
 (`message`, `type`, `param`, `code`), the HTTP status that goes with them, and how long to wait before
-another try. Tracebacks, keys and other tenants' data never enter one.
+a retry. It never contains tracebacks, keys or other tenants' data.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """What a client is told of a failure.
+    """The description of a failure for clients.
 
     Attributes:
         message: one sentence for a person.
         type: OpenAI's error family (`invalid_request_error`, `server_error`, ...).
-        param: the request field at fault, as a dotted path, or None.
-        code: a stable word for programs.
+        param: the invalid request field, as a dotted path, or None.
+        code: a stable identifier for programs.
         status: the HTTP status that goes with it.
     """
 
@@ -35,7 +35,7 @@ class ErrorInfo:
 
 
 class RelaisError(Exception):
-    """Base of every error that a client may be told about."""
+    """Base class of all errors that clients may see."""
 
     status = 500
     type = "server_error"
@@ -68,7 +68,7 @@ class InvalidRequest(RelaisError):
 
 
 class Unauthorized(RelaisError):
-    """No key, or a key that is not known."""
+    """No key, or an unknown key."""
 
     status = 401
     type = "authentication_error"
@@ -76,13 +76,13 @@ class Unauthorized(RelaisError):
 
 
 class KeyRevoked(Unauthorized):
-    """The key was good when the stream began, and is no longer."""
+    """The key was valid when the stream began, and no longer is."""
 
     code = "key_revoked"
 
 
 class Forbidden(RelaisError):
-    """A known key, without the right that the route asks for."""
+    """The key lacks the right that the route requires."""
 
     status = 403
     type = "permission_error"
@@ -90,13 +90,13 @@ class Forbidden(RelaisError):
 
 
 class StructureForbidden(Forbidden):
-    """The key may not ask for this kind of structured output."""
+    """The key may not use this kind of structured output."""
 
     code = "structured_output_not_allowed"
 
 
 class PriorityForbidden(Forbidden):
-    """The key may not ask for so high a priority."""
+    """The key may not request such a high priority."""
 
     code = "priority_not_allowed"
 
@@ -110,13 +110,13 @@ class NotFound(RelaisError):
 
 
 class ModelNotFound(NotFound):
-    """The model is not among those that this deployment declares, or that the key may use."""
+    """The deployment does not declare this model, or the key may not use it."""
 
     code = "model_not_found"
 
 
 class ChannelNotFound(NotFound):
-    """The channel never existed, is gone, or belongs to another key."""
+    """The channel never existed, has expired, or belongs to another key."""
 
     code = "channel_not_found"
 
@@ -136,13 +136,13 @@ class MethodNotAllowed(RelaisError):
 
 
 class DeadLetterNotFound(NotFound):
-    """The channel is no dead letter, or none any more."""
+    """The channel is not a dead letter, or no longer."""
 
     code = "dead_letter_not_found"
 
 
 class LogRewound(RelaisError):
-    """The client has seen events that the log does not have: Redis came back with an older log."""
+    """The client has seen events that the log lacks: Redis came back with an older log."""
 
     status = 409
     type = "invalid_request_error"
@@ -150,7 +150,7 @@ class LogRewound(RelaisError):
 
 
 class IdempotencyConflict(RelaisError):
-    """An `Idempotency-Key` came again with another body."""
+    """An `Idempotency-Key` was reused with a different body."""
 
     status = 409
     type = "invalid_request_error"
@@ -158,7 +158,7 @@ class IdempotencyConflict(RelaisError):
 
 
 class RequestTimeout(RelaisError):
-    """The body did not come in time; the connection is closed."""
+    """The body did not arrive in time; the connection is closed."""
 
     status = 408
     type = "invalid_request_error"
@@ -166,7 +166,7 @@ class RequestTimeout(RelaisError):
 
 
 class PayloadTooLarge(RelaisError):
-    """The body is over the bound that holds at the door."""
+    """The body exceeds a size limit."""
 
     status = 413
     type = "invalid_request_error"
@@ -190,7 +190,7 @@ class QueueFull(RelaisError):
 
 
 class TooManyInFlight(RelaisError):
-    """The key has as many unfinished requests to this model as it may have."""
+    """The key is at its limit of unfinished requests to this model."""
 
     status = 429
     type = "rate_limit_error"
@@ -198,7 +198,7 @@ class TooManyInFlight(RelaisError):
 
 
 class RateLimited(RelaisError):
-    """The key has used up its requests or tokens of this minute, of this model."""
+    """The key has used up this minute's requests or tokens of this model."""
 
     status = 429
     type = "rate_limit_error"
@@ -217,7 +217,7 @@ class RateLimited(RelaisError):
 
 
 class TooManyStreams(RelaisError):
-    """The key has as many open streams at this server as it may have."""
+    """The key is at its limit of open streams at this server."""
 
     status = 429
     type = "rate_limit_error"
@@ -225,7 +225,7 @@ class TooManyStreams(RelaisError):
 
 
 class TooManyBytes(RelaisError):
-    """The key's bodies that are being read and its answers that wait to be read are as large as they may be, here."""
+    """The key is at its limit of bytes in bodies being read and answers being sent at this server."""
 
     status = 429
     type = "rate_limit_error"
@@ -233,14 +233,14 @@ class TooManyBytes(RelaisError):
 
 
 class ServerBusy(RelaisError):
-    """This server holds as many bytes of bodies and answers as it may; another one may have room."""
+    """This server is at its limit of bytes in bodies and answers; another one may have room."""
 
     status = 503
     code = "server_busy"
 
 
 class TooManyTrials(RelaisError):
-    """Too many structured outputs of the key wait to be tried out at one worker."""
+    """Too many structured outputs of the key wait for a trial at one worker."""
 
     status = 429
     type = "rate_limit_error"
@@ -248,20 +248,20 @@ class TooManyTrials(RelaisError):
 
 
 class TokensOverLimit(InvalidRequest):
-    """The request may need more tokens than its key has in a minute: it would never pass."""
+    """The request may need more tokens than its key has in a minute, so it could never run."""
 
     code = "tokens_over_limit"
 
 
 class StorageFull(RelaisError):
-    """What Redis holds of this model is at its bound: nothing was queued."""
+    """Redis holds as much for this model as its bound allows; nothing was queued."""
 
     status = 503
     code = "storage_full"
 
 
 class KeyStorageFull(RelaisError):
-    """What Redis holds of this key's requests to the model and of their answers is more than its share."""
+    """Redis holds more for this key's requests to the model, and their answers, than the key's share."""
 
     status = 429
     type = "rate_limit_error"
@@ -269,14 +269,14 @@ class KeyStorageFull(RelaisError):
 
 
 class TracesFull(RelaisError):
-    """As many traces of this model wait for the database as may: nothing was queued, since its trace could be lost."""
+    """Too many traces of this model wait for the database; nothing was queued, because its trace could be lost."""
 
     status = 503
     code = "traces_full"
 
 
 def storage_full(model: str, stored: int, *, retry_after_s: float) -> StorageFull:
-    """Says how much is held of the model."""
+    """Return the error, which says how much is stored for the model."""
     return StorageFull(
         f"{stored} bytes are held of requests to {model!r} and of their answers already",
         retry_after_s=retry_after_s,
@@ -284,7 +284,7 @@ def storage_full(model: str, stored: int, *, retry_after_s: float) -> StorageFul
 
 
 def key_storage_full(model: str, stored: int, *, retry_after_s: float) -> KeyStorageFull:
-    """Says how much is held of the key's requests to the model."""
+    """Return the error, which says how much is stored for the key's requests to the model."""
     return KeyStorageFull(
         f"{stored} bytes are held of this key's requests to {model!r} and of their answers, "
         "which is more than its share: try again when some have expired",
@@ -293,7 +293,7 @@ def key_storage_full(model: str, stored: int, *, retry_after_s: float) -> KeySto
 
 
 class EngineRefused(InvalidRequest):
-    """The engine refused the request before any work: too long, bad schema, unknown token."""
+    """The engine refused the request before it began: too long, bad schema, unknown token."""
 
 
 class UpstreamRefused(EngineRefused):
@@ -314,7 +314,7 @@ class UpstreamRefused(EngineRefused):
 
 
 class NotResumable(RelaisError):
-    """A stream was cut after its first token and cannot go on exactly where it stopped."""
+    """A stream was interrupted after its first token and cannot continue exactly where it stopped."""
 
     code = "not_resumable"
 
@@ -326,26 +326,26 @@ class WorkerLost(RelaisError):
 
 
 class Unreadable(RelaisError):
-    """The queued request is not what this version of the worker reads; upgrade workers before orchestrators."""
+    """The worker's version cannot read the queued request; upgrade workers before orchestrators."""
 
     code = "unreadable_request"
 
 
 class EngineFailed(RelaisError):
-    """The engine failed while it ran this request, and lives on."""
+    """The engine failed on this request, but keeps running."""
 
     code = "engine_error"
 
 
 class UpstreamMisconfigured(RelaisError):
-    """The server that runs the model does not accept this deployment: its key, its account, or the server's address."""
+    """The server that runs the model does not accept this deployment's key, account or address."""
 
     status = 502
     code = "upstream_misconfigured"
 
 
 class UpstreamUnavailable(RelaisError):
-    """The server that runs the model was too busy for this request, however often it was asked."""
+    """The server that runs the model was too busy for this request at every try."""
 
     status = 503
     code = "upstream_unavailable"
@@ -378,7 +378,7 @@ class InternalError(RelaisError):
 
 
 class EndedOtherwise(RelaisError):
-    """The request came to another end than its client waited for; carries that end's own words."""
+    """The request did not complete; carries the error of its terminal event."""
 
     def __init__(self, info: ErrorInfo) -> None:
         super().__init__(info.message, param=info.param)
@@ -386,14 +386,14 @@ class EndedOtherwise(RelaisError):
 
 
 class StoreUnavailable(RelaisError):
-    """Redis does not answer. What was asked may still be carried out: only a repetition that says so is safe."""
+    """Redis does not answer. The call may still take effect, so only a retry with an idempotency key is safe."""
 
     status = 503
     code = "store_unavailable"
 
 
 class NotConfirmed(StoreUnavailable):
-    """The request was stored, but not as safely as `ACCEPT_WAIT_*` asks. It may run; only its key finds it again."""
+    """The request was stored, but not confirmed as `ACCEPT_WAIT_*` requires. Only its idempotency key finds it."""
 
     code = "not_confirmed"
 
@@ -413,18 +413,18 @@ class Draining(RelaisError):
 
 
 class DecodeError(Exception):
-    """Bytes from Redis are not what this version of Relais writes. Never shown to a client."""
+    """Bytes from Redis have a form that this version of Relais does not write. Never shown to clients."""
 
 
 class EngineDead(Exception):
-    """The engine's process is gone. The worker hands its leases back and exits non-zero."""
+    """The engine's process has died. The worker hands its leases back and exits with a failure."""
 
 
 class EngineStuck(EngineDead):
-    """The engine makes no step while it has requests; it is ended like one that died.
+    """The engine makes no step while it has requests. It is handled like one that died.
 
     Attributes:
-        channel_ids: the requests that may be why: one that is, or several of which one may be.
+        channel_ids: the suspected requests: the cause, or several of which one may be.
     """
 
     def __init__(self, channel_ids: Collection[str]) -> None:
@@ -433,4 +433,4 @@ class EngineStuck(EngineDead):
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message names it."""
+    """A setting is missing or invalid; the message names it."""

@@ -1,4 +1,4 @@
-"""What happens on a channel, in order. Event n of a channel has sequence number n, from 1."""
+"""The events of a channel, in order. Event n has sequence number n, from 1."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Started:
     """The engine has accepted the prompt.
 
     Attributes:
-        input_tokens: its length after the chat template; None where a server keeps it to itself.
+        input_tokens: prompt length after the chat template; None if a server does not report it.
     """
 
     input_tokens: int | None
@@ -29,7 +29,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class RankedToken:
-    """A token that might have been chosen, and the natural logarithm of its probability."""
+    """A candidate token, and the natural logarithm of its probability."""
 
     token: str
     logprob: float
@@ -37,12 +37,12 @@ class RankedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token that was chosen, and the likeliest ones in its place.
+    """The chosen token, and the likeliest candidates for its place.
 
     Attributes:
-        token: its text, never held back; empty where it only begins a character, which the one that ends it has whole.
+        token: its text, never held back; empty if it only begins a character, which the token that ends it has whole.
         logprob: natural logarithm of its probability.
-        top_logprobs: as many as were asked for, the likeliest first.
+        top_logprobs: the requested number of candidates, likeliest first.
     """
 
     token: str
@@ -52,12 +52,12 @@ class TokenLogprob:
 
 @dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Token:
-    """One step of the engine: its text, and the ids it came from.
+    """One step of the engine: its text and its token ids.
 
     `text` may be empty while bytes of a character, or a possible stop string, are held back.
 
     Attributes:
-        logprobs: one for each id, where the request asked for them.
+        logprobs: one for each id, if requested.
     """
 
     text: str
@@ -67,7 +67,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The answer begins again, because its worker died and it cannot go on: discard the text so far."""
+    """The answer begins again, because its worker died and it cannot continue: discard the text so far."""
 
     reason: str
 

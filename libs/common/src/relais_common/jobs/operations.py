@@ -1,4 +1,4 @@
-"""What operators see of the queue: frozen types, no I/O. None of them holds a prompt, an answer or a key's secret."""
+"""The operators' views of the queue: frozen types, no I/O. None contains a prompt, an answer or a secret key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import StrEnum
 from relais_common.jobs.job import Operation, Priority, Status, StopReason
 
 DEAD_LETTERS_KEPT = 1000
-"""Of each model; the oldest leave first."""
+"""Dead letters kept for each model; the oldest are dropped first."""
 
 DEAD_LETTER_TTL_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class KeyBacklog:
-    """How many jobs of one key wait."""
+    """The number of one key's waiting jobs."""
 
     key_id: str
     waiting: int
@@ -26,18 +26,18 @@ class QueueView:
     """A model's queue at one instant.
 
     Attributes:
-        waiting: jobs nobody holds, suspects among them.
+        waiting: jobs that no worker holds, including suspects.
         waiting_by_priority: the same jobs, by priority.
-        waiting_by_key: the keys with the longest backlogs, the longest first; of each priority 500 keys are looked at.
-        oldest_waiting_s: seconds since the oldest job of these keys was accepted; None where nothing waits.
+        waiting_by_key: the keys with the longest backlogs, longest first; 500 keys of each priority are considered.
+        oldest_waiting_s: seconds since the oldest job of these keys was accepted; None if nothing waits.
         suspects: jobs that crashed a worker before, and wait to be run alone.
-        running: jobs in workers' hands.
+        running: jobs that workers hold.
         dead_letters: jobs that were set aside, out of attempts.
-        stored_bytes: what is held of its jobs: waiting, running, dead, ended ones until they are forgotten, and traces.
-        waiting_traces: of ended jobs, on their way to the database.
-        oldest_trace_s: seconds since the job of the oldest of them ended; None where none waits.
-        service_s: mean seconds from take to end; None while nothing was measured.
-        estimated_wait_s: what a job at the end of the queue would be told; None while nothing was measured.
+        stored_bytes: bytes held for its waiting, running, dead and ended jobs (until they expire), and for traces.
+        waiting_traces: traces of ended jobs on their way to the database.
+        oldest_trace_s: seconds since the job of the oldest of them ended; None if none waits.
+        service_s: mean seconds from take to end; None if not measured yet.
+        estimated_wait_s: estimate for a job at the end of the queue; None if not measured yet.
     """
 
     model: str
@@ -56,7 +56,7 @@ class QueueView:
 
 
 class ChannelFilter(StrEnum):
-    """Which living channels to list."""
+    """Filter for unfinished channels."""
 
     ALL = "all"
     QUEUED = "queued"
@@ -66,17 +66,17 @@ class ChannelFilter(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelView:
-    """A living job.
+    """An unfinished job.
 
     Attributes:
         age_s: seconds since it was accepted.
-        deadline_in_s: seconds until it expires; negative where its holder has yet to end it.
+        deadline_in_s: seconds until it expires; negative if its holder has not ended it yet.
         running_s: seconds since it was taken; None while it waits.
-        worker: who holds it; None while it waits.
+        worker: its holder; None while it waits.
         takes: how often a worker has taken it.
         failures: crashes charged to it; a waiting job with any is a suspect.
         tail: events in its log.
-        stop: why it was asked to stop, where it was.
+        stop: why it was asked to stop, if it was.
     """
 
     channel_id: str
@@ -100,10 +100,10 @@ class DeadLetter:
 
     Attributes:
         accepted_at_s, failed_at_s: Redis's clock, seconds since the epoch.
-        worker: who held it last.
-        code, message: the error its client was told.
-        request_bytes: size of the request that is kept; 0 once it was replayed.
-        replayed_as: the channel it was replayed on, if it was: then it is listed no more.
+        worker: its last holder.
+        code, message: the error that its client got.
+        request_bytes: size of the stored request; 0 once it was replayed.
+        replayed_as: the channel on which it was replayed, if it was; it is then no longer listed.
     """
 
     channel_id: str

@@ -1,6 +1,6 @@
-"""The record that every request leaves, whoever ended it. Pure: what is measured, and its MongoDB document.
+"""The trace record of an ended request, and its MongoDB document. Pure.
 
-Names are the field's: OpenTelemetry's `gen_ai.*`, vLLM's phases. Durations are seconds. The phases sum to `e2e_s`.
+Names follow OpenTelemetry's `gen_ai.*` and vLLM's phases. Durations are seconds. The phases sum to `e2e_s`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relais_common.jobs.errors import TracesFull
 from relais_common.jobs.job import Operation, Priority, Status
 
 COLLECTION = "traces"
-"""What it is called in the database."""
+"""Its name in the database."""
 
 RETRY_AFTER_S = 5.0
 SET_ASIDE_KEPT = 100
@@ -22,12 +22,12 @@ SET_ASIDE_TTL_S = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phases:
-    """Where a request's time went, in seconds by Redis's clock.
+    """The phases of a request, in seconds by Redis's clock.
 
     Attributes:
-        queue_s: waiting, before anything was published of its answer.
-        prefill_s: in a worker's hands, before the first token of that take.
-        decode_s: in a worker's hands, from that token on.
+        queue_s: waiting, before anything of its answer was published.
+        prefill_s: held by a worker, before the first token of that take.
+        decode_s: held by a worker, from that token on.
         stalled_s: waiting after part of the answer was published: its worker had died or was drained, or its place was
             handed on (`preemptions`). A dead one let go
             when it was last heard of, at its last renewal, some time before its lease was over.
@@ -48,17 +48,17 @@ class Trace:
     """One finished request.
 
     Attributes:
-        model: the declared model that it was queued for.
-        model_revision: the weights that ran it; None where none did.
-        error_type: the code of a `failed` one, as its client was told.
-        finish_reason: `stop` or `length` of a `completed` one.
-        cancel_reason: of a `cancelled` one: `client` asked for it, or `disconnect`: nobody was left to read it.
-        takes: how often a worker took it; failures: crashes charged to it.
-        preemptions: how often its place was handed on to another key, so that it was taken once more.
-        output_tokens: published ones, also of a request that came to no good end.
-        wasted_tokens: generated for nobody: all of a request that was not completed, and what a restart made void.
+        model: the declared model it was queued for.
+        model_revision: the weights that ran it; None if it never ran.
+        error_type: the error code of a `failed` request.
+        finish_reason: `stop` or `length` of a `completed` request.
+        cancel_reason: of a `cancelled` request: `client` requested it, or `disconnect`: nobody read it any more.
+        takes: how often a worker took it. failures: crashes charged to it.
+        preemptions: how often its place was handed on to another key.
+        output_tokens: published tokens, also of requests that did not complete.
+        wasted_tokens: tokens generated for nobody: by requests that did not complete, or made void by a restart.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
-        first_token_at_s: when the first token was published; None if none was, as with embeddings.
+        first_token_at_s: when the first token was published; None if none was, as for embeddings.
         content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt` or `embedding` as the
             request had them, and `answer`, what was published of it. More than 2 MiB of both is left out, and there is
             `omitted_bytes` alone. Vectors are never there.
@@ -89,19 +89,19 @@ class Trace:
 
     @property
     def e2e_s(self) -> float:
-        """From acceptance to the end."""
+        """Return the seconds from acceptance to the end."""
         return self.phases.total_s
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: from acceptance, queue included, to the first one published."""
+        """Return the time to first token, from acceptance, including the queue."""
         if self.first_token_at_s is None:
             return None
         return max(0.0, self.first_token_at_s - self.accepted_at_s)
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first; None for fewer than two tokens."""
+        """Return the time per output token after the first; None for fewer than two tokens."""
         if self.ttft_s is None or self.output_tokens < 2:
             return None
         return max(0.0, self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
@@ -112,8 +112,8 @@ class Tracing:
     """Whether and how a request leaves a trace.
 
     Attributes:
-        content: with what was asked and answered.
-        max_waiting: traces of its model that may wait for the database, before nothing new is accepted.
+        content: whether it includes prompt and answer.
+        max_waiting: traces of its model that may wait for the database before new requests are refused.
     """
 
     content: bool = False
@@ -122,7 +122,7 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True)
 class WaitingTrace:
-    """A trace on its way to the database; `entry_id` is what the queue calls it."""
+    """A trace on its way to the database; `entry_id` is its id in the queue."""
 
     entry_id: str
     trace: Trace
@@ -130,11 +130,11 @@ class WaitingTrace:
 
 @dataclass(frozen=True, slots=True)
 class TraceBatch:
-    """What a writer gets at once.
+    """A batch of traces for a writer.
 
     Attributes:
-        more: where there was no room for all.
-        unreadable: how many were set aside instead.
+        more: whether further traces wait.
+        unreadable: number of records that were set aside instead.
     """
 
     traces: tuple[WaitingTrace, ...]
@@ -143,7 +143,7 @@ class TraceBatch:
 
 
 def traces_full(model: str, waiting: int) -> TracesFull:
-    """Why nothing new is accepted; when there is room again is for the database to say."""
+    """Return the error for new requests. It has no `Retry-After`, because only the database makes room."""
     return TracesFull(
         f"{waiting} traces of requests to {model!r} wait to be written; try again later",
         retry_after_s=RETRY_AFTER_S,
@@ -151,9 +151,9 @@ def traces_full(model: str, waiting: int) -> TracesFull:
 
 
 def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
-    """The document of collection `traces`; `recorded_at` is when it is written, in UTC.
+    """Return the document for the collection `traces`; `recorded_at` is the time of writing, in UTC.
 
-    Dates have MongoDB's milliseconds. What is None is left out.
+    Dates have millisecond precision, as in MongoDB. None values are omitted.
     """
     document: dict[str, Any] = {
         "_id": trace.channel_id,

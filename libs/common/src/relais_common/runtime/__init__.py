@@ -1,1 +1,1 @@
-"""What every process of Relais needs, whatever it does: environment, logs, health, metrics, tasks, servers."""
+"""Infrastructure of every Relais process: environment, logs, health, metrics, tasks, HTTP servers."""

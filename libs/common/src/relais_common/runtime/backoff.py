@@ -1,4 +1,4 @@
-"""Waiting between tries: exponential, capped, with jitter so that processes do not try in step."""
+"""Exponential backoff, capped, with jitter so that processes do not retry in step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 
 
 class Backoff:
-    """Pauses that double from `initial_s` to `longest_s`, each cut by up to half at random."""
+    """Pauses that double from `initial_s` to `longest_s`, each shortened by up to half at random."""
 
     __slots__ = ("_initial_s", "_longest_s", "_next_s")
 
@@ -17,10 +17,10 @@ class Backoff:
         self._next_s = initial_s
 
     async def pause(self) -> None:
-        """Wait before the next try."""
+        """Wait before the next attempt."""
         await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
         self._next_s = min(self._longest_s, self._next_s * 2)
 
     def reset(self) -> None:
-        """The last try went well."""
+        """Start again from the initial pause, after a success."""
         self._next_s = self._initial_s

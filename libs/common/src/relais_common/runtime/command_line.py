@@ -1,7 +1,7 @@
-"""`relais COMMAND ...`: one command line, whose commands come with the installed packages.
+"""The command line `relais COMMAND ...`, whose commands come from the installed packages.
 
-A package brings a command as an entry point of the group `relais.commands`: a function that takes the arguments after
-the command's name and gives an exit code. So no service needs to know another.
+A package adds a command as an entry point of the group `relais.commands`: a function that takes the arguments after
+the command's name and returns an exit code. Services therefore do not depend on each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Command = Callable[[Sequence[str]], int]
 OK = 0
 FAILED = 1
 WRONG_USE = 2
-"""Arguments or settings."""
+"""Exit code for wrong arguments or settings."""
 
 _INTERRUPTED = 130
 
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def dispatch(arguments: Sequence[str], commands: Sequence[EntryPoint]) -> int:
-    """Run the command that the first argument names; gives its exit code."""
+    """Run the command that the first argument names, and return its exit code."""
     by_name = {command.name: command for command in commands}
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
@@ -44,14 +44,14 @@ def dispatch(arguments: Sequence[str], commands: Sequence[EntryPoint]) -> int:
 
 
 def run(command: Command, arguments: Sequence[str]) -> int:
-    """Run a command as a person's: Ctrl-C, and a reader who has seen enough, end it without a traceback."""
+    """Run a command interactively: Ctrl-C and a closed pipe end it without a traceback."""
     try:
         code = command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer has no reader: the interpreter must not try it again at its end.
+        # The rest of the buffer has no reader: the interpreter must not flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     return code
@@ -65,6 +65,6 @@ def _usage(by_name: dict[str, EntryPoint]) -> str:
 
 
 def _summary(command: EntryPoint) -> str:
-    """Its package's own description: known without importing it."""
+    """Return the description of the command's package, without importing it."""
     summary = "" if command.dist is None else command.dist.metadata["Summary"] or ""
     return summary.removeprefix("Relais: ")

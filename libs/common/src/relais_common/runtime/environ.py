@@ -1,7 +1,7 @@
-"""Typed values out of the environment, read once, from an argument.
+"""Reads typed values from the environment, which is passed as an argument.
 
-Every reader takes the mapping and the setting's name; what is wrong is one `SettingsError` that names the
-setting and says what it takes. An empty value counts as not set, as in an env file.
+Every reader takes the mapping and the setting's name. An invalid value is a `SettingsError` that names the
+setting and says what it accepts. An empty value counts as unset, as in an env file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relais_common.queue.client import clusters, sentinels
 
 Environ = Mapping[str, str]
 LARGEST = 1e9
-"""Of any number: some thirty years in seconds. Redis and the clock take no infinity."""
+"""Upper bound of all numbers: about thirty years in seconds. Redis and clocks do not accept infinity."""
 
 
 def text(environ: Environ, name: str, default: str) -> str:
@@ -29,7 +29,7 @@ def optional_text(environ: Environ, name: str) -> str | None:
 
 
 def words(environ: Environ, name: str, default: str) -> tuple[str, ...]:
-    """A comma-separated list, without empty items."""
+    """Read a comma-separated list, without empty items."""
     return tuple(word for word in map(str.strip, text(environ, name, default).split(",")) if word)
 
 
@@ -95,7 +95,7 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """`MODELS`, the models of `LLM_TABLE` and `EMBEDDING_MODELS`: the names that clients use."""
+    """Read `MODELS` and the models of `LLM_TABLE` and `EMBEDDING_MODELS`: the names that clients use."""
     table = [entry.model for entry in llm_table(environ)]
     names = words(environ, "MODELS", "" if table else "relais-demo")
     for name in names:
@@ -107,7 +107,7 @@ def models(environ: Environ) -> tuple[str, ...]:
 
 
 def embedding_models(environ: Environ) -> tuple[str, ...]:
-    """`EMBEDDING_MODELS`: those that give vectors, and write no text."""
+    """Read `EMBEDDING_MODELS`: the embedding models."""
     names = words(environ, "EMBEDDING_MODELS", "")
     for name in names:
         try:
@@ -118,17 +118,17 @@ def embedding_models(environ: Environ) -> tuple[str, ...]:
 
 
 def aliases(environ: Environ, models: tuple[str, ...]) -> dict[str, str]:
-    """`MODEL_ALIASES`: other names of `models`, with the one that each stands for."""
+    """Read `MODEL_ALIASES`: other names, with the model behind each."""
     return roots_of(read_mapping("MODEL_ALIASES", text(environ, "MODEL_ALIASES", "")), models)
 
 
 def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
-    """`LLM_TABLE`. Set and empty, it means none, whatever the default."""
+    """Read `LLM_TABLE`. If set but empty it means no models, whatever the default."""
     return read_llm_table(environ.get("LLM_TABLE", default))
 
 
 def max_waiting(environ: Environ) -> int:
-    """`MAX_WAITING`: requests of one model."""
+    """Read `MAX_WAITING`: waiting requests of one model."""
     return integer(environ, "MAX_WAITING", 10_000, at_least=1)
 
 
@@ -140,7 +140,7 @@ _REDIS_SCHEMES = (
 
 
 def redis_url(environ: Environ) -> str:
-    """`REDIS_URL`, or one made of `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
+    """Read `REDIS_URL`, or build it from `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
     url = optional_text(environ, "REDIS_URL")
     if url is not None:
         try:

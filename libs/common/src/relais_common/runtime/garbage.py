@@ -1,4 +1,4 @@
-"""How often the garbage of a long-lived process is looked for."""
+"""Garbage collection in long-lived processes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ bounds what cycles may hold."""
 
 
 def collect_seldom() -> None:
-    """From now on."""
+    """Run full garbage collections rarely; each one pauses the event loop."""
     gc.set_threshold(*THRESHOLDS)
 
 
 def keep_what_is_there() -> None:
-    """What start-up made stays: no collection need look at it again, until `release`."""
+    """Exclude all current objects from garbage collection, until `release`."""
     gc.collect()
     gc.freeze()
 
 
 def release() -> None:
-    """Collect everything that can be: for the end of a process."""
+    """Collect everything collectable, at the end of a process."""
     gc.unfreeze()
     gc.collect()

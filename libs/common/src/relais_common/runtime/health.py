@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`, in every service."""
+"""The routes `/healthz` and `/readyz` of every service."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from relais_common.runtime.metrics.exposition import add_metrics_route
 BOUNDS = ConnectionBounds(
     most=200, most_per_address=100, idle_timeout_s=75, write_timeout_s=30, linger_bytes=64 << 10
 )
-"""Of a server that only probes and Prometheus ask."""
+"""Bounds for a server that only probes and Prometheus use."""
 
 Check = Callable[[], Awaitable[str | None]]
-"""Says why the process is not ready, or None where it is."""
+"""Returns why the process is not ready, or None if it is."""
 
 
 def add_health_routes(app: web.Application, ready: Check) -> None:
-    """`/healthz` answers as long as the event loop turns; `/readyz` is 503 while `ready` gives a reason."""
+    """Add `/healthz`, which answers while the event loop runs, and `/readyz`, a 503 while `ready` returns a reason."""
 
     async def healthz(_: web.Request) -> web.Response:
         return _json({"status": "ok"}, 200)
@@ -52,7 +52,7 @@ def _json(body: dict[str, str], status: int) -> web.Response:
 async def open_health_server(
     host: str, port: int, ready: Check, registry: CollectorRegistry
 ) -> AsyncIterator[int]:
-    """Serve these and `/metrics` alone, for a process with no HTTP of its own. Yields the port it got."""
+    """Serve only these routes and `/metrics`, for a process without HTTP. Yields the bound port."""
     app = web.Application()
     add_health_routes(app, ready)
     add_metrics_route(app, registry)

@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system."""
+"""Returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _M_MMAP_THRESHOLD = -3
 TRIM_BYTES = 1 << 20
 SMALL_BYTES = 256 << 10
 WORKER_SMALL_BYTES = 1 << 20
-"""A worker's tensors come and go in blocks; each that is mapped by itself costs page faults."""
+"""A worker allocates tensors in blocks; each separately mapped block costs page faults."""
 
 
 def give_back(small_bytes: int = SMALL_BYTES) -> None:
-    """Have glibc map every block over `small_bytes` by itself, so that it goes back to the system once it is free.
+    """Make glibc map every block over `small_bytes` separately, so that it returns to the system when it is freed.
 
     By default glibc raises this bound, up to 32 MiB, with each larger block that is freed. The bodies and answers of a
     burst are then cut out of one heap, which never shrinks below the last small block among them. `malloc_trim` would
     empty such a heap too, but it holds the lock of every allocation for as long as it looks.
 
-    Does nothing where the C library is another one.
+    Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

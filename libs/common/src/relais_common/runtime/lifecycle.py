@@ -1,4 +1,4 @@
-"""Owning tasks and stopping on signals."""
+"""Owns tasks, and stops on signals."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait for its end. Its own error, if any, is raised; our cancellation is not lost."""
+    """Cancel a task and wait for its end. Raises the task's error, if any; our own cancellation is not lost."""
     task.cancel()
     await asyncio.wait({task})
     error = None if task.cancelled() else task.exception()
-    # In a `finally`, the error would take the place of the cancellation that led there.
+    # In a `finally`, the error would replace the cancellation that led there.
     caller = asyncio.current_task()
     if error is not None and not (caller is not None and caller.cancelling()):
         raise error
 
 
 async def first_failure(*work: Coroutine[Any, Any, None]) -> None:
-    """Run loops together until one of them fails; end the others, and raise what that one raised."""
+    """Run loops together until one of them fails; end the others, and raise its error."""
     tasks = [asyncio.create_task(item) for item in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        # What the others raise on their way out follows from the first failure.
+        # Errors that the others raise on their way out follow from the first failure.
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in tasks:
         if task in done:
@@ -37,7 +37,7 @@ async def first_failure(*work: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run loops while the context lasts; a loop that fails ends the context with its error."""
+    """Run loops during the context; if one fails, the context ends with its error."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(item) for item in work]
         try:
@@ -48,7 +48,7 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait `seconds`, or less if the stop event comes. True if it came."""
+    """Wait for `seconds` or until the stop event is set. Returns True if it was set."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -59,7 +59,7 @@ async def pause(stop: asyncio.Event, seconds: float) -> bool:
 
 @contextmanager
 def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set the event at SIGTERM or SIGINT, for as long as the context lasts."""
+    """Set the event on SIGTERM or SIGINT during the context."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

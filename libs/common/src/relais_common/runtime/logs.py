@@ -1,6 +1,6 @@
-"""One set-up of structured logs for every service.
+"""Set-up of structured logs for all services.
 
-Inside `channel_context` each line carries the channel id. Values are never formatted into the event's name, so lines
+Inside `channel_context` each line carries the channel id. Event names contain no values, so that lines
 can be counted. Keys, prompts and answers are not logged.
 """
 
@@ -19,7 +19,7 @@ FORMATS = ("json", "console")
 
 
 def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None:
-    """Send structlog and standard-library logs to stdout, one JSON object a line (or colours for `console`)."""
+    """Send structlog and standard-library logs to stdout, one JSON object per line (or colours for `console`)."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -33,7 +33,7 @@ def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None
             ),
         ]
         if form == "json"
-        # Plain: the pretty form prints local variables, prompts and keys among them.
+        # Plain: the pretty format prints local variables, including prompts and keys.
         else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
@@ -57,6 +57,6 @@ def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None
 
 @contextmanager
 def channel_context(channel_id: str) -> Iterator[None]:
-    """Put the channel id on every line logged inside."""
+    """Add the channel id to every line that is logged inside."""
     with structlog.contextvars.bound_contextvars(channel_id=channel_id):
         yield

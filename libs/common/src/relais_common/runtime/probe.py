@@ -1,7 +1,7 @@
-"""`python -m relais_common.runtime.probe API_PORT`: is this container's service ready? For the images' HEALTHCHECK.
+"""`python -m relais_common.runtime.probe API_PORT`: checks whether this container's service is ready (HEALTHCHECK).
 
-The images have no curl. It asks `/readyz` at the port that the named setting holds, and ends with 0 or 1; what it
-prints is kept by `docker inspect`.
+The images have no curl. The probe requests `/readyz` at the port that the named setting holds, and exits with 0 or 1;
+`docker inspect` keeps its output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TIMEOUT_S = 4.0
 
 
 def probe(arguments: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
-    """An exit code, and why."""
+    """Return an exit code, and the reason."""
     if len(arguments) != 1 or not env.get(arguments[0], "").isdigit():
         return (
             2,

@@ -1,1 +1,1 @@
-"""Models that an engine of this process runs."""
+"""Models that run on an engine in this process."""

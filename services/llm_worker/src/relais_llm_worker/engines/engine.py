@@ -1,4 +1,4 @@
-"""What `LocalModel` asks of an engine in this process. Nothing outside `app.py` knows which one runs."""
+"""The port of an engine in this process, which `LocalModel` uses. Only `app.py` knows which engine runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from relais_common.jobs.job import Message, Sampling
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The model an engine has loaded.
+    """The model that an engine has loaded.
 
     Attributes:
-        revision: what identifies its weights; a stream goes on only on the same revision.
+        revision: identifies its weights; a stream continues only on the same revision.
         max_model_len: prompt and answer together, in tokens.
-        max_num_seqs: sequences the engine runs at once.
+        max_num_seqs: sequences that the engine runs at once.
     """
 
     name: str
@@ -30,12 +30,12 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy the engine is.
+    """The load of an engine.
 
     Attributes:
-        waiting: requests inside the engine that it has not begun.
+        waiting: requests in the engine that it has not begun.
         kv_cache_usage: share of the KV cache in use, 0 to 1.
-        steps: how many the engine has made. One that has requests and makes no step is stuck.
+        steps: number of steps made. An engine that has requests and makes no step is stuck.
     """
 
     waiting: int
@@ -48,13 +48,13 @@ class Chunk:
     """One step of one request.
 
     Attributes:
-        token_ids: ids that came up since the last chunk.
+        token_ids: ids generated since the last chunk.
         text: their text; may lag behind the ids.
         finish_reason: `stop` or `length` on the last chunk, else None.
         stop_reason: the stop string or token id that matched, if one did.
         cached_tokens: prompt tokens found in the prefix cache.
-        usage: on the last chunk, of a server that counts tokens and does not show them.
-        logprobs: one for each id, where they were asked for.
+        usage: on the last chunk, from a server that counts tokens but does not report ids.
+        logprobs: one for each id, if requested.
     """
 
     token_ids: tuple[int, ...]
@@ -68,11 +68,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """What was already published of an answer.
+    """The published part of an answer.
 
     Attributes:
         token_ids: every token so far.
-        text: the text that went out; less than the ids say while part of it is held back.
+        text: the published text; shorter than the ids' text while part of it is held back.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -83,11 +83,11 @@ NOTHING = Emitted()
 
 
 def exceeds_context(max_model_len: int, param: str, found: str) -> EngineRefused:
-    """The refusal of a prompt that leaves no room for an answer, in the words that clients of OpenAI look for.
+    """Return the error for a prompt that leaves no room for an answer, worded as OpenAI's clients expect.
 
     Args:
-        param: the field at fault.
-        found: how long it is.
+        param: the invalid field.
+        found: its length.
     """
     return EngineRefused(
         f"This model's maximum context length is {max_model_len} tokens, prompt and answer together."
@@ -98,20 +98,20 @@ def exceeds_context(max_model_len: int, param: str, found: str) -> EngineRefused
 
 
 class Generation(Protocol):
-    """A request that the engine has accepted. Leaving the context without its end aborts it."""
+    """A request that the engine has accepted. Leaving the context before its end aborts it."""
 
     def chunks(self) -> AsyncIterator[Chunk]:
-        """Chunks in order; the last one has a `finish_reason`.
+        """Yield chunks in order; the last one has a `finish_reason`.
 
         Raises:
-            EngineFailed: this request failed; the engine lives on.
-            EngineDead: the engine is gone.
+            EngineFailed: this request failed; the engine keeps running.
+            EngineDead: the engine has died.
         """
         ...
 
 
 class Engine(Protocol):
-    """Tokenises, generates, and says how busy it is."""
+    """Tokenises prompts, generates tokens, and reports its load."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -121,23 +121,23 @@ class Engine(Protocol):
     async def encode_chat(
         self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
-        """Token ids of a conversation through the model's own chat template.
+        """Return a conversation's token ids, through the model's chat template.
 
         Args:
-            key_id: whose it is; long prompts of several keys take turns.
-            template_kwargs: what the template is told beside the messages.
+            key_id: the request's key; long prompts of several keys take turns.
+            template_kwargs: further variables of the template.
 
         Raises:
-            EngineRefused: the template does not accept it, or it is far longer than the context.
+            EngineRefused: the template rejects it, or it is far longer than the context.
         """
         ...
 
     def settled(self, sampling: Sampling) -> Sampling:
-        """The parameters that this engine would use: the request's, else the model's own defaults."""
+        """Return the parameters that this engine would use: the request's, else the model's defaults."""
         ...
 
     async def encode_text(self, key_id: str, text: str) -> list[int]:
-        """Token ids of a plain prompt, with the special tokens the model wants in front.
+        """Return a plain prompt's token ids, preceded by the model's special tokens.
 
         Raises:
             EngineRefused: it is far longer than the context.
@@ -145,12 +145,12 @@ class Engine(Protocol):
         ...
 
     async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
-        """Return once it is known that the engine can follow the request's structured output, and cheaply.
+        """Check that the engine can follow the request's structured output at low cost.
 
         Raises:
-            EngineRefused: it is wrong, impossible or too costly.
-            TooManyTrials: the key has too many that are being found out about.
-            EngineFailed: it could not be found out.
+            EngineRefused: it is invalid, impossible or too costly.
+            TooManyTrials: the key has too many trials in progress.
+            EngineFailed: the trial failed.
         """
         ...
 
@@ -162,23 +162,23 @@ class Engine(Protocol):
         max_tokens: int,
         emitted: Emitted = NOTHING,
     ) -> AbstractAsyncContextManager[Generation]:
-        """Entering hands the request to the engine.
+        """Return a context that hands the request to the engine on entry.
 
         Args:
-            max_tokens: of the whole answer; more than `emitted` has.
-            emitted: where an earlier engine was cut off. Chunks go on after it, ids and text.
+            max_tokens: bound of the whole answer; more than `emitted` has.
+            emitted: output of an interrupted engine. Chunks continue after it, ids and text.
 
         Raises (on entry):
-            NotResumable: `emitted` cannot be gone on from.
-            EngineRefused: the request is wrong: a bad schema, an unknown token, too long a prompt.
-            EngineDead: the engine is gone.
+            NotResumable: the answer cannot continue after `emitted`.
+            EngineRefused: the request is invalid: a bad schema, an unknown token, a prompt that is too long.
+            EngineDead: the engine has died.
         """
         ...
 
     async def check_health(self) -> None:
-        """Raises EngineDead if nothing more can be run."""
+        """Raise EngineDead if the engine can run nothing more."""
         ...
 
     def kill(self) -> None:
-        """End the engine at once, even if it listens to nobody. Every request raises EngineDead from then on."""
+        """Kill the engine at once, even if it is unresponsive. Every request raises EngineDead from then on."""
         ...

@@ -1,7 +1,7 @@
-"""An engine whose every token follows from the prompt: for tests and benchmarks of what is around it.
+"""An engine whose tokens follow from the prompt, for tests and benchmarks of everything around an engine.
 
 Token i of an answer is a word chosen by a hash of the prompt and i, so any worker gives the same answer, and
-an interrupted one can be checked to the letter. No model, no GPU.
+a resumed answer can be verified exactly. It needs no model and no GPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CUT = "passé".encode()
 
 
 def _token_bytes(position: int, token_id: int) -> bytes:
-    """What a token of an answer adds. Every eighth ends within a character, as a byte-level vocabulary may."""
+    """Return the bytes of a token. Every eighth token ends within a character, as in a byte-level vocabulary."""
     word = f"{_WORDS[token_id % len(_WORDS)]} ".encode()
     if position % 8 == 3:
         return word + _CUT[:-1]
@@ -45,24 +45,24 @@ def _token_bytes(position: int, token_id: int) -> bytes:
 
 
 def answer_pieces(prompt_token_ids: list[int], count: int) -> list[str]:
-    """The text that each of the first `count` tokens of the answer to a prompt adds."""
+    """Return the text that each of the first `count` tokens of the answer to a prompt adds."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
     token_ids = answer_token_ids(prompt_token_ids, count)
     return [decode(piece) for piece in starmap(_token_bytes, enumerate(token_ids))]
 
 
 def answer_text(prompt_token_ids: list[int], count: int) -> str:
-    """The text of the first `count` tokens of the answer to a prompt."""
+    """Return the text of the first `count` tokens of the answer to a prompt."""
     return "".join(answer_pieces(prompt_token_ids, count))
 
 
 def chat_prompt(turns: Iterable[tuple[str, str]]) -> list[int]:
-    """Prompt token ids of a conversation of (role, content)."""
+    """Return the prompt token ids of a conversation of (role, content)."""
     return list(("".join(f"<{role}>{text}" for role, text in turns) + "<assistant>").encode())
 
 
 def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
-    """The first `count` token ids of the answer to a prompt."""
+    """Return the first `count` token ids of the answer to a prompt."""
     seed = hashlib.sha256(repr(prompt_token_ids).encode()).digest()
     return [
         int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:2], "big")
@@ -71,7 +71,7 @@ def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
 
 
 def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
-    """Made up, and always the same: the chosen token is the likeliest, the words after its own follow it."""
+    """Return deterministic log probabilities: the chosen token is the likeliest, followed by the next words."""
     ranked = [RankedToken(piece, -(token_id % 100) / 1000)]
     for rank in range(1, count):
         word = _WORDS[(token_id + rank) % len(_WORDS)]
@@ -83,13 +83,13 @@ class DeterministicEngine:
     """One token per request and step.
 
     Args:
-        tokens_per_s: pace of each request; 0 gives tokens as fast as the event loop turns.
+        tokens_per_s: speed of each request; 0 generates tokens as fast as the event loop runs.
 
-    Two prompts ask for faults, as tests need them: one that contains `[engine-fault]` fails alone, one that
-    contains `[engine-death]` takes the engine with it.
+    Tests can request faults: a prompt that contains `[engine-fault]` fails alone, one that
+    contains `[engine-death]` kills the engine.
 
     Attributes:
-        steps: tokens given so far.
+        steps: tokens generated so far.
     """
 
     def __init__(
@@ -107,11 +107,11 @@ class DeterministicEngine:
 
     @property
     def running(self) -> frozenset[str]:
-        """Requests that hold a place right now."""
+        """Return the requests that occupy a place now."""
         return frozenset(self._running)
 
     def load(self) -> EngineLoad:
-        # It has no KV cache to fill; its places are all the room there is.
+        # It has no KV cache; its places are the only limit.
         return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
 
     async def encode_chat(

@@ -1,4 +1,4 @@
-"""The engine port over vLLM's AsyncLLM. With `structured_outputs.of_vllm` the only module that imports vLLM."""
+"""The engine port over vLLM's AsyncLLM. Only this module and `structured_outputs.of_vllm` import vLLM."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _LONGEST_CONTEXT = 4  # tokens that may share a character
 
 
 class _LoadGauge(StatLoggerBase):
-    """Keeps the scheduler's last word on how busy it is."""
+    """Keeps the scheduler's last report of its load."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
         self.load = EngineLoad(waiting=0, kv_cache_usage=0.0)
@@ -90,11 +90,11 @@ class _LoadGauge(StatLoggerBase):
             )
 
     def log_engine_initialized(self) -> None:
-        """Nothing to say."""
+        """Do nothing."""
 
 
 class VllmMetrics(Collector):
-    """vLLM's own metrics, which it keeps for this process whether or not they are shown.
+    """vLLM's own metrics, which it records whether or not they are exposed.
 
     Given a stat logger of ours, it adds its own Prometheus logger, which knows no registry but the default one.
     """
@@ -105,9 +105,9 @@ class VllmMetrics(Collector):
 
 @asynccontextmanager
 async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine]:
-    """Load the model, in a thread so that health checks are answered meanwhile; shut it down on exit."""
+    """Load the model in a thread, so that health checks are answered meanwhile; shut it down on exit."""
     guard_forks()
-    # One thread for the engine's whole life: its processes die with the thread that made them.
+    # One thread for the engine's whole life: its processes die with the thread that created them.
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         loop = asyncio.get_running_loop()
         llm, gauge = await loop.run_in_executor(thread, _load, settings)
@@ -117,7 +117,7 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
                 yield VllmEngine(llm, gauge, settings, prompts, trials)
         finally:
             prompts.close()
-            # In this thread: the engine's own tasks belong to this loop.
+            # In this thread, because the engine's tasks belong to this loop.
             llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
 
 
@@ -125,14 +125,14 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
 async def _open_trials(
     llm: AsyncLLM, settings: StructuredOutputsSettings
 ) -> AsyncIterator[Trials | None]:
-    """None where the model's tokenizer is of a kind that trials cannot use."""
+    """Open the trials; None if the model's tokenizer does not support them."""
     vocab_size = llm.model_config.get_vocab_size()
     library = library_of(llm.get_tokenizer(), vocab_size, settings)
     if library is None:
         log.warning("structured_outputs_unavailable", reason="the tokenizer is not a fast one")
         yield None
         return
-    # A twentieth of what all of it may take, for every running request waits for a step.
+    # A twentieth of the total, because every running request waits for a step.
     budget = Budget(settings.cpu_s, settings.cpu_s / 20)
     async with open_trial_client(library, budget) as client:
         trials = Trials(client.try_out)
@@ -150,7 +150,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
         return gauges[-1]
 
     if settings.enforce_eager:
-        # Else parts of the sampler are compiled at the first request with logprobs, while nobody gets a token.
+        # Otherwise parts of the sampler are compiled at the first request with logprobs, and all streams wait.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     llm = AsyncLLM.from_engine_args(
         AsyncEngineArgs(
@@ -171,18 +171,18 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, _LoadGauge]:
                 and settings.structured_outputs.disable_additional_properties,
             ),
             enable_log_requests=False,
-            # Of vLLM's own loggers; the gauge below is one of ours and stays.
+            # This concerns vLLM's own loggers; the gauge below is ours and stays.
             disable_log_stats=True,
         ),
         stat_loggers=[make_gauge],
     )
-    # Else vLLM parses variables of the environment anew for each token that it counts.
+    # Otherwise vLLM parses environment variables again for every token that it counts.
     enable_envs_cache()
     return llm, gauges[0]
 
 
 class VllmEngine:
-    """One AsyncLLM and what is known of its model."""
+    """One AsyncLLM, and the properties of its model."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class VllmEngine:
     async def encode_chat(
         self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
     ) -> list[int]:
-        # Arguments of the method itself are no variables of the template.
+        # Arguments of the method itself are not template variables.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
             raise EngineRefused(
                 f"chat_template_kwargs.{taken[0]}: this cannot be set",
@@ -249,7 +249,7 @@ class VllmEngine:
         if specification is None:
             return
         if sampling.bad_words:
-            # They may leave no token, and nobody knows at which: the engine would fail in the middle of the answer.
+            # They may allow no token at some unknown step, and the engine would fail in the middle of the answer.
             raise EngineRefused(
                 "bad_words: not beside structured outputs",
                 param="bad_words",
@@ -310,7 +310,7 @@ class VllmEngine:
     def _decoder(
         self, request_id: str, prompt_token_ids: list[int], skip_special_tokens: bool
     ) -> Callable[[int], str]:
-        """vLLM's own incremental decoding, in our hands: a cut stream goes on within a character."""
+        """Wrap vLLM's incremental detokeniser, so that a resumed stream can continue within a character."""
         request: Any = SimpleNamespace(
             request_id=request_id,
             prompt_token_ids=prompt_token_ids,
@@ -336,7 +336,7 @@ class VllmEngine:
         token_ids = [*prompt_token_ids, *emitted]
         try:
             params = _sampling_params(sampling, max_tokens, len(emitted))
-            # vLLM takes a raw prompt in by a thread, which pays only where it also checks a specification.
+            # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
             prompt: Any = tokens_input(token_ids)
             if params.structured_outputs is not None:
                 prompt = TokensPrompt(prompt_token_ids=token_ids)
@@ -349,7 +349,7 @@ class VllmEngine:
             raise EngineRefused(message, param=param) from error
 
     def kill(self) -> None:
-        # What these have started dies with them.
+        # Their child processes die with them.
         for process in getattr(self._llm.engine_core.resources.engine_manager, "processes", ()):
             process.kill()
 
@@ -361,14 +361,14 @@ class VllmEngine:
 
 
 class _Logprobs:
-    """vLLM's log probabilities of one request, with texts to the ids."""
+    """Converts vLLM's log probabilities of one request, adding texts to ids."""
 
     def __init__(self, texts: TokenTexts, count: int) -> None:
         self._texts = texts
         self._count = count
 
     def of(self, token_ids: Sequence[int], told: Sequence[Any]) -> tuple[TokenLogprob, ...]:
-        """Of the next tokens, whose maps of id to vLLM's own object are these."""
+        """Convert the log probabilities of the next tokens from vLLM's maps of id to object."""
         return tuple(map(self._one, token_ids, told))
 
     def _one(self, token_id: int, candidates: Mapping[int, Any]) -> TokenLogprob:
@@ -386,12 +386,12 @@ class _Logprobs:
 
 
 def _bounded(logprob: float) -> float:
-    """JSON has no infinity; this is what OpenAI and vLLM say instead."""
+    """Clamp a log probability. JSON has no infinity; OpenAI and vLLM use this value instead."""
     return max(logprob, -9999.0)
 
 
 class _Run:
-    """A request in vLLM's hands."""
+    """A request that vLLM is running."""
 
     def __init__(
         self,
@@ -430,7 +430,7 @@ class _Run:
     def _chunk(
         self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
     ) -> Chunk:
-        # The token at which the engine stops is counted, and is no text unless it was asked for.
+        # The token at which the engine stops is counted, but adds no text unless requested.
         text_ids = token_ids[:-1] if reason == "stop" and not self._keep_stop else token_ids
         for count, token_id in enumerate(text_ids, 1):
             matched = self._text.feed(token_id)
@@ -453,9 +453,9 @@ _SETTLED = (
 
 
 def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> SamplingParams:
-    """vLLM's parameters for what is left of an answer; what is None is left to vLLM.
+    """Return vLLM's parameters for the rest of an answer; None leaves a value to vLLM.
 
-    Text and stop strings are ours (`AnswerText`), so that a cut stream goes on by the same rules.
+    Text and stop strings are handled by `AnswerText`, so that a resumed stream follows the same rules.
     """
     given = {name: value for name in _SETTLED if (value := getattr(sampling, name)) is not None}
     if "min_tokens" in given:
@@ -476,7 +476,7 @@ def _sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampl
 
 
 def _field_named_in(message: str, sampling: Sampling) -> str | None:
-    """The request's field that a message of vLLM is about, where it names one only in words."""
+    """Return the request field that a vLLM message is about, if it mentions one only in prose."""
     lowered = message.lower()
     if sampling.structured_outputs is not None and any(
         word in lowered for word in ("grammar", "schema", "regex", "choice", "structured")
@@ -497,7 +497,7 @@ def _logit_bias(biases: dict[str, float] | None) -> dict[int, float] | None:
 
 
 def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:
-    """What names these very weights in this precision: the hub's commit, or a digest of local files."""
+    """Return an identifier of these weights in this precision: the hub's commit, or a digest of local files."""
     config = llm.model_config
     commit = getattr(config.hf_config, "_commit_hash", None)
     if commit is None:

@@ -1,4 +1,4 @@
-"""A model that an engine of this process runs: prompts become tokens here, and bounds are counted in them."""
+"""A model that runs on an engine in this process. Prompts are tokenised here, and bounds apply to tokens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = structlog.get_logger(__name__)
 
 
 class LocalModel:
-    """Jobs to prompts, within the model's and the deployment's bounds.
+    """Turns jobs into prompts, within the bounds of the model and the deployment.
 
-    Whoever owns it calls `check_health` about once a second.
+    The owner calls `check_health` about once a second.
 
     Args:
-        max_output_tokens: the most that one request gets.
-        kv_cache_threshold: share of the KV cache above which no further job is taken.
+        max_output_tokens: the most output tokens of one request.
+        kv_cache_threshold: KV cache usage above which no further job is taken.
         stall_s: how long the engine may make no step while it has requests.
     """
 
@@ -47,9 +47,9 @@ class LocalModel:
         return self._engine.info.name
 
     def room(self, held: int) -> int:
-        """Places free in the running batch; none while the engine has a queue of its own."""
+        """Return the free places in the running batch; none while the engine has its own queue."""
         load = self._engine.load()
-        # An engine with nothing to do says nothing new: its last word may be out of date.
+        # An idle engine reports nothing new, so its last report may be out of date.
         if held == 0:
             return self._engine.info.max_num_seqs
         if (
@@ -80,7 +80,7 @@ class LocalModel:
             require_resumable(cut, {revision}, self._engine.settled(job.sampling))
             prompt, emitted = list(cut.prompt_token_ids), cut.emitted
         max_tokens = self._max_tokens(job, len(prompt))
-        # The bounds of the deployment that began it may have allowed for more.
+        # The bounds of the deployment that began it may have allowed more.
         if len(emitted.token_ids) >= max_tokens:
             yield Answer(prompt, revision, _ended())
             return
@@ -94,10 +94,10 @@ class LocalModel:
                 yield Answer(prompt, revision, generation.chunks())
 
     async def check_health(self) -> None:
-        """As `Engine.check_health`. An engine that makes no step is killed.
+        """Check the engine as `Engine.check_health` does, and kill it if it makes no step.
 
         Raises:
-            EngineStuck: this is why.
+            EngineStuck: the engine was killed because it made no step.
         """
         await self._engine.check_health()
         suspects = self._stalls.look(self._engine.load().steps)
@@ -118,7 +118,7 @@ class LocalModel:
         return list(job.prompt or ())
 
     def _max_tokens(self, job: Job, prompt_tokens: int) -> int:
-        """What the request asks for, cut to what the model and this deployment allow."""
+        """Return the requested number, limited to what the model and this deployment allow."""
         limit = self._engine.info.max_model_len
         param = "messages" if job.messages is not None else "prompt"
         if prompt_tokens == 0:

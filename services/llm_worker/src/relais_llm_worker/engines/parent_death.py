@@ -1,9 +1,9 @@
-"""An engine process must not outlive its worker, not even when the worker is killed with -9.
+"""Makes engine processes die with their worker, even when the worker is killed with -9.
 
-vLLM runs its engine in processes of its own. Each asks the kernel to be killed when its parent dies: forked
-ones by a hook at the fork, spawned ones because vLLM loads plugins in every process and this is one.
+vLLM runs its engine in separate processes. Each asks the kernel to be killed when its parent dies: forked
+ones by a hook at the fork, spawned ones because vLLM loads plugins in every process, and this is one.
 
-The kernel watches the thread that made the child: it must live as long as the engine.
+The kernel watches the thread that created the child, which must live as long as the engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def guard_forks() -> None:
-    """From now on, children forked by this process die with it."""
+    """Make children that this process forks from now on die with it."""
     worker_pid = os.getpid()
     os.register_at_fork(after_in_child=lambda: die_with(worker_pid))
 

@@ -1,4 +1,4 @@
-"""Prompts to token ids: refused as soon as they cannot fit, and never before another key's turn."""
+"""Tokenises prompts. Refuses those that cannot fit as early as possible; keys take turns."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from relais_common.worker.turns import Turns
 from relais_llm_worker.engines.engine import exceeds_context
 
 SHORT_TEXT = 2_000
-"""Characters. A tokenizer takes well under a millisecond for them."""
+"""Number of characters that a tokenizer processes in well under a millisecond."""
 
 SLICE = 16_384
-"""Characters tokenised in one turn: some 10 ms."""
+"""Characters tokenised in one turn, about 10 ms."""
 
 CUT_TOKENS = 64
-"""Tokens that a cut may add to a count. The two halves of a long token are at most this many more."""
+"""The most tokens that a cut may add to a count, by splitting a long token in two."""
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer. Threads may call it at once: it keeps nothing between two calls."""
+    """The port of a tokenizer. Threads may call it concurrently: it keeps no state between calls."""
 
     @property
     def max_chars_per_token(self) -> int: ...
@@ -35,8 +35,8 @@ class Tokenizer(Protocol):
 class Prompts:
     """A model's tokenizer, shared by all keys.
 
-    A prompt that fits is tokenised whole. One with more characters than the context has tokens is first counted, slice
-    by slice, until it is known to be too long: the context bounds the work, not the prompt.
+    A prompt that fits is tokenised whole. If it has more characters than the context has tokens, it is first counted
+    slice by slice until it is known to be too long. The context therefore bounds the work, not the prompt.
 
     Args:
         max_model_len: tokens of prompt and answer together.
@@ -49,7 +49,7 @@ class Prompts:
         self._long = Turns("tokenize-long")
 
     async def of_text(self, key_id: str, text: str) -> list[int]:
-        """With the special tokens that the model wants in front.
+        """Tokenise a text, preceded by the model's special tokens.
 
         Raises:
             EngineRefused: it does not fit.
@@ -58,7 +58,7 @@ class Prompts:
         def encode() -> list[int]:
             return list(self._tokenizer.encode(text))
 
-        # Each change of thread waits for the interpreter, 5 ms while this one is busy: more than a short text takes.
+        # Each thread switch waits for the GIL, 5 ms while this thread is busy: longer than a short text takes.
         if len(text) <= SHORT_TEXT:
             return encode()
         if len(text) <= SLICE:
@@ -69,7 +69,7 @@ class Prompts:
     async def of_chat(
         self, key_id: str, messages: Sequence[dict[str, str]], variables: Mapping[str, Any]
     ) -> list[int]:
-        """Through the chat template.
+        """Apply the chat template and tokenise the result.
 
         Raises:
             EngineRefused: it does not fit.
@@ -89,7 +89,7 @@ class Prompts:
             text: str = apply(tokenize=False)
             return text if len(text) > SLICE else list(apply(tokenize=True))
 
-        # Many turns take long, however short; what a template makes of variables nobody knows.
+        # Many messages take long even if short, and what a template makes of variables is unknown.
         if not variables and sum(len(turn["content"]) + 50 for turn in messages) <= SHORT_TEXT:
             return list(apply(tokenize=True))
         begun = await self._slices.run(key_id, begin)
@@ -116,13 +116,13 @@ class Prompts:
         return len(self._tokenizer.encode(piece, add_special_tokens=False))
 
     def close(self) -> None:
-        """Wait for what the threads are at."""
+        """Wait for the threads."""
         self._slices.close()
         self._long.close()
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text in slices, cut before white space where there is any: few tokens reach over it."""
+    """Yield the text in slices, cut before white space if possible, because few tokens span it."""
     begin = 0
     while begin < len(text):
         end = begin + SLICE

@@ -1,4 +1,4 @@
-"""Seeing that an engine makes no step while it has requests, and saying which of them may be why."""
+"""Detects an engine that makes no step while it has requests, and names the suspected requests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LONGEST_LOOK_S = 2.0
-"""The most that one look adds. More time between two means that this process stood still, and perhaps its engine."""
+"""The most that one check adds. A longer gap means that this process was frozen, and perhaps its engine too."""
 
 
 class StallWatch:
-    """Looks now and then whether the engine's count of steps moves.
+    """Checks periodically whether the engine's step count increases.
 
     A long prefill, or a graph that is captured, is one step: `stall_s` must be longer than any of them takes.
 
@@ -19,7 +19,7 @@ class StallWatch:
         stall_s: how long the engine may make no step while it has requests.
 
     Attributes:
-        quiet_s: for how long it has made none.
+        quiet_s: how long it has made none.
     """
 
     def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,22 +33,22 @@ class StallWatch:
 
     @contextmanager
     def running(self, channel_id: str, *, structured: bool) -> Iterator[None]:
-        """The engine has this request while the context lasts.
+        """Return a context during which the engine has this request.
 
         Args:
-            structured: the request's output is constrained, so that each of its steps may cost anything.
+            structured: whether the output is constrained, so that a step may take arbitrarily long.
         """
         self._running[channel_id] = structured
         try:
             yield
         finally:
-            # An engine that is deaf to its abort still has it.
+            # An unresponsive engine still has an aborted request.
             self._left[channel_id] = self._running.pop(channel_id)
 
     def look(self, steps: int) -> frozenset[str]:
-        """Take in the engine's count of steps. Returns the requests that may be why it is stuck; none while it is not.
+        """Record the engine's step count. Returns the suspected requests if it is stuck, else none.
 
-        Constrained requests are suspected first. Of several suspects nobody can say which one it is; some may have been
+        Constrained requests are suspected first. Of several suspects, any may be the cause; some may have been
         aborted since.
         """
         now_s = self._clock()
@@ -66,5 +66,5 @@ class StallWatch:
 
     @property
     def is_worrying(self) -> bool:
-        """True once a quarter of the time is over: nothing new is given to the engine."""
+        """Return True once a quarter of the time has passed: the engine then gets nothing new."""
         return self.quiet_s >= self._stall_s / 4

@@ -1,4 +1,4 @@
-"""The text of single tokens, as log probabilities tell them. Pure."""
+"""Texts of single tokens, for log probabilities. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _LONGEST_CHARACTER = 4  # in bytes, and so in tokens
 
 
 class TokenTexts:
-    """Tokens of one answer, each by itself. As vLLM tells them: the token that ends a character has it whole.
+    """Texts of one answer's single tokens, as in vLLM: the token that ends a character has it whole.
 
     Args:
-        decode: the text of these tokens alone.
+        decode: returns the text of these tokens alone.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -20,7 +20,7 @@ class TokenTexts:
         self._begun: tuple[int, ...] = ()
 
     def text(self, token_id: int) -> str:
-        """What this token would add; empty where it only begins a character."""
+        """Return what this token would add; empty if it only begins a character."""
         text = self._decode((token_id,))
         if _BROKEN not in text:
             return text
@@ -28,9 +28,9 @@ class TokenTexts:
         return "" if text.endswith(_BROKEN) else text
 
     def advance(self, token_ids: Iterable[int]) -> None:
-        """Let these have been chosen."""
+        """Append these chosen tokens."""
         for token_id in token_ids:
             begins = self._decode((*self._begun, token_id)).endswith(_BROKEN)
-            # More than a character has bytes is no character.
+            # More bytes than a character can have are not a character.
             kept = (*self._begun, token_id)[-_LONGEST_CHARACTER:]
             self._begun = kept if begins else ()

@@ -1,1 +1,1 @@
-"""Structured outputs: what they cost is found out in a child process before the engine sees them."""
+"""Structured outputs. A child process tries each specification before the engine sees it."""

@@ -1,6 +1,6 @@
-"""vLLM's side of structured outputs: its parameters, and what a trial must know to do as vLLM would.
+"""vLLM's side of structured outputs: its parameters, and what a trial needs to behave like vLLM.
 
-Beside `engine_vllm` the only module that imports vLLM. The child that tries specifications out must not
+Only this module and `engine_vllm` import vLLM. The child process of trials must not
 import it: that takes 15 s and half a gigabyte.
 """
 
@@ -25,7 +25,7 @@ from relais_llm_worker.structured_outputs.specification import Library, Specific
 def library_of(
     tokenizer: Any, vocab_size: int, settings: StructuredOutputsSettings
 ) -> Library | None:
-    """What the trial server loads; None where it cannot load this kind of tokenizer."""
+    """Return what the trial server loads; None if it cannot load this kind of tokenizer."""
     if not (GuidanceBackend.is_tokenizer_supported(tokenizer) and tokenizer.is_fast):
         return None
     if settings.backend == "guidance":
@@ -47,7 +47,7 @@ def library_of(
 
 
 def params_of(sampling: Sampling) -> StructuredOutputsParams | None:
-    """What vLLM is asked for."""
+    """Return vLLM's parameters for a structured output."""
     if sampling.structured_outputs is not None:
         return StructuredOutputsParams(**sampling.structured_outputs)
     match sampling.response_format:
@@ -61,7 +61,7 @@ def params_of(sampling: Sampling) -> StructuredOutputsParams | None:
 def specification_of(
     sampling: Sampling, settings: StructuredOutputsSettings
 ) -> Specification | None:
-    """What vLLM's library would be given for it; None where anything may be answered."""
+    """Return what vLLM would pass to its library; None for an unconstrained answer."""
     params = params_of(sampling)
     if params is None:
         return None

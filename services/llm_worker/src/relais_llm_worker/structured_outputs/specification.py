@@ -1,4 +1,4 @@
-"""What an answer must be, in the words of the library that the engine follows it with."""
+"""A constraint on an answer, in the form of the library that enforces it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The library that compiles specifications, and what it must know of the model.
+    """The library that compiles specifications, and the model properties that it needs.
 
     Attributes:
-        backend: vLLM's name of it, `guidance` or `xgrammar`.
-        tokenizer: the model's, serialised as that library reads it.
+        backend: vLLM's name for it, `guidance` or `xgrammar`.
+        tokenizer: the model's tokenizer, serialised for that library.
         vocab_size: width of a mask.
-        eos_token_id: None where the tokenizer has none, or says it itself.
-        any_whitespace: JSON may hold white space between its parts.
+        eos_token_id: None if the tokenizer has none, or contains it.
+        any_whitespace: whether JSON may have white space between its parts.
     """
 
     backend: str
@@ -35,8 +35,8 @@ class Specification:
     Attributes:
         kind: `json`, `regex`, `choice`, `grammar` or `lark`.
         text: the schema, pattern, choices or grammar.
-        allowed_token_ids: the only tokens that the request lets through; empty for all.
-        param: the field that it came in.
+        allowed_token_ids: the only tokens that the request allows; empty for all.
+        param: the request field that it came from.
     """
 
     kind: str
@@ -46,23 +46,23 @@ class Specification:
 
     @property
     def digest(self) -> bytes:
-        """The same for specifications that cost the same, whichever field they came in."""
+        """Return a digest that does not depend on the request field."""
         return hashlib.sha256(orjson.dumps(self.content())).digest()
 
     def content(self) -> dict[str, Any]:
-        """What a trial needs of it."""
+        """Return the part that a trial needs."""
         return {"kind": self.kind, "text": self.text, "allowed": self.allowed_token_ids}
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one trial may take.
+    """The resources that one trial may use.
 
     Attributes:
-        cpu_s: CPU seconds in all.
+        cpu_s: total CPU seconds.
         step_cpu_s: CPU seconds of one step. All running requests wait for it.
-        memory_bytes: address space beside what the process has before.
-        wall_s: after which a child that does nothing is killed.
+        memory_bytes: additional address space.
+        wall_s: time after which an idle child is killed.
     """
 
     cpu_s: float

@@ -1,4 +1,4 @@
-"""The worker's side of the trial server: started, spoken to, and started anew should it die."""
+"""The worker's side of the trial server: starts it, talks to it, and restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class TrialClient:
         self._waiting: dict[int, asyncio.Future[dict[str, Any] | None]] = {}
 
     async def try_out(self, specification: Specification) -> str | None:
-        """Why the specification is refused; None where it is fine.
+        """Return why the specification is refused; None if it is accepted.
 
         Raises:
-            EngineFailed: the trial came to no end of its own.
+            EngineFailed: the trial did not finish.
         """
-        # A server that has just died is noticed by the trial that it does not answer.
+        # A server that has just died is noticed by a trial that gets no answer.
         outcome = await self._ask(specification) or await self._ask(specification)
         if outcome is None or outcome["outcome"] == UNDECIDED:
             raise EngineFailed("what the structured output costs could not be found out; try again")
         return str(outcome["message"]) if outcome["outcome"] == REFUSED else None
 
     async def _ask(self, specification: Specification) -> dict[str, Any] | None:
-        """The server's answer, or None where it died before it gave one."""
+        """Return the server's answer, or None if it died before."""
         stdin = await self._stdin()
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
@@ -68,11 +68,11 @@ class TrialClient:
                 stdin.write(orjson.dumps({"id": number}) + b"\n")
 
     async def start(self) -> None:
-        """Start the server, so that the first trial need not wait for it."""
+        """Start the server, so that the first trial does not wait for it."""
         await self._stdin()
 
     async def close(self) -> None:
-        """End the server and what it runs."""
+        """End the server and its trials."""
         if self._server is not None:
             server, self._server = self._server, None
             await _end(server)
@@ -120,7 +120,7 @@ async def _end(server: _Server) -> None:
 
 @asynccontextmanager
 async def open_trial_client(library: Library, budget: Budget) -> AsyncIterator[TrialClient]:
-    """A client whose server starts now and ends with the context."""
+    """Yield a client whose server starts now and ends with the context."""
     client = TrialClient(library, budget)
     await client.start()
     try:

@@ -1,7 +1,7 @@
 """The process that trials are forked from: `python -m relais_llm_worker.structured_outputs.trial_server WORKER_PID`.
 
 It has the library and the tokenizer loaded and runs one thread, so a trial costs a fork. Each trial is a
-child of its own, which the kernel stops at its budget and anybody can kill.
+separate child, which the kernel stops at its budget and which can be killed at any time.
 
 Reads JSON lines: first `{"library", "budget"}`, then `{"id", "kind", "text", "allowed"}` to begin a trial
 and `{"id"}` alone to kill it. Writes `{"id": null}` once it is ready, then `{"id", "outcome", "message"}`
@@ -34,7 +34,7 @@ FINE, REFUSED, UNDECIDED = "fine", "refused", "undecided"
 
 
 class Lines:
-    """Lines of a descriptor, without a buffer that a selector cannot see."""
+    """Reads lines from a descriptor, without a buffer that a selector cannot see."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -42,7 +42,7 @@ class Lines:
         self._rest: list[bytes] = []
 
     def read(self) -> list[bytes] | None:
-        """The lines that one read completes; None at the end."""
+        """Return the lines that one read completes; None at the end."""
         data = os.read(self.descriptor, 1 << 16)
         first, *others = data.split(b"\n")
         self._rest.append(first)
@@ -62,7 +62,7 @@ class Lines:
         return self._lines.pop(0)
 
     def whole(self) -> list[bytes]:
-        """Lines that came with the first one."""
+        """Return lines that came with the first one."""
         lines, self._lines = self._lines, []
         return lines
 
@@ -125,7 +125,7 @@ class TrialServer:
         trial_id, pid = trial
         _, status = os.waitpid(pid, 0)
         said = self._heard.pop(descriptor)
-        # One that was killed on request is no longer among the children: nobody waits for its end.
+        # A trial killed on request is no longer among the children: nobody waits for its end.
         if self._children.pop(trial_id, None) is not None:
             _say({"id": trial_id, **(orjson.loads(said) if said else _ended_by(status))})
 
@@ -142,7 +142,7 @@ def _tried(compiler: Compiler, request: dict[str, Any], budget: Budget) -> bytes
 
 
 def _limit(budget: Budget) -> None:
-    """Have the kernel end this process where it takes more than it may."""
+    """Have the kernel end this process if it exceeds its budget."""
     has_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     most_bytes = has_bytes + budget.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
@@ -153,7 +153,7 @@ def _limit(budget: Budget) -> None:
 
 
 def _ended_by(status: int) -> dict[str, str]:
-    """What a child's death says of its specification. A crash here would have been the engine's."""
+    """Return the verdict for a child's exit status. A crash here would have crashed the engine."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGALRM, signal.SIGKILL):
         return {"outcome": UNDECIDED, "message": ""}
     return {"outcome": REFUSED, "message": TOO_COSTLY}

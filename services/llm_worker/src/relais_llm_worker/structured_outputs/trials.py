@@ -1,4 +1,4 @@
-"""Whose specification is tried next, and what is known of those that were."""
+"""Schedules trials of specifications, and caches their results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TryOut = Callable[[Specification], Awaitable[str | None]]
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """One specification and those who wait to hear of it.
+    """One specification and the requests that wait for its result.
 
     Attributes:
         result: why it is refused, or None.
-        keys: how many requests of each key wait.
-        owner: whose turn it runs in, once it does.
+        keys: number of waiting requests by key.
+        owner: the key in whose turn it runs, once it does.
     """
 
     specification: Specification
@@ -37,10 +37,10 @@ class _Trial:
 class Trials:
     """Tries each specification once, a few at a time.
 
-    Keys take turns, and no key has two trials under way: whoever sends many costly ones waits for himself.
+    Keys take turns, and no key runs two trials at once: a client with many costly ones only delays itself.
 
     Args:
-        try_out: runs a trial; cancelled where nobody waits for it any more.
+        try_out: runs a trial; cancelled when nobody waits for it any more.
     """
 
     def __init__(self, try_out: TryOut) -> None:
@@ -51,12 +51,12 @@ class Trials:
         self._running: dict[_Trial, asyncio.Task[None]] = {}
 
     async def check(self, specification: Specification, *, key_id: str) -> None:
-        """Return once the specification is known to be cheap.
+        """Check that the specification is cheap to follow.
 
         Raises:
-            EngineRefused: it is wrong, impossible or too costly.
+            EngineRefused: it is invalid, impossible or too costly.
             TooManyTrials: too many of this key wait already.
-            EngineFailed: it could not be tried.
+            EngineFailed: the trial failed.
         """
         digest = specification.digest
         if digest in self._known:
@@ -68,7 +68,7 @@ class Trials:
             raise EngineRefused(f"{specification.param}: {why_not}", param=specification.param)
 
     async def close(self) -> None:
-        """Stop what is under way; nothing more begins."""
+        """Stop all trials; no more begin."""
         self._lanes.clear()
         running = list(self._running.values())
         for task in running:

@@ -1,7 +1,7 @@
-"""A trial's work: compile a specification, then follow it for some tokens as an engine would.
+"""Runs a trial: compiles a specification, then follows it for some tokens as an engine would.
 
-Runs in a child of the trial server. A grammar that compiles at once may need seconds for each mask, so
-the masks are what is tried. The libraries are imported where they are used: one process needs only one of them.
+Runs in a child of the trial server. A grammar that compiles quickly may need seconds for each mask, so
+masks are tried too. The libraries are imported on use, because a process needs only one of them.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ NOT_WITH_ALLOWED = "the tokens of allowed_token_ids cannot satisfy it"
 
 
 class Refused(Exception):
-    """The specification is wrong, impossible or too costly; the message says which."""
+    """The specification is invalid, impossible or too costly; the message says which."""
 
 
 class Matcher(Protocol):
-    """One request's place in a compiled specification."""
+    """One request's position in a compiled specification."""
 
     def mask(self) -> bytes:
-        """One bit for each token that may come next. Raises Refused where the library gives up."""
+        """Return a bit mask of the tokens that may come next. Raises Refused if the library gives up."""
         ...
 
     def accept(self, token_id: int) -> bool:
-        """Take a step. False where nothing more may come."""
+        """Take a step. Returns False if nothing more may follow."""
         ...
 
 
 class Compiler(Protocol):
-    """A library, with the model's tokenizer."""
+    """A library with the model's tokenizer."""
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]: ...
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
-        """What begins an answer. Raises Refused, or the library's own errors."""
+        """Return a matcher at the start of an answer. Raises Refused, or the library's own errors."""
         ...
 
 
 def open_compiler(library: Library) -> Compiler:
-    """Imports the library, and reads the tokenizer."""
+    """Import the library and read the tokenizer."""
     return Guidance(library) if library.backend == "guidance" else Xgrammar(library)
 
 
 def follow(compiler: Compiler, content: dict[str, Any], budget: Budget) -> None:
-    """Raises Refused."""
+    """Compile and follow a specification. Raises Refused."""
     try:
         begin = compiler.compile(content["kind"], content["text"])
     except (ValueError, RuntimeError, TypeError) as error:
@@ -78,10 +78,10 @@ def follow(compiler: Compiler, content: dict[str, Any], budget: Budget) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One answer, as long as the specification lets it be.
+    """One answer, as long as the specification allows.
 
     Attributes:
-        allowed: bits of the only tokens that may come; 0 for all.
+        allowed: bits of the only allowed tokens; 0 for all.
         stops: bits of the tokens that end it.
     """
 
@@ -92,7 +92,7 @@ class _Walk:
     stops: int
 
     def step(self, *, is_first: bool) -> bool:
-        """False where nothing more may come. Raises Refused."""
+        """Take one step; returns False if nothing more may follow. Raises Refused."""
         mask = self.matcher.mask()
         bits = int.from_bytes(mask, "little")
         if self.allowed:
@@ -108,7 +108,7 @@ class _Walk:
 
 
 def _pick(mask: bytes, way: int, chance: random.Random) -> int:
-    """A token whose bit is set: the first one, or one soon after a place that chance chose."""
+    """Pick a token whose bit is set: the first one, or one soon after a random position."""
     begin = 0 if way == _FIRST else chance.randrange(len(mask))
     rest = mask[begin:].lstrip(b"\0") or mask.lstrip(b"\0")
     bits = [bit for bit in range(8) if rest[0] >> bit & 1]
@@ -123,7 +123,7 @@ def _bits(token_ids: Iterable[int]) -> int:
 
 
 def _in_short(message: str) -> str:
-    """The library's words without the place in its source that it begins with."""
+    """Return the library's message without the source location at its start."""
     first_line = message.strip().partition("\n")[0]
     return _PLACE.sub("", first_line)[:MAX_MESSAGE] or "it cannot be compiled"
 
@@ -151,7 +151,7 @@ class Guidance:
             )
         else:
             grammar = self._llguidance.grammar_from("grammar" if kind == "lark" else kind, text)
-        # As vLLM does first; it counts towards the budget.
+        # vLLM does this first, so it counts towards the budget.
         if error := self._llguidance.LLMatcher.validate_grammar(grammar, self._tokenizer):
             raise Refused(_in_short(error))
         begun = self._llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)

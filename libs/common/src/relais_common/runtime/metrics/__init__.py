@@ -1,1 +1,1 @@
-"""What every service counts and measures, and how `/metrics` shows it. docs/metrics.md lists all of it."""
+"""Metrics of all services, and their exposition at `/metrics`. docs/metrics.md lists them."""

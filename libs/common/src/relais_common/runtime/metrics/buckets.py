@@ -1,6 +1,6 @@
-"""Upper bounds of histogram buckets: vLLM's where vLLM has the metric, so that both can be laid over each other.
+"""Upper bounds of histogram buckets. If vLLM has the metric they are vLLM's, so that both can share a panel.
 
-`tests/e2e/test_metrics.py` compares them with what a running vLLM shows.
+`tests/e2e/test_metrics.py` compares them with a running vLLM's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ REQUEST_LATENCY_S = (
     *(40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 
-# OpenTelemetry's, of an HTTP server's and a database client's durations.
+# OpenTelemetry's, for durations of HTTP servers and database clients.
 HTTP_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 STORE_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 
-# Ours: what a process adds to each token.
+# Ours: the latency that a process adds to each token.
 DELAY_S = (
     0.0001,
     0.00025,

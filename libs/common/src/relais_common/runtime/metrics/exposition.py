@@ -1,4 +1,4 @@
-"""A process's registry, and `/metrics`."""
+"""The registry of a process, and `/metrics`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from relais_common.runtime.metrics.instruments import Gauge, Histogram
 LAG_EVERY_S = 0.5
 
 Refresh = Callable[[], Awaitable[None]]
-"""Brings up to date what is only looked up when somebody asks."""
+"""Refreshes metrics that are computed on scrape."""
 
 
 def new_registry(package: str) -> CollectorRegistry:
-    """A registry of its own for one service: process, interpreter, garbage collector, and what was built."""
+    """Return a new registry for one service, with process, interpreter, garbage collector and build metrics."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
@@ -45,7 +45,7 @@ def new_registry(package: str) -> CollectorRegistry:
 def add_metrics_route(
     app: web.Application, registry: CollectorRegistry, refresh: Refresh | None = None
 ) -> None:
-    """`/metrics`, as text or as OpenMetrics, whichever the scraper asks for."""
+    """Add `/metrics`, as text or OpenMetrics, whichever the scraper requests."""
 
     async def metrics(request: web.Request) -> web.Response:
         if refresh is not None:
@@ -60,7 +60,7 @@ def add_metrics_route(
 
 
 class LoopLag:
-    """How late the event loop comes to what is due."""
+    """Measures how late timers of the event loop fire."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lag = Histogram(
@@ -71,7 +71,7 @@ class LoopLag:
         ).of()
 
     async def run(self) -> None:
-        """Twice a second, for ever."""
+        """Measure twice a second, for ever."""
         while True:
             due_s = time.monotonic() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)

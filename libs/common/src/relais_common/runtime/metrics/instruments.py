@@ -1,7 +1,7 @@
-"""Counters, gauges and histograms whose labels can take no value but declared ones.
+"""Counters, gauges and histograms whose labels only take declared values.
 
-prometheus_client writes them out. Its own instruments take any label value and hold a lock: an observation costs 1 us
-there and 0.2 us here, and one is made for each token. These belong to one thread, the event loop's.
+prometheus_client serialises them. Its own instruments accept any label value and use a lock: an observation costs 1 us
+there and 0.2 us here, and each token is one. These belong to one thread, the event loop's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 OTHER = "other"
-"""What any value counts as that a label does not declare."""
+"""The value that replaces undeclared label values."""
 
 Labels = Mapping[str, Iterable[str]]
-"""Each label's name, and every value it may have."""
+"""Each label's name and allowed values."""
 
 
 class Value:
@@ -37,7 +37,7 @@ class Value:
 
 
 class Read:
-    """One series whose value is asked for when it is shown."""
+    """One series whose value is read on scrape."""
 
     __slots__ = ("_read",)
 
@@ -68,11 +68,11 @@ Series = TypeVar("Series")
 
 
 class Instrument(Collector, Generic[Series]):
-    """A metric's series, by the values of its labels.
+    """A metric and its series, by label values.
 
     Attributes:
-        name: as it is queried, but for a histogram's suffixes.
-        labels: what each label may be, but for `other`.
+        name: as in queries, without a histogram's suffixes.
+        labels: the allowed values of each label, except `other`.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Instrument(Collector, Generic[Series]):
 
     @property
     def most_series(self) -> int:
-        """No more can ever be."""
+        """The maximum number of series."""
         return prod(len(values) + 1 for values in self.labels.values())
 
     def key(self, values: Sequence[str | None]) -> tuple[str, ...]:
-        """The values that these count as; None for a label that does not apply."""
+        """Return the declared values for these; None for a label that does not apply."""
         return tuple(
             "" if value is None else value if value in allowed else OTHER
             for value, allowed in zip(values, self.labels.values(), strict=True)
@@ -98,10 +98,10 @@ class Instrument(Collector, Generic[Series]):
 
 
 class _Plain(Instrument[Value | Read]):
-    """Series of one number each."""
+    """A metric whose series are single numbers."""
 
     def of(self, *values: str | None) -> Value:
-        """The series of these label values, in their labels' order; made when first asked for."""
+        """Return the series of these label values, in the labels' order; created on first use."""
         key = self.key(values)
         series = self._series.get(key)
         if not isinstance(series, Value):
@@ -109,17 +109,17 @@ class _Plain(Instrument[Value | Read]):
         return series
 
     def read(self, read: Callable[[], float], *values: str | None) -> None:
-        """Have this series ask for its value whenever it is shown."""
+        """Read the value of this series on every scrape."""
         self._series[self.key(values)] = Read(read)
 
     def start_at_zero(self) -> None:
-        """Make every declared series, so that its first increase can be seen."""
+        """Create every declared series, so that its first increase is visible."""
         for values in product(*map(sorted, self.labels.values())):
             self.of(*values)
 
 
 class Counter(_Plain):
-    """Only goes up. One with a single label, or none, begins with all its series at zero."""
+    """A counter. With at most one label, all its series exist from the start, at zero."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Counter(_Plain):
 
 
 class Gauge(_Plain):
-    """A state."""
+    """A gauge."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Gauge(_Plain):
         super().__init__(registry, name, documentation, labels or {})
 
     def clear(self) -> None:
-        """Nothing is known any more: an old value would mislead."""
+        """Remove all series, because old values would mislead."""
         self._series.clear()
 
     def describe(self) -> Iterable[Metric]:
@@ -169,7 +169,7 @@ class Gauge(_Plain):
 
 
 class Histogram(Instrument[Distribution]):
-    """How often which amounts came."""
+    """A histogram."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class Histogram(Instrument[Distribution]):
         self._names = [*(str(float(bound)) for bound in self.buckets), "+Inf"]
 
     def of(self, *values: str | None) -> Distribution:
-        """The series of these label values, in their labels' order; made when first asked for."""
+        """Return the series of these label values, in the labels' order; created on first use."""
         key = self.key(values)
         series = self._series.get(key)
         if series is None:

@@ -1,4 +1,4 @@
-"""The values that labels may have, where they are the same in every service."""
+"""Label values that all services share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relais_common.jobs.errors import RelaisError
 FINISHED_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
 """OpenAI's."""
 
-# Said where an error is raised, or of an end that is no error of ours.
+# Codes given where an error is raised, or for an end that is not our error.
 _MORE_ERROR_TYPES = (
     "invalid_body",
     "invalid_json",
@@ -29,7 +29,7 @@ _MORE_ERROR_TYPES = (
 
 
 def error_types() -> frozenset[str]:
-    """Every `code` that an error of ours can have."""
+    """Return every `code` that our errors can have."""
     return frozenset({*_codes(RelaisError), *_MORE_ERROR_TYPES})
 
 

@@ -1,4 +1,4 @@
-"""How long the steps of the protocol take, and which fail: counted around the ports, whatever is behind them."""
+"""Metrics of the protocol's steps: durations and failures, measured around the ports."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ STEPS = tuple(
     )
 )
 _WAITS = "wait_for_work"
-"""Takes as long as nothing comes: its duration says nothing of the store."""
+"""This step waits until something comes, so its duration says nothing about the store."""
 
 
 class StoreMetrics:
-    """Of everything that one process asks of the store."""
+    """Metrics of all calls that one process makes to the store."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
@@ -70,7 +70,7 @@ class StoreMetrics:
         )
 
     def around(self, store: RedisStore) -> RedisStore:
-        """The same store, every port of it measured."""
+        """Return the store with all its ports instrumented."""
         recovery = _CountedRecovery(self._measured(store.recovery), self._reaped)
         return replace(
             store,
