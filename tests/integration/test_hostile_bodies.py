@@ -93,6 +93,33 @@ async def test_refused_bodies_count_as_their_key_s_requests(
     assert await status(front, "/v1/requests", wrong, "bad") == 400
 
 
+async def test_a_body_that_waits_to_be_read_counts_as_held(
+    stack: Stack, key_file: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds = {"MAX_BODY_BYTES": "150000", "MAX_HELD_BYTES_PER_KEY": "150000"}
+    front = await stack.front(**key_file.settings, **bounds)
+    waiting, may_read = asyncio.Event(), asyncio.Event()
+    reading = Readers.read
+
+    async def late(self: Readers, route: Reading, body: bytes, key_id: str) -> Any:
+        if len(body) > 100_000:
+            waiting.set()
+            await may_read.wait()
+        return await reading(self, route, body, key_id)
+
+    monkeypatch.setattr(Readers, "read", late)
+    large = chat_request("x" * 100_000)
+    first = asyncio.create_task(status(front, "/v1/requests", large, "bad"))
+    await waiting.wait()
+    # Another key's is read.
+    other = asyncio.create_task(status(front, "/v1/requests", large, "good"))
+    assert await status(front, "/v1/requests", large, "bad") == 429
+    assert await status(front, "/v1/requests", chat_request("hello"), "good") == 202
+    may_read.set()
+    assert await asyncio.gather(first, other) == [202, 202]
+    assert await status(front, "/v1/requests", large, "bad") == 202
+
+
 async def test_nobody_waits_for_another_key_s_costly_bodies(front: Front) -> None:
     costly = ids_written_as_fractions(EMBEDDER)[:-2] + b',"x"]}'
     began_s = time.thread_time()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import HttpVersion11, web
 
@@ -16,7 +18,7 @@ from relais_common.jobs.errors import (
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.held import HOLDER
+from relais_orchestrator.http.held import HOLDER, Held
 from relais_orchestrator.http.parsing import model_of
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.submission.drafts import Asked
@@ -34,8 +36,11 @@ async def expect_body(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
-async def read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request, held: Held) -> bytes:
     """Read the raw body. Unlike `request.read()`, this does not keep it on the request.
+
+    Args:
+        held: counts its bytes as they arrive.
 
     Raises:
         PayloadTooLarge: over the application's bound; nothing beyond it is kept.
@@ -59,13 +64,12 @@ async def read_body(request: web.Request) -> bytes:
         request.writer.output_size = 0
     body = bytearray()
     try:
-        with parts.held.of(request.get(HOLDER, "")) as held:
-            async with asyncio.timeout(timeout_s):
-                while chunk := await request.content.readany():
-                    held.add(len(chunk))
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_large
+        async with asyncio.timeout(timeout_s):
+            while chunk := await request.content.readany():
+                held.add(len(chunk))
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
     except TimeoutError:
         raise RequestTimeout(f"the body did not come within {timeout_s:g} s") from None
     except web.RequestPayloadError:
@@ -76,8 +80,13 @@ async def read_body(request: web.Request) -> bytes:
     return bytes(body)
 
 
-async def read_asked(request: web.Request, route: Reading) -> tuple[Caller, bytes, Asked]:
-    """Return the caller, the body, and the parsed request. Cheap checks come first.
+@asynccontextmanager
+async def read_asked(
+    request: web.Request, route: Reading
+) -> AsyncIterator[tuple[Caller, bytes, Asked]]:
+    """Give the caller, the body, and the parsed request. Cheap checks come first.
+
+    Leave the context once the job is queued: until then the body counts as held by its key, also while it waits to be parsed.
 
     Raises:
         RelaisError: the request was refused; nothing of it is kept.
@@ -86,8 +95,9 @@ async def read_asked(request: web.Request, route: Reading) -> tuple[Caller, byte
     caller = caller_of(request)
     if not parts.catalogue.names_of(caller):
         raise ModelNotFound("this key may use no model", param="model")
-    body = await read_body(request)
-    model = model_of(body)
-    if model is not None:
-        parts.catalogue.root_of(model, caller)
-    return caller, body, await parts.readers.read(route, body, caller.key_id)
+    with parts.held.of(request.get(HOLDER, "")) as held:
+        body = await read_body(request, held)
+        model = model_of(body)
+        if model is not None:
+            parts.catalogue.root_of(model, caller)
+        yield caller, body, await parts.readers.read(route, body, caller.key_id)

@@ -7,6 +7,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import orjson
@@ -124,12 +125,14 @@ async def score(request: web.Request) -> web.Response:
 async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
     """Queue the request and wait for its end."""
     parts = request.app[PARTS]
-    caller, body, asked = await read_asked(request, route)
     idempotency_key = request.headers.get("Idempotency-Key")
-    with parts.drain.request(), parts.streams.of(caller.key_id):
-        accepted = await parts.intake.accept(
-            asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
-        )
+    with ExitStack() as open_request:
+        async with read_asked(request, route) as (caller, body, asked):
+            open_request.enter_context(parts.drain.request())
+            open_request.enter_context(parts.streams.of(caller.key_id))
+            accepted = await parts.intake.accept(
+                asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
+            )
         del body  # the wait may be long
         call_by_channel(request, accepted.channel_id)
         rate_headers.note(request, accepted.buckets)

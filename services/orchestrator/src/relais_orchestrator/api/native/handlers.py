@@ -29,13 +29,13 @@ from relais_orchestrator.http.responses import error_body, json_response
 
 async def submit(request: web.Request) -> web.Response:
     """`POST /v1/requests`: 202 once the request is queued."""
-    caller, body, asked = await read_asked(request, Reading.NATIVE)
-    accepted = await request.app[PARTS].intake.accept(
-        asked.draft,
-        caller=caller,
-        idempotency_key=request.headers.get("Idempotency-Key"),
-        body=body,
-    )
+    async with read_asked(request, Reading.NATIVE) as (caller, body, asked):
+        accepted = await request.app[PARTS].intake.accept(
+            asked.draft,
+            caller=caller,
+            idempotency_key=request.headers.get("Idempotency-Key"),
+            body=body,
+        )
     return _accepted_response(request, accepted)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from aiohttp import web
 
@@ -37,9 +38,11 @@ async def _answer(
     request: web.Request, route: Reading, shape_of: Callable[[Identity], Format]
 ) -> web.StreamResponse:
     parts = request.app[PARTS]
-    caller, body, asked = await read_asked(request, route)
-    with parts.drain.request(), parts.streams.of(caller.key_id):
-        answer = await _accept(request, caller, body, asked, shape_of)
+    with ExitStack() as open_request:
+        async with read_asked(request, route) as (caller, body, asked):
+            open_request.enter_context(parts.drain.request())
+            open_request.enter_context(parts.streams.of(caller.key_id))
+            answer = await _accept(request, caller, body, asked, shape_of)
         # They hold the prompt twice; a response may take minutes, and thousands may be open.
         del body, asked
         return await answer.give(request)
