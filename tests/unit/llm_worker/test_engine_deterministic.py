@@ -46,13 +46,13 @@ async def test_two_engines_give_one_answer() -> None:
 async def test_answer_is_what_its_token_ids_say() -> None:
     chunks = await run(make_engine())
     ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
-    assert ids == answer_token_ids(PROMPT, DEFAULT_ANSWER_TOKENS)
+    assert ids == list(answer_token_ids(PROMPT, DEFAULT_ANSWER_TOKENS))
     assert text_of(chunks) == answer_text(PROMPT, DEFAULT_ANSWER_TOKENS)
 
 
 async def test_longer_answer_begins_like_a_shorter_one() -> None:
     long = await run(make_engine(), sampling=Sampling(max_tokens=50), max_tokens=50)
-    assert answer_token_ids(PROMPT, 50)[:10] == answer_token_ids(PROMPT, 10)
+    assert list(answer_token_ids(PROMPT, 50))[:10] == list(answer_token_ids(PROMPT, 10))
     assert len(long) == 50
 
 
@@ -102,7 +102,7 @@ async def test_a_stop_that_is_to_be_kept_is_the_end_of_the_text() -> None:
 
 
 async def test_a_stop_token_ends_the_answer_and_is_counted() -> None:
-    ids = answer_token_ids(PROMPT, 10)
+    ids = list(answer_token_ids(PROMPT, 10))
     chunks = await run(make_engine(), sampling=Sampling(stop_token_ids=(ids[9], 70_000)))
     assert (len(chunks), text_of(chunks)) == (10, answer_text(PROMPT, 9))
     assert (chunks[-1].finish_reason, chunks[-1].stop_reason) == ("stop", ids[9])

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from itertools import starmap
+from itertools import islice, starmap
 from typing import Any
 
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
@@ -61,13 +61,12 @@ def chat_prompt(turns: Iterable[tuple[str, str]]) -> list[int]:
     return list(("".join(f"<{role}>{text}" for role, text in turns) + "<assistant>").encode())
 
 
-def answer_token_ids(prompt_token_ids: list[int], count: int) -> list[int]:
-    """Return the first `count` token ids of the answer to a prompt."""
+def answer_token_ids(prompt_token_ids: list[int], count: int) -> Iterator[int]:
+    """The first `count` token ids of the answer to a prompt, each made when it is asked for."""
     seed = hashlib.sha256(repr(prompt_token_ids).encode()).digest()
-    return [
-        int.from_bytes(hashlib.sha256(seed + i.to_bytes(4, "big")).digest()[:2], "big")
-        for i in range(count)
-    ]
+    for i in range(count):
+        digest = hashlib.sha256(seed + i.to_bytes(4, "big")).digest()
+        yield int.from_bytes(digest[:2], "big")
 
 
 def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
@@ -190,7 +189,8 @@ class _Run:
         own_length = DEFAULT_ANSWER_TOKENS
         if sampling.max_tokens is not None or sampling.ignore_eos:
             own_length = max_tokens
-        self._token_ids = answer_token_ids(prompt_token_ids, min(own_length, max_tokens))
+        self._length = min(own_length, max_tokens)
+        self._token_ids = answer_token_ids(prompt_token_ids, self._length)
         self._begin = len(emitted.token_ids)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._position = 0
@@ -205,9 +205,9 @@ class _Run:
             sampling.min_tokens or 0,
             keep_stop=sampling.include_stop_str_in_output,
         )
-        if tuple(self._token_ids[: self._begin]) != emitted.token_ids or not self._text.replay(
-            emitted
-        ):
+        if tuple(
+            islice(self._token_ids, self._begin)
+        ) != emitted.token_ids or not self._text.replay(emitted):
             raise NotResumable("the tokens so far are none of this engine's")
 
     def _decode_next(self, token_id: int) -> str:
@@ -221,8 +221,7 @@ class _Run:
             raise EngineFailed("the engine failed while it ran this request")
         if b"[engine-death]" in prompt:
             self._engine.kill()
-        length = len(self._token_ids)
-        for count, token_id in enumerate(self._token_ids[self._begin :], self._begin + 1):
+        for count, token_id in enumerate(self._token_ids, self._begin + 1):
             await self._engine.step()
             matched: str | int | None = None
             if token_id in self._stop_token_ids and count > self._min_tokens:
@@ -230,8 +229,8 @@ class _Run:
             if matched is None or self._keep_stop:
                 matched = self._text.feed(token_id) or matched
             reason = None if matched is None else "stop"
-            if matched is None and count == length:
-                reason = "length" if length == self._max_tokens else "stop"
+            if matched is None and count == self._length:
+                reason = "length" if self._length == self._max_tokens else "stop"
             text = self._text.give(ended=reason is not None)
             chunk = Chunk((token_id,), text, reason, matched)
             if self._logprobs is not None:
