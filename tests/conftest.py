@@ -17,6 +17,7 @@ from relais_common.queue.redis_store import RedisSettings, RedisStore, open_stor
 from relais_testing import leftovers
 from relais_testing.key_leaks import keys_without_expiry
 from relais_testing.memory import MemoryStore
+from relais_testing.process_stack import forking
 from relais_testing.spreading import scope_of
 from relais_testing.valkey import ValkeyServer
 
@@ -27,6 +28,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
 THIS_RUN = pytest.StashKey[leftovers.Run]()
+MOTHERS = pytest.StashKey[Callable[[], set[int]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     stack = ExitStack()
     config.add_cleanup(stack.close)
     config.stash[THIS_RUN] = stack.enter_context(leftovers.guarded_run())
+    config.stash[MOTHERS] = stack.enter_context(forking())
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def _leaves_no_process(pytestconfig: pytest.Config) -> Iterator[None]:
     run = pytestconfig.stash[THIS_RUN]
     run.begin_test()
     yield
-    left = run.end_test()
+    left = run.end_test(pytestconfig.stash[MOTHERS]())
     assert not left, f"the test left processes behind:\n{leftovers.describe(left)}"
 
 

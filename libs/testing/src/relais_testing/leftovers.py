@@ -23,6 +23,9 @@ MARK = "RELAIS_TEST_RUN"
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 """Put in front of a command: the kernel sends it SIGTERM when the process that started it dies."""
 
+FORKED = "relais_testing.forked"
+"""Audit event: a process was forked on request by another one."""
+
 Processes = frozenset[tuple[int, str]]
 """Process ids, each with its start time, so that an id that is used again is another process."""
 
@@ -101,21 +104,25 @@ class Run:
             self._known = marked(self._mark)
             self._started_some = False
 
-    def end_test(self, grace_s: float = 5.0) -> Processes:
-        """Processes of the test that still run. Those on their way out get the time to go.
+    def end_test(self, of_run: set[int], grace_s: float = 5.0) -> Processes:
+        """Processes of the test that still run and are not of the whole run. Those on their way out get time to go.
 
         Kills what it returns.
         """
         if not self._started_some:
             return frozenset()
         end = time.monotonic() + grace_s
-        while (left := marked(self._mark) - self._known) and time.monotonic() < end:
+        while (left := self._left(of_run)) and time.monotonic() < end:
             time.sleep(0.05)
         kill(left)
         return left
 
+    def _left(self, of_run: set[int]) -> Processes:
+        found = marked(self._mark) - self._known
+        return frozenset(one for one in found if one[0] not in of_run)
+
     def _note(self, event: str, _: object) -> None:
-        if event in ("subprocess.Popen", "os.fork", "os.posix_spawn"):
+        if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", FORKED):
             self._started_some = True
 
 

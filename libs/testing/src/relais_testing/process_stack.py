@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from relais_testing.prefork import SERVICES, VLLM, Mother
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
@@ -47,7 +48,35 @@ DETERMINISTIC = {
     "VLLM_MAX_MODEL_LEN": "100000",
 }
 
+# For `vllm serve`: as Relais's worker does without compilation.
+VLLM_SERVE_ON_CPU = {
+    **{
+        name: value
+        for name, value in VLLM_ON_CPU.items()
+        if name.startswith(("VLLM_ENABLE", "VLLM_CPU", "VLLM_NO", "DO_NOT", "OMP", "HF_"))
+    },
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
 Starter = Callable[..., ServiceProcess]
+
+_mothers: dict[str, Mother] = {}
+
+
+@contextmanager
+def forking() -> Iterator[Callable[[], set[int]]]:
+    """Fork what starters start, as long as it lasts. Gives the ids of the processes that do it."""
+    _mothers.update(light=Mother(SERVICES, {}), vllm=Mother(VLLM, VLLM_SERVE_ON_CPU))
+    try:
+        yield lambda: {one.pid for one in _mothers.values() if one.pid is not None}
+    finally:
+        for mother in _mothers.values():
+            mother.close()
+        _mothers.clear()
+
+
+def _mother(settings: dict[str, str]) -> Mother | None:
+    return _mothers.get("vllm" if settings.get("ENGINE") == "vllm" else "light")
 
 
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
@@ -67,7 +96,11 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
         log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
         environment = {**QUICK, "REDIS_URL": redis.url, **settings}
         process = ServiceProcess(
-            module or f"relais_{service}", ports[service], log_path, environment
+            module or f"relais_{service}",
+            ports[service],
+            log_path,
+            environment,
+            mother=_mother(environment),
         )
         if wait:
             return stack.enter_context(process)
@@ -94,23 +127,14 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     served = [str(DEMO_MODEL), "--enforce-eager", *arguments]
-    passed_on = {
-        name: value
-        for name, value in VLLM_ON_CPU.items()
-        if name.startswith(("VLLM_ENABLE", "VLLM_CPU", "VLLM_NO", "DO_NOT", "OMP", "HF_"))
-    }
 
     def start(*, wait: bool = True, **settings: str) -> ServiceProcess:
         process = ServiceProcess(
             "relais_testing.vllm_serve",
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
-            # As Relais's worker does without compilation.
-            {
-                **passed_on,
-                "TORCHDYNAMO_DISABLE": "1",
-                **settings,
-            },
+            {**VLLM_SERVE_ON_CPU, **settings},
+            mother=_mothers.get("vllm"),
             arguments=served,
             ready_path="/health",
         )

@@ -16,6 +16,7 @@ from types import TracebackType
 import psutil
 
 from relais_testing import leftovers
+from relais_testing.prefork import Forked, Mother
 from relais_testing.tcp_ports import HOST, free_port
 
 START_TIMEOUT_S = 300.0  # longer than any test: theirs decides
@@ -29,6 +30,7 @@ class ServiceProcess:
         port_setting: the setting that gives it its port; where `settings` lacks it, a free one is chosen.
         arguments: of its command line.
         command: what runs in place of `python -m module`.
+        mother: forks it, where it is not to pay for its imports.
         ready_path: answers 200 once it is ready.
     """
 
@@ -41,6 +43,7 @@ class ServiceProcess:
         *,
         arguments: Sequence[str] = (),
         command: Sequence[str] | None = None,
+        mother: Mother | None = None,
         ready_path: str = "/readyz",
     ) -> None:
         self._ready_path = ready_path
@@ -48,10 +51,15 @@ class ServiceProcess:
         self.log_path = log_path
         passed_on = ("PATH", "HOME", "LANG", leftovers.MARK)
         inherited = {key: os.environ[key] for key in passed_on if key in os.environ}
+        environment = {**inherited, **settings, port_setting: str(self.port)}
+        self._process: subprocess.Popen[bytes] | Forked
+        if mother is not None:
+            self._process = mother.fork(module, arguments, environment, log_path)
+            return
         with log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [*(command or (sys.executable, "-m", module)), *arguments],
-                env={**inherited, **settings, port_setting: str(self.port)},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,191 @@
+"""Services forked from a process that has imported them already: `python -m module` without the seconds of its imports.
+
+The mother process imports, forks on request, and collects exit codes. It runs one thread and opens nothing, so a child
+starts as a new interpreter would once its imports are done.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from relais_testing.leftovers import FORKED
+
+SERVICES = (
+    "relais_orchestrator.app",
+    "relais_llm_worker.app",
+    "relais_llm_worker.engines.engine_deterministic",
+    "relais_embedding_worker.app",
+    "uvloop",
+)
+VLLM = (*SERVICES, "relais_llm_worker.engines.engine_vllm", "vllm.entrypoints.openai.api_server")
+_MOST_BYTES = 1 << 18
+
+
+class Forked:
+    """A child of the mother process, with what tests need of `subprocess.Popen`."""
+
+    def __init__(self, mother: Mother, pid: int) -> None:
+        self._mother = mother
+        self._end = os.pidfd_open(pid)
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended; minus the signal's number where one ended it."""
+        if self.returncode is None and select.select([self._end], [], [], 0)[0]:
+            self._collect()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._end], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self._collect()
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To a process that has not been collected: its id is nobody else's."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._end, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _collect(self) -> None:
+        self.returncode = self._mother.collect(self.pid)
+        os.close(self._end)
+
+
+class Mother:
+    """The process that others are forked from; started at the first fork.
+
+    Args:
+        modules: what it imports.
+        environment: what must be in the environment when they are imported.
+    """
+
+    def __init__(self, modules: Sequence[str], environment: dict[str, str]) -> None:
+        self._modules = modules
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """None before the first fork."""
+        return self._process.pid if self._process is not None else None
+
+    def fork(
+        self, module: str, arguments: Sequence[str], environment: dict[str, str], log: Path
+    ) -> Forked:
+        """Run a module as `python -m` does, its output in the log file, in a session of its own."""
+        sys.audit(FORKED, module)
+        request = {
+            "module": module,
+            "arguments": list(arguments),
+            "environment": environment,
+            "log": str(log),
+        }
+        return Forked(self, self._ask(request))
+
+    def collect(self, pid: int) -> int:
+        """Exit code of a child that has ended."""
+        return self._ask({"collect": pid})
+
+    def close(self) -> None:
+        """End it and whatever of its children lives."""
+        if self._process is not None and self._socket is not None:
+            self._socket.close()
+            self._process.wait()
+            self._process = self._socket = None
+
+    def _ask(self, request: dict[str, object]) -> int:
+        with self._lock:
+            if self._socket is None:
+                self._socket = self._start()
+            self._socket.send(json.dumps(request).encode())
+            answer = self._socket.recv(_MOST_BYTES)
+        assert answer, "the mother process has ended"
+        return int(answer)
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, str(theirs.fileno()), *self._modules],
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        return ours
+
+
+def _serve(requests: socket.socket) -> Callable[[], object] | None:
+    """What to run, in each child; None in the mother process once nobody asks any more."""
+    children: set[int] = set()
+    while message := requests.recv(_MOST_BYTES):
+        request = json.loads(message)
+        if "collect" in request:
+            _, status = os.waitpid(request["collect"], 0)
+            children.discard(request["collect"])
+            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            requests.close()
+            return _become(request)
+        children.add(pid)
+        requests.send(str(pid).encode())
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return None
+
+
+def _become(request: dict[str, object]) -> Callable[[], object]:
+    os.setsid()
+    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.environ.clear()
+    os.environ.update(request["environment"])  # type: ignore[call-overload]
+    module = str(request["module"])
+    sys.argv = [module, *request["arguments"]]  # type: ignore[misc]
+    return lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    descriptor, *modules = sys.argv[1:]
+    for module in modules:
+        import_module(module)
+    # Pages that no collection writes to stay shared with the children.
+    gc.collect()
+    gc.freeze()
+    run = _serve(socket.socket(fileno=int(descriptor)))
+    if run is not None:
+        # What it raises ends the child as it would end an interpreter.
+        run()
+
+
+if __name__ == "__main__":
+    main()
