@@ -99,7 +99,7 @@ class Mother:
     ) -> Forked:
         """Run a module as `python -m` does, its output in the log file, in a session of its own."""
         sys.audit(FORKED, module)
-        request = {
+        request: dict[str, object] = {
             "module": module,
             "arguments": list(arguments),
             "environment": environment,
