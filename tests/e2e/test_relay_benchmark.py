@@ -7,8 +7,6 @@ import pytest
 from benchmarks.relay import Load, measure
 
 # They come with vLLM's requirements.
-pytest.importorskip("fastapi")
-pytest.importorskip("sse_starlette")
 
 pytestmark = pytest.mark.timeout(900)
 
