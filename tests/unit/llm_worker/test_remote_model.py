@@ -364,6 +364,25 @@ async def test_server_rests_once_requests_of_several_keys_were_put_off(rig: Rig)
         await end_task(job)
 
 
+async def test_keys_that_are_always_put_off_do_not_rest_a_server_that_serves_another(
+    rig: Rig,
+) -> None:
+    server, model = await rig.both()
+    server.refuse_where = "mine"
+    assert (await say(model, make_job("good"))).text == answer()
+    mine = (Message("user", "mine"),)
+    refused = [
+        asyncio.create_task(say(model, make_job(f"key-{number}", messages=mine)))
+        for number in range(3)
+    ]
+    await wait_until(lambda: len(server.asked) > 3)
+    for _ in range(3):
+        assert (model.status().not_ready, model.status().capacity) == (None, 4)
+        assert (await say(model, make_job("good"))).text == answer()
+    for job in refused:
+        await end_task(job)
+
+
 async def test_a_key_s_requests_wait_for_one_that_goes_well(rig: Rig) -> None:
     _, model = await rig.both(refuse=[(429, {}, {"Retry-After": "0.2"})] * 3)
     said = await asyncio.gather(*(say(model, make_job("one")) for _ in range(4)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -31,6 +32,8 @@ class Served:
 
 SEVERAL = 3
 """Requests of a key, or keys, that a server must put off with nothing going well in between, before it is let alone."""
+RECENT_S = 10.0
+"""For so long after a request went well, those that are put off say nothing of the server: only their keys wait."""
 PACE_S = 1.0
 """Between two tries of those whose requests were put off, until one goes well."""
 MAX_KEYS = 1000
@@ -69,6 +72,7 @@ class Server:
         self._keys_put_off: set[str] = set()  # since any request went well
         self._key_rests_until_s: dict[str, float] = {}
         self._rests_until_s = 0.0
+        self._went_well_s = -math.inf
         self._misplaced = False
         self._changed = changed
 
@@ -85,7 +89,8 @@ class Server:
 
     @property
     def _is_doubtful(self) -> bool:
-        return len(self._keys_put_off) >= SEVERAL
+        now_s = asyncio.get_running_loop().time()
+        return len(self._keys_put_off) >= SEVERAL and now_s - self._went_well_s > RECENT_S
 
     def takes(self, key_id: str) -> bool:
         """Whether requests of this key may be tried now."""
@@ -109,13 +114,15 @@ class Server:
         rested = self._key_rests_until_s.pop(key_id, None) is not None or self._is_doubtful
         self._put_off.pop(key_id, None)
         self._keys_put_off.clear()
+        self._went_well_s = asyncio.get_running_loop().time()
         if rested:
             self._changed()
 
     def note_busy(self, channel_id: str, key_id: str, retry_after_s: float | None) -> None:
         """It will take a request later.
 
-        After several of one key, that key's others wait; after some of several keys, everybody's.
+        After several of one key, that key's others wait; after some of several keys everybody's, unless one
+        went well lately.
         """
         requests = self._put_off.setdefault(key_id, set())
         if len(requests) < SEVERAL:
