@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from relais_common.jobs.errors import InvalidRequest
 from relais_orchestrator.http.problems import problems
 from relais_orchestrator.streams.sse import EventStream
+from relais_testing.waiting import wait_until
 
 
 async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
@@ -40,3 +44,33 @@ async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
                 await response.read()
         await over.wait()
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+class Body:
+    """What a handler holds."""
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("no"), ValueError("a fault of ours")], ids=str)
+async def test_a_request_that_failed_is_not_kept_until_a_collection(error: Exception) -> None:
+    bodies: list[weakref.ref[Body]] = []
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        body = Body()
+        bodies.append(weakref.ref(body))
+        try:
+            raise error
+        except (InvalidRequest, ValueError) as first:
+            # From here on it is in a cycle with this frame.
+            kept = first
+        raise kept from None
+
+    app = web.Application(middlewares=[web.middleware(problems)])
+    app.add_routes([web.get("/", refuse)])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        gc.disable()
+        try:
+            async with session.get(server.make_url("/")) as response:
+                assert response.status in (400, 500)
+            await wait_until(lambda: bodies[0]() is None)
+        finally:
+            gc.enable()

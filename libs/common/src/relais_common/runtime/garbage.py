@@ -25,3 +25,14 @@ def release() -> None:
     """Collect everything collectable, at the end of a process."""
     gc.unfreeze()
     gc.collect()
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Let an error that was dealt with hold nothing of where it was raised.
+
+    An error that is raised out of a variable is in a cycle with that frame: whatever the frames below hold, a request's
+    body for instance, would stay until a full collection.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

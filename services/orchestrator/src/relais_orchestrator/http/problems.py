@@ -17,6 +17,7 @@ from relais_common.jobs.errors import (
     RelaisError,
 )
 from relais_common.runtime.connections import INTERNAL
+from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.http import rate_headers, request_ids
 from relais_orchestrator.http.responses import error_response
 
@@ -43,32 +44,43 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     request_ids.begin(request)
     try:
         return await handler(request)
-    except RelaisError as error:
-        if error.status >= 500:
-            log.warning(
-                "request_failed", path=shown_path(request), code=error.code, error=error.message
-            )
-        if isinstance(error, RateLimited):
-            rate_headers.note(request, error.buckets)
-        return error_response(error.info, retry_after_s=error.retry_after_s)
-    except web.HTTPNotFound:
-        return error_response(NotFound(f"there is no {shown_path(request)}").info)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        response = error_response(MethodNotAllowed(f"{shown_path(request)} takes {allowed}").info)
-        response.headers["Allow"] = allowed
-        return response
-    except web.HTTPExpectationFailed:
-        return error_response(EXPECTATION_FAILED)
-    except web.HTTPException as error:
-        info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
-        return error_response(info)
-    except ConnectionError as error:
-        # The client is gone and nobody gets the response, but aiohttp would log the error as ours if raised.
-        log.info("client_disconnected", path=shown_path(request), error=str(error))
-        return error_response(INTERNAL)
-    except Exception:
-        log.exception("request_crashed", path=shown_path(request))
-        if request.writer.output_size > 0:
-            raise
-        return error_response(INTERNAL)
+    except Exception as error:  # noqa: BLE001 - all become answers, or are raised again
+        try:
+            return _answer_to(error, request)
+        finally:
+            forget_frames(error)
+
+
+def _answer_to(error: Exception, request: web.Request) -> web.Response:
+    """Raises the error itself where an answer has begun."""
+    match error:
+        case RelaisError():
+            if error.status >= 500:
+                log.warning(
+                    "request_failed", path=shown_path(request), code=error.code, error=error.message
+                )
+            if isinstance(error, RateLimited):
+                rate_headers.note(request, error.buckets)
+            return error_response(error.info, retry_after_s=error.retry_after_s)
+        case web.HTTPNotFound():
+            return error_response(NotFound(f"there is no {shown_path(request)}").info)
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"{shown_path(request)} takes {allowed}"
+            response = error_response(MethodNotAllowed(message).info)
+            response.headers["Allow"] = allowed
+            return response
+        case web.HTTPExpectationFailed():
+            return error_response(EXPECTATION_FAILED)
+        case web.HTTPException():
+            info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
+            return error_response(info)
+        case ConnectionError():
+            # The client has gone: what is answered reaches nobody, but aiohttp takes it for a fault of ours if raised.
+            log.info("client_disconnected", path=shown_path(request), error=str(error))
+            return error_response(INTERNAL)
+        case _:
+            log.error("request_crashed", path=shown_path(request), exc_info=error)
+            if request.writer.output_size > 0:
+                raise error
+            return error_response(INTERNAL)

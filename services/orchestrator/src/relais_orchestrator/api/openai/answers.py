@@ -30,6 +30,7 @@ from relais_common.jobs.events import (
 from relais_common.jobs.job import ChannelState, OnDisconnect
 from relais_common.queue.codec import decode_event
 from relais_common.queue.ports import LiveBatch
+from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.openai.formats import Format
 from relais_orchestrator.api.openai.frames import Frames
@@ -171,6 +172,7 @@ class Answer:
         except RelaisError as error:
             if not out.begun:
                 raise
+            forget_frames(error)
             await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
             if isinstance(error, LEFT):
                 await self._leave()
