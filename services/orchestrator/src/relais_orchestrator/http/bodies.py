@@ -86,7 +86,7 @@ async def read_asked(
 ) -> AsyncIterator[tuple[Caller, bytes, Asked]]:
     """Give the caller, the body, and the parsed request. Cheap checks come first.
 
-    Leave the context once the job is queued: until then the body counts as held by its key, also while it waits to be parsed.
+    Leave the context once the job is queued: until then its key holds the body, also while it waits to be parsed.
 
     Raises:
         RelaisError: the request was refused; nothing of it is kept.
