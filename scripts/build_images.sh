@@ -49,10 +49,17 @@ build() { # build NAME
     [[ -z ${RELAIS_UV_CONFIG:-} ]] || arguments+=(--secret "id=uv.toml,src=$RELAIS_UV_CONFIG")
     [[ -z ${RELAIS_PIP_CONFIG:-} ]] || arguments+=(--secret "id=pip.conf,src=$RELAIS_PIP_CONFIG")
     DOCKER_BUILDKIT=1 docker build --quiet --file "$folder/Dockerfile" --tag "$image" \
-        --build-arg "PYTHON_IMAGE=$base" --build-arg "VERSION=${image##*:}" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+        --build-arg "PYTHON_IMAGE=$base" --build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
         "${arguments[@]}" . >/dev/null || die "$image could not be built (see above)"
     say "$image: $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB ($((SECONDS - started)) s)"
 }
+
+# A tag that names a release belongs to that release alone.
+version=$(relais_version)
+for tag in "${CI_API_IMAGE_TAG:-}" "${CI_VLLM_IMAGE_TAG:-}"; do
+    [[ ! $tag =~ ^v?[0-9]+\.[0-9]+\.[0-9]+$ || ${tag#v} == "$version" ]] ||
+        die "the tag is $tag, and this is version $version ($VERSION_FILE)"
+done
 
 push=false print=false names=()
 while (($#)); do

@@ -16,6 +16,10 @@ die() {
     exit 1
 }
 
+# The version of Relais, from the one place that has it.
+VERSION_FILE=libs/common/src/relais_common/__init__.py
+relais_version() { sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$ROOT/$VERSION_FILE"; }
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 # Plain KEY=VALUE lines; what is already in the environment wins.

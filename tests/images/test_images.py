@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from relais_common import __version__
 from relais_testing.composed import Composed
 
 # Whoever comes first starts all of it.
@@ -58,7 +59,7 @@ def test_it_says_what_it_is(stack: Composed, service: str) -> None:
     labels = config["Labels"]
 
     assert labels["org.opencontainers.image.title"] == f"relais-{service}"
-    assert labels["org.opencontainers.image.version"]
+    assert labels["org.opencontainers.image.version"] == __version__
     assert labels["org.opencontainers.image.revision"]
     assert labels["org.opencontainers.image.description"].startswith("Relais: ")
     assert config["StopSignal"] == "SIGTERM"

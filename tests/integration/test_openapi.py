@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relais_common import __version__
 from relais_orchestrator.api.route import Access
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app import create_app
@@ -27,6 +28,7 @@ async def test_document_is_served_and_asked_for_again_only_when_it_changes(front
         served = await response.json()
         etag = response.headers["ETag"]
     assert served["paths"].keys() == document()["paths"].keys()
+    assert served["info"]["version"] == __version__
     async with front.get("/openapi.json", headers={"If-None-Match": etag}) as response:
         assert response.status == 304
         assert await response.read() == b""

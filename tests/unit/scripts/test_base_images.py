@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+VERSION_FILE = "libs/common/src/relais_common/__init__.py"
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 OTHER = "sha256:" + "f" * 64
 DOCKER = f"""#!/bin/sh
@@ -32,6 +33,9 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "repository"
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        version = self.root / VERSION_FILE
+        version.parent.mkdir(parents=True)
+        shutil.copy(ROOT / VERSION_FILE, version)
         (self.root / "infra").mkdir()
         self.file = self.root / "infra" / "base-images.txt"
         self.file.write_text("# which\npython:3.11-slim-bookworm\n")

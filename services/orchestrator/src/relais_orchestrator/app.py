@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 import structlog
 from aiohttp import web
 
+from relais_common import __version__
 from relais_common.jobs.errors import SettingsError, StoreUnavailable
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisStore, open_store
@@ -138,7 +138,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
 def _deployment(parts: Parts) -> Deployment:
     settings = parts.settings
     return Deployment(
-        version=version("relais-orchestrator"),
+        version=__version__,
         root_path=settings.proxy.root_path,
         models=tuple(one for one in settings.models if one not in settings.embedding_models),
         embedding_models=settings.embedding_models,

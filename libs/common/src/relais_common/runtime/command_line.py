@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
+from relais_common import __version__
+
 GROUP = "relais.commands"
 Command = Callable[[Sequence[str]], int]
 
@@ -34,6 +36,9 @@ def dispatch(arguments: Sequence[str], commands: Sequence[EntryPoint]) -> int:
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
         sys.stdout.write(_usage(by_name))
+        return OK
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"relais {__version__}\n")
         return OK
     if name not in by_name:
         if name:
@@ -61,7 +66,9 @@ def _usage(by_name: dict[str, EntryPoint]) -> str:
     lines = ["usage: relais COMMAND [argument...]", ""]
     for name, command in sorted(by_name.items()):
         lines.append(f"  {name:<10}{_summary(command)}")
-    return "\n".join([*lines, "", "relais COMMAND --help says more.", ""])
+    return "\n".join(
+        [*lines, "", "relais COMMAND --help says more; relais --version prints the version.", ""]
+    )
 
 
 def _summary(command: EntryPoint) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 
 from aiohttp import web
 from prometheus_client import (
@@ -16,6 +15,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from relais_common import __version__
 from relais_common.runtime.metrics import buckets
 from relais_common.runtime.metrics.instruments import Gauge, Histogram
 
@@ -31,7 +31,7 @@ def new_registry(package: str) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    built = {"service": package.removeprefix("relais-"), "version": version(package)}
+    built = {"service": package.removeprefix("relais-"), "version": __version__}
     info = Gauge(
         registry,
         "relais_build_info",
