@@ -13,8 +13,9 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.encoder import Input
+from relais_embedding_worker.encoder import Encoder, Input
 from relais_embedding_worker.settings import read_settings
+from relais_testing.contracts.encoder import EncoderContract
 from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder
 
 # Makers' warnings at import and load, which are not ours to mend.
@@ -32,6 +33,13 @@ def offline() -> Iterator[None]:
     yield
     if before is None:
         del os.environ["HF_HUB_OFFLINE"]
+
+
+class TestSentenceTransformers(EncoderContract):
+    @pytest.fixture(scope="class")
+    def encoder(self) -> Encoder:
+        encoder: Encoder = open_encoder()
+        return encoder
 
 
 def open_encoder(**settings: str) -> Any:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from relais_common.config.llm_table import TableEntry
 from relais_common.jobs.job import Job
 from relais_llm_worker.engines.engine import Chunk
-from relais_llm_worker.model import Cut
+from relais_llm_worker.model import Cut, Model
 from relais_llm_worker.remote.model import Limits, RemoteModel
 from relais_llm_worker.remote.opening import open_remote_models
 from relais_llm_worker.remote.settings import RemoteSettings
@@ -42,9 +42,7 @@ class Said:
         return self.chunks[-1]
 
 
-async def say(
-    model: RemoteModel, job: Job, cut: Cut | None = None, said: Said | None = None
-) -> Said:
+async def say(model: Model, job: Job, cut: Cut | None = None, said: Said | None = None) -> Said:
     """All of the answer; what came before an error is in `said`."""
     said = Said() if said is None else said
     async with model.answer(job, cut) as answer:

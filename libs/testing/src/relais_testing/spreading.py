@@ -8,7 +8,7 @@ import re
 # vLLM share few processes whether they share it or not.
 _TOGETHER = {
     "vllm e2e": re.compile(
-        r"/e2e/test_(vllm|openai_compat|serve_benchmark)\.|::test_a_vllm_worker_|::test_real_models_"
+        r"/e2e/test_(vllm|vllm_contract|openai_compat|serve_benchmark)\.|::test_a_vllm_worker_|::test_real_models_"
     ),
     "vllm faults": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
     "encoders": re.compile(r"/e2e/test_(embeddings|encoder)\."),

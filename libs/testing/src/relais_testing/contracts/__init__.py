@@ -1,0 +1,1 @@
+"""What every implementation of a worker's port does: test classes that an implementation's own tests subclass."""

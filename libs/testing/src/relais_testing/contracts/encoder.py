@@ -1,0 +1,76 @@
+"""What every `Encoder` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from relais_common.jobs.errors import EngineRefused
+from relais_common.jobs.job import InputType
+from relais_embedding_worker.encoder import Encoder, Input
+from relais_testing.encoders import whole
+
+TEXTS: list[Input] = ["", "the town hall opens at nine", "cats", "a b c " * 40, "cats sleep"]
+WHOLE = 1 << 30
+
+
+class EncoderContract:
+    """Subclass it as `Test...`, with a fixture `encoder`."""
+
+    def test_it_says_what_it_is(self, encoder: Encoder) -> None:
+        info = encoder.info
+        assert info.revision
+        assert info.dimensions >= 1
+        assert info.max_tokens >= 2
+        assert info.batch_tokens >= 1
+
+    @pytest.mark.parametrize("input_type", [None, *InputType])
+    def test_each_input_becomes_no_more_tokens_than_the_model_reads(
+        self, encoder: Encoder, input_type: InputType | None
+    ) -> None:
+        limit = encoder.info.max_tokens
+        tokens = whole(encoder, [*TEXTS, "a " * (2 * limit)], input_type)
+        assert len(tokens) == len(TEXTS) + 1
+        assert all(1 <= len(one.ids) <= limit for one in tokens)
+        assert all(0 <= one.prompt_length <= len(one.ids) for one in tokens)
+        assert (tokens[2].truncated, tokens[-1].truncated) == (False, True)
+        assert tokens[-1].ids[: limit - 1] == tokens[-1].ids[:-1]
+
+    def test_tokens_are_the_same_whatever_the_reach(self, encoder: Encoder) -> None:
+        texts: list[Input] = [*TEXTS, "town hall " * (8 * encoder.info.max_tokens)]
+        whole_tokens = encoder.tokenize(texts, None, WHOLE)
+        assert None not in whole_tokens
+        answered = 0
+        for reach in (1, 7, 60, 4 * encoder.info.max_tokens, 60 * encoder.info.max_tokens):
+            for found, expected in zip(
+                encoder.tokenize(texts, None, reach), whole_tokens, strict=True
+            ):
+                assert found in (None, expected)
+                answered += found is not None
+        assert answered > len(texts)
+
+    def test_token_that_the_model_lacks_is_refused(self, encoder: Encoder) -> None:
+        for bad in ((10_000_000,), (-1,)):
+            with pytest.raises(EngineRefused):
+                encoder.tokenize(["fine", bad], None, WHOLE)
+
+    def test_token_ids_are_inputs(self, encoder: Encoder) -> None:
+        (tokens,) = whole(encoder, [(1, 2, 3)])
+        assert set(tokens.ids) >= {1, 2, 3}
+
+    def test_vectors_are_finite_rows_in_the_order_of_the_batch(self, encoder: Encoder) -> None:
+        tokens = whole(encoder, TEXTS)
+        rows = encoder.encode(tokens)
+        assert rows.shape == (len(TEXTS), encoder.info.dimensions)
+        assert rows.dtype == np.float32
+        assert np.isfinite(rows).all()
+        np.testing.assert_allclose(encoder.encode(tokens[::-1])[::-1], rows, atol=1e-5)
+        if encoder.info.normalized:
+            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
+
+    def test_vector_does_not_depend_on_its_company(self, encoder: Encoder) -> None:
+        tokens = whole(encoder, TEXTS)
+        together = encoder.encode(tokens)
+        alone = np.concatenate([encoder.encode([one]) for one in tokens])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+        assert np.abs(together[1] - together[2]).max() > 1e-3
