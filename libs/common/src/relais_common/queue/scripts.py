@@ -8,17 +8,6 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import files
 
-_ROOMS: dict[str, tuple[str, ...]] = {
-    "intake": ("enqueue", "cancel", "watch", "unwatch"),
-    "source": ("take", "start", "append", "finish", "renew", "release"),
-    "events": ("state",),
-    "recovery": ("reap",),
-    "operations": ("queue", "channels", "dead", "replay", "drop"),
-    "traces": ("collect", "written", "shelve"),
-}
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-NAMES = tuple(_ROOM_OF)
-
 _CORE = "lua/core"
 _ALL = (_CORE, "lua/journal", "lua/accounts", "lua/traces", "lua/stored", "lua/lib")
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -28,6 +17,23 @@ _PARTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("collect", "written", "shelve"), (_CORE, "lua/traces")),
     "reap": (*_ALL, "recovery/mend"),
 }
+
+
+def _find_steps() -> dict[str, str]:
+    """Return the room of each step: every script beside an adapter that is not a part of others."""
+    parts_of_others = {part for parts in (_ALL, *_PARTS.values()) for part in parts}
+    return {
+        script.name.removesuffix(".lua"): room.name
+        for room in files("relais_common.queue").iterdir()
+        if room.is_dir() and room.name != "lua"
+        for script in room.iterdir()
+        if script.name.endswith(".lua")
+        and f"{room.name}/{script.name.removesuffix('.lua')}" not in parts_of_others
+    }
+
+
+_ROOM_OF = _find_steps()
+NAMES = tuple(sorted(_ROOM_OF))
 
 
 def source(name: str) -> str:
