@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import WorkerState
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack, answer_to, chat_request, open_front
 from relais_testing.waiting import wait_until
@@ -67,6 +69,15 @@ async def test_model_stands_ready_busy_or_without_a_worker(stack: Stack, front: 
 
     await wait_until(counted, every_s=0.1)
     assert (await model(front))["relais"]["state"] == "busy"
+
+
+async def test_model_whose_servers_are_all_down_has_no_worker(stack: Stack, front: Front) -> None:
+    worker = WorkerState("remote-1", MODEL, capacity=0, running=0, not_ready="no server answers")
+    await stack.store.registry.beat(worker, ttl_s=60)
+    shown = await model(front)
+    assert (shown["relais"]["state"], shown["relais"]["capacity"]) == ("no_worker", 0)
+    await stack.store.registry.beat(replace(worker, capacity=4, not_ready=None), ttl_s=60)
+    assert (await stands(front, "ready"))["relais"]["capacity"] == 4
 
 
 async def test_alias_is_its_model_in_every_way(stack: Stack) -> None:

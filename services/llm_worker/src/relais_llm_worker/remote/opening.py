@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import structlog
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector
 from prometheus_client import CollectorRegistry
 
+from relais_common.config.llm_table import ALBERT_S_TABLE, read_llm_table
 from relais_common.runtime.lifecycle import background
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.metrics import RemoteMetrics
@@ -17,6 +19,8 @@ from relais_llm_worker.remote.pool import Changes, Pool
 from relais_llm_worker.remote.probe import probe_for_ever
 from relais_llm_worker.remote.server import Server
 from relais_llm_worker.remote.settings import RemoteSettings
+
+log = structlog.get_logger(__name__)
 
 
 class _Access(NamedTuple):
@@ -65,8 +69,29 @@ async def open_remote_models(
             )
             for access, server in servers.items()
         ]
+        if _is_default(settings):
+            probes += [_report_default(settings.table[0].model, one) for one in servers.values()]
         async with background(*probes):
             yield [
                 RemoteModel(name, Pool(name, list(ways.values()), changes), client, limits)
                 for name, ways in models.items()
             ]
+
+
+def _is_default(settings: RemoteSettings) -> bool:
+    default = read_llm_table(ALBERT_S_TABLE)
+    return [(one.model, one.url) for one in settings.table] == [
+        (one.model, one.url) for one in default
+    ]
+
+
+async def _report_default(model: str, server: Server) -> None:
+    """Log that nobody chose this model and server, and whether the server answers, once it was looked at."""
+    await server.looked.wait()
+    log.warning(
+        "llm_table_default_used",
+        model=model,
+        url=server.shown,
+        answers=server.why_down is None,
+        reason=server.why_not(model),
+    )

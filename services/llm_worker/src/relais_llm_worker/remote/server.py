@@ -47,6 +47,7 @@ class Server:
     Attributes:
         listed: the models it names itself; None before the first look.
         looks: how often it was looked at and was found to be up or down.
+        looked: set once it was.
 
     Args:
         changed: called when a place or the server itself comes back.
@@ -68,6 +69,7 @@ class Server:
         self._served: Mapping[str, Served] = {}
         self._why_not: Mapping[str, str] = {}
         self.looks = 0
+        self.looked = asyncio.Event()
         self._put_off: dict[str, set[str]] = {}  # by key: some of its requests since one went well
         self._keys_put_off: set[str] = set()  # since any request went well
         self._key_rests_until_s: dict[str, float] = {}
@@ -184,14 +186,16 @@ class Server:
     def note_looked(self) -> None:
         """It was looked at, and nothing is new."""
         self.looks += 1
+        self.looked.set()
         self._changed()
 
     def note_down(self, reason: str) -> None:
         """It does not answer; what it served is remembered, for those who wait to go on there."""
-        if self.why_down is None:
+        if self.why_down is None or not self.looked.is_set():
             log.warning("server_down", url=self.shown, reason=reason)
         self.why_down = reason
         self.looks += 1
+        self.looked.set()
         self._doubt.set()
 
     def begin(self, key_id: str) -> None:
