@@ -170,3 +170,21 @@ async def test_cluster_that_is_away_is_an_error_in_time() -> None:
                 await store.source.wait_for_work(MODEL, timeout_s=0.1)
             with pytest.raises(StoreUnavailable):
                 await store.ping()
+
+
+async def test_reaper_asks_the_clock_of_the_node_that_has_the_model(
+    cluster: Cluster, cluster_store: RedisStore
+) -> None:
+    """Another node's may be off by more than a pass may be late, and nothing would be reaped."""
+    home = cluster.primary_of(keys.model_base(MODEL))
+
+    def asked(server: ValkeyServer) -> int:
+        with Redis.from_url(server.url) as redis:
+            stats = redis.info("commandstats")
+        return int(stats.get("cmdstat_time", {"calls": 0})["calls"])
+
+    before = {one.port: asked(one) for one in cluster.primaries}
+    for _ in range(2 * len(cluster.primaries)):
+        await cluster_store.recovery.reap(MODEL, max_failures=3, limit=1)
+    after = {one.port: asked(one) for one in cluster.primaries}
+    assert {port for port in after if after[port] > before[port]} == {home.port}

@@ -8,9 +8,12 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.errors import StoreUnavailable
@@ -24,7 +27,18 @@ from relais_common.queue.recovery import redis_recovery as recovery
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import MODEL, make_job, token_line
 from relais_testing.ports import redis_ports
-from relais_testing.steps import append, enqueue, finish, ids, read_all, reap, running, start, take
+from relais_testing.steps import (
+    append,
+    crash,
+    enqueue,
+    finish,
+    ids,
+    read_all,
+    reap,
+    running,
+    start,
+    take,
+)
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
 
@@ -331,6 +345,27 @@ async def test_reaping_that_reaches_a_frozen_redis_late_takes_nothing_from_the_l
         leases = [taken.lease, watched.lease]
         verdicts = await ports.source.renew(leases, lease_s=60)
         assert verdicts == [Verdict(held=True, tail=1)] * 2
+
+
+async def test_clocks_that_differ_are_reported_once_and_reaping_goes_on(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = redis_ports(redis_store)
+    reported = []
+    with capture_logs() as logs:
+        for ahead_s in (0.0, -60.0, -60.0, 1.0, 60.0):
+            wall_s = partial(lambda by: time.time() + by, ahead_s)
+            clock = SimpleNamespace(monotonic=time.monotonic, time=wall_s)
+            monkeypatch.setattr(recovery, "time", clock)
+            taken = await running(ports)
+            await crash(ports, taken.lease, max_failures=9)
+            assert (await take(ports, worker_id="another", idle=True))[0].job == taken.job
+            await redis_store.redis.flushdb()
+            reported.append(
+                [one["redis_ahead_s"] for one in logs if one["event"] == "clocks_differ"]
+            )
+    assert [len(one) for one in reported] == [0, 1, 1, 1, 2]
+    assert [round(one, -1) for one in reported[-1]] == [60, -60]
 
 
 async def test_full_redis_refuses_and_keeps_what_it_has(

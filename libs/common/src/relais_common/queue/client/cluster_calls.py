@@ -27,7 +27,7 @@ _ELSEWHERE = (
 )
 """What says that the node is not, or no longer, the one to ask."""
 
-_KEY_AT = {"EVALSHA": 3, "EVAL": 3, "PING": None, "TIME": None}
+_KEY_AT = {"EVALSHA": 3, "EVAL": 3, "PING": None}
 
 
 class _Call:

@@ -20,6 +20,12 @@ LATEST_S = 2.0
 """How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
 STOOD_STILL = "the queue stood still"
 
+MOST_SKEW_S = 2.0
+"""By which the clocks of a model's Redis and of this process may differ without a warning."""
+
+_CLOCK = "return redis.call('TIME')"
+"""With the model's key, so that a cluster asks the node whose clock the reaper's script goes by."""
+
 
 class RedisRecovery:
     """The reaper's step."""
@@ -27,19 +33,25 @@ class RedisRecovery:
     def __init__(self, calls: Commands, scripts: Scripts) -> None:
         self._calls = calls
         self._scripts = scripts
+        self._skewed: set[str] = set()
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
         asked_s = time.monotonic()
         with store_errors():
-            seconds, microseconds = await self._calls.send("TIME")
-        if time.monotonic() - asked_s > LATEST_S / 2:
+            seconds, microseconds = await self._calls.send(
+                "EVAL", _CLOCK, 1, keys.model_base(model)
+            )
+        took_s = time.monotonic() - asked_s
+        if took_s > LATEST_S / 2:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
+        now_s = int(seconds) + int(microseconds) / 1e6
+        self._compare_clocks(model, now_s, took_s)
         answer = await self._scripts.run(
             "reap",
             keys.model_base(model),
             limit,
             *parting(max_failures),
-            f"{int(seconds) + int(microseconds) / 1e6 + LATEST_S:.6f}",
+            f"{now_s + LATEST_S:.6f}",
         )
         if answer is None:
             raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
@@ -47,3 +59,15 @@ class RedisRecovery:
         if problem:
             log.error("reap_failed", model=model, error=problem.decode(errors="replace"))
         return Reaped(requeued=requeued, ended=ended)
+
+    def _compare_clocks(self, model: str, redis_s: float, took_s: float) -> None:
+        """Warn once when a model's Redis and this process begin to disagree on the time.
+
+        Leases and deadlines go by the first; where the nodes of a cluster differ, each is off against this process.
+        """
+        ahead_s = redis_s - time.time()
+        if abs(ahead_s) <= MOST_SKEW_S + took_s:
+            self._skewed.discard(model)
+        elif model not in self._skewed:
+            self._skewed.add(model)
+            log.warning("clocks_differ", model=model, redis_ahead_s=round(ahead_s, 3))
