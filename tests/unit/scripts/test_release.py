@@ -114,6 +114,12 @@ def test_images_and_manifests_show_the_version() -> None:
     assert set(tags) == {f"v{__version__}"}
 
 
+def test_changelog_has_the_version_and_a_place_for_what_comes_next() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(re.escape(__version__) + r" - \d{4}-\d\d-\d\d", headings[1])
+
+
 def test_release_tag_of_another_version_is_not_built(repository: Repository) -> None:
     for setting in ("CI_API_IMAGE_TAG", "CI_VLLM_IMAGE_TAG"):
         repository.environment[setting] = "v99.0.0"
