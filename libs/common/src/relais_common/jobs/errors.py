@@ -357,7 +357,7 @@ class EngineStalled(RelaisError):
     code = "engine_stalled"
 
 
-class Cancelled(RelaisError):
+class RequestCancelled(RelaisError):
     """The request was cancelled while its client waited for it."""
 
     status = 409
@@ -365,7 +365,7 @@ class Cancelled(RelaisError):
     code = "cancelled"
 
 
-class Expired(RelaisError):
+class RequestExpired(RelaisError):
     """The request's deadline passed."""
 
     status = 504

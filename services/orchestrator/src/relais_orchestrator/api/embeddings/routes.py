@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relais_common.jobs.errors import Cancelled, Expired
+from relais_common.jobs.errors import RequestCancelled, RequestExpired
 from relais_orchestrator.api.embeddings import handlers as embeddings
 from relais_orchestrator.api.embeddings.schemas import (
     EmbeddingList,
@@ -21,7 +21,7 @@ from relais_orchestrator.api.shared import (
 )
 
 TAG = "Embeddings"
-ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, Cancelled, Expired)
+ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, RequestCancelled, RequestExpired)
 
 ROUTES = [
     Route(

@@ -239,7 +239,7 @@ def _no_answer(event: Event) -> RelaisError | None:
         case Failed(error):
             return EndedOtherwise(error)
         case Cancelled():
-            return errors.Cancelled("the request was cancelled")
+            return errors.RequestCancelled("the request was cancelled")
         case Expired():
-            return errors.Expired("the request's deadline passed", param="deadline_s")
+            return errors.RequestExpired("the request's deadline passed", param="deadline_s")
     return None

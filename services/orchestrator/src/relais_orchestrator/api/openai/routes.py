@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from relais_common.jobs.errors import Cancelled, Expired, ModelNotFound, TooManyStreams
+from relais_common.jobs.errors import (
+    ModelNotFound,
+    RequestCancelled,
+    RequestExpired,
+    TooManyStreams,
+)
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.openai import handlers
 from relais_orchestrator.api.openai.objects import (
@@ -28,7 +33,7 @@ STREAM = (
     "Chunks, then `[DONE]`. Headers leave when the engine has accepted the request. What fails after that is a "
     "last chunk with an `error`, and no `[DONE]`."
 )
-ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, TooManyStreams, Cancelled, Expired)
+ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, TooManyStreams, RequestCancelled, RequestExpired)
 
 ROUTES = [
     Route(
