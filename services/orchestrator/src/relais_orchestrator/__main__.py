@@ -19,7 +19,7 @@ def main() -> None:
     """Run the orchestrator. Exit codes: 0 after a drain, 1 after a failure, 2 for a wrong setting."""
     try:
         settings = read_settings(os.environ)
-        garbage.collect_seldom()
+        garbage.relax_gc_thresholds()
         heap.give_back()
         setup_logs("orchestrator", level=settings.log_level, form=settings.log_format)
         uvloop.run(run(settings))

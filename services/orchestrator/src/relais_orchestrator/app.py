@@ -236,7 +236,7 @@ async def run(settings: Settings) -> None:
                 traces=settings.traces is not None,
                 open_files=open_files,
             )
-            garbage.keep_what_is_there()
+            garbage.freeze_startup_objects()
             await stop.wait()
             log.info("orchestrator_draining")
             await parts.drain.run(settings.drain_s)

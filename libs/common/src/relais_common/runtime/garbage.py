@@ -10,12 +10,12 @@ streams. It finds next to nothing: requests leave hardly a cycle. One per 2.5 mi
 bounds what cycles may hold."""
 
 
-def collect_seldom() -> None:
+def relax_gc_thresholds() -> None:
     """Run full garbage collections rarely; each one pauses the event loop."""
     gc.set_threshold(*THRESHOLDS)
 
 
-def keep_what_is_there() -> None:
+def freeze_startup_objects() -> None:
     """Exclude all current objects from garbage collection, until `release`."""
     gc.collect()
     gc.freeze()

@@ -130,7 +130,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
         return None if None in reasons else "; ".join(filter(None, reasons))
 
     registry = new_registry(service)
-    garbage.collect_seldom()
+    garbage.relax_gc_thresholds()
     heap.give_back(heap.WORKER_SMALL_BYTES)
     async with open_health_server(
         settings.health_host, settings.health_port, ready, registry
@@ -145,7 +145,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
             ):
                 store = StoreMetrics(registry).around(plain_store)
                 metrics = WorkerMetrics(registry, [model.name for model in models])
-                garbage.keep_what_is_there()
+                garbage.freeze_startup_objects()
                 several = len(models) > 1
                 for model in models:
                     group.create_task(serve(settings, model, several, store, metrics, stop))
