@@ -153,7 +153,7 @@ class DeterministicEngine:
         for name in ("bad_words", "allowed_token_ids"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
-        run = _Run(self, prompt_token_ids, sampling, max_tokens, emitted)
+        run = _Generation(self, prompt_token_ids, sampling, max_tokens, emitted)
         self._running.add(request_id)
         try:
             yield run
@@ -174,7 +174,7 @@ class DeterministicEngine:
         self.steps += 1
 
 
-class _Run:
+class _Generation:
     def __init__(
         self,
         engine: DeterministicEngine,

@@ -284,7 +284,7 @@ class VllmEngine:
         collector = await self._add(
             request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
         )
-        run = _Run(collector, text, sampling, self._logprobs(sampling.logprobs, emitted))
+        run = _Generation(collector, text, sampling, self._logprobs(sampling.logprobs, emitted))
         try:
             yield run
         finally:
@@ -390,7 +390,7 @@ def _bounded(logprob: float) -> float:
     return max(logprob, -9999.0)
 
 
-class _Run:
+class _Generation:
     """A request that vLLM is running."""
 
     def __init__(
