@@ -1,6 +1,6 @@
-"""Jobs and events as bytes.
+"""Encodes jobs and events as bytes.
 
-An encoded event is one line, `<name> <JSON object>`: an orchestrator makes an SSE frame of it without
+An encoded event is one line, `<name> <JSON object>`: an orchestrator turns it into an SSE frame without
 parsing it. A live message is the number of its first event, a newline, and its lines, joined by newlines
 (JSON escapes newlines inside strings). A job is one JSON object.
 """
@@ -61,19 +61,19 @@ _MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones 
 
 
 def encode_event(event: Event) -> bytes:
-    """One line, without its newline."""
+    """Encode an event as one line, without its newline."""
     if isinstance(event, Token) and event.logprobs is None:
-        # The same bytes as below but for the null, in a third of the time; it is done for every token.
+        # The same bytes as below except for the null, in a third of the time. This runs for every token.
         text, token_ids = orjson.dumps(event.text), orjson.dumps(event.token_ids)
         return b'token {"text":%b,"token_ids":%b}' % (text, token_ids)
     return NAMES[type(event)] + b" " + orjson.dumps(event)
 
 
 def split_event(line: bytes) -> tuple[bytes, bytes]:
-    """Name and JSON object of an encoded event.
+    """Split an encoded event into its name and JSON object.
 
     Raises:
-        DecodeError: the line has no such form.
+        DecodeError: the line does not have this form.
     """
     name, separator, data = line.partition(b" ")
     if not separator:
@@ -82,7 +82,7 @@ def split_event(line: bytes) -> tuple[bytes, bytes]:
 
 
 def decode_event(line: bytes) -> Event:
-    """The event that `encode_event` wrote. Raises DecodeError."""
+    """Decode an event from `encode_event`. Raises DecodeError."""
     name, data = split_event(line)
     try:
         fields = orjson.loads(data)
@@ -127,12 +127,12 @@ def _vectors(fields: dict[str, Any] | None) -> Vectors | None:
 
 
 def encode_live(batch: LiveBatch) -> bytes:
-    """A live message; the append script writes the same form."""
+    """Encode a live message; the append script writes the same form."""
     return b"\n".join((str(batch.first_seq).encode(), *batch.lines))
 
 
 def decode_live(message: bytes, received_s: float | None = None) -> LiveBatch:
-    """The batch in a live message that came at this time. Raises DecodeError."""
+    """Decode a live message that was received at this time. Raises DecodeError."""
     first_seq, *lines = message.split(b"\n")
     if not first_seq.isdigit() or len(first_seq) > _MOST_DIGITS or not lines:
         raise DecodeError("a live message without number or events")
@@ -145,7 +145,7 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(payload: bytes) -> Job:
-    """The job that `encode_job` wrote. Raises DecodeError."""
+    """Decode a job from `encode_job`. Raises DecodeError."""
     try:
         fields: dict[str, Any] = orjson.loads(payload)
         messages, prompt = fields.pop("messages"), fields.pop("prompt")
@@ -185,12 +185,12 @@ def _embedding(fields: dict[str, Any] | None) -> Embedding | None:
 
 
 def encode_token_ids(token_ids: Iterable[int]) -> bytes:
-    """Token ids as a JSON array."""
+    """Encode token ids as a JSON array."""
     return orjson.dumps(list(token_ids))
 
 
 def decode_token_ids(payload: bytes) -> tuple[int, ...]:
-    """Token ids that `encode_token_ids` wrote. Raises DecodeError."""
+    """Decode token ids from `encode_token_ids`. Raises DecodeError."""
     try:
         return tuple(orjson.loads(payload))
     except (ValueError, TypeError) as error:
@@ -203,7 +203,7 @@ def encode_worker(state: WorkerState) -> bytes:
 
 
 def decode_worker(payload: bytes) -> WorkerState:
-    """The state that `encode_worker` wrote; what a newer worker adds is left out. Raises DecodeError."""
+    """Decode a state from `encode_worker`, ignoring fields of newer workers. Raises DecodeError."""
     try:
         fields: dict[str, Any] = orjson.loads(payload)
         known = (field.name for field in dataclasses.fields(WorkerState))
@@ -213,20 +213,20 @@ def decode_worker(payload: bytes) -> WorkerState:
 
 
 EXPIRED_LINE = encode_event(Expired())
-"""What a script appends when it ends a job whose time is up."""
+"""Appended by a script that ends a job past its deadline."""
 
 DISCONNECTED_LINE = encode_event(Cancelled(StopReason.DISCONNECT))
-"""What a script appends when it ends a job that nobody reads."""
+"""Appended by a script that ends a job without a reader."""
 
 CANCELLED_LINE = encode_event(Cancelled(StopReason.CLIENT))
-"""What a script appends when it ends a job that its client cancelled."""
+"""Appended by a script that ends a job that its client cancelled."""
 
 WORKER_LOST_LINE = encode_event(
     Failed(WorkerLost("workers died while they ran this request; it was set aside").info)
 )
-"""What the reaper appends when it sets a job aside."""
+"""Appended by the reaper when it sets a job aside."""
 
 UNREADABLE = Failed(
     Unreadable("no worker could read this request; it was made by another version").info
 )
-"""How a job ends whose payload cannot be decoded."""
+"""The terminal event of a job whose payload cannot be decoded."""

@@ -1,4 +1,4 @@
-"""Spreading one stream of live messages over many readers, each with a bounded buffer."""
+"""Distributes live messages to many readers, each with a bounded buffer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from relais_common.queue.ports import LiveBatch
 
 MAX_BATCHES = 256
 MAX_BYTES = 1 << 20
-"""Of what one reader has yet to take; a stream of tokens holds some kilobytes at most."""
+"""Buffer bound of one reader; a stream of tokens needs a few kilobytes."""
 
 
 class BufferedSubscription:
-    """One reader's buffer. When it is full it is emptied: the log has everything, so the reader reads that."""
+    """One reader's buffer. A full buffer is emptied, because the reader can read everything from the log."""
 
     __slots__ = (
         "_batches", "_bytes", "_dropped", "_loop", "_max_batches", "_max_bytes", "_waiting",
@@ -28,7 +28,7 @@ class BufferedSubscription:
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, batch: LiveBatch) -> None:
-        """Hand the reader a batch; never blocks and never grows past the bounds."""
+        """Add a batch. Never blocks, and never exceeds the bounds."""
         size = _size(batch)
         if len(self._batches) >= self._max_batches or self._bytes + size > self._max_bytes:
             self.drop()
@@ -38,16 +38,16 @@ class BufferedSubscription:
             self._wake()
 
     def drop(self) -> None:
-        """Tell the reader that live messages may be missing."""
+        """Notify the reader that live messages may be missing."""
         self._batches.clear()
         self._bytes = 0
         self._dropped = True
         self._wake()
 
     async def next(self, timeout_s: float) -> LiveBatch | None:
-        """The next batch, or None when `timeout_s` passed or batches were dropped: read the log."""
+        """Return the next batch, or None if `timeout_s` passed or batches were dropped: then read the log."""
         if not (self._batches or self._dropped):
-            # By hand, since it is done for each batch and reader: `asyncio.timeout` costs several times as much.
+            # A bare timer, because this runs for each batch and reader: `asyncio.timeout` costs several times more.
             self._waiting = self._loop.create_future()
             timer = self._loop.call_later(timeout_s, self._wake)
             try:
@@ -72,7 +72,7 @@ def _size(batch: LiveBatch) -> int:
 
 
 class Fanout:
-    """Who reads which channel in this process."""
+    """The readers of each channel in this process."""
 
     def __init__(self, max_batches: int = MAX_BATCHES, max_bytes: int = MAX_BYTES) -> None:
         self._max_batches = max_batches
@@ -80,17 +80,17 @@ class Fanout:
         self._readers: dict[str, list[BufferedSubscription]] = {}
 
     def count(self, channel: str) -> int:
-        """How many readers a channel has."""
+        """Return the number of a channel's readers."""
         return len(self._readers.get(channel, ()))
 
     def join(self, channel: str) -> BufferedSubscription:
-        """A subscription to the channel; `leave` must follow."""
+        """Return a subscription to the channel; `leave` must follow."""
         subscription = BufferedSubscription(self._max_batches, self._max_bytes)
         self._readers.setdefault(channel, []).append(subscription)
         return subscription
 
     def leave(self, channel: str, subscription: BufferedSubscription) -> None:
-        """This reader has gone."""
+        """Remove this reader."""
         readers = self._readers[channel]
         readers.remove(subscription)
         if not readers:
@@ -101,11 +101,11 @@ class Fanout:
             subscription.put(batch)
 
     def drop(self, channel: str) -> None:
-        """Tell the channel's readers that live messages may be missing."""
+        """Notify the channel's readers that live messages may be missing."""
         for subscription in self._readers.get(channel, ()):
             subscription.drop()
 
     def drop_all(self) -> None:
-        """Tell every reader that live messages may be missing."""
+        """Notify all readers that live messages may be missing."""
         for channel in self._readers:
             self.drop(channel)

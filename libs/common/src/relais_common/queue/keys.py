@@ -1,4 +1,4 @@
-"""Every Redis name of Relais. Nothing else spells one.
+"""All Redis keys and channels of Relais. Nothing else spells one.
 
 All keys of a model share one Redis Cluster hash tag, so each script runs in one slot. The scripts derive
 the same names from their first key, `base`; `tests/unit/common/test_keys.py` pins the literal strings.
@@ -14,21 +14,21 @@ WORKERS = f"{PREFIX}:workers"
 """ZSET, bounded: worker ids, scored by their last heartbeat."""
 
 SIGNING_SECRET = f"{PREFIX}:signing-secret"
-"""STRING: what `events_url` tokens are signed with, shared by all orchestrators."""
+"""STRING: the secret that signs `events_url` tokens, shared by all orchestrators."""
 
 
 def worker(worker_id: str) -> str:
-    """STRING with TTL: what a worker said at its last heartbeat, as JSON."""
+    """STRING with TTL: a worker's last heartbeat, as JSON."""
     return f"{PREFIX}:worker:{worker_id}"
 
 
 def model_base(model: str) -> str:
-    """What every key of a model begins with; `KEYS[1]` of every script."""
+    """The prefix of all keys of a model; `KEYS[1]` of every script."""
     return f"{PREFIX}:{{{model_tag(model)}}}"
 
 
 def channel_base(channel_id: str) -> str:
-    """`model_base` of the model a channel belongs to. ValueError if it is no channel id."""
+    """`model_base` of a channel's model. Raises ValueError if it is not a channel id."""
     return f"{PREFIX}:{{{channel_tag(channel_id)}}}"
 
 
@@ -63,7 +63,7 @@ def running_jobs(model: str) -> str:
 
 
 def used(model: str, limit: str, key_id: str) -> str:
-    """STRING with TTL: `<used> <at>`, what a key has used of a limit per minute (`requests` or `tokens`)."""
+    """STRING with TTL: `<used> <at>`, a key's usage of a limit per minute (`requests` or `tokens`)."""
     return f"{model_base(model)}:used:{limit}:{key_id}"
 
 
@@ -73,17 +73,17 @@ def usage(model: str, day: int) -> str:
 
 
 def redo(model: str) -> str:
-    """LIST with TTL: writes that steps have left to do, packed; the reaper carries them out."""
+    """LIST with TTL: writes that steps could not complete, packed; the reaper carries them out."""
     return f"{model_base(model)}:redo"
 
 
 def host(model: str) -> str:
-    """STRING with TTL: the busy worker that makes way for a suspect."""
+    """STRING with TTL: the busy worker that empties itself for a suspect."""
     return f"{model_base(model)}:host"
 
 
 def takers(model: str) -> str:
-    """HASH: workers that lately had room; how many jobs each held then, and when."""
+    """HASH: workers that recently had room; how many jobs each held then, and when."""
     return f"{model_base(model)}:takers"
 
 
@@ -98,22 +98,22 @@ def deadlines(model: str) -> str:
 
 
 def watched(model: str) -> str:
-    """ZSET: ids of jobs with `on_disconnect: cancel`, scored by the end of their watcher's lease."""
+    """ZSET: ids of jobs with `on_disconnect: cancel`, scored by the end of their watch lease."""
     return f"{model_base(model)}:watched"
 
 
 def held(model: str) -> str:
-    """HASH: bytes held of each key's jobs, unfinished and ended ones."""
+    """HASH: bytes held for each key's jobs, unfinished and ended."""
     return f"{model_base(model)}:held"
 
 
 def fading(model: str) -> str:
-    """ZSET: ends of ten-second spans in which what is left of ended jobs expires."""
+    """ZSET: ends of ten-second spans in which the remains of ended jobs expire."""
     return f"{model_base(model)}:fading"
 
 
 def fading_span(model: str, at: int) -> str:
-    """HASH: bytes that expire in the span that ends then, by key id; in all under the empty name."""
+    """HASH: bytes that expire in the span that ends then, by key id; the total under the empty name."""
     return f"{model_base(model)}:fading:{at}"
 
 
@@ -143,7 +143,7 @@ def control(model: str) -> str:
 
 
 def presence(model: str, watcher_id: str) -> str:
-    """PUBSUB channel on which nothing is ever published: an orchestrator subscribes to it as long as it exists."""
+    """PUBSUB channel on which nothing is ever published: an orchestrator stays subscribed as long as it exists."""
     return f"{model_base(model)}:presence:{watcher_id}"
 
 

@@ -1,6 +1,6 @@
-"""The loop that brings back what dead workers held, and ends what ran out of time or readers.
+"""The loop that requeues dead workers' jobs, and ends jobs without time or readers.
 
-Workers and orchestrators both run it: there may be no worker left. Any number at once is safe.
+Workers and orchestrators both run it, because there may be no worker left. Any number can run at once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ async def reap_for_ever(
     """Reap every `every_s` seconds.
 
     Args:
-        outage_grace_s: how long to hold still once Redis is back after an outage, so that living workers,
-            which could not renew meanwhile, keep their jobs; one lease is right.
+        outage_grace_s: how long to pause once Redis is back after an outage, so that living workers,
+            which could not renew meanwhile, keep their jobs; should be one lease.
     """
     backoff = Backoff()
     while True:
@@ -54,7 +54,7 @@ async def _until_back(recovery: Recovery, model: str, backoff: Backoff, max_fail
     while True:
         await backoff.pause()
         try:
-            # A limit of zero asks whether Redis answers, and touches nothing.
+            # A limit of zero checks that Redis answers, and changes nothing.
             await recovery.reap(model, max_failures=max_failures, limit=0)
         except StoreUnavailable:
             continue

@@ -1,6 +1,6 @@
 """The Redis scripts, each one atomic step of a job's life.
 
-A script lies beside the adapter that runs it and documents its KEYS and ARGV; `lua/` holds what several share.
+Each script is beside the adapter that runs it, and documents its KEYS and ARGV; `lua/` has what several share.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _CORE = "lua/core"
 _ALL = (_CORE, "lua/journal", "lua/accounts", "lua/traces", "lua/stored", "lua/lib")
 _PARTS: dict[str, tuple[str, ...]] = {
     "take": (*_ALL, "source/turns"),
-    # Called most, for every token and watcher: the library costs as much as what they do.
+    # Called most often, for every token and watcher; the library would double their cost.
     **dict.fromkeys(("append", "start", "watch", "unwatch"), (_CORE,)),
     **dict.fromkeys(("collect", "written", "shelve"), (_CORE, "lua/traces")),
     "reap": (*_ALL, "recovery/mend"),
@@ -37,7 +37,7 @@ NAMES = tuple(sorted(_ROOM_OF))
 
 
 def source(name: str) -> str:
-    """The full text of a script: what it shares with others, what it does, and what watches over that."""
+    """Return the full text of a script: the shared library, its body, and its error handling."""
     shared = [_text(part) for part in _PARTS.get(name, _ALL)]
     step = _text(f"{_ROOM_OF[name]}/{name}")
     return "\n".join((*shared, "local function step()", step, "end", _text("lua/guard")))
@@ -48,5 +48,5 @@ def _text(path: str) -> str:
 
 
 def digest(name: str) -> str:
-    """By which a server knows the script."""
+    """Return the digest by which a server knows the script."""
     return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()

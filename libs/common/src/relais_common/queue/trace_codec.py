@@ -1,4 +1,4 @@
-"""Traces as the scripts write them: names and values of a stream entry (`hand_over_trace` in `lua/traces.lua`)."""
+"""Decodes the stream entries that scripts write for traces (`hand_over_trace` in `lua/traces.lua`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASKED = ("messages", "prompt", "embedding")
 
 
 def decode_trace(entry: Sequence[bytes]) -> Trace:
-    """The trace of one entry: name, value, name, value. Raises DecodeError."""
+    """Decode the trace of one entry: name, value, name, value. Raises DecodeError."""
     fields = dict(zip(entry[::2], entry[1::2], strict=False))
     try:
         return _trace({name.decode(): value for name, value in fields.items()})
@@ -58,7 +58,7 @@ def _trace(fields: dict[str, bytes]) -> Trace:
 
 
 def _outcome(line: bytes) -> tuple[str | None, str | None, str | None]:
-    """Of a terminal event: finish reason, error code, reason for a cancel. All of it would cost as much as the rest."""
+    """Return a terminal event's finish reason, error code and cancel reason. Decoding all of it would cost too much."""
     name, data = codec.split_event(line)
     match name:
         case b"completed":
@@ -79,7 +79,7 @@ def _content(fields: dict[str, bytes]) -> dict[str, Any] | None:
 
 
 def content_of(payload: bytes, answer: str) -> dict[str, Any]:
-    """What was asked, of a request that can be read, and what was answered."""
+    """Return the prompt, if the request can be decoded, and the answer."""
     try:
         request = orjson.loads(payload)
     except orjson.JSONDecodeError:

@@ -1,1 +1,1 @@
-"""What every worker does, whatever it runs: take, hold, publish, end, hand back."""
+"""The loops that all workers share: take, hold, publish, end, hand back."""

@@ -1,4 +1,4 @@
-"""Saying that this worker is alive, and what it has room for."""
+"""Reports that this worker is alive, and its capacity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 async def beat_for_ever(
     registry: WorkerRegistry, state: Callable[[], WorkerState], *, every_s: float
 ) -> None:
-    """Beat every `every_s` seconds; three missed beats and the worker counts as gone."""
+    """Send a heartbeat every `every_s` seconds; after three missed ones the worker counts as gone."""
     try:
         while True:
             try:

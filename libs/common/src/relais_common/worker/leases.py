@@ -1,4 +1,4 @@
-"""Holding on to jobs, and hearing that they are to be stopped."""
+"""Renews leases, and listens for stop requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 async def renew_for_ever(
     source: JobSource, held_jobs: HeldJobs, publisher: Publisher, *, lease_s: float
 ) -> None:
-    """Renew every lease three times within its length; heed what the queue answers."""
+    """Renew every lease three times within its length, and apply the queue's verdicts."""
     while True:
         await asyncio.sleep(lease_s / 3)
         batch = held_jobs.all()
@@ -37,9 +37,9 @@ async def renew_for_ever(
 async def listen_for_stops(
     source: JobSource, held_jobs: HeldJobs, model: str, *, lease_s: float
 ) -> None:
-    """Heed requests to stop at once. A lost one is made good by the next renewal.
+    """Stop jobs as soon as requested. The next renewal makes up for a lost request.
 
-    What comes while one call is under way goes together in the next: one by one, jobs that somebody cancels in numbers
+    Requests that arrive during one call are batched in the next; one at a time, jobs that are cancelled in bulk
     would hold their places for as many round trips.
     """
     backoff = Backoff()
@@ -77,7 +77,7 @@ async def _heed_stops(
 
 
 async def _renew(source: JobSource, batch: Sequence[HeldJob], *, lease_s: float) -> None:
-    # Some of them may be starting meanwhile, and the answers come over different connections.
+    # Some may be starting meanwhile, and the answers come over different connections.
     bases = [held.base for held in batch]
     verdicts = await source.renew([held.lease for held in batch], lease_s=lease_s)
     for held, verdict, base in zip(batch, verdicts, bases, strict=True):

@@ -1,4 +1,4 @@
-"""What a worker says of a model that it serves."""
+"""A worker's report on a model that it serves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """At one instant.
+    """The status of one model.
 
     Attributes:
-        capacity: jobs it runs at once, as things stand.
-        not_ready: why it can run none; None where it can.
+        capacity: jobs that it currently runs at once.
+        not_ready: why it cannot run jobs; None if it can.
     """
 
     capacity: int

@@ -1,4 +1,4 @@
-"""Work in a thread, a slice at a time: keys take turns, however much each has waiting."""
+"""Runs work in a thread, slice by slice, with keys in rotation."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class _Slice:
 class Turns:
     """One thread that many keys share. Each slice goes to the key that was served longest ago.
 
-    A caller cuts its work into slices and awaits one after the other, so a small piece of work waits for one slice of
-    each other key at most.
+    A caller cuts its work into slices and awaits them one after the other, so a small piece of work waits for at most
+    one slice of each other key.
 
     Args:
-        name: of the thread.
+        name: name of the thread.
     """
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, name)
-        # In the order of their turns.
+        # In order of their turns.
         self._waiting: dict[str, deque[_Slice]] = {}
         self._running = False
 
     async def run(self, key_id: str, work: Callable[[], T]) -> T:
-        """Call it in the thread when it is this key's turn; raises what it raises.
+        """Call the function in the thread at this key's turn; raises what it raises.
 
-        Cancelled before that, it is never called.
+        If cancelled before that, it is never called.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key_id, deque()).append(_Slice(work, done))
@@ -60,7 +60,7 @@ class Turns:
             self._thread.submit(one.work).add_done_callback(partial(self._report, loop, one))
 
     def _report(self, loop: asyncio.AbstractEventLoop, one: _Slice, result: Future[Any]) -> None:
-        # A loop that is closed has nobody left who waits.
+        # A closed loop has no waiters left.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._end, one, result)
 
@@ -75,6 +75,6 @@ class Turns:
         self._begin_next()
 
     def close(self) -> None:
-        """Wait for the slice that runs; the others are dropped."""
+        """Wait for the running slice; drop the others."""
         self._waiting.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,1 +1,1 @@
-"""What keys took."""
+"""Usage by key."""

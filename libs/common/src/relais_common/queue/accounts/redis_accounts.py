@@ -14,7 +14,7 @@ _EPOCH = date(1970, 1, 1)
 
 
 class RedisAccounts:
-    """Reading what the scripts wrote down."""
+    """Reads the accounts that the scripts write."""
 
     def __init__(self, calls: Commands) -> None:
         self._calls = calls

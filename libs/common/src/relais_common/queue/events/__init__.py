@@ -1,1 +1,1 @@
-"""Reading a channel: its log, its live messages, and who is there to read."""
+"""Reading a channel: its log, its live messages, and the presence of its watchers."""

@@ -24,14 +24,14 @@ from relais_common.runtime.lifecycle import first_failure
 log = structlog.get_logger(__name__)
 
 SILENCE_S = 5.0
-"""Silence after which the connection is asked whether it lives; as long again and it counts as dead."""
+"""Silence after which the connection is pinged; after as long again it counts as dead."""
 
 
 class RedisLiveBus:
-    """Subscribes to a channel while it has readers here. `run` must be running meanwhile.
+    """Subscribes to channels while they have readers here, as long as `run` is running.
 
-    Only `run` touches the connection. A reader that is cancelled in the middle of a command, as one is whose client
-    leaves, would take it away from all the others.
+    Only `run` uses the connection. A reader that is cancelled in the middle of a command, because its client
+    left, would break the connection for all others.
     """
 
     def __init__(self, make_link: Callable[[], Link]) -> None:
@@ -50,7 +50,7 @@ class RedisLiveBus:
         return _Reading(self, keys.live(channel_id))
 
     async def join(self, channel: str) -> BufferedSubscription:
-        """A subscription that Redis has confirmed; `leave` must follow."""
+        """Return a subscription that Redis has confirmed; `leave` must follow."""
         subscription = self._fanout.join(channel)
         try:
             await self._confirm(channel)
@@ -60,7 +60,7 @@ class RedisLiveBus:
         return subscription
 
     def leave(self, channel: str, subscription: BufferedSubscription) -> None:
-        """This reader has gone; the last one out ends the subscription."""
+        """Remove this reader; the last one ends the subscription."""
         self._fanout.leave(channel, subscription)
         if not self._fanout.count(channel):
             self._wanted.discard(channel)
@@ -90,7 +90,7 @@ class RedisLiveBus:
             raise StoreUnavailable("no answer to a subscription", retry_after_s=2) from error
 
     async def run(self) -> None:
-        """Read live messages, over one connection after another."""
+        """Read live messages, reconnecting as necessary."""
         backoff = Backoff()
         while True:
             while not self._wanted:
@@ -115,7 +115,7 @@ class RedisLiveBus:
                 )
 
     async def _keep_subscribed(self, link: Link) -> None:
-        """Tell Redis who reads what, at every change. A pass costs what has changed, not what is subscribed to."""
+        """Update the subscriptions at every change. The cost depends on the changes, not on all subscriptions."""
         subscribed: set[str] = set()
         self._touched = set(self._wanted)
         while True:
@@ -140,12 +140,12 @@ class RedisLiveBus:
             if (awaited := self._awaited.pop(channel, None)) is not None:
                 awaited.set()
             if channel in self._interrupted:
-                # Whatever was published meanwhile is in the log only, and that may be another one now.
+                # Messages published meanwhile are only in the log, which may have changed.
                 self._interrupted.discard(channel)
                 self._fanout.drop(channel)
 
     async def _read(self, link: Link) -> None:
-        # Without a time limit, which costs more than a message: `_check_alive` sees to silences.
+        # Without a timeout, which costs more than a message: `_check_alive` handles silences.
         async with aclosing(link.receive()) as received:
             async for answers in received:
                 self._heard = True
@@ -189,7 +189,7 @@ async def _send(link: Link, *words: str) -> None:
 
 
 class _Reading:
-    """One reader's time on a channel. No generator: its frame would cost each open stream 0.6 KB."""
+    """The context of one reader of a channel. Not a generator: its frame would cost each open stream 0.6 KB."""
 
     __slots__ = ("_bus", "_channel", "_subscription")
 

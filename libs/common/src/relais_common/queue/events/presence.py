@@ -1,7 +1,7 @@
 """`Presence` over Redis: a subscription on which nothing is ever published.
 
-A process that stalls, or whose machine is frozen, keeps its connections; the system closes those of one that has died.
-Nothing is sent over this one that could pile up, so that Redis never cuts it.
+A process that stalls, or whose machine is frozen, keeps its connections; the system closes those of a dead process.
+Nothing is published here that could pile up, so Redis never closes the connection.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from relais_common.queue.client.link import Link, opened
 from relais_common.runtime.lifecycle import first_failure
 
 CHECK_S = 5.0
-"""How often the connection is asked whether it lives, and whether it leads to the node that has the model."""
+"""Interval of checks that the connection is alive and leads to the model's node."""
 
 
 class RedisPresence:
-    """One connection for each model: `PUBSUB NUMSUB` counts the subscribers of one node, that of the model's keys."""
+    """One connection per model: `PUBSUB NUMSUB` counts the subscribers of one node, the one with the model's keys."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients

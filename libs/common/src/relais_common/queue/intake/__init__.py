@@ -1,1 +1,1 @@
-"""What an orchestrator does with jobs: enqueue, look, watch, cancel."""
+"""An orchestrator's steps: enqueue, state, watch, cancel."""

@@ -1,1 +1,1 @@
-"""What operators see and do: queues, workers, dead letters."""
+"""The operators' steps: queues, workers, dead letters."""

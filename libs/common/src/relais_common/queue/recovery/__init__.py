@@ -1,1 +1,1 @@
-"""Bringing back what dead workers held, and ending what ran out of time or readers."""
+"""Requeues dead workers' jobs, and ends jobs without time or readers."""

@@ -1,1 +1,1 @@
-"""Which workers are alive, and what they serve."""
+"""The registry of live workers and their models."""

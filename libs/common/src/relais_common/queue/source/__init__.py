@@ -1,1 +1,1 @@
-"""What a worker does with jobs: take, start, renew, append, finish, release."""
+"""A worker's steps: take, start, renew, append, finish, release."""
