@@ -51,7 +51,7 @@ class EmbedHandler:
         asked = held.job.embedding
         if asked is None:
             raise EngineRefused(
-                "this model gives vectors, and writes no text",
+                "this is an embedding model",
                 param="model",
                 code="wrong_operation",
             )

@@ -55,7 +55,7 @@ class GenerateHandler:
     async def handle(self, held: HeldJob) -> Terminal:
         if held.job.embedding is not None:
             raise EngineRefused(
-                "this model writes text, and gives no vectors",
+                "this is not an embedding model",
                 param="model",
                 code="wrong_operation",
             )

@@ -251,13 +251,13 @@ class VllmEngine:
         if sampling.bad_words:
             # They may allow no token at some unknown step, and the engine would fail in the middle of the answer.
             raise EngineRefused(
-                "bad_words: not beside structured outputs",
+                "bad_words: cannot be combined with structured outputs",
                 param="bad_words",
                 code="unsupported_parameter",
             )
         if self._trials is None:
             raise EngineRefused(
-                f"{specification.param}: this model follows no structured outputs",
+                f"{specification.param}: this model does not support structured outputs",
                 param=specification.param,
                 code="unsupported_parameter",
             )

@@ -50,7 +50,9 @@ class TrialClient:
         # A server that has just died is noticed by a trial that gets no answer.
         outcome = await self._ask(specification) or await self._ask(specification)
         if outcome is None or outcome["outcome"] == UNDECIDED:
-            raise EngineFailed("what the structured output costs could not be found out; try again")
+            raise EngineFailed(
+                "the cost of the structured output could not be determined; try again"
+            )
         return str(outcome["message"]) if outcome["outcome"] == REFUSED else None
 
     async def _ask(self, specification: Specification) -> dict[str, Any] | None:

@@ -80,7 +80,7 @@ class Trials:
         is_new = trial is None or key_id not in trial.keys
         if is_new and len(self._lanes.get(key_id, ())) >= MAX_WAITING_PER_KEY:
             raise TooManyTrials(
-                "too many structured outputs of this key wait to be tried out",
+                "too many structured outputs of this key wait for a trial",
                 param=specification.param,
                 retry_after_s=1,
             )

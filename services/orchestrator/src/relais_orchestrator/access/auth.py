@@ -81,7 +81,7 @@ class KeyRing:
         if self._any_token:
             # Each token is a separate client, identified by its hash.
             return Caller(f"dev-{shown.hex()[:16]}", self._stranger)
-        raise Unauthorized("this key is not known")
+        raise Unauthorized("unknown API key")
 
     def check(self, caller: Caller) -> None:
         """Raise KeyRevoked if the presented key no longer belongs to the caller."""

@@ -136,12 +136,8 @@ class Intake:
     def _check_operation(self, model: str, embedding: Embedding | None) -> None:
         embeds = self._catalogue.embeds(model)
         if embeds != (embedding is not None):
-            does = (
-                "gives vectors, and writes no text"
-                if embeds
-                else "writes text, and gives no vectors"
-            )
-            raise InvalidRequest(f"{model!r} {does}", param="model", code="wrong_operation")
+            kind = "is an embedding model" if embeds else "is not an embedding model"
+            raise InvalidRequest(f"{model!r} {kind}", param="model", code="wrong_operation")
         most = self._limits.max_embedding_inputs
         if embedding is not None and len(embedding.inputs) > most:
             raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
@@ -197,7 +193,7 @@ def _check_structure(sampling: Sampling, key: ApiKey) -> None:
     for kind in sampling.structured_outputs or ():
         if kind in COSTLY_STRUCTURES and kind not in (key.structured_outputs or ()):
             param = f"structured_outputs.{kind}"
-            raise StructureForbidden(f"{param}: this key may not ask for it", param=param)
+            raise StructureForbidden(f"{param}: this key may not use it", param=param)
 
 
 def _operation(draft: Draft) -> Operation:

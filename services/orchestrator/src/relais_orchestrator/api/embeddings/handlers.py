@@ -147,7 +147,7 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
         _, _, completed = await answer.whole()
         packed = await parts.queue.vectors(accepted.channel_id)
         if packed is None or completed.vectors is None:
-            raise ChannelNotFound("the vectors of this request are gone")
+            raise ChannelNotFound("the vectors of this request have expired")
         return asked, _Done(accepted.channel_id, completed, completed.vectors, packed)
 
 

@@ -37,7 +37,7 @@ class KpiReader:
         except PyMongoError as error:
             log.warning("kpis_unavailable", error=f"{type(error).__name__}: {error}"[:300])
             raise KpisUnavailable(
-                "the database of traces does not answer", retry_after_s=RETRY_AFTER_S
+                "the trace database does not answer", retry_after_s=RETRY_AFTER_S
             ) from error
 
 

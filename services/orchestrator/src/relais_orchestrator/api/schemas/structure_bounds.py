@@ -142,7 +142,7 @@ def _check_groups(text: str) -> None:
     for character in text:
         depth = max(0, depth + (character == "(") - (character == ")"))
         if depth > MAX_GROUP_DEPTH:
-            raise _too_much("groups in one another", MAX_GROUP_DEPTH)
+            raise _too_much("nested groups", MAX_GROUP_DEPTH)
 
 
 def _too_much(what: str, most: int) -> PydanticCustomError:
