@@ -1,1 +1,1 @@
-"""`relais admin`: the operators' view, straight from Redis; it works while no orchestrator runs."""
+"""`relais admin`: the operators' view. It reads Redis directly, so it works while no orchestrator runs."""

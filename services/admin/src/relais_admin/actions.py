@@ -1,4 +1,4 @@
-"""What each command does. Every answer is there twice: for programs, and for people."""
+"""The commands' actions. Every result has two forms: for programs, and for people."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TOP_KEYS = 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command found or did.
+    """The result of a command.
 
     Attributes:
-        body: for `--json`; the same shape as the HTTP route's.
+        body: for `--json`; the same form as the HTTP route's.
         shown: the same for a person.
     """
 

@@ -1,4 +1,4 @@
-"""What stands on the command line after `relais admin`."""
+"""Parses the command line after `relais admin`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ settings."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """A command that was understood.
+    """A parsed command.
 
     Attributes:
-        models: the models to look at; for `workers`, none means all.
-        channel_id: of the commands that act on one channel.
+        models: the models to show; for `workers`, none means all.
+        channel_id: set for commands that act on one channel.
     """
 
     command: str
@@ -44,7 +44,7 @@ class Arguments:
 def parse(
     arguments: Sequence[str], default_models: tuple[str, ...], aliases: Mapping[str, str]
 ) -> Arguments:
-    """`aliases` are other names that a model may be given by.
+    """Parse the arguments. `aliases` are other names of models.
 
     Raises SystemExit: code 2 with a message on stderr, or 0 after help.
     """

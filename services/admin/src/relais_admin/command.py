@@ -33,7 +33,7 @@ ACTIONS: dict[str, Action] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 done, 1 a failure or an unknown channel, 2 wrong arguments or settings."""
+    """Run the command. Exit codes: 0 done, 1 failure or unknown channel, 2 wrong arguments or settings."""
     try:
         settings = read_settings(os.environ)
         wanted = parse(arguments, settings.models, settings.aliases)
@@ -59,7 +59,7 @@ async def _run(wanted: Arguments, settings: Settings) -> Answer:
         try:
             outcome = await ACTIONS[wanted.command](store, wanted, settings)
         except (RelaisError, DecodeError) as error:
-            # Raised through the store's context, it would come out in a group.
+            # Raised through the store's context, it would arrive in an exception group.
             outcome = error
     if isinstance(outcome, Exception):
         raise outcome

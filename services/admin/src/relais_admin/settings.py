@@ -1,4 +1,4 @@
-"""Every setting of `relais admin`, read once from a mapping. The services have the same ones."""
+"""All settings of `relais admin`, read once from a mapping. The services use the same ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from relais_common.runtime.environ import Environ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it.
+    """All settings.
 
     Attributes:
-        aliases: other names of `models`, with the model that each stands for.
+        aliases: other names of `models`, with the model behind each.
     """
 
     redis: RedisSettings
@@ -24,7 +24,7 @@ class Settings:
 
 
 def read_settings(env: Environ) -> Settings:
-    """Raises SettingsError, which names the setting."""
+    """Read and validate all settings. Raises SettingsError, which names the setting."""
     models = environ.models(env)
     return Settings(
         redis=RedisSettings(url=environ.redis_url(env)),

@@ -1,4 +1,4 @@
-"""Views as tables that fit 80 columns: where space is short, names of keys and workers are cut, ids never."""
+"""Renders views as tables of 80 columns. Names of keys and workers are truncated if necessary, ids never."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NONE = "-"
 
 
 def queues(views: Sequence[QueueView]) -> RenderableType:
-    """One line per model, then the longest backlogs of each."""
+    """Render one line per model, then each model's longest backlogs."""
     table = _table(
         _name("MODEL"),
         *map(_number, ("WAITING", "HIGH", "NORMAL", "LOW", "OLDEST", "SUSPECT", "RUNNING")),
@@ -60,7 +60,7 @@ def queues(views: Sequence[QueueView]) -> RenderableType:
 
 
 def workers(states: Sequence[WorkerState]) -> RenderableType:
-    """One line per worker."""
+    """Render one line per worker."""
     if not states:
         return Text("no workers")
     table = _table(
@@ -146,7 +146,7 @@ def _per_model(
     columns: Callable[[], Iterable[Column]],
     cells: Callable[[T], Iterable[object]],
 ) -> RenderableType:
-    """A table for each model, or a line that says that there is nothing."""
+    """Render a table per model, or a line that says that there is nothing."""
     tables: list[RenderableType] = []
     for model, views in found.items():
         if not views:
@@ -160,7 +160,7 @@ def _per_model(
 
 
 def dead_letter(one: DeadLetter) -> RenderableType:
-    """All of it, a line each."""
+    """Render all fields, one per line."""
     grid = Table.grid(Column(style="bold"), Column(overflow="fold"), padding=(0, 2, 0, 0))
     for name, value in (
         ("channel", one.channel_id),
@@ -181,12 +181,12 @@ def dead_letter(one: DeadLetter) -> RenderableType:
 
 
 def short(channel_id: str) -> str:
-    """The part that tells a model's channels apart; commands take it for the whole."""
+    """Return the unique part of a channel id, which commands accept in place of the whole."""
     return "." + channel_id.rpartition(".")[2]
 
 
 def channel_status(one: ChannelView) -> str:
-    """The status, and what an operator should know of it."""
+    """Return the status, with what an operator should know about it."""
     if one.stop is not None:
         return "stopping"
     if one.status is Status.QUEUED and one.failures:
@@ -195,7 +195,7 @@ def channel_status(one: ChannelView) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Two units at most: `0.4s`, `12s`, `3m20s`, `2h05m`, `4d11h`."""
+    """Format a duration with at most two units: `0.4s`, `12s`, `3m20s`, `2h05m`, `4d11h`."""
     if seconds is None:
         return NONE
     if seconds < 10:
@@ -211,7 +211,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(at_s: float) -> str:
-    """Seconds since the epoch, on this machine's clock."""
+    """Format seconds since the epoch in this machine's time zone."""
     return datetime.fromtimestamp(at_s, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
@@ -223,7 +223,7 @@ def _table(*columns: Column, title: str | None = None) -> Table:
 
 
 def _name(header: str) -> Column:
-    """Of any length: takes what the others leave."""
+    """A column for names of any length, which gets the remaining width."""
     return Column(header, overflow="ellipsis")
 
 
@@ -236,7 +236,7 @@ def _number(header: str) -> Column:
 
 
 def _add(table: Table, *cells: object) -> None:
-    # As text: a name in square brackets is no markup.
+    # As text, because a name in square brackets is not markup.
     table.add_row(*_texts(cells))
 
 

@@ -1,1 +1,1 @@
-"""`relais kpi`: traces into hourly rollups, rollups into reports."""
+"""`relais kpi`: aggregates traces into hourly rollups, and rollups into reports."""

@@ -1,4 +1,4 @@
-"""`python -m relais_kpi`, where the console script `relais` is not installed."""
+"""`python -m relais_kpi`, for use without the console script `relais`."""
 
 from __future__ import annotations
 

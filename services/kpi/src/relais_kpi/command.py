@@ -34,7 +34,7 @@ from relais_kpi.simulation.insert import Refused, insert_simulated
 from relais_kpi.simulation.traffic import simulate
 
 AT_WORK = 3
-"""Another run holds the lock: nothing was done, and nothing is wrong."""
+"""Exit code if another run holds the lock: nothing was done, which is not an error."""
 
 WIDTH = 80
 _TERMINATED = 128 + signal.SIGTERM
@@ -43,7 +43,7 @@ Command = Callable[[Namespace, Settings], Awaitable[int]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 done, 1 a failure, 2 wrong arguments or settings, 3 another run is at work."""
+    """Run the command. Exit codes: 0 done, 1 failure, 2 wrong arguments or settings, 3 another run is active."""
     wanted = parse(arguments)
     try:
         settings = read_settings(os.environ)
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _until_terminated(work: Awaitable[int]) -> int:
-    """SIGTERM ends it as Ctrl-C does: locks are given back."""
+    """Handle SIGTERM like Ctrl-C, so that locks are released."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ def _rendered(report: Report, wanted: Namespace, now: datetime) -> str:
         return orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n"
     if wanted.format == "csv":
         return render_csv(report)
-    # Colours only where somebody sees them.
+    # Colours only on a terminal.
     to_terminal = wanted.output is None and sys.stdout.isatty()
     console = Console(
         file=io.StringIO(),
@@ -168,7 +168,7 @@ def _now() -> datetime:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the driver's account of every server it knows."""
+    """Return the first line, without the driver's description of every server."""
     return str(error).partition(", Timeout:")[0].partition("\n")[0]
 
 

@@ -1,4 +1,4 @@
-"""Every setting of `relais kpi`, read once from a mapping."""
+"""All settings of `relais kpi`, read once from a mapping."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
 
 ANSWER_TIMEOUT_S = 600.0
-"""To group a million traces by hour takes a small server seconds."""
+"""Grouping a million traces by hour takes a small server seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of it.
+    """All settings.
 
     Attributes:
-        kept: how long rollups are.
+        kept: how long rollups are kept.
     """
 
     mongo: MongoSettings
@@ -27,7 +27,7 @@ class Settings:
 
 
 def read_settings(env: Environ) -> Settings:
-    """Raises SettingsError, which names the setting."""
+    """Read and validate all settings. Raises SettingsError, which names the setting."""
     mongo = read_mongo_settings(env)
     if mongo is None:
         raise SettingsError("MONGODB_URL is not set; it says where the traces are")

@@ -1,1 +1,1 @@
-"""Key figures of what was served: hourly rollups of the traces, and the figures that are read from them."""
+"""KPIs: hourly rollups of traces, and the figures that are computed from them."""

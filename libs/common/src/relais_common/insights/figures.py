@@ -1,4 +1,4 @@
-"""What a rollup says, as people ask for it: frozen types, and how each figure comes about. Pure."""
+"""Computes figures from rollups. Frozen types, pure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Goodput:
     """Requests that completed within all objectives.
 
     Attributes:
-        met: how many.
-        judged: out of so many that completed, failed or expired, and that the objectives say something of.
-        share: `met` of `judged`; None where none was judged.
+        met: their number.
+        judged: completed, failed and expired requests to which the objectives apply.
+        share: `met` as a share of `judged`; None if none was judged.
         requests_per_s: `met`, over the whole period.
     """
 
@@ -50,7 +50,7 @@ class Goodput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseMeans:
-    """Where the time of a completed request went, on average, in seconds; they sum to its end-to-end time."""
+    """Mean seconds of each phase of completed requests; they add up to the end-to-end time."""
 
     queue_s: float
     prefill_s: float
@@ -60,17 +60,17 @@ class PhaseMeans:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Key figures of requests that ended in a period.
+    """The figures of requests that ended in a period.
 
     Attributes:
-        success_rate: completed, of those completed, failed and expired; cancelled ones are no failure.
-        abandoned: of the cancelled ones, those that nobody was left to read.
-        causes: of what did not succeed, the most frequent first.
-        retried: requests that were taken by a worker more than once.
+        success_rate: completed as a share of completed, failed and expired; cancelled requests are excluded.
+        abandoned: cancelled requests that nobody read any more.
+        causes: reasons of failure, most frequent first.
+        retried: requests that a worker took more than once.
         wasted_tokens: generated for nobody.
         requests_per_s, input_tokens_per_s, output_tokens_per_s: over the whole period.
         ttft, tpot, e2e: of completed requests; queue: of all.
-        goodput: None where no objectives were given.
+        goodput: None without objectives.
     """
 
     requests: int
@@ -98,7 +98,7 @@ class Figures:
 
 
 def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Figures:
-    """The figures of a period that lasts so many seconds."""
+    """Compute the figures of a period of this many seconds."""
     return Figures(
         requests=rollup.requests,
         completed=rollup.completed,
@@ -129,7 +129,7 @@ def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Fig
 
 
 def latency_of(sketch: Sketch) -> Latency | None:
-    """None where nothing was measured."""
+    """Compute latencies; None if nothing was measured."""
     if not sketch.count:
         return None
     p50_s, p90_s, p99_s = (sketch.quantile(share) or 0.0 for share in (0.5, 0.9, 0.99))

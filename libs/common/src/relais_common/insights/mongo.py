@@ -1,4 +1,4 @@
-"""MongoDB. The only module that imports its driver."""
+"""Access to MongoDB. Only this module imports its driver."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ __all__ = [
 ]
 
 DUPLICATE_KEY = 11000
-"""The code of a write that met a document with the same `_id`."""
+"""Error code of a write that conflicts with a document of the same `_id`."""
 
 NOT_ENCODABLE = (BSONError, OverflowError, ValueError, TypeError)
-"""What the driver raises of a document that it cannot send."""
+"""Errors that the driver raises for a document that it cannot encode."""
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MongoSettings:
-    """Where the traces are kept.
+    """Settings of the MongoDB connection.
 
     Attributes:
-        url: may hold a password: it is never shown.
+        url: may contain a password, so it is never shown.
         timeout_s: how long to look for a server, and to wait for an answer.
-        answer_timeout_s: how long to wait for an answer, where that may take longer: a job's reads of many documents.
+        answer_timeout_s: how long to wait for slow answers: a job's reads of many documents.
     """
 
     url: str = field(repr=False)
@@ -68,10 +68,10 @@ class MongoSettings:
 
 
 def read_mongo_settings(env: Environ) -> MongoSettings | None:
-    """`MONGODB_URL`, `MONGODB_DATABASE`, `MONGODB_TIMEOUT_S`; None where there is no URL.
+    """Read `MONGODB_URL`, `MONGODB_DATABASE` and `MONGODB_TIMEOUT_S`; None without a URL.
 
     Raises:
-        SettingsError: one of them is wrong.
+        SettingsError: a setting is invalid.
     """
     url = environ.optional_text(env, "MONGODB_URL")
     settings = MongoSettings(
@@ -89,13 +89,13 @@ def read_mongo_settings(env: Environ) -> MongoSettings | None:
 def _patience(settings: MongoSettings) -> dict[str, Any]:
     if settings.answer_timeout_s is None:
         return {"timeoutMS": int(settings.timeout_s * 1000)}
-    # `timeoutMS` would go before the time to look for a server.
+    # `timeoutMS` would override the server selection timeout.
     return {"socketTimeoutMS": int(settings.answer_timeout_s * 1000)}
 
 
 @asynccontextmanager
 async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
-    """A database whose dates are aware, and whose writes are journalled by a majority. Does not connect yet.
+    """Return a database with timezone-aware dates and writes journalled by a majority. Does not connect yet.
 
     Raises:
         SettingsError: the URL is malformed.
@@ -121,7 +121,7 @@ async def open_database(settings: MongoSettings) -> AsyncIterator[Database]:
 
 
 def is_encodable(document: dict[str, Any]) -> bool:
-    """Whether it can be sent at all: every value of a type that the database has, within its bounds."""
+    """Return whether a document can be encoded: all values have supported types and are within bounds."""
     try:
         bson.encode(document)
     except NOT_ENCODABLE:

@@ -1,9 +1,8 @@
-"""Service level objectives, and how requests are counted so that any objectives can be asked for afterwards.
+"""Service level objectives, and counts of requests that allow any objectives to be evaluated later.
 
-Goodput needs to know of each request whether it met *all* objectives, which separate histograms cannot tell. So
-completed requests are counted in cells of three durations together: TTFT, TPOT, end to end, each on a ladder of steps
-at round numbers. An objective that is a step is judged exactly; another one is taken down to the step below it, and
-the report says to which.
+Goodput depends on whether each request met *all* objectives, which separate histograms cannot show. Completed requests
+are therefore counted in cells of three durations: TTFT, TPOT, end to end, each on a ladder of steps at round numbers.
+An objective on a step is evaluated exactly; any other is rounded down to the step below it, which the report names.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ _MANTISSAS = (10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 25, 30, 35, 40, 45, 50, 60
 STEPS_S = tuple(
     float(f"{mantissa}e{exponent}") for exponent in range(-5, 4) for mantissa in _MANTISSAS
 )
-"""From 0.1 ms to 90,000 s; at most a quarter from each to the next."""
+"""Steps from 0.1 ms to 90,000 s, each at most a quarter above the previous one."""
 
 _UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "min": Decimal(60)}
 _BITS = 8
 _MASK = (1 << _BITS) - 1
 _NO_TOKENS = 1 << 3 * _BITS
-"""In the cells of operations that write no tokens."""
+"""The TTFT and TPOT bin of operations without tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objectives:
-    """Bounds in seconds, included; None: no such objective. They are steps of the ladder."""
+    """Inclusive bounds in seconds, on steps of the ladder; None means no such objective."""
 
     ttft_s: float | None = None
     tpot_s: float | None = None
@@ -36,14 +35,14 @@ class Objectives:
 
     @property
     def needs_tokens(self) -> bool:
-        """Nothing can be said of an operation that writes no tokens, such as embeddings."""
+        """Return whether the objectives only apply to operations with tokens, unlike embeddings."""
         return self.e2e_s is None
 
     def __bool__(self) -> bool:
         return (self.ttft_s, self.tpot_s, self.e2e_s) != (None, None, None)
 
     def met_by(self, cells: Mapping[int, int]) -> int:
-        """How many of the requests in these cells met all objectives. What a request has not got is no breach."""
+        """Return how many requests in these cells met all objectives. Inapplicable objectives are not breached."""
         ttft, tpot, e2e = (_last_good(one) for one in (self.ttft_s, self.tpot_s, self.e2e_s))
         unjudged = _NO_TOKENS if self.needs_tokens else 0
         return sum(
@@ -62,16 +61,16 @@ DEFAULT_OBJECTIVES = Objectives(ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 def cell_of(
     ttft_s: float | None, tpot_s: float | None, e2e_s: float, *, writes_tokens: bool
 ) -> int:
-    """The cell that counts a completed request."""
+    """Return the cell that counts a completed request."""
     kind = 0 if writes_tokens else _NO_TOKENS
     return kind | _bin(ttft_s) << 2 * _BITS | _bin(tpot_s) << _BITS | _bin(e2e_s)
 
 
 def parse_objectives(text: str) -> Objectives:
-    """`ttft=1s,tpot=50ms,e2e=10s`: any of the three, in ms, s or min; each is taken down to a step.
+    """Parse `ttft=1s,tpot=50ms,e2e=10s`: any of the three, in ms, s or min, rounded down to a step.
 
     Raises:
-        ValueError: says what is wrong with it.
+        ValueError: says what is invalid.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -85,7 +84,7 @@ def parse_objectives(text: str) -> Objectives:
 
 
 def step_below(seconds: float) -> float:
-    """The highest step that is not over it; the lowest for anything shorter."""
+    """Return the highest step that does not exceed the duration; the lowest one for shorter durations."""
     return STEPS_S[max(0, bisect_right(STEPS_S, seconds) - 1)]
 
 
@@ -102,7 +101,7 @@ def _seconds(name: str, text: str) -> float:
 
 
 def _bin(duration_s: float | None) -> int:
-    """0 for none; else one more than the number of the first step that is not under it."""
+    """Return 0 for None, else one more than the index of the first step that is not below the duration."""
     return 0 if duration_s is None else bisect_left(STEPS_S, duration_s) + 1
 
 

@@ -1,4 +1,4 @@
-"""Periods of whole hours, in UTC, and how people write them."""
+"""Periods of whole hours in UTC, and their notation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From the start of an hour, included, to the start of another, left out."""
+    """A period from the start of an hour (inclusive) to the start of another (exclusive)."""
 
     since: datetime
     until: datetime
@@ -33,18 +33,18 @@ class Period:
 
     @property
     def previous(self) -> Period:
-        """As long, and just before it."""
+        """Return the period of the same length just before this one."""
         return Period(self.since - (self.until - self.since), self.since)
 
 
 def parse_period(since: str | None, until: str | None, *, now: datetime) -> Period:
-    """Whole hours around what is asked for; by default the last 24 that are over.
+    """Parse a period and extend it to whole hours; the default is the last 24 complete hours.
 
-    `since` may be a length: so long before `until`. `until` may be one: so long ago; a day as `until` is part of the
-    period. Times without an offset are in UTC.
+    `since` may be a length, counted back from `until`. `until` may be a length, counted back from now; a day as `until`
+    is included. Times without an offset are in UTC.
 
     Raises:
-        ValueError: says which of the two is wrong, and why.
+        ValueError: says which of the two is invalid, and why.
     """
     end = hour_of(now) if until is None else _ceiling(_read("until", until, now, end_of_day=True))
     start = end - DEFAULT_LENGTH if since is None else hour_of(_read("since", since, end))

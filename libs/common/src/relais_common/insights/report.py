@@ -1,4 +1,4 @@
-"""A report: the figures of a period, of the one before, and of parts of it. Pure; frozen types for programs."""
+"""Builds reports: the figures of a period, the previous one, and parts of it. Pure; frozen types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 class Axis(StrEnum):
-    """What requests are told apart by."""
+    """The axis of a breakdown."""
 
     MODEL = "model"
     KEY = "key"
@@ -47,7 +47,7 @@ NAMES: dict[Axis, Callable[[Group], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model, key, hour, ...; `share` of all requests of the period."""
+    """One row of a breakdown: a model, key, hour, ...; `share` is that of all requests of the period."""
 
     name: str
     share: float
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyShare:
-    """How much of the period one key had."""
+    """One key's share of the period."""
 
     key_id: str
     requests: int
@@ -67,7 +67,7 @@ class KeyShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakHour:
-    """An hour with more requests than others."""
+    """One of the busiest hours."""
 
     hour: datetime
     requests: int
@@ -76,7 +76,7 @@ class PeakHour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowRequest:
-    """A completed request that took longest, and where its time went."""
+    """One of the slowest completed requests, with its phases."""
 
     channel_id: str
     model: str
@@ -96,7 +96,7 @@ class SlowRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectivesView:
-    """The objectives that goodput was judged by, in seconds; None: no such objective."""
+    """The objectives of the goodput, in seconds; None means no such objective."""
 
     ttft_s: float | None
     tpot_s: float | None
@@ -105,18 +105,18 @@ class ObjectivesView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Key figures of a period of whole hours.
+    """The KPIs of a period of whole hours.
 
     Attributes:
-        since, until: the period, its end left out.
-        rolled_up_to: what was recorded until then is in it; None before the first rollup.
-        objectives: as they were counted, each a step of the ladder.
-        relative_error: of quantiles, at most.
-        total, previous: of the period, and of the one as long just before it.
-        by: what the rows tell apart; hours and days in order, anything else by requests.
-        rows_left_out: rows beyond the first so many.
-        keys: those with the most requests.
-        slowest: by end-to-end time.
+        since, until: the period; its end is exclusive.
+        rolled_up_to: traces recorded until then are included; None before the first rollup.
+        objectives: as evaluated, on steps of the ladder.
+        relative_error: maximum error of quantiles.
+        total, previous: figures of the period, and of the previous one of the same length.
+        by: axis of the rows; hours and days in order, others by number of requests.
+        rows_left_out: number of omitted rows.
+        keys: the keys with the most requests.
+        slowest: requests by end-to-end time.
     """
 
     since: datetime
@@ -135,7 +135,7 @@ class Report:
 
 
 class Fold:
-    """Rollups of a period, added up as they come: all together, and along axes."""
+    """Sums of a period's rollups, in total and along axes."""
 
     def __init__(self, axes: Iterable[Axis] = ()) -> None:
         self.total = Rollup()
@@ -165,7 +165,7 @@ def build_report(
     objectives: Objectives,
     rolled_up_to: datetime | None,
 ) -> Report:
-    """`fold` was made along `by` at least."""
+    """Build a report from a fold, whose axes must include `by`."""
     rows = rows_of(fold, by, period, objectives)
     return Report(
         since=period.since,
@@ -187,7 +187,7 @@ def build_report(
 
 
 def rows_of(fold: Fold, axis: Axis, period: Period, objectives: Objectives) -> list[Row]:
-    """The parts along an axis; hours and days in order, anything else by requests."""
+    """Return the rows along an axis; hours and days in order, others by number of requests."""
     whole = fold.total.requests
     rows = [
         Row(
@@ -201,7 +201,7 @@ def rows_of(fold: Fold, axis: Axis, period: Period, objectives: Objectives) -> l
 
 
 def _seconds(axis: Axis, name: str, period: Period) -> float:
-    """Over which rates are taken: an hour's over the hour, a day's over what the period has of it."""
+    """Return the seconds for rates: the hour, or the part of a day that is in the period."""
     if axis is Axis.HOUR:
         return HOUR.total_seconds()
     if axis is Axis.DAY:

@@ -1,4 +1,4 @@
-"""One hour's requests of one model, key, operation and priority, added up. Pure: trace documents in, documents out."""
+"""Aggregates one hour's requests of one model, key, operation and priority. Pure: documents in, documents out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from relais_common.insights.sketch import Sketch, microseconds
 from relais_common.jobs.job import Operation, Status, StopReason
 
 VERSION = 2
-"""Of the documents; another one makes hours count as never rolled up."""
+"""Version of the documents; with another version, hours count as not rolled up."""
 
 HOUR = timedelta(hours=1)
 SLOWEST = 5
-"""Kept of each rollup, so the slowest five of any breakdown are known exactly."""
+"""Slowest requests kept per rollup, so that the slowest five of any breakdown are exact."""
 
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
 EXPIRED_CAUSE = Status.EXPIRED.value
-"""Stands among the causes of errors for requests whose deadline passed."""
+"""The cause of requests whose deadline passed."""
 UNKNOWN_CAUSE = "unknown"
 
 PHASES = ("queue", "prefill", "decode", "stalled")
@@ -41,12 +41,12 @@ TRACE_FIELDS = (
     *_PHASE_FIELDS,
     *("e2e_s", "ttft_s", "tpot_s"),
 )
-"""What a rollup needs of a trace."""
+"""The fields of a trace that a rollup needs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Group:
-    """What a rollup is of."""
+    """The key of a rollup."""
 
     hour: datetime
     model: str
@@ -56,7 +56,7 @@ class Group:
 
     @property
     def id(self) -> str:
-        """`_id` of its document. No name holds the line feed that parts them."""
+        """Return the `_id` of its document. No name contains the separating line feed."""
         hour = self.hour.strftime("%Y-%m-%dT%H")
         return f"{hour}\n{self.model}\n{self.key_id}\n{self.operation}\n{self.priority}"
 
@@ -79,13 +79,13 @@ class Rollup:
         by_status: requests by how they ended.
         causes: failed requests by error type, and expired ones.
         sums: of all requests: tokens by kind, takes by workers, crashes charged.
-        abandoned: cancelled requests that nobody was left to read.
+        abandoned: cancelled requests that nobody read any more.
         retried: requests that were taken more than once.
-        judged, judged_tokens: completed, failed and expired ones; of them, those of operations that write tokens.
-        phases_us: where the time of completed requests went, in microseconds.
+        judged, judged_tokens: completed, failed and expired requests; of these, those of operations with tokens.
+        phases_us: phases of completed requests, in microseconds.
         ttft, tpot, e2e: of completed requests; queue: of all.
         cells: completed requests as `objectives` counts them.
-        slowest: completed ones, the longest end-to-end time first.
+        slowest: completed requests, longest end-to-end time first.
     """
 
     by_status: Counter[str] = field(default_factory=Counter)
@@ -170,7 +170,7 @@ class Rollup:
         self.slowest = heapq.nlargest(SLOWEST, [*self.slowest, *more], key=_slowness)
 
     def to_document(self, group: Group) -> dict[str, Any]:
-        """A document of collection `kpi_rollups`; the same for the same traces, in whatever order they came."""
+        """Return the document for `kpi_rollups`; it does not depend on the order of the traces."""
         cells = sorted(self.cells.items())
         return {
             "_id": group.id,
@@ -181,7 +181,7 @@ class Rollup:
             "priority": group.priority,
             "requests": self.requests,
             "by_status": dict(self.by_status),
-            # As pairs: what stands in a trace could be no field's name.
+            # As pairs, because values of a trace may not be valid field names.
             "causes": [{"cause": one, "requests": n} for one, n in sorted(self.causes.items())],
             "abandoned": self.abandoned,
             "retried": self.retried,
@@ -229,10 +229,10 @@ def roll_up(traces: Iterable[Mapping[str, Any]], into: dict[Group, Rollup]) -> N
 
 
 def hour_of(moment: datetime) -> datetime:
-    """The start of its hour, in UTC."""
+    """Return the start of a time's hour, in UTC."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def _slowness(one: Mapping[str, Any]) -> tuple[float, str]:
-    # With the id, so that equals are kept in the same way whatever their order.
+    # With the id, so that ties do not depend on the order.
     return one["e2e_s"], one["channel_id"]

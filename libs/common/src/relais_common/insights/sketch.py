@@ -1,4 +1,4 @@
-"""Quantiles of durations out of logarithmic bins, whose error is bounded and does not grow when they are merged.
+"""Quantiles of durations from logarithmic bins, with a bounded error that does not grow when they are merged.
 
 Bin `i` holds durations over GAMMA^(i-1) s and up to GAMMA^i s; its middle is within RELATIVE_ERROR of each of them (the
 mapping of DDSketch, Masson et al., VLDB 2019). To merge is to add counts: any split of the data gives the same bins.
@@ -12,22 +12,22 @@ from typing import Any
 
 RELATIVE_ERROR = 0.01
 SHORTEST_S = 1e-6
-"""What is shorter counts as 0."""
+"""Shorter durations count as 0."""
 
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA = math.log(GAMMA)
 _BINS_PER_E = 1 / _LOG_GAMMA
 _ZERO = -(1 << 20)
-"""The bin of what counts as 0: under all others."""
+"""The bin of durations that count as 0, below all others."""
 
 
 class Sketch:
     """Durations in seconds.
 
     Attributes:
-        count: how many were added.
-        sum_us: all of them together, in whole microseconds each: their order makes no difference.
-        max_s: the longest, exactly; 0 for none.
+        count: number of durations.
+        sum_us: their sum, in whole microseconds each, so that the order makes no difference.
+        max_s: the exact maximum; 0 if empty.
     """
 
     __slots__ = ("bins", "count", "max_s", "sum_us")
@@ -54,9 +54,9 @@ class Sketch:
         self.max_s = max(self.max_s, other.max_s)
 
     def quantile(self, share: float) -> float | None:
-        """The shortest duration that at least `share` of them do not exceed (nearest rank), in seconds.
+        """Return the shortest duration that at least `share` of them do not exceed (nearest rank), in seconds.
 
-        Within RELATIVE_ERROR of the exact one; None where there are none.
+        Within RELATIVE_ERROR of the exact value; None if empty.
         """
         wanted = max(1, math.ceil(share * self.count))
         seen = 0
@@ -72,12 +72,12 @@ class Sketch:
         return self.sum_us / 1e6 / self.count if self.count else None
 
     def sorted_bins(self) -> Iterator[tuple[float, int]]:
-        """Middles in seconds and counts, the shortest first."""
+        """Return the bins' middles in seconds and their counts, shortest first."""
         for index, count in sorted(self.bins.items()):
             yield middle_s(index), count
 
     def to_document(self) -> dict[str, Any]:
-        """Plain numbers and arrays; `bins` and `counts` go together."""
+        """Return plain numbers and arrays; `bins` and `counts` correspond."""
         pairs = sorted(self.bins.items())
         return {
             "count": self.count,
@@ -98,7 +98,7 @@ class Sketch:
 
 
 def middle_s(index: int) -> float:
-    """What stands for a bin: as far, in proportion, from its shortest duration as from its longest."""
+    """Return the middle of a bin, with the same relative distance to both of its ends."""
     return 0.0 if index == _ZERO else 2 * GAMMA**index / (GAMMA + 1)
 
 

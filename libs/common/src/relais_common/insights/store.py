@@ -1,4 +1,4 @@
-"""The collections of the key figures, and how they are read."""
+"""The KPI collections in MongoDB, and how they are read."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from relais_common.insights.report import Axis, Fold, Report, build_report
 from relais_common.insights.rollups import Group, Rollup
 
 TRACES = "traces"
-"""One document per request; `relais_common.jobs.traces` says what is in it."""
+"""One document per request, defined in `relais_common.jobs.traces`."""
 
 ROLLUPS = "kpi_rollups"
-"""One document per hour, model, key, operation and priority; `relais_common.insights.rollups` says what is in it."""
+"""One document per hour, model, key, operation and priority, defined in `relais_common.insights.rollups`."""
 
 HOURS = "kpi_hours"
 """One document per hour that has been rolled up: `_id` its start, `traces` how many there were."""
 
 STATE = "kpi_state"
-"""The document `rollup`: who holds the lock, and how far the traces have been looked at."""
+"""The document `rollup`: the holder of the lock, and how far the traces have been processed."""
 
 _READ_AT_ONCE = 500
 _ADDED_AT_ONCE = 20
-"""Takes some two milliseconds."""
+"""Rollups added in one go, about two milliseconds of work."""
 
 
 async def read_rollups(
     database: Database, since: datetime, until: datetime
 ) -> AsyncIterator[tuple[Group, Rollup]]:
-    """Those of the hours from `since`, included, to `until`, left out; in no order."""
+    """Yield the rollups of hours from `since` (inclusive) to `until` (exclusive), in no particular order."""
     cursor = database[ROLLUPS].find(
         {"hour": {"$gte": since, "$lt": until}}, batch_size=_READ_AT_ONCE
     )
@@ -49,7 +49,7 @@ async def read_rollups(
 
 
 async def read_fold(database: Database, period: Period, axes: Iterable[Axis] = ()) -> Fold:
-    """The rollups of a period, added up; whoever shares the event loop has a turn now and then."""
+    """Add up the rollups of a period, yielding to the event loop from time to time."""
     fold = Fold(axes)
     added = 0
     async for group, rollup in read_rollups(database, period.since, period.until):
@@ -63,7 +63,7 @@ async def read_fold(database: Database, period: Period, axes: Iterable[Axis] = (
 async def read_report(
     database: Database, period: Period, *, by: Axis, objectives: Objectives
 ) -> Report:
-    """The figures of a period, beside those of the one before."""
+    """Return the figures of a period and of the previous one."""
     fold = await read_fold(database, period, (by,))
     previous = await read_fold(database, period.previous)
     return await asyncio.to_thread(
@@ -78,7 +78,7 @@ async def read_report(
 
 
 async def rolled_up_to(database: Database) -> datetime | None:
-    """What was recorded until then is in the rollups; None before the first run."""
+    """Return the time up to which recorded traces are in the rollups; None before the first run."""
     state = await database[STATE].find_one({"_id": "rollup"})
     moment: datetime | None = None if state is None else state.get("rolled_up_to")
     return None if moment is None else moment.astimezone(UTC)

@@ -1,1 +1,1 @@
-"""`relais config`: settings looked at before anything starts with them."""
+"""`relais config`: validates settings before anything starts with them."""

@@ -1,4 +1,4 @@
-"""`relais config check`: everything that is missing or wrong, at once."""
+"""`relais config check`: reports all missing and invalid settings at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relais_admin.config.readers import Reader, examine, installed_readers
 from relais_common.runtime.command_line import OK, WRONG_USE
 from relais_common.runtime.environ import Environ
 
-# Libraries' own, which nobody lists.
+# Settings of libraries, which are not listed anywhere.
 _FOREIGN = (
     "HF_",
     "HUGGING_FACE_",
@@ -30,7 +30,7 @@ _FOREIGN = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 nothing is wrong, 2 something is, or the arguments are."""
+    """Run the command. Exit codes: 0 if all settings are valid, 2 if not, or for wrong arguments."""
     parser = ArgumentParser(
         prog="relais config",
         description="Settings, looked at before anything starts: all that is missing or wrong, one a line.",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def problems_of_file(text: str, readers: Mapping[str, Reader]) -> list[str]:
-    """Of an env file of infra/compose, in the order in which one would mend them."""
+    """Return the problems of an env file of infra/compose, in the order in which to fix them."""
     values, found = parse(text)
     of_services, read = _of_services(readers, {name: inside(name, values) for name in readers})
     return [*found, *problems_of_deployment(values), *of_services, *_unknown(values, read | OWN)]
@@ -71,7 +71,7 @@ def problems_of_file(text: str, readers: Mapping[str, Reader]) -> list[str]:
 def _of_services(
     readers: Mapping[str, Reader], environments: Mapping[str, Environ]
 ) -> tuple[list[str], set[str]]:
-    """What is wrong, each with the services that say so; and the names of all that any of them reads."""
+    """Return the problems, each with the services that report it, and the names of all settings that are read."""
     found: dict[str, list[str]] = {}
     asked: set[str] = set()
     for name, read in readers.items():
@@ -83,7 +83,7 @@ def _of_services(
 
 
 def _unknown(values: Environ, known: set[str]) -> list[str]:
-    """A setting nobody reads changes nothing, in silence: most often it is spelt wrongly."""
+    """Return problems for settings that nothing reads, which are usually misspelt."""
     found = []
     for name in values:
         if name in known or (

@@ -1,4 +1,4 @@
-"""What infra/compose needs of its env file, beside what each service's reader wants."""
+"""Checks what infra/compose needs in its env file, in addition to the services' settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OWN = frozenset(
     PROXY_HOST PROXY_PORT REDIS_MAXMEMORY REDIS_MEMORY_LIMIT REDIS_PASSWORD STOP_GRACE_PERIOD
     """.split()
 )
-"""Settings of Compose, of the deployment and of libraries."""
+"""Settings of Compose, the deployment and libraries."""
 
 KEYS_FOLDER = PurePosixPath("/etc/relais/keys")
-"""Where the folder of the file of keys is mounted."""
+"""Where the folder with the file of keys is mounted."""
 
 _ENGINES = {"cpu": "vllm", "gpu": "vllm", "remote": "remote"}
 _PROFILES = {*_ENGINES, "kpi", "monitoring", "proxy"}
@@ -42,20 +42,20 @@ def profiles(values: Environ) -> set[str]:
 
 
 def inside(service: str, values: Environ) -> dict[str, str]:
-    """What a container of the service finds, as far as its reader cares."""
+    """Return the environment of the service's container, as far as its reader is concerned."""
     found = {
         key: value for key, value in values.items() if key not in OWN or key == "REDIS_PASSWORD"
     }
     found.setdefault("MONGODB_URL", "mongodb://mongodb:27017")
     if service == "llm-worker":
         chosen = [_ENGINES[one] for one in sorted(profiles(values) & _ENGINES.keys())]
-        # Where both kinds run, the table is what can be wrong.
+        # If both kinds run, the table is what can be invalid.
         found["ENGINE"] = "remote" if "remote" in chosen else found.get("ENGINE", "vllm")
     return found
 
 
 def problems_of_deployment(values: Environ) -> list[str]:
-    """All that is missing or wrong."""
+    """Return all missing and invalid settings."""
     found: list[str] = []
     for check in (
         _placeholders,
@@ -97,7 +97,7 @@ def _passwords(values: Environ) -> Iterator[str]:
     for name, url in (("REDIS_PASSWORD", "REDIS_URL"), ("MONGODB_PASSWORD", "MONGODB_URL")):
         password = environ.optional_text(values, name)
         if password is None:
-            # Compose starts its own servers, whatever else is used.
+            # Compose starts its own servers in any case.
             yield f"{name} is not set" + (
                 f"; {url} does not do in its place" if url in values else ""
             )

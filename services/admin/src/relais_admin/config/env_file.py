@@ -1,4 +1,4 @@
-"""Files of NAME=value lines, as Compose reads them."""
+"""Parses files of NAME=value lines, as Compose does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _COMMENT = re.compile(r"\s+#.*")
 
 
 def parse(text: str) -> tuple[dict[str, str], list[str]]:
-    """The values, and what is wrong with the file itself."""
+    """Return the values, and the problems of the file itself."""
     values: dict[str, str] = {}
     problems: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""The services' own readers of settings, as far as they are installed, and all that one of them finds wrong."""
+"""Runs the settings readers of all installed services, and collects the problems that they find."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relais_common.jobs.errors import SettingsError
 from relais_common.runtime.environ import Environ
 
 GROUP = "relais.settings"
-"""Entry points by which a service brings its reader, so that this one need not import a service."""
+"""Entry-point group in which services register their readers, so that this package imports no service."""
 
 Reader = Callable[[Environ], object]
 
@@ -18,12 +18,12 @@ _WORD = re.compile(r"[A-Z][A-Z0-9_]+")
 
 
 def installed_readers() -> dict[str, Reader]:
-    """By the service's name."""
+    """Return the installed readers by service name."""
     return {point.name: point.load() for point in sorted(entry_points(group=GROUP))}
 
 
 class Recording(Mapping[str, str]):
-    """An environment that notes what was asked of it, and forgets what it is told to."""
+    """An environment that records what is read, and can forget names."""
 
     def __init__(self, values: Environ) -> None:
         self._values = dict(values)
@@ -44,9 +44,9 @@ class Recording(Mapping[str, str]):
 
 
 def examine(read: Reader, env: Environ) -> tuple[list[str], set[str]]:
-    """Every error that the reader has to tell, not the first alone; and the names of all that it reads.
+    """Return all errors of a reader, not only the first, and the names of all settings that it reads.
 
-    A reader stops at what is wrong. What it named is taken away, so that its default stands in, and it is asked again.
+    A reader stops at the first invalid setting, which is then removed, so that its default applies when it runs again.
     """
     recording = Recording(env)
     found: list[str] = []

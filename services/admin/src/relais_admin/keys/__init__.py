@@ -1,1 +1,1 @@
-"""`relais keys`: the file of API keys."""
+"""`relais keys`: manages the file of API keys."""

@@ -1,4 +1,4 @@
-"""`python -m relais_admin.keys`, where the console script `relais` is not installed."""
+"""`python -m relais_admin.keys`, for use without the console script `relais`."""
 
 from __future__ import annotations
 

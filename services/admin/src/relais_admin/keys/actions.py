@@ -1,4 +1,4 @@
-"""What each command does with the file of keys."""
+"""The commands' changes to the file of keys."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from relais_common.jobs.errors import RelaisError
 
 
 class KeysError(RelaisError):
-    """The file does not allow what was asked."""
+    """The file does not allow the requested change."""
 
 
 def create(path: Path, client: str, rights: dict[str, Any]) -> str:
-    """A new client's key. Raises KeysError where the client is there already."""
+    """Create a client and return its key. Raises KeysError if the client exists."""
     key = api_keys.generate()
     with changing(path) as entries:
         if client in entries:
@@ -25,7 +25,7 @@ def create(path: Path, client: str, rights: dict[str, Any]) -> str:
 
 
 def add(path: Path, client: str) -> str:
-    """One more key of a client, beside those it has."""
+    """Add another key to a client and return it."""
     key = api_keys.generate()
     with changing(path) as entries:
         entry = _as_object(_entry_of(entries, client))
@@ -35,7 +35,7 @@ def add(path: Path, client: str) -> str:
 
 
 def hash_in_file(path: Path, client: str) -> bool:
-    """Store a client's key as its hash. False where it is one already."""
+    """Replace a client's key by its hash. Returns False if it is a hash already."""
     with changing(path) as entries:
         entry = _as_object(_entry_of(entries, client))
         if "key" not in entry:
@@ -46,14 +46,14 @@ def hash_in_file(path: Path, client: str) -> bool:
 
 
 def revoke(path: Path, client: str) -> None:
-    """Take a client out."""
+    """Remove a client."""
     with changing(path) as entries:
         _entry_of(entries, client)
         del entries[client]
 
 
 def refuse_weak(key: str) -> None:
-    """Raises KeysError: a key that can be guessed is no safer as a plain hash."""
+    """Raise KeysError for a weak key, which a plain hash would not protect."""
     if api_keys.is_weak(key):
         raise KeysError(
             f"this key is too easily guessed for a hash to hide it (under {api_keys.MIN_KEY_CHARACTERS} characters, "

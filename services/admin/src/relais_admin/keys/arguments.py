@@ -1,4 +1,4 @@
-"""What stands on the command line after `relais keys`."""
+"""Parses the command line after `relais keys`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ Exit codes: 0 done, 1 a failure or an unknown client, 2 wrong arguments or file.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """A command that was understood.
+    """A parsed command.
 
     Attributes:
-        client: of the commands that act on one; None for `hash` of standard input.
-        rights: fields of a new entry, as the file has them.
+        client: set for commands that act on a client; None for `hash` of standard input.
+        rights: fields of a new entry, as in the file.
     """
 
     command: str
@@ -43,7 +43,7 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str], default_file: str | None) -> Arguments:
-    """Raises SystemExit: code 2 with a message on stderr, or 0 after help."""
+    """Parse the arguments. Raises SystemExit: code 2 with a message on stderr, or 0 after help."""
     parser = _parser()
     given = parser.parse_args(arguments)
     file = given.file or default_file

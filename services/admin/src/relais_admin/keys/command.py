@@ -19,7 +19,7 @@ from relais_common.runtime.command_line import FAILED, OK, WRONG_USE
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit codes: 0 done, 1 a failure or an unknown client, 2 wrong arguments or file."""
+    """Run the command. Exit codes: 0 done, 1 failure or unknown client, 2 wrong arguments or file."""
     wanted = parse(arguments, environ.optional_text(os.environ, api_keys.SETTING))
     try:
         if wanted.file is None:
@@ -60,7 +60,7 @@ def _show_key(client: str, key: str) -> None:
 
 
 def _hash_standard_input() -> None:
-    # Not an argument: every user of the machine can see those.
+    # Not an argument, because every user of the machine can see those.
     key = sys.stdin.readline().strip()
     actions.refuse_weak(key)
     sys.stdout.write(f"{api_keys.hash_text(key)}\n")

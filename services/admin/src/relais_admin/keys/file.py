@@ -1,4 +1,4 @@
-"""Changing the file of keys: whole or not at all, one at a time, readable by whom it was."""
+"""Changes the file of keys atomically, one change at a time, and keeps its permissions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NEW_FILE_MODE = 0o600
 
 @contextmanager
 def changing(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's entries, to be changed in place; they are written when the context ends without an error.
+    """Yield the file's entries, to be changed in place. They are written when the context ends without an error.
 
     Raises:
-        SettingsError: what is there, or would be, is no file of keys.
+        SettingsError: the current or the new content is not a valid file of keys.
         OSError: it cannot be written.
     """
-    # A link stays one: what it leads to is replaced.
+    # A link stays a link: its target is replaced.
     path = path.resolve()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        # The folder, because the file itself is another one after each change.
+        # The folder, because each change replaces the file itself.
         fcntl.flock(folder, fcntl.LOCK_EX)
         content = api_keys.read_bytes(path) if path.exists() else b"{}"
         api_keys.parse(content, path)
@@ -59,7 +59,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _take_over_rights(path: Path, handle: int) -> None:
-    """Whoever could read the old file can read the new one: an orchestrator is seldom its editor."""
+    """Copy owner and mode of the old file, because the orchestrator that reads it is often another user."""
     try:
         old = path.stat()
     except FileNotFoundError:

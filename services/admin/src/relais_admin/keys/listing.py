@@ -1,4 +1,4 @@
-"""Who may do what, for programs and for people. No key and no hash is shown."""
+"""Lists clients and their rights, for programs and for people. Shows no key and no hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relais_common.config.api_keys import ApiKey
 
 
 def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:
-    """One JSON object for each client; null where nothing limits it."""
+    """Return one JSON object per client; null means unlimited."""
     return [
         {
             "client": client,
@@ -31,7 +31,7 @@ def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:
 
 
 def as_table(keys: dict[str, ApiKey]) -> Table:
-    """The same in 80 columns."""
+    """Return the list as a table of 80 columns."""
     table = Table(box=None, pad_edge=False)
     table.add_column("CLIENT", overflow="fold")
     for title in ("KEYS", "REQ/MIN", "TOK/MIN", "AT ONCE"):

@@ -1,1 +1,1 @@
-"""The job: new traces into hourly rollups."""
+"""The job that aggregates new traces into hourly rollups."""

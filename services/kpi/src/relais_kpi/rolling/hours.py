@@ -1,4 +1,4 @@
-"""One hour: read its traces, write its rollups."""
+"""Rolls up one hour: reads its traces and writes its rollups."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRITTEN_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """An hour in which requests ended that were recorded lately."""
+    """An hour with recently recorded traces."""
 
     hour: datetime
     traces: int
@@ -26,7 +26,7 @@ class Touched:
 
 
 async def touched_hours(database: Database, since: datetime | None) -> list[Touched]:
-    """The hours of the traces recorded since then, or of all, the oldest first."""
+    """Return the hours of traces recorded since then, or of all traces, oldest first."""
     found = database[TRACES].aggregate(
         [
             {"$match": {} if since is None else {"recorded_at": {"$gte": since}}},
@@ -48,7 +48,7 @@ async def touched_hours(database: Database, since: datetime | None) -> list[Touc
 
 
 async def known_hours(database: Database, first: datetime) -> dict[datetime, int]:
-    """Hours from there on that were rolled up by this version, and of how many traces."""
+    """Return the hours from then on that this version has rolled up, and their numbers of traces."""
     found = database[HOURS].find({"_id": {"$gte": first}, "version": VERSION})
     return {one["_id"].astimezone(UTC): one["traces"] for one in await found.to_list(None)}
 
@@ -59,7 +59,7 @@ async def count_traces(database: Database, hour: datetime) -> int:
 
 
 async def read_hour(database: Database, hour: datetime, lock: Lock) -> dict[Group, Rollup]:
-    """Its rollups, from all of its traces, a batch of them in memory at a time."""
+    """Compute an hour's rollups from all its traces, with one batch in memory at a time."""
     rollups: dict[Group, Rollup] = {}
     cursor = database[TRACES].find(
         _within(hour), dict.fromkeys(TRACE_FIELDS, 1), batch_size=READ_AT_ONCE
@@ -78,7 +78,7 @@ async def write_hour(
     *,
     incomplete: bool,
 ) -> None:
-    """Replace what is there of it; last of all, note that it is done. Raises Superseded."""
+    """Replace an hour's rollups, then mark the hour as done. Raises Superseded."""
     documents = [rollup.to_document(group) for group, rollup in rollups.items()]
     for part in _parts(documents):
         await _replace(database, ROLLUPS, part, lock)
@@ -95,7 +95,7 @@ async def write_hour(
 async def _replace(
     database: Database, collection: str, documents: Sequence[dict[str, Any]], lock: Lock
 ) -> None:
-    """What a later run wrote is not matched, and its `_id` stands in the way of the upsert."""
+    """Replace documents of earlier runs. Those of a later run do not match, and their `_id` blocks the upsert."""
     try:
         await database[collection].bulk_write(
             [

@@ -1,8 +1,8 @@
-"""A run: which hours have new traces, and each of them computed anew.
+"""Runs the job: finds hours with new traces, and recomputes each of them.
 
-An hour is replaced whole, by what its traces say; nothing is ever added to a stored number. So a run can be killed
-anywhere and made again, run twice, or meet a trace again, and the numbers are the same. A trace that comes late only
-has its hour computed once more. What a run costs grows with the hours that have new traces, not with all there are.
+Each hour is recomputed from its traces and replaced whole; nothing is added to stored numbers. A run can therefore be
+killed anywhere and repeated, run twice, or see a trace twice, and the numbers are the same. A late trace only has its
+hour recomputed. The cost of a run grows with the hours that have new traces, not with all hours.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from relais_kpi.rolling.lock import Lock, hold_lock
 from relais_kpi.rolling.retention import Retention, read_retention
 
 OVERLAP = timedelta(minutes=10)
-"""A trace may be seen so long after the `recorded_at` that it bears: clocks differ, and writes take time."""
+"""How long after its `recorded_at` a trace may become visible, because clocks differ and writes take time."""
 
 Progress = Callable[[int, int, int], None]
-"""Called with hours done, hours in all, traces read."""
+"""Called with the hours done, the total of hours, and the traces read."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        new_traces: traces looked at for the first time, or again in the overlap.
-        computed, unchanged, frozen: hours, by what was done with them.
-        traces_read: those of the computed hours.
-        rollups_written: documents.
+        new_traces: traces seen for the first time, or again in the overlap.
+        computed, unchanged, frozen: numbers of hours by outcome.
+        traces_read: traces of the computed hours.
+        rollups_written: documents written.
     """
 
     new_traces: int = 0
@@ -63,10 +63,10 @@ async def roll_up_new(
 
     Args:
         kept: older rollups are deleted.
-        everything: look at all traces, and compute also hours that seem to be done.
+        everything: consider all traces, and recompute hours that are done.
 
     Raises:
-        LockHeld: another run is at work.
+        LockHeld: another run is active.
         Superseded: another run took over.
     """
     await _make_indexes(database)
@@ -90,7 +90,7 @@ async def roll_up_new(
                 )
                 await lock.renew_if_due()
             progress(len(touched), len(touched), run.traces_read)
-            # Not past this moment, whatever a clock elsewhere says: what is recorded later is looked at later.
+            # Never beyond the current time, whatever other clocks say: later traces are for later runs.
             recorded_to = min(began, max(one.recorded_to for one in touched))
             run.watermark = max(recorded_to, lock.watermark or recorded_to)
         await lock.done(watermark=run.watermark, rolled_up_to=began)
@@ -112,7 +112,7 @@ async def _roll_up_hour(
         if retention.is_frozen(hour):
             run.frozen += 1
             return
-        # Traces come and do not change: as many as before are the same.
+        # Traces never change, so an equal number means the same traces.
         if not everything and await count_traces(database, hour) == known_traces:
             run.unchanged += 1
             return
@@ -120,7 +120,7 @@ async def _roll_up_hour(
     traces = sum(rollup.requests for rollup in rollups.values())
     run.traces_read += traces
     if known_traces is not None and traces < known_traces:
-        # Some are gone, by another way than age. History is not rewritten.
+        # Some were deleted before their age. History is not rewritten.
         run.frozen += 1
         return
     await write_hour(database, hour, rollups, lock, incomplete=retention.is_incomplete(hour))
@@ -129,15 +129,15 @@ async def _roll_up_hour(
 
 
 async def _make_indexes(database: Database) -> None:
-    """Those that the job and the report need, where nobody else has made one that serves."""
+    """Create the indexes that the job and the report need, unless suitable ones exist."""
     for field, other in (("recorded_at", "finished_at"), ("finished_at", "recorded_at")):
         indexes = await database[TRACES].index_information()
         if not any(one["key"][0][0] == field for one in indexes.values()):
-            # Of two fields, so that it stands in the way of no TTL index on the first.
+            # With two fields, so that it does not conflict with a TTL index on the first.
             await database[TRACES].create_index([(field, 1), (other, 1)])
     await database[ROLLUPS].create_index([("hour", 1)])
     for collection in (ROLLUPS, HOURS):
-        # MongoDB finds the one document by `_id` anyway; a server that is less clever would look through all of them.
+        # MongoDB finds the document by `_id` anyway; a less clever server would scan them all.
         await database[collection].create_index([("_id", 1), ("fence", 1)])
 
 

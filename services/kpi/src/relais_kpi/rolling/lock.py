@@ -1,9 +1,9 @@
-"""One run at a time, and no harm where two run at once after all.
+"""A lock for one run at a time, with a fence in case two run at once after all.
 
-The document `rollup` of `kpi_state` says who runs, until when, and which run in a row it is: its fence. Every write of
-a run carries the fence and replaces only what an earlier run wrote. So a run that was frozen past its lock cannot undo
-what the next one wrote. And the next one reads no hour before it holds the lock, and has what is recorded after that
-looked at again by the one after it: whatever the frozen run saw and could not write is not missed.
+The document `rollup` of `kpi_state` has the holder, the expiry, and the number of the run: its fence. Every write of
+a run carries the fence and replaces only what an earlier run wrote. A run that was frozen past its lock therefore
+cannot undo what the next one wrote. The next run reads no hour before it holds the lock, and traces recorded after
+that are considered again by the following run, so nothing that the frozen run saw and could not write is missed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from relais_common.insights.store import STATE
 
 LOCK = "rollup"
 LASTS = timedelta(seconds=60)
-"""After a run that was killed, the next one may have to wait so long."""
+"""How long the next run may have to wait after a run that was killed."""
 
 RENEW_EVERY_S = 10.0
 
 
 class LockHeld(Exception):
-    """Another run is at work. Says whose and until when its lock lasts."""
+    """Another run is active. Names the holder and the expiry of its lock."""
 
 
 class Superseded(Exception):
-    """A later run has taken over; this one may write nothing more."""
+    """A later run has taken over; this one must not write any more."""
 
 
 class Lock:
-    """A run's hold. Its clock is this machine's: where clocks differ, the fence still protects."""
+    """The lock of a run, on this machine's clock. If clocks differ, the fence still protects."""
 
     def __init__(
         self, database: Database, document: Mapping[str, Any], now: Callable[[], datetime]
@@ -47,17 +47,17 @@ class Lock:
         self.watermark: datetime | None = document.get("watermark")
 
     async def renew_if_due(self) -> None:
-        """Raises Superseded."""
+        """Extend the lock if necessary. Raises Superseded."""
         if time.monotonic() - self._renewed_at > RENEW_EVERY_S:
             self._renewed_at = time.monotonic()
             await self._update({"expires_at": self._now() + LASTS})
 
     async def done(self, *, watermark: datetime | None, rolled_up_to: datetime) -> None:
-        """The next run begins at the watermark; reports say how far they go. Raises Superseded."""
+        """Store the watermark, where the next run begins and which reports show. Raises Superseded."""
         await self._update({"watermark": watermark, "rolled_up_to": rolled_up_to})
 
     async def release(self) -> None:
-        """The fence stays, for the next run to count on from."""
+        """Release the lock. The fence stays, and the next run increments it."""
         await self._states.update_one(
             {"_id": LOCK, "fence": self.fence}, {"$set": {"expires_at": self._now()}}
         )
@@ -72,7 +72,7 @@ class Lock:
 
 @asynccontextmanager
 async def hold_lock(database: Database, now: Callable[[], datetime]) -> AsyncIterator[Lock]:
-    """Raises LockHeld."""
+    """Hold the lock during the context. Raises LockHeld."""
     moment = now()
     holder = f"{socket.gethostname()}:{os.getpid()}"
     try:
@@ -92,6 +92,6 @@ async def hold_lock(database: Database, now: Callable[[], datetime]) -> AsyncIte
     try:
         yield lock
     finally:
-        # Where that fails too, the lock ends by itself.
+        # If that fails too, the lock expires by itself.
         with suppress(PyMongoError):
             await lock.release()

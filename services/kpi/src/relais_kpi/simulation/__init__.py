@@ -1,1 +1,1 @@
-"""Made-up traffic, to try reports and to measure the job."""
+"""Simulated traffic, to try reports and to measure the job."""

@@ -1,4 +1,4 @@
-"""Simulated traces into a database that has none but such."""
+"""Inserts simulated traces into a database without real ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARK = "simulated"
 
 
 class Refused(Exception):
-    """It would mix what was made up with what was measured."""
+    """Inserting would mix simulated with real traces."""
 
 
 async def insert_simulated(
@@ -29,7 +29,7 @@ async def insert_simulated(
     force: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write them in bulk; returns how many. Those of the same seed that are there already are left as they are.
+    """Write simulated traces in bulk and return their number. Existing ones of the same seed stay unchanged.
 
     Raises:
         Refused: the database has real traces, and `force` was not given.

@@ -1,4 +1,4 @@
-"""Who asks for what in simulated traffic: models, clients, and the days of a public service. All of it is invented."""
+"""Profiles of simulated traffic: invented models, clients, and days of a public service."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from relais_common.jobs.job import Operation, Priority
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelProfile:
-    """How a model behaves.
+    """The behaviour of a model.
 
     Attributes:
         weight: its share of the requests, relative to the others'.
         prompt_tokens, answer_tokens: medians; lengths have a heavy tail.
-        prefill_tokens_per_s: pace of the prompt; tpot_s: of the answer, each when nothing else runs.
+        prefill_tokens_per_s, tpot_s: speeds of prompt and answer when nothing else runs.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Client:
 
     Attributes:
         weight: its share of the requests, relative to the others'.
-        nightly: a batch, that runs when people sleep.
+        nightly: whether it is a batch that runs at night.
         impatience: share of its requests that it cancels.
     """
 
@@ -102,9 +102,9 @@ BY_HOUR = (
     *(0.16, 0.11, 0.08, 0.07, 0.08, 0.14, 0.30, 0.58, 0.92, 1.22, 1.34, 1.26),
     *(0.98, 1.10, 1.30, 1.28, 1.14, 0.92, 0.66, 0.52, 0.46, 0.40, 0.32, 0.23),
 )
-"""Of people's requests, by hour of the day in UTC."""
+"""Weights of people's requests, by hour of the day in UTC."""
 
 BY_WEEKDAY = (1.12, 1.08, 1.05, 1.03, 0.92, 0.38, 0.32)
-"""From Monday on."""
+"""Weights by day of the week, from Monday."""
 
 NIGHT_HOURS = frozenset({0, 1, 2, 3, 4})

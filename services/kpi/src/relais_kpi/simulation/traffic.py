@@ -1,4 +1,4 @@
-"""Traces of traffic that never was: daily and weekly cycles, heavy tails, crowded hours, failures, one bad hour."""
+"""Simulates traces: daily and weekly cycles, heavy tails, crowded hours, failures, one bad hour."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FAILURE_WEIGHTS = [weight for _, weight in _FAILURES]
 
 @dataclass(frozen=True, slots=True)
 class _Hour:
-    """What an hour of traffic is like: `crowd` is 0 to about 1, how near to all that can be served."""
+    """One hour of traffic; `crowd` is the utilisation, from 0 to about 1."""
 
     start_s: float
     requests: int
@@ -44,7 +44,7 @@ class _Hour:
 
 
 def simulate(*, traces: int, days: float, seed: int, until: datetime) -> Iterator[Trace]:
-    """So many traces of requests accepted in the days up to `until`, hour after hour; the same for the same seed."""
+    """Yield this many traces of requests accepted in the days up to `until`, hour by hour; deterministic by seed."""
     random = Random(seed)
     number = 0
     for hour in _hours(traces, days, until, random):
@@ -63,7 +63,7 @@ def _hours(traces: int, days: float, until: datetime, random: Random) -> Iterato
     bad = starts[random.randrange(count)]
     given = 0
     for start, clients, load, up_to in zip(starts, weights, loads, accumulate(loads), strict=True):
-        # Rounded sums, so that all hours together have exactly as many as were asked for.
+        # Rounded sums, so that all hours together have exactly the requested number.
         until_here = traces if start == starts[-1] else round(traces * up_to / whole)
         yield _Hour(start.timestamp(), until_here - given, clients, load / most, start == bad)
         given = until_here
@@ -113,7 +113,7 @@ def _trace(random: Random, hour: _Hour, seed: int, number: int) -> Trace:
 
 
 def _cancel_reason(status: Status, number: int) -> str | None:
-    """Most clients that give up say nothing."""
+    """Choose a cancel reason. Most clients that give up simply disconnect."""
     if status is not Status.CANCELLED:
         return None
     return (StopReason.DISCONNECT if number % 4 else StopReason.CLIENT).value
@@ -133,10 +133,10 @@ def _ending(random: Random, client: Client, hour: _Hour) -> tuple[Status, str | 
 def _course(
     random: Random, model: ModelProfile, hour: _Hour, prompt: int, status: Status
 ) -> tuple[Phases, int, bool]:
-    """Phases, tokens that came out, and whether it lost its worker on the way."""
+    """Return the phases, the generated tokens, and whether the worker was lost."""
     if status is Status.EXPIRED:
         return Phases(queue_s=_DEADLINE_S, prefill_s=0, decode_s=0, stalled_s=0), 0, False
-    # As queues do: short until nearly everything is in use, then long.
+    # Like real queues: short until nearly everything is in use, then long.
     queue_s = random.expovariate(1 / (0.02 + 0.9 * hour.crowd**5)) * (4 if hour.bad else 1)
     prefill_s = (0.02 + prompt / model.prefill_tokens_per_s) * random.lognormvariate(0, 0.25)
     if not model.answer_tokens:
@@ -156,7 +156,7 @@ def _course(
 
 
 def recorded_at(trace: Trace, random: Random) -> datetime:
-    """When an orchestrator would have written it: soon after its end."""
+    """Return when an orchestrator would have written the trace: soon after its end."""
     return datetime.fromtimestamp(trace.finished_at_s, UTC) + timedelta(
         seconds=random.uniform(0.05, 2.0)
     )
