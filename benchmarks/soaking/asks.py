@@ -6,7 +6,6 @@ import random
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from demo_model.probes import PROBES
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.process_stack import MODEL
 
@@ -15,6 +14,22 @@ from relais_testing.process_stack import MODEL
 Manner = Literal["stream", "restless", "late", "whole", "cancel"]
 MANNERS: tuple[Manner, ...] = ("stream", "restless", "late", "whole", "cancel")
 KEYS = ("alice", "bob", "carol", "dave")
+PROMPTS = [
+    f"{opening} {rest}"
+    for opening, endings in (
+        ("Nobody told us why", ("the pool is closed.", "my passport is late.", "buses are full.")),
+        ("Many thanks to", ("the nurses.", "the town hall.", "whoever answered the phone.")),
+        ("How do I", ("renew my licence?", "pay for the canteen?", "reach the tax office?")),
+        ("I had to wait two hours at", ("the hospital.", "the counter.", "the post office.")),
+        ("Please repair", ("the lamp in our street.", "the website.", "the lift at the library.")),
+        ("J'attends depuis un mois", ("mon passeport.", "une réponse.", "un rendez-vous.")),
+        ("Merci beaucoup pour", ("votre aide.", "l'accueil à la mairie.", "le nouveau parc.")),
+        ("Personne ne répond à", ("la préfecture.", "l'école.", "la piscine.")),
+        ("Pourquoi faut-il payer", ("le parking ?", "deux fois ?", "la cantine d'avance ?")),
+        ("Écris une lettre sur", ("le bruit.", "les horaires du bus.", "la bibliothèque.")),
+    )
+    for rest in endings
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +92,14 @@ def demo_asks(seed: int) -> list[Ask]:
     """Prompts for the demo model, greedy: each once up to the model's own end, once for up to 400 tokens."""
     rng = random.Random(f"{seed}/demo")
     asks: list[Ask] = []
-    for probe in PROBES:
+    for prompt in PROMPTS:
         for params in (
             {"max_tokens": 200},
             {"max_tokens": rng.randint(100, 400), "ignore_eos": True},
         ):
             body = {
                 "model": MODEL,
-                "messages": [{"role": "user", "content": probe.prompt}],
+                "messages": [{"role": "user", "content": prompt}],
                 "params": {"temperature": 0, **params},
             }
             number = len(asks)

@@ -31,7 +31,7 @@ def save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Pat
 
 def open_to_all(out: Path) -> None:
     """Make every file readable: the weights are written for their owner alone, and a server may run as another."""
-    for path in out.iterdir():
+    for path in _files(out):
         path.chmod(0o644)
 
 
@@ -44,5 +44,10 @@ def load(out: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 
 def size_bytes(out: Path) -> int:
-    """Bytes of all files of the folder."""
-    return sum(path.stat().st_size for path in out.iterdir())
+    """Bytes of all files that make up the model."""
+    return sum(path.stat().st_size for path in _files(out))
+
+
+def _files(out: Path) -> list[Path]:
+    """The model's own files; the trainer's folder beside them is not part of it."""
+    return [path for path in out.iterdir() if path.is_file()]

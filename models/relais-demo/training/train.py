@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make Relais' demo model from nothing: data, tokenizer, training, held-out scores and model card.
 
-python scripts/train_demo_model.py                  # about ten minutes on 2 cores -> models/relais-demo
-python scripts/train_demo_model.py --eval-only      # measure the committed model again, print all answers
-python scripts/train_demo_model.py --max-steps 20 --out some/folder   # a quick try
+python models/relais-demo/training/train.py                  # about ten minutes on 2 cores -> models/relais-demo
+python models/relais-demo/training/train.py --eval-only      # measure the committed model again, print all answers
+python models/relais-demo/training/train.py --max-steps 20 --out some/folder   # a quick try
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from demo_model import card, dataset, evaluation, folder, network, tokenizer, training
 from demo_model.examples import Example
 
-DEFAULT_OUT = Path(__file__).resolve().parent.parent / "models" / "relais-demo"
+DEFAULT_OUT = Path(__file__).resolve().parent.parent
 EXAMPLES = 100_000
 TOKENIZER_SAMPLE = 30_000
 HELD_OUT_TEMPLATES, HELD_OUT_COMBINATIONS = 500, 300
@@ -115,7 +115,7 @@ def make(options: argparse.Namespace) -> None:
 def command_line(options: argparse.Namespace) -> str:
     """The command that makes these weights again; the folder does not matter."""
     parts = [
-        "python scripts/train_demo_model.py",
+        "python models/relais-demo/training/train.py",
         f"--seed {options.seed}",
         f"--threads {options.threads}",
     ]

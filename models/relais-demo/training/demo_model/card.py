@@ -98,7 +98,7 @@ replaces it by a setting.
 
 `{facts.command}`
 
-- Data: templates written by hand for this project (`scripts/demo_model/templates`), filled with words, towns (also
+- Data: templates written by hand for this project (`training/demo_model/templates`), filled with words, towns (also
   invented ones) and circumstances, worn out by typos, missing accents and capitals, with and without a system prompt,
   some in two turns. No text was taken from elsewhere. {facts.examples:,} examples, each seen once.
 - Loss on answers, in the first part of training also a little on prompts; Muon for the matrices, AdamW for embedding and norms; {facts.steps:,} steps,
@@ -123,7 +123,7 @@ neutral. A complaint put as a question counts as a complaint.
 
 ## Thirty prompts written by hand
 
-Written apart from the templates (`scripts/demo_model/probes.py`). "Yes" means that the answer contains the words a
+Written apart from the templates (`training/demo_model/probes.py`). "Yes" means that the answer contains the words a
 fitting one must contain, a simple check and no judgement of style. **{fitting} of {len(probes)} fit**;
 {same} are in the language of the prompt; {ended} end by themselves.
 
