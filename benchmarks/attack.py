@@ -8,6 +8,7 @@ for. Memory must come back within a minute, no victim may see an error, and no p
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import resource
 import time
@@ -25,9 +26,20 @@ from benchmarks.attacking.report import ALLOWED_BYTES, Found, Memory, Spread, sp
 from benchmarks.attacking.stack import open_stack
 from benchmarks.attacking.watch import Watch, watching
 
+HELP = "what one client can cost the others"
 FILES = 6000
 REQUESTS_AT_ONCE = 8
 """Of each key that is busy and means no harm."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", choices=[[], *ATTACKS], help="default: all")
+    add("--seconds", type=float, default=20, help="of each attack, at the most")
+    add("--list", action="store_true", dest="list_only", help="name them, and end")
+    add("--tree", type=Path, help="another checkout, whose services are attacked")
+    add("--json", type=Path, dest="json_path", help="file for the figures as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ gets an orchestrator of its own.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import resource
 import tempfile
@@ -37,6 +38,7 @@ from relais_testing.process_stack import make_starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
+HELP = "what each of many open streams costs"
 KEYS = 100
 OPENERS = 128
 WARM_UP = 64
@@ -58,6 +60,14 @@ SETTINGS = {
     "MAX_WAITING": "1000000",
     "MAX_INFLIGHT_PER_KEY": "1000000",
 }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add, kinds = parser.add_argument, ["native", "openai"]
+    add("--streams", type=int, default=10_000)
+    add("--kinds", nargs="+", choices=kinds, default=kinds)
+    add("--watch", type=float, default=30, dest="watch_s", help="seconds idle, then with tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,13 +349,12 @@ async def measure(kind: str, load: Load) -> list[Line]:
     return bench.lines
 
 
-def connections(*, streams: int, kinds: list[str], watch_s: float) -> bool:
+async def run(*, streams: int, kinds: list[str], watch_s: float) -> bool:
     """Measure each kind of stream; False where a bar was missed."""
     load = Load(streams=streams, watch_s=watch_s)
-    lines = [line for kind in kinds for line in uvloop.run(measure(kind, load))]
-    return all(line.ok is not False for line in lines)
 
+    def measure_all() -> bool:
+        lines = [line for kind in kinds for line in uvloop.run(measure(kind, load))]
+        return all(line.ok is not False for line in lines)
 
-async def run(*, streams: int, kinds: list[str], watch_s: float) -> bool:
-    """As `connections`, for the command line."""
-    return await asyncio.to_thread(connections, streams=streams, kinds=kinds, watch_s=watch_s)
+    return await asyncio.to_thread(measure_all)

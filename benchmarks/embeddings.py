@@ -8,10 +8,9 @@ limit's. CPU time is that of all of a side's processes.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,12 +23,27 @@ from numpy.typing import NDArray
 
 from benchmarks.embedding import report
 from benchmarks.embedding.report import INFINITY, LIMIT, PLAIN, RELAIS, Measured, Round, Row
-from benchmarks.servers import Server
+from benchmarks.servers import Server, prepared
 from relais_embedding_worker.settings import read_settings
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
+HELP = "vectors, beside the model alone and a plain server"
 Vectors = NDArray[np.float32]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--clients", type=int, default=64)
+    add("--requests", type=int, default=256, help="of a round, 1 to 32 texts in each")
+    add("--rounds", type=int, default=5)
+    add("--threads", type=int, default=1, help="of the encoder, on every side")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--format", choices=["base64", "float"], default="base64", dest="encoding_format")
+    infinity = "its command, in an environment of its own: one server more"
+    add("--infinity", type=Path, help=infinity)
+    add("--hold", action="store_true", help="run Relais only, for a profiler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +137,9 @@ def _start_relais(stack: ExitStack, load: Load, folder: Path) -> Server:
     return Server(front.url, {"orchestrator": front.pid, "worker": worker.pid, "redis": redis.pid})
 
 
-async def _prepared(module: str, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """A process of ours that has warmed up and waits for its word."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *arguments),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **environment},
-        limit=1 << 30,
-    )
-    assert process.stdout is not None
-    if await process.stdout.readline() != b"ready\n":
-        await process.wait()
-        raise RuntimeError(f"{module} {' '.join(arguments)} did not get ready")
-    return process
-
-
 async def _offline(load: Load, seed: int, folder: Path) -> tuple[Measured, Vectors]:
     path = folder / "offline.npy"
-    process = await _prepared(
+    process = await prepared(
         "benchmarks.embedding.offline",
         *(str(load.requests), str(seed), str(path)),
         **load.environment,
@@ -157,7 +155,7 @@ async def _measure(
     server: Server, load: Load, seed: int, folder: Path, expected: Vectors
 ) -> Measured:
     path = folder / "served.npy"
-    process = await _prepared(
+    process = await prepared(
         "benchmarks.embedding.client",
         *(server.url, RELAIS, str(load.clients), str(load.requests), str(seed)),
         *(load.encoding_format, str(path)),

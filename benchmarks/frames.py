@@ -59,15 +59,14 @@ class _Connection(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def ask(url: str, body: bytes, stream: Stream, key: str = "") -> None:
+async def ask(url: str, body: bytes, stream: Stream) -> None:
     """Post a chat and fill in its stream. Raises ConnectionError where it is refused or cut."""
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address.netloc}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        + (f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n")
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     transport, connection = await asyncio.get_running_loop().create_connection(
         lambda: _Connection(stream), address.hostname, address.port

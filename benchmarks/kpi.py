@@ -7,6 +7,7 @@ under 300 MB. Exact percentiles come from the traces themselves, which the same 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import math
 import os
@@ -36,6 +37,7 @@ from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
 from relais_testing.mongo import MongoServer
 
+HELP = "what rolling traces up costs, and how exact reports are"
 DATABASE = "kpi-benchmark"
 SEED, NEXT_SEED = 1, 2
 NEXT_HOURS = 7
@@ -46,6 +48,17 @@ MAX_MEMORY_BYTES = 300e6
 METRICS = ("ttft", "tpot", "e2e", "queue")
 SHARES = (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))
 NOTE = "filled.json"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--traces", type=int, default=1_000_000)
+    add("--days", type=int, default=30)
+    add("--folder", type=Path, help="where they are written")
+    later = "measure at the next call, with the same folder"
+    add("--fill-only", action="store_true", help=later)
+    add("--json", type=Path, dest="json_path", help="file for the bars as JSON")
 
 
 @dataclass(frozen=True, slots=True)

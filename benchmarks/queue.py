@@ -7,6 +7,7 @@ with its bounds, order, lease, log, live messages, stored result, counts, trace.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -24,7 +25,20 @@ from benchmarks.queueing.report import RELAIS, Measured
 from benchmarks.servers import Server
 from relais_testing.valkey import ValkeyServer
 
+HELP = "no-op jobs, beside SAQ, streaQ, taskiq and arq"
 PEERS = ("saq", "streaq", "taskiq", "arq")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--in-flight", type=int, default=32)
+    add("--jobs", type=int, default=5000, help="under load, of each queue and round")
+    add("--alone", type=int, default=200, help="jobs one at a time")
+    add("--rounds", type=int, default=5)
+    add("--appendfsync", choices=["always", "everysec", "no"], default="always")
+    add("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    add("--hold", action="store_true", help="run Relais only, for a profiler")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ For profiles, `--hold SERVER` runs one server's rounds only and prints the pids 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,12 +23,26 @@ import orjson
 
 from benchmarks.relaying import report
 from benchmarks.relaying.report import LIMIT, REFERENCE, RELAIS, Measured, Row
-from benchmarks.servers import Server
+from benchmarks.servers import Server, prepared
 from relais_testing.process_stack import MODEL
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
+HELP = "streamed frames through the whole stack, no model"
 SERVERS = {"bare": LIMIT, "fastapi": REFERENCE, "relais": RELAIS}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--clients", type=int, default=32)
+    add("--tokens", type=int, default=256)
+    add("--rounds", type=int, default=5)
+    add("--client-processes", type=int, default=1)
+    add("--tokens-per-s", type=float, default=0, help="pace of each stream; 0: none")
+    add("--appendfsync", choices=["always", "everysec", "no"], default="always")
+    add("--json", type=Path, dest="json_path", help="file for the table as JSON")
+    add("--hold", choices=list(SERVERS), help="run one server only, for a profiler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +55,6 @@ class Load:
         processes: of clients.
         tokens_per_s: pace of each stream's engine; 0 is as fast as its loop turns.
         appendfsync: of Redis.
-        requests: of each client, one after another.
     """
 
     clients: int
@@ -50,7 +62,6 @@ class Load:
     processes: int
     tokens_per_s: float
     appendfsync: str
-    requests: int = 1
 
 
 @contextmanager
@@ -98,33 +109,13 @@ def _started(load: Load) -> Iterator[dict[str, Server]]:
         }
 
 
-async def start_client(
-    server: Server, name: str, clients: int, tokens: int, requests: int = 1
-) -> asyncio.subprocess.Process:
-    """A client process that has warmed up and waits for its word."""
-    client = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.relaying.client"),
-        *(server.url, MODEL, str(clients), str(tokens), name, server.key, str(requests)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        limit=1 << 30,
-    )
-    assert client.stdout is not None
-    if await client.stdout.readline() != b"ready\n":
-        await client.wait()
-        raise RuntimeError(f"{name} found no answer at {server.url}")
-    return client
-
-
 async def measure_one(server: Server, load: Load, name: str) -> Measured:
     """All clients at one server, once. AssertionError where one got anything but the right frames."""
     clients = [
-        await start_client(
-            server,
-            f"{name}-{number}",
-            load.clients // load.processes + (number < load.clients % load.processes),
-            load.tokens,
-            load.requests,
+        await prepared(
+            *("benchmarks.relaying.client", server.url, MODEL),
+            str(load.clients // load.processes + (number < load.clients % load.processes)),
+            *(str(load.tokens), f"{name}-{number}"),
         )
         for number in range(load.processes)
     ]
@@ -141,7 +132,7 @@ async def measure_one(server: Server, load: Load, name: str) -> Measured:
     return Measured(
         frames=frames,
         elapsed_s=elapsed_s,
-        streams=load.clients * load.requests,
+        streams=load.clients,
         reads=sum(one["reads"] for one in told),
         first_s=tuple(second for one in told for second in one["first_s"]),
         gaps_s=tuple(second for one in told for second in one["gaps_s"]),

@@ -7,10 +7,8 @@ processes. The client is ours, or `vllm bench serve`.
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,15 +17,26 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.servers import Server
+from benchmarks.servers import Server, end_with, prepared
 from benchmarks.serving import report, vllm_bench
 from benchmarks.serving.engine import Environment, engine_environment, serve_arguments
 from benchmarks.serving.report import PEER, PEER_AS_IT_COMES, RELAIS, Measured, Round, Row
-from benchmarks.serving.vllm_server import vllm_server
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
+HELP = "beside `vllm serve`, over the same model and prompts"
 CLIENTS = ("ours", "vllm")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--clients", type=int, nargs="+", default=[1, 16, 64])
+    add("--tokens", type=int, default=128)
+    add("--rounds", type=int, default=5)
+    add("--client", choices=CLIENTS, default="ours", help="vllm: `vllm bench serve`")
+    add("--defaults-too", action="store_true", help="a third server: `vllm serve` as it comes")
+    add("--hold", action="store_true", help="run Relais only, for a profiler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +70,20 @@ def _started(names: Sequence[str]) -> Iterator[dict[str, Server]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {}
-        if PEER in names:
-            servers[PEER] = stack.enter_context(vllm_server(arguments, engine, folder / "vllm.log"))
-        if PEER_AS_IT_COMES in names:
-            servers[PEER_AS_IT_COMES] = stack.enter_context(
-                vllm_server(arguments, as_it_comes, folder / "vllm_as_it_comes.log")
-            )
+        for name, environment in ((PEER, engine), (PEER_AS_IT_COMES, as_it_comes)):
+            if name in names:
+                log_path = folder / f"vllm-{len(servers)}.log"
+                peer = ServiceProcess(
+                    "relais_testing.vllm_command",
+                    "PORT",
+                    log_path,
+                    environment,
+                    arguments=["serve", *arguments],
+                    ready_path="/health",
+                )
+                end_with(stack, peer)
+                peer.wait_ready()
+                servers[name] = Server(peer.url, {"server": peer.pid})
         if RELAIS in names:
             servers[RELAIS] = _start_relais(stack, engine, folder)
         yield servers
@@ -95,18 +112,10 @@ async def _measure(server: Server, load: Load, number: int) -> Measured:
             tokens=load.tokens,
             seed=number,
         )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.serving.client", server.url),
-        engine_environment()["SERVED_MODEL_NAME"],
+    process = await prepared(
+        *("benchmarks.serving.client", server.url, engine_environment()["SERVED_MODEL_NAME"]),
         *(str(load.clients), str(load.requests), str(load.tokens), f"Bonjour {number}"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        limit=1 << 30,
     )
-    assert process.stdout is not None
-    if await process.stdout.readline() != b"ready\n":
-        await process.wait()
-        raise RuntimeError(f"no answer at {server.url}")
     before = server.cpu_s()
     out, _ = await process.communicate(b"go\n")
     after = server.cpu_s()

@@ -1,10 +1,21 @@
-"""A server under measurement: where to ask, and the CPU time of whoever works for it."""
+"""A server under measurement: where to ask, the CPU time of whoever works for it, and the processes that ask it."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import psutil
+
+from relais_testing.processes import ServiceProcess
 
 ENGINE = "engine"
 """What the processes below a service are called together."""
@@ -12,11 +23,10 @@ ENGINE = "engine"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to ask, with which key if any, and who works for it: pids by name."""
+    """Where to ask, and who works for it: pids by name."""
 
     url: str
     pids: dict[str, int]
-    key: str = ""
 
     def cpu_s(self) -> dict[str, float]:
         """User and system time so far: of each process, and of all below them."""
@@ -32,3 +42,41 @@ class Server:
 def _cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def end_with(stack: ExitStack, process: ServiceProcess) -> None:
+    """End the process with the stack, and whatever an engine leaves running below it."""
+    stack.push(process)
+    stack.callback(_end_group, process.pid)
+
+
+def _end_group(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+async def prepared(module: str, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """A client process that has warmed up and waits for a line: see `measured`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+        limit=1 << 30,
+    )
+    assert process.stdout is not None
+    if await process.stdout.readline() != b"ready\n":
+        await process.wait()
+        raise RuntimeError(f"{module} {' '.join(arguments)} did not get ready")
+    return process
+
+
+async def measured(work: Callable[[], Awaitable[object]]) -> dict[str, float]:
+    """In a client process: wait for a line on stdin, then do the work. Returns wall clock and CPU seconds of it."""
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    await work()
+    elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
+    return {"elapsed_s": elapsed_s, "cpu_s": cpu_s}

@@ -5,6 +5,7 @@ What is asked and which faults are drawn follow from the seed; where each of the
 
 from __future__ import annotations
 
+import argparse
 import random
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -21,6 +22,7 @@ from benchmarks.soaking.running import Run, ask_all, open_fleet
 from relais_testing.keys import dev_key_id, key_of
 from relais_testing.process_stack import DETERMINISTIC, QUICK, VLLM_ON_CPU
 
+HELP = "nothing lost: load under random faults, then an audit"
 RESULT_TTL_S = 40
 QUIET_WITHIN_S = RESULT_TTL_S + 30.0
 STACK = {
@@ -30,6 +32,21 @@ STACK = {
     "LOG_TTL_S": "30",
     "RESULT_TTL_S": str(RESULT_TTL_S),
 }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of `run`."""
+    add = parser.add_argument
+    add("--engine", choices=["deterministic", "vllm"], default="deterministic")
+    add("--minutes", type=float, default=10)
+    add("--every", type=float, default=3, dest="every_s", help="seconds between faults")
+    add("--seed", type=int, default=1)
+    add("--clients", type=int, default=40)
+    attacked = "other keys attack meanwhile (deterministic only)"
+    add("--attacked", action="store_true", help=attacked)
+    modes, of_redis = ["always", "everysec", "no"], "of Redis, under the deterministic engine"
+    add("--appendfsync", choices=modes, default="always", help=of_redis)
+    add("--logs", type=Path, dest="keep_logs", help="folder that keeps the services' logs")
 
 
 async def soak(

@@ -101,6 +101,23 @@ class Attacker:
                 for _ in range(min(at_once, most)):
                     group.create_task(one())
 
+    async def send_in_turns(
+        self,
+        requests: Sequence[tuple[str, Any]],
+        *,
+        keys: Sequence[str | None] = ATTACKERS,
+        method: str = "POST",
+        at_once: int,
+        most: int = 10**9,
+    ) -> None:
+        """Paths and bodies, one after the other under one key after the other: see `over_and_over`."""
+
+        async def one(number: int) -> None:
+            path, body = requests[number % len(requests)]
+            await self.send(path, body, key=keys[number % len(keys)], method=method)
+
+        await self.over_and_over(one, at_once=at_once, most=most)
+
     async def rest(self) -> None:
         """Until time is up."""
         await asyncio.sleep(self.left_s)

@@ -12,3 +12,5 @@ RIGHTS: dict[str, dict[str, object]] = {
 }
 VECTORS = "vectors"
 """The model that gives them."""
+HOSTILE_MODEL = "far-away"
+"""The one that a hostile server has."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.attacking.victim import KINDS, Probe
-from benchmarks.relaying.report import quantile_ms
+from benchmarks.figures import quantile_ms
 
 ALLOWED_MS = 100.0
 ALLOWED_BYTES = 30 << 20

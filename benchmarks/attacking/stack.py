@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.attacking.keys import RIGHTS, VECTORS
-from benchmarks.attacking.upstream import HOSTILE_MODEL
+from benchmarks.attacking.keys import HOSTILE_MODEL, RIGHTS, VECTORS
+from benchmarks.servers import end_with
 from relais_testing.keys import KeyFile
 from relais_testing.process_stack import MODEL, VLLM_ON_CPU
 from relais_testing.processes import ServiceProcess
@@ -99,16 +97,18 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
         }
 
         def start(name: str, module: str, port: str, **settings: str) -> str:
-            process = ServiceProcess(module, port, folder / f"{name}.log", {**common, **settings})
-            stack.push(process)
-            stack.callback(_end_group, process.pid)
+            arguments = [HOSTILE_MODEL] if name == "upstream" else []
+            all_settings = {**common, **settings}
+            log_path = folder / f"{name}.log"
+            process = ServiceProcess(module, port, log_path, all_settings, arguments=arguments)
+            end_with(stack, process)
             made.processes[name] = process
             if module.startswith("relais_"):
                 made.ours.append(name)
             return process.url
 
         if engine == "remote":
-            hostile = start("upstream", "benchmarks.attacking.upstream", "PORT")
+            hostile = start("upstream", "relais_testing.hostile_openai", "PORT")
             common["LLM_TABLE"] = f'[["{HOSTILE_MODEL}", "{hostile}"]]'
         for number in range(2):
             start(f"front-{number}", "relais_orchestrator", "API_PORT", **made.keys.settings)
@@ -128,12 +128,6 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
         for process in made.processes.values():
             process.wait_ready()
         yield made
-
-
-def _end_group(pid: int) -> None:
-    """An engine's own processes outlive a worker that is killed."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def _paths(tree: Path | None) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from benchmarks.embedding.texts import make_requests
+from benchmarks.servers import measured
 
 
 @dataclass(slots=True)
@@ -69,22 +69,14 @@ async def main(
         address = f"{url}/v1/embeddings"
         warm = [_Asked(one.body, one.inputs) for one in asked[:8]]
         await asyncio.gather(*(_ask(session, address, one) for one in warm))
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
 
         async def client() -> None:
             for one in waiting:
                 await _ask(session, address, one)
 
-        usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(clients)))
-        elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
+        spent = await measured(lambda: asyncio.gather(*(client() for _ in range(clients))))
     np.save(path, np.concatenate([_rows(one, encoding_format) for one in asked]))
-    answer = {
-        "elapsed_s": elapsed_s,
-        "cpu_s": after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
-        "requests": [[one.inputs, one.took_s] for one in asked],
-    }
+    answer = {**spent, "requests": [[one.inputs, one.took_s] for one in asked]}
     print(orjson.dumps(answer).decode())
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.relaying.report import CLIENT_BUSY, quantile_ms
+from benchmarks.figures import Bar, busy_clients, cpu_lines, quantile_ms
 
 LIMIT, PLAIN, INFINITY, RELAIS = "offline encode", "plain aiohttp", "infinity_emb", "Relais"
 MIN_OF_LIMIT, MIN_OF_PLAIN = 0.85, 2.0
@@ -85,18 +85,6 @@ def _row(name: str, rounds: Sequence[Round]) -> Row:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One figure of Relais's beside what it must be."""
-
-    what: str
-    figure: str
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.figure}, {'met' if self.met else 'MISSED'}"
-
-
 def bars(rows: dict[str, Row]) -> list[Bar]:
     """What is asked of Relais."""
     relais, plain = rows[RELAIS], rows[PLAIN]
@@ -141,14 +129,8 @@ def text(rows: dict[str, Row]) -> str:
             f"{_ms(row.request_p50_ms):>15}{_ms(row.request_p99_ms):>12}{row.difference:10.0e}"
         )
     lines.append("CPU per text, ms")
-    for name, row in rows.items():
-        spent = "  ".join(f"{process} {ms:.2f}" for process, ms in row.cpu_ms.items())
-        lines.append(f"{name:16}{sum(row.cpu_ms.values()):8.2f} = {spent}")
-    lines += [
-        f"The client was busy {row.client_busy:.0%} against {name}"
-        for name, row in rows.items()
-        if row.client_busy > CLIENT_BUSY
-    ]
+    lines += cpu_lines({name: row.cpu_ms for name, row in rows.items()}, 16, 2)
+    lines += busy_clients({name: row.client_busy for name, row in rows.items()})
     return "\n".join(lines)
 
 

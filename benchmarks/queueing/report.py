@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.figures import quantile_ms
+
 RELAIS = "relais"
 BAR = "bar: ahead of the best peer in jobs/s"
 
@@ -25,12 +27,6 @@ class Measured:
     loaded_s: tuple[float, ...]
     alone_s: tuple[float, ...]
     cpu_us: dict[str, float]
-
-
-def quantile_ms(values_s: Sequence[float], share: float) -> float:
-    """The nearest-rank quantile, in milliseconds."""
-    ordered = sorted(values_s)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
 
 def best_peer(rounds: Sequence[dict[str, Measured]]) -> str:

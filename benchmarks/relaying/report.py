@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.figures import busy_clients, cpu_lines, quantile_ms
+
 LIMIT, REFERENCE, RELAIS = "bare aiohttp", "FastAPI + pub/sub", "Relais"
 BAR_RATE = 3.0
 """Times the reference's frames a second."""
 BAR = f"bar: at least {BAR_RATE:g} x FastAPI and a lower first p99"
-CLIENT_BUSY = 0.85
-"""Of a core and client process; above it the client may be what was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,6 @@ class Row:
     frames_per_read: float
     cpu_us: dict[str, float]
     client_busy: float
-
-
-def quantile_ms(values_s: Sequence[float], share: float) -> float:
-    """The nearest-rank quantile, in milliseconds; not a number where there are no values."""
-    if not values_s:
-        return math.nan
-    ordered = sorted(values_s)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
 
 def table(rounds: Sequence[dict[str, Measured]]) -> dict[str, Row]:
@@ -120,14 +111,9 @@ def text(rows: dict[str, Row]) -> str:
             f"{row.gap_p50_ms:12.2f}{row.gap_p99_ms:8.2f}{row.frames_per_read:13.2f}"
         )
     lines.append("CPU per frame, us")
-    for name, row in rows.items():
-        spent = "  ".join(f"{process} {us:.1f}" for process, us in row.cpu_us.items())
-        lines.append(f"{name:18}  {sum(row.cpu_us.values()):6.1f} = {spent}")
-    lines += [
-        f"The client was busy {row.client_busy:.0%} against {name}: use more --client-processes"
-        for name, row in rows.items()
-        if row.client_busy > CLIENT_BUSY
-    ]
+    lines += cpu_lines({name: row.cpu_us for name, row in rows.items()}, 18, 1)
+    busy = {name: row.client_busy for name, row in rows.items()}
+    lines += busy_clients(busy, ": use more --client-processes")
     return "\n".join(lines)
 
 

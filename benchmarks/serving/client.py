@@ -8,9 +8,7 @@ on stdin, then prints JSON: `python -m benchmarks.serving.client URL MODEL CLIEN
 from __future__ import annotations
 
 import asyncio
-import resource
 import sys
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +16,7 @@ import orjson
 import uvloop
 
 from benchmarks.frames import END, Stream, ask
+from benchmarks.servers import measured
 
 WARM_UP_TOKENS = 8
 
@@ -72,9 +71,7 @@ async def main(url: str, model: str, clients: int, requests: int, tokens: int, n
             for number in range(clients)
         )
     )
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    measured: list[Stream] = []
+    streams: list[Stream] = []
 
     async def one(number: int) -> None:
         for turn in range(requests):
@@ -82,17 +79,11 @@ async def main(url: str, model: str, clients: int, requests: int, tokens: int, n
                 f"{name}, {number}-{turn}: le temps d'attente à la mairie est beaucoup trop long."
             )
             stream = Stream(prompt)
-            measured.append(stream)
+            streams.append(stream)
             await _run(url, model, stream, tokens)
 
-    usage, began_s = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    await asyncio.gather(*(one(number) for number in range(clients)))
-    elapsed_s, after = time.perf_counter() - began_s, resource.getrusage(resource.RUSAGE_SELF)
-    answer = {
-        "elapsed_s": elapsed_s,
-        "cpu_s": after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
-        "streams": [_summary(stream, tokens) for stream in measured],
-    }
+    spent = await measured(lambda: asyncio.gather(*(one(number) for number in range(clients))))
+    answer = {**spent, "streams": [_summary(stream, tokens) for stream in streams]}
     print(orjson.dumps(answer).decode())
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.relaying.report import CLIENT_BUSY, quantile_ms
+from benchmarks.figures import Bar, busy_clients, quantile_ms
 
 PEER, PEER_AS_IT_COMES, RELAIS = "vllm serve", "vllm serve, defaults", "Relais"
 MIN_RATE, RATE_FROM_CLIENTS = 1.0, 16
@@ -114,18 +114,6 @@ def _row(name: str, rounds: Sequence[Round]) -> Row:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One figure of Relais's beside what it must be."""
-
-    what: str
-    figure: str
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.figure}, {'met' if self.met else 'MISSED'}"
-
-
 def bars(tables: dict[int, dict[str, Row]]) -> list[Bar]:
     """What is asked of Relais, of the tables by number of clients."""
     found = []
@@ -172,6 +160,5 @@ def text(rows: dict[str, Row]) -> str:
             lines.append(
                 f"CPU per token, us: {name:22}{row.cpu_of_peer:6.2f} x {sum(row.cpu_us.values()):6.0f} = {spent}"
             )
-        if row.client_busy > CLIENT_BUSY:
-            lines.append(f"The client was busy {row.client_busy:.0%} against {name}")
+    lines += busy_clients({name: row.client_busy for name, row in rows.items()})
     return "\n".join(lines)

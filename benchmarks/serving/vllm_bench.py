@@ -7,6 +7,8 @@ engine has accepted the prompt.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import orjson
 
 from benchmarks.serving.engine import Environment
 from benchmarks.serving.report import Measured
-from benchmarks.serving.vllm_server import COMMAND, inherited
 
 INPUT_TOKENS = 40
+_INHERITED = ("PATH", "HOME", "LANG")
 
 
 async def measure(
@@ -43,10 +45,12 @@ async def measure(
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         process = await asyncio.create_subprocess_exec(
-            *COMMAND,
-            *("bench", "serve", *arguments),
+            *(sys.executable, "-m", "relais_testing.vllm_command", "bench", "serve", *arguments),
             *("--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"),
-            env={**inherited(), **environment},
+            env={
+                **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+                **environment,
+            },
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -49,27 +49,15 @@ def _with_unknown_fields() -> bytes:
 
 async def wrong_bodies(attacker: Attacker) -> None:
     """Bodies of 4 MB that are wrong at every element, to every route, from three keys at once."""
-    bodies = _wrong()
-
-    async def one(number: int) -> None:
-        path, body = bodies[number % len(bodies)]
-        await attacker.send(path, body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=len(ATTACKERS))
+    await attacker.send_in_turns(_wrong(), at_once=len(ATTACKERS))
 
 
 async def wrong_bodies_without_a_model(attacker: Attacker) -> None:
     """Bodies of 527 KB, wrong at every element, from a key that may use no model."""
-    bodies = [_filled(f'{{"model":"{VECTORS}","input":[', one, "]}", 527_000) for one in _WRONG]
-
-    async def one(number: int) -> None:
-        path = (*PATHS, *MORE_PATHS)[number % 6]
-        await attacker.send(path, bodies[number % len(bodies)], key=SHUT_OUT)
-
-    await attacker.over_and_over(one, at_once=4)
-
-
-_WRONG = ("{}", "null", "[1.5]", "[[]]")
+    before, wrong = f'{{"model":"{VECTORS}","input":[', ("{}", "null", "[1.5]", "[[]]")
+    bodies = [_filled(before, one, "]}", 527_000) for one in wrong]
+    requests = [(path, body) for body in bodies for path in (*PATHS, *MORE_PATHS)]
+    await attacker.send_in_turns(requests, keys=[SHUT_OUT], at_once=4)
 
 
 async def whole_floats(attacker: Attacker) -> None:
@@ -77,16 +65,9 @@ async def whole_floats(attacker: Attacker) -> None:
     prompt = _filled(f'{{"model":"{MODEL}","prompt":[', "1.0", "]}", 3_600_000)
     inputs = _filled(f'{{"model":"{VECTORS}","input":[', "1.0", "]}", 3_600_000)
     several = _filled(f'{{"model":"{VECTORS}","input":[', "[1.0,2.0]", "]}")
-
-    async def one(number: int) -> None:
-        path, body = (
-            ("/v1/completions", prompt),
-            ("/v1/embeddings", inputs),
-            ("/v1/embeddings", several),
-        )[number % 3]
-        await attacker.send(path, body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=len(ATTACKERS))
+    vectors = "/v1/embeddings"
+    requests = [("/v1/completions", prompt), (vectors, inputs), (vectors, several)]
+    await attacker.send_in_turns(requests, at_once=len(ATTACKERS))
 
 
 @cache

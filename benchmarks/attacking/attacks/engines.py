@@ -19,6 +19,14 @@ def _ask(**params: Any) -> dict[str, Any]:
     }
 
 
+async def _send(
+    attacker: Attacker, *bodies: dict[str, Any], at_once: int = 16, most: int = 64
+) -> None:
+    requests = [("/v1/requests", body) for body in bodies]
+    await attacker.send_in_turns(requests, at_once=at_once, most=most)
+    await attacker.rest()
+
+
 def _chain(depth: int, rule: str) -> str:
     rules = [f"a{at} ::= " + rule.format(next=f"a{at + 1}") for at in range(depth)]
     return "\n".join(["root ::= a0", *rules, f'a{depth} ::= "a" | "b"'])
@@ -32,13 +40,8 @@ async def chained_grammar(attacker: Attacker) -> None:
         _chain(120, '{next} "a" {next} | {next} | "b"'),
         _chain(100, "{next}* {next}*"),
     )
-
-    async def one(number: int) -> None:
-        body = _ask(structured_outputs={"grammar": grammars[number % len(grammars)]})
-        await attacker.send("/v1/requests", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=2, most=8)
-    await attacker.rest()
+    bodies = [_ask(structured_outputs={"grammar": one}) for one in grammars]
+    await _send(attacker, *bodies, at_once=2, most=8)
 
 
 async def nested_regex(attacker: Attacker) -> None:
@@ -50,13 +53,8 @@ async def nested_regex(attacker: Attacker) -> None:
         "(a?){200}a{200}",
         "(.*.*.*.*.*.*)*x" * 10,
     )
-
-    async def one(number: int) -> None:
-        body = _ask(structured_outputs={"regex": expressions[number % len(expressions)]})
-        await attacker.send("/v1/requests", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=2, most=10)
-    await attacker.rest()
+    bodies = [_ask(structured_outputs={"regex": one}) for one in expressions]
+    await _send(attacker, *bodies, at_once=2, most=10)
 
 
 def _large_schema(number: int) -> dict[str, Any]:
@@ -92,25 +90,13 @@ async def expired_schemas(attacker: Attacker) -> None:
 async def many_biases(attacker: Attacker) -> None:
     """Sixty-four requests at once with a `logit_bias` of 1,024 entries each."""
     bias = {str(token): -1.0 for token in range(100, 1124)}
-
-    async def one(number: int) -> None:
-        body = {**_ask(logit_bias=bias, ignore_eos=True), "deadline_s": 30}
-        await attacker.send("/v1/requests", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=16, most=64)
-    await attacker.rest()
+    await _send(attacker, {**_ask(logit_bias=bias, ignore_eos=True), "deadline_s": 30})
 
 
 async def many_logprobs(attacker: Attacker) -> None:
     """Long answers with the twenty likeliest tokens of every place."""
-
-    async def one(number: int) -> None:
-        params = {"logprobs": 20, "max_tokens": 900, "ignore_eos": True}
-        body = {**_ask(**params), "deadline_s": 30}
-        await attacker.send("/v1/requests", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=16, most=64)
-    await attacker.rest()
+    params = {"logprobs": 20, "max_tokens": 900, "ignore_eos": True}
+    await _send(attacker, {**_ask(**params), "deadline_s": 30})
 
 
 async def many_stops(attacker: Attacker) -> None:
@@ -122,10 +108,4 @@ async def many_stops(attacker: Attacker) -> None:
         "ignore_eos": True,
         "max_tokens": 900,
     }
-
-    async def one(number: int) -> None:
-        body = {**_ask(**params), "deadline_s": 30}
-        await attacker.send("/v1/requests", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=16, most=64)
-    await attacker.rest()
+    await _send(attacker, {**_ask(**params), "deadline_s": 30})

@@ -24,10 +24,6 @@ async def long_prompts(attacker: Attacker) -> None:
 
 async def long_texts(attacker: Attacker) -> None:
     """Sixteen requests at once for vectors of 4 MB: of one text, or of 2,048."""
-
-    async def one(number: int) -> None:
-        inputs = ["word " * (SIZE // 5)] if number % 2 else ["word " * 390] * 2048
-        body = {"model": VECTORS, "input": inputs}
-        await attacker.send("/v1/embeddings", body, key=ATTACKERS[number % len(ATTACKERS)])
-
-    await attacker.over_and_over(one, at_once=16, most=32)
+    all_inputs = (["word " * 390] * 2048, ["word " * (SIZE // 5)])
+    requests = [("/v1/embeddings", {"model": VECTORS, "input": one}) for one in all_inputs]
+    await attacker.send_in_turns(requests, at_once=16, most=32)

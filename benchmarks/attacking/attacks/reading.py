@@ -68,22 +68,17 @@ async def lists_and_reports(attacker: Attacker) -> None:
         "/v1/admin/dead-letters?limit=1000",
         "/v1/admin/workers",
     )
-
-    async def one(number: int) -> None:
-        key = (OPERATOR, ATTACKERS[0])[number // len(paths) % 2]
-        await attacker.send(paths[number % len(paths)], method="GET", key=key)
-
-    await attacker.over_and_over(one, at_once=16)
+    # Twice each, so that both keys ask for it.
+    requests = [(path, None) for path in paths for _ in range(2)]
+    keys = (OPERATOR, ATTACKERS[0])
+    await attacker.send_in_turns(requests, keys=keys, method="GET", at_once=16)
 
 
 async def document(attacker: Attacker) -> None:
     """`/openapi.json`, `/docs` and `/metrics`, over and over, without a key."""
     paths = ("/openapi.json", "/metrics", "/docs", "/readyz")
-
-    async def one(number: int) -> None:
-        await attacker.send(paths[number % len(paths)], method="GET", key=None)
-
-    await attacker.over_and_over(one, at_once=16)
+    requests = [(path, None) for path in paths]
+    await attacker.send_in_turns(requests, keys=[None], method="GET", at_once=16)
 
 
 async def guessed_tokens(attacker: Attacker) -> None:

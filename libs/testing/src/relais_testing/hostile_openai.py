@@ -1,13 +1,15 @@
-"""A server that attacks whoever asks it: the message says how.
+"""A server that attacks whoever asks it: the message says how, or names the status of a refusal.
 
-Everything else is answered as an OpenAI-compatible server does, in one chunk. It speaks over bare sockets, so
-that nothing keeps it from breaking HTTP.
+`PORT=8000 python -m relais_testing.hostile_openai MODEL` runs one. Everything else is answered as an OpenAI-compatible
+server does, in one chunk. It speaks over bare sockets, so that nothing keeps it from breaking HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -222,6 +224,9 @@ class HostileServer:
             body = json.loads(await reader.readexactly(length))
             word = str(body["messages"][-1]["content"])
             self.asked.append(word)
+            if word.isdecimal():
+                await refuses(f"{word} Refused", error("not this one"))(write)
+                return
             calm = says(
                 text(ANSWER), STOP, event(usage={"prompt_tokens": 3, "completion_tokens": 3}), DONE
             )
@@ -236,8 +241,8 @@ class HostileServer:
 
 
 @asynccontextmanager
-async def open_hostile_server(model: str) -> AsyncIterator[HostileServer]:
-    """One that runs."""
+async def open_hostile_server(model: str, port: int = 0) -> AsyncIterator[HostileServer]:
+    """One that runs, on a free port where none is named."""
     hostile = HostileServer(model)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -250,7 +255,7 @@ async def open_hostile_server(model: str) -> AsyncIterator[HostileServer]:
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", port)
     hostile.port = server.sockets[0].getsockname()[1]
     try:
         yield hostile
@@ -259,3 +264,12 @@ async def open_hostile_server(model: str) -> AsyncIterator[HostileServer]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def main() -> None:
+    async with open_hostile_server(sys.argv[1], int(os.environ["PORT"])):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

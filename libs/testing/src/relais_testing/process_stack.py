@@ -126,11 +126,11 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
         "kv-cache-memory-bytes": VLLM_ON_CPU["VLLM_KV_CACHE_MEMORY_BYTES"],
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    served = [str(DEMO_MODEL), "--enforce-eager", *arguments]
+    served = ["serve", str(DEMO_MODEL), "--enforce-eager", *arguments]
 
     def start(*, wait: bool = True, **settings: str) -> ServiceProcess:
         process = ServiceProcess(
-            "relais_testing.vllm_serve",
+            "relais_testing.vllm_command",
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
             {**VLLM_SERVE_ON_CPU, **settings},

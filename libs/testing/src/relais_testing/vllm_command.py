@@ -1,4 +1,4 @@
-"""`vllm serve` on loopback, as a process: `PORT=8000 python -m relais_testing.vllm_serve MODEL ...`.
+"""vLLM's own command line: `PORT=8000 python -m relais_testing.vllm_command serve MODEL ...`; `PORT` is on loopback.
 
 The command of the CPU build asks which version of `vllm` is installed, and ends where there is none: it goes by
 another name.
@@ -24,8 +24,8 @@ def _version(distribution_name: str) -> str:
 
 if __name__ == "__main__":
     importlib.metadata.version = _version
-    sys.argv[1:1] = ["serve"]
-    sys.argv += ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
+    if sys.argv[1] == "serve":
+        sys.argv += ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
     from vllm.entrypoints.cli.main import main
 
     main()
