@@ -126,17 +126,3 @@ async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
     events = await read_events(session, front.url + accepted["events_url"])
     assert text_of(events) == expected_answer("last one", 100)
     assert worker.wait(10) == 0
-
-
-async def test_a_worker_whose_engine_dies_hands_its_jobs_on_and_exits_with_1(
-    start: Starter, session: aiohttp.ClientSession
-) -> None:
-    front = start("orchestrator")
-    worker = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="20")
-    waiting = await submit(session, front.url, "bystander", 1000)
-    await read_events(session, front.url + waiting["events_url"], stop_after=2)
-    await submit(session, front.url, "[engine-death]", 10)
-    assert worker.wait(15) == 1
-    async with session.get(f"{front.url}/v1/channels/{waiting['channel_id']}") as response:
-        state = await response.json()
-    assert state["status"] == "queued"

@@ -195,22 +195,6 @@ async def test_draining_worker_hands_back_what_does_not_fit_and_another_does_it(
         assert (await front.state(channel_id))["result"]["text"] == answer_to(str(number))
 
 
-async def test_worker_whose_engine_dies_hands_everything_back_and_ends_with_an_error(
-    stack: Stack,
-) -> None:
-    front = await stack.front()
-    worker = await stack.worker(tokens_per_s=1)
-    bystander = await front.submit(chat_request("bystander"))
-    await wait_until(lambda: worker.engine.running)
-    worker.engine.kill()
-    with pytest.raises(ExceptionGroup, match="TaskGroup"):
-        await worker.ended()
-    assert await front.status(bystander) == "queued"
-    await stack.worker()
-    await wait_until(lambda: front.is_terminal(bystander))
-    assert (await front.state(bystander))["result"]["text"] == answer_to("bystander")
-
-
 async def test_workers_that_live_are_in_the_registry(stack: Stack) -> None:
     one, two = await stack.worker(), await stack.worker()
 

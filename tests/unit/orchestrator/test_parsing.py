@@ -108,18 +108,38 @@ def test_prompt_of_many_types_is_refused_where_it_is_wrong(prompt: Any, param: s
     assert refusal(CompletionRequest, {"model": "m", "prompt": prompt}).param == param
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"model": "\\ud800"}', b"\xff", b"[" * 10_000])
+MALFORMED = {
+    "empty": b"",
+    "cut": b'{"model": "m"',
+    "a word": b"hello",
+    "invalid UTF-8": b'{"model": "\xff\xfe"}',
+    "a lone surrogate": b'{"model": "\\ud800"}',
+    "a lone surrogate in a key": b'{"\\udfff": 1}',
+    "a control character": b'{"model": "\x00"}',
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-16": '{"model": "m"}'.encode("utf-16"),
+    "deeply nested lists": b"[" * 50_000,
+    "deeply nested objects": b'{"a":' * 50_000,
+    "deep and well formed": b'{"model":' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "a number without end": b'{"max_tokens": ' + b"9" * 10_000 + b"}",
+    "two values": b"{} {}",
+    "a comment": b"{} // hello",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
 @pytest.mark.parametrize("schema", GOOD)
-def test_what_is_not_json_has_no_param(schema: type[BaseModel], body: bytes) -> None:
-    error = refusal(schema, body)
-    assert (error.param, error.code) == (None, "invalid_json")
-    deep = body.startswith(b"[[")
+def test_what_is_not_json_has_no_param(schema: type[BaseModel], name: str) -> None:
+    error = refusal(schema, MALFORMED[name])
+    assert (error.param, error.code, error.status) == (None, "invalid_json", 400)
+    deep = name.startswith("deep")
     assert error.message == f"the body is {'nested too deeply' if deep else 'not valid JSON'}"
 
 
+@pytest.mark.parametrize("body", [[SECRET], b"[]", b"null", b"5", b'"text"', b"NaN", b"true"])
 @pytest.mark.parametrize("schema", GOOD)
-def test_json_that_is_no_object_is_of_the_wrong_type(schema: type[BaseModel]) -> None:
-    error = refusal(schema, [SECRET])
+def test_json_that_is_no_object_is_of_the_wrong_type(schema: type[BaseModel], body: Any) -> None:
+    error = refusal(schema, body)
     assert (error.param, error.code) == (None, "invalid_type")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from relais_common.jobs.errors import EngineDead
 from relais_common.jobs.events import Completed, Event, Failed, Restarted, Started, Token
 from relais_common.jobs.job import (
     ChannelState,
@@ -198,23 +197,6 @@ async def test_an_unforeseen_error_ends_the_job_without_saying_more(
     after = prompt_job("after")
     await put(memory_store, after)
     await reached(memory_store, after, Status.COMPLETED)
-
-
-async def test_a_dead_engine_hands_everything_back_and_ends_the_worker(
-    memory_store: MemoryStore,
-) -> None:
-    worker = Worker(memory_store, memory_store, memory_store, memory_store, tokens_per_s=50)
-    running = asyncio.create_task(worker.run())
-    bystander, killer = prompt_job("bystander", 1000), prompt_job("[engine-death]")
-    await put(memory_store, bystander)
-    await wait_until(lambda: worker.engine.running)
-    await put(memory_store, killer)
-    await asyncio.wait({running}, timeout=5)
-    with pytest.raises(ExceptionGroup) as dead:
-        await running
-    assert dead.value.subgroup(EngineDead) is not None
-    depth = await memory_store.depth(MODEL)
-    assert (depth.waiting, depth.running) == (2, 0)
 
 
 async def test_a_store_that_goes_away_mid_answer_loses_and_doubles_nothing(
