@@ -38,12 +38,6 @@ Settings come from the environment, or from a file .env beside README.md. The mo
 END
 }
 
-usage_error() {
-    printf 'bootstrap: %s\n' "$*" >&2
-    usage >&2
-    exit 2
-}
-
 stack() { # the rest is Python; signals go straight to it
     PYTHONPATH=$ROOT/scripts exec "$1" -m stack "${@:2}"
 }
@@ -82,25 +76,25 @@ while (($#)); do
             mongodb=no
             ;;
         start:--orchestrators | start:--llm-workers)
-            positive "${2:-}" || usage_error "$1 needs a number from 1 to 99"
+            positive "${2:-}" || usage_error usage "$1 needs a number from 1 to 99"
             arguments+=("$1" "$2")
             shift
             ;;
         start:--orchestrators=* | start:--llm-workers=*)
-            positive "${1#*=}" || usage_error "${1%%=*} needs a number from 1 to 99"
+            positive "${1#*=}" || usage_error usage "${1%%=*} needs a number from 1 to 99"
             arguments+=("${1%%=*}" "${1#*=}")
             ;;
         start:--embedding-workers)
-            not_negative "${2:-}" || usage_error "$1 needs a number from 0 to 99"
+            not_negative "${2:-}" || usage_error usage "$1 needs a number from 0 to 99"
             embedding_workers=$2
             shift
             ;;
         start:--embedding-workers=*)
-            not_negative "${1#*=}" || usage_error "${1%%=*} needs a number from 0 to 99"
+            not_negative "${1#*=}" || usage_error usage "${1%%=*} needs a number from 0 to 99"
             embedding_workers=${1#*=}
             ;;
         logs:[a-z]*) arguments+=("$1") ;;
-        *) usage_error "unknown argument '$1'" ;;
+        *) usage_error usage "unknown argument '$1'" ;;
     esac
     shift
 done
@@ -135,5 +129,5 @@ case $command in
         stack "$PYTHON_COMMAND" "$command" ${arguments[@]+"${arguments[@]}"}
         ;;
     help) usage ;;
-    *) usage_error "unknown command '$command'" ;;
+    *) usage_error usage "unknown command '$command'" ;;
 esac

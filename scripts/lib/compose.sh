@@ -23,12 +23,6 @@ Settings: infra/compose/.env; infra/compose/README.md says more. RELAIS_API_KEY:
 END
 }
 
-compose_usage_error() {
-    printf 'bootstrap: %s\n' "$*" >&2
-    compose_usage >&2
-    exit 2
-}
-
 compose_main() {
     local command=up build=yes volumes="" services=()
     if [[ ${1:-} =~ ^[a-z] ]]; then
@@ -44,7 +38,7 @@ compose_main() {
             up:--no-build) build="" ;;
             down:--volumes) volumes=yes ;;
             logs:[a-z]*) services+=("$1") ;;
-            *) compose_usage_error "unknown argument '$1'" ;;
+            *) usage_error compose_usage "unknown argument '$1'" ;;
         esac
         shift
     done
@@ -64,7 +58,7 @@ compose_main() {
             # Whatever profile it was started with.
             in_compose --profile '*' down --remove-orphans ${volumes:+--volumes}
             ;;
-        *) compose_usage_error "unknown command 'compose $command'" ;;
+        *) usage_error compose_usage "unknown command 'compose $command'" ;;
     esac
 }
 
@@ -73,25 +67,11 @@ in_compose() { docker compose --project-directory "$COMPOSE_FOLDER" "$@"; }
 
 # --- what must be there -----------------------------------------------------------------------------------------------
 
-# All that is missing, at once, each with the way to get it.
 require_for_compose() {
-    local missing=() version
+    local missing=()
     command -v curl >/dev/null || missing+=("curl: sudo apt-get install curl")
-    if ! command -v docker >/dev/null; then
-        missing+=("docker, 25 or later, with its Compose plugin: https://docs.docker.com/engine/install")
-    else
-        docker version >/dev/null 2>&1 ||
-            missing+=("a Docker daemon that answers you: start it (sudo systemctl start docker), and be in the group docker")
-        if ! version=$(docker compose version --short 2>/dev/null); then
-            missing+=("Docker's Compose plugin: https://docs.docker.com/compose/install")
-        elif [[ $(printf '%s\n' 2.24 "${version#v}" | sort -V | head -n 1) != 2.24 ]]; then
-            missing+=("Docker's Compose plugin 2.24 or later: this is $version")
-        fi
-    fi
-    ((${#missing[@]})) || return 0
-    printf 'bootstrap: missing for compose:\n' >&2
-    printf '  %s\n' "${missing[@]}" >&2
-    exit 1
+    look_for_docker
+    refuse_missing compose ${missing[@]+"${missing[@]}"}
 }
 
 # --- up ---------------------------------------------------------------------------------------------------------------
@@ -118,7 +98,7 @@ ensure_env_file() {
         umask 077
         while IFS= read -r one; do
             case $one in
-                REDIS_PASSWORD=* | MONGODB_PASSWORD=*) one="${one%%=*}=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;;
+                REDIS_PASSWORD=* | MONGODB_PASSWORD=*) one="${one%%=*}=$(random_hex)" ;;
             esac
             printf '%s\n' "$one"
         done <"$COMPOSE_FOLDER/.env.example" >"$COMPOSE_FOLDER/.env.new"
@@ -178,8 +158,7 @@ first_requests_to_compose() {
         answer=$(ask_compose /v1/chat/completions "{\"model\": \"$model\", \"max_tokens\": 60, \"temperature\": 0, \"messages\": [
             {\"role\": \"user\", \"content\": \"Bonjour, le temps d'attente à la mairie est beaucoup trop long.\"}]}") ||
             die "the first request failed: ./scripts/bootstrap.sh compose logs"
-        # shellcheck disable=SC2001 # an expression that the shell has not
-        sed 's/.*"content" *: *"\(\([^"\\]\|\\.\)*\)".*/  \1/' <<<"$answer"
+        content_of "$answer"
     fi
     vectors=$(in_compose exec -T orchestrator printenv EMBEDDING_MODELS) || vectors=""
     if [[ -n $vectors ]]; then

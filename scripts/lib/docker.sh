@@ -8,20 +8,6 @@ REGISTRY_TIMEOUT_S=15
 
 engine_answers() { docker version >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; }
 
-# What `scripts/bootstrap.sh compose` and the checks need of a machine's own engine.
-require_docker() {
-    command -v docker >/dev/null || die "Docker is missing: install Docker Engine 25 or later with its Compose plugin"
-    docker version >/dev/null 2>&1 ||
-        die "no Docker engine answers: start it, or set DOCKER_HOST ($(docker version 2>&1 | tail -n 1))"
-    docker compose version >/dev/null 2>&1 ||
-        die "Docker's Compose plugin is missing (Debian: docker-compose; elsewhere: docker-compose-plugin)"
-    local version
-    version=$(docker compose version --short)
-    version=${version#v}
-    [[ $(printf '%s\n' 2.24 "$version" | sort -V | head -n 1) == 2.24 ]] ||
-        die "Docker's Compose plugin is $version: 2.24 or later is needed"
-}
-
 # Sets DOCKER_HOST where it starts one. The caller traps stop_engine.
 require_engine() {
     if engine_answers; then
@@ -29,7 +15,9 @@ require_engine() {
     fi
     if [[ -z ${CI:-} && ${RELAIS_DOCKER:-} != temporary ]]; then
         say "without an engine of this machine's own, RELAIS_DOCKER=temporary puts one into a temporary folder (root, Debian)"
-        require_docker
+        local missing=()
+        look_for_docker
+        refuse_missing "checking images" ${missing[@]+"${missing[@]}"}
     fi
     [[ $(id -u) == 0 ]] || die "no Docker engine answers, and only root can start one"
     # shellcheck source=/dev/null

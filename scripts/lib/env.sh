@@ -20,6 +20,44 @@ die() {
 VERSION_FILE=libs/common/src/relais_common/__init__.py
 relais_version() { sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$ROOT/$VERSION_FILE"; }
 
+usage_error() { # usage_error USAGE MESSAGE: USAGE is a function that prints how it is used
+    printf '%s: %s\n' "$PROGRAM" "$2" >&2
+    "$1" >&2
+    exit 2
+}
+
+# All that is missing, at once, each with the way to get it.
+refuse_missing() { # refuse_missing FOR [THING...]
+    (($# > 1)) || return 0
+    printf '%s: missing for %s:\n' "$PROGRAM" "$1" >&2
+    printf '  %s\n' "${@:2}" >&2
+    exit 1
+}
+
+# Adds to the caller's `missing` what there is not of Docker and its Compose plugin.
+look_for_docker() {
+    local version
+    if ! command -v docker >/dev/null; then
+        missing+=("docker, 25 or later, with its Compose plugin: https://docs.docker.com/engine/install")
+        return
+    fi
+    docker version >/dev/null 2>&1 ||
+        missing+=("a Docker daemon that answers you: start it (sudo systemctl start docker), and be in the group docker")
+    if ! version=$(docker compose version --short 2>/dev/null); then
+        missing+=("Docker's Compose plugin: https://docs.docker.com/compose/install")
+    elif [[ $(printf '%s\n' 2.24 "${version#v}" | sort -V | head -n 1) != 2.24 ]]; then
+        missing+=("Docker's Compose plugin 2.24 or later: this is $version")
+    fi
+}
+
+random_hex() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# What a model has written, out of the JSON of a chat's answer.
+content_of() { # content_of ANSWER
+    # shellcheck disable=SC2001 # an expression that the shell has not
+    sed 's/.*"content" *: *"\(\([^"\\]\|\\.\)*\)".*/  \1/' <<<"$1"
+}
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 # Plain KEY=VALUE lines; what is already in the environment wins.

@@ -33,12 +33,6 @@ Settings: RELAIS_MINIKUBE_PROFILE ($MINIKUBE_PROFILE)   RELAIS_MINIKUBE_DRIVER (
 END
 }
 
-minikube_usage_error() {
-    printf 'bootstrap: %s\n' "$*" >&2
-    minikube_usage >&2
-    exit 2
-}
-
 minikube_main() {
     local command=up gpu="" build=yes tunnel=yes delete=""
     if [[ ${1:-} =~ ^[a-z] ]]; then
@@ -55,7 +49,7 @@ minikube_main() {
             up:--no-build) build="" ;;
             up:--no-tunnel) tunnel="" ;;
             down:--delete) delete=yes ;;
-            *) minikube_usage_error "unknown argument '$1'" ;;
+            *) usage_error minikube_usage "unknown argument '$1'" ;;
         esac
         shift
     done
@@ -66,7 +60,7 @@ minikube_main() {
         up) minikube_up "$gpu" "$build" "$tunnel" ;;
         status) minikube_status ;;
         down) minikube_down "$delete" ;;
-        *) minikube_usage_error "unknown command 'minikube $command'" ;;
+        *) usage_error minikube_usage "unknown command 'minikube $command'" ;;
     esac
 }
 
@@ -74,7 +68,6 @@ in_cluster() { kubectl --context "$MINIKUBE_PROFILE" --namespace "$NAMESPACE" "$
 
 # --- what must be there -----------------------------------------------------------------------------------------------
 
-# All that is missing, at once, each with the way to get it.
 require_for_minikube() { # require_for_minikube GPU BUILD
     local missing=()
     have() { command -v "$1" >/dev/null; }
@@ -95,10 +88,7 @@ require_for_minikube() { # require_for_minikube GPU BUILD
             missing+=("the NVIDIA Container Toolkit: Docker has no runtime nvidia")
         fi
     fi
-    ((${#missing[@]})) || return 0
-    printf 'bootstrap: missing for minikube:\n' >&2
-    printf '  %s\n' "${missing[@]}" >&2
-    exit 1
+    refuse_missing minikube ${missing[@]+"${missing[@]}"}
 }
 
 require_room_for_cluster() {
@@ -190,8 +180,6 @@ ensure_secrets() {
     say "made passwords in ${OVERLAY#"$ROOT"/}/secrets"
 }
 
-random_hex() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
-
 wait_for_rollouts() {
     local one
     for one in statefulset/redis statefulset/mongodb deployment/orchestrator deployment/llm-worker deployment/embedding-worker; do
@@ -259,8 +247,7 @@ first_request_to_cluster() {
     answer=$(curl -fsS --max-time "$ROLLOUT_TIMEOUT_S" "$url/v1/chat/completions" -H 'Content-Type: application/json' \
         -d "{\"model\": \"$model\", \"max_tokens\": 60, \"messages\": [{\"role\": \"user\", \"content\": \"The waiting time at the town hall is far too long.\"}]}") ||
         die "the first request failed: kubectl --context $MINIKUBE_PROFILE -n $NAMESPACE logs deployment/llm-worker"
-    # shellcheck disable=SC2001 # an expression that the shell has not
-    sed 's/.*"content" *: *"\(\([^"\\]\|\\.\)*\)".*/  \1/' <<<"$answer"
+    content_of "$answer"
 }
 
 show_cluster() {

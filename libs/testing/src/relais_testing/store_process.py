@@ -1,4 +1,4 @@
-"""A store's server as a process that a test may kill and bring back: what Valkey and MongoDB's stand-in have in common."""
+"""A store's server as a process that a test may kill and bring back: what Valkey's and MongoDB's have in common."""
 
 from __future__ import annotations
 
