@@ -15,6 +15,7 @@ from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.builders import MODEL, make_job
 from relais_testing.memory import MemoryStore
 from relais_testing.plain_logs import use_plain_logs
+from relais_testing.ports import memory_ports
 from relais_testing.waiting import wait_until
 from relais_testing.worker import Worker
 
@@ -34,9 +35,7 @@ async def make_worker(memory_store: MemoryStore) -> AsyncIterator[MakeWorker]:
 
     def make(**settings: Any) -> Worker:
         # Its lease outlasts whatever a busy machine does to it.
-        worker = Worker(
-            memory_store, memory_store, memory_store, memory_store, lease_s=600, **settings
-        )
+        worker = Worker(memory_ports(memory_store), lease_s=600, **settings)
         workers.append(worker)
         worker.start()
         return worker

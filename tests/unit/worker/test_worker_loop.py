@@ -25,6 +25,7 @@ from relais_testing.builders import MODEL, make_job
 from relais_testing.memory import MemoryStore
 from relais_testing.owned import end_task
 from relais_testing.plain_logs import use_plain_logs
+from relais_testing.ports import memory_ports
 from relais_testing.waiting import wait_until
 from relais_testing.worker import Worker
 
@@ -42,7 +43,7 @@ async def make_worker(memory_store: MemoryStore) -> AsyncIterator[MakeWorker]:
     workers: list[Worker] = []
 
     def make(**settings: Any) -> Worker:
-        worker = Worker(memory_store, memory_store, memory_store, memory_store, **settings)
+        worker = Worker(memory_ports(memory_store), **settings)
         workers.append(worker)
         worker.start()
         return worker
@@ -279,9 +280,7 @@ async def test_a_worker_that_lost_its_lease_adds_nothing_more(
 async def test_a_drain_finishes_what_fits_and_hands_back_the_rest(
     memory_store: MemoryStore,
 ) -> None:
-    worker = Worker(
-        memory_store, memory_store, memory_store, memory_store, tokens_per_s=100, drain_s=3
-    )
+    worker = Worker(memory_ports(memory_store), tokens_per_s=100, drain_s=3)
     running = asyncio.create_task(worker.run())
     short, long = prompt_job("short", 20), prompt_job("long", 10_000)
     await put(memory_store, short, long)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
-from relais_common.jobs.job import WorkerState
+from prometheus_client import CollectorRegistry
+
 from relais_common.queue.ports import EventLog, JobSource, Recovery, WorkerRegistry
-from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisSettings, open_store
-from relais_common.runtime.lifecycle import background
-from relais_common.worker.consumer import Consumer, ConsumerSettings
-from relais_common.worker.heartbeat import beat_for_ever
+from relais_common.worker.consumer import Handler
 from relais_common.worker.held import HeldJobs
-from relais_common.worker.leases import listen_for_stops, renew_for_ever
-from relais_common.worker.publisher import Publisher
+from relais_common.worker.metrics import WorkerMetrics
+from relais_common.worker.serving import Desk, ServiceSettings, WorkerStore, serve
+from relais_llm_worker.app import served
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import LocalModel
-from relais_llm_worker.generate import GenerateHandler
 from relais_testing.builders import MODEL
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
@@ -28,6 +28,16 @@ LEASE_S = 1.0
 REAP_EVERY_S = 0.1
 MAX_FAILURES = 3
 _numbers = count(1)
+
+
+@dataclass(frozen=True)
+class _Store:
+    """The ports of a worker, each at the mercy of its faults."""
+
+    source: JobSource
+    recovery: Recovery
+    log: EventLog
+    registry: WorkerRegistry
 
 
 class Worker:
@@ -39,10 +49,7 @@ class Worker:
 
     def __init__(
         self,
-        source: JobSource,
-        recovery: Recovery,
-        registry: WorkerRegistry,
-        event_log: EventLog,
+        store: WorkerStore,
         *,
         model: str = MODEL,
         max_num_seqs: int = 8,
@@ -60,47 +67,40 @@ class Worker:
         )
         self.held_jobs = HeldJobs()
         self.stop = asyncio.Event()
-        self._lease_s = lease_s
-        self._source = self.faults.around(source)
-        self._recovery = self.faults.around(recovery)
-        self._registry = self.faults.around(registry)
-        self._publisher = Publisher(self._source, interval_s=stream_interval_s)
-        handler = GenerateHandler(
-            LocalModel(
-                self.engine,
-                max_output_tokens=max_output_tokens,
-                kv_cache_threshold=1.1,
-                stall_s=3600,
-            ),
-            self._source,
-            self.faults.around(event_log),
-            self._publisher,
+        around = self.faults.around
+        self._store = _Store(
+            around(store.source), around(store.recovery), around(store.log), around(store.registry)
         )
-        self._consumer = Consumer(
-            self._source,
-            handler,
-            self.held_jobs,
-            ConsumerSettings(model, self.worker_id, lease_s, drain_s, MAX_FAILURES),
+        self._settings = ServiceSettings(
+            redis=RedisSettings(""),
+            worker_id=self.worker_id,
+            lease_s=lease_s,
+            drain_s=drain_s,
+            heartbeat_s=0.5,
+            reap_every_s=REAP_EVERY_S,
+            max_failures=MAX_FAILURES,
+            health_host="",
+            health_port=0,
+            log_level="info",
+            log_format="json",
+            stream_interval_s=stream_interval_s,
         )
+        local = LocalModel(
+            self.engine, max_output_tokens=max_output_tokens, kv_cache_threshold=1.1, stall_s=3600
+        )
+        self._model = served(local)
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """As the service's `app.py` joins them."""
-        model = self.engine.info.name
-        async with background(
-            self._publisher.run(),
-            renew_for_ever(self._source, self.held_jobs, self._publisher, lease_s=self._lease_s),
-            listen_for_stops(self._source, self.held_jobs, model, lease_s=self._lease_s),
-            beat_for_ever(self._registry, self._state, every_s=0.5),
-            reap_for_ever(
-                self._recovery,
-                [model],
-                every_s=REAP_EVERY_S,
-                max_failures=MAX_FAILURES,
-                outage_grace_s=self._lease_s,
-            ),
-        ):
-            await self._consumer.run(self.stop)
+        """As the service runs it."""
+
+        def make_handler(desk: Desk) -> Handler:
+            self.held_jobs = desk.held_jobs
+            return self._model.make_handler(desk)
+
+        model = replace(self._model, make_handler=make_handler)
+        metrics = WorkerMetrics(CollectorRegistry(), [model.name])
+        await serve(self._settings, model, False, self._store, metrics, self.stop)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self.run())
@@ -121,43 +121,12 @@ class Worker:
         if self._task is not None:
             await end_task(self._task)
 
-    def _state(self) -> WorkerState:
-        return WorkerState(
-            self.worker_id,
-            self.engine.info.name,
-            self.engine.info.max_num_seqs,
-            len(self.held_jobs),
-            max_model_len=self.engine.info.max_model_len,
-        )
-
 
 @asynccontextmanager
-async def open_worker(
-    redis_url: str,
-    *,
-    model: str = MODEL,
-    max_num_seqs: int = 8,
-    max_model_len: int = 100_000,
-    max_output_tokens: int = 50_000,
-    tokens_per_s: float = 0.0,
-    lease_s: float = LEASE_S,
-    drain_s: float = 5.0,
-) -> AsyncIterator[Worker]:
-    """A worker at work on a Redis. Killed at the end, unless it was drained."""
+async def open_worker(redis_url: str, **options: Any) -> AsyncIterator[Worker]:
+    """A worker at work on a Redis; options are those of `Worker`. Killed at the end, unless it was drained."""
     async with open_store(RedisSettings(redis_url)) as store:
-        worker = Worker(
-            store.source,
-            store.recovery,
-            store.registry,
-            store.log,
-            model=model,
-            max_num_seqs=max_num_seqs,
-            max_model_len=max_model_len,
-            max_output_tokens=max_output_tokens,
-            tokens_per_s=tokens_per_s,
-            lease_s=lease_s,
-            drain_s=drain_s,
-        )
+        worker = Worker(store, **options)
         worker.start()
         try:
             yield worker

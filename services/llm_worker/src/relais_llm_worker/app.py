@@ -71,12 +71,14 @@ async def run(settings: Settings) -> None:
     @asynccontextmanager
     async def open_served(registry: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:
         async with open_models(settings, registry) as models:
-            yield [_served(model) for model in models]
+            yield [served(model) for model in models]
 
     await run_worker("relais-llm-worker", settings.service, open_served)
 
 
-def _served(model: Model) -> Served:
+def served(model: Model) -> Served:
+    """The model as `run_worker` serves it."""
+
     def make_handler(desk: Desk) -> Handler:
         handler = GenerateHandler(model, desk.source, desk.event_log, desk.publisher)
         desk.metrics.generation_tokens.read(lambda: handler.generated_tokens, model.name)

@@ -8,15 +8,16 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import EngineDead, EngineStuck, SettingsError
 from relais_common.jobs.job import WorkerState
-from relais_common.queue.ports import EventLog, JobSource
+from relais_common.queue.ports import EventLog, JobSource, Recovery, WorkerRegistry
 from relais_common.queue.reaper import reap_for_ever
-from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.queue.redis_store import RedisSettings, open_store
 from relais_common.runtime import environ, garbage, heap, logs
 from relais_common.runtime.environ import Environ
 from relais_common.runtime.health import open_health_server
@@ -80,6 +81,22 @@ def read_service_settings(env: Environ, *, health_port: int) -> ServiceSettings:
     )
 
 
+class WorkerStore(Protocol):
+    """The ports that a worker's loops need."""
+
+    @property
+    def source(self) -> JobSource: ...
+
+    @property
+    def recovery(self) -> Recovery: ...
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def registry(self) -> WorkerRegistry: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Desk:
     """What a handler works with."""
@@ -88,6 +105,7 @@ class Desk:
     event_log: EventLog
     publisher: Publisher
     metrics: WorkerMetrics
+    held_jobs: HeldJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +174,7 @@ async def serve(
     settings: ServiceSettings,
     model: Served,
     one_of_several: bool,
-    store: RedisStore,
+    store: WorkerStore,
     metrics: WorkerMetrics,
     stop: asyncio.Event,
 ) -> None:
@@ -180,7 +198,7 @@ async def serve(
 
     source = metrics.around(store.source, model.name)
     publisher = Publisher(source, interval_s=settings.stream_interval_s)
-    handler = model.make_handler(Desk(source, store.log, publisher, metrics))
+    handler = model.make_handler(Desk(source, store.log, publisher, metrics, held_jobs))
     metrics.running.read(lambda: len(held_jobs), model.name)
     metrics.capacity.read(lambda: model.status().capacity, model.name)
     if model.status().kv_cache_usage is not None:
