@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from benchmarks.embedding import report
 from benchmarks.embedding.report import INFINITY, LIMIT, PLAIN, RELAIS, Measured, Round, Row
-from benchmarks.servers import Server, prepared
+from benchmarks.servers import Server, prepared, start_relais
 from relais_embedding_worker.settings import read_settings
 from relais_testing.processes import ServiceProcess
-from relais_testing.valkey import ValkeyServer
 
 HELP = "vectors, beside the model alone and a plain server"
 Vectors = NDArray[np.float32]
@@ -92,7 +91,10 @@ def started(load: Load, names: Sequence[str]) -> Iterator[dict[str, Server]]:
         if INFINITY in names:
             servers[INFINITY] = _start_infinity(stack, load, folder)
         if RELAIS in names:
-            servers[RELAIS] = _start_relais(stack, load, folder)
+            encoder = {**load.environment, "EMBEDDING_SERVED_NAME": RELAIS}
+            models = {"EMBEDDING_MODELS": RELAIS}
+            worker = "relais_embedding_worker"
+            servers[RELAIS] = start_relais(stack, folder, worker, models, encoder)
         yield servers
 
 
@@ -119,22 +121,6 @@ def _start_infinity(stack: ExitStack, load: Load, folder: Path) -> Server:
     )
     stack.enter_context(process)
     return Server(process.url, {"server": process.pid})
-
-
-def _start_relais(stack: ExitStack, load: Load, folder: Path) -> Server:
-    (folder / "redis").mkdir()
-    redis = stack.enter_context(ValkeyServer(folder / "redis", appendonly=True))
-    common = {"REDIS_URL": redis.url, "ENV": "dev", "EMBEDDING_MODELS": RELAIS}
-    front = ServiceProcess("relais_orchestrator", "API_PORT", folder / "front.log", common)
-    worker = ServiceProcess(
-        "relais_embedding_worker",
-        "HEALTH_PORT",
-        folder / "worker.log",
-        {**load.environment, **common, "EMBEDDING_SERVED_NAME": RELAIS},
-    )
-    for process in (front, worker):
-        stack.enter_context(process)
-    return Server(front.url, {"orchestrator": front.pid, "worker": worker.pid, "redis": redis.pid})
 
 
 async def _offline(load: Load, seed: int, folder: Path) -> tuple[Measured, Vectors]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.figures import Rounds
 from benchmarks.queueing import report
 from benchmarks.queueing.environments import ROOT, python_of
 from benchmarks.queueing.report import RELAIS, Measured
@@ -129,10 +130,12 @@ async def run(
             if hold:
                 await _hold(redis, load, rounds)
                 return True
-            measured = [
-                {name: await measure_one(name, redis, load) for name in names}
-                for _ in range(rounds)
-            ]
+            measured = Rounds(
+                [
+                    {name: await measure_one(name, redis, load) for name in names}
+                    for _ in range(rounds)
+                ]
+            )
     print(
         f"{jobs} jobs, {in_flight} in flight, {rounds} rounds in turns, appendfsync {appendfsync},"
         f" {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.servers import Server, end_with, prepared
+from benchmarks.servers import Server, end_with, prepared, start_relais
 from benchmarks.serving import report, vllm_bench
-from benchmarks.serving.engine import Environment, engine_environment, serve_arguments
+from benchmarks.serving.engine import engine_environment, serve_arguments
 from benchmarks.serving.report import PEER, PEER_AS_IT_COMES, RELAIS, Measured, Round, Row
 from relais_testing.processes import ServiceProcess
-from relais_testing.valkey import ValkeyServer
 
 HELP = "beside `vllm serve`, over the same model and prompts"
 CLIENTS = ("ours", "vllm")
@@ -85,21 +84,9 @@ def _started(names: Sequence[str]) -> Iterator[dict[str, Server]]:
                 peer.wait_ready()
                 servers[name] = Server(peer.url, {"server": peer.pid})
         if RELAIS in names:
-            servers[RELAIS] = _start_relais(stack, engine, folder)
+            models = {"MODELS": engine["SERVED_MODEL_NAME"]}
+            servers[RELAIS] = start_relais(stack, folder, "relais_llm_worker", models, engine)
         yield servers
-
-
-def _start_relais(stack: ExitStack, engine: Environment, folder: Path) -> Server:
-    (folder / "redis").mkdir()
-    redis = stack.enter_context(ValkeyServer(folder / "redis", appendonly=True))
-    common = {"REDIS_URL": redis.url, "ENV": "dev", "MODELS": engine["SERVED_MODEL_NAME"]}
-    front = ServiceProcess("relais_orchestrator", "API_PORT", folder / "front.log", common)
-    worker = ServiceProcess(
-        "relais_llm_worker", "HEALTH_PORT", folder / "worker.log", {**engine, **common}
-    )
-    for process in (front, worker):
-        stack.enter_context(process)
-    return Server(front.url, {"orchestrator": front.pid, "worker": worker.pid, "redis": redis.pid})
 
 
 async def _measure(server: Server, load: Load, number: int) -> Measured:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from relais_testing.processes import ServiceProcess
+from relais_testing.valkey import ValkeyServer
 
 ENGINE = "engine"
 """What the processes below a service are called together."""
@@ -53,6 +55,26 @@ def end_with(stack: ExitStack, process: ServiceProcess) -> None:
 def _end_group(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def start_relais(
+    stack: ExitStack, folder: Path, worker: str, common: dict[str, str], engine: dict[str, str]
+) -> Server:
+    """Redis, an orchestrator and a worker, which end with the stack.
+
+    Args:
+        worker: its module.
+        common: settings of both services.
+        engine: settings of the worker alone.
+    """
+    (folder / "redis").mkdir()
+    redis = stack.enter_context(ValkeyServer(folder / "redis", appendonly=True))
+    both = {"REDIS_URL": redis.url, "ENV": "dev", **common}
+    front = ServiceProcess("relais_orchestrator", "API_PORT", folder / "front.log", both)
+    working = ServiceProcess(worker, "HEALTH_PORT", folder / "worker.log", {**engine, **both})
+    for process in (front, working):
+        stack.enter_context(process)
+    return Server(front.url, {"orchestrator": front.pid, "worker": working.pid, "redis": redis.pid})
 
 
 async def prepared(module: str, *arguments: str, **environment: str) -> asyncio.subprocess.Process:

@@ -16,7 +16,6 @@ from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
 STORED_BYTES = 16 << 20
-ENGINES = ("deterministic", "vllm", "remote")
 DETERMINISTIC = {
     "ENGINE": "deterministic",
     "SERVED_MODEL_NAME": MODEL,

@@ -27,7 +27,6 @@ START_TIMEOUT_S = 60.0
 PATIENCE_S = 10.0
 """After which a probe without an answer counts as an error."""
 LAG = "relais_event_loop_lag_seconds"
-MAX_LAG_S = 0.05
 
 
 class Watch:

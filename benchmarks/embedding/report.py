@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import Bar, busy_clients, cpu_lines, quantile_ms
+from benchmarks.figures import Bar, Rounds, busy_clients, cpu_lines
 
 LIMIT, PLAIN, INFINITY, RELAIS = "offline encode", "plain aiohttp", "infinity_emb", "Relais"
 MIN_OF_LIMIT, MIN_OF_PLAIN = 0.85, 2.0
@@ -57,31 +56,29 @@ class Row:
 
 
 def table(rounds: Sequence[Round]) -> dict[str, Row]:
-    """A row for each side. Ratios are medians of each round's own: drift hits all sides of a round alike."""
-    return {name: _row(name, rounds) for name in rounds[0]}
+    """A row for each side."""
+    found = Rounds(rounds)
+    return {name: _row(name, found) for name in found.names}
 
 
-def _row(name: str, rounds: Sequence[Round]) -> Row:
-    def median(of: Callable[[Round], float]) -> float:
-        return statistics.median(map(of, rounds))
+def _row(name: str, rounds: Rounds[Measured]) -> Row:
+    def ratio(one: Measured, other: Measured) -> float:
+        return one.texts_per_s / other.texts_per_s
 
-    own = [one[name] for one in rounds]
-    single = [seconds for one in own for seconds in one.single_s]
-    every = [seconds for one in own for seconds in one.request_s]
+    def quantile(values_s: Callable[[Measured], Sequence[float]], share: float) -> float | None:
+        return None if name == LIMIT else rounds.quantile_ms(name, values_s, share)
+
     return Row(
-        of_limit=median(lambda one: one[name].texts_per_s / one[LIMIT].texts_per_s),
-        of_plain=median(lambda one: one[name].texts_per_s / one[PLAIN].texts_per_s),
-        texts_per_s=median(lambda one: one[name].texts_per_s),
-        single_p50_ms=quantile_ms(single, 0.5) if single else None,
-        single_p99_ms=quantile_ms(single, 0.99) if single else None,
-        request_p50_ms=quantile_ms(every, 0.5) if every else None,
-        request_p99_ms=quantile_ms(every, 0.99) if every else None,
-        cpu_ms={
-            process: statistics.median(one.cpu_ms[process] for one in own)
-            for process in own[0].cpu_ms
-        },
-        client_busy=statistics.median(one.client_busy for one in own),
-        difference=max(one.difference for one in own),
+        of_limit=rounds.compared(name, LIMIT, ratio),
+        of_plain=rounds.compared(name, PLAIN, ratio),
+        texts_per_s=rounds.median(name, lambda one: one.texts_per_s),
+        single_p50_ms=quantile(lambda one: one.single_s, 0.5),
+        single_p99_ms=quantile(lambda one: one.single_s, 0.99),
+        request_p50_ms=quantile(lambda one: one.request_s, 0.5),
+        request_p99_ms=quantile(lambda one: one.request_s, 0.99),
+        cpu_ms=rounds.medians(name, lambda one: one.cpu_ms),
+        client_busy=rounds.median(name, lambda one: one.client_busy),
+        difference=max(one.difference for one in rounds.of(name)),
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.figures import busy_clients, cpu_lines, quantile_ms
+from benchmarks.figures import Rounds, busy_clients, cpu_lines
 
 LIMIT, REFERENCE, RELAIS = "bare aiohttp", "FastAPI + pub/sub", "Relais"
 BAR_RATE = 3.0
@@ -58,36 +57,27 @@ class Row:
 
 
 def table(rounds: Sequence[dict[str, Measured]]) -> dict[str, Row]:
-    """A row for each server. Ratios are medians of each round's own: drift hits all servers of a round alike."""
-
-    def median(of: Callable[[dict[str, Measured]], float]) -> float:
-        return statistics.median(map(of, rounds))
-
-    return {name: _row(name, rounds, median) for name in rounds[0]}
+    """A row for each server."""
+    found = Rounds(rounds)
+    return {name: _row(name, found) for name in found.names}
 
 
-def _row(
-    name: str,
-    rounds: Sequence[dict[str, Measured]],
-    median: Callable[[Callable[[dict[str, Measured]], float]], float],
-) -> Row:
-    first = [seconds for one in rounds for seconds in one[name].first_s]
-    gaps = [seconds for one in rounds for seconds in one[name].gaps_s]
+def _row(name: str, rounds: Rounds[Measured]) -> Row:
+    def ratio(one: Measured, other: Measured) -> float:
+        return one.frames_per_s / other.frames_per_s
+
     return Row(
-        of_limit=median(lambda one: one[name].frames_per_s / one[LIMIT].frames_per_s),
-        of_reference=median(lambda one: one[name].frames_per_s / one[REFERENCE].frames_per_s),
-        frames_per_s=median(lambda one: one[name].frames_per_s),
-        streams_per_s=median(lambda one: one[name].streams / one[name].elapsed_s),
-        first_p50_ms=quantile_ms(first, 0.5),
-        first_p99_ms=quantile_ms(first, 0.99),
-        gap_p50_ms=quantile_ms(gaps, 0.5),
-        gap_p99_ms=quantile_ms(gaps, 0.99),
-        frames_per_read=median(lambda one: one[name].frames / one[name].reads),
-        cpu_us={
-            process: median(lambda one, process=process: one[name].cpu_us[process])  # type: ignore[misc]
-            for process in rounds[0][name].cpu_us
-        },
-        client_busy=median(lambda one: one[name].client_busy),
+        of_limit=rounds.compared(name, LIMIT, ratio),
+        of_reference=rounds.compared(name, REFERENCE, ratio),
+        frames_per_s=rounds.median(name, lambda one: one.frames_per_s),
+        streams_per_s=rounds.median(name, lambda one: one.streams / one.elapsed_s),
+        first_p50_ms=rounds.quantile_ms(name, lambda one: one.first_s, 0.5),
+        first_p99_ms=rounds.quantile_ms(name, lambda one: one.first_s, 0.99),
+        gap_p50_ms=rounds.quantile_ms(name, lambda one: one.gaps_s, 0.5),
+        gap_p99_ms=rounds.quantile_ms(name, lambda one: one.gaps_s, 0.99),
+        frames_per_read=rounds.median(name, lambda one: one.frames / one.reads),
+        cpu_us=rounds.medians(name, lambda one: one.cpu_us),
+        client_busy=rounds.median(name, lambda one: one.client_busy),
     )
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import Bar, busy_clients, quantile_ms
+from benchmarks.figures import Bar, Rounds, busy_clients, quantile_ms
 
 PEER, PEER_AS_IT_COMES, RELAIS = "vllm serve", "vllm serve, defaults", "Relais"
 MIN_RATE, RATE_FROM_CLIENTS = 1.0, 16
@@ -75,40 +74,36 @@ class Row:
 
 
 def table(rounds: Sequence[Round]) -> dict[str, Row]:
-    """A row for each server. Comparisons are medians of each round's own: drift hits all servers of a round alike."""
-    return {name: _row(name, rounds) for name in rounds[0]}
+    """A row for each server."""
+    found = Rounds(rounds)
+    return {name: _row(name, found) for name in found.names}
 
 
-def _row(name: str, rounds: Sequence[Round]) -> Row:
-    def median(of: Callable[[Measured, Measured], float]) -> float:
-        return statistics.median(of(one[name], one[PEER]) for one in rounds)
+def _row(name: str, rounds: Rounds[Measured]) -> Row:
+    def first_added_ms(one: Measured, peer: Measured) -> float:
+        return quantile_ms(one.first_s, 0.5) - quantile_ms(peer.first_s, 0.5)
 
-    own = [one[name] for one in rounds]
-    first = [seconds for one in own for seconds in one.first_s]
-    gaps = [seconds for one in own for seconds in one.gaps_s]
+    own = rounds.of(name)
     return Row(
-        of_peer=median(lambda one, peer: one.tokens_per_s / peer.tokens_per_s),
-        tokens_per_s=median(lambda one, _: one.tokens_per_s),
-        first_added_ms=median(
-            lambda one, peer: quantile_ms(one.first_s, 0.5) - quantile_ms(peer.first_s, 0.5)
-        ),
-        first_p50_ms=quantile_ms(first, 0.5),
-        first_p99_ms=quantile_ms(first, 0.99),
-        gap_p50_ms=quantile_ms(gaps, 0.5),
-        gap_p99_ms=quantile_ms(gaps, 0.99),
-        per_token_p50_ms=quantile_ms([one for each in own for one in each.per_token_s], 0.5),
-        cpu_of_peer=median(lambda one, peer: one.server_cpu_us / peer.server_cpu_us)
+        of_peer=rounds.compared(name, PEER, lambda one, peer: one.tokens_per_s / peer.tokens_per_s),
+        tokens_per_s=rounds.median(name, lambda one: one.tokens_per_s),
+        first_added_ms=rounds.compared(name, PEER, first_added_ms),
+        first_p50_ms=rounds.quantile_ms(name, lambda one: one.first_s, 0.5),
+        first_p99_ms=rounds.quantile_ms(name, lambda one: one.first_s, 0.99),
+        gap_p50_ms=rounds.quantile_ms(name, lambda one: one.gaps_s, 0.5),
+        gap_p99_ms=rounds.quantile_ms(name, lambda one: one.gaps_s, 0.99),
+        per_token_p50_ms=rounds.quantile_ms(name, lambda one: one.per_token_s, 0.5),
+        cpu_of_peer=rounds.compared(
+            name, PEER, lambda one, peer: one.server_cpu_us / peer.server_cpu_us
+        )
         if own[0].cpu_us
         else None,
-        cpu_us={
-            process: statistics.median(one.cpu_us[process] for one in own)
-            for process in own[0].cpu_us
-        },
-        client_busy=statistics.median(one.client_busy for one in own),
+        cpu_us=rounds.medians(name, lambda one: one.cpu_us),
+        client_busy=rounds.median(name, lambda one: one.client_busy),
         same_texts=sum(
-            text == one[PEER].texts[prompt]
-            for one in rounds
-            for prompt, text in one[name].texts.items()
+            text == peer.texts[prompt]
+            for one, peer in zip(own, rounds.of(PEER), strict=True)
+            for prompt, text in one.texts.items()
         ),
         texts=sum(len(one.texts) for one in own),
     )
