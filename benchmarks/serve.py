@@ -68,7 +68,7 @@ def _started(names: Sequence[str]) -> Iterator[dict[str, Server]]:
     as_it_comes = {**engine, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        servers = {}
+        servers: dict[str, Server] = {}
         for name, environment in ((PEER, engine), (PEER_AS_IT_COMES, as_it_comes)):
             if name in names:
                 log_path = folder / f"vllm-{len(servers)}.log"
