@@ -53,7 +53,7 @@ async def test_hundred_requests_at_once_over_two_orchestrators_and_two_workers(
 
 async def test_late_binding_leaves_the_backlog_in_the_queue(stack: Stack) -> None:
     front = await stack.front()
-    worker = await stack.worker(max_num_seqs=2, tokens_per_s=50)
+    worker = await stack.worker(max_num_seqs=2, tokens_per_s=10)
     most = 0
 
     def note_running() -> int:
