@@ -50,6 +50,8 @@ class InnerRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # What a shell starts in the background is deaf to Ctrl-C, and so is all below it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def started(self) -> list[psutil.Process]:
