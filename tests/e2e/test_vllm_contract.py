@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from relais_llm_worker.app import open_engine
@@ -23,7 +24,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def vllm() -> AsyncIterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VLLM_ON_CPU.items():
