@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from relais_common.queue.metrics import StoreMetrics
 from relais_common.runtime.metrics.exposition import LoopLag, new_registry
 from relais_common.runtime.metrics.instruments import Instrument
-from relais_common.runtime.metrics.store import StoreMetrics
 from relais_common.worker.metrics import WorkerMetrics
 from relais_llm_worker.remote.metrics import RemoteMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from relais_common.queue.metrics import StoreMetrics
 from relais_common.runtime.metrics.exposition import LoopLag, new_registry
 from relais_common.runtime.metrics.instruments import Histogram, Instrument
-from relais_common.runtime.metrics.store import StoreMetrics
 from relais_common.worker.metrics import WorkerMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics

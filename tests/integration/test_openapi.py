@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relais_common import __version__
+from relais_common.runtime.metrics.exposition import new_registry
 from relais_orchestrator.api.route import Access
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app import create_app
@@ -43,8 +44,8 @@ async def test_document_says_where_a_proxy_serves_it(stack: Stack) -> None:
 
 
 async def test_every_route_of_the_server_is_declared(front: Front, stack: Stack) -> None:
-    metrics, store = open_metrics(stack.store, (MODEL,))
-    app = create_app(front.parts, store, metrics)
+    metrics = open_metrics(new_registry("relais-orchestrator"), stack.store, (MODEL,))
+    app = create_app(front.parts, stack.store, metrics)
     served = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()

@@ -48,16 +48,15 @@ class FaultyScripts(Scripts):
 
     def __init__(self, calls: Commands) -> None:
         super().__init__(calls)
-        self._commands = calls
         self.name = ""
         self.at = 0
 
-    async def run(self, name: str, base: str, *arguments: Argument) -> Any:
+    async def evaluate(self, name: str, base: str, *arguments: Argument) -> Any:
         if name != self.name:
-            return await super().run(name, base, *arguments)
+            return await super().evaluate(name, base, *arguments)
         self.name = ""
         text = _FAULTY % {"at": self.at, "fault": FAULT, "hit": HIT} + scripts.source(name)
-        return await self._commands.send("EVAL", text, 1, base, *arguments)
+        return await self.calls.send("EVAL", text, 1, base, *arguments)
 
 
 def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
@@ -65,10 +64,10 @@ def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
     faulty = FaultyScripts(store.calls)
     ports = replace(
         redis_ports(store),
-        intake=RedisJobIntake(store.calls, faulty),
+        intake=RedisJobIntake(faulty),
         source=RedisJobSource(faulty, store.source._blocking),
-        recovery=RedisRecovery(store.calls, faulty),
-        operations=RedisOperations(store.calls, faulty),
+        recovery=RedisRecovery(faulty),
+        operations=RedisOperations(faulty),
         traces=RedisTraceOutbox(faulty),
     )
     return ports, faulty

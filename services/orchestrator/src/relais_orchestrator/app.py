@@ -13,12 +13,13 @@ from aiohttp import web
 
 from relais_common import __version__
 from relais_common.jobs.errors import SettingsError, StoreUnavailable
+from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisStore, open_store
 from relais_common.runtime import garbage
 from relais_common.runtime.health import add_health_routes
 from relais_common.runtime.lifecycle import background, stop_on_signals
-from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route
+from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route, new_registry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
 from relais_orchestrator.api.docs.document import Deployment, build_document
@@ -158,16 +159,18 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
     catalogue = Catalogue(settings.models, settings.model_aliases, settings.embedding_models)
+    registry = new_registry("relais-orchestrator")
     async with (
         open_store(
             settings.redis,
             watch_grace_s=settings.streaming.watch_lease_s,
             accept_wait=settings.accept_wait,
-        ) as plain_store,
+            metrics=StoreMetrics(registry),
+        ) as store,
         open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
         open_readers() as readers,
     ):
-        metrics, store = open_metrics(plain_store, settings.models)
+        metrics = open_metrics(registry, store, settings.models)
         parts = create_parts(
             settings, store, await _secret(store), key_ring, catalogue, metrics, kpis, readers
         )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
@@ -25,6 +26,9 @@ from relais_common.queue.registry.redis_registry import RedisWorkerRegistry, sha
 from relais_common.queue.source.redis_source import RedisJobSource
 from relais_common.queue.traces.redis_traces import RedisTraceOutbox
 from relais_common.runtime.lifecycle import background
+
+if TYPE_CHECKING:
+    from relais_common.queue.metrics import StoreMetrics
 
 __all__ = ["AcceptWait", "RedisSettings", "RedisStore", "open_store"]
 
@@ -70,13 +74,18 @@ async def open_store(
     *,
     watch_grace_s: float = 30.0,
     accept_wait: AcceptWait | None = None,
+    metrics: StoreMetrics | None = None,
 ) -> AsyncIterator[RedisStore]:
-    """Connect lazily; everything is closed on the way out."""
+    """Connect lazily; everything is closed on the way out.
+
+    Args:
+        metrics: what times each step of the protocol.
+    """
     async with AsyncExitStack() as stack:
         wait_s = 0.0 if accept_wait is None else accept_wait.timeout_s
         servers = await stack.enter_async_context(reach(settings, longest_wait_s=wait_s))
         calls, trace_calls = servers.calls, servers.trace_calls
-        scripts = Scripts(calls)
+        scripts = Scripts(calls, metrics)
         confirmed = None
         if accept_wait is not None and accept_wait.wanted:
             confirmed = ConfirmedScript(servers.waiting, "enqueue", accept_wait)
@@ -84,16 +93,16 @@ async def open_store(
         # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
         await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
-            intake=RedisJobIntake(calls, scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
+            intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),
             presence=RedisPresence(servers.blocking),
             source=RedisJobSource(scripts, servers.blocking),
-            recovery=RedisRecovery(calls, scripts),
-            log=RedisEventLog(calls, scripts),
+            recovery=RedisRecovery(scripts),
+            log=RedisEventLog(scripts),
             live=live,
-            registry=RedisWorkerRegistry(calls),
-            operations=RedisOperations(calls, scripts),
+            registry=RedisWorkerRegistry(scripts),
+            operations=RedisOperations(scripts),
             accounts=RedisAccounts(calls),
-            traces=RedisTraceOutbox(Scripts(trace_calls)),
+            traces=RedisTraceOutbox(Scripts(trace_calls, metrics)),
             calls=calls,
             redis=servers.redis,
         )

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import EngineDead, EngineStuck, SettingsError
 from relais_common.jobs.job import WorkerState
+from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.ports import EventLog, JobSource, Recovery, WorkerRegistry
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisSettings, open_store
@@ -23,7 +24,6 @@ from relais_common.runtime.environ import Environ
 from relais_common.runtime.health import open_health_server
 from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, new_registry
-from relais_common.runtime.metrics.store import StoreMetrics
 from relais_common.worker.consumer import Consumer, ConsumerSettings, Handler
 from relais_common.worker.heartbeat import beat_for_ever
 from relais_common.worker.held import HeldJobs
@@ -157,11 +157,10 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
         with stop_on_signals(stop):
             async with (
                 open_models(registry) as models,
-                open_store(settings.redis) as plain_store,
+                open_store(settings.redis, metrics=StoreMetrics(registry)) as store,
                 background(LoopLag(registry).run()),
                 asyncio.TaskGroup() as group,
             ):
-                store = StoreMetrics(registry).around(plain_store)
                 metrics = WorkerMetrics(registry, [model.name for model in models])
                 garbage.freeze_startup_objects()
                 several = len(models) > 1

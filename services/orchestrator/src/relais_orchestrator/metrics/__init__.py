@@ -8,8 +8,6 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from relais_common.queue.redis_store import RedisStore
-from relais_common.runtime.metrics.exposition import new_registry
-from relais_common.runtime.metrics.store import StoreMetrics
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
@@ -33,18 +31,13 @@ class OrchestratorMetrics:
 
 
 def open_metrics(
-    store: RedisStore, models: tuple[str, ...]
-) -> tuple[OrchestratorMetrics, RedisStore]:
-    """Return the metrics of an orchestrator with these models, and its instrumented store."""
-    registry = new_registry("relais-orchestrator")
-    store = StoreMetrics(registry).around(store)
-    return (
-        OrchestratorMetrics(
-            registry,
-            RequestMetrics(registry, models, [route.template for route in ROUTES]),
-            StreamMetrics(registry),
-            QueueMetrics(registry, store.operations, store.registry, models),
-            TraceMetrics(registry, models),
-        ),
-        store,
+    registry: CollectorRegistry, store: RedisStore, models: tuple[str, ...]
+) -> OrchestratorMetrics:
+    """Return the metrics of an orchestrator with these models."""
+    return OrchestratorMetrics(
+        registry,
+        RequestMetrics(registry, models, [route.template for route in ROUTES]),
+        StreamMetrics(registry),
+        QueueMetrics(registry, store.operations, store.registry, models),
+        TraceMetrics(registry, models),
     )

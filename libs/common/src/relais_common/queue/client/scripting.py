@@ -1,8 +1,10 @@
-"""Running the scripts of `relais_common.queue` by their digest."""
+"""Running the scripts of `relais_common.queue` by their digest, and timing the steps of the protocol."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
@@ -10,25 +12,51 @@ from relais_common.queue import scripts
 from relais_common.queue.client.calls import Argument, Commands
 from relais_common.queue.client.connection import store_errors
 
+if TYPE_CHECKING:
+    from relais_common.queue.metrics import StoreMetrics
+
 _SOURCES = {name: scripts.source(name).encode() for name in scripts.NAMES}
 _DIGESTS = {name: scripts.digest(name) for name in scripts.NAMES}
 
 
 class Scripts:
-    """Every script of the protocol."""
+    """Every script of the protocol.
 
-    def __init__(self, calls: Commands) -> None:
-        self._calls = calls
+    Attributes:
+        calls: for steps that are no script.
+        metrics: what times the steps; None: nothing does.
+    """
 
-    async def run(self, name: str, base: str, *arguments: Argument) -> Any:
-        """Run one script on the model whose keys begin with `base`.
+    def __init__(self, calls: Commands, metrics: StoreMetrics | None = None) -> None:
+        self.calls = calls
+        self.metrics = metrics
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step of the protocol, by the name that its port has for it.
 
         Raises:
             StoreUnavailable: Redis cannot be reached; whether the step was done is unknown, so call again.
         """
+        with nullcontext() if self.metrics is None else self.metrics.timed(name), store_errors():
+            yield
+
+    async def run(self, name: str, base: str, *arguments: Argument, step: str = "") -> Any:
+        """Run a step that is one script, on the model whose keys begin with `base`.
+
+        Args:
+            step: its name where the script has another one.
+
+        Raises:
+            StoreUnavailable: as in `step`.
+        """
+        with self.step(step or name):
+            return await self.evaluate(name, base, *arguments)
+
+    async def evaluate(self, name: str, base: str, *arguments: Argument) -> Any:
+        """Run a script within a `step`."""
         call: tuple[Argument, ...] = ("EVALSHA", _DIGESTS[name], 1, base, *arguments)
-        with store_errors():
-            try:
-                return await self._calls.send(*call)
-            except NoScriptError:
-                return await self._calls.send("EVAL", _SOURCES[name], *call[2:])
+        try:
+            return await self.calls.send(*call)
+        except NoScriptError:
+            return await self.calls.send("EVAL", _SOURCES[name], *call[2:])

@@ -13,7 +13,6 @@ from relais_common.jobs.errors import NotConfirmed
 from relais_common.queue import scripts
 from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.clients import Clients
-from relais_common.queue.client.connection import store_errors
 
 log = structlog.get_logger(__name__)
 
@@ -62,22 +61,18 @@ class ConfirmedScript:
         self._wait = wait
 
     async def run(self, base: str, *arguments: Argument) -> tuple[Any, NotConfirmed | None]:
-        """Run it on the model whose keys begin with `base`.
+        """Run it, within a step, on the model whose keys begin with `base`.
 
         Returns:
             Its answer, and what is to be said where the waiting was in vain.
-
-        Raises:
-            StoreUnavailable: whether the script was carried out is unknown.
         """
-        with store_errors():
-            async with self._clients.of(base) as redis:
+        async with self._clients.of(base) as redis:
+            answer, waited = await self._send(redis, base, *arguments)
+            if isinstance(answer, NoScriptError):
+                await redis.script_load(self._source)
                 answer, waited = await self._send(redis, base, *arguments)
-                if isinstance(answer, NoScriptError):
-                    await redis.script_load(self._source)
-                    answer, waited = await self._send(redis, base, *arguments)
-                if isinstance(answer, Exception):
-                    raise answer
+            if isinstance(answer, Exception):
+                raise answer
         if isinstance(waited, ResponseError):
             # No append-only file, or not the primary: a waiting that can never be over.
             log.error("accept_wait_failed", error=str(waited))

@@ -25,8 +25,7 @@ from relais_common.jobs.job import (
 from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
 from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec, keys
-from relais_common.queue.client.calls import Argument, Commands
-from relais_common.queue.client.connection import store_errors
+from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.intake.accept_wait import ConfirmedScript
 from relais_common.queue.script_values import (
@@ -41,13 +40,11 @@ class RedisJobIntake:
 
     def __init__(
         self,
-        calls: Commands,
         scripts: Scripts,
         *,
         watch_grace_s: float = 30.0,
         confirmed: ConfirmedScript | None = None,
     ) -> None:
-        self._calls = calls
         self._scripts = scripts
         self._watch_grace_s = watch_grace_s
         self._confirmed = confirmed
@@ -99,13 +96,14 @@ class RedisJobIntake:
         base = keys.model_base(job.model)
         if self._confirmed is None:
             return cast("list[Any]", await self._scripts.run("enqueue", base, *arguments))
-        answer, not_confirmed = await self._confirmed.run(base, *arguments)
-        if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
-            # Without a key that finds it again, it would run for nobody, and once more at the next try.
-            if not findable:
-                with suppress(StoreUnavailable):
-                    await self.cancel(job.channel_id, StopReason.DISCONNECT)
-            raise not_confirmed
+        with self._scripts.step("enqueue"):
+            answer, not_confirmed = await self._confirmed.run(base, *arguments)
+            if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
+                # Without a key that finds it again, it would run for nobody, and once more at the next try.
+                if not findable:
+                    with suppress(StoreUnavailable):
+                        await self.cancel(job.channel_id, StopReason.DISCONNECT)
+                raise not_confirmed
         return cast("list[Any]", answer)
 
     async def cancel(self, channel_id: str, reason: StopReason) -> Status | None:
@@ -135,14 +133,16 @@ class RedisJobIntake:
         return read_state(channel_id, fields, None if text is None else text.decode())
 
     async def vectors(self, channel_id: str) -> bytes | None:
-        with store_errors():
-            return cast("bytes | None", await self._calls.send("GET", keys.vectors(channel_id)))
+        with self._scripts.step("vectors"):
+            packed = await self._scripts.calls.send("GET", keys.vectors(channel_id))
+        return cast("bytes | None", packed)
 
     async def depth(self, model: str) -> QueueDepth:
-        with store_errors():
+        send = self._scripts.calls.send
+        with self._scripts.step("depth"):
             waiting, running = await asyncio.gather(
-                self._calls.send("HGET", keys.counts(model), "waiting"),
-                self._calls.send("ZCARD", keys.inflight(model)),
+                send("HGET", keys.counts(model), "waiting"),
+                send("ZCARD", keys.inflight(model)),
             )
         return QueueDepth(waiting=int(waiting or 0), running=running)
 

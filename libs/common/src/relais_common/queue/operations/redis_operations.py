@@ -17,8 +17,7 @@ from relais_common.jobs.operations import (
     QueueView,
 )
 from relais_common.queue import codec, keys
-from relais_common.queue.client.calls import Argument, Commands
-from relais_common.queue.client.connection import store_errors
+from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.script_values import job_arguments, read_acceptance, read_seconds
 
@@ -26,8 +25,7 @@ from relais_common.queue.script_values import job_arguments, read_acceptance, re
 class RedisOperations:
     """Looking at queues, replaying and dropping dead letters."""
 
-    def __init__(self, calls: Commands, scripts: Scripts) -> None:
-        self._calls = calls
+    def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
@@ -62,35 +60,40 @@ class RedisOperations:
         return [_channel(fields) for fields in answer]
 
     async def dead_letters(self, model: str, *, limit: int) -> list[DeadLetter]:
-        answer = await self._scripts.run("dead", keys.model_base(model), limit, "")
+        answer = await self._scripts.run(
+            "dead", keys.model_base(model), limit, "", step="dead_letters"
+        )
         return [_dead_letter(fields) for fields in answer]
 
     async def dead_letter(self, channel_id: str) -> DeadLetter | None:
-        answer = await self._scripts.run("dead", keys.channel_base(channel_id), 1, channel_id)
+        answer = await self._scripts.run(
+            "dead", keys.channel_base(channel_id), 1, channel_id, step="dead_letter"
+        )
         return _dead_letter(answer[0]) if answer else None
 
     async def replay(
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
-        with store_errors():
-            payload: bytes | None = await self._calls.send("HGET", keys.job(channel_id), "payload")
-        arguments: tuple[Argument, ...] = ()
-        # Without a request the script finds that there is nothing to replay, or that it was replayed before.
-        if payload is not None:
-            try:
-                job = codec.decode_job(payload)
-            except DecodeError as error:
-                raise Unreadable("this request was made by another version") from error
-            again = replace(job, channel_id=new_channel_id, on_disconnect=OnDisconnect.CONTINUE)
-            arguments = job_arguments(again, watch_grace_s=0.0)
-        answer = await self._scripts.run(
-            "replay", keys.channel_base(channel_id), channel_id, max_waiting, *arguments
-        )
+        base = keys.channel_base(channel_id)
+        with self._scripts.step("replay"):
+            payload = await self._scripts.calls.send("HGET", keys.job(channel_id), "payload")
+            # Without a request the script finds that there is nothing to replay, or that it was replayed before.
+            again = () if payload is None else _again(payload, new_channel_id)
+            answer = await self._scripts.evaluate("replay", base, channel_id, max_waiting, *again)
         return None if answer is None else read_acceptance(channel_model(channel_id), answer)
 
     async def drop(self, channel_id: str) -> bool:
         base = keys.channel_base(channel_id)
         return bool(await self._scripts.run("drop", base, channel_id))
+
+
+def _again(payload: bytes, channel_id: str) -> tuple[Argument, ...]:
+    try:
+        job = codec.decode_job(payload)
+    except DecodeError as error:
+        raise Unreadable("this request was made by another version") from error
+    again = replace(job, channel_id=channel_id, on_disconnect=OnDisconnect.CONTINUE)
+    return job_arguments(again, watch_grace_s=0.0)
 
 
 def _channel(fields: list[Any]) -> ChannelView:

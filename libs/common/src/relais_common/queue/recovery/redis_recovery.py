@@ -8,8 +8,6 @@ import structlog
 
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue import keys
-from relais_common.queue.client.calls import Commands
-from relais_common.queue.client.connection import store_errors
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.ports import Reaped
 from relais_common.queue.script_values import parting
@@ -30,35 +28,37 @@ _CLOCK = "return redis.call('TIME')"
 class RedisRecovery:
     """The reaper's step."""
 
-    def __init__(self, calls: Commands, scripts: Scripts) -> None:
-        self._calls = calls
+    def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._skewed: set[str] = set()
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
-        asked_s = time.monotonic()
-        with store_errors():
-            seconds, microseconds = await self._calls.send(
+        with self._scripts.step("reap"):
+            asked_s = time.monotonic()
+            seconds, microseconds = await self._scripts.calls.send(
                 "EVAL", _CLOCK, 1, keys.model_base(model)
             )
-        took_s = time.monotonic() - asked_s
-        if took_s > LATEST_S / 2:
-            raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
-        now_s = int(seconds) + int(microseconds) / 1e6
-        self._compare_clocks(model, now_s, took_s)
-        answer = await self._scripts.run(
-            "reap",
-            keys.model_base(model),
-            limit,
-            *parting(max_failures),
-            f"{now_s + LATEST_S:.6f}",
-        )
-        if answer is None:
-            raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
+            took_s = time.monotonic() - asked_s
+            if took_s > LATEST_S / 2:
+                raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
+            now_s = int(seconds) + int(microseconds) / 1e6
+            self._compare_clocks(model, now_s, took_s)
+            answer = await self._scripts.evaluate(
+                "reap",
+                keys.model_base(model),
+                limit,
+                *parting(max_failures),
+                f"{now_s + LATEST_S:.6f}",
+            )
+            if answer is None:
+                raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         requeued, ended, problem = answer
         if problem:
             log.error("reap_failed", model=model, error=problem.decode(errors="replace"))
-        return Reaped(requeued=requeued, ended=ended)
+        reaped = Reaped(requeued=requeued, ended=ended)
+        if self._scripts.metrics is not None:
+            self._scripts.metrics.reaped(reaped)
+        return reaped
 
     def _compare_clocks(self, model: str, redis_s: float, took_s: float) -> None:
         """Warn once when a model's Redis and this process begin to disagree on the time.

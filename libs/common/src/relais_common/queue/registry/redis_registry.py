@@ -11,17 +11,18 @@ from relais_common.jobs.job import WorkerState
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Commands
 from relais_common.queue.client.connection import store_errors
+from relais_common.queue.client.scripting import Scripts
 
 
 class RedisWorkerRegistry:
     """One key per worker, which expires by itself, and an index of them."""
 
-    def __init__(self, calls: Commands) -> None:
-        self._calls = calls
+    def __init__(self, scripts: Scripts) -> None:
+        self._step, self._send = scripts.step, scripts.calls.send
 
     async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
-        send, name, now_s = self._calls.send, keys.worker(state.worker_id), time.time()
-        with store_errors():
+        send, name, now_s = self._send, keys.worker(state.worker_id), time.time()
+        with self._step("beat"):
             await asyncio.gather(
                 send("SET", name, codec.encode_worker(state), "PX", int(ttl_s * 1000)),
                 # The score only bounds the index; whether a worker lives is its own key's expiry.
@@ -30,17 +31,17 @@ class RedisWorkerRegistry:
             )
 
     async def leave(self, worker_id: str) -> None:
-        with store_errors():
+        with self._step("leave"):
             await asyncio.gather(
-                self._calls.send("DEL", keys.worker(worker_id)),
-                self._calls.send("ZREM", keys.WORKERS, worker_id),
+                self._send("DEL", keys.worker(worker_id)),
+                self._send("ZREM", keys.WORKERS, worker_id),
             )
 
     async def alive(self) -> list[WorkerState]:
-        with store_errors():
-            ids: list[bytes] = await self._calls.send("ZRANGE", keys.WORKERS, 0, -1)
+        with self._step("alive"):
+            ids: list[bytes] = await self._send("ZRANGE", keys.WORKERS, 0, -1)
             payloads = await asyncio.gather(
-                *(self._calls.send("GET", keys.worker(worker_id.decode())) for worker_id in ids)
+                *(self._send("GET", keys.worker(worker_id.decode())) for worker_id in ids)
             )
         return [codec.decode_worker(payload) for payload in payloads if payload is not None]
 

@@ -207,7 +207,7 @@ class RedisJobSource:
         # Zero would block for ever.
         block_s = min(max(timeout_s, 0.001), LONGEST_BLOCK_S)
         name = keys.wakeup(model)
-        with store_errors():
+        with self._scripts.step("wait_for_work"):
             async with self._blocking.of(name) as redis:
                 await redis.blpop([name], timeout=block_s)
 

@@ -48,5 +48,10 @@ class RedisTraceOutbox:
     async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
         if entry_ids:
             await self._scripts.run(
-                "shelve", keys.model_base(model), SET_ASIDE_KEPT, SET_ASIDE_TTL_S, *entry_ids
+                "shelve",
+                keys.model_base(model),
+                SET_ASIDE_KEPT,
+                SET_ASIDE_TTL_S,
+                *entry_ids,
+                step="set_aside",
             )
