@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from prometheus_client import CollectorRegistry
+
 from benchmarks.queueing.shapes import Submit
 from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.events import Completed, Terminal, Timings, Usage
@@ -20,6 +22,7 @@ from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.heartbeat import beat_for_ever
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
+from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.publisher import Publisher
 
 MODEL, WORKER_ID = "noop", "worker-1"
@@ -55,6 +58,7 @@ async def work(url: str, places: int) -> None:
             Noop(places),
             held_jobs,
             ConsumerSettings(MODEL, WORKER_ID, LEASE_S, drain_s=1, max_failures=MAX_FAILURES),
+            WorkerMetrics(CollectorRegistry(), [MODEL]),
         )
         async with background(
             publisher.run(),

@@ -21,7 +21,7 @@ from relais_common.worker.consumer import Consumer, ConsumerSettings
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
-from relais_testing.builders import COMPLETED, MODEL, make_job
+from relais_testing.builders import COMPLETED, MODEL, make_job, worker_metrics
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
 from relais_testing.ports import Ports
@@ -76,6 +76,7 @@ class Rig:
             self.handler,
             self.held_jobs,
             ConsumerSettings(MODEL, "worker-1", LEASE_S, drain_s, max_failures=3),
+            worker_metrics(),
         )
 
     async def _run(self) -> None:

@@ -19,7 +19,7 @@ from relais_llm_worker.engines.engine import EngineLoad
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import LocalModel
 from relais_llm_worker.generate import GenerateHandler
-from relais_testing.builders import make_job
+from relais_testing.builders import hold, make_job
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
 from relais_testing.ports import Ports
@@ -52,7 +52,7 @@ class Bench:
 
     async def go_on(self, taken: TakenJob) -> tuple[Completed, HeldJob]:
         """Handle it, and end it as the consumer does."""
-        held = HeldJob(taken)
+        held = hold(taken)
         publishing = asyncio.create_task(self.publisher.run())
         try:
             terminal = await self.handler.handle(held)
@@ -396,7 +396,7 @@ async def test_engine_that_is_faster_than_the_store_waits_for_it(
     source = faults.around(ports.source)
     bench.handler = GenerateHandler(model, source, ports.log, bench.publisher)
     job = prompt_job("a", max_tokens=2 * MOST_UNSENT, ignore_eos=True)
-    held = HeldJob(await bench.taken(job))
+    held = hold(await bench.taken(job))
     handling = asyncio.create_task(bench.handler.handle(held))
     await wait_until(lambda: held.next_seq > MOST_UNSENT)
     made = held.next_seq

@@ -12,7 +12,7 @@ from relais_common.runtime.lifecycle import background
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
-from relais_testing.builders import MODEL, make_job
+from relais_testing.builders import MODEL, hold, make_job
 from relais_testing.memory import MemoryStore
 from relais_testing.waiting import wait_until
 
@@ -46,7 +46,7 @@ async def _take_several(store: MemoryStore, count: int) -> list[HeldJob]:
     for _ in range(count):
         await store.enqueue(make_job(), max_waiting=100)
     take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=True)
-    return [HeldJob(one) for one in take.jobs]
+    return [hold(one) for one in take.jobs]
 
 
 async def _start(store: MemoryStore, held: HeldJob) -> None:

@@ -11,7 +11,7 @@ from relais_common.jobs.events import Token
 from relais_common.jobs.job import Verdict
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
-from relais_testing.builders import MODEL, make_job
+from relais_testing.builders import MODEL, hold, make_job
 from relais_testing.faults import Faults
 from relais_testing.memory import MemoryStore
 from relais_testing.owned import end_task
@@ -35,7 +35,7 @@ async def take(store: MemoryStore, count: int) -> list[HeldJob]:
     for _ in range(count):
         await store.enqueue(make_job(), max_waiting=100)
     take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
-    return [HeldJob(one) for one in take.jobs]
+    return [hold(one) for one in take.jobs]
 
 
 async def test_what_comes_up_in_one_turn_goes_in_one_call(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.events import Completed, Timings, Token, Usage
-from relais_common.jobs.job import Job, Message, Operation
+from relais_common.jobs.job import Job, Message, Operation, TakenJob
 from relais_common.queue import codec
+from relais_common.worker.held import HeldJob
+from relais_common.worker.metrics import JobMetrics, WorkerMetrics
 
 MODEL = "org/model"
 COMPLETED = Completed("stop", Usage(3, 2), Timings(queue_s=0.1, prefill_s=0.2, decode_s=0.3))
@@ -30,3 +34,13 @@ def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job
 def token_line(text: str = "a", *token_ids: int) -> bytes:
     """An encoded `token` event."""
     return codec.encode_event(Token(text, token_ids or (1,)))
+
+
+def worker_metrics(model: str = MODEL) -> WorkerMetrics:
+    """Metrics that nobody reads."""
+    return WorkerMetrics(CollectorRegistry(), [model])
+
+
+def hold(taken: TakenJob) -> HeldJob:
+    """A job in the hands of a worker whose metrics nobody reads."""
+    return HeldJob(taken, JobMetrics(worker_metrics(taken.job.model), taken))

@@ -8,17 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
-from prometheus_client import CollectorRegistry
-
 from relais_common.queue.redis_store import open_store
 from relais_common.worker.consumer import Handler
-from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.serving import Desk, Served, ServiceSettings, serve
 from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.batches import Batches, open_batches
 from relais_embedding_worker.embed import EmbedHandler
 from relais_embedding_worker.settings import read_settings
-from relais_testing.builders import MODEL
+from relais_testing.builders import MODEL, worker_metrics
 from relais_testing.encoders import WatchedEncoder
 
 _numbers = count(1)
@@ -74,7 +71,7 @@ async def open_embedding_worker(
             return
 
         served = Served(model, lambda: ModelStatus(bounds.max_requests), is_well, make_handler)
-        metrics = WorkerMetrics(CollectorRegistry(), [model])
+        metrics = worker_metrics(model)
         serving = asyncio.create_task(serve(service, served, False, store, metrics, stop))
         try:
             yield EmbeddingWorker(encoder, batches, stop, serving)

@@ -81,7 +81,7 @@ def served(model: Model) -> Served:
 
     def make_handler(desk: Desk) -> Handler:
         handler = GenerateHandler(model, desk.source, desk.event_log, desk.publisher)
-        desk.metrics.generation_tokens.read(lambda: handler.generated_tokens, model.name)
+        desk.metrics.tokens.generated.read(lambda: handler.generated_tokens, model.name)
         return handler
 
     return Served(model.name, model.status, model.check_health, make_handler)

@@ -27,6 +27,7 @@ from relais_common.runtime.backoff import Backoff
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_common.runtime.logs import channel_context
 from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
+from relais_common.worker.metrics import JobMetrics, WorkerMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -94,11 +95,13 @@ class Consumer:
         handler: Handler,
         held_jobs: HeldJobs,
         settings: ConsumerSettings,
+        metrics: WorkerMetrics,
     ) -> None:
         self._source = source
         self._handler = handler
         self._held_jobs = held_jobs
         self._settings = settings
+        self._metrics = metrics
         self._freed = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], HeldJob] = {}
         self._call_id = secrets.token_hex(8)
@@ -194,7 +197,7 @@ class Consumer:
         # Asked again now and then: another worker may have been idle sooner.
         self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
         for one in take.jobs:
-            held = HeldJob(one)
+            held = HeldJob(one, JobMetrics(self._metrics, one))
             self._held_jobs.add(held)
             task = group.create_task(self._execute(held))
             self._tasks[task] = held
@@ -283,7 +286,7 @@ class Consumer:
             if terminal is not None:
                 await self._finish(held, terminal)
             elif held.halted.result() is Abandon.HAND_BACK:
-                await self._source.release([held.lease])
+                await self._release([held])
             elif held.halted.result() is Abandon.PREEMPTED:
                 log.info("job_preempted", fence=held.lease.fence)
             else:
@@ -308,9 +311,11 @@ class Consumer:
                 await backoff.pause()
                 continue
             if not verdict.held:
+                held.metrics.lost()
                 log.warning("lease_lost", fence=held.lease.fence)
                 return
             if verdict.tail >= held.next_seq:
+                held.metrics.finished(terminal, with_tokens=bool(lines))
                 log.info("job_ended", status=type(terminal).__name__.lower())
                 return
             held.heed(verdict)
@@ -342,20 +347,25 @@ class Consumer:
         held_jobs, suspicion = self._held_jobs.all(), self._held_jobs.suspicion
         max_failures = self._settings.max_failures
         if suspicion is None:
-            leases = [held.lease for held in held_jobs]
-            await self._source.release(leases, max_failures=max_failures if crashed else None)
-            return len(leases)
+            await self._release(held_jobs, max_failures=max_failures if crashed else None)
+            return len(held_jobs)
         suspects = [held for held in held_jobs if held.lease.channel_id in suspicion]
-        await self._source.release([held.lease for held in held_jobs if held not in suspects])
+        await self._release([held for held in held_jobs if held not in suspects])
         if len(suspicion) == 1:
             error = EngineStalled("the engine made no step while it ran this request")
             for held in suspects:
                 await self._finish(held, Failed(error.info))
         else:
-            await self._source.release(
-                [held.lease for held in suspects], max_failures=max_failures, blamed=True
-            )
+            await self._release(suspects, max_failures=max_failures, blamed=True)
         return len(held_jobs)
+
+    async def _release(
+        self, held_jobs: Sequence[HeldJob], *, max_failures: int | None = None, blamed: bool = False
+    ) -> None:
+        leases = [held.lease for held in held_jobs]
+        await self._source.release(leases, max_failures=max_failures, blamed=blamed)
+        for held in held_jobs:
+            held.metrics.handed_back()
 
 
 async def _end(work: asyncio.Task[Terminal], timeout_s: float | None = None) -> None:

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from relais_common.jobs.events import Restarted, Token
 from relais_common.jobs.job import Append, Job, Lease, StopReason, TakenJob, Verdict
 from relais_common.queue import codec
+from relais_common.worker.metrics import JobMetrics
 
 
 class Abandon(Enum):
@@ -34,14 +35,16 @@ class HeldJob:
     The events stay in memory until the job ends, so that a log that came back short can be mended.
 
     Attributes:
+        metrics: to be told what becomes of it.
         text: the answer so far, in pieces.
         vectors: the answer of a request for vectors, packed.
         pieces: tokens, or several at once, that this holder published.
         tells_ids: no text of them came without its token ids.
     """
 
-    def __init__(self, taken: TakenJob) -> None:
+    def __init__(self, taken: TakenJob, metrics: JobMetrics) -> None:
         self.taken = taken
+        self.metrics = metrics
         self.text: list[str] = []
         self.vectors = b""
         self.pieces = 0
@@ -150,6 +153,10 @@ class HeldJob:
 
     def halt(self, why: Halt) -> None:
         """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
+        if why is Abandon.LOST:
+            self.metrics.lost()
+        elif why is Abandon.PREEMPTED:
+            self.metrics.preempted()
         self._lost = self._lost or why in (Abandon.LOST, Abandon.PREEMPTED)
         if not self._halt.done():
             self._halt.set_result(why)

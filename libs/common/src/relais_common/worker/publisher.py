@@ -9,6 +9,7 @@ import structlog
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue.ports import JobSource
 from relais_common.runtime.backoff import Backoff
+from relais_common.runtime.metrics.instruments import Distribution
 from relais_common.worker.held import LINES_PER_APPEND, HeldJob
 
 log = structlog.get_logger(__name__)
@@ -21,10 +22,14 @@ class Publisher:
         interval_s: shortest time between two calls that bring what is not the first of a stream. Most of what a token
             costs behind the engine is paid once for each stream and call. The first event that comes up after that
             takes along what waits; where none comes, it goes after as long again. 0: no call waits.
+        sizes: observes how many events a call brought.
     """
 
-    def __init__(self, source: JobSource, *, interval_s: float = 0.0) -> None:
+    def __init__(
+        self, source: JobSource, *, interval_s: float = 0.0, sizes: Distribution | None = None
+    ) -> None:
         self._source = source
+        self._sizes = Distribution(()) if sizes is None else sizes
         self._interval_s = interval_s
         self._due: dict[HeldJob, None] = {}
         self._later: dict[HeldJob, None] = {}
@@ -91,12 +96,18 @@ class Publisher:
                 await backoff.pause()
                 continue
             backoff.reset()
-            unfinished = []
+            unfinished, events = [], 0
             for held, append, verdict in zip(batch, appends, verdicts, strict=True):
                 held.heed(verdict)
+                if verdict.held:
+                    events += len(append.lines)
+                    if append.emits:
+                        held.metrics.published()
                 # There was more than one call takes, or the log is shorter than it was.
                 if len(append.lines) == LINES_PER_APPEND or verdict.tail < append.last_seq:
                     unfinished.append(held)
+            if batch:
+                self._sizes.observe(events)
             self._send_at_once(unfinished)
 
     def _send_at_once(self, batch: list[HeldJob]) -> None:

@@ -195,8 +195,8 @@ async def serve(
             not_ready=status.not_ready,
         )
 
-    source = metrics.around(store.source, model.name)
-    publisher = Publisher(source, interval_s=settings.stream_interval_s)
+    source = store.source
+    publisher = Publisher(source, interval_s=settings.stream_interval_s, sizes=metrics.batch)
     handler = model.make_handler(Desk(source, store.log, publisher, metrics, held_jobs))
     metrics.running.read(lambda: len(held_jobs), model.name)
     metrics.capacity.read(lambda: model.status().capacity, model.name)
@@ -209,6 +209,7 @@ async def serve(
         ConsumerSettings(
             model.name, worker_id, settings.lease_s, settings.drain_s, settings.max_failures
         ),
+        metrics,
     )
     log.info("worker_ready", model=model.name, capacity=model.status().capacity)
     async with background(

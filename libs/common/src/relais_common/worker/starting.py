@@ -23,6 +23,8 @@ async def note_start(
         except StoreUnavailable:
             await backoff.pause()
             continue
+        if verdict.held:
+            held.metrics.started(len(prompt_token_ids))
         held.note_started(verdict.tail)
         held.heed(verdict)
         return
