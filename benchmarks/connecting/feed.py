@@ -13,6 +13,7 @@ from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.events import Completed, Timings, Token, Usage
 from relais_common.jobs.job import Append, Job, Lease, Message, Operation
 from relais_common.queue.codec import encode_event
+from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_testing.process_stack import MODEL
@@ -70,12 +71,14 @@ class Feed:
     async def take(self) -> int:
         """Take and start what waits; how many jobs."""
         taken = await self._store.source.take(
-            MODEL,
-            TOGETHER,
-            worker_id="feed",
-            call_id=str(time.time_ns()),
-            lease_s=LEASE_S,
-            idle=not self.leases,
+            TakeRequest(
+                MODEL,
+                TOGETHER,
+                worker_id="feed",
+                call_id=str(time.time_ns()),
+                lease_s=LEASE_S,
+                idle=not self.leases,
+            )
         )
         verdicts = await asyncio.gather(
             *(

@@ -20,7 +20,7 @@ from relais_common.jobs.job import (
     TakenJob,
     Verdict,
 )
-from relais_common.queue.ports import Reaped
+from relais_common.queue.ports import Reaped, TakeRequest
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports
 from relais_testing.steps import (
@@ -381,12 +381,9 @@ async def test_suspect_is_given_alone_and_only_to_an_idle_worker(ports: Ports) -
 
 async def ask_to_make_way(ports: Ports, worker_id: str, *, idle: bool = False) -> Take:
     return await ports.source.take(
-        MODEL,
-        1,
-        worker_id=worker_id,
-        call_id=new_channel_id(MODEL),
-        lease_s=LONG_S,
-        idle=idle,
+        TakeRequest(
+            MODEL, 1, worker_id=worker_id, call_id=new_channel_id(MODEL), lease_s=LONG_S, idle=idle
+        )
     )
 
 

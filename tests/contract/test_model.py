@@ -42,7 +42,7 @@ from relais_common.jobs.job import (
 )
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec, keys
-from relais_common.queue.ports import JobSource
+from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
 from relais_testing.memory import MemoryStore
@@ -71,9 +71,9 @@ class _SmallFences:
     def _own(self, lease: Lease) -> Lease:
         return Lease(lease.channel_id, self._fences[lease.channel_id][lease.fence - 1])
 
-    async def take(self, *args: Any, offers: Sequence[Lease] = (), **kwargs: Any) -> Take:
-        kwargs["offers"] = [self._own(lease) for lease in offers]
-        answer = await self._source.take(*args, **kwargs)
+    async def take(self, request: TakeRequest) -> Take:
+        offers = [self._own(lease) for lease in request.offers]
+        answer = await self._source.take(replace(request, offers=offers))
         return replace(answer, jobs=tuple(map(self._small, answer.jobs)))
 
     def _small(self, taken: TakenJob) -> TakenJob:
@@ -256,16 +256,18 @@ class TwoStores(RuleBasedStateMachine):
     ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
-                MODEL,
-                limit,
-                worker_id=worker_id,
-                call_id=self._last_calls[worker_id],
-                lease_s=lease_s,
-                idle=idle,
-                held=held,
-                waited=waited,
-                without=tuple(without),
-                offers=offers,
+                TakeRequest(
+                    MODEL,
+                    limit,
+                    worker_id=worker_id,
+                    call_id=self._last_calls[worker_id],
+                    lease_s=lease_s,
+                    idle=idle,
+                    held=held,
+                    waited=waited,
+                    without=tuple(without),
+                    offers=offers,
+                )
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
             return replace(take, jobs=tuple(jobs))
@@ -480,7 +482,9 @@ class TwoStores(RuleBasedStateMachine):
 
             async def step(ports: Ports, number: int = number) -> list[Verdict]:
                 take = await ports.source.take(
-                    MODEL, 5, worker_id="last", call_id=f"last-{number}", lease_s=9.0, idle=True
+                    TakeRequest(
+                        MODEL, 5, worker_id="last", call_id=f"last-{number}", lease_s=9.0, idle=True
+                    )
                 )
                 finish = ports.source.finish
                 return [

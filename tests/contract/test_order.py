@@ -7,6 +7,7 @@ import random
 import pytest
 
 from relais_common.jobs.job import Job, Priority, StopReason
+from relais_common.queue.ports import TakeRequest
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports
 from relais_testing.steps import (
@@ -116,13 +117,15 @@ async def test_keys_of_which_a_worker_has_enough_wait_for_others(ports: Ports) -
 
     async def ask(worker_id: str, *without: str) -> list[str]:
         got = await ports.source.take(
-            MODEL,
-            8,
-            worker_id=worker_id,
-            call_id=f"{worker_id} {len(without)}",
-            lease_s=LONG_S,
-            idle=True,
-            without=without,
+            TakeRequest(
+                MODEL,
+                8,
+                worker_id=worker_id,
+                call_id=f"{worker_id} {len(without)}",
+                lease_s=LONG_S,
+                idle=True,
+                without=without,
+            )
         )
         return ids(got.jobs)
 

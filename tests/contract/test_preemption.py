@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from relais_common.jobs.job import Job, Priority, QueueDepth, StopReason, Take, TakenJob
 from relais_common.queue import keys
+from relais_common.queue.ports import TakeRequest
 from relais_testing.builders import COMPLETED, MODEL, make_job
 from relais_testing.ports import Ports
 from relais_testing.steps import (
@@ -33,14 +34,16 @@ async def offer(
 ) -> Take:
     """A worker without room offers what it holds; `held` is in the order in which it was taken."""
     return await ports.source.take(
-        MODEL,
-        0,
-        worker_id=worker_id,
-        call_id=call_id or f"offer-{next(_call_numbers)}",
-        lease_s=LONG_S,
-        idle=False,
-        held=len(held),
-        offers=[one.lease for one in reversed(held)],
+        TakeRequest(
+            MODEL,
+            0,
+            worker_id=worker_id,
+            call_id=call_id or f"offer-{next(_call_numbers)}",
+            lease_s=LONG_S,
+            idle=False,
+            held=len(held),
+            offers=[one.lease for one in reversed(held)],
+        )
     )
 
 

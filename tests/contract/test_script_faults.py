@@ -16,6 +16,7 @@ from relais_common.jobs.events import Usage
 from relais_common.jobs.job import Idempotency, Job, OnDisconnect, Priority, StopReason
 from relais_common.jobs.limits import Quota
 from relais_common.queue import keys, scripts
+from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
 from relais_testing.ports import Ports
@@ -119,7 +120,15 @@ async def hands_a_place_on(ports: Ports, redis: Any) -> Step:
     await ask(ports, make_job("key-b"))
     offers = [one.lease for one in reversed(greedy)]
     return lambda: ports.source.take(
-        MODEL, 0, worker_id="worker-1", call_id="this", lease_s=LONG_S, idle=False, offers=offers
+        TakeRequest(
+            MODEL,
+            0,
+            worker_id="worker-1",
+            call_id="this",
+            lease_s=LONG_S,
+            idle=False,
+            offers=offers,
+        )
     )
 
 

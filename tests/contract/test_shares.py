@@ -6,6 +6,7 @@ import itertools
 
 from relais_common.jobs.job import Take
 from relais_common.queue import keys
+from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
@@ -18,14 +19,16 @@ async def ask(
     ports: Ports, worker_id: str, *, held: int = 0, room: int = 64, waited: int = 0
 ) -> Take:
     return await ports.source.take(
-        MODEL,
-        room,
-        worker_id=worker_id,
-        call_id=f"share-{next(_call_numbers)}",
-        lease_s=LONG_S,
-        idle=held == 0,
-        held=held,
-        waited=waited,
+        TakeRequest(
+            MODEL,
+            room,
+            worker_id=worker_id,
+            call_id=f"share-{next(_call_numbers)}",
+            lease_s=LONG_S,
+            idle=held == 0,
+            held=held,
+            waited=waited,
+        )
     )
 
 
@@ -109,7 +112,9 @@ async def test_the_same_call_gets_the_same_share(ports: Ports) -> None:
     await put(ports, 4)
     calls = [
         await ports.source.take(
-            MODEL, 64, worker_id="a", call_id="lost", lease_s=LONG_S, idle=True, waited=0
+            TakeRequest(
+                MODEL, 64, worker_id="a", call_id="lost", lease_s=LONG_S, idle=True, waited=0
+            )
         )
         for _ in range(2)
     ]

@@ -124,7 +124,7 @@ async def test_end_of_a_job_frees_its_place_for_the_oldest_that_waits(
         rig.handler.complete(jobs[0])
         await rig.begun(4)
     assert rig.handler.begun == ids(jobs)
-    assert all(args[1] <= 2 for name, args, _ in faults.calls if name == "take")
+    assert all(args[0].limit <= 2 for name, args, _ in faults.calls if name == "take")
 
 
 @pytest.mark.parametrize("fault", ["refuse", "lose_answer"])
@@ -137,7 +137,7 @@ async def test_take_whose_answer_did_not_come_is_asked_for_again_under_the_same_
     async with rig.running():
         await rig.begun(3)
         assert rig.handler.begun == ids(jobs)
-    calls = [kwargs["call_id"] for name, _, kwargs in faults.calls if name == "take"]
+    calls = [args[0].call_id for name, args, _ in faults.calls if name == "take"]
     assert calls[0] == calls[1] == calls[2]
     assert calls[3] != calls[2]
 

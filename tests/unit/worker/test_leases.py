@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from relais_common.jobs.job import Lease, StopReason, Verdict
+from relais_common.queue.ports import TakeRequest
 from relais_common.runtime.lifecycle import background
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
@@ -45,7 +46,9 @@ async def _take(store: MemoryStore) -> HeldJob:
 async def _take_several(store: MemoryStore, count: int) -> list[HeldJob]:
     for _ in range(count):
         await store.enqueue(make_job(), max_waiting=100)
-    take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=True)
+    take = await store.take(
+        TakeRequest(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=True)
+    )
     return [hold(one) for one in take.jobs]
 
 

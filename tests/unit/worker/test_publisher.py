@@ -9,6 +9,7 @@ import pytest
 
 from relais_common.jobs.events import Token
 from relais_common.jobs.job import Verdict
+from relais_common.queue.ports import TakeRequest
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_testing.builders import MODEL, hold, make_job
@@ -34,7 +35,9 @@ async def publisher(memory_store: MemoryStore, faults: Faults) -> AsyncIterator[
 async def take(store: MemoryStore, count: int) -> list[HeldJob]:
     for _ in range(count):
         await store.enqueue(make_job(), max_waiting=100)
-    take = await store.take(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
+    take = await store.take(
+        TakeRequest(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
+    )
     return [hold(one) for one in take.jobs]
 
 

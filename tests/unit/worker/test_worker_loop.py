@@ -20,6 +20,7 @@ from relais_common.jobs.job import (
     StopReason,
 )
 from relais_common.queue import codec
+from relais_common.queue.ports import TakeRequest
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.builders import MODEL, make_job
 from relais_testing.memory import MemoryStore
@@ -122,7 +123,7 @@ async def test_what_a_silent_worker_was_left_is_taken_after_all(
 ) -> None:
     """It asked, and has not been heard of since."""
     await memory_store.take(
-        MODEL, 64, worker_id="silent", call_id="1", lease_s=60, idle=True, waited=0
+        TakeRequest(MODEL, 64, worker_id="silent", call_id="1", lease_s=60, idle=True, waited=0)
     )
     worker = make_worker(max_num_seqs=64, tokens_per_s=1)
     await put(memory_store, *[prompt_job(f"long {i}", 1000) for i in range(8)])
@@ -230,7 +231,9 @@ async def failure(store: MemoryStore, job: Job) -> Failed:
 
 async def charge(store: MemoryStore) -> None:
     """The next job is taken by a worker whose engine it crashes."""
-    take = await store.take(MODEL, 1, worker_id="late", call_id="1", lease_s=-1, idle=False)
+    take = await store.take(
+        TakeRequest(MODEL, 1, worker_id="late", call_id="1", lease_s=-1, idle=False)
+    )
     [taken] = take.jobs
     await store.start(taken.lease, prompt_token_ids=[1], model_revision="r")
     await store.reap(MODEL, max_failures=3, limit=10)
@@ -289,7 +292,9 @@ async def test_a_drain_finishes_what_fits_and_hands_back_the_rest(
     await running
     assert (await state(memory_store, short)).status is Status.COMPLETED
     assert (await state(memory_store, long)).status is Status.QUEUED
-    take = await memory_store.take(MODEL, 1, worker_id="next", call_id="1", lease_s=60, idle=True)
+    take = await memory_store.take(
+        TakeRequest(MODEL, 1, worker_id="next", call_id="1", lease_s=60, idle=True)
+    )
     [again] = take.jobs
     assert again.failures == 0
     await end_task(running)

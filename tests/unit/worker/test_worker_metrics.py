@@ -19,6 +19,7 @@ from relais_common.jobs.events import (
     Usage,
 )
 from relais_common.jobs.job import StopReason
+from relais_common.queue.ports import TakeRequest
 from relais_common.runtime.lifecycle import background
 from relais_common.worker import leases
 from relais_common.worker import metrics as worker_metrics
@@ -59,12 +60,9 @@ class Worker:
 
     async def take(self, worker_id: str = "w") -> HeldJob:
         take = await self.store.take(
-            MODEL,
-            1,
-            worker_id=worker_id,
-            call_id=secrets.token_hex(4),
-            lease_s=5,
-            idle=True,
+            TakeRequest(
+                MODEL, 1, worker_id=worker_id, call_id=secrets.token_hex(4), lease_s=5, idle=True
+            )
         )
         [taken] = take.jobs
         return HeldJob(taken, JobMetrics(self.metrics, taken))

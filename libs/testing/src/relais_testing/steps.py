@@ -8,7 +8,7 @@ from itertools import count
 from relais_common.jobs.events import Event, Terminal
 from relais_common.jobs.job import Accepted, Append, Job, Lease, TakenJob, Verdict
 from relais_common.queue import codec
-from relais_common.queue.ports import Reaped
+from relais_common.queue.ports import Reaped, TakeRequest
 from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
 from relais_testing.ports import Ports
 
@@ -35,7 +35,7 @@ async def take(
     """A take with a call id of its own, unless one is given."""
     call_id = f"call-{next(_call_numbers)}" if call_id is None else call_id
     answer = await ports.source.take(
-        model, limit, worker_id=worker_id, call_id=call_id, lease_s=lease_s, idle=idle
+        TakeRequest(model, limit, worker_id=worker_id, call_id=call_id, lease_s=lease_s, idle=idle)
     )
     return list(answer.jobs)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import date
 from typing import Protocol
 
@@ -133,38 +133,44 @@ class Presence(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TakeRequest:
+    """What a worker asks for with `JobSource.take`.
+
+    Attributes:
+        limit: what this worker has room for.
+        idle: it has no job in its hands.
+        held: jobs in its hands already.
+        waited: how often in a row it was told that it had left some. At 0 it gets no more than makes its share even
+            with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by bit.
+            None: whatever there is.
+        without: keys of which it has enough: their jobs are left to other workers, or to a later take.
+        offers: jobs in its hands that it can hand back, the newest first; `limit` counts for nothing then. For each job
+            that is given, one of them waits again, at no charge: the newest of the key that runs most. Only where
+            another key waits that runs at least two less, at the same priority or a higher one.
+    """
+
+    model: str
+    limit: int
+    _: KW_ONLY
+    worker_id: str
+    call_id: str
+    lease_s: float
+    idle: bool
+    held: int = 0
+    waited: int | None = None
+    without: Collection[str] = ()
+    offers: Sequence[Lease] = ()
+
+
 class JobSource(Protocol):
     """The worker's side of the queue."""
 
-    async def take(
-        self,
-        model: str,
-        limit: int,
-        *,
-        worker_id: str,
-        call_id: str,
-        lease_s: float,
-        idle: bool,
-        held: int = 0,
-        waited: int | None = None,
-        without: Collection[str] = (),
-        offers: Sequence[Lease] = (),
-    ) -> Take:
+    async def take(self, request: TakeRequest) -> Take:
         """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
 
         A job that may have crashed its worker before is given alone, and only to a worker that is `idle`; while such a
         job waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
-
-        Args:
-            limit: what this worker has room for.
-            held: jobs in its hands already.
-            waited: how often in a row it was told that it had left some. At 0 it gets no more than makes its share even
-                with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by
-                bit. None: whatever there is.
-            without: keys of which it has enough: their jobs are left to other workers, or to a later take.
-            offers: jobs in its hands that it can hand back, the newest first; `limit` counts for nothing then. For each
-                job that is given, one of them waits again, at no charge: the newest of the key that runs most. Only
-                where another key waits that runs at least two less, at the same priority or a higher one.
         """
         ...
 

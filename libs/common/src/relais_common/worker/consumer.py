@@ -22,7 +22,7 @@ from relais_common.jobs.errors import (
 from relais_common.jobs.events import Cancelled, Expired, Failed, Terminal
 from relais_common.jobs.job import Lease, StopReason, Take
 from relais_common.queue.codec import encode_event
-from relais_common.queue.ports import JobSource
+from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.runtime.backoff import Backoff
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_common.runtime.logs import channel_context
@@ -180,16 +180,18 @@ class Consumer:
     ) -> Take:
         held_before = len(self._held_jobs)
         take = await self._source.take(
-            self._settings.model,
-            max(room, 0),
-            worker_id=self._settings.worker_id,
-            call_id=self._call_id,
-            lease_s=self._settings.lease_s,
-            idle=held_before == 0,
-            held=held_before,
-            waited=waited,
-            without=without,
-            offers=offers,
+            TakeRequest(
+                self._settings.model,
+                max(room, 0),
+                worker_id=self._settings.worker_id,
+                call_id=self._call_id,
+                lease_s=self._settings.lease_s,
+                idle=held_before == 0,
+                held=held_before,
+                waited=waited,
+                without=without,
+                offers=offers,
+            )
         )
         # Until an answer came, the same call is repeated: it may have been carried out.
         self._call_id = secrets.token_hex(8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
@@ -32,14 +32,9 @@ from relais_common.jobs.limits import NO_QUOTA, DayUsage, Quota
 from relais_common.jobs.traces import TraceBatch, Tracing
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
-from relais_common.queue.ports import Look, Reaped, Subscription
-from relais_testing.memory.model import (
-    LOOK_AGAIN_S,
-    MOST_BYTES,
-    MemoryModel,
-    Record,
-    stopped,
-)
+from relais_common.queue.ports import Look, Reaped, Subscription, TakeRequest
+from relais_testing.memory import taking
+from relais_testing.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
 from relais_testing.memory.operations import MemoryOperations
 
 
@@ -235,89 +230,16 @@ class MemoryStore:
 
     # JobSource
 
-    async def take(
-        self,
-        model: str,
-        limit: int,
-        *,
-        worker_id: str,
-        call_id: str,
-        lease_s: float,
-        idle: bool,
-        held: int = 0,
-        waited: int | None = None,
-        without: Collection[str] = (),
-        offers: Sequence[Lease] = (),
-    ) -> Take:
-        state = self._model(model)
-        last_call, last_ids, last_gone = state.memos.get(worker_id, ("", [], ()))
-        if last_call == call_id:
-            records = [state.records[channel_id] for channel_id in last_ids]
-            return Take(
-                tuple(
-                    self._taken(state, record)
-                    for record in records
-                    if record.status is Status.RUNNING and record.worker == worker_id
-                ),
-                preempted=last_gone,
-            )
-        if offers:
-            return self._preempt(state, offers, worker_id, call_id, lease_s, without)
-        taken: list[Record] = []
-        while idle and limit > 0 and state.suspects:
-            suspect = state.records[state.suspects[0]]
-            if state.hand_over(suspect, worker_id, lease_s):
-                taken.append(suspect)
-                limit = 0
-        make_way = state.makes_way(worker_id, idle=idle)
-        if make_way:
-            limit = 0
-        crowded = state.is_crowded
-        if crowded:
-            limit = min(limit, 0 if state.inflight else 1)
-        room = limit
-        if waited is not None:
-            limit = min(room, state.share(worker_id, held, waited))
-        payload_bytes = 0
-        while (
-            len(taken) < limit
-            and payload_bytes < MOST_BYTES
-            and (priority := state.next_priority(without)) is not None
-        ):
-            owner = state.next_owner(priority, without)
-            record = owner and state.serve(priority, owner, worker_id, lease_s, without)
-            if record:
-                taken.append(record)
-                payload_bytes += len(codec.encode_job(record.job))
-        left = limit < room and state.next_priority(without) is not None
-        state.note_room(worker_id, held + len(taken) if len(taken) < room else None)
-        if taken:
-            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], ())
-        if not crowded and (state.next_priority() is not None or (idle and state.suspects)):
-            self._bell(model).set()
-        else:
-            self._bell(model).clear()
-        return Take(tuple(self._taken(state, record) for record in taken), make_way, left)
-
-    def _preempt(
-        self,
-        state: MemoryModel,
-        offers: Sequence[Lease],
-        worker_id: str,
-        call_id: str,
-        lease_s: float,
-        without: Collection[str],
-    ) -> Take:
-        there = []
-        for lease in offers:
-            verdict = state.verdict(lease.channel_id, lease.fence)
-            if verdict.held and verdict.stop is None:
-                there.append(state.records[lease.channel_id])
-        taken, gone_records = state.preempt(there, worker_id, lease_s, without)
-        gone = tuple(record.job.channel_id for record in gone_records)
-        if taken:
-            state.memos[worker_id] = (call_id, [one.job.channel_id for one in taken], gone)
-        return Take(tuple(self._taken(state, one) for one in taken), preempted=gone)
+    async def take(self, request: TakeRequest) -> Take:
+        state, bell = self._model(request.model), self._bell(request.model)
+        handed = taking.repeated(state, request)
+        if handed is None and request.offers:
+            handed = taking.by_preemption(state, request)
+        elif handed is None:
+            handed = taking.in_turn(state, request)
+            (bell.set if handed.more else bell.clear)()
+        jobs = tuple(self._taken(state, record) for record in handed.records)
+        return Take(jobs, handed.make_way, handed.left, handed.preempted)
 
     def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
         return TakenJob(

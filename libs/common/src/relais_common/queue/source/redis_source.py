@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from relais_common.queue.client.connection import (
     store_errors,
 )
 from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.ports import TakeRequest
 from relais_common.queue.script_values import parting
 
 log = structlog.get_logger(__name__)
@@ -59,36 +60,23 @@ class RedisJobSource:
         self._scripts = scripts
         self._blocking = blocking
 
-    async def take(
-        self,
-        model: str,
-        limit: int,
-        *,
-        worker_id: str,
-        call_id: str,
-        lease_s: float,
-        idle: bool,
-        held: int = 0,
-        waited: int | None = None,
-        without: Collection[str] = (),
-        offers: Sequence[Lease] = (),
-    ) -> Take:
+    async def take(self, request: TakeRequest) -> Take:
         make_way, answer, left, gone = await self._scripts.run(
             "take",
-            keys.model_base(model),
-            limit,
-            worker_id,
-            call_id,
-            lease_s,
-            int(idle),
+            keys.model_base(request.model),
+            request.limit,
+            request.worker_id,
+            request.call_id,
+            request.lease_s,
+            int(request.idle),
             PATIENCE,
             codec.EXPIRED_LINE,
-            held,
-            "" if waited is None else waited,
+            request.held,
+            "" if request.waited is None else request.waited,
             MOST_BYTES,
-            len(without),
-            *without,
-            *_flat(offers),
+            len(request.without),
+            *request.without,
+            *_flat(request.offers),
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
         preempted = tuple(channel_id.decode() for channel_id in gone)

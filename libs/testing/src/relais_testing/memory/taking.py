@@ -1,0 +1,101 @@
+"""One take from a model in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relais_common.jobs.job import Status
+from relais_common.queue import codec
+from relais_common.queue.ports import TakeRequest
+from relais_testing.memory.model import MOST_BYTES, MemoryModel, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a take gives.
+
+    Attributes:
+        more: something waits for whoever asks next.
+    """
+
+    records: list[Record]
+    make_way: bool = False
+    left: bool = False
+    preempted: tuple[str, ...] = ()
+    more: bool = False
+
+
+def repeated(model: MemoryModel, request: TakeRequest) -> Handed | None:
+    """What this call was given before; None where it is new."""
+    last_call, last_ids, last_gone = model.memos.get(request.worker_id, ("", [], ()))
+    if last_call != request.call_id:
+        return None
+    records = [model.records[channel_id] for channel_id in last_ids]
+    return Handed(
+        [
+            one
+            for one in records
+            if one.status is Status.RUNNING and one.worker == request.worker_id
+        ],
+        preempted=last_gone,
+    )
+
+
+def by_preemption(model: MemoryModel, request: TakeRequest) -> Handed:
+    """Jobs of other keys for what the worker offers."""
+    verdicts = [(one, model.verdict(one.channel_id, one.fence)) for one in request.offers]
+    offers = [model.records[one.channel_id] for one, it in verdicts if it.held and it.stop is None]
+    taken, gone = model.preempt(offers, request.worker_id, request.lease_s, request.without)
+    handed = Handed(taken, preempted=tuple(record.job.channel_id for record in gone))
+    _remember(model, request, handed)
+    return handed
+
+
+def in_turn(model: MemoryModel, request: TakeRequest) -> Handed:
+    """A suspect alone, or what is this worker's share."""
+    worker_id, held = request.worker_id, request.held
+    taken = _suspect(model, request) if request.idle and request.limit > 0 else []
+    make_way = model.makes_way(worker_id, idle=request.idle)
+    room = 0 if taken or make_way else request.limit
+    crowded = model.is_crowded
+    if crowded:
+        room = min(room, 0 if model.inflight else 1)
+    limit = room
+    if request.waited is not None:
+        limit = min(room, model.share(worker_id, held, request.waited))
+    taken += _turns(model, request, limit)
+    left = limit < room and model.next_priority(request.without) is not None
+    model.note_room(worker_id, held + len(taken) if len(taken) < room else None)
+    waits = model.next_priority() is not None or (request.idle and bool(model.suspects))
+    handed = Handed(taken, make_way, left, more=waits and not crowded)
+    _remember(model, request, handed)
+    return handed
+
+
+def _suspect(model: MemoryModel, request: TakeRequest) -> list[Record]:
+    while model.suspects:
+        suspect = model.records[model.suspects[0]]
+        if model.hand_over(suspect, request.worker_id, request.lease_s):
+            return [suspect]
+    return []
+
+
+def _turns(model: MemoryModel, request: TakeRequest, limit: int) -> list[Record]:
+    taken: list[Record] = []
+    payload_bytes, without = 0, request.without
+    while len(taken) < limit and payload_bytes < MOST_BYTES:
+        priority = model.next_priority(without)
+        owner = priority and model.next_owner(priority, without)
+        if priority is None or owner is None:
+            break
+        record = model.serve(priority, owner, request.worker_id, request.lease_s, without)
+        if record is not None:
+            taken.append(record)
+            payload_bytes += len(codec.encode_job(record.job))
+    return taken
+
+
+def _remember(model: MemoryModel, request: TakeRequest, handed: Handed) -> None:
+    if handed.records:
+        ids = [record.job.channel_id for record in handed.records]
+        model.memos[request.worker_id] = (request.call_id, ids, handed.preempted)
