@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from relais_common.jobs.limits import Buckets
+from relais_common.jobs.limits import Buckets, Quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +249,26 @@ class TokensOverLimit(InvalidRequest):
     """The request may need more tokens than its key has in a minute, so it could never run."""
 
     code = "tokens_over_limit"
+
+
+def over_quota(quota: Quota, now: Buckets, model: str) -> RelaisError:
+    """Says why a request does not fit: for ever (TokensOverLimit), or for now (RateLimited)."""
+    most = quota.tokens_per_minute
+    if most is not None and quota.tokens > most:
+        return TokensOverLimit(
+            f"this request may need {quota.tokens} tokens, and this key has {most} a minute of {model!r}: ask for less",
+            param="max_tokens",
+        )
+    short = []
+    if now.requests is not None and now.requests.wait_s(1) > 0:
+        short.append(f"{quota.requests_per_minute} requests")
+    if now.tokens is not None and now.tokens.wait_s(quota.tokens) > 0:
+        short.append(f"{most} tokens (this request may need {quota.tokens})")
+    return RateLimited(
+        f"this key has {' and '.join(short)} a minute of {model!r}: try again later",
+        retry_after_s=now.wait_s(quota.tokens),
+        buckets=now,
+    )
 
 
 class StorageFull(RelaisError):

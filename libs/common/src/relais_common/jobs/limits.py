@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from relais_common.jobs.errors import RateLimited, RelaisError, TokensOverLimit
-
 USAGE_DAYS = 92
 """How long a day's account is kept."""
 
@@ -92,26 +90,6 @@ def buckets(quota: Quota, requests_used: float, tokens_used: float) -> Buckets:
 
 
 NO_QUOTA = Quota()
-
-
-def refusal(quota: Quota, now: Buckets, model: str) -> RelaisError:
-    """Why a request does not fit: for ever (TokensOverLimit), or for now (RateLimited)."""
-    most = quota.tokens_per_minute
-    if most is not None and quota.tokens > most:
-        return TokensOverLimit(
-            f"this request may need {quota.tokens} tokens, and this key has {most} a minute of {model!r}: ask for less",
-            param="max_tokens",
-        )
-    short = []
-    if now.requests is not None and now.requests.wait_s(1) > 0:
-        short.append(f"{quota.requests_per_minute} requests")
-    if now.tokens is not None and now.tokens.wait_s(quota.tokens) > 0:
-        short.append(f"{most} tokens (this request may need {quota.tokens})")
-    return RateLimited(
-        f"this key has {' and '.join(short)} a minute of {model!r}: try again later",
-        retry_after_s=now.wait_s(quota.tokens),
-        buckets=now,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

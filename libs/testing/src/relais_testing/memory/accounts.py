@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 
+from relais_common.jobs.errors import over_quota
 from relais_common.jobs.events import Restarted, Started, Token, Usage
 from relais_common.jobs.job import Status
-from relais_common.jobs.limits import Buckets, DayUsage, Quota, buckets, refusal
+from relais_common.jobs.limits import Buckets, DayUsage, Quota, buckets
 from relais_common.queue import codec
 
 ROUNDING = 1e-6
@@ -34,7 +35,7 @@ class MemoryAccounts:
         if (rpm is not None and requests + 1 > rpm + ROUNDING) or (
             tpm is not None and tokens + quota.tokens > tpm + ROUNDING
         ):
-            raise refusal(quota, buckets(quota, requests, tokens), model)
+            raise over_quota(quota, buckets(quota, requests, tokens), model)
         if rpm is not None:
             self._note_used("requests", key_id, requests + 1)
         if tpm is not None:

@@ -8,10 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
-from relais_common.jobs.errors import (
-    IdempotencyConflict,
-    StoreUnavailable,
-)
+from relais_common.jobs.errors import IdempotencyConflict, StoreUnavailable, over_quota
 from relais_common.jobs.events import Cancelled
 from relais_common.jobs.job import (
     Accepted,
@@ -22,7 +19,7 @@ from relais_common.jobs.job import (
     Status,
     StopReason,
 )
-from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets, refusal
+from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets
 from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Argument
@@ -86,7 +83,7 @@ class RedisJobIntake:
                 "this Idempotency-Key was used with another body", param="Idempotency-Key"
             )
         if answer[0] == b"limited":
-            raise refusal(quota, _buckets(quota, answer[1:]), job.model)
+            raise over_quota(quota, _buckets(quota, answer[1:]), job.model)
         accepted = read_acceptance(job.model, answer[:5])
         if accepted.duplicate or not quota.limits_anything:
             return accepted
