@@ -160,22 +160,27 @@ class Calls:
             )  # this process may have stood still: read first what came meanwhile
 
     def _note_lost(self, error: Exception) -> None:
-        """The connection is gone, or never came to be: see who waits on, and for whom that was once too often."""
-        unanswered = [call for call in (*self._sent, *self._waiting) if not call.answer.done()]
-        charged = unanswered
-        if isinstance(error, TimeoutError | exceptions.TimeoutError):
-            if self._sent:
-                late_s = self._loop.time() - self._timeout_s
-                charged = [call for call in unanswered if call.asked_s <= late_s]
-            for call in charged:
+        """Have what is unanswered sent again, unless the lost connection was once too often for it."""
+        timed_out = isinstance(error, TimeoutError | exceptions.TimeoutError)
+        for call in self._charged(timed_out):
+            call.failures += 1
+            if timed_out:
                 call.fail(exceptions.TimeoutError("no answer in time"))
-        else:
-            if self._answers:
-                # It worked until a moment ago. Only of the call whose turn it was can the loss be more than bad luck.
-                charged = [call for call in unanswered if self._sent and call is self._sent[0]]
-            for call in charged:
-                call.failures += 1
-                if call.failures > RETRIES:
-                    call.fail(exceptions.ConnectionError(str(error)))
+            elif call.failures > RETRIES:
+                call.fail(exceptions.ConnectionError(str(error)))
+        self._waiting = deque(self._unanswered())
         self._sent.clear()
-        self._waiting = deque(call for call in unanswered if not call.answer.done())
+
+    def _charged(self, timed_out: bool) -> list[_Call]:
+        """The calls for which the lost connection counts."""
+        calls = self._unanswered()
+        if timed_out and self._sent:
+            late_s = self._loop.time() - self._timeout_s
+            return [call for call in calls if call.asked_s <= late_s]
+        if not timed_out and self._answers:
+            # It worked until a moment ago. Only of the call whose turn it was can the loss be more than bad luck.
+            return [call for call in calls if self._sent and call is self._sent[0]]
+        return calls
+
+    def _unanswered(self) -> list[_Call]:
+        return [call for call in (*self._sent, *self._waiting) if not call.answer.done()]
