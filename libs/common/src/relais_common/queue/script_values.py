@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import (
@@ -16,7 +16,9 @@ from relais_common.jobs.job import (
     ChannelState,
     Job,
     OnDisconnect,
+    OnWorkerLoss,
     Operation,
+    Priority,
     Status,
 )
 from relais_common.jobs.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
@@ -102,21 +104,36 @@ def read_state(channel_id: str, fields: list[Any], text: str | None) -> ChannelS
     )
 
 
-def job_arguments(job: Job, watch_grace_s: float) -> tuple[Argument, ...]:
-    """A job as the scripts that take one in expect it."""
-    return (
-        job.channel_id,
-        codec.encode_job(job),
-        job.key_id,
-        job.operation,
-        job.priority,
-        job.on_disconnect,
-        job.deadline_s,
-        job.log_ttl_s,
-        job.result_ttl_s,
-        watch_grace_s,
-        job.on_worker_loss,
-    )
+class JobArguments(NamedTuple):
+    """A job as the scripts that take one in expect it. `intake/enqueue.lua` says what each is."""
+
+    id: str
+    payload: bytes
+    owner: str
+    operation: Operation
+    priority: Priority
+    on_disconnect: OnDisconnect
+    deadline_s: float
+    log_ttl_s: float
+    result_ttl_s: float
+    watch_grace_s: float
+    on_worker_loss: OnWorkerLoss
+
+    @classmethod
+    def of(cls, job: Job, *, watch_grace_s: float) -> JobArguments:
+        return cls(
+            id=job.channel_id,
+            payload=codec.encode_job(job),
+            owner=job.key_id,
+            operation=job.operation,
+            priority=job.priority,
+            on_disconnect=job.on_disconnect,
+            deadline_s=job.deadline_s,
+            log_ttl_s=job.log_ttl_s,
+            result_ttl_s=job.result_ttl_s,
+            watch_grace_s=watch_grace_s,
+            on_worker_loss=job.on_worker_loss,
+        )
 
 
 def parting(max_failures: int) -> list[Argument]:

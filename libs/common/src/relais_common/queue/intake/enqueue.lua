@@ -1,18 +1,23 @@
 -- Accept a job. O(1).
 -- KEYS[1] base
--- ARGV: id, payload, key_id, operation, priority, on_disconnect ('continue' | 'cancel'), deadline_s, log_ttl_s,
---       result_ttl_s, watch_grace_s, on_worker_loss ('fail' | 'restart'), trace ('none': without content | 'full' |
---       '' for no trace), max_waiting, max_inflight_per_key (0 for any number), max_stored_bytes (0 for any number),
---       idempotency key ('' for none), body hash, requests_per_minute, tokens_per_minute (0 for any number),
---       tokens to reserve, max_waiting_traces, watcher: the orchestrator whose client asks ('' where it has no presence),
---       bytes that its result is expected to have
+-- ARGV: `JobArguments` and `EnqueueArguments`, under the names that are unpacked below. Of these
+--       owner: the key's id
+--       on_disconnect: 'continue' | 'cancel'; on_worker_loss: 'fail' | 'restart'
+--       trace: 'none', without content, | 'full' | '' for no trace
+--       max_open: unfinished jobs of the key; it, max_bytes and what is per minute are 0 for any number
+--       idempotency: a Redis key, '' for none
+--       tokens: to be reserved
+--       watcher: the orchestrator whose client asks, '' where it has no presence
+--       expected_bytes: of the result
 -- Returns {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
 --         | {'limited', requests used, tokens used}
-local id, owner = ARGV[1], ARGV[3]
-local max_waiting, max_open, max_bytes = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local idempotency, body_hash = ARGV[16], ARGV[17]
+local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
+  on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
+  tokens_per_minute, tokens, max_traces, watcher, expected_bytes = unpack(ARGV)
+max_open, max_bytes = tonumber(max_open), tonumber(max_bytes)
+requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 local SPANS_SEEN = 128
 
 -- Seconds until what fades leaves so much room, or until the last that was looked at fades. Ends of jobs may be sooner,
@@ -56,32 +61,31 @@ if idempotency ~= '' then
   end
 end
 local open = tonumber(redis.call('HGET', OPEN, owner) or '0')
-local full = why_full(max_waiting, open)
+local full = why_full(tonumber(max_waiting), open)
 if full then return full end
 if max_open > 0 and open >= max_open then return {'key_full', open, estimated_wait(1)} end
 -- `take` holds to it too, and has it from here.
 if count('max_bytes') ~= max_bytes then redis.call('HSET', COUNTS, 'max_bytes', max_bytes) end
 -- A store that is small beside what it may hold is not filled by what is only expected.
-local expected = max_bytes > 0 and math.min(tonumber(ARGV[23]), math.floor(max_bytes / 8)) or 0
-local no_room = why_no_room(#ARGV[2] + expected, max_bytes)
+local expected = max_bytes > 0 and math.min(tonumber(expected_bytes), math.floor(max_bytes / 8)) or 0
+local no_room = why_no_room(#payload + expected, max_bytes)
 if no_room then return no_room end
-local no_trace = ARGV[12] ~= '' and why_no_trace(tonumber(ARGV[21]), max_bytes)
+local no_trace = trace ~= '' and why_no_trace(tonumber(max_traces), max_bytes)
 if no_trace then return no_trace end
-local requests_per_minute, tokens_per_minute = tonumber(ARGV[18]), tonumber(ARGV[19])
-local fits, requests_used, tokens_used = used_with(owner, requests_per_minute, tokens_per_minute, tonumber(ARGV[20]))
+local fits, requests_used, tokens_used = used_with(owner, requests_per_minute, tokens_per_minute, tonumber(tokens))
 if not fits then return {'limited', seconds(requests_used), seconds(tokens_used)} end
 
 local further = {}
 if expected > 0 then further.expected = expected end
-if ARGV[6] == 'cancel' and ARGV[22] ~= '' then further.watchers = ARGV[22] end
-if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = ARGV[20], tokens_per_minute end
+if on_disconnect == 'cancel' and watcher ~= '' then further.watchers = watcher end
+if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = tokens, tokens_per_minute end
 if idempotency ~= '' then
   -- Before the job itself: without it, a repetition would make another one.
-  redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_after(ARGV[7], ARGV[9]))
+  redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_after(deadline_s, result_ttl_s))
   further.idempotency = idempotency
 end
-local at, wait = admit(id, ARGV[2], owner, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11],
-  ARGV[12], further)
+local at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
+  watch_grace_s, on_worker_loss, trace, further)
 if requests_per_minute > 0 then
   redis.call(unpack(noting_used('requests', owner, requests_per_minute, requests_used)))
 end

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from relais_common.jobs.errors import IdempotencyConflict, StoreUnavailable, over_quota
 from relais_common.jobs.events import Cancelled
@@ -26,10 +26,27 @@ from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.intake.accept_wait import ConfirmedScript
 from relais_common.queue.script_values import (
-    job_arguments,
+    JobArguments,
     read_acceptance,
     read_state,
 )
+
+
+class EnqueueArguments(NamedTuple):
+    """What `enqueue.lua` takes beside the job, which says what each is."""
+
+    trace: str
+    max_waiting: int
+    max_open: int
+    max_bytes: int
+    idempotency: str
+    body_hash: str
+    requests_per_minute: int
+    tokens_per_minute: int
+    tokens: int
+    max_traces: int
+    watcher: str
+    expected_bytes: int
 
 
 class RedisJobIntake:
@@ -62,21 +79,21 @@ class RedisJobIntake:
         if idempotency is not None:
             idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
             body_hash = idempotency.body_hash
-        arguments: list[Argument] = [
-            *job_arguments(job, self._watch_grace_s),
-            "" if tracing is None else "full" if tracing.content else "none",
-            max_waiting,
-            max_inflight_per_key or 0,
-            max_stored_bytes or 0,
-            idempotency_key,
-            body_hash,
-            quota.requests_per_minute or 0,
-            quota.tokens_per_minute or 0,
-            quota.tokens,
-            0 if tracing is None else tracing.max_waiting,
-            watcher_id,
-            job.expected_result_bytes,
-        ]
+        further = EnqueueArguments(
+            trace="" if tracing is None else "full" if tracing.content else "none",
+            max_waiting=max_waiting,
+            max_open=max_inflight_per_key or 0,
+            max_bytes=max_stored_bytes or 0,
+            idempotency=idempotency_key,
+            body_hash=body_hash,
+            requests_per_minute=quota.requests_per_minute or 0,
+            tokens_per_minute=quota.tokens_per_minute or 0,
+            tokens=quota.tokens,
+            max_traces=0 if tracing is None else tracing.max_waiting,
+            watcher=watcher_id,
+            expected_bytes=job.expected_result_bytes,
+        )
+        arguments = (*JobArguments.of(job, watch_grace_s=self._watch_grace_s), *further)
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":
             raise IdempotencyConflict(
@@ -89,7 +106,9 @@ class RedisJobIntake:
             return accepted
         return replace(accepted, buckets=_buckets(quota, answer[5:]))
 
-    async def _accept(self, arguments: list[Argument], job: Job, *, findable: bool) -> list[Any]:
+    async def _accept(
+        self, arguments: Sequence[Argument], job: Job, *, findable: bool
+    ) -> list[Any]:
         base = keys.model_base(job.model)
         if self._confirmed is None:
             return cast("list[Any]", await self._scripts.run("enqueue", base, *arguments))

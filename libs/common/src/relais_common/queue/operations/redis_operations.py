@@ -19,7 +19,7 @@ from relais_common.jobs.operations import (
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.scripting import Scripts
-from relais_common.queue.script_values import job_arguments, read_acceptance, read_seconds
+from relais_common.queue.script_values import JobArguments, read_acceptance, read_seconds
 
 
 class RedisOperations:
@@ -93,7 +93,7 @@ def _again(payload: bytes, channel_id: str) -> tuple[Argument, ...]:
     except DecodeError as error:
         raise Unreadable("this request was made by another version") from error
     again = replace(job, channel_id=channel_id, on_disconnect=OnDisconnect.CONTINUE)
-    return job_arguments(again, watch_grace_s=0.0)
+    return JobArguments.of(again, watch_grace_s=0.0)
 
 
 def _channel(fields: list[Any]) -> ChannelView:

@@ -1,10 +1,11 @@
 -- Queue a dead letter's request anew, on a channel of its own: the old one has had its last event.
 -- KEYS[1] base
--- ARGV: dead letter's id, max_waiting, then as `enqueue`: id, payload, key_id, operation, priority, on_disconnect,
---       deadline_s, log_ttl_s, result_ttl_s, watch_grace_s, on_worker_loss. Its trace is kept as the old one's was
+-- ARGV: dead letter's id, max_waiting, then `JobArguments`, as `enqueue` has them; none where there is no request. Its
+--       trace is kept as the old one's was
 -- Returns {'accepted' | 'duplicate', id, status, position, wait} | {'full', waiting, wait}, or false where it is no dead
 -- letter (any more)
-local letter, max_waiting, id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local letter, max_waiting, id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
+  watch_grace_s, on_worker_loss = unpack(ARGV)
 local key = job_key(letter)
 local status, replayed_as, trace = unpack(redis.call('HMGET', key, 'status', 'replayed_as', 'trace'))
 local queued = replayed_as and redis.call('EXISTS', job_key(replayed_as)) == 1
@@ -13,14 +14,14 @@ if queued and not whole then return known(replayed_as) end
 if status ~= 'failed' or not whole then return false end
 -- It says so first: a step that stopped half-way is taken up where it was.
 if replayed_as then id = replayed_as end
-local full = not queued and why_full(max_waiting, 1)
+local full = not queued and why_full(tonumber(max_waiting), 1)
 if full then return full end
 
 redis.call('HSET', key, 'replayed_as', id)
 local at, wait
 if not queued then
-  at, wait = admit(id, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13],
-    trace or '', {})
+  at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
+    watch_grace_s, on_worker_loss, trace or '', {})
 end
 redis.call('LREM', DEAD, 0, letter)
 redis.call('HDEL', key, 'payload')
