@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from relais_common.jobs.job import (
@@ -33,15 +33,15 @@ class Draft:
     """
 
     model: str
-    messages: tuple[Message, ...] | None
-    prompt: str | tuple[int, ...] | None
-    sampling: Sampling
     priority: Priority
     deadline_s: float | None
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
     embedding: Embedding | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     is_delivered: bool = False
 
 
@@ -64,32 +64,38 @@ class Asked:
     return_documents: bool = True
 
 
-def chat(wanted: ChatCompletionRequest) -> Asked:
-    draft = Draft(
+def _draft(
+    wanted: ChatCompletionRequest
+    | CompletionRequest
+    | SubmitRequest
+    | EmbeddingRequest
+    | RerankRequest
+    | ScoreRequest,
+) -> Draft:
+    """What every route has."""
+    return Draft(
         model=wanted.model,
-        messages=tuple(turn.to_message() for turn in wanted.messages),
-        chat_template_kwargs=wanted.chat_template_kwargs,
-        prompt=None,
-        sampling=wanted.to_sampling(
-            max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
-        ),
         priority=wanted.priority,
         deadline_s=wanted.deadline_s,
         on_disconnect=wanted.on_disconnect,
+    )
+
+
+def chat(wanted: ChatCompletionRequest) -> Asked:
+    draft = replace(
+        _draft(wanted),
+        messages=tuple(turn.to_message() for turn in wanted.messages),
+        chat_template_kwargs=wanted.chat_template_kwargs,
+        sampling=wanted.to_sampling(
+            max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
+        ),
     )
     return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
 
 
 def completion(wanted: CompletionRequest) -> Asked:
-    draft = Draft(
-        model=wanted.model,
-        messages=None,
-        prompt=_prompt(wanted.prompt),
-        sampling=wanted.to_sampling(logprobs=wanted.logprobs),
-        priority=wanted.priority,
-        deadline_s=wanted.deadline_s,
-        on_disconnect=wanted.on_disconnect,
-    )
+    sampling = wanted.to_sampling(logprobs=wanted.logprobs)
+    draft = replace(_draft(wanted), prompt=_prompt(wanted.prompt), sampling=sampling)
     return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
 
 
@@ -110,16 +116,13 @@ def native(wanted: SubmitRequest) -> Asked:
             inputs=_each(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
         )
     return Asked(
-        Draft(
-            model=wanted.model,
+        replace(
+            _draft(wanted),
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
             prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
             embedding=embedding,
             sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
-            priority=wanted.priority,
-            deadline_s=wanted.deadline_s,
-            on_disconnect=wanted.on_disconnect,
             on_worker_loss=wanted.on_worker_loss,
         )
     )
@@ -150,17 +153,8 @@ def score(wanted: ScoreRequest) -> Asked:
 
 
 def _vectors(wanted: EmbeddingRequest | RerankRequest | ScoreRequest, asked: Embedding) -> Draft:
-    return Draft(
-        model=wanted.model,
-        messages=None,
-        prompt=None,
-        embedding=asked,
-        sampling=Sampling(),
-        priority=wanted.priority,
-        deadline_s=wanted.deadline_s,
-        on_disconnect=wanted.on_disconnect,
-        is_delivered=wanted.on_disconnect is OnDisconnect.CANCEL,
-    )
+    is_delivered = wanted.on_disconnect is OnDisconnect.CANCEL
+    return replace(_draft(wanted), embedding=asked, is_delivered=is_delivered)
 
 
 def _each(given: Inputs) -> tuple[str | tuple[int, ...], ...]:

@@ -16,6 +16,7 @@ from aiohttp import web
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
+from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.schemas import (
     EmbeddingUsage,
     RerankResponse,
@@ -24,11 +25,9 @@ from relais_orchestrator.api.embeddings.schemas import (
 )
 from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http import rate_headers
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.large_answers import send_json
 from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.request_ids import call_by_channel
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
 
@@ -125,24 +124,19 @@ async def score(request: web.Request) -> web.Response:
 async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
     """Queue the request and wait for its end."""
     parts = request.app[PARTS]
-    idempotency_key = request.headers.get("Idempotency-Key")
     with ExitStack() as open_request:
         async with read_asked(request, route) as (caller, body, asked):
             open_request.enter_context(parts.drain.request())
             open_request.enter_context(parts.streams.of(caller.key_id))
-            accepted = await parts.intake.accept(
-                asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
-            )
+            accepted = await accept(request, asked.draft, caller=caller, body=body)
         del body  # the wait may be long
-        call_by_channel(request, accepted.channel_id)
-        rate_headers.note(request, accepted.buckets)
         answer = Answer(
             parts,
             accepted.channel_id,
             None,
             caller,
             on_disconnect=asked.draft.on_disconnect,
-            repeatable=idempotency_key is not None,
+            repeatable="Idempotency-Key" in request.headers,
         )
         _, _, completed = await answer.whole()
         packed = await parts.queue.vectors(accepted.channel_id)

@@ -11,6 +11,7 @@ from relais_common.jobs.events import Completed, Failed
 from relais_common.jobs.job import Accepted, ChannelState, StopReason
 from relais_common.queue import codec
 from relais_orchestrator.access.callers import own_channel
+from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.handlers import as_json
 from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
@@ -19,23 +20,16 @@ from relais_orchestrator.api.native.answers import (
     VectorsResult,
 )
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http import rate_headers
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.large_answers import send_json
 from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.request_ids import call_by_channel
 from relais_orchestrator.http.responses import error_body, json_response
 
 
 async def submit(request: web.Request) -> web.Response:
     """`POST /v1/requests`: 202 once the request is queued."""
     async with read_asked(request, Reading.NATIVE) as (caller, body, asked):
-        accepted = await request.app[PARTS].intake.accept(
-            asked.draft,
-            caller=caller,
-            idempotency_key=request.headers.get("Idempotency-Key"),
-            body=body,
-        )
+        accepted = await accept(request, asked.draft, caller=caller, body=body)
     return _accepted_response(request, accepted)
 
 
@@ -51,8 +45,6 @@ def _accepted_response(request: web.Request, accepted: Accepted) -> web.Response
         "estimated_wait_s": accepted.estimated_wait_s,
         "events_url": f"{path}/events?token={token}",
     }
-    call_by_channel(request, channel_id)
-    rate_headers.note(request, accepted.buckets)
     return json_response(body, status=202, headers={"Location": path})
 
 

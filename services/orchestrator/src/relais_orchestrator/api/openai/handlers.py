@@ -11,14 +11,13 @@ from aiohttp import web
 from relais_common.jobs.channels import channel_model
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.openai.answers import Answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.http import rate_headers
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.request_ids import call_by_channel
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
 from relais_orchestrator.submission.model_states import ModelState
@@ -57,12 +56,7 @@ async def _accept(
 ) -> Answer:
     """Queue the request and return its answer, which keeps nothing of the body."""
     parts = request.app[PARTS]
-    idempotency_key = request.headers.get("Idempotency-Key")
-    accepted = await parts.intake.accept(
-        asked.draft, caller=caller, idempotency_key=idempotency_key, body=body
-    )
-    call_by_channel(request, accepted.channel_id)
-    rate_headers.note(request, accepted.buckets)
+    accepted = await accept(request, asked.draft, caller=caller, body=body)
     # As in vLLM, the response has the model's own name, whichever alias the request used.
     model = channel_model(accepted.channel_id)
     identity = Identity(accepted.channel_id, model, int(time.time()))
@@ -74,7 +68,7 @@ async def _accept(
         stream=asked.stream,
         include_usage=asked.include_usage,
         on_disconnect=asked.draft.on_disconnect,
-        repeatable=idempotency_key is not None,
+        repeatable="Idempotency-Key" in request.headers,
     )
 
 
