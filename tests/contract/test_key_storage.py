@@ -10,7 +10,7 @@ import pytest
 
 from relais_common.jobs.errors import KeyStorageFull, QueueFull, RelaisError, StorageFull
 from relais_common.jobs.events import Completed, Timings, Usage, Vectors
-from relais_common.jobs.job import Embedding, Job, Operation, StopReason
+from relais_common.jobs.job import Embedding, Job, Operation, Sampling, StopReason
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
@@ -208,3 +208,6 @@ def test_expected_bytes_follow_from_what_is_asked() -> None:
     unknown = replace(job, embedding=replace(job.embedding, dimensions=None))
     assert unknown.expected_result_bytes == 10 * 1024 * 4
     assert make_job().expected_result_bytes == 0
+    # The twenty likeliest tokens of a place take a kilobyte, where a token alone takes 40 bytes.
+    told = make_job(sampling=Sampling(max_tokens=100, logprobs=20))
+    assert told.expected_result_bytes == 100 * 21 * 48

@@ -8,6 +8,9 @@ from typing import Any
 
 from relais_common.jobs.limits import Buckets
 
+EXPECTED_TOKENS = 1024
+LOGPROB_BYTES = 48
+"""Of one token and its log probability, as a log has them."""
 EXPECTED_DIMENSIONS = 1024
 """Of a vector whose model has not said how many it gives. Counted until the end; then what it has."""
 
@@ -156,12 +159,15 @@ class Job:
 
     @property
     def expected_result_bytes(self) -> int:
-        """What its vectors or scores will take beside the log; nothing for text, which grows with it."""
+        """What its vectors, scores or log probabilities will take. Nothing for text alone, which grows with the log."""
         asked = self.embedding
-        if asked is None:
+        if asked is not None:
+            dimensions = 1 if asked.queries else asked.dimensions or EXPECTED_DIMENSIONS
+            return 4 * len(asked.inputs) * dimensions
+        if self.sampling.logprobs is None:
             return 0
-        dimensions = 1 if asked.queries else asked.dimensions or EXPECTED_DIMENSIONS
-        return 4 * len(asked.inputs) * dimensions
+        tokens = self.sampling.max_tokens or EXPECTED_TOKENS
+        return tokens * (1 + self.sampling.logprobs) * LOGPROB_BYTES
 
 
 @dataclass(frozen=True, slots=True)
