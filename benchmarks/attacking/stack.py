@@ -102,7 +102,7 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
             process = ServiceProcess(module, port, log_path, all_settings, arguments=arguments)
             end_with(stack, process)
             made.processes[name] = process
-            if module.startswith("relais_"):
+            if name != "upstream":
                 made.ours.append(name)
             return process.url
 

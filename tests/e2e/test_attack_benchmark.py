@@ -34,3 +34,11 @@ async def test_an_attack_is_answered_and_victims_are_served() -> None:
 async def test_connections_that_are_held_are_counted_at_the_end() -> None:
     (found,) = await run("silent-sockets")
     assert found.got["closed"] + found.got["left open"] > 0
+
+
+async def test_a_hostile_server_is_asked_and_not_judged() -> None:
+    (found,) = await run("refused-for-ever")
+    assert found.got.total() > 0
+    assert found.ended == []
+    assert "worker-0" in found.memory
+    assert "upstream" not in found.memory
