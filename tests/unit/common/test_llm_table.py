@@ -89,6 +89,19 @@ def test_anything_else_is_one_error_that_names_the_setting(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{'model': 'm'}", "takes .* model, url and optionally api_key"),
+        ("{'model': 'm', 'url': 'http://h', 'max_concurrency': 0}", "max_concurrency takes"),
+        ("{'model': 'm', 'url': 'http://h', 'api_key': 'a b'}", "api_key takes"),
+    ],
+)
+def test_error_names_the_entry_and_what_it_takes(entry: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=f"^LLM_TABLE, entry 2:? {says}"):
+        read_llm_table(f"[('m', 'http://h'), {entry}]")
+
+
 @given(st.text())
 def test_no_text_gives_another_error(text: str) -> None:
     with suppress(SettingsError):

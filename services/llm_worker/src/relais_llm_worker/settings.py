@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
+from msgspec import structs
 
 from relais_common.config.llm_table import ALBERT_S_TABLE
 from relais_common.jobs.errors import SettingsError
@@ -149,7 +150,8 @@ def _remote_settings(env: Environ, kind: str) -> RemoteSettings:
     key = environ.optional_text(env, "LLM_TABLE_API_KEY")
     return RemoteSettings(
         table=tuple(
-            entry if entry.api_key is not None else replace(entry, api_key=key) for entry in table
+            entry if entry.api_key is not None else structs.replace(entry, api_key=key)
+            for entry in table
         ),
         max_concurrency=environ.integer(env, "REMOTE_MAX_CONCURRENCY", 64, at_least=1),
         connect_timeout_s=environ.number(

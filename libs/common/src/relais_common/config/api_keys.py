@@ -14,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import orjson
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
 
+from relais_common.config.entries import read_entry
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import Priority
@@ -32,13 +34,42 @@ MIN_KEY_CHARACTERS = 20
 """Minimum length of a key that is stored as a hash, or accepted without a warning."""
 
 _KEY_ID = re.compile(r"[\w.@:+-]{1,128}")
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_RATES = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
-_FIELDS = frozenset(
-    ("key", "hash", "admin", "models", "max_priority", "structured_outputs", *_RATES)
-)
-COSTLY_STRUCTURES = ("regex", "grammar")
+_CostlyStructure = Literal["regex", "grammar"]
+COSTLY_STRUCTURES: tuple[str, ...] = get_args(_CostlyStructure)
 """Kinds of structured outputs that need a right. JSON and choices are open to everybody."""
+
+_Key = Annotated[str, Meta(pattern=r"(?s)\A\S(.*\S)?\Z")]
+_Hash = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+_Rate = Annotated[int, Meta(ge=1, le=LARGEST)]
+_RATE_TAKES = f"a whole number from 1 to {LARGEST}"
+
+
+class _Entry(Struct, kw_only=True, forbid_unknown_fields=True):
+    """One client's object in the file."""
+
+    key: _Key | UnsetType = UNSET
+    hash: _Hash | Annotated[list[_Hash], Meta(min_length=1)] | UnsetType = UNSET
+    admin: bool = False
+    models: frozenset[str] | UnsetType = UNSET
+    max_priority: Priority = Priority.HIGH
+    structured_outputs: frozenset[_CostlyStructure] | UnsetType = UNSET
+    requests_per_minute: _Rate | UnsetType = UNSET
+    tokens_per_minute: _Rate | UnsetType = UNSET
+    concurrent_requests: _Rate | UnsetType = UNSET
+
+
+_TAKES = {
+    "": f"a key, or an object of only: {', '.join(sorted(_Entry.__struct_fields__))}",
+    "key": "text that is not empty and has no spaces around it",
+    "hash": "sha256: and 64 hexadecimal digits, or a list of such",
+    "admin": "true or false",
+    "models": "a list of models' names",
+    "max_priority": f"one of: {', '.join(Priority)}",
+    "structured_outputs": f"a list of: {', '.join(COSTLY_STRUCTURES)}",
+    "requests_per_minute": _RATE_TAKES,
+    "tokens_per_minute": _RATE_TAKES,
+    "concurrent_requests": _RATE_TAKES,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,88 +173,17 @@ def is_key_id(name: str) -> bool:
 
 def _entry(where: str, client: str, entry: Any) -> ApiKey:
     where = f"{where}: the entry of {client!r}"
-    if isinstance(entry, str):
-        entry = {"key": entry}
-    if not isinstance(entry, dict):
-        raise SettingsError(f"{where} is neither a key nor an object")
-    if entry.keys() - _FIELDS:
-        # The field's name is not shown, because it may be a misplaced key.
-        raise SettingsError(f"{where} takes only: {', '.join(sorted(_FIELDS))}")
-    key = entry.get("key")
-    return ApiKey(
-        digests=_digests(where, entry),
-        admin=_admin(where, entry),
-        models=_models(where, entry),
-        max_priority=_max_priority(where, entry),
-        structured_outputs=_structured_outputs(where, entry),
-        **{name: _rate(where, entry, name) for name in _RATES},
-        weak=key is not None and is_weak(key),
-    )
-
-
-def _digests(where: str, entry: Mapping[str, Any]) -> tuple[bytes, ...]:
-    if ("key" in entry) == ("hash" in entry):
+    given = read_entry({"key": entry} if isinstance(entry, str) else entry, _Entry, where, _TAKES)
+    try:
+        _ = [model_tag(model) for model in given.models or ()]
+    except ValueError:
+        raise SettingsError(f"{where}: models takes {_TAKES['models']}") from None
+    rights = {name: value for name, value in asdict(given).items() if value is not UNSET}
+    key, hashes = rights.pop("key", None), rights.pop("hash", None)
+    if (key is None) == (hashes is None):
         raise SettingsError(f"{where} needs one of key and hash")
-    if "key" in entry:
-        key = entry["key"]
-        if not isinstance(key, str) or not key or key != key.strip():
-            raise SettingsError(f"{where}: key is no text, or empty, or has spaces around it")
-        return (digest(key),)
-    hashes = entry["hash"]
-    hashes = hashes if isinstance(hashes, list) else [hashes]
-    if not hashes or not all(isinstance(one, str) and _HASH.fullmatch(one) for one in hashes):
-        raise SettingsError(
-            f"{where}: hash takes sha256: and 64 hexadecimal digits, or a list of such"
-        )
-    return tuple(bytes.fromhex(one.removeprefix("sha256:")) for one in hashes)
-
-
-def _admin(where: str, entry: Mapping[str, Any]) -> bool:
-    admin = entry.get("admin", False)
-    if not isinstance(admin, bool):
-        raise SettingsError(f"{where}: admin takes true or false")
-    return admin
-
-
-def _models(where: str, entry: Mapping[str, Any]) -> frozenset[str] | None:
-    if "models" not in entry:
-        return None
-    models = entry["models"]
-    if not isinstance(models, list) or not all(_is_model(one) for one in models):
-        raise SettingsError(f"{where}: models takes a list of models' names")
-    return frozenset(models)
-
-
-def _is_model(name: Any) -> bool:
-    try:
-        return isinstance(name, str) and bool(model_tag(name))
-    except ValueError:
-        return False
-
-
-def _max_priority(where: str, entry: Mapping[str, Any]) -> Priority:
-    try:
-        return Priority(entry.get("max_priority", Priority.HIGH))
-    except ValueError:
-        raise SettingsError(f"{where}: max_priority takes one of: {', '.join(Priority)}") from None
-
-
-def _structured_outputs(where: str, entry: Mapping[str, Any]) -> frozenset[str] | None:
-    if "structured_outputs" not in entry:
-        return None
-    kinds = entry["structured_outputs"]
-    if not isinstance(kinds, list) or not all(kind in COSTLY_STRUCTURES for kind in kinds):
-        raise SettingsError(
-            f"{where}: structured_outputs takes a list of: {', '.join(COSTLY_STRUCTURES)}"
-        )
-    return frozenset(kinds)
-
-
-def _rate(where: str, entry: Mapping[str, Any], name: str) -> int | None:
-    if name not in entry:
-        return None
-    value = entry[name]
-    # JSON's true is an int in Python.
-    if type(value) is not int or not 1 <= value <= LARGEST:
-        raise SettingsError(f"{where}: {name} takes a whole number from 1 to {LARGEST}")
-    return int(value)
+    if key is not None:
+        return ApiKey(digests=(digest(key),), weak=is_weak(key), **rights)
+    hashes = [hashes] if isinstance(hashes, str) else hashes
+    digests = tuple(bytes.fromhex(one.removeprefix("sha256:")) for one in hashes)
+    return ApiKey(digests=digests, **rights)

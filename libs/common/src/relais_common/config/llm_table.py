@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeGuard
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from relais_common.config.entries import read_entry
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
 
-_FIELDS = frozenset(("model", "url", "api_key", "max_concurrency"))
-_KEY = re.compile(r"[\x21-\x7e]+")
 MAX_LENGTH = 1 << 20
 ALBERT_S_TABLE = '[("AgentPublic/fabrique-reference-2", "http://127.0.0.1:8081")]'
 """What the remote engine serves where nothing is said."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableEntry:
+class TableEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One model at one server.
 
     Attributes:
@@ -33,9 +31,22 @@ class TableEntry:
     """
 
     model: str
-    url: str = field(repr=False)  # it may hold a password
-    api_key: str | None = field(default=None, repr=False)
-    max_concurrency: int | None = None
+    url: str
+    api_key: Annotated[str, Meta(pattern=r"\A[\x21-\x7e]+\Z")] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1)] | None = None
+
+    def __repr__(self) -> str:
+        """Leaves out the key, and the URL, which may hold a password."""
+        return f"TableEntry({self.model!r}, max_concurrency={self.max_concurrency!r})"
+
+
+_TAKES = {
+    "": '("model", "http://host:port"), or an object of model, url and optionally api_key, max_concurrency',
+    "model": "the name of a model",
+    "url": "the form http://host:port",
+    "api_key": "printable characters without spaces",
+    "max_concurrency": "a whole number of at least 1",
+}
 
 
 def read_llm_table(text: str) -> tuple[TableEntry, ...]:
@@ -99,7 +110,7 @@ def _literal(setting: str, text: str, opening: str) -> Any:
         raise SettingsError(f"{source} is neither Python's notation nor JSON") from None
 
 
-def _is_pair(item: object) -> bool:
+def _is_pair(item: object) -> TypeGuard[Sequence[str]]:
     return (
         isinstance(item, (list, tuple))
         and len(item) == 2
@@ -109,34 +120,16 @@ def _is_pair(item: object) -> bool:
 
 def _entry(item: object, number: int) -> TableEntry:
     where = f"LLM_TABLE, entry {number}"
-    if _is_pair(item):
-        assert isinstance(item, (list, tuple))
-        given: Mapping[Any, Any] = {"model": item[0], "url": item[1]}
-    elif isinstance(item, dict):
-        given = item
-    else:
-        raise SettingsError(f'{where} is no ("model", "http://host:port")')
-    unknown = [str(name) for name in given if name not in _FIELDS]
-    if unknown:
-        raise SettingsError(
-            f"{where} has {unknown[0]!r}; it takes model, url, api_key, max_concurrency"
-        )
-    model, url = given.get("model"), given.get("url")
-    if not isinstance(model, str) or not isinstance(url, str):
-        raise SettingsError(f"{where} needs a model and a url")
+    given = {"model": item[0], "url": item[1]} if _is_pair(item) else item
+    entry = read_entry(given, TableEntry, where, _TAKES)
     try:
-        model_tag(model)
+        model_tag(entry.model)
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from None
-    key, most = given.get("api_key"), given.get("max_concurrency")
-    if key is not None and not (isinstance(key, str) and _KEY.fullmatch(key)):
-        raise SettingsError(f"{where}: api_key takes printable characters without spaces")
-    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
-        raise SettingsError(f"{where}: max_concurrency takes a whole number of at least 1")
-    base_url = _base_url(url, where)
-    if key is not None and base_url != shown_url(base_url):
+    url = _base_url(entry.url, where)
+    if entry.api_key is not None and url != shown_url(url):
         raise SettingsError(f"{where} has an api_key and a password in its url; one is enough")
-    return TableEntry(model, base_url, key, most)
+    return replace(entry, url=url)
 
 
 def _base_url(url: str, where: str) -> str:
