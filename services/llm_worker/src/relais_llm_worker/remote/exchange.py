@@ -20,7 +20,8 @@ from aiohttp.client_exceptions import ClientConnectorError
 
 from relais_common.jobs.errors import EngineFailed, RelaisError
 from relais_llm_worker.remote.bodies import Question
-from relais_llm_worker.remote.chunks import Bounds, ChunkReader, Delta
+from relais_llm_worker.remote.bounds import Bounds
+from relais_llm_worker.remote.chunks import ChunkReader, Delta
 from relais_llm_worker.remote.errors import Lost, TooMuch, TryFailed, Unreachable
 from relais_llm_worker.remote.refusals import (
     meaning,

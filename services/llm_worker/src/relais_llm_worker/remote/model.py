@@ -19,7 +19,8 @@ from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engines.engine import Chunk, Emitted
 from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.bodies import Question, ask, ask_to_go_on
-from relais_llm_worker.remote.chunks import Bounds, Counts, Delta
+from relais_llm_worker.remote.bounds import Bounds
+from relais_llm_worker.remote.chunks import Counts, Delta
 from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.pool import Pool
