@@ -81,6 +81,22 @@ def test_document_names_the_root_path_and_the_bounds_of_this_deployment() -> Non
     assert [one.get("maximum") for one in deadline["anyOf"]] == [7, None]
 
 
+def test_only_declared_models_of_the_other_kind_are_excluded() -> None:
+    def excluded(**deployment: Any) -> dict[str, Any]:
+        built = build_document(ROUTES, replace(DEPLOYMENT, **deployment))
+        schemas = built["components"]["schemas"]
+        return {
+            name: schemas[name]["properties"]["model"].get("not")
+            for name in ("ChatCompletionRequest", "EmbeddingRequest")
+        }
+
+    assert excluded(models=("a", "b"), embedding_models=("e",)) == {
+        "ChatCompletionRequest": {"enum": ["e"]},
+        "EmbeddingRequest": {"enum": ["a", "b"]},
+    }
+    assert excluded(embedding_models=())["ChatCompletionRequest"] is None
+
+
 def test_keys_are_optional_only_where_any_token_does() -> None:
     for route in ROUTES:
         if said := operation(route)["security"]:

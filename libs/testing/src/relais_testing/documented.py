@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 from jsonschema import Draft202012Validator
 
-from relais_orchestrator.api.docs.document import Deployment, build_document
+from relais_orchestrator.api.docs.components import Deployment
+from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.table import ROUTES
 from relais_testing.builders import MODEL

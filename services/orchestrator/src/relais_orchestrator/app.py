@@ -22,7 +22,8 @@ from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route, new_registry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
-from relais_orchestrator.api.docs.document import Deployment, build_document
+from relais_orchestrator.api.docs.components import Deployment
+from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT, Document
 from relais_orchestrator.api.docs.pages import add_docs_page
 from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis

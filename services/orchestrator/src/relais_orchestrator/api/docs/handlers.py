@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from relais_orchestrator.api.docs.document import Json
+from relais_orchestrator.api.docs.components import Json
 
 
 @dataclass(frozen=True, slots=True)

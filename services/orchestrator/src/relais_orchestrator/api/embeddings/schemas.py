@@ -12,7 +12,7 @@ from relais_common.jobs.job import InputType, OnDisconnect, Priority
 from relais_orchestrator.api.openai.schemas import Label
 from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.closed import CLOSED
-from relais_orchestrator.api.schemas.messages import ModelName
+from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
 
@@ -37,12 +37,12 @@ class _Common(BaseModel):
 
     model_config = STRICT
 
-    model: ModelName
+    model: EmbeddingModelName
     priority: Priority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
     )
-    deadline_s: float | None = Field(
-        default=None, gt=0, description="Seconds after which the request expires."
+    deadline_s: Deadline | None = Field(
+        default=None, description="Seconds after which the request expires."
     )
     on_disconnect: OnDisconnect = Field(
         default=OnDisconnect.CANCEL,

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
 from relais_orchestrator.api.embeddings.schemas import Inputs
 from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.deployed import NO_EMBEDDING_MODEL, NO_MODEL, Deadline
 from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
@@ -48,7 +49,8 @@ def _given(name: str) -> dict[str, Any]:
 def _beside(name: str) -> dict[str, Any]:
     """A JSON schema that requires this field and excludes the others."""
     others = {one: {"type": "null"} for one, whose in _GOES_WITH.items() if whose != name}
-    return {"operation": {"enum": [_OPERATIONS[name], None]}, **others}
+    model = NO_MODEL if name == "input" else NO_EMBEDDING_MODEL
+    return {"operation": {"enum": [_OPERATIONS[name], None]}, "model": model, **others}
 
 
 class SubmitRequest(TemplateKwargs):
@@ -76,7 +78,7 @@ class SubmitRequest(TemplateKwargs):
     )
     params: NativeParams = NativeParams()
     priority: Priority = Priority.NORMAL
-    deadline_s: float | None = Field(default=None, gt=0)
+    deadline_s: Deadline | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
 

@@ -22,7 +22,8 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs.job import OnDisconnect, Priority
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnBoth, RefusedOnChats
 from relais_orchestrator.api.schemas.branches import branch
-from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
+from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
+from relais_orchestrator.api.schemas.messages import Messages, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import (
     MAX_LOGPROBS,
@@ -69,7 +70,7 @@ class _Common(SamplingParams, RefusedOnBoth):
         json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM]}
     )
 
-    model: ModelName
+    model: TextModelName
     stream: bool | None = Field(default=None, description="Server-sent events, or one object.")
     stream_options: StreamOptions | None = Field(
         default=None, description="Only with `stream: true`."
@@ -79,8 +80,8 @@ class _Common(SamplingParams, RefusedOnBoth):
     priority: Priority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
     )
-    deadline_s: float | None = Field(
-        default=None, gt=0, description="Seconds after which the request expires."
+    deadline_s: Deadline | None = Field(
+        default=None, description="Seconds after which the request expires."
     )
     on_disconnect: OnDisconnect = Field(
         default=OnDisconnect.CANCEL,

@@ -1,0 +1,99 @@
+"""Schemas of the OpenAPI document: made by pydantic, with the values of one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+from relais_orchestrator.api.route import Route
+from relais_orchestrator.api.schemas import deployed
+from relais_orchestrator.api.schemas.errors import ErrorResponse
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What the document says of this deployment.
+
+    Attributes:
+        version: of the API.
+        root_path: where a proxy serves it, without a slash at the end; empty at the root.
+        models, embedding_models: the declared ones; examples name the first.
+        any_token: a key is not asked for.
+        max_deadline_s: the bound on `deadline_s`.
+    """
+
+    version: str
+    root_path: str
+    models: tuple[str, ...]
+    embedding_models: tuple[str, ...]
+    any_token: bool
+    max_deadline_s: float
+
+
+class Plain(GenerateJsonSchema):
+    """Without a title on every field, which would repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def inline_schema(kind: Any) -> Json:
+    """The schema of a type that needs no name."""
+    return TypeAdapter[Any](kind).json_schema(schema_generator=Plain)
+
+
+class Schemas:
+    """JSON schemas of all bodies that the routes name, made in one go so that they share their parts."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        wanted = [
+            (kind, mode, TypeAdapter[Any](kind)) for kind, mode in dict.fromkeys(_bodies(routes))
+        ]
+        self._of, definitions = TypeAdapter.json_schemas(
+            wanted, ref_template="#/components/schemas/{model}", schema_generator=Plain
+        )
+        self.components: dict[str, Json] = definitions.get("$defs", {})
+
+    def of(self, kind: Any, mode: JsonSchemaMode) -> Json:
+        return dict(self._of[kind, mode])
+
+
+def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
+    yield ErrorResponse, "serialization"
+    for route in routes:
+        if route.body is not None:
+            yield route.body, "validation"
+        for answer in route.answers:
+            if answer.body is not None:
+                yield answer.body, "serialization"
+            if answer.events is not None:
+                for _, kind in answer.events.data:
+                    yield kind, "serialization"
+
+
+def filled(schemas: Json, deployment: Deployment) -> Any:
+    """The schemas with this deployment's values in place of their placeholders."""
+    values = {
+        deployed.MODELS: list(deployment.models),
+        deployed.EMBEDDING_MODELS: list(deployment.embedding_models),
+        deployed.MAX_DEADLINE_S: deployment.max_deadline_s,
+    }
+
+    def fill(part: Any) -> Any:
+        match part:
+            case dict():
+                made = {name: fill(one) for name, one in part.items()}
+                return {name: one for name, one in made.items() if one != {"enum": []}}
+            case list():
+                return [fill(one) for one in part]
+            case str():
+                return values.get(part, part)
+        return part
+
+    return fill(schemas)
