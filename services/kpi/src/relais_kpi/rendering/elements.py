@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import TypeVar
 
 from relais_kpi.rendering import words
 from relais_kpi.rendering.charts import Mark, Series
+
+Item = TypeVar("Item")
+Column = tuple[str, Callable[[Item], str]]
+"""A heading, and what a row has under it."""
 
 
 def tile(name: str, value: str, note: str, direction: int, against: str) -> str:
@@ -18,18 +23,28 @@ def tile(name: str, value: str, note: str, direction: int, against: str) -> str:
     )
 
 
-def chart(
-    name: str, series: Sequence[Series], draw: Callable[[str], str], bound: Mark | None = None
-) -> str:
+def chart(name: str, series: Sequence[Series], drawn: str, bound: Mark | None = None) -> str:
     legend = [f'<span class="t-{one.tone}">{escape(one.name)}</span>' for one in series]
-    if bound is not None:
-        legend.append(f'<span class="dashed t-bound">objective {words.tick(bound.value)}</span>')
-    shown = f'<div class="legend">{"".join(legend)}</div>' if len(legend) > 1 else ""
-    return f'<figure class="chart"><figcaption><h3>{escape(name)}</h3>{shown}</figcaption>{draw(name)}</figure>'
+    legend += objective(bound)
+    return figure(name, "".join(legend) if len(legend) > 1 else "", drawn)
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]], *, words_until: int = 1) -> str:
-    """`words_until`: so many columns from the left are words."""
+def figure(name: str, legend: str, drawn: str) -> str:
+    shown = f'<div class="legend">{legend}</div>' if legend else ""
+    return f'<figure class="chart"><figcaption><h3>{escape(name)}</h3>{shown}</figcaption>{drawn}</figure>'
+
+
+def objective(bound: Mark | None) -> list[str]:
+    """Its entry in a legend, if there is one."""
+    if bound is None:
+        return []
+    return [f'<span class="dashed t-bound">objective {words.tick(bound.value)}</span>']
+
+
+def table(columns: Sequence[Column[Item]], items: Iterable[Item], *, words_until: int = 1) -> str:
+    """A row for each item. `words_until`: so many columns from the left are words."""
+    head = [name for name, _ in columns]
+    body = [[cell(item) for _, cell in columns] for item in items]
     tone = [' class="word"' if at < words_until else "" for at in range(len(head))]
     top = "".join(f'<th scope="col"{tone[at]}>{escape(name)}</th>' for at, name in enumerate(head))
     rows = "".join(

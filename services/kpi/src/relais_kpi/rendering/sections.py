@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC
+from functools import partial
 from html import escape
 
 from relais_common.insights.figures import Figures, Latency
-from relais_common.insights.report import Axis, Report, Row
+from relais_common.insights.report import Axis, Report, Row, SlowRequest
+from relais_common.insights.sketch import Sketch
 from relais_kpi.rendering import charts, words
 from relais_kpi.rendering.charts import Mark, Scale, Series
 from relais_kpi.rendering.contents import Page
-from relais_kpi.rendering.elements import chart, table, tile
+from relais_kpi.rendering.elements import Column, chart, figure, objective, table, tile
 
 MOST_ROWS = 20
 COUNTS = Scale(words.count, words.count)
@@ -21,7 +23,7 @@ SHARES = Scale(words.percent, words.share)
 
 def tiles(report: Report) -> str:
     now, before = report.total, report.previous
-    tiles = [
+    shown = [
         tile(
             "Requests",
             words.count(now.requests),
@@ -29,49 +31,30 @@ def tiles(report: Report) -> str:
             0,
             "before",
         ),
-        tile(
-            "Succeeded",
-            words.share(now.success_rate),
-            words.points(now.success_rate, before.success_rate),
-            _direction(now.success_rate, before.success_rate),
-            "before",
-        ),
+        _share_tile("Succeeded", now.success_rate, before.success_rate),
     ]
     if now.goodput is not None and before.goodput is not None:
-        tiles.append(
-            tile(
-                "Met all objectives",
-                words.share(now.goodput.share),
-                words.points(now.goodput.share, before.goodput.share),
-                _direction(now.goodput.share, before.goodput.share),
-                "before",
-            )
-        )
+        shown.append(_share_tile("Met all objectives", now.goodput.share, before.goodput.share))
     for name, one, other in (
         ("First token", now.ttft, before.ttft),
         ("Whole answer", now.e2e, before.e2e),
     ):
         if one is not None:
-            was = None if other is None else other.p99_s
-            tiles.append(
-                tile(
-                    f"{name}, half within",
-                    words.duration(one.p50_s),
-                    f"99 % within {words.duration(one.p99_s)}, {words.change(one.p99_s, was)}",
-                    -_direction(one.p99_s, was),
-                    "",
-                )
+            was = other and other.p99_s
+            note = f"99 % within {words.duration(one.p99_s)}, {words.change(one.p99_s, was)}"
+            direction = -_direction(one.p99_s, was)
+            shown.append(
+                tile(f"{name}, half within", words.duration(one.p50_s), note, direction, "")
             )
-    tiles.append(
-        tile(
-            "Output tokens per second",
-            words.count(now.output_tokens_per_s),
-            words.change(now.output_tokens_per_s, before.output_tokens_per_s),
-            0,
-            "before",
-        )
-    )
-    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+    rate, earlier = now.output_tokens_per_s, before.output_tokens_per_s
+    change = words.change(rate, earlier)
+    shown.append(tile("Output tokens per second", words.count(rate), change, 0, "before"))
+    return f'<dl class="tiles">{"".join(shown)}</dl>'
+
+
+def _share_tile(name: str, now: float | None, before: float | None) -> str:
+    direction = _direction(now, before)
+    return tile(name, words.share(now), words.points(now, before), direction, "before")
 
 
 def _direction(now: float | None, before: float | None) -> int:
@@ -82,87 +65,97 @@ def _direction(now: float | None, before: float | None) -> int:
 
 
 def over_time(page: Page) -> str:
-    figures = [row.figures for row in page.times]
-    labels = [_time_label(page.time_axis, row) for row in page.times]
-    ticks = _ticks(page.time_axis, page.times)
-    unit = "hour" if page.time_axis is Axis.HOUR else "day"
-    requests = [
-        Series("completed", "blue", [one.completed for one in figures]),
-        Series("cancelled", "gray", [one.cancelled for one in figures]),
-        Series("failed or expired", "red", [one.failed + one.expired for one in figures]),
-    ]
-    first = [
-        Series(
-            "half within", "blue", [None if one.ttft is None else one.ttft.p50_s for one in figures]
-        ),
-        Series(
-            "99 % within",
-            "amber",
-            [None if one.ttft is None else one.ttft.p99_s for one in figures],
-        ),
-    ]
-    tokens = [Series("output tokens/s", "violet", [one.output_tokens_per_s for one in figures])]
-    rates = [
-        Series("succeeded", "blue", [one.success_rate for one in figures]),
-        Series(
-            "met all objectives",
-            "green",
-            [None if one.goodput is None else one.goodput.share for one in figures],
-        ),
-    ]
-    bound = _bound(page.report.objectives.ttft_s)
-    drawn = [
-        chart(
+    axis, rows, bound = page.time_axis, page.times, _bound(page.report.objectives.ttft_s)
+    labels, ticks = [_time_label(axis, row) for row in rows], _ticks(axis, rows)
+    unit = "hour" if axis is Axis.HOUR else "day"
+
+    def series(name: str, tone: str, value: Callable[[Figures], float | None]) -> Series:
+        return Series(name, tone, [value(row.figures) for row in rows])
+
+    def drawn(
+        name: str,
+        draw: Callable[..., str],
+        scale: Scale,
+        *several: Series,
+        bound: Mark | None = None,
+    ) -> str:
+        return chart(name, several, draw(name, labels, several, scale, ticks), bound)
+
+    shown = (
+        drawn(
             f"Requests per {unit}",
-            requests,
-            lambda title: charts.bars(title, labels, requests, COUNTS, ticks),
+            charts.bars,
+            COUNTS,
+            series("completed", "blue", lambda one: one.completed),
+            series("cancelled", "gray", lambda one: one.cancelled),
+            series("failed or expired", "red", lambda one: one.failed + one.expired),
         ),
-        chart(
+        drawn(
             "Time to first token",
-            first,
-            lambda title: charts.lines(title, labels, first, DURATIONS, ticks, bound=bound),
-            bound,
+            partial(charts.lines, bound=bound),
+            DURATIONS,
+            series("half within", "blue", lambda one: one.ttft and one.ttft.p50_s),
+            series("99 % within", "amber", lambda one: one.ttft and one.ttft.p99_s),
+            bound=bound,
         ),
-        chart(
+        drawn(
             "Output tokens per second",
-            tokens,
-            lambda title: charts.bars(title, labels, tokens, COUNTS, ticks),
+            charts.bars,
+            COUNTS,
+            series("output tokens/s", "violet", lambda one: one.output_tokens_per_s),
         ),
-        chart(
+        drawn(
             "Success and goodput",
-            rates,
-            lambda title: charts.lines(title, labels, rates, SHARES, ticks, top=1.0),
+            partial(charts.lines, top=1.0),
+            SHARES,
+            series("succeeded", "blue", lambda one: one.success_rate),
+            series("met all objectives", "green", lambda one: one.goodput and one.goodput.share),
         ),
-    ]
-    head = (
-        "",
-        "Requests",
-        "Completed",
-        "Failed",
-        "Cancelled",
-        "Expired",
-        "TTFT p50",
-        "TTFT p99",
-        "Tokens/s",
-        "Goodput",
     )
-    body = [
-        (
-            label,
-            *map(
-                words.count, (one.requests, one.completed, one.failed, one.cancelled, one.expired)
-            ),
-            words.duration(None if one.ttft is None else one.ttft.p50_s),
-            words.duration(None if one.ttft is None else one.ttft.p99_s),
-            words.count(one.output_tokens_per_s),
-            words.share(None if one.goodput is None else one.goodput.share),
-        )
-        for label, one in zip(labels, figures, strict=True)
-    ]
+    columns = [("", partial(_time_label, axis)), *_OVER_TIME]
     return (
-        f'<section><h2>Over time</h2><div class="charts">{"".join(drawn)}</div>'
-        f"<details><summary>These numbers, {unit} by {unit}</summary>{table(head, body)}</details></section>"
+        f'<section><h2>Over time</h2><div class="charts">{"".join(shown)}</div>'
+        f"<details><summary>These numbers, {unit} by {unit}</summary>{table(columns, rows)}</details></section>"
     )
+
+
+_OVER_TIME: tuple[Column[Row], ...] = (
+    ("Requests", lambda row: words.count(row.figures.requests)),
+    ("Completed", lambda row: words.count(row.figures.completed)),
+    ("Failed", lambda row: words.count(row.figures.failed)),
+    ("Cancelled", lambda row: words.count(row.figures.cancelled)),
+    ("Expired", lambda row: words.count(row.figures.expired)),
+    ("TTFT p50", lambda row: words.duration(row.figures.ttft and row.figures.ttft.p50_s)),
+    ("TTFT p99", lambda row: words.duration(row.figures.ttft and row.figures.ttft.p99_s)),
+    ("Tokens/s", lambda row: words.count(row.figures.output_tokens_per_s)),
+    ("Goodput", lambda row: words.share(row.figures.goodput and row.figures.goodput.share)),
+)
+_BREAKDOWN: tuple[Column[Row], ...] = (
+    ("", lambda row: row.name),
+    ("Requests", lambda row: words.count(row.figures.requests)),
+    ("Share", lambda row: words.share(row.share)),
+    ("Success", lambda row: words.share(row.figures.success_rate)),
+    ("Goodput", lambda row: words.share(row.figures.goodput and row.figures.goodput.share)),
+    ("TTFT p50", lambda row: words.brief(row.figures.ttft and row.figures.ttft.p50_s)),
+    ("TTFT p99", lambda row: words.brief(row.figures.ttft and row.figures.ttft.p99_s)),
+    ("E2E p50", lambda row: words.brief(row.figures.e2e and row.figures.e2e.p50_s)),
+    ("E2E p99", lambda row: words.brief(row.figures.e2e and row.figures.e2e.p99_s)),
+    ("Queue p99", lambda row: words.brief(row.figures.queue and row.figures.queue.p99_s)),
+    ("Tokens/s", lambda row: words.count(row.figures.output_tokens_per_s)),
+)
+_SLOWEST: tuple[Column[SlowRequest], ...] = (
+    ("Channel", lambda one: one.channel_id),
+    ("Model", lambda one: one.model),
+    ("Key", lambda one: one.key_id),
+    ("Ended, UTC", lambda one: words.moment(one.finished_at.astimezone(UTC))),
+    ("End to end", lambda one: words.brief(one.e2e_s)),
+    ("Queue", lambda one: words.brief(one.queue_s)),
+    ("Prefill", lambda one: words.brief(one.prefill_s)),
+    ("Decode", lambda one: words.brief(one.decode_s)),
+    ("Stalled", lambda one: words.brief(one.stalled_s)),
+    ("Takes", lambda one: str(one.takes)),
+    ("Tokens", lambda one: words.count(one.output_tokens)),
+)
 
 
 def _bound(objective_s: float | None) -> Mark | None:
@@ -188,23 +181,17 @@ def _ticks(axis: Axis, rows: Sequence[Row]) -> list[str]:
 
 
 def distributions(page: Page) -> str:
-    total, wanted = page.report.total, page.report.objectives
-    drawn = []
-    for name, sketch, latency, bound_s, tone in (
-        ("Time to first token", page.all_requests.ttft, total.ttft, wanted.ttft_s, "pale"),
-        ("Time per output token", page.all_requests.tpot, total.tpot, wanted.tpot_s, "pale"),
-        ("End to end", page.all_requests.e2e, total.e2e, wanted.e2e_s, "pale"),
-        ("In the queue", page.all_requests.queue, total.queue, None, "pale"),
-    ):
-        if latency is None:
-            continue
-        marks = [
-            Mark("p50", "ink", latency.p50_s),
-            Mark("p90", "ink", latency.p90_s),
-            Mark("p99", "amber", latency.p99_s),
-        ]
-        bound = _bound(bound_s)
-        drawn.append(_distribution(name, list(sketch.sorted_bins()), latency, marks, bound, tone))
+    total, wanted, all_requests = page.report.total, page.report.objectives, page.all_requests
+    drawn = [
+        _distribution(name, sketch, latency, _bound(bound_s))
+        for name, sketch, latency, bound_s in (
+            ("Time to first token", all_requests.ttft, total.ttft, wanted.ttft_s),
+            ("Time per output token", all_requests.tpot, total.tpot, wanted.tpot_s),
+            ("End to end", all_requests.e2e, total.e2e, wanted.e2e_s),
+            ("In the queue", all_requests.queue, total.queue, None),
+        )
+        if latency is not None
+    ]
     return (
         "<section><h2>How long it took</h2>"
         '<p class="soft">Each column is a share of the requests; the scale is logarithmic.</p>'
@@ -212,29 +199,18 @@ def distributions(page: Page) -> str:
     )
 
 
-def _distribution(
-    name: str,
-    bins: list[tuple[float, int]],
-    latency: Latency,
-    marks: list[Mark],
-    bound: Mark | None,
-    tone: str,
-) -> str:
-    shown = f"p50 {words.brief(latency.p50_s)}, p90 {words.brief(latency.p90_s)}, p99 {words.brief(latency.p99_s)}"
-    all_marks = [*marks, bound] if bound is not None else marks
+def _distribution(name: str, sketch: Sketch, latency: Latency, bound: Mark | None) -> str:
+    marks = [
+        Mark("p50", "ink", latency.p50_s),
+        Mark("p90", "ink", latency.p90_s),
+        Mark("p99", "amber", latency.p99_s),
+    ]
+    said = ", ".join(f"{one.name} {words.brief(one.value)}" for one in marks)
     # Names from left to right, so that none is written over another.
-    drawn = charts.distribution(
-        f"{name}: {shown}", bins, DURATIONS, sorted(all_marks, key=lambda one: one.value), tone
-    )
-    legend = (
-        ""
-        if bound is None
-        else f'<span class="dashed t-bound">objective {words.tick(bound.value)}</span>'
-    )
-    return (
-        f'<figure class="chart"><figcaption><h3>{escape(name)}</h3>'
-        f'<div class="legend">{escape(shown)}{legend}</div></figcaption>{drawn}</figure>'
-    )
+    marks = sorted([*marks, bound] if bound else marks, key=lambda one: one.value)
+    bins = list(sketch.sorted_bins())
+    drawn = charts.distribution(f"{name}: {said}", bins, DURATIONS, marks, "pale")
+    return figure(name, escape(said) + "".join(objective(bound)), drawn)
 
 
 def time_spent(page: Page) -> str:
@@ -244,28 +220,18 @@ def time_spent(page: Page) -> str:
         for row in page.models[:MOST_ROWS]
         if (phases := row.figures.phases) is not None
     ]
-    causes = page.report.total.causes
+    causes = [
+        (one.cause, [Series("requests", "red", [one.requests])])
+        for one in page.report.total.causes[:MOST_ROWS]
+    ]
     parts = []
     if rows:
+        title = "Where the time of a request goes, on average"
         legend = [Series(phase, tone, []) for phase, tone in tones]
-        parts.append(
-            chart(
-                "Where the time of a request goes, on average",
-                legend,
-                lambda title: charts.shares(title, rows, DURATIONS),
-            )
-        )
+        parts.append(chart(title, legend, charts.shares(title, rows, DURATIONS)))
     if causes:
-        drawn = [
-            (one.cause, [Series("requests", "red", [one.requests])]) for one in causes[:MOST_ROWS]
-        ]
-        parts.append(
-            chart(
-                "Why requests did not succeed",
-                [],
-                lambda title: charts.shares(title, drawn, COUNTS),
-            )
-        )
+        title = "Why requests did not succeed"
+        parts.append(chart(title, [], charts.shares(title, causes, COUNTS)))
     return f'<section><h2>Where time and requests went</h2><div class="charts">{"".join(parts)}</div></section>'
 
 
@@ -277,71 +243,11 @@ def tables(page: Page) -> Iterator[str]:
         # Of hours and days, the last ones.
         rows = page.report.rows[-MOST_ROWS:] if by.is_time else page.report.rows
         yield _breakdown(f"By {by.value}", list(rows))
-    yield _slowest(page.report)
+    slowest = table(_SLOWEST, page.report.slowest, words_until=4)
+    yield f"<section><h2>Slowest completed requests</h2>{slowest}</section>"
 
 
 def _breakdown(title: str, rows: list[Row]) -> str:
-    head = (
-        "",
-        "Requests",
-        "Share",
-        "Success",
-        "Goodput",
-        "TTFT p50",
-        "TTFT p99",
-        "E2E p50",
-        "E2E p99",
-        "Queue p99",
-        "Tokens/s",
-    )
-    body = [(row.name, *_breakdown_cells(row.figures, row.share)) for row in rows[:MOST_ROWS]]
-    rest = len(rows) - len(body)
+    rest = len(rows) - MOST_ROWS
     more = f'<p class="soft">and {rest} more (--format csv has all)</p>' if rest > 0 else ""
-    return f"<section><h2>{escape(title)}</h2>{table(head, body)}{more}</section>"
-
-
-def _breakdown_cells(one: Figures, share: float) -> Iterator[str]:
-    yield words.count(one.requests)
-    yield words.share(share)
-    yield words.share(one.success_rate)
-    yield words.share(None if one.goodput is None else one.goodput.share)
-    for latency, name in (
-        (one.ttft, "p50_s"),
-        (one.ttft, "p99_s"),
-        (one.e2e, "p50_s"),
-        (one.e2e, "p99_s"),
-        (one.queue, "p99_s"),
-    ):
-        yield words.brief(None if latency is None else getattr(latency, name))
-    yield words.count(one.output_tokens_per_s)
-
-
-def _slowest(report: Report) -> str:
-    head = (
-        "Channel",
-        "Model",
-        "Key",
-        "Ended, UTC",
-        "End to end",
-        "Queue",
-        "Prefill",
-        "Decode",
-        "Stalled",
-        "Takes",
-        "Tokens",
-    )
-    body = [
-        (
-            one.channel_id,
-            one.model,
-            one.key_id,
-            words.moment(one.finished_at.astimezone(UTC)),
-            *map(words.brief, (one.e2e_s, one.queue_s, one.prefill_s, one.decode_s, one.stalled_s)),
-            str(one.takes),
-            words.count(one.output_tokens),
-        )
-        for one in report.slowest
-    ]
-    return (
-        f"<section><h2>Slowest completed requests</h2>{table(head, body, words_until=4)}</section>"
-    )
+    return f"<section><h2>{escape(title)}</h2>{table(_BREAKDOWN, rows[:MOST_ROWS])}{more}</section>"
