@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from relais_kpi.rendering.svg import line, rect, shortened, svg, text, titled
 
 WIDTH, HEIGHT = 460, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 14, 26
@@ -51,21 +52,19 @@ def bars(
     top = nice_top(max(sums, default=0))
     step = _INNER_WIDTH / max(1, len(labels))
     gap = min(2.0, step * 0.2)
-    parts = [_value_axis(top, scale.tick), _label_axis(ticks, step, centred=True)]
+    parts = [_value_axis(top, scale.tick), _label_axis(ticks, step)]
     for at, label in enumerate(labels):
-        base = float(_FLOOR)
-        said = [f"{one.name} {scale.show(one.values[at] or 0)}" for one in series]
-        parts.append(f"<g><title>{escape(label)}: {escape(', '.join(said))}</title>")
-        parts.append(_rect("hit", LEFT + at * step, TOP, step, _INNER_HEIGHT))
+        base, x = float(_FLOOR), LEFT + at * step
+        bars = []
         for one in series:
             height = (one.values[at] or 0) / top * _INNER_HEIGHT
             if height > 0:
                 base -= height
-                parts.append(
-                    _rect(f"f-{one.tone}", LEFT + at * step + gap / 2, base, step - gap, height)
-                )
-        parts.append("</g>")
-    return _svg(title, parts)
+                bars.append(rect(f"f-{one.tone}", x + gap / 2, base, step - gap, height))
+        said = ", ".join(f"{one.name} {scale.show(one.values[at] or 0)}" for one in series)
+        hit = rect("hit", x, TOP, step, _INNER_HEIGHT)
+        parts.append(titled(f"{label}: {said}", hit, *bars))
+    return svg(title, parts, WIDTH, HEIGHT)
 
 
 def lines(
@@ -82,10 +81,10 @@ def lines(
     values = [value for one in series for value in one.values if value is not None]
     top = nice_top(max(values, default=0)) if top is None else top
     step = _INNER_WIDTH / max(1, len(labels))
-    parts = [_value_axis(top, scale.tick), _label_axis(ticks, step, centred=True)]
+    parts = [_value_axis(top, scale.tick), _label_axis(ticks, step)]
     if bound is not None and bound.value <= top:
         y = _y(bound.value, top)
-        parts.append(_line(f"s-{bound.tone} dashed", LEFT, y, WIDTH - RIGHT, y))
+        parts.append(line(f"s-{bound.tone} dashed", LEFT, y, WIDTH - RIGHT, y))
     for one in series:
         for run in _runs(one.values):
             points = [(LEFT + (at + 0.5) * step, _y(value, top)) for at, value in run]
@@ -101,13 +100,13 @@ def lines(
         said = ", ".join(
             f"{name} {'–' if value is None else scale.show(value)}" for name, value in told
         )
-        parts.append(f"<g><title>{escape(label)}: {escape(said)}</title>")
-        parts.append(_rect("hit", LEFT + at * step, TOP, step, _INNER_HEIGHT) + "</g>")
-    return _svg(title, parts)
+        hit = rect("hit", LEFT + at * step, TOP, step, _INNER_HEIGHT)
+        parts.append(titled(f"{label}: {said}", hit))
+    return svg(title, parts, WIDTH, HEIGHT)
 
 
 def distribution(
-    title: str, bins: Sequence[tuple[float, int]], scale: Scale, marks: Sequence[Mark], tone: str
+    title: str, bins: Sequence[tuple[float, int]], scale: Scale, marks: Sequence[Mark]
 ) -> str:
     """How often which duration: columns of equal width on a logarithmic scale. `bins` are sorted middles and counts."""
     whole = sum(count for _, count in bins)
@@ -126,41 +125,31 @@ def distribution(
 
     parts = []
     for value in _log_ticks(low, high):
-        parts.append(_line("grid", x(value), TOP, x(value), _FLOOR))
-        parts.append(_text(min(x(value), WIDTH - 18), HEIGHT - 8, scale.tick(value), "middle"))
+        parts.append(line("grid", x(value), TOP, x(value), _FLOOR))
+        parts.append(text(min(x(value), WIDTH - 18), HEIGHT - 8, scale.tick(value), "middle"))
     for at, count in enumerate(counts):
-        start, end = (
-            low * math.exp(ratio * at / columns),
-            low * math.exp(ratio * (at + 1) / columns),
-        )
-        height = count / top * (_INNER_HEIGHT - 14)
+        start, end = (low * math.exp(ratio * edge / columns) for edge in (at, at + 1))
         said = f"{scale.show(start)} to {scale.show(end)}: {count:,} requests ({count / whole:.1%})"
-        parts.append(f"<g><title>{escape(said)}</title>")
-        parts.append(_rect("hit", LEFT + at * width, TOP, width, _INNER_HEIGHT))
+        drawn = [rect("hit", LEFT + at * width, TOP, width, _INNER_HEIGHT)]
         if count:
-            parts.append(
-                _rect(
-                    f"f-{tone}",
-                    LEFT + at * width + 0.5,
-                    _FLOOR - max(height, 0.8),
-                    width - 1,
-                    max(height, 0.8),
-                )
+            height = max(count / top * (_INNER_HEIGHT - 14), 0.8)
+            drawn.append(
+                rect("f-pale", LEFT + at * width + 0.5, _FLOOR - height, width - 1, height)
             )
-        parts.append("</g>")
-    parts.append(_line("axis", LEFT, _FLOOR, WIDTH - RIGHT, _FLOOR))
-    parts.append(_text(LEFT - 6, TOP + 18, f"{top / whole:.0%}", "end"))
-    parts.append(_text(LEFT - 6, _FLOOR + 4, "0", "end"))
+        parts.append(titled(said, *drawn))
+    parts.append(line("axis", LEFT, _FLOOR, WIDTH - RIGHT, _FLOOR))
+    parts.append(text(LEFT - 6, TOP + 18, f"{top / whole:.0%}", "end"))
+    parts.append(text(LEFT - 6, _FLOOR + 4, "0", "end"))
     taken = -math.inf
     for mark in marks:
         at_x = x(mark.value)
         dashed = " dashed" if mark.tone == "bound" else ""
-        parts.append(_line(f"s-{mark.tone}{dashed}", at_x, TOP + 4, at_x, _FLOOR))
+        parts.append(line(f"s-{mark.tone}{dashed}", at_x, TOP + 4, at_x, _FLOOR))
         # An objective's name is in the legend; so are those that would overlap.
         if mark.tone != "bound" and at_x - taken > 26:
-            parts.append(_text(at_x, TOP, mark.name, "middle"))
+            parts.append(text(at_x, TOP, mark.name, "middle"))
             taken = at_x
-    return _svg(title, parts)
+    return svg(title, parts, WIDTH, HEIGHT)
 
 
 def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scale) -> str:
@@ -171,34 +160,29 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scal
     drawn = []
     for at, (name, parts) in enumerate(rows):
         y, x = at * height + 6.0, float(left)
-        said = ", ".join(f"{one.name} {scale.show(one.values[0] or 0)}" for one in parts)
-        drawn.append(f"<g><title>{escape(name)}: {escape(said)}</title>")
-        drawn.append(_rect("hit", 0, y, WIDTH, height - 4))
-        drawn.append(_text(left - 8, y + 14, _cut(name, 18), "end"))
+        shown = [
+            rect("hit", 0, y, WIDTH, height - 4),
+            text(left - 8, y + 14, shortened(name, 18), "end"),
+        ]
         for one in parts:
             width = (one.values[0] or 0) / longest * inner
             if width > 0:
-                drawn.append(_rect(f"f-{one.tone}", x, y, width, height - 12))
+                shown.append(rect(f"f-{one.tone}", x, y, width, height - 12))
                 x += width
-        drawn.append(
-            _text(x + 6, y + 14, scale.show(sum(one.values[0] or 0 for one in parts)), "start")
-        )
-        drawn.append("</g>")
-    return _svg(title, drawn, height=len(rows) * height + 8)
+        whole = sum(one.values[0] or 0 for one in parts)
+        shown.append(text(x + 6, y + 14, scale.show(whole), "start"))
+        said = ", ".join(f"{one.name} {scale.show(one.values[0] or 0)}" for one in parts)
+        drawn.append(titled(f"{name}: {said}", *shown))
+    return svg(title, drawn, WIDTH, len(rows) * height + 8)
 
 
 def nice_top(highest: float) -> float:
     """A round number that is not under it, for four steps of a scale."""
     if highest <= 0:
         return 1.0
-    size = 10 ** math.floor(math.log10(highest))
-    return float(
-        next(
-            size * one
-            for one in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
-            if size * one >= highest * 0.9999
-        )
-    )
+    size = 10.0 ** math.floor(math.log10(highest))
+    steps = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10)
+    return next(size * one for one in steps if size * one >= highest * 0.9999)
 
 
 def _runs(values: Sequence[float | None]) -> Iterator[list[tuple[int, float]]]:
@@ -248,16 +232,15 @@ def _value_axis(top: float, show: Format) -> str:
     for quarter in range(5):
         value = top * quarter / 4
         y = _y(value, top)
-        parts.append(_line("axis" if quarter == 0 else "grid", LEFT, y, WIDTH - RIGHT, y))
+        parts.append(line("axis" if quarter == 0 else "grid", LEFT, y, WIDTH - RIGHT, y))
         if quarter % 2 == 0:
-            parts.append(_text(LEFT - 6, y + 4, show(value), "end"))
+            parts.append(text(LEFT - 6, y + 4, show(value), "end"))
     return "".join(parts)
 
 
-def _label_axis(ticks: Sequence[str], step: float, *, centred: bool) -> str:
-    shift = 0.5 if centred else 0.0
+def _label_axis(ticks: Sequence[str], step: float) -> str:
     return "".join(
-        _text(LEFT + (at + shift) * step, HEIGHT - 8, tick, "middle")
+        text(LEFT + (at + 0.5) * step, HEIGHT - 8, tick, "middle")
         for at, tick in enumerate(ticks)
         if tick
     )
@@ -265,25 +248,3 @@ def _label_axis(ticks: Sequence[str], step: float, *, centred: bool) -> str:
 
 def _y(value: float, top: float) -> float:
     return _FLOOR - min(value / top, 1.0) * _INNER_HEIGHT
-
-
-def _rect(tone: str, x: float, y: float, width: float, height: float) -> str:
-    return (
-        f'<rect class="{tone}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
-    )
-
-
-def _line(tone: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{tone}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _svg(title: str, parts: Sequence[str], height: int = HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'

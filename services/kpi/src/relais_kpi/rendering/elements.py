@@ -24,12 +24,14 @@ def tile(name: str, value: str, note: str, direction: int, against: str) -> str:
 
 
 def chart(name: str, series: Sequence[Series], drawn: str, bound: Mark | None = None) -> str:
+    """A drawing under its name; with a legend, unless it is of one thing alone."""
     legend = [f'<span class="t-{one.tone}">{escape(one.name)}</span>' for one in series]
     legend += objective(bound)
     return figure(name, "".join(legend) if len(legend) > 1 else "", drawn)
 
 
 def figure(name: str, legend: str, drawn: str) -> str:
+    """A drawing under its name and this legend; both are HTML."""
     shown = f'<div class="legend">{legend}</div>' if legend else ""
     return f'<figure class="chart"><figcaption><h3>{escape(name)}</h3>{shown}</figcaption>{drawn}</figure>'
 

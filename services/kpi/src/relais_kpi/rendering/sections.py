@@ -209,7 +209,7 @@ def _distribution(name: str, sketch: Sketch, latency: Latency, bound: Mark | Non
     # Names from left to right, so that none is written over another.
     marks = sorted([*marks, bound] if bound else marks, key=lambda one: one.value)
     bins = list(sketch.sorted_bins())
-    drawn = charts.distribution(f"{name}: {said}", bins, DURATIONS, marks, "pale")
+    drawn = charts.distribution(f"{name}: {said}", bins, DURATIONS, marks)
     return figure(name, escape(said) + "".join(objective(bound)), drawn)
 
 

@@ -1,0 +1,38 @@
+"""Elements of SVG; what is text in them is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+
+def svg(title: str, parts: Sequence[str], width: int, height: int) -> str:
+    """The whole picture."""
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+
+
+def titled(said: str, *parts: str) -> str:
+    """A group that says this where a pointer rests on it."""
+    return f"<g><title>{escape(said)}</title>{''.join(parts)}</g>"
+
+
+def rect(tone: str, x: float, y: float, width: float, height: float) -> str:
+    """A rectangle; `tone` is a class of the page's style, as in the others."""
+    return (
+        f'<rect class="{tone}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+    )
+
+
+def line(tone: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A straight line."""
+    return f'<line class="{tone}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def text(x: float, y: float, said: str, anchor: str) -> str:
+    """Text that begins, ends or is centred here."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+
+
+def shortened(name: str, length: int) -> str:
+    """The name, cut where it is longer."""
+    return name if len(name) <= length else name[: length - 1] + "…"
