@@ -58,7 +58,8 @@ async def open_engine(
             tokens_per_s=settings.tokens_per_s,
         )
         return
-    from relais_llm_worker.engines.engine_vllm import VllmMetrics, open_vllm_engine
+    from relais_llm_worker.engines.vllm.metrics import VllmMetrics
+    from relais_llm_worker.engines.vllm.starting import open_vllm_engine
 
     registry.register(VllmMetrics())
     async with open_vllm_engine(settings) as engine:

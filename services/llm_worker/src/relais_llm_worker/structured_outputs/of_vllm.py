@@ -1,6 +1,6 @@
 """vLLM's side of structured outputs: its parameters, and what a trial needs to behave like vLLM.
 
-Only this module and `engine_vllm` import vLLM. The child process of trials must not
+Only this module and `engines.vllm` import vLLM. The child process of trials must not
 import it: that takes 15 s and half a gigabyte.
 """
 

@@ -1,0 +1,224 @@
+"""The engine port over vLLM's AsyncLLM."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import TemplateError
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import TokensPrompt, tokens_input
+from vllm.sampling_params import SamplingParams
+from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+from relais_common.jobs.errors import EngineDead, EngineRefused, NotResumable
+from relais_common.jobs.job import Message, Sampling
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engines.engine import (
+    NOTHING,
+    Emitted,
+    EngineLoad,
+    Generation,
+    ModelInfo,
+)
+from relais_llm_worker.engines.prompts import Prompts
+from relais_llm_worker.engines.token_texts import TokenTexts
+from relais_llm_worker.engines.vllm.metrics import LoadGauge
+from relais_llm_worker.engines.vllm.outputs import Logprobs, VllmGeneration
+from relais_llm_worker.engines.vllm.requests import SETTLED, field_named_in, sampling_params
+from relais_llm_worker.settings import StructuredOutputsSettings
+from relais_llm_worker.structured_outputs.of_vllm import specification_of
+from relais_llm_worker.structured_outputs.trials import Trials
+
+# Arguments of transformers' `apply_chat_template`, and names that it gives the template itself.
+_NO_VARIABLES = frozenset(
+    (
+        *("conversation", "conversations", "messages", "tools", "documents", "chat_template"),
+        *("add_generation_prompt", "continue_final_message", "tokenize", "tokenizer_kwargs"),
+        *("padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        "return_assistant_tokens_mask",
+    )
+)
+_LONGEST_CONTEXT = 4  # tokens that may share a character
+
+
+class VllmEngine:
+    """One AsyncLLM, and the properties of its model."""
+
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        gauge: LoadGauge,
+        info: ModelInfo,
+        prompts: Prompts,
+        structured_outputs: StructuredOutputsSettings,
+        trials: Trials | None,
+    ) -> None:
+        self._llm = llm
+        self._gauge = gauge
+        self._prompts = prompts
+        self._trials = trials
+        self._structured_outputs = structured_outputs
+        self._tokenizer: Any = llm.get_tokenizer()
+        self._single_texts: dict[int, str] = {}  # at most the vocabulary
+        self._defaults = llm.model_config.get_diff_sampling_param()
+        self._info = info
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def load(self) -> EngineLoad:
+        return self._gauge.load
+
+    async def encode_chat(
+        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
+    ) -> list[int]:
+        # Arguments of the method itself are not template variables.
+        if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
+            raise EngineRefused(
+                f"chat_template_kwargs.{taken[0]}: this cannot be set",
+                param=f"chat_template_kwargs.{taken[0]}",
+                code="unsupported_parameter",
+            )
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        try:
+            return await self._prompts.of_chat(key_id, turns, template_kwargs)
+        except (TemplateError, ValueError, TypeError) as error:
+            raise EngineRefused(
+                f"the model's chat template refused the messages: {error}",
+                param="chat_template_kwargs" if template_kwargs else "messages",
+            ) from error
+
+    async def encode_text(self, key_id: str, text: str) -> list[int]:
+        return await self._prompts.of_text(key_id, text)
+
+    def settled(self, sampling: Sampling) -> Sampling:
+        missing = {
+            name: value
+            for name, value in self._defaults.items()
+            if name in SETTLED and getattr(sampling, name) is None
+        }
+        return replace(sampling, **missing)
+
+    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+        specification = specification_of(sampling, self._structured_outputs)
+        if specification is None:
+            return
+        if sampling.bad_words:
+            # They may allow no token at some unknown step, and the engine would fail in the middle of the answer.
+            raise EngineRefused(
+                "bad_words: cannot be combined with structured outputs",
+                param="bad_words",
+                code="unsupported_parameter",
+            )
+        if self._trials is None:
+            raise EngineRefused(
+                f"{specification.param}: this model does not support structured outputs",
+                param=specification.param,
+                code="unsupported_parameter",
+            )
+        await self._trials.check(specification, key_id=key_id)
+
+    @asynccontextmanager
+    async def generate(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: Emitted = NOTHING,
+    ) -> AsyncIterator[Generation]:
+        sampling = self.settled(sampling)
+        text = AnswerText(
+            self._decoder(request_id, prompt_token_ids, sampling.skip_special_tokens),
+            sampling.stop,
+            sampling.min_tokens or 0,
+            keep_stop=sampling.include_stop_str_in_output,
+        )
+        if not text.replay(emitted):
+            raise NotResumable("its tokens give another text here")
+        collector = await self._add(
+            request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
+        )
+        run = VllmGeneration(collector, text, sampling, self._logprobs(sampling.logprobs, emitted))
+        try:
+            yield run
+        finally:
+            if not run.finished and not self._llm.errored:
+                await self._llm.abort(collector.request_id, internal=True)
+
+    def _logprobs(self, count: int | None, emitted: Emitted) -> Logprobs | None:
+        if count is None:
+            return None
+        texts = TokenTexts(self._token_text)
+        texts.advance(emitted.token_ids[-_LONGEST_CONTEXT:])
+        return Logprobs(texts, count)
+
+    def _token_text(self, token_ids: Sequence[int]) -> str:
+        if len(token_ids) > 1:
+            return str(self._tokenizer.decode(list(token_ids)))
+        (token_id,) = token_ids
+        if token_id not in self._single_texts:
+            (text,) = convert_ids_list_to_tokens(self._tokenizer, [token_id])
+            self._single_texts[token_id] = text
+        return self._single_texts[token_id]
+
+    def _decoder(
+        self, request_id: str, prompt_token_ids: list[int], skip_special_tokens: bool
+    ) -> Callable[[int], str]:
+        """Wrap vLLM's incremental detokeniser, so that a resumed stream can continue within a character."""
+        request: Any = SimpleNamespace(
+            request_id=request_id,
+            prompt_token_ids=prompt_token_ids,
+            prompt_embeds=None,
+            sampling_params=SamplingParams(skip_special_tokens=skip_special_tokens),
+        )
+        detokenizer = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
+
+        def decode(token_id: int) -> str:
+            detokenizer.update([token_id], stop_terminated=False)
+            return detokenizer.get_next_output_text(finished=False, delta=True)
+
+        return decode
+
+    async def _add(
+        self,
+        request_id: str,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        max_tokens: int,
+        emitted: tuple[int, ...],
+    ) -> RequestOutputCollector:
+        token_ids = [*prompt_token_ids, *emitted]
+        try:
+            params = sampling_params(sampling, max_tokens, len(emitted))
+            # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
+            prompt: Any = tokens_input(token_ids)
+            if params.structured_outputs is not None:
+                prompt = TokensPrompt(prompt_token_ids=token_ids)
+            return await self._llm.add_request(request_id, prompt, params)
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine is dead") from error
+        except (VLLMClientError, ValueError, TypeError) as error:
+            message = str(error.args[0] if error.args else error).strip().partition("\n")[0]
+            param = getattr(error, "parameter", None) or field_named_in(message, sampling)
+            raise EngineRefused(message, param=param) from error
+
+    def kill(self) -> None:
+        # Their child processes die with them.
+        for process in getattr(self._llm.engine_core.resources.engine_manager, "processes", ()):
+            process.kill()
+
+    async def check_health(self) -> None:
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineDead("vLLM's engine is dead") from error

@@ -1,0 +1,95 @@
+"""What vLLM makes of one request: chunks, and the log probabilities of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
+
+from relais_common.jobs.errors import EngineDead, EngineFailed
+from relais_common.jobs.events import RankedToken, TokenLogprob
+from relais_common.jobs.job import Sampling
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engines.token_texts import TokenTexts
+
+
+class Logprobs:
+    """Converts vLLM's log probabilities of one request, adding texts to ids."""
+
+    def __init__(self, texts: TokenTexts, count: int) -> None:
+        self._texts = texts
+        self._count = count
+
+    def of(self, token_ids: Sequence[int], told: Sequence[Any]) -> tuple[TokenLogprob, ...]:
+        """Convert the log probabilities of the next tokens from vLLM's maps of id to object."""
+        return tuple(map(self._one, token_ids, told))
+
+    def _one(self, token_id: int, candidates: Mapping[int, Any]) -> TokenLogprob:
+        ranked = sorted(candidates.items(), key=lambda item: item[1].logprob, reverse=True)
+        one = TokenLogprob(
+            self._texts.text(token_id),
+            _bounded(candidates[token_id].logprob),
+            tuple(
+                RankedToken(self._texts.text(other_id), _bounded(other.logprob))
+                for other_id, other in ranked[: self._count]
+            ),
+        )
+        self._texts.advance((token_id,))
+        return one
+
+
+def _bounded(logprob: float) -> float:
+    """Clamp a log probability. JSON has no infinity; OpenAI and vLLM use this value instead."""
+    return max(logprob, -9999.0)
+
+
+class VllmGeneration:
+    """A request that vLLM is running."""
+
+    def __init__(
+        self,
+        collector: RequestOutputCollector,
+        text: AnswerText,
+        sampling: Sampling,
+        logprobs: Logprobs | None,
+    ) -> None:
+        self._collector = collector
+        self._text = text
+        self._keep_stop = sampling.include_stop_str_in_output
+        self._logprobs = logprobs
+        self.finished = False
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        while not self.finished:
+            try:
+                output: Any = self._collector.get_nowait() or await self._collector.get()
+            except EngineDeadError as error:
+                self.finished = True
+                raise EngineDead("vLLM's engine is dead") from error
+            self.finished = output.finished
+            completion = output.outputs[0]
+            if completion.finish_reason not in (None, "stop", "length"):
+                raise EngineFailed("the engine ended the request with an error")
+            chunk = self._chunk(
+                tuple(completion.token_ids), completion.finish_reason, completion.stop_reason
+            )
+            chunk.cached_tokens = output.num_cached_tokens or 0
+            if self._logprobs is not None:
+                chunk.logprobs = self._logprobs.of(chunk.token_ids, completion.logprobs or ())
+            yield chunk
+            if chunk.finish_reason is not None:
+                return
+
+    def _chunk(
+        self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
+    ) -> Chunk:
+        # The token at which the engine stops is counted, but adds no text unless requested.
+        text_ids = token_ids[:-1] if reason == "stop" and not self._keep_stop else token_ids
+        for count, token_id in enumerate(text_ids, 1):
+            matched = self._text.feed(token_id)
+            if matched is not None:
+                return Chunk(token_ids[:count], self._text.give(ended=True), "stop", matched)
+        return Chunk(token_ids, self._text.give(ended=reason is not None), reason, stop_reason)

@@ -1,0 +1,137 @@
+"""Loading a model with vLLM, and shutting it down."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from vllm.config import StructuredOutputsConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.envs import enable_envs_cache
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from relais_llm_worker.engines.engine import ModelInfo
+from relais_llm_worker.engines.parent_death import guard_forks
+from relais_llm_worker.engines.prompts import Prompts
+from relais_llm_worker.engines.vllm.engine import VllmEngine
+from relais_llm_worker.engines.vllm.metrics import LoadGauge
+from relais_llm_worker.settings import EngineSettings, StructuredOutputsSettings
+from relais_llm_worker.structured_outputs.of_vllm import library_of
+from relais_llm_worker.structured_outputs.specification import Budget
+from relais_llm_worker.structured_outputs.trial_client import open_trial_client
+from relais_llm_worker.structured_outputs.trials import Trials
+
+log = structlog.get_logger(__name__)
+
+SHUTDOWN_TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine]:
+    """Load the model in a thread, so that health checks are answered meanwhile; shut it down on exit."""
+    guard_forks()
+    # One thread for the engine's whole life: its processes die with the thread that created them.
+    with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
+        loop = asyncio.get_running_loop()
+        llm, gauge = await loop.run_in_executor(thread, _load, settings)
+        prompts = Prompts(llm.get_tokenizer(), llm.model_config.max_model_len)
+        try:
+            info = await loop.run_in_executor(thread, _info, llm, settings)
+            structured = settings.structured_outputs
+            async with _open_trials(llm, structured) as trials:
+                yield VllmEngine(llm, gauge, info, prompts, structured, trials)
+        finally:
+            prompts.close()
+            # In this thread, because the engine's tasks belong to this loop.
+            llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+
+
+@asynccontextmanager
+async def _open_trials(
+    llm: AsyncLLM, settings: StructuredOutputsSettings
+) -> AsyncIterator[Trials | None]:
+    """Open the trials; None if the model's tokenizer does not support them."""
+    vocab_size = llm.model_config.get_vocab_size()
+    library = library_of(llm.get_tokenizer(), vocab_size, settings)
+    if library is None:
+        log.warning("structured_outputs_unavailable", reason="the tokenizer is not a fast one")
+        yield None
+        return
+    # A twentieth of the total, because every running request waits for a step.
+    budget = Budget(settings.cpu_s, settings.cpu_s / 20)
+    async with open_trial_client(library, budget) as client:
+        trials = Trials(client.try_out)
+        try:
+            yield trials
+        finally:
+            await trials.close()
+
+
+def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
+    gauges: list[LoadGauge] = []
+
+    def make_gauge(vllm_config: Any, engine_index: int = 0) -> LoadGauge:
+        gauges.append(LoadGauge(vllm_config, engine_index))
+        return gauges[-1]
+
+    if settings.enforce_eager:
+        # Otherwise parts of the sampler are compiled at the first request with logprobs, and all streams wait.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    llm = AsyncLLM.from_engine_args(
+        AsyncEngineArgs(
+            model=settings.repo_id,
+            served_model_name=settings.served_name,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            enforce_eager=settings.enforce_eager,
+            download_dir=settings.models_cache_dir,
+            structured_outputs_config=StructuredOutputsConfig(
+                backend=settings.structured_outputs.backend,
+                disable_any_whitespace=settings.structured_outputs.disable_any_whitespace,
+                disable_additional_properties=settings.structured_outputs.backend == "guidance"
+                and settings.structured_outputs.disable_additional_properties,
+            ),
+            enable_log_requests=False,
+            # This concerns vLLM's own loggers; the gauge below is ours and stays.
+            disable_log_stats=True,
+        ),
+        stat_loggers=[make_gauge],
+    )
+    # Otherwise vLLM parses environment variables again for every token that it counts.
+    enable_envs_cache()
+    return llm, gauges[0]
+
+
+def _info(llm: AsyncLLM, settings: EngineSettings) -> ModelInfo:
+    return ModelInfo(
+        name=settings.served_name,
+        revision=_revision(llm, settings),
+        max_model_len=llm.model_config.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+    )
+
+
+def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:
+    """Return an identifier of these weights in this precision: the hub's commit, or a digest of local files."""
+    config = llm.model_config
+    commit = getattr(config.hf_config, "_commit_hash", None)
+    if commit is None:
+        digest = hashlib.sha256()
+        for path in sorted(Path(settings.repo_id).glob("*")):
+            if path.suffix in (".json", ".safetensors", ".jinja"):
+                digest.update(f"{path.name}:{path.stat().st_size}:".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(1 << 20))
+        commit = digest.hexdigest()[:16]
+    return f"{commit}/{str(config.dtype).removeprefix('torch.')}"
