@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import orjson
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from relais_common.jobs.events import TokenLogprob
 from relais_llm_worker.remote.bounds import Bounds
@@ -35,6 +35,7 @@ IGNORED_FIELDS = (
 )
 """Where values may be left out: the label `field` of the metric."""
 
+Known = TypeVar("Known", bound=Struct)
 _CHUNK_CHARACTERS = 16
 
 _NO_END = ("abort", "error")
@@ -47,15 +48,47 @@ _REASONS = {
 }
 _ASIDE = ("reasoning", "reasoning_content", "tool_calls")
 
-_Object = dict[str, Any]
 _TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
-_TokenIds = tuple[_TokenId, ...]
-_StopReason = TokenText | _TokenId
 # Some servers count in JSON's floats.
 _Count = (
     Annotated[int, Meta(ge=0, le=MAX_COUNT)]
     | Annotated[float, Meta(ge=0, le=MAX_COUNT, multiple_of=1)]
 )
+
+
+class _Chunk(Struct):
+    error: Any = None
+    usage: dict[str, Any] | None = None
+    choices: list[Any] | None = None
+    prompt_token_ids: tuple[_TokenId, ...] | None = None
+
+
+class _Choice(Struct):
+    text: Any = None
+    delta: dict[str, Any] | None = None
+    token_ids: tuple[_TokenId, ...] | None = None
+    prompt_token_ids: tuple[_TokenId, ...] | None = None
+    finish_reason: str | None = None
+    stop_reason: TokenText | _TokenId | None = None
+    logprobs: Any = None
+
+
+class _PromptDetails(Struct):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+_LABELS = {
+    "delta": "choices",
+    "prompt_token_ids": "token_ids",
+    **dict.fromkeys(_Usage.__struct_fields__, "usage"),
+}
+"""Of fields that have another name in the metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,58 +160,75 @@ class ChunkReader:
             chunk = orjson.loads(event.data)
         except orjson.JSONDecodeError:
             raise Lost("a chunk is no JSON") from None
-        chunk = self._checked(_Object, "event", chunk)
-        if chunk is None:
+        if not isinstance(chunk, dict):
+            if chunk is not None:
+                self._ignore("event")
             return None
-        if chunk.get("error") or event.name == b"error":
+        known = self._known(_Chunk, chunk)
+        if known.error or event.name == b"error":
             self._fail(chunk)
-        if usage := self._checked(_Object, "usage", chunk.get("usage")):
-            self._note_usage(usage)
-        choice = self._choice(self._checked(list, "choices", chunk.get("choices")) or [])
+        if known.usage:
+            self._note_usage(self._known(_Usage, known.usage))
+        choice = self._choice(known.choices or [])
         if choice is None:
             return None
-        delta = self._checked(_Object, "choices", choice.get("delta")) or {}
-        text, aside = self._text(choice.get("text") or delta.get("content"))
+        delta = choice.delta or {}
+        text, aside = self._text(choice.text or delta.get("content"))
         aside = aside or any(map(delta.get, _ASIDE))
         self.said_something = self.said_something or aside or bool(text)
+        prompt_ids = known.prompt_token_ids or choice.prompt_token_ids
+        if len(prompt_ids or ()) > self._bounds.prompt_tokens:
+            self._ignore("token_ids")
+            prompt_ids = None
+        self._ids -= len(choice.token_ids or ())
+        if self._ids < 0:
+            raise TooMuch
         return Delta(
             text=text,
-            token_ids=self._token_ids(choice.get("token_ids")),
-            prompt_token_ids=self._prompt_ids(
-                chunk.get("prompt_token_ids") or choice.get("prompt_token_ids")
-            ),
-            finish_reason=self._reason(choice.get("finish_reason")),
-            stop_reason=self._checked(_StopReason, "stop_reason", choice.get("stop_reason")),
+            token_ids=choice.token_ids,
+            prompt_token_ids=prompt_ids,
+            finish_reason=self._reason(choice.finish_reason),
+            stop_reason=choice.stop_reason,
             aside=aside,
             counts=self.counts,
-            logprobs=self._logprobs(choice.get("logprobs")),
+            logprobs=self._logprobs(choice.logprobs),
         )
 
-    def _checked(self, kind: Any, field: str, given: Any) -> Any:
-        """The value, if it is of this kind. If not, it is counted as left out, and None is returned."""
-        if given is None:
-            return None
+    def _known(self, kind: type[Known], given: dict[str, Any]) -> Known:
+        """What is known of an object; fields that are wrong are counted and left at their defaults."""
         try:
             return msgspec.convert(given, kind)
         except msgspec.ValidationError:
-            self._ignore(field)
-            return None
+            pass
+        fit = {}
+        for name in filter(given.__contains__, kind.__struct_fields__):
+            try:
+                msgspec.convert({name: given[name]}, kind)
+            except msgspec.ValidationError:
+                self._ignore(_LABELS.get(name, name))
+            else:
+                fit[name] = given[name]
+        return msgspec.convert(fit, kind)
 
-    def _choice(self, choices: list[Any]) -> dict[str, Any] | None:
+    def _choice(self, choices: list[Any]) -> _Choice | None:
         """The only one that was asked for."""
         fit = [one for one in choices if isinstance(one, dict) and _is_first(one.get("index"))]
         if len(fit) != len(choices) or len(fit) > 1:
             self._ignore("choices")
-        return fit[0] if fit else None
+        return self._known(_Choice, fit[0]) if fit else None
 
     def _text(self, content: Any) -> tuple[str, bool]:
         """A chunk's text, and whether there is something beside it. Some servers send parts, as clients do."""
+        if content is None:
+            return "", False
         if isinstance(content, str):
             self._charge(len(content))
             return content, False
-        texts = []
-        aside = False
-        for part in self._checked(list, "content", content) or []:
+        if not isinstance(content, list):
+            self._ignore("content")
+            return "", False
+        texts, aside = [], False
+        for part in content:
             match part:
                 case {"type": "text", "text": str(text)}:
                     texts.append(text)
@@ -186,7 +236,7 @@ class ChunkReader:
                     aside = True
                 case _:
                     self._ignore("content")
-        self._charge(sum(map(len, texts)), 0 if content is None else 1)
+        self._charge(sum(map(len, texts)))
         return "".join(texts), aside
 
     def _charge(self, characters: int, pieces: int = 1) -> None:
@@ -194,39 +244,23 @@ class ChunkReader:
         if self._characters < 0:
             raise TooMuch
 
-    def _token_ids(self, given: Any) -> tuple[int, ...] | None:
-        ids: tuple[int, ...] | None = self._checked(_TokenIds, "token_ids", given)
-        self._ids -= len(ids or ())
-        if self._ids < 0:
-            raise TooMuch
-        return ids
-
-    def _prompt_ids(self, given: Any) -> tuple[int, ...] | None:
-        ids: tuple[int, ...] | None = self._checked(_TokenIds, "token_ids", given)
-        if len(ids or ()) > self._bounds.prompt_tokens:
-            self._ignore("token_ids")
-            return None
-        return ids
-
-    def _reason(self, given: Any) -> str | None:
-        word = (self._checked(str, "finish_reason", given) or "").lower()
+    def _reason(self, given: str | None) -> str | None:
+        word = (given or "").lower()
         if word in _NO_END:
             raise Lost(f"the server ended the request: {word}")
         if word not in _REASONS:
             self._ignore("finish_reason")
         return _REASONS.get(word)
 
-    def _note_usage(self, usage: dict[str, Any]) -> None:
-        details = usage.get("prompt_tokens_details")
+    def _note_usage(self, usage: _Usage) -> None:
+        details = usage.prompt_tokens_details
         told = {
-            "input_tokens": usage.get("prompt_tokens"),
-            "output_tokens": usage.get("completion_tokens"),
-            "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else None,
+            "input_tokens": usage.prompt_tokens,
+            "output_tokens": usage.completion_tokens,
+            "cached_tokens": None if details is None else details.cached_tokens,
         }
-        for name, given in told.items():
-            count = self._checked(_Count, "usage", given)
-            if count is not None:
-                self.counts = replace(self.counts, **{name: int(count)})
+        known = {name: int(count) for name, count in told.items() if count is not None}
+        self.counts = replace(self.counts, **known)
 
     def _logprobs(self, given: Any) -> tuple[TokenLogprob, ...]:
         if not given or self._bounds.candidates is None:
