@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
-from relais_common.jobs.job import Message, OnDisconnect, Priority
+from relais_common.jobs.job import Message, OnDisconnect, Priority, Sampling
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.schemas.sampling import SamplingParams
 from relais_orchestrator.http.parsing import (
     MAX_CONTAINERS,
     MAX_PARAM_LENGTH,
@@ -182,6 +184,13 @@ def test_long_names_of_unknown_fields_are_cut() -> None:
     error = chat(**{"x" * 100_000: 1})
     assert error.param == "x" * MAX_PARAM_LENGTH
     assert len(error.message) < MAX_PARAM_LENGTH + 100
+
+
+def test_every_parameter_of_a_job_has_a_field_of_its_name() -> None:
+    # `to_sampling` goes by names; logprobs are said differently on each route.
+    assert {
+        field.name for field in dataclasses.fields(Sampling)
+    } - SamplingParams.model_fields.keys() == {"logprobs"}
 
 
 def test_good_bodies_become_requests() -> None:

@@ -11,6 +11,7 @@ from relais_common.jobs.events import Completed, RankedToken, TokenLogprob, Usag
 from relais_orchestrator.api.openai.objects import (
     Candidate,
     ChatChoice,
+    ChatChunkChoice,
     ChatCompletion,
     ChatCompletionChunk,
     ChatDelta,
@@ -89,41 +90,34 @@ class ChatFormat:
         self._identity = identity
         self._id = f"chatcmpl-{identity.channel_id}"
 
-    def _chunk(
-        self, delta: ChatDelta, finish_reason: str | None, logprobs: ChatLogprobs | None = None
-    ) -> ChatCompletionChunk:
+    def _chunk(self, choices: list[ChatChunkChoice]) -> ChatCompletionChunk:
         return {
             "id": self._id,
             "object": "chat.completion.chunk",
             "created": self._identity.created_s,
             "model": self._identity.model,
-            "choices": [
-                {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-            ],
+            "choices": choices,
         }
 
     def head(self) -> ChatCompletionChunk | None:
-        return self._chunk({"role": "assistant", "content": ""}, None)
+        return self._chunk([_chunk_choice({"role": "assistant", "content": ""})])
 
     def text(self, text: str) -> ChatCompletionChunk:
-        return self._chunk({"content": text}, None)
+        return self._chunk([_chunk_choice({"content": text})])
 
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
-        return self._chunk({"content": text}, None, _chat_logprobs(tokens))
+        return self._chunk([_chunk_choice({"content": text}, _chat_logprobs(tokens))])
 
     def finish(self, completed: Completed) -> ChatCompletionChunk:
-        chunk = self._chunk({}, completed.finish_reason)
+        choice = _chunk_choice({})
+        choice["finish_reason"] = completed.finish_reason
         if completed.stop_reason is not None:
-            chunk["choices"][0]["stop_reason"] = completed.stop_reason
-        return chunk
+            choice["stop_reason"] = completed.stop_reason
+        return self._chunk([choice])
 
     def usage(self, completed: Completed) -> ChatCompletionChunk:
         return {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._identity.created_s,
-            "model": self._identity.model,
-            "choices": [],
+            **self._chunk([]),
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
@@ -194,6 +188,10 @@ class CompletionFormat:
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
+
+
+def _chunk_choice(delta: ChatDelta, logprobs: ChatLogprobs | None = None) -> ChatChunkChoice:
+    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
 def _text_choice(

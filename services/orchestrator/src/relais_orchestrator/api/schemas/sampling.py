@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -211,32 +212,24 @@ class SamplingParams(BaseModel):
             max_tokens: overrides the field, for routes that name it differently.
             logprobs: as in `Sampling`; each route requests it differently.
         """
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        response_format = self.response_format
-        return Sampling(
-            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
-            min_tokens=self.min_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            stop=stop,
-            ignore_eos=self.ignore_eos,
-            logit_bias=self.logit_bias,
-            response_format=None
-            if response_format is None or isinstance(response_format, TextFormat)
-            else response_format.model_dump(by_alias=True, exclude_none=True),
-            stop_token_ids=tuple(self.stop_token_ids or ()),
-            include_stop_str_in_output=self.include_stop_str_in_output,
-            skip_special_tokens=self.skip_special_tokens,
-            bad_words=tuple(self.bad_words or ()),
-            allowed_token_ids=tuple(self.allowed_token_ids or ()),
-            structured_outputs=None
-            if self.structured_outputs is None
-            else self.structured_outputs.model_dump(by_alias=True, exclude_none=True),
-            logprobs=logprobs,
-        )
+        named = {name: getattr(self, name) for name in _NAMED_ALIKE}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in named.items()
+            if value is not None
+        }
+        if isinstance(self.stop, str):
+            given["stop"] = (self.stop,)
+        if max_tokens is not None:
+            given["max_tokens"] = max_tokens
+        if isinstance(self.response_format, TextFormat):
+            del given["response_format"]
+        for name in ("response_format", "structured_outputs"):
+            if name in given:
+                given[name] = given[name].model_dump(by_alias=True, exclude_none=True)
+        return Sampling(**given, logprobs=logprobs)
+
+
+_NAMED_ALIKE = [
+    field.name for field in fields(Sampling) if field.name in SamplingParams.model_fields
+]
