@@ -14,6 +14,7 @@ from relais_kpi.rendering import charts, words
 from relais_kpi.rendering.charts import Mark, Scale, Series
 from relais_kpi.rendering.contents import Page
 from relais_kpi.rendering.elements import Column, chart, figure, objective, table, tile
+from relais_kpi.rendering.measured import met, p50, p99
 
 MOST_ROWS = 20
 COUNTS = Scale(words.count, words.count)
@@ -40,7 +41,7 @@ def tiles(report: Report) -> str:
         ("Whole answer", now.e2e, before.e2e),
     ):
         if one is not None:
-            was = other and other.p99_s
+            was = p99(other)
             note = f"99 % within {words.duration(one.p99_s)}, {words.change(one.p99_s, was)}"
             direction = -_direction(one.p99_s, was)
             shown.append(
@@ -94,8 +95,8 @@ def over_time(page: Page) -> str:
             "Time to first token",
             partial(charts.lines, bound=bound),
             DURATIONS,
-            series("half within", "blue", lambda one: one.ttft and one.ttft.p50_s),
-            series("99 % within", "amber", lambda one: one.ttft and one.ttft.p99_s),
+            series("half within", "blue", lambda one: p50(one.ttft)),
+            series("99 % within", "amber", lambda one: p99(one.ttft)),
             bound=bound,
         ),
         drawn(
@@ -109,13 +110,14 @@ def over_time(page: Page) -> str:
             partial(charts.lines, top=1.0),
             SHARES,
             series("succeeded", "blue", lambda one: one.success_rate),
-            series("met all objectives", "green", lambda one: one.goodput and one.goodput.share),
+            series("met all objectives", "green", lambda one: met(one.goodput)),
         ),
     )
-    columns = [("", partial(_time_label, axis)), *_OVER_TIME]
+    named: Column[Row] = ("", partial(_time_label, axis))
+    numbers = table([named, *_OVER_TIME], rows)
     return (
         f'<section><h2>Over time</h2><div class="charts">{"".join(shown)}</div>'
-        f"<details><summary>These numbers, {unit} by {unit}</summary>{table(columns, rows)}</details></section>"
+        f"<details><summary>These numbers, {unit} by {unit}</summary>{numbers}</details></section>"
     )
 
 
@@ -125,22 +127,22 @@ _OVER_TIME: tuple[Column[Row], ...] = (
     ("Failed", lambda row: words.count(row.figures.failed)),
     ("Cancelled", lambda row: words.count(row.figures.cancelled)),
     ("Expired", lambda row: words.count(row.figures.expired)),
-    ("TTFT p50", lambda row: words.duration(row.figures.ttft and row.figures.ttft.p50_s)),
-    ("TTFT p99", lambda row: words.duration(row.figures.ttft and row.figures.ttft.p99_s)),
+    ("TTFT p50", lambda row: words.duration(p50(row.figures.ttft))),
+    ("TTFT p99", lambda row: words.duration(p99(row.figures.ttft))),
     ("Tokens/s", lambda row: words.count(row.figures.output_tokens_per_s)),
-    ("Goodput", lambda row: words.share(row.figures.goodput and row.figures.goodput.share)),
+    ("Goodput", lambda row: words.share(met(row.figures.goodput))),
 )
 _BREAKDOWN: tuple[Column[Row], ...] = (
     ("", lambda row: row.name),
     ("Requests", lambda row: words.count(row.figures.requests)),
     ("Share", lambda row: words.share(row.share)),
     ("Success", lambda row: words.share(row.figures.success_rate)),
-    ("Goodput", lambda row: words.share(row.figures.goodput and row.figures.goodput.share)),
-    ("TTFT p50", lambda row: words.brief(row.figures.ttft and row.figures.ttft.p50_s)),
-    ("TTFT p99", lambda row: words.brief(row.figures.ttft and row.figures.ttft.p99_s)),
-    ("E2E p50", lambda row: words.brief(row.figures.e2e and row.figures.e2e.p50_s)),
-    ("E2E p99", lambda row: words.brief(row.figures.e2e and row.figures.e2e.p99_s)),
-    ("Queue p99", lambda row: words.brief(row.figures.queue and row.figures.queue.p99_s)),
+    ("Goodput", lambda row: words.share(met(row.figures.goodput))),
+    ("TTFT p50", lambda row: words.brief(p50(row.figures.ttft))),
+    ("TTFT p99", lambda row: words.brief(p99(row.figures.ttft))),
+    ("E2E p50", lambda row: words.brief(p50(row.figures.e2e))),
+    ("E2E p99", lambda row: words.brief(p99(row.figures.e2e))),
+    ("Queue p99", lambda row: words.brief(p99(row.figures.queue))),
     ("Tokens/s", lambda row: words.count(row.figures.output_tokens_per_s)),
 )
 _SLOWEST: tuple[Column[SlowRequest], ...] = (

@@ -10,9 +10,10 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from relais_common.insights.figures import Figures, Latency
+from relais_common.insights.figures import Figures
 from relais_common.insights.report import Axis, Report, Row
 from relais_kpi.rendering import words
+from relais_kpi.rendering.measured import met, p50, p99
 from relais_kpi.rendering.summary import findings, sentences
 
 MOST_ROWS = 30
@@ -121,19 +122,11 @@ def _row_cells(row: Row) -> Iterable[str]:
     yield words.count(one.requests)
     yield words.share(row.share)
     yield words.share(one.success_rate)
-    yield words.share(None if one.goodput is None else one.goodput.share)
-    yield words.brief(_p50(one.ttft))
-    yield words.brief(_p99(one.ttft))
-    yield words.brief(_p99(one.e2e))
+    yield words.share(met(one.goodput))
+    yield words.brief(p50(one.ttft))
+    yield words.brief(p99(one.ttft))
+    yield words.brief(p99(one.e2e))
     yield words.count(one.output_tokens_per_s)
-
-
-def _p50(latency: Latency | None) -> float | None:
-    return None if latency is None else latency.p50_s
-
-
-def _p99(latency: Latency | None) -> float | None:
-    return None if latency is None else latency.p99_s
 
 
 def _keys(report: Report) -> Iterable[RenderableType]:
