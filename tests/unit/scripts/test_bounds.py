@@ -44,7 +44,7 @@ OF_VLLM = {
     },
     "vllm.v1.structured_output.utils": {"choice_as_grammar", "grammar_is_likely_lark"},
 }
-"""In `engines/engine_vllm.py` and `structured_outputs/of_vllm.py`. vLLM promises nothing of `vllm.v1`."""
+"""In `engines/vllm/` and `structured_outputs/of_vllm.py`. vLLM promises nothing of `vllm.v1`."""
 
 
 def requirements() -> Iterator[tuple[str, Requirement]]:

@@ -30,7 +30,7 @@ SERVICES = (
     "relais_embedding_worker.app",
     "uvloop",
 )
-VLLM = (*SERVICES, "relais_llm_worker.engines.engine_vllm", "vllm.entrypoints.openai.api_server")
+VLLM = (*SERVICES, "relais_llm_worker.engines.vllm.starting", "vllm.entrypoints.openai.api_server")
 _MOST_BYTES = 1 << 18
 
 
