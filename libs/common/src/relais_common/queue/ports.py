@@ -1,7 +1,7 @@
-"""The queue, the log and the live bus, as the services see them.
+"""The ports of the store: the queue, the log and the live bus, as the services see them.
 
-Two adapters stand behind each port: `relais_common.queue.redis_store`, and `relais_testing.memory` for tests and
-demonstrations. One contract suite holds both to the same words.
+Each port has two adapters: `relais_common.queue.redis_store`, and `relais_testing.memory` for tests and
+demonstrations. One contract suite checks both for the same behaviour.
 
 Every method may raise `StoreUnavailable`. Every method is safe to call again with the same arguments
 when its answer was lost.
@@ -37,7 +37,7 @@ from relais_common.jobs.traces import TraceBatch, Tracing
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one pass of the reaper did.
+    """The result of one pass of the reaper.
 
     Attributes:
         requeued: jobs put back because their holder's lease ran out.
@@ -49,7 +49,7 @@ class Reaped:
 
 
 class JobIntake(Protocol):
-    """The front's side of the queue."""
+    """The orchestrator's side of the queue."""
 
     async def enqueue(
         self,
@@ -65,21 +65,21 @@ class JobIntake(Protocol):
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state, and with `tracing` leaves one trace.
 
-        What the quota says it needs is taken out of its key's minute with the acceptance; its end puts what it took in
-        the place of that, and on the key's account of the day.
+        Acceptance takes the quota's tokens from the key's minute. The job's end replaces them by what the job used,
+        and adds that to the key's account of the day.
 
         Args:
-            watcher_id: as `watch`: who watches it from its acceptance on.
+            watcher_id: as in `watch`: the watcher from acceptance on.
 
         Raises:
-            QueueFull: `max_waiting` jobs of this model wait already, and one of this key has not ended.
-            RateLimited: the key's requests or tokens of this minute do not allow it; nothing was taken of either.
-            TokensOverLimit: it needs more tokens than the key ever has.
-            TooManyInFlight: `max_inflight_per_key` jobs of this model and key have not ended.
+            QueueFull: `max_waiting` jobs of this model wait already, and the key has an unfinished job.
+            RateLimited: the key's requests or tokens of this minute are used up; nothing was taken.
+            TokensOverLimit: it needs more tokens than the key has per minute.
+            TooManyInFlight: `max_inflight_per_key` jobs of this model and key are unfinished.
             StorageFull: with this job, what is held of the model's jobs, waiting, running and ended, would leave less
                 than half of what is held of its key free of three quarters of `max_stored_bytes`. Past the whole of it,
                 no more than one job is taken at a time.
-            KeyStorageFull: likewise, and the key holds more than an even share.
+            KeyStorageFull: as `StorageFull`, and the key holds more than an even share.
             TracesFull: `tracing.max_waiting` traces of this model wait for the database, or they take more than a
                 quarter of `max_stored_bytes`.
             IdempotencyConflict: the idempotency key was used with another body.
@@ -95,40 +95,40 @@ class JobIntake(Protocol):
         ...
 
     async def watch(self, channel_id: str, *, lease_s: float, watcher_id: str = "") -> None:
-        """Say that somebody reads this channel; matters to jobs with `on_disconnect: cancel`.
+        """Report that somebody reads this channel; relevant for jobs with `on_disconnect: cancel`.
 
         Args:
-            lease_s: after which nobody does, unless this is said again.
-            watcher_id: whoever says so. While it is present (`Presence`), the end of the lease ends no job.
+            lease_s: how long this holds unless it is repeated.
+            watcher_id: the reporting watcher. While it is present (`Presence`), an expired lease ends no job.
         """
         ...
 
     async def unwatch(self, channel_ids: Sequence[str], *, watcher_id: str) -> None:
-        """Say that this watcher's readers of these channels, of one model, have left; their leases run out."""
+        """Report that this watcher's readers of these channels, of one model, have left; their leases expire."""
         ...
 
     async def state(self, channel_id: str) -> ChannelState | None:
-        """Where the channel stands now, or None if it never existed or is gone."""
+        """Return the channel's state, or None if it never existed or has expired."""
         ...
 
     async def vectors(self, channel_id: str) -> bytes | None:
-        """What `finish` stored: little-endian float32, one vector after the other. None if there are none."""
+        """Return the vectors that `finish` stored: little-endian float32, one after the other. None without any."""
         ...
 
     async def depth(self, model: str) -> QueueDepth:
-        """How many jobs of the model wait and run."""
+        """Return how many jobs of the model wait and run."""
         ...
 
 
 class Presence(Protocol):
-    """Which watchers still exist, even where they are too busy, or frozen, to say anything."""
+    """Shows the store which watchers exist, even if they are too busy, or frozen, to report."""
 
     def present(
         self, model: str, watcher_id: str
     ) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
-        """Inside, the store sees that this watcher exists; the store sees its death by itself.
+        """Keep this watcher visible to the store inside the context; the store notices its death by itself.
 
-        Yields what to call inside: it raises StoreUnavailable once the store may see it no longer.
+        Yields a function that waits, and raises StoreUnavailable once the store may no longer see the watcher.
         """
         ...
 
@@ -167,20 +167,20 @@ class JobSource(Protocol):
     """The worker's side of the queue."""
 
     async def take(self, request: TakeRequest) -> Take:
-        """Move up to `limit` waiting jobs into this worker's hands, each under a lease.
+        """Move up to `limit` waiting jobs to this worker, each under a lease.
 
-        A job that may have crashed its worker before is given alone, and only to a worker that is `idle`; while such a
-        job waits, one busy worker at a time is asked to become idle. The same `call_id` gives the same jobs again.
+        A job that may have crashed a worker before is returned alone, and only to a worker that is `idle`; while such a
+        job waits, one busy worker at a time is asked to become idle. The same `call_id` returns the same jobs again.
         """
         ...
 
     async def start(
         self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
     ) -> Verdict:
-        """Note that the engine has accepted the prompt; appends `started` the first time.
+        """Record that the engine has accepted the prompt; append `started` the first time.
 
         Args:
-            prompt_token_ids: empty where the engine does not tell them.
+            prompt_token_ids: empty if the engine does not report them.
         """
         ...
 
@@ -198,59 +198,59 @@ class JobSource(Protocol):
         text: str,
         vectors: bytes = b"",
     ) -> Verdict:
-        """End a job: append `lines` and its last event in one step, store its answer, free what it held.
+        """End a job: append `lines` and its terminal event in one step, store its answer, free what it held.
 
         Args:
-            first_seq: number of the first of `lines`, or of the terminal event where there are none.
+            first_seq: number of the first of `lines`, or of the terminal event if there are none.
 
         Returns:
-            A verdict whose `tail` below `first_seq - 1` means nothing was done: the log is short, append first.
+            A verdict. A `tail` below `first_seq - 1` means that nothing was done: the log is short, append first.
         """
         ...
 
     async def renew(self, leases: Sequence[Lease], *, lease_s: float) -> list[Verdict]:
-        """Hold on to jobs of one model for another `lease_s` seconds."""
+        """Extend the leases of jobs of one model by `lease_s` seconds from now."""
         ...
 
     async def release(
         self, leases: Sequence[Lease], *, max_failures: int | None = None, blamed: bool = False
     ) -> None:
-        """Hand jobs of one model back to the front of the queue.
+        """Return jobs of one model to the front of their lanes.
 
-        One that was asked to stop ends here instead.
+        A job that was asked to stop ends instead.
 
         Args:
-            max_failures: set where the holder has crashed, and lives to say so: then a job that gave nothing since the
-                take is charged where its engine had it or where it ran alone, and ends once it was charged so often;
-                others that gave nothing twice in a row are run alone the next time.
-            blamed: each of these may be why the engine is stuck: it is charged whatever the engine gave of it.
+            max_failures: set if the holder has crashed and survived to report it. A job that published nothing since
+                the take is then charged if its engine had it or if it ran alone, and ends after this many charges;
+                other jobs that published nothing twice in a row run alone the next time.
+            blamed: each of these may be why the engine is stuck; it is charged even if it has published tokens.
         """
         ...
 
     async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
-        """Return when there may be something to take, or after `timeout_s` seconds."""
+        """Wait until there may be something to take, or for `timeout_s` seconds."""
         ...
 
     def stop_requests(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Channel ids of running jobs that were just asked to stop. A hint: `renew` tells it too."""
+        """Yield channel ids of running jobs that were just asked to stop. A hint: `renew` reports them too."""
         ...
 
 
 class Recovery(Protocol):
-    """What anyone may do for jobs whose holder, client or time has gone."""
+    """Steps that anyone may take for jobs whose lease, reader or deadline is gone."""
 
     async def reap(self, model: str, *, max_failures: int, limit: int) -> Reaped:
-        """Put back jobs with expired leases; end jobs past their deadline or without watcher."""
+        """Requeue jobs with expired leases; end jobs past their deadline or without a watcher."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A channel at one moment.
+    """The state of a channel, with part of its log.
 
     Attributes:
-        state: without its text, which may be long; `JobIntake.state` has it.
-        lines: encoded events, as `EventLog.read` gives them.
+        state: without the text, which may be long; `JobIntake.state` has it.
+        lines: encoded events, as from `EventLog.read`.
     """
 
     state: ChannelState
@@ -258,23 +258,23 @@ class Look:
 
 
 class EventLog(Protocol):
-    """Reading what happened on a channel."""
+    """Reads channels' events."""
 
     async def read(self, channel_id: str, *, after: int, limit: int) -> list[bytes]:
-        """Encoded events with numbers `after + 1`, ... in order; empty at the log's end."""
+        """Return encoded events with numbers `after + 1`, ... in order; empty at the log's end."""
         ...
 
     async def look(self, channel_id: str, *, after: int, limit: int) -> Look | None:
-        """`read`, of one event at least, and where the channel stands; None if it never existed or is gone."""
+        """Return what `read` returns, with at least one event, and the channel's state; None if it does not exist."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LiveBatch:
-    """Events just appended: `lines[i]` has number `first_seq + i`.
+    """A batch of appended events: `lines[i]` has number `first_seq + i`.
 
     Attributes:
-        received_s: when it came to this process, by its monotonic clock; None where it was read from the log.
+        received_s: when this process received it, by its monotonic clock; None if it was read from the log.
     """
 
     first_seq: int
@@ -291,104 +291,104 @@ class Subscription(Protocol):
 
 
 class LiveBus(Protocol):
-    """Live events are hints: they may be lost, and the log then has them."""
+    """Delivers live events. They are hints: a lost one is still in the log."""
 
     def subscribe(self, channel_id: str) -> AbstractAsyncContextManager[Subscription]:
-        """Inside the context, every event appended after entry is announced or `next` says None."""
+        """Subscribe inside the context: every event appended after entry is delivered, or `next` returns None."""
         ...
 
     def nudge(self) -> None:
-        """Have `next` say None once to every reader of this process, so that each looks around."""
+        """Make `next` return None once to every reader of this process, so that each checks its state."""
         ...
 
 
 class WorkerRegistry(Protocol):
-    """Which workers are alive. State only: which models exist is declared by configuration."""
+    """Records which workers are alive. Which models exist is a matter of configuration."""
 
     async def beat(self, state: WorkerState, *, ttl_s: float) -> None:
-        """Say that this worker lives, for the next `ttl_s` seconds."""
+        """Report that this worker is alive for the next `ttl_s` seconds."""
         ...
 
     async def leave(self, worker_id: str) -> None:
-        """Say that this worker is gone."""
+        """Remove this worker."""
         ...
 
     async def alive(self) -> list[WorkerState]:
-        """Workers whose last beat has not run out."""
+        """Return the workers whose last heartbeat has not expired."""
         ...
 
 
 class Accounts(Protocol):
-    """What keys took of a model, by the day (UTC) on which their jobs ended."""
+    """Usage of a model by key, by the day (UTC) on which jobs ended."""
 
     async def usage(
         self, model: str, *, since: date, until: date, key_id: str | None
     ) -> list[DayUsage]:
-        """One entry for each day with any, both ends included, of one key or of all; by day, then key."""
+        """Return one entry for each day with usage, both ends included, of one key or of all; by day, then key."""
         ...
 
 
 class TraceOutbox(Protocol):
-    """Traces of ended jobs on their way to the database. Any number of writers may share the work."""
+    """Holds traces of ended jobs on their way to the database. Any number of writers can share the work."""
 
     async def collect(
         self, model: str, *, writer: str, limit: int, claim_after_s: float
     ) -> TraceBatch:
-        """Traces for this writer: what it has and did not say `written` of, what another one has had for
-        `claim_after_s`, and new ones, in this order.
+        """Return traces for this writer: first its own that it did not report as `written`, then those that another
+        writer has held for `claim_after_s`, then new ones.
 
-        One that cannot be read is set aside here.
+        Unreadable traces are set aside.
         """
         ...
 
     async def written(self, model: str, entry_ids: Sequence[str]) -> None:
-        """The database has these, for good."""
+        """Report that the database has these permanently."""
         ...
 
     async def set_aside(self, model: str, entry_ids: Sequence[str]) -> None:
-        """The database will never take these: keep the last 100 apart for 7 days, out of the others' way."""
+        """Set aside traces that the database will never accept; the last 100 are kept for 7 days."""
         ...
 
 
 class Operations(Protocol):
-    """What an operator looks at, and what he does with dead letters. No view costs more than its page."""
+    """The operators' views, and what operators can do with dead letters. A view costs no more than its page."""
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
-        """The model's queue, with the `top_keys` longest backlogs."""
+        """Return the model's queue, with the `top_keys` longest backlogs."""
         ...
 
     async def channels(
         self, model: str, *, which: ChannelFilter, limit: int, latest: bool = False
     ) -> list[ChannelView]:
-        """Living jobs, the soonest deadline first (where all have the same time: the oldest), or the latest first."""
+        """Return unfinished jobs, soonest deadline first (the oldest, if all have the same time), or latest first."""
         ...
 
     async def dead_letters(self, model: str, *, limit: int) -> list[DeadLetter]:
-        """Jobs that were set aside, the newest first."""
+        """Return jobs that were set aside, newest first."""
         ...
 
     async def dead_letter(self, channel_id: str) -> DeadLetter | None:
-        """One of them, also where it was replayed; None if it is none."""
+        """Return one dead letter, even if it was replayed; None if it is not one."""
         ...
 
     async def replay(
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
-        """Queue a dead letter's request anew: same key and priority, a fresh deadline, a channel of its own.
+        """Queue a dead letter's request again: same key and priority, a fresh deadline, a new channel.
 
-        The old channel has had its last event, and it remembers the new one: a second replay changes nothing and
-        answers the first one's channel. Nobody reads the new one yet, so a disconnect does not end it. It leaves
-        a trace where the letter did.
+        The old channel is finished and remembers the new one: a second replay changes nothing and
+        returns the first one's channel. Nobody reads the new channel yet, so a disconnect does not end it. It leaves
+        a trace if the letter did.
 
         Returns:
-            None if the channel is no dead letter.
+            None if the channel is not a dead letter.
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
-            Unreadable: another version of Relais made the request; it is kept.
+            Unreadable: another version of Relais wrote the request; it is kept.
         """
         ...
 
     async def drop(self, channel_id: str) -> bool:
-        """Forget a dead letter's request. False if the channel is no dead letter."""
+        """Delete a dead letter's request. Returns False if the channel is not a dead letter."""
         ...

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["AcceptWait", "RedisSettings", "RedisStore", "open_store"]
 
 PING_TIMEOUT_S = 2.0
-"""Less than what commands get: whoever asks whether a process is ready does not wait longer."""
+"""Shorter than the timeout of commands, because readiness probes do not wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisStore:
-    """The ports, each over the same Redis.
+    """All ports over the same Redis.
 
     Attributes:
-        redis: a client for whoever must look behind the ports, as tests do; connected once it is used.
+        redis: a client for access behind the ports, as in tests; connects on first use.
     """
 
     intake: RedisJobIntake
@@ -58,13 +58,13 @@ class RedisStore:
     redis: Redis
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable unless Redis answers within `PING_TIMEOUT_S`."""
+        """Raise StoreUnavailable unless Redis answers within `PING_TIMEOUT_S`."""
         with store_errors():
             async with asyncio.timeout(PING_TIMEOUT_S):
                 await self.calls.send("PING")
 
     async def signing_secret(self) -> bytes:
-        """The secret that all orchestrators of this Redis share."""
+        """Return the secret that all orchestrators of this Redis share."""
         return await shared_secret(self.calls)
 
 
@@ -90,7 +90,7 @@ async def open_store(
         if accept_wait is not None and accept_wait.wanted:
             confirmed = ConfirmedScript(servers.waiting, "enqueue", accept_wait)
         live = RedisLiveBus(servers.make_link)
-        # A loop that dies ends whoever relies on it: calls and streams would hang in silence.
+        # If a loop dies, its users end too; otherwise calls and streams would hang silently.
         await stack.enter_async_context(background(calls.run(), trace_calls.run(), live.run()))
         yield RedisStore(
             intake=RedisJobIntake(scripts, watch_grace_s=watch_grace_s, confirmed=confirmed),

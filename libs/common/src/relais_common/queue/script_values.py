@@ -1,4 +1,4 @@
-"""What scripts are given and what they answer, where several adapters share it."""
+"""Arguments and answers of scripts that several adapters share."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from relais_common.queue.client.calls import Argument
 
 
 def read_seconds(value: bytes) -> float | None:
-    """What a script gives for a time: '' for none."""
+    """Read a time from a script; '' means none."""
     return float(value) if value else None
 
 
 def read_acceptance(model: str, answer: list[Any]) -> Accepted:
-    """What a script says of a job that it was to take in.
+    """Read a script's answer to a job that it should accept.
 
     Raises:
-        QueueFull, TooManyInFlight, StorageFull, KeyStorageFull, TracesFull: it was not.
+        QueueFull, TooManyInFlight, StorageFull, KeyStorageFull, TracesFull: the job was refused.
     """
     verdict, *rest = answer
     if verdict == b"full":
@@ -70,7 +70,7 @@ def read_acceptance(model: str, answer: list[Any]) -> Accepted:
 
 
 def read_state(channel_id: str, fields: list[Any], text: str | None) -> ChannelState:
-    """What a script says of where a channel stands."""
+    """Read a channel's state from a script's answer."""
     (
         key_id,
         operation,
@@ -137,7 +137,7 @@ class JobArguments(NamedTuple):
 
 
 def parting(max_failures: int) -> list[Argument]:
-    """What the scripts need for a job whose holder has let go of it; see `let_go` in `queue/lua/lib.lua`."""
+    """Return the arguments for a job that its holder has released; see `let_go` in `queue/lua/lib.lua`."""
     return [
         DEAD_LETTER_TTL_S,
         DEAD_LETTERS_KEPT,

@@ -1,4 +1,4 @@
-"""Take, run, end: the loop at the heart of every worker."""
+"""The main loop of every worker: takes jobs, runs them, ends them."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ BLOCK_S = 2.0
 MAKE_WAY_S = 2.0
 FULL_POLL_S = 0.02
 FULL_ASK_S = 0.1
-"""How often a worker without room asks whether places are to change hands."""
+"""Interval at which a worker without room asks whether places should change hands."""
 
 LEAVE_S = 0.02
-"""For which a worker leaves to others what is more than its share. Who waits for work comes within milliseconds."""
+"""How long a worker leaves jobs beyond its share to others. Idle workers react within milliseconds."""
 
 HAND_BACK_TIMEOUT_S = 3.0
 _FAILED = "the engine failed while it ran this request"
 
 
 class Handler(Protocol):
-    """What a kind of worker adds: how to run one job, and how many more fit."""
+    """The port of a kind of worker: runs one job, and reports how many more fit."""
 
     def room(self, held: int) -> int:
-        """How many jobs the engine can take on right now, while `held` are in this worker's hands."""
+        """Return how many more jobs the engine can take now, while this worker holds `held`."""
         ...
 
     def enough_of(self) -> Collection[str]:
-        """Keys of which it takes nothing more for now, whatever room there is: it has much of theirs before it."""
+        """Return keys of which it takes nothing more for now, because much of their work waits here."""
         ...
 
     def can_preempt(self, held: HeldJob) -> bool:
-        """Whether this job may lose its place now, and go on elsewhere to the letter."""
+        """Return whether this job may be preempted now and continue elsewhere exactly."""
         ...
 
     async def handle(self, held: HeldJob) -> Terminal:
@@ -64,18 +64,18 @@ class Handler(Protocol):
 
         Raises:
             RelaisError: the job fails with this error.
-            EngineDead: nothing more can be run here.
+            EngineDead: the engine can run nothing more.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
-    """Where to take from, and how.
+    """Settings of the main loop.
 
     Attributes:
         lease_s: how long a silent worker keeps a job.
-        drain_s: how long a stopping one works on.
+        drain_s: how long a stopping worker continues.
         max_failures: crashes charged to a job before it is set aside.
     """
 
@@ -140,13 +140,13 @@ class Consumer:
                 if offers:
                     continue
                 left, idle = take.left, not (take.jobs or take.make_way)
-                # Not to be held while this waits: its jobs end before the next one comes.
+                # Do not keep a reference while waiting: these jobs may end before the next one comes.
                 del take
                 waited = waited + 1 if left else 0
                 if left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
                 elif idle:
-                    # Work may wait already of a key that had enough; others take the bell for it.
+                    # Jobs of a key that had enough may already wait; other workers take the wakeup for them.
                     await (self._wait_for_room if enough_of else self._wait_for_work)(stopping)
                 backoff.reset()
             except StoreUnavailable as error:
@@ -160,7 +160,7 @@ class Consumer:
         return self._handler.room(held)
 
     def _offers(self) -> list[Lease]:
-        """What may be handed back for other keys, the newest first; now and then, while there is no room."""
+        """Return jobs that may be preempted, newest first; periodically, while there is no room."""
         now_s = time.monotonic()
         if now_s < self._ask_at_s or self._held_jobs.suspect or now_s < self._make_way_until_s:
             return []
@@ -193,10 +193,10 @@ class Consumer:
                 offers=offers,
             )
         )
-        # Until an answer came, the same call is repeated: it may have been carried out.
+        # Repeat the same call until it is answered, because it may have taken effect.
         self._call_id = secrets.token_hex(8)
         await self._let_go_of(take.preempted)
-        # Asked again now and then: another worker may have been idle sooner.
+        # Ask again from time to time, because another worker may become idle sooner.
         self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
         for one in take.jobs:
             held = HeldJob(one, JobMetrics(self._metrics, one))
@@ -207,7 +207,7 @@ class Consumer:
         return take
 
     async def _let_go_of(self, channel_ids: Sequence[str]) -> None:
-        """Have the engine stop these, so that others have their places."""
+        """Stop these jobs, so that others get their places."""
         gone = [task for task, held in self._tasks.items() if held.lease.channel_id in channel_ids]
         for task in gone:
             self._tasks[task].halt(Abandon.PREEMPTED)
@@ -215,7 +215,7 @@ class Consumer:
             await asyncio.wait(gone)
 
     async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
-        # A place is freed by a job's end, which rings, or inside the engine, which does not.
+        # A place becomes free at a job's end, which sets the event, or inside the engine, which does not.
         self._freed.clear()
         freed = asyncio.create_task(self._freed.wait())
         try:
@@ -239,22 +239,22 @@ class Consumer:
             work = asyncio.create_task(self._handler.handle(held))
             try:
                 terminal = await self._outcome(held, work)
-                # Before the engine has let go of it, which may take long: the client need not wait for that.
+                # Before the engine has released it, which may take long: the client does not wait for that.
                 work.cancel()
                 await self._let_go(held, terminal)
             except asyncio.CancelledError:
-                # Whatever the engine does: what is held must be handed back.
+                # Held jobs must be handed back whatever the engine does.
                 await _end(work, timeout_s=HAND_BACK_TIMEOUT_S)
                 raise
             finally:
                 work.cancel()
             await _end(work)
-            # Not in a finally: when this worker dies, what it holds is handed back by `run`.
+            # Not in a finally: when this worker dies, `run` hands its jobs back.
             self._held_jobs.remove(held)
             self._freed.set()
 
     async def _outcome(self, held: HeldJob, work: asyncio.Task[Terminal]) -> Terminal | None:
-        """How the job ended here, or None if it did not."""
+        """Return how the job ended here, or None if it did not."""
         timer = asyncio.get_running_loop().call_later(
             max(0.0, held.taken.deadline_in_s), held.halt, StopReason.DEADLINE
         )
@@ -263,14 +263,14 @@ class Consumer:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 terminal = work.result()
-                # What cannot be written down fails this job here, rather than the worker at its end.
+                # A result that cannot be encoded fails this job here, rather than the worker at its end.
                 encode_event(terminal)
                 return terminal
             return _stopped(held.halted.result())
         except EngineDead:
             raise
         except RelaisError as error:
-            # An engine's own words are meant for whoever runs it.
+            # An engine's own message is meant for its operator.
             info = replace(error.info, message=cleaned(error.message) or _FAILED)
             log.info("job_failed", code=info.code, error=error.message[:MAX_LENGTH])
             return Failed(info)
@@ -330,7 +330,7 @@ class Consumer:
             held.halt(Abandon.HAND_BACK)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=HAND_BACK_TIMEOUT_S)
-        # With Redis away, an end cannot be written down: the lease brings its job back.
+        # While Redis is unavailable an end cannot be written; the lease brings the job back.
         for task in list(self._tasks):
             task.cancel()
 
@@ -345,7 +345,7 @@ class Consumer:
             log.exception("hand_back_failed", jobs=len(self._held_jobs))
 
     async def _hand_back(self, *, crashed: bool) -> int:
-        """Where the engine was stuck, whoever may be why pays for it, and nobody else. Returns the number of jobs."""
+        """Hand back all jobs and return their number. If the engine was stuck, only the suspects are charged."""
         held_jobs, suspicion = self._held_jobs.all(), self._held_jobs.suspicion
         max_failures = self._settings.max_failures
         if suspicion is None:
@@ -371,7 +371,7 @@ class Consumer:
 
 
 async def _end(work: asyncio.Task[Terminal], timeout_s: float | None = None) -> None:
-    """Stop a job's work. What it raises on the way out matters only if the engine has died."""
+    """Stop a job's work. Its errors are ignored unless the engine has died."""
     work.cancel()
     await asyncio.wait({work}, timeout=timeout_s)
     if not work.done():

@@ -1,4 +1,4 @@
-"""A job in this worker's hands, and all of them together."""
+"""The jobs that this worker holds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from relais_common.worker.metrics import JobMetrics
 
 
 class Abandon(Enum):
-    """Why a worker lets go of a job without ending it."""
+    """Reasons for which a worker gives up a job without ending it."""
 
     LOST = auto()
-    """Another worker holds it now, or it has ended: say nothing more."""
+    """Another worker holds it now, or it has ended: send nothing more."""
     PREEMPTED = auto()
-    """Its place was handed on to another key, and it waits again: say nothing more."""
+    """Its place was handed on to another key, and it waits again: send nothing more."""
     HAND_BACK = auto()
-    """This worker is stopping: another one goes on with it."""
+    """This worker is stopping: another one continues it."""
 
 
 Halt = StopReason | Abandon
@@ -30,16 +30,16 @@ MOST_UNSENT = 2 * LINES_PER_APPEND
 
 
 class HeldJob:
-    """One job, the events this holder has made for it, and how many of them the log has.
+    """One job, the events that this holder made for it, and how many of them the log has.
 
-    The events stay in memory until the job ends, so that a log that came back short can be mended.
+    The events stay in memory until the job ends, so that a log that came back short can be refilled.
 
     Attributes:
         metrics: to be told what becomes of it.
         text: the answer so far, in pieces.
-        vectors: the answer of a request for vectors, packed.
-        pieces: tokens, or several at once, that this holder published.
-        tells_ids: no text of them came without its token ids.
+        vectors: the result of a request for vectors, packed.
+        pieces: number of token events that this holder published.
+        tells_ids: whether all their text came with token ids.
     """
 
     def __init__(self, taken: TakenJob, metrics: JobMetrics) -> None:
@@ -68,12 +68,12 @@ class HeldJob:
 
     @property
     def halted(self) -> asyncio.Future[Halt]:
-        """Done once this job is to be stopped; its result says why."""
+        """A future that is done once this job must stop; its result is the reason."""
         return self._halt
 
     @property
     def base(self) -> int:
-        """The number of the last event before this holder's own."""
+        """The number of the last event before this holder's."""
         return self._base
 
     @property
@@ -83,26 +83,26 @@ class HeldJob:
 
     @property
     def next_seq(self) -> int:
-        """The number that the next event will have."""
+        """The number of the next event."""
         return self._base + len(self._lines) + 1
 
     @property
     def is_silent(self) -> bool:
-        """True until the log has an event of this holder's own."""
+        """True until the log has an event of this holder."""
         return self._acknowledged == 0
 
     @property
     def is_ending(self) -> bool:
-        """True once its end is on the way, or it is to be stopped."""
+        """True once its end is being sent, or it must stop."""
         return self._ending or bool(self._last_lines) or self._halt.done()
 
     @property
     def has_unsent(self) -> bool:
-        """True while the log lacks events that do not come with the job's end."""
+        """True while the log lacks events other than those sent with the job's end."""
         return self._acknowledged < len(self._lines) and not self._ending
 
     def add(self, event: Token | Restarted) -> None:
-        """Number an event; a publisher has yet to send it."""
+        """Number an event, which a publisher must send."""
         self._lines.append(codec.encode_event(event))
         if isinstance(event, Token):
             self.text.append(event.text)
@@ -113,20 +113,20 @@ class HeldJob:
             self.pieces, self.tells_ids = 0, True
 
     def add_last(self, event: Token) -> None:
-        """The event after which the job ends.
+        """Add the event after which the job ends.
 
-        It must not be in the log without that end: a successor would ask the engine for more.
+        It must not be in the log without the end, because a successor would then generate more.
         """
         self._last_lines = (codec.encode_event(event),)
         self.text.append(event.text)
 
     def note_started(self, tail: int) -> None:
-        """The queue itself may have appended `started`: numbers go on after it."""
+        """Continue numbering after `started`, which the queue itself may have appended."""
         if not self._lines:
             self._base = tail
 
     def unsent(self) -> Append:
-        """What the log has not acknowledged yet."""
+        """Return the events that the log has not acknowledged yet."""
         first = self._acknowledged
         lines = tuple(self._lines[first : first + LINES_PER_APPEND])
         return Append(
@@ -143,16 +143,16 @@ class HeldJob:
             await self._heeded.wait()
 
     def ending(self) -> tuple[int, tuple[bytes, ...]]:
-        """What the log lacks before the terminal event: the number of the first, and all of them.
+        """Return the events that the log lacks before the terminal event, and the number of the first.
 
-        From here on they are not sent otherwise: the end brings them.
+        From here on they are sent only with the end.
         """
         self._ending = True
         first = self._acknowledged
         return self._base + first + 1, (*self._lines[first:], *self._last_lines)
 
     def halt(self, why: Halt) -> None:
-        """Ask that this job be stopped. The first reason counts, but a lost job is lost."""
+        """Request that this job stops. The first reason counts, but a lost job is lost."""
         if why is Abandon.LOST:
             self.metrics.lost()
         elif why is Abandon.PREEMPTED:
@@ -162,16 +162,16 @@ class HeldJob:
             self._halt.set_result(why)
 
     def heed(self, verdict: Verdict, *, base: int | None = None) -> None:
-        """Take in what the queue says of this lease.
+        """Apply the queue's verdict on this lease.
 
         Args:
-            base: as it was when the queue was asked; None where it cannot have changed since. The answer to `start` may
-                have overtaken this one, whose tail is then an earlier one, not that of a log that lost something.
+            base: its value when the call was made; None if it cannot have changed since. The answer to `start` may
+                have overtaken this one, whose tail is then outdated, and does not mean that the log lost events.
         """
         if not verdict.held or verdict.tail < (self._base if base is None else base):
             self.halt(Abandon.LOST)
             return
-        # May go back: a Redis that lost its last second has a shorter log, to be filled again.
+        # May decrease: a Redis that lost its last second has a shorter log, which must be refilled.
         self._acknowledged = max(0, min(verdict.tail - self._base, len(self._lines)))
         self._heeded.set()
         if verdict.stop is not None:
@@ -179,10 +179,10 @@ class HeldJob:
 
 
 class HeldJobs:
-    """The jobs in this worker's hands, by channel id.
+    """The jobs that this worker holds, by channel id.
 
     Attributes:
-        suspicion: channel ids of which one may be why the engine is stuck; None while it is not.
+        suspicion: channel ids of which one may be why the engine is stuck; None if it is not.
     """
 
     def __init__(self) -> None:
@@ -202,11 +202,11 @@ class HeldJobs:
         self._jobs[held.lease.channel_id] = held
 
     def remove(self, held: HeldJob) -> None:
-        # Only this very lease: the job may be back here under a later one.
+        # Only this lease: the job may be back here under a later one.
         if self._jobs.get(held.lease.channel_id) is held:
             del self._jobs[held.lease.channel_id]
 
     @property
     def suspect(self) -> bool:
-        """True while a job that may have killed a worker before is on board."""
+        """True while this worker holds a job that may have killed a worker before."""
         return any(held.taken.suspect for held in self._jobs.values())

@@ -1,4 +1,4 @@
-"""Sending events: what has come up leaves for Redis in one call, a stream's first event at once."""
+"""Sends events to Redis, batched in one call; a stream's first event is sent at once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ log = structlog.get_logger(__name__)
 
 
 class Publisher:
-    """One call under way at a time; what comes up meanwhile waits for the next one.
+    """Makes one call at a time; events that arrive meanwhile wait for the next one.
 
     Args:
-        interval_s: shortest time between two calls that bring what is not the first of a stream. Most of what a token
-            costs behind the engine is paid once for each stream and call. The first event that comes up after that
-            takes along what waits; where none comes, it goes after as long again. 0: no call waits.
+        interval_s: shortest time between two calls without a stream's first event. Most of the cost of a token behind
+            the engine is per stream and call. The first event after that time flushes pending events; without
+            one they are sent after as long again. 0: no call waits.
         sizes: observes how many events a call brought.
     """
 
@@ -39,7 +39,7 @@ class Publisher:
         self._not_before_s = 0.0
 
     def send(self, held: HeldJob) -> None:
-        """Have this job's unsent events sent soon."""
+        """Schedule this job's unsent events."""
         if held.is_silent or not self._interval_s:
             self._due[held] = None
             self._wake.set()
@@ -54,7 +54,7 @@ class Publisher:
             self._timer = loop.call_at(self._not_before_s + self._interval_s, self._send_later_ones)
 
     def _send_later_ones(self) -> None:
-        # Not yet moved: others of this turn are to go with them.
+        # Not sent yet, so that others of this turn can join.
         self._later_are_due = True
         self._wake.set()
 
@@ -103,7 +103,7 @@ class Publisher:
                     events += len(append.lines)
                     if append.emits:
                         held.metrics.published()
-                # There was more than one call takes, or the log is shorter than it was.
+                # There were more events than fit one call, or the log became shorter.
                 if len(append.lines) == LINES_PER_APPEND or verdict.tail < append.last_seq:
                     unfinished.append(held)
             if batch:

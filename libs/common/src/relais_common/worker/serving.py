@@ -1,4 +1,4 @@
-"""A worker service: where its loops are joined, over Redis, for whatever it runs."""
+"""Runs a worker service: joins the loops over Redis for any kind of worker."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """What every worker service has.
+    """Settings of every worker service.
 
     Attributes:
-        stream_interval_s: as `Publisher` has it, where there are streams.
+        stream_interval_s: interval of the `Publisher`, for workers with streams.
     """
 
     redis: RedisSettings
@@ -58,10 +58,10 @@ class ServiceSettings:
 
 
 def read_service_settings(env: Environ, *, health_port: int) -> ServiceSettings:
-    """Raises SettingsError, which names the setting.
+    """Read and validate the settings. Raises SettingsError, which names the setting.
 
     Args:
-        health_port: where none is set.
+        health_port: the default port.
     """
     worker_id = environ.text(env, "WORKER_ID", f"{socket.gethostname()}-{os.getpid()}")
     if any(character.isspace() for character in worker_id):
@@ -99,7 +99,7 @@ class WorkerStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a handler works with."""
+    """The objects that a handler works with."""
 
     source: JobSource
     event_log: EventLog
@@ -124,7 +124,7 @@ class Served:
 
 
 OpenModels = Callable[[CollectorRegistry], AbstractAsyncContextManager[Sequence[Served]]]
-"""Loads what this worker serves. The registry gets the engine's own metrics, where it has any."""
+"""Loads the worker's models. The registry receives the engine's own metrics, if any."""
 
 
 async def run_worker(service: str, settings: ServiceSettings, open_models: OpenModels) -> None:
@@ -178,7 +178,7 @@ async def serve(
     stop: asyncio.Event,
 ) -> None:
     """Serve one model's queue until `stop`, then drain it."""
-    # The registry knows a worker by its id, and each by one model.
+    # The registry identifies a worker by its id, with one model each.
     worker_id = f"{settings.worker_id}/{model.name}" if one_of_several else settings.worker_id
     held_jobs = HeldJobs()
 
@@ -230,7 +230,7 @@ async def serve(
 
 
 async def _watch(model: Served, held_jobs: HeldJobs, every_s: float = 1.0) -> None:
-    """An idle engine that dies is noticed too, and one that is stuck."""
+    """Check the engine's health, so that one that dies idle, or is stuck, is noticed too."""
     while True:
         await asyncio.sleep(every_s)
         try:

@@ -1,4 +1,4 @@
-"""Telling the queue that the engine has a job."""
+"""Reports to the queue that the engine has a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relais_common.worker.held import HeldJob
 async def note_start(
     source: JobSource, held: HeldJob, *, prompt_token_ids: Sequence[int], model_revision: str
 ) -> None:
-    """As `JobSource.start`, until it is done; while the store is away the engine works on meanwhile."""
+    """Call `JobSource.start` until it succeeds; the engine continues while the store is unavailable."""
     backoff = Backoff()
     while True:
         try:

@@ -11,7 +11,7 @@ from relais_common.queue.script_values import read_state
 
 
 class RedisEventLog:
-    """Reading a channel's log."""
+    """Reads channels' logs."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts

@@ -1,4 +1,4 @@
-"""Waiting, at acceptance, for more than one process's memory to have the job."""
+"""Waits at acceptance until the job is on disk or on replicas."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AcceptWait:
-    """What must have a job before its client hears that it was accepted.
+    """The durability that a job needs before its client is told that it was accepted.
 
     Attributes:
-        fsync: the disks, of the primary and of the replicas; else their memory counts.
-        replicas: how many replicas.
+        fsync: require the disks of the primary and the replicas; else their memory is enough.
+        replicas: number of replicas.
         timeout_s: how long to wait for them.
     """
 
@@ -37,14 +37,14 @@ class AcceptWait:
 
     @property
     def command(self) -> tuple[Argument, ...]:
-        """Waits for what was written before on the same connection."""
+        """The command that waits for earlier writes on the same connection."""
         timeout_ms = max(1, int(self.timeout_s * 1000))  # zero would wait for ever
         if self.fsync:
             return ("WAITAOF", 1, self.replicas, timeout_ms)
         return ("WAIT", self.replicas, timeout_ms)
 
     def met_by(self, answer: Any) -> bool:
-        """Whether the command's answer says so."""
+        """Return whether the command's answer meets the requirement."""
         if self.fsync:
             local, replicas = answer
             return bool(local >= 1 and replicas >= self.replicas)
@@ -52,7 +52,7 @@ class AcceptWait:
 
 
 class ConfirmedScript:
-    """One script, and the waiting for what it wrote to be where it must be."""
+    """A script, followed by a wait until its writes are durable enough."""
 
     def __init__(self, clients: Clients, name: str, wait: AcceptWait) -> None:
         self._clients = clients
@@ -64,7 +64,7 @@ class ConfirmedScript:
         """Run it, within a step, on the model whose keys begin with `base`.
 
         Returns:
-            Its answer, and what is to be said where the waiting was in vain.
+            Its answer, and the error to raise if the wait failed.
         """
         async with self._clients.of(base) as redis:
             answer, waited = await self._send(redis, base, *arguments)
@@ -74,7 +74,7 @@ class ConfirmedScript:
             if isinstance(answer, Exception):
                 raise answer
         if isinstance(waited, ResponseError):
-            # No append-only file, or not the primary: a waiting that can never be over.
+            # No append-only file, or not the primary: the wait could never succeed.
             log.error("accept_wait_failed", error=str(waited))
             return answer, NotConfirmed("the queue cannot confirm what it stored")
         if not self._wait.met_by(waited):

@@ -50,7 +50,7 @@ class EnqueueArguments(NamedTuple):
 
 
 class RedisJobIntake:
-    """Accepting, cancelling and looking at jobs."""
+    """Accepts, cancels and reads jobs."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class RedisJobIntake:
         with self._scripts.step("enqueue"):
             answer, not_confirmed = await self._confirmed.run(base, *arguments)
             if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
-                # Without a key that finds it again, it would run for nobody, and once more at the next try.
+                # Without an idempotency key it would run for nobody, and again at the next attempt.
                 if not findable:
                     with suppress(StoreUnavailable):
                         await self.cancel(job.channel_id, StopReason.DISCONNECT)

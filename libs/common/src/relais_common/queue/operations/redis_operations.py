@@ -23,7 +23,7 @@ from relais_common.queue.script_values import JobArguments, read_acceptance, rea
 
 
 class RedisOperations:
-    """Looking at queues, replaying and dropping dead letters."""
+    """Reads queues; replays and drops dead letters."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
@@ -77,7 +77,7 @@ class RedisOperations:
         base = keys.channel_base(channel_id)
         with self._scripts.step("replay"):
             payload = await self._scripts.calls.send("HGET", keys.job(channel_id), "payload")
-            # Without a request the script finds that there is nothing to replay, or that it was replayed before.
+            # Without a stored request, the script finds nothing to replay, or that it was replayed before.
             again = () if payload is None else _again(payload, new_channel_id)
             answer = await self._scripts.evaluate("replay", base, channel_id, max_waiting, *again)
         return None if answer is None else read_acceptance(channel_model(channel_id), answer)

@@ -15,7 +15,7 @@ from relais_common.queue.script_values import parting
 log = structlog.get_logger(__name__)
 
 LATEST_S = 2.0
-"""How late a pass may be carried out. A server that was frozen finds older ones in its sockets, all leases over."""
+"""Reject reap calls older than this: a Redis that was frozen would otherwise expire every lease."""
 STOOD_STILL = "the queue stood still"
 
 MOST_SKEW_S = 2.0

@@ -15,7 +15,7 @@ from relais_common.queue.client.scripting import Scripts
 
 
 class RedisWorkerRegistry:
-    """One key per worker, which expires by itself, and an index of them."""
+    """One expiring key per worker, and an index of the workers."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._step, self._send = scripts.step, scripts.calls.send
@@ -25,7 +25,7 @@ class RedisWorkerRegistry:
         with self._step("beat"):
             await asyncio.gather(
                 send("SET", name, codec.encode_worker(state), "PX", int(ttl_s * 1000)),
-                # The score only bounds the index; whether a worker lives is its own key's expiry.
+                # The score only bounds the index; the expiry of its own key decides whether a worker is alive.
                 send("ZADD", keys.WORKERS, now_s, state.worker_id),
                 send("ZREMRANGEBYSCORE", keys.WORKERS, "-inf", now_s - 3600),
             )
@@ -47,7 +47,7 @@ class RedisWorkerRegistry:
 
 
 async def shared_secret(calls: Commands) -> bytes:
-    """The secret that signs `events_url` tokens: made by whoever asks first."""
+    """Return the secret that signs `events_url` tokens; the first caller creates it."""
     with store_errors():
         await calls.send("SET", keys.SIGNING_SECRET, secrets.token_hex(32), "NX")
         secret = await calls.send("GET", keys.SIGNING_SECRET)

@@ -1,4 +1,4 @@
-"""`JobSource` over Redis: what a worker does with its jobs."""
+"""`JobSource` over Redis."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ PATIENCE = 8
 """How many jobs may overtake a waiting lower priority before it is served."""
 
 MOST_BYTES = 4 << 20
-"""Payloads in one take, but for what the last one has over it. """
+"""Bytes of payloads in one take, which only the last one may exceed. """
 
 LARGE_BYTES = 64 << 10
-"""A payload that takes so long to decode that others may want the event loop before the next one."""
+"""Size of a payload whose decoding takes long enough to yield to the event loop before the next one."""
 
 
 def _verdict(answer: list[Any]) -> Verdict:
@@ -50,7 +50,7 @@ def _verdict(answer: list[Any]) -> Verdict:
 
 
 class RedisJobSource:
-    """Taking jobs, adding to their logs, ending them.
+    """Takes jobs, appends to their logs, and ends them.
 
     Args:
         blocking: clients for pops and subscriptions that block.
@@ -96,7 +96,7 @@ class RedisJobSource:
         suspect: bytes,
         preempted: bytes,
     ) -> TakenJob | None:
-        """The job, or None where it cannot be read: it is ended here, since no holder could."""
+        """Return the job, or None if it cannot be decoded: it is then ended here, because no holder could."""
         lease = Lease(channel_id.decode(), int(fence))
         if len(payload) > LARGE_BYTES:
             await asyncio.sleep(0)
@@ -207,7 +207,7 @@ class RedisJobSource:
                 redis = await stack.enter_async_context(self._blocking.of(name))
                 pubsub = await stack.enter_async_context(redis.pubsub())
                 await pubsub.subscribe(name)
-                # A request made before the confirmation could pass unheard.
+                # A stop request made before the confirmation could be missed.
                 await pubsub.get_message(timeout=CONFIRM_TIMEOUT_S)
 
             async def ids() -> AsyncIterator[str]:
@@ -223,7 +223,7 @@ class RedisJobSource:
 
 
 def _usage(terminal: Terminal) -> str:
-    """As the scripts count it; '' where it is for them to find out."""
+    """Return the usage for the scripts; '' if they must count it themselves."""
     usage = counted_usage(terminal)
     if usage is None:
         return ""

@@ -14,11 +14,11 @@ from relais_common.queue.client.scripting import Scripts
 log = structlog.get_logger(__name__)
 
 MOST_BYTES = 8 << 20
-"""Of what is handed over at once; ten traces with long contents may pass it."""
+"""Bytes handed over at once, which ten traces with long contents may exceed."""
 
 
 class RedisTraceOutbox:
-    """A stream of each model, read by a group of writers."""
+    """One stream per model, read by a consumer group of writers."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
