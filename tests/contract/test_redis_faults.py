@@ -324,9 +324,10 @@ async def test_redis_that_stalls_is_unavailable_and_loses_nothing(
 
 
 async def test_reaping_that_reaches_a_frozen_redis_late_takes_nothing_from_the_living(
-    make_redis_server: Callable[..., ValkeyServer],
+    make_redis_server: Callable[..., ValkeyServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen server carries out what piled up in its sockets before anybody living can renew."""
+    monkeypatch.setattr(recovery, "LATEST_S", 2.0)
     server = make_redis_server()
     async with open_store(RedisSettings(server.url, timeout_s=0.2)) as store:
         ports = redis_ports(store)
