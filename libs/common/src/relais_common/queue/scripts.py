@@ -6,6 +6,7 @@ Each script is beside the adapter that runs it, and documents its KEYS and ARGV;
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from importlib.resources import files
 
 _CORE = "lua/core"
@@ -43,6 +44,7 @@ def source(name: str) -> str:
     return "\n".join((*shared, "local function step()", step, "end", _text("lua/guard")))
 
 
+@cache  # each process that starts asks for the same few files ten times over
 def _text(path: str) -> str:
     return files("relais_common.queue").joinpath(f"{path}.lua").read_text()
 
