@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -144,6 +145,21 @@ async def test_late_answer_fails_the_call_in_time_and_the_next_goes_another_way(
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert await calls.send("ECHO", "on") == b"on"
+
+
+async def test_a_standstill_of_both_ends_fails_no_call(
+    make_redis_server: Callable[..., ValkeyServer],
+) -> None:
+    server = make_redis_server()
+    calls = connect_for_calls(RedisSettings(server.url, timeout_s=1))
+    async with background(calls.run()):
+        await calls.send("PING")
+        os.kill(server.pid, signal.SIGSTOP)
+        answer = calls.send("ECHO", "late")
+        await asyncio.sleep(0.1)
+        time.sleep(2)  # noqa: ASYNC251 # the standstill
+        asyncio.get_running_loop().call_later(0.1, os.kill, server.pid, signal.SIGCONT)
+        assert await answer == b"late"
 
 
 async def test_closing_fails_what_is_under_way(redis_url: str) -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import pytest
 
-from relais_common.runtime.lifecycle import background, cancel_and_wait, pause, stop_on_signals
+from relais_common.runtime.lifecycle import (
+    background,
+    cancel_and_wait,
+    lived_timeout,
+    pause,
+    stop_on_signals,
+)
 
 
 async def forever() -> None:
@@ -173,3 +180,24 @@ async def test_signals_are_as_before_afterwards() -> None:
     with stop_on_signals(asyncio.Event()):
         pass
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+async def test_lived_timeout_ends_what_lasts_too_long() -> None:
+    with pytest.raises(TimeoutError):
+        async with lived_timeout(0.05):
+            await forever()
+
+
+async def test_lived_timeout_leaves_alone_what_is_done_in_time() -> None:
+    async with lived_timeout(0.05):
+        pass
+    await asyncio.sleep(0.1)
+
+
+async def test_a_standstill_does_not_use_up_a_lived_timeout() -> None:
+    came = asyncio.Event()
+    async with lived_timeout(1):
+        time.sleep(2)  # noqa: ASYNC251 # the standstill
+        # Whoever answers stood still as well.
+        asyncio.get_running_loop().call_later(0.01, came.set)
+        await came.wait()

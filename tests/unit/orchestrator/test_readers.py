@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +17,7 @@ from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.reading.messages import answer_of
 from relais_orchestrator.http.reading.readers import SMALL_BYTES, Readers, open_readers
 from relais_orchestrator.submission.drafts import Asked
+from relais_testing.waiting import wait_until
 
 LARGE = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES}).encode()
 WRONG = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "n": 2}).encode()
@@ -24,6 +27,10 @@ WRONG = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "n": 2}).encode()
 async def readers() -> AsyncIterator[Readers]:
     async with open_readers() as readers:
         yield readers
+
+
+def processes_of(readers: Readers) -> list[Process]:
+    return [one._process for one in readers._readers if one._process is not None]
 
 
 async def test_what_is_read_elsewhere_is_what_is_read_here(readers: Readers) -> None:
@@ -42,19 +49,13 @@ async def test_refusals_keep_their_kind_and_words(readers: Readers) -> None:
 
 
 async def test_one_key_s_bodies_wait_for_each_other_and_not_another_s(readers: Readers) -> None:
-    # Both processes run: one that has yet to start would let the other get ahead.
-    await asyncio.gather(*(readers.read(Reading.COMPLETION, LARGE, key) for key in ("a", "b")))
-    order: list[str] = []
-
-    async def one(key_id: str) -> None:
-        await readers.read(Reading.COMPLETION, LARGE, key_id)
-        order.append(key_id)
-
-    many = [asyncio.create_task(one("many")) for _ in range(20)]
-    await asyncio.sleep(0)
-    few = asyncio.create_task(one("few"))
-    await asyncio.gather(*many, few)
-    assert order.index("few") < 5
+    many = [asyncio.create_task(readers.read(Reading.COMPLETION, LARGE, "many")) for _ in range(20)]
+    await wait_until(lambda: processes_of(readers))
+    (stuck,) = processes_of(readers)
+    stuck.send_signal(signal.SIGSTOP)
+    await readers.read(Reading.COMPLETION, LARGE, "few")
+    stuck.send_signal(signal.SIGCONT)
+    await asyncio.gather(*many)
 
 
 async def test_body_of_a_client_that_left_is_read_to_its_end_and_the_next_gets_its_own(
@@ -73,7 +74,7 @@ async def test_body_of_a_client_that_left_is_read_to_its_end_and_the_next_gets_i
 
 async def test_process_that_died_is_replaced(readers: Readers) -> None:
     await readers.read(Reading.COMPLETION, LARGE, "one")
-    (process,) = [one._process for one in readers._readers if one._process is not None]
+    (process,) = processes_of(readers)
     process.kill()
     await process.wait()
     with pytest.raises(InternalError):

@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+BEATS = 10
+"""Into how many parts a time is cut that counts only as far as this process lives through it."""
+
 
 async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end. Raises the task's error, if any; our own cancellation is not lost."""
@@ -45,6 +48,32 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+@asynccontextmanager
+async def lived_timeout(seconds: float) -> AsyncIterator[None]:
+    """`asyncio.timeout` over time that this process lives through.
+
+    Where it stands still (a paused machine, a frozen container), whatever it waits for often does, too, and what has
+    come meanwhile is still unread. So a standstill of any length counts for a tenth of the time at most.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def live(beats: int) -> None:
+        nonlocal timer
+        if beats:
+            timer = loop.call_later(seconds / BEATS, live, beats - 1)
+        else:
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        live(BEATS)
+        try:
+            yield
+        finally:
+            assert timer is not None
+            timer.cancel()
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:

@@ -24,7 +24,7 @@ from relais_common.jobs.job import Lease, StopReason, Take
 from relais_common.queue.codec import encode_event
 from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.runtime.backoff import Backoff
-from relais_common.runtime.lifecycle import cancel_and_wait
+from relais_common.runtime.lifecycle import cancel_and_wait, lived_timeout
 from relais_common.runtime.logs import channel_context
 from relais_common.worker.held import Abandon, Halt, HeldJob, HeldJobs
 from relais_common.worker.metrics import JobMetrics, WorkerMetrics
@@ -338,7 +338,7 @@ class Consumer:
         if not len(self._held_jobs):
             return
         try:
-            async with asyncio.timeout(HAND_BACK_TIMEOUT_S):
+            async with lived_timeout(HAND_BACK_TIMEOUT_S):
                 handed_back = await self._hand_back(crashed=crashed)
             log.warning("jobs_handed_back", jobs=handed_back)
         except (StoreUnavailable, TimeoutError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from relais_common.jobs.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
+from relais_common.runtime.lifecycle import lived_timeout
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.app_keys import PARTS
@@ -64,7 +64,7 @@ async def read_body(request: web.Request, held: Held) -> bytes:
         request.writer.output_size = 0
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with lived_timeout(timeout_s):
             while chunk := await request.content.readany():
                 held.add(len(chunk))
                 body += chunk

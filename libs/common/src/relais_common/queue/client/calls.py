@@ -13,7 +13,7 @@ from hiredis import pack_command
 from redis import exceptions
 
 from relais_common.queue.client.link import Link, opened
-from relais_common.runtime.lifecycle import first_failure
+from relais_common.runtime.lifecycle import BEATS, first_failure
 
 Argument = str | bytes | int | float
 
@@ -43,12 +43,12 @@ class Commands(Protocol):
 class _Call:
     """One call: what to send, who waits for the answer, and what became of it so far."""
 
-    __slots__ = ("answer", "asked_s", "failures", "packed")
+    __slots__ = ("answer", "asked_beat", "failures", "packed")
 
-    def __init__(self, packed: bytes, answer: asyncio.Future[Any], asked_s: float) -> None:
+    def __init__(self, packed: bytes, answer: asyncio.Future[Any], asked_beat: int) -> None:
         self.packed = packed
         self.answer = answer
-        self.asked_s = asked_s
+        self.asked_beat = asked_beat
         self.failures = 0
 
     def fail(self, error: Exception) -> None:
@@ -66,7 +66,7 @@ class Calls:
 
     Args:
         make_link: a new connection each time.
-        timeout_s: how long one call may take before it counts as lost.
+        timeout_s: how long one call may take before it counts as lost; see `lived_timeout`.
         connect_timeout_s: how long opening a connection may take.
     """
 
@@ -85,11 +85,12 @@ class Calls:
         self._sent: deque[_Call] = deque()  # in the order in which Redis answers
         self._asked = asyncio.Event()
         self._answers = 0
+        self._beats = 0
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
         packed = pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
-        self._waiting.append(_Call(packed, answer, self._loop.time()))
+        self._waiting.append(_Call(packed, answer, self._beats))
         self._asked.set()
         return answer
 
@@ -149,15 +150,14 @@ class Calls:
 
     async def _watch_times(self) -> None:
         while True:
-            now_s = self._loop.time()
+            await asyncio.sleep(self._timeout_s / BEATS)
+            self._beats += 1
             # They are in the order in which they were asked for.
-            oldest_s = self._sent[0].asked_s if self._sent else now_s
-            if now_s - oldest_s >= self._timeout_s:
+            if self._sent and self._is_late(self._sent[0]):
                 raise TimeoutError
-            await asyncio.sleep(oldest_s + self._timeout_s - now_s)
-            await asyncio.sleep(
-                0.001
-            )  # this process may have stood still: read first what came meanwhile
+
+    def _is_late(self, call: _Call) -> bool:
+        return self._beats - call.asked_beat > BEATS
 
     def _note_lost(self, error: Exception) -> None:
         """Have what is unanswered sent again, unless the lost connection was once too often for it."""
@@ -175,8 +175,7 @@ class Calls:
         """The calls for which the lost connection counts."""
         calls = self._unanswered()
         if timed_out and self._sent:
-            late_s = self._loop.time() - self._timeout_s
-            return [call for call in calls if call.asked_s <= late_s]
+            return [call for call in calls if self._is_late(call)]
         if not timed_out and self._answers:
             # It worked until a moment ago. Only of the call whose turn it was can the loss be more than bad luck.
             return [call for call in calls if self._sent and call is self._sent[0]]

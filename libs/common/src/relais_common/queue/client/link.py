@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError, InvalidResponse
 
 from relais_common.queue.client import sentinels
 from relais_common.queue.client.failover import FollowsMaster, Sentinels
+from relais_common.runtime.lifecycle import lived_timeout
 
 CONNECT_TIMEOUT_S = 2.0
 """How long opening a connection may take; asking Sentinels is a part of it."""
@@ -97,7 +98,7 @@ def links(url: str) -> Callable[[], Link]:
     pool = ConnectionPool.from_url(
         server_url,
         socket_timeout=None,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=None,
         protocol=2,
         retry=Retry(NoBackoff(), retries=0, supported_errors=()),
     )
@@ -114,7 +115,7 @@ async def opened(link: Link, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncItera
         RedisError: it cannot be opened.
     """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with lived_timeout(timeout_s):
             await link.connect()  # type: ignore[no-untyped-call]
         yield link
     finally:

@@ -19,7 +19,7 @@ from relais_common.queue.client.link import Link, opened
 from relais_common.queue.fanout import BufferedSubscription, Fanout
 from relais_common.queue.ports import Subscription
 from relais_common.runtime.backoff import Backoff
-from relais_common.runtime.lifecycle import first_failure
+from relais_common.runtime.lifecycle import first_failure, lived_timeout
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ class RedisLiveBus:
             return
         awaited = self._awaited.setdefault(channel, asyncio.Event())
         try:
-            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+            async with lived_timeout(CONFIRM_TIMEOUT_S):
                 await awaited.wait()
         except TimeoutError as error:
             raise StoreUnavailable("no answer to a subscription", retry_after_s=2) from error

@@ -20,7 +20,7 @@ from relais_common.queue import keys
 from relais_common.queue.client.clients import Clients
 from relais_common.queue.client.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.queue.client.link import Link, opened
-from relais_common.runtime.lifecycle import first_failure
+from relais_common.runtime.lifecycle import first_failure, lived_timeout
 
 CHECK_S = 5.0
 """Interval of checks that the connection is alive and leads to the model's node."""
@@ -44,7 +44,7 @@ class RedisPresence:
                 await stack.enter_async_context(opened(link))
                 answers = await stack.enter_async_context(aclosing(link.receive()))
                 await _send(link, "SUBSCRIBE", name)
-                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                async with lived_timeout(CONFIRM_TIMEOUT_S):
                     _raise_errors(await anext(answers))
             yield partial(self._stay, link, answers, redis, name)
 
