@@ -84,6 +84,7 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
             for value in values:
                 plain: Any = {
                     "1": 1,
+                    "[]": [],
                     "0": 0,
                     "false": False,
                     "true": True,

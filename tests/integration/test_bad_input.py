@@ -115,10 +115,9 @@ SAMPLING: list[tuple[str, Any, str, str]] = [
 # What OpenAI's routes take and ours do not: (field, value, code), at every other value than those it is harmless at.
 REFUSED: dict[str, list[tuple[str, Any, str]]] = {
     CHAT: [
-        ("tools", [], "unsupported_parameter"),
         ("tools", [{"type": "function", "function": {"name": "f"}}], "unsupported_parameter"),
         ("tool_choice", "required", "unsupported_value"),
-        ("functions", [{"name": "f"}], "unsupported_parameter"),
+        ("functions", [{"name": "f"}], "unsupported_value"),
         ("function_call", {"name": "f"}, "unsupported_value"),
         ("audio", {"voice": "alloy", "format": "wav"}, "unsupported_parameter"),
         ("modalities", ["text", "audio"], "unsupported_value"),
@@ -194,9 +193,14 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
                 "unsupported_value",
             ),
             (
-                [*MESSAGES, {"role": "user", "content": "x", "name": "me"}],
+                [*MESSAGES, {"role": "user", "content": "x", "tool_calls": [{"id": "x"}]}],
+                "messages.1.tool_calls",
+                "unsupported_value",
+            ),
+            (
+                [*MESSAGES, {"role": "user", "content": "x", "name": "n" * 257}],
                 "messages.1.name",
-                "unsupported_parameter",
+                "invalid_value",
             ),
             (MESSAGES * 2049, "messages", "invalid_value"),
         ]

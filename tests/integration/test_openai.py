@@ -18,6 +18,23 @@ from relais_testing.waiting import wait_until
 from relais_testing.worker import Worker
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+SAID_BACK: dict[str, Any] = {
+    "annotations": [{"type": "url_citation", "url_citation": {"url": "https://example.org"}}],
+    "audio": None,
+    "function_call": None,
+    "images": [],
+    "parsed": None,
+    "provider_specific_fields": {},
+    "reasoning": None,
+    "reasoning_content": "",
+    "reasoning_details": [],
+    "refusal": None,
+    "thinking_blocks": None,
+    "tool_calls": [],
+}
+"""What messages of other servers have beside their text."""
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
 
 @pytest.fixture
@@ -86,6 +103,72 @@ async def test_chat_template_is_told_what_it_is_to_be_told(front: Front) -> None
     channel_id = await front.submit(body)
     await wait_until(lambda: front.is_terminal(channel_id))
     assert (await front.state(channel_id))["result"]["text"] == expected
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_name_of_who_speaks_reaches_the_chat_template(front: Front) -> None:
+    turns = [{"role": "user", "content": "a", "name": "Ada"}]
+    body = {"model": MODEL, "messages": turns, "max_tokens": 8}
+    async with front.post("/v1/chat/completions", body) as response:
+        answer = await response.json()
+    expected = answer_to_prompt("<user Ada>a<assistant>", 8)
+    assert answer["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("field", SAID_BACK)
+async def test_a_message_of_another_server_may_be_sent_back(front: Front, field: str) -> None:
+    said = {"role": "assistant", "content": "b", field: SAID_BACK[field]}
+    turns = [{"role": "user", "content": "a"}, said, {"role": "user", "content": "c"}]
+    body = {"model": MODEL, "messages": turns, "max_tokens": 8}
+    async with front.post("/v1/chat/completions", body) as response:
+        answer = await response.json()
+    expected = answer_to_prompt("<user>a<assistant>b<user>c<assistant>", 8)
+    assert answer["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}]
+)
+async def test_tools_that_are_not_to_be_called_do_no_harm(
+    front: Front, fields: dict[str, Any]
+) -> None:
+    body = chat_request("a", max_tokens=8, **fields)
+    async with front.post("/v1/chat/completions", body) as response:
+        answer = await response.json()
+    assert answer["choices"][0]["message"]["content"] == answer_to("a", 8)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": [{"role": "user", "content": "a"}]}, {"prompt": "abcd"}],
+    ids=["chat", "completion"],
+)
+async def test_every_chunk_has_the_usage_so_far_where_it_is_asked_for(
+    front: Front, body: dict[str, Any]
+) -> None:
+    asked = {
+        **body,
+        "model": MODEL,
+        "max_tokens": 5,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    async with front.post(path, asked) as response:
+        lines = (await response.read()).decode().split("\n\n")
+    chunks = [
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
+    ]
+    prompt_tokens = chunks[-1]["usage"]["prompt_tokens"]
+    assert {one["usage"]["prompt_tokens"] for one in chunks} == {prompt_tokens}
+    head = [0] if "messages" in body else []
+    counts = [one["usage"]["completion_tokens"] for one in chunks]
+    assert counts == [*head, 1, 2, 3, 4, 5, 5, 5]
+    totals = [one["usage"]["total_tokens"] for one in chunks]
+    assert totals == [prompt_tokens + count for count in counts]
 
 
 @pytest.mark.usefixtures("worker")

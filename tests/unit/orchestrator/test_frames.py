@@ -53,6 +53,19 @@ def test_tokens_without_text_and_the_start_have_none(shape: Format) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_the_usage_so_far_is_null_while_the_prompt_is_not_counted(shape: Format) -> None:
+    frames = Frames(shape, include_usage=True, continuous_usage=True)
+    assert [one["usage"] for one in parsed(frames.of([Token("a", ())]))] == [None]
+    # A server that tells no ids sends one token at a time; text that is held back counts.
+    (chunk,) = parsed(frames.of([Started(3), Token("", (1,)), Token("b", (2, 3))]))
+    assert chunk["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    (alone,) = parsed(
+        Frames(shape, include_usage=False, continuous_usage=True).of([Token("a", ())])
+    )
+    assert "usage" not in alone
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_end_gives_the_reason_the_usage_where_asked_for_and_done(shape: Format) -> None:
     events: list[Event] = [Token("a", (1,)), COMPLETED]
     frames = Frames(shape, include_usage=True)

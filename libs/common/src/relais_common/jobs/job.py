@@ -63,10 +63,20 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, for the model's chat template."""
+    """One turn of a conversation, for the model's chat template.
+
+    Attributes:
+        name: who speaks; most templates do not know it.
+    """
 
     role: str
     content: str
+    name: str | None = None
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it as OpenAI's API and chat templates have it."""
+        named = {} if self.name is None else {"name": self.name}
+        return {"role": self.role, "content": self.content, **named}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,7 +118,11 @@ class DeterministicEngine:
     ) -> list[int]:
         self._require_fit("messages", sum(len(turn.content) for turn in messages))
         told = ((name, str(value)) for name, value in template_kwargs.items())
-        return chat_prompt((*told, *((turn.role, turn.content) for turn in messages)))
+        turns = (
+            (f"{turn.role} {turn.name}" if turn.name else turn.role, turn.content)
+            for turn in messages
+        )
+        return chat_prompt((*told, *turns))
 
     async def encode_text(self, key_id: str, text: str) -> list[int]:
         self._require_fit("prompt", len(text))

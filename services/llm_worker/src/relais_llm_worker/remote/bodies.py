@@ -30,9 +30,7 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
     """
     if job.messages is not None:
         path = CHAT
-        prompt: dict[str, Any] = {
-            "messages": [{"role": turn.role, "content": turn.content} for turn in job.messages]
-        }
+        prompt: dict[str, Any] = {"messages": [turn.to_dict() for turn in job.messages]}
         if job.chat_template_kwargs:
             prompt["chat_template_kwargs"] = job.chat_template_kwargs
         if job.sampling.logprobs is not None:

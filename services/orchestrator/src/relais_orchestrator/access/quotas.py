@@ -42,9 +42,10 @@ def _input_tokens(job: Job) -> int:
     if job.prompt is not None:
         return _tokens(job.prompt)
     told = job.chat_template_kwargs
-    return sum(TOKENS_PER_MESSAGE + _tokens(turn.content) for turn in job.messages or ()) + (
-        _tokens(json.dumps(told)) if told else 0
-    )
+    return sum(
+        TOKENS_PER_MESSAGE + _tokens(turn.content) + _tokens(turn.name or "")
+        for turn in job.messages or ()
+    ) + (_tokens(json.dumps(told)) if told else 0)
 
 
 def _tokens(text: str | tuple[int, ...]) -> int:

@@ -50,7 +50,7 @@ class Asked:
     """A draft, and the options of its response.
 
     Attributes:
-        stream, include_usage: options of the OpenAI routes.
+        stream, include_usage, continuous_usage: options of the OpenAI routes.
         base64: whether to return vectors as base64.
         top_n: number of results of a ranking; None for all.
         return_documents: whether a ranking includes its documents.
@@ -59,6 +59,7 @@ class Asked:
     draft: Draft
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False
     base64: bool = False
     top_n: int | None = None
     return_documents: bool = True
@@ -90,13 +91,22 @@ def chat(wanted: ChatCompletionRequest) -> Asked:
             max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
         ),
     )
-    return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
+    return _asked(draft, wanted)
 
 
 def completion(wanted: CompletionRequest) -> Asked:
     sampling = wanted.to_sampling(logprobs=wanted.logprobs)
     draft = replace(_draft(wanted), prompt=_prompt(wanted.prompt), sampling=sampling)
-    return Asked(draft, stream=bool(wanted.stream), include_usage=wanted.include_usage)
+    return _asked(draft, wanted)
+
+
+def _asked(draft: Draft, wanted: ChatCompletionRequest | CompletionRequest) -> Asked:
+    return Asked(
+        draft,
+        stream=bool(wanted.stream),
+        include_usage=wanted.include_usage,
+        continuous_usage=wanted.continuous_usage,
+    )
 
 
 def _prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | tuple[int, ...]:

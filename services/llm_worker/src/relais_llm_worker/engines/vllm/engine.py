@@ -88,7 +88,7 @@ class VllmEngine:
                 param=f"chat_template_kwargs.{taken[0]}",
                 code="unsupported_parameter",
             )
-        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        turns = [turn.to_dict() for turn in messages]
         try:
             return await self._prompts.of_chat(key_id, turns, template_kwargs)
         except (TemplateError, ValueError, TypeError) as error:

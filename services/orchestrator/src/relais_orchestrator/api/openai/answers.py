@@ -62,8 +62,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_accepted_s", "_caller", "_channel_id", "_include_usage", "_on_disconnect", "_parts", "_repeatable",
-        "_shape", "_stream",
+        "_accepted_s", "_caller", "_channel_id", "_continuous_usage", "_include_usage", "_on_disconnect", "_parts",
+        "_repeatable", "_shape", "_stream",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,7 @@ class Answer:
         *,
         stream: bool = False,
         include_usage: bool = False,
+        continuous_usage: bool = False,
         on_disconnect: OnDisconnect,
         repeatable: bool,
     ) -> None:
@@ -84,6 +85,7 @@ class Answer:
         self._caller = caller
         self._stream = stream
         self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
         self._on_disconnect = on_disconnect
         self._repeatable = repeatable
         self._accepted_s = asyncio.get_running_loop().time()
@@ -162,7 +164,9 @@ class Answer:
         out = sse.EventStream(
             request, write_timeout_s=self._parts.settings.streaming.write_timeout_s
         )
-        frames = Frames(shape, include_usage=self._include_usage)
+        frames = Frames(
+            shape, include_usage=self._include_usage, continuous_usage=self._continuous_usage
+        )
         reading = _Reading(self._parts, self._caller)
         try:
             async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:

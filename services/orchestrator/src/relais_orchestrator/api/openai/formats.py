@@ -27,13 +27,20 @@ from relais_orchestrator.api.openai.objects import (
 
 def usage_object(usage: Usage) -> UsageObject | None:
     """Return OpenAI's `usage`; None if a remote server does not count, because all counts are required."""
-    if usage.input_tokens is None:
+    counts = usage_so_far(usage.input_tokens, usage.output_tokens)
+    if counts is not None:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return counts
+
+
+def usage_so_far(input_tokens: int | None, output_tokens: int) -> UsageObject | None:
+    """Return the counts alone, while it is unknown how much of the prompt was cached."""
+    if input_tokens is None:
         return None
     return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
     }
 
 

@@ -67,6 +67,7 @@ async def _accept(
         caller,
         stream=asked.stream,
         include_usage=asked.include_usage,
+        continuous_usage=asked.continuous_usage,
         on_disconnect=asked.draft.on_disconnect,
         repeatable="Idempotency-Key" in request.headers,
     )

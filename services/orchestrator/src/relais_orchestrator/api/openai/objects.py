@@ -28,7 +28,9 @@ class UsageObject(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedTokens
+    prompt_tokens_details: NotRequired[
+        Annotated[CachedTokens, Field(description="Left out while the answer is being written.")]
+    ]
 
 
 @with_config(CLOSED)
@@ -115,7 +117,7 @@ class ChatChunkChoice(TypedDict):
 @with_config(CLOSED)
 class ChatCompletionChunk(TypedDict):
     """A chunk of a streamed chat. The one with `usage` and `timings` has no choices; if usage was requested,
-    `usage` is null in the others.
+    `usage` is null in the others, or the usage so far with `continuous_usage_stats`.
     """
 
     id: str
@@ -139,7 +141,7 @@ class TextChoice(TypedDict):
 @with_config(CLOSED)
 class TextCompletionChunk(TypedDict):
     """A chunk of a streamed text completion. The one with `usage` and `timings` has no choices; if usage was
-    requested, `usage` is null in the others.
+    requested, `usage` is null in the others, or the usage so far with `continuous_usage_stats`.
     """
 
     id: str

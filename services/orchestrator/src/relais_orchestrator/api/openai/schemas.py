@@ -6,7 +6,7 @@ are refused by name. Undeclared fields are unknown. docs/compatibility.md has th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -23,7 +24,7 @@ from relais_common.jobs.job import OnDisconnect, Priority
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnBoth, RefusedOnChats
 from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
-from relais_orchestrator.api.schemas.messages import Messages, TemplateKwargs
+from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import (
     MAX_LOGPROBS,
@@ -33,8 +34,10 @@ from relais_orchestrator.api.schemas.sampling import (
     SamplingParams,
     TokenIds,
 )
-from relais_orchestrator.api.schemas.unsupported import NotSupported
+from relais_orchestrator.api.schemas.unsupported import PARAMETER, NotSupported
 
+MAX_TOOLS = 128  # OpenAI's bound
+Tool = Annotated[dict[str, Any], Field(max_length=64)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 
 
@@ -43,6 +46,10 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = Field(
         default=False, description="One more chunk before the end, with the usage."
+    )
+    continuous_usage_stats: bool | None = Field(
+        default=None,
+        description="vLLM's: the usage so far in every chunk; only with `include_usage`.",
     )
     include_obfuscation: Annotated[Literal[False] | None, NotSupported("chunks are not padded")] = (
         None
@@ -53,6 +60,12 @@ _OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
     "anyOf": [
         {"properties": {"stream_options": {"type": "null"}}},
         {"required": ["stream"], "properties": {"stream": {"const": True}}},
+    ]
+}
+_TOOLS_ARE_NOT_CALLED: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"tools": {"enum": [None, []]}}},
+        {"required": ["tool_choice"], "properties": {"tool_choice": {"const": "none"}}},
     ]
 }
 _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
@@ -101,12 +114,23 @@ class _Common(SamplingParams, RefusedOnBoth):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
+
 
 class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     """`POST /v1/chat/completions`."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS]}
+        json_schema_extra={
+            "allOf": [
+                ONE_CONSTRAINT,
+                _OPTIONS_NEED_STREAM,
+                _TOOLS_ARE_NOT_CALLED,
+                _TOP_NEEDS_LOGPROBS,
+            ]
+        }
     )
 
     messages: Messages
@@ -140,11 +164,13 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     ] = None
 
     # Not supported, except at values without effect.
-    tools: Annotated[None, NotSupported("tool calls are not supported")] = None
     tool_choice: Annotated[
         Literal["none", "auto"] | None, NotSupported("tool calls are not supported")
     ] = None
-    functions: Annotated[None, NotSupported("function calls are not supported")] = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = Field(
+        default=None, description="Not supported: empty, or with `tool_choice: none`."
+    )
+    functions: Annotated[Empty | None, NotSupported("function calls are not supported")] = None
     function_call: Annotated[
         Literal["none", "auto"] | None, NotSupported("function calls are not supported")
     ] = None
@@ -168,6 +194,15 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
         Literal["in_memory"] | None, NotSupported("prompts are cached in memory only")
     ] = None
     store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
+
+    @field_validator("tools", mode="wrap")
+    @classmethod
+    def _tools_are_not_called(
+        cls, tools: Any, accept: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        if tools and info.data.get("tool_choice") != "none":
+            raise PydanticCustomError(PARAMETER, "tool calls are not supported")
+        return accept(tools)
 
     @field_validator("top_logprobs")
     @classmethod

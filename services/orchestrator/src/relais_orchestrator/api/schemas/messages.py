@@ -31,8 +31,11 @@ class TextPart(BaseModel):
     text: str
 
 
+Empty = Annotated[list[Any], Field(fail_fast=True, max_length=0)]
+
+
 class ChatMessage(BaseModel):
-    """A message of a chat. An answer's `message` may be sent back unchanged, including its null fields."""
+    """A message of a chat. An answer's `message` may be sent back unchanged, with the empty fields that servers add."""
 
     model_config = STRICT
 
@@ -45,19 +48,36 @@ class ChatMessage(BaseModel):
             branch("parts"),
         ]
     )
-    name: Annotated[None, NotSupported("chat templates know no names")] = None
-    refusal: Annotated[None, NotSupported("refusals are not supported")] = None
-    tool_calls: Annotated[None, NotSupported("tool calls are not supported")] = None
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
+        default=None, description="For chat templates that know names; others ignore it."
+    )
+    annotations: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
+        default=None, description="No effect: where an answer found what it says."
+    )
+    refusal: Annotated[Literal[""] | None, NotSupported("refusals are not supported")] = None
+    tool_calls: Annotated[Empty | None, NotSupported("tool calls are not supported")] = None
     function_call: Annotated[None, NotSupported("function calls are not supported")] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
-    annotations: Annotated[None, NotSupported("annotations are not supported")] = None
+    images: Annotated[Empty | None, NotSupported("images are not supported")] = None
+    parsed: Annotated[None, NotSupported("send the text as content")] = None
+    reasoning: Annotated[Literal[""] | None, NotSupported("reasoning is not supported")] = None
+    reasoning_content: Annotated[Literal[""] | None, NotSupported("reasoning is not supported")] = (
+        None
+    )
+    reasoning_details: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
+    thinking_blocks: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
+    provider_specific_fields: Annotated[
+        Annotated[dict[str, Any], Field(max_length=0)] | None,
+        NotSupported("only the message itself is read"),
+    ] = None
 
     def to_message(self) -> Message:
         content = self.content
         if not isinstance(content, str):
             content = "".join(part.text for part in content)
         # `developer` is OpenAI's newer word for the role that chat templates call `system`.
-        return Message("system" if self.role == "developer" else self.role, content)
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, content, self.name)
 
 
 TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
