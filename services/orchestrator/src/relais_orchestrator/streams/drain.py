@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+
+from aiohttp import hdrs, web
 
 from relais_common.queue.ports import LiveBus
 
@@ -27,13 +30,18 @@ class _OpenRequests:
 
 
 class Drain:
-    """The two phases of a drain: at `started` resumable streams end, at `over` all others must."""
+    """The two phases of a drain: at `started` resumable streams end, at `over` all others must.
+
+    Attributes:
+        close_idle: closes the connections that carry no request. Whoever holds one opens its next elsewhere.
+    """
 
     def __init__(self, live: LiveBus) -> None:
         self._live = live
         self._requests = _OpenRequests()
         self.started = False
         self.over = False
+        self.close_idle: Callable[[], None] = _nothing
 
     def request(self) -> AbstractContextManager[None]:
         """Return a context that counts a request for which a drain waits."""
@@ -42,12 +50,22 @@ class Drain:
     async def run(self, drain_s: float, cut_s: float = 2.0) -> None:
         """Wait for open requests up to `drain_s`, then make them end with an error within `cut_s`."""
         self.started = True
+        self.close_idle()
         self._live.nudge()
         if await self._wait_idle(drain_s):
             return
         self.over = True
         self._live.nudge()
         await self._wait_idle(cut_s)
+
+    async def stamp(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Let no connection outlive its response; for `Application.on_response_prepare`.
+
+        A client that kept it would be refused by this process, again and again, while others would serve it.
+        """
+        if self.started:
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
 
     async def _wait_idle(self, seconds: float) -> bool:
         try:
@@ -56,3 +74,7 @@ class Drain:
         except TimeoutError:
             return False
         return True
+
+
+def _nothing() -> None:
+    """Before there are connections."""
