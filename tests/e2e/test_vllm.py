@@ -83,6 +83,10 @@ def test_the_openai_client_gets_the_same_answer_streamed_and_whole(stack: Stack)
     assert usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_vllm_finds_no_fault_with_the_settings(stack: Stack) -> None:
+    assert "Unknown vLLM environment variable" not in stack.worker.log_path.read_text()
+
+
 def test_the_openai_client_reads_while_the_model_writes(stack: Stack) -> None:
     # Seconds of work: a machine so busy that a short answer comes in one piece does not stand still for so long.
     stream = stack.client.chat.completions.create(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relais_common.jobs.errors import SettingsError
-from relais_llm_worker.settings import read_settings
+from relais_llm_worker.settings import NOT_VLLM_S, read_settings
 
 BAD = {
     "ENGINE": ["gpt", "VLLM"],
@@ -102,3 +103,29 @@ def test_password_is_in_no_text_of_the_settings() -> None:
     settings = read_settings({"REDIS_PASSWORD": "s3cr3t"})
     assert "s3cr3t" in settings.service.redis.url
     assert "s3cr3t" not in repr(settings)
+
+
+class Recording(dict[str, str]):
+    """An environment that notes what is read of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+
+def test_settings_that_vllm_would_take_for_its_own_variables_are_listed() -> None:
+    env = Recording()
+    read_settings(env)
+    assert {name for name in env.read if name.startswith("VLLM_")} == set(NOT_VLLM_S)

@@ -58,6 +58,20 @@ class EngineSettings:
     stall_s: float
 
 
+NOT_VLLM_S = (
+    "VLLM_DTYPE",
+    "VLLM_ENFORCE_EAGER",
+    "VLLM_GPU_MEMORY_UTILIZATION",
+    "VLLM_HF_REPO_ID",
+    "VLLM_KV_CACHE_MEMORY_BYTES",
+    "VLLM_MAX_MODEL_LEN",
+    "VLLM_MAX_NUM_SEQS",
+    "VLLM_STRUCTURED_OUTPUTS_CONFIG",
+    "VLLM_TENSOR_PARALLEL_SIZE",
+)
+"""Settings named like vLLM's variables, which it would warn of: they become arguments of its engine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings.

@@ -22,7 +22,7 @@ from relais_llm_worker.engines.parent_death import guard_forks
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.vllm.engine import VllmEngine
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
-from relais_llm_worker.settings import EngineSettings, StructuredOutputsSettings
+from relais_llm_worker.settings import NOT_VLLM_S, EngineSettings, StructuredOutputsSettings
 from relais_llm_worker.structured_outputs.of_vllm import library_of
 from relais_llm_worker.structured_outputs.specification import Budget
 from relais_llm_worker.structured_outputs.trial_client import open_trial_client
@@ -81,6 +81,9 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
         gauges.append(LoadGauge(vllm_config, engine_index))
         return gauges[-1]
 
+    # It warns of every VLLM_ variable that it does not know. A mistyped one is still named.
+    for name in NOT_VLLM_S:
+        os.environ.pop(name, None)
     if settings.enforce_eager:
         # Otherwise parts of the sampler are compiled at the first request with logprobs, and all streams wait.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
