@@ -53,9 +53,10 @@ minikube_main() {
         esac
         shift
     done
-    TUNNEL_DIRECTORY=${RELAIS_RUN_DIR:-$ROOT/.run}/minikube
+    RUN_DIRECTORY=${RELAIS_RUN_DIR:-$ROOT/.run}/minikube
     OVERLAY=$ROOT/infra/minikube/overlays/minikube-${gpu:+gpu}
     [[ -n $gpu ]] || OVERLAY+=cpu
+    TAGS=$RUN_DIRECTORY/$(basename "$OVERLAY").sed
     case $command in
         up) minikube_up "$gpu" "$build" "$tunnel" ;;
         status) minikube_status ;;
@@ -111,7 +112,7 @@ minikube_up() { # minikube_up GPU BUILD TUNNEL
     [[ -z $2 ]] || load_images "$1"
     ensure_secrets
     say "applying ${OVERLAY#"$ROOT"/}"
-    kubectl --context "$MINIKUBE_PROFILE" apply -k "$OVERLAY" >/dev/null || die "kubectl could not apply it (see above)"
+    render | kubectl --context "$MINIKUBE_PROFILE" apply -f - >/dev/null || die "kubectl could not apply it (see above)"
     wait_for_rollouts
     if [[ -z $3 ]]; then
         say "ready; for a URL: minikube tunnel --profile $MINIKUBE_PROFILE"
@@ -138,28 +139,52 @@ ensure_cluster() { # ensure_cluster GPU
 }
 
 ensure_keda() {
-    if kubectl --context "$MINIKUBE_PROFILE" get customresourcedefinition scaledobjects.keda.sh >/dev/null 2>&1; then
-        return
+    local deployments
+    # Its operator, its metrics server and its webhook: an install that was interrupted has fewer, or no definitions. The
+    # webhook judges what is applied next.
+    deployments=$(kubectl --context "$MINIKUBE_PROFILE" get deployments --namespace keda --output name 2>/dev/null | grep -c .) || true
+    if ((deployments < 3)) ||
+        ! kubectl --context "$MINIKUBE_PROFILE" get customresourcedefinition scaledobjects.keda.sh >/dev/null 2>&1; then
+        say "installing KEDA $KEDA_VERSION"
+        # Its definitions are too long for a client's apply.
+        kubectl --context "$MINIKUBE_PROFILE" apply --server-side -f "$KEDA_MANIFEST" >/dev/null ||
+            die "KEDA could not be installed from $KEDA_MANIFEST; RELAIS_KEDA_MANIFEST may name a file"
     fi
-    say "installing KEDA $KEDA_VERSION"
-    # Its definitions are too long for a client's apply.
-    kubectl --context "$MINIKUBE_PROFILE" apply --server-side -f "$KEDA_MANIFEST" >/dev/null ||
-        die "KEDA could not be installed from $KEDA_MANIFEST; RELAIS_KEDA_MANIFEST may name a file"
-    kubectl --context "$MINIKUBE_PROFILE" --namespace keda rollout status deployment/keda-operator \
-        --timeout "${ROLLOUT_TIMEOUT_S}s" || die "KEDA does not become ready: kubectl --context $MINIKUBE_PROFILE -n keda get pods"
+    kubectl --context "$MINIKUBE_PROFILE" --namespace keda wait --for condition=Available deployment --all \
+        --timeout "${ROLLOUT_TIMEOUT_S}s" >/dev/null ||
+        die "KEDA does not become ready: kubectl --context $MINIKUBE_PROFILE -n keda get pods"
 }
 
+# In the cluster an image has its content in its tag: a rebuilt one is another one, and so is rolled out.
 load_images() { # load_images GPU
-    local llm=cpu image images
+    local llm=cpu image images id tagged there=""
     [[ -z $1 ]] || llm=cuda
     images=("relais/relais-orchestrator:local" "relais/relais-llm-worker:local-$llm" "relais/relais-embedding-worker:local"
         "relais/relais-kpi:local")
     "$ROOT/scripts/build_images.sh" orchestrator "llm-worker-$llm" embedding-worker kpi ||
         die "the images could not be built (see above)"
+    there=$(minikube image ls --profile "$MINIKUBE_PROFILE" 2>/dev/null) || true
+    mkdir -p "$RUN_DIRECTORY"
+    : >"$RUN_DIRECTORY/images.new"
     for image in "${images[@]}"; do
-        say "loading $image into the cluster"
-        minikube image load --profile "$MINIKUBE_PROFILE" "$image" || die "minikube could not load $image (see above)"
+        id=$(docker image inspect --format '{{.Id}}' "$image") || die "docker does not know $image (see above)"
+        id=${id#sha256:}
+        tagged=$image-${id:0:12}
+        if ! grep -q "/$tagged\$" <<<"$there"; then
+            say "loading $tagged into the cluster"
+            docker tag "$image" "$tagged"
+            minikube image load --profile "$MINIKUBE_PROFILE" "$tagged" || die "minikube could not load $tagged (see above)"
+            docker image rm "$tagged" >/dev/null # the tag alone, which would keep the old image here
+        fi
+        printf 's|image: %s$|image: %s|\n' "$image" "$tagged" >>"$RUN_DIRECTORY/images.new"
     done
+    mv "$RUN_DIRECTORY/images.new" "$TAGS"
+}
+
+render() { # the overlay, with the images that were loaded last
+    local tags=/dev/null
+    [[ ! -f $TAGS ]] || tags=$TAGS
+    kubectl kustomize "$OVERLAY" | sed -f "$tags"
 }
 
 # Passwords are made once, here, and lie in a folder that git ignores.
@@ -196,7 +221,7 @@ wait_for_rollouts() {
 
 tunnel_pid() { # prints the pid of our tunnel, if it runs
     local pid
-    pid=$(cat "$TUNNEL_DIRECTORY/tunnel.pid" 2>/dev/null) || return 1
+    pid=$(cat "$RUN_DIRECTORY/tunnel.pid" 2>/dev/null) || return 1
     # A number that has become somebody else's is not ours to end.
     [[ -n $pid && $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || ps -p "$pid" -o args= 2>/dev/null) == *minikube*tunnel* ]] ||
         return 1
@@ -210,7 +235,7 @@ cluster_address() {
 open_tunnel() {
     local waited=0
     if ! tunnel_pid >/dev/null; then
-        mkdir -p "$TUNNEL_DIRECTORY"
+        mkdir -p "$RUN_DIRECTORY"
         # It adds a route, for which it asks sudo; in the background it could not ask for a password.
         if [[ $(id -u) != 0 ]] && ! sudo -n true 2>/dev/null; then
             if [[ -t 0 ]]; then
@@ -223,13 +248,13 @@ open_tunnel() {
         fi
         say "opening the tunnel"
         # In this session: sudo remembers the password for this terminal alone.
-        nohup minikube tunnel --profile "$MINIKUBE_PROFILE" >"$TUNNEL_DIRECTORY/tunnel.log" 2>&1 </dev/null &
-        echo $! >"$TUNNEL_DIRECTORY/tunnel.pid"
+        nohup minikube tunnel --profile "$MINIKUBE_PROFILE" >"$RUN_DIRECTORY/tunnel.log" 2>&1 </dev/null &
+        echo $! >"$RUN_DIRECTORY/tunnel.pid"
     fi
     until [[ -n $(cluster_address) ]]; do
-        tunnel_pid >/dev/null || die "the tunnel ended: $(tail -n 1 "$TUNNEL_DIRECTORY/tunnel.log")"
+        tunnel_pid >/dev/null || die "the tunnel ended: $(tail -n 1 "$RUN_DIRECTORY/tunnel.log")"
         ((waited++ < TUNNEL_TIMEOUT_S)) ||
-            die "the tunnel has given the service no address in $TUNNEL_TIMEOUT_S s: see $TUNNEL_DIRECTORY/tunnel.log"
+            die "the tunnel has given the service no address in $TUNNEL_TIMEOUT_S s: see $RUN_DIRECTORY/tunnel.log"
         sleep 1
     done
 }
@@ -239,7 +264,7 @@ open_tunnel() {
 first_request_to_cluster() {
     local url model answer
     url="http://$(cluster_address):8080"
-    model=$(kubectl kustomize "$OVERLAY" | sed -n 's/^  MODELS: //p')
+    model=$(render | sed -n 's/^  MODELS: //p')
     curl -fsS --max-time 10 --retry 10 --retry-all-errors --retry-delay 1 "$url/readyz" >/dev/null ||
         die "nobody answers at $url: kubectl --context $MINIKUBE_PROFILE -n $NAMESPACE get pods"
     say "a first request to $model"
@@ -278,10 +303,10 @@ minikube_down() { # minikube_down DELETE
         say "closing the tunnel"
         kill "$pid" 2>/dev/null || $(as_root) kill "$pid" 2>/dev/null || true
     fi
-    rm -f "$TUNNEL_DIRECTORY/tunnel.pid"
+    rm -f "$RUN_DIRECTORY/tunnel.pid"
     if [[ -n $1 ]]; then
         minikube delete --profile "$MINIKUBE_PROFILE" || die "minikube could not delete the cluster (see above)"
-        rm -rf "$ROOT"/infra/minikube/overlays/minikube-*/secrets
+        rm -rf "$ROOT"/infra/minikube/overlays/minikube-*/secrets "$RUN_DIRECTORY"/*.sed
         say "the cluster '$MINIKUBE_PROFILE' and its data are gone"
     else
         minikube stop --profile "$MINIKUBE_PROFILE" || die "minikube could not stop the cluster (see above)"

@@ -14,23 +14,41 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 COREUTILS = (
-    "bash cat cp cut dirname grep head id ls mkdir mktemp mv nohup nproc od ps rm sed sh sleep sort tail touch tr"
+    "basename bash cat cp cut dirname grep head id ls mkdir mktemp mv nohup nproc od ps rm sed sh sleep sort tail"
+    " touch tr"
 ).split()
 
 MINIKUBE = """
 case "$1" in
     status) [ -e "$STATE/running" ] && echo "Running Running" || { echo "Stopped Stopped"; exit 7; } ;;
     start) touch "$STATE/running" ;;
+    image) [ "$2" = load ] && echo "docker.io/$5" >>"$STATE/images" || cat "$STATE/images" ;;
     tunnel) touch "$STATE/tunnel"; trap 'rm -f "$STATE/tunnel"; exit 0' TERM; while :; do sleep 0.05; done ;;
 esac
 """
 KUBECTL = """
 case "$*" in
     *customresourcedefinition*) [ -e "$STATE/keda" ] ;;
-    *"apply --server-side"*) touch "$STATE/keda" ;;
+    *"get deployments --namespace keda"*) cat "$STATE/keda" ;;
+    *"apply --server-side"*) printf 'operator\\nmetrics\\nwebhook\\n' >"$STATE/keda" ;;
+    *"apply -f -") cat >"$STATE/applied" ;;
     *"get service"*) [ -e "$STATE/tunnel" ] && printf 10.96.0.7 ;;
     *"rollout status deployment/llm-worker"*) [ ! -e "$STATE/broken" ] ;;
-    "kustomize "*) printf 'data:\\n  LOG_LEVEL: info\\n  MODELS: relais-demo\\n' ;;
+    "kustomize "*) cat <<END
+data:
+  LOG_LEVEL: info
+  MODELS: relais-demo
+      - image: relais/relais-llm-worker:local-cpu
+        image: relais/relais-kpi:local
+        image: redis:7.4-bookworm
+END
+    ;;
+esac
+"""
+DOCKER = """
+case "$*" in
+    "image inspect"*kpi*) cat "$STATE/kpi" ;;
+    "image inspect"*) echo sha256:0123456789abcdef ;;
 esac
 """
 CURL = """
@@ -63,7 +81,8 @@ class Machine:
             (self.bin / name).symlink_to(found)
         self.add("minikube", MINIKUBE)
         self.add("kubectl", KUBECTL)
-        self.add("docker", "")
+        self.add("docker", DOCKER)
+        (self.state / "kpi").write_text("sha256:aaaaaaaaaaaabbbb\n")
         self.add("curl", CURL)
         self.add("sudo", 'shift; exec "$@"')
         self.add("build_images.sh", "", into=self.root / "scripts")
@@ -99,7 +118,9 @@ class Machine:
     def calls(self) -> list[str]:
         """Of those that change or wait for something; looks are left out."""
         looks = (
-            "docker info",
+            "docker i",
+            "docker tag",
+            "minikube image ls",
             "minikube status",
             " get ",
             "kubectl kustomize",
@@ -111,6 +132,10 @@ class Machine:
             for line in self.calls_file.read_text().splitlines()
             if not any(look in line for look in looks)
         ]
+
+    @property
+    def applied(self) -> str:
+        return (self.state / "applied").read_text()
 
     def close(self) -> None:
         self.run("down")  # ends the tunnel, if it is one
@@ -134,13 +159,13 @@ def test_a_fresh_machine_is_brought_up_in_order(machine: Machine) -> None:
     assert machine.calls == [
         "minikube start --profile relais --driver docker --cpus 1 --memory 512m --cni calico --addons metrics-server",
         "kubectl --context relais apply --server-side -f https://github.com/kedacore/keda/releases/download/v2.20.2/keda-2.20.2.yaml",
-        "kubectl --context relais --namespace keda rollout status deployment/keda-operator --timeout 900s",
+        "kubectl --context relais --namespace keda wait --for condition=Available deployment --all --timeout 900s",
         "build_images.sh orchestrator llm-worker-cpu embedding-worker kpi",
-        "minikube image load --profile relais relais/relais-orchestrator:local",
-        "minikube image load --profile relais relais/relais-llm-worker:local-cpu",
-        "minikube image load --profile relais relais/relais-embedding-worker:local",
-        "minikube image load --profile relais relais/relais-kpi:local",
-        "kubectl --context relais apply -k ROOT/infra/minikube/overlays/minikube-cpu",
+        "minikube image load --profile relais relais/relais-orchestrator:local-0123456789ab",
+        "minikube image load --profile relais relais/relais-llm-worker:local-cpu-0123456789ab",
+        "minikube image load --profile relais relais/relais-embedding-worker:local-0123456789ab",
+        "minikube image load --profile relais relais/relais-kpi:local-aaaaaaaaaaaa",
+        "kubectl --context relais apply -f -",
         waits("statefulset/redis"),
         waits("statefulset/mongodb"),
         waits("deployment/orchestrator"),
@@ -165,10 +190,36 @@ def test_a_second_time_nothing_is_made_again(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
     assert "using the minikube cluster 'relais'" in done.stdout
     assert not [
-        call for call in machine.calls if "start" in call or "keda" in call or "image" in call
+        call for call in machine.calls if "start" in call or "-side" in call or "image" in call
     ]
     assert "minikube tunnel --profile relais" not in machine.calls
     assert {path.name: path.read_text() for path in secrets.iterdir()} == before
+
+
+def test_what_was_built_anew_is_loaded_and_rolled_out_and_nothing_else(machine: Machine) -> None:
+    machine.run("--no-tunnel")
+    before = machine.applied
+    (machine.state / "kpi").write_text("sha256:ccccccccccccdddd\n")
+
+    machine.run("--no-tunnel")
+
+    assert [call for call in machine.calls if "image load" in call] == [
+        "minikube image load --profile relais relais/relais-kpi:local-cccccccccccc"
+    ]
+    assert "image: relais/relais-llm-worker:local-cpu-0123456789ab\n" in before
+    assert "image: redis:7.4-bookworm\n" in before
+    assert machine.applied == before.replace("local-aaaaaaaaaaaa", "local-cccccccccccc") != before
+    machine.run("--no-tunnel", "--no-build")
+    assert "image: relais/relais-kpi:local-cccccccccccc\n" in machine.applied
+
+
+def test_an_interrupted_install_of_keda_is_finished(machine: Machine) -> None:
+    (machine.state / "keda").write_text("operator\n")  # and its definitions
+
+    done = machine.run("--no-tunnel")
+
+    assert done.returncode == 0, done.stderr
+    assert len([call for call in machine.calls if "apply --server-side" in call]) == 1
 
 
 def test_passwords_are_made_here_agree_and_are_shown_to_nobody(machine: Machine) -> None:
@@ -236,18 +287,16 @@ def test_gpu_needs_a_gpu_and_the_toolkit(machine: Machine) -> None:
     assert "NVIDIA Container Toolkit" in done.stderr
 
     machine.add("nvidia-smi", "echo 'GPU 0: NVIDIA H100'")
-    machine.add("docker", "echo '{\"nvidia\":{}}'")
+    machine.add("docker", '[ "$1" != info ] || echo \'{"nvidia":{}}\'' + DOCKER)
     done = machine.run("--gpu", "--no-tunnel")
 
     assert done.returncode == 0, done.stderr
     assert machine.calls[0].endswith("--gpus=all")
     assert (
-        "minikube image load --profile relais relais/relais-llm-worker:local-cuda" in machine.calls
-    )
-    assert (
-        "kubectl --context relais apply -k ROOT/infra/minikube/overlays/minikube-gpu"
+        "minikube image load --profile relais relais/relais-llm-worker:local-cuda-0123456789ab"
         in machine.calls
     )
+    assert "overlays/minikube-gpu\n" in machine.calls_file.read_text()
 
 
 def test_a_rollout_that_does_not_end_is_said_with_what_to_look_at(machine: Machine) -> None:
