@@ -10,8 +10,9 @@ from relais_testing.manifests import OVERLAYS, ROOT, Rendered, Workload
 
 LOCAL = [name for name in OVERLAYS if name.startswith("minikube-")]
 
-# What else requests room there (millicores, MiB). Kubernetes and Calico: API server 250, controllers 200, scheduler, etcd
-# (100 MiB), CoreDNS (70 MiB) and metrics-server (200 MiB) 100 each, calico-node 250. KEDA: three pods of 100 and 100 MiB.
+# What else requests room there (millicores, MiB). Kubernetes and Calico: API server 250, controllers 200, scheduler,
+# etcd (100 MiB), CoreDNS (70 MiB) and metrics-server (200 MiB) 100 each, calico-node 250. KEDA: three pods of 100 and
+# 100 MiB.
 CLUSTER_CPU_M = 1100 + 300
 CLUSTER_MEMORY_MIB = 370 + 300
 
