@@ -98,6 +98,7 @@ class Mother:
         self, module: str, arguments: Sequence[str], environment: dict[str, str], log: Path
     ) -> Forked:
         """Run a module as `python -m` does, its output in the log file, in a session of its own."""
+        log.write_bytes(b"")  # there to be read from now on, however late the child opens it
         sys.audit(FORKED, module)
         request: dict[str, object] = {
             "module": module,
@@ -163,7 +164,7 @@ def _serve(requests: socket.socket) -> Callable[[], object] | None:
 
 def _become(request: dict[str, object]) -> Callable[[], object]:
     os.setsid()
-    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    log = os.open(str(request["log"]), os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
