@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from relais_llm_worker.engines.engine_deterministic import answer_text
-from relais_orchestrator.api.route import Access
+from relais_orchestrator.api.route import KEYS, Access
 from relais_orchestrator.api.table import ROUTES
 from relais_testing.native_client import events_url, state_of, submit
 from relais_testing.nginx import MAX_BODY_BYTES, nginx_before
@@ -256,3 +256,5 @@ async def test_every_public_route_and_no_other_is_passed_on(start: Starter, tmp_
             passed = b"OpenAI-Processing-Ms" in await answer_of(port, route.method, target)
             private = route.access is Access.ADMIN or route.path in ("/metrics", "/readyz")
             assert passed is not private, target
+            passed = b"OpenAI-Processing-Ms" in await answer_of(port, route.method, f"{target}/")
+            assert passed is (route.access in KEYS), f"{target}/"

@@ -49,6 +49,7 @@ LEAST: dict[Reading, dict[str, Any]] = {
     Reading.EMBEDDINGS: {"input": [[1], [2]]},
     Reading.RERANK: {"query": "x", "documents": ["x"]},
     Reading.SCORE: {"text_1": "x", "text_2": ["x"]},
+    Reading.COHERE_RERANK: {"query": "x", "documents": ["x"]},
 }
 
 

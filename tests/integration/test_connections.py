@@ -218,14 +218,3 @@ async def test_another_expectation_is_417_and_no_error_of_ours(
     assert code_of(answer) == "expectation_failed"
     assert b"\r\nX-Request-Id: " in answer
     assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
-
-
-async def test_a_stream_reaches_a_client_of_http_1_0(stack: Stack) -> None:
-    front = await stack.front()
-    await stack.worker()
-    body = json.dumps(chat_request(stream=True, max_tokens=3)).encode()
-    asked = head("POST /v1/chat/completions HTTP/1.0", f"Content-Length: {len(body)}")
-    async with connection(front, asked, body) as (reader, _):
-        answer = await everything(reader)
-    assert answer.startswith(b"HTTP/1.0 200 ")
-    assert answer.endswith(b"data: [DONE]\n\n")

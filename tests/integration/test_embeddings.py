@@ -112,6 +112,20 @@ async def test_rerank_puts_the_nearest_first(front: Front) -> None:
 
 
 @pytest.mark.usefixtures("embedder")
+async def test_cohere_s_client_gets_places_and_scores_without_texts(front: Front) -> None:
+    asked = {"query": "town hall opens", "documents": ["cats sleep", "the town hall opens at nine"]}
+    _, expected = await ask(front, "/v1/rerank", **asked, top_n=1)
+    status, body = await ask(front, "/v2/rerank", **asked, top_n=1, max_tokens_per_doc=4096)
+    assert status == 200, body
+    (best,) = expected["results"]
+    assert body["results"] == [{"index": best["index"], "relevance_score": best["relevance_score"]}]
+    assert body["meta"] == {
+        "api_version": {"version": "2"},
+        "tokens": {"input_tokens": expected["usage"]["prompt_tokens"]},
+    }
+
+
+@pytest.mark.usefixtures("embedder")
 async def test_score_compares_one_text_with_others(front: Front) -> None:
     _, body = await ask(front, "/v1/score", text_1="a b", text_2=["a b", "c"])
     (query,) = alone("a b", input_type=InputType.QUERY)

@@ -1,4 +1,4 @@
-"""The two routes that probes ask."""
+"""The routes that probes ask."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ async def test_health_answers_while_not_ready_and_ready_follows_the_check() -> N
     ):
         async with client.get("/healthz") as response:
             assert (response.status, await response.json()) == (200, {"status": "ok"})
-        async with client.get("/readyz") as response:
-            assert response.status == 503
-            assert await response.json() == {"status": "not ready", "reason": "loading the model"}
-            assert response.headers["Cache-Control"] == "no-store"
-        ready.reason = None
-        async with client.get("/readyz") as response:
-            assert (response.status, await response.json()) == (200, {"status": "ready"})
+        for path in ("/readyz", "/health"):
+            ready.reason = "loading the model"
+            async with client.get(path) as response:
+                assert response.status == 503
+                assert await response.json() == {"status": "not ready", "reason": ready.reason}
+                assert response.headers["Cache-Control"] == "no-store"
+            ready.reason = None
+            async with client.get(path) as response:
+                assert (response.status, await response.json()) == (200, {"status": "ready"})
         async with client.get("/other") as response:
             assert response.status == 404
 

@@ -20,6 +20,7 @@ from relais_orchestrator.http.parsing import (
     MAX_STRINGS,
     MAX_VALUES,
     parse_body,
+    parse_leniently,
 )
 
 SECRET = "s3cr3t-value"
@@ -89,6 +90,39 @@ def test_field_at_fault_is_named_with_a_code(fields: dict[str, Any], param: str,
     error = chat(**fields)
     assert (error.param, error.code, error.status) == (param, code, 400)
     assert error.message.startswith(f"{param}: ")
+
+
+def test_unknown_fields_are_taken_out_wherever_they_are_and_named_once() -> None:
+    def body(*, extra: bool) -> bytes:
+        more: dict[str, Any] = {"more": {"a": 1}} if extra else {}
+        part = {"type": "text", "text": "x", **more}
+        turns = [
+            {"role": "user", "content": [part]},
+            *({"role": "user", "content": "x", **more} for _ in range(2)),
+        ]
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, **more}}
+        asked = {"model": "m", "messages": turns, "response_format": form, **more}
+        return json.dumps(asked).encode()
+
+    wanted, ignored = parse_leniently(ChatCompletionRequest, body(extra=True))
+    assert sorted(ignored) == [
+        "messages.content.more",
+        "messages.more",
+        "more",
+        "response_format.json_schema.more",
+    ]
+    plain = parse_body(ChatCompletionRequest, body(extra=False))
+    assert (wanted.messages, wanted.to_sampling()) == (plain.messages, plain.to_sampling())
+    assert parse_leniently(ChatCompletionRequest, body(extra=False)) == (plain, ())
+
+
+def test_what_is_known_and_wrong_is_refused_whatever_is_ignored() -> None:
+    for field, value, code in (("audio", {}, "unsupported_parameter"), ("n", "1", None)):
+        body = GOOD[ChatCompletionRequest] | {"nope": 1, field: value}
+        with pytest.raises(InvalidRequest) as caught:
+            parse_leniently(ChatCompletionRequest, json.dumps(body).encode())
+        assert caught.value.param == field
+        assert code in (None, caught.value.code)
 
 
 def test_native_parameters_are_named_by_their_path() -> None:

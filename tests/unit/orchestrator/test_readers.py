@@ -48,6 +48,14 @@ async def test_refusals_keep_their_kind_and_words(readers: Readers) -> None:
         await readers.read(Reading.COMPLETION, b'"' * 200_000, "one")
 
 
+async def test_unknown_fields_are_ignored_elsewhere_as_here() -> None:
+    body = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "nope": 1}).encode()
+    async with open_readers(ignore_unknown=True) as readers:
+        asked = await readers.read(Reading.COMPLETION, body, "one")
+    assert asked.ignored == ("nope",)
+    assert asked == answer_of(Reading.COMPLETION, body, ignore_unknown=True)
+
+
 async def test_one_key_s_bodies_wait_for_each_other_and_not_another_s(readers: Readers) -> None:
     many = [asyncio.create_task(readers.read(Reading.COMPLETION, LARGE, "many")) for _ in range(20)]
     await wait_until(lambda: processes_of(readers))

@@ -43,6 +43,7 @@ BAD = {
     "LEASE_S": ["0", "x", "nan"],
     "REAP_EVERY_S": ["0", "x", "inf"],
     "MAX_FAILURES": ["0", "x"],
+    "UNKNOWN_FIELDS": ["drop"],
     "LOG_LEVEL": ["loud"],
     "LOG_FORMAT": ["xml"],
 }
@@ -73,6 +74,14 @@ def test_only_dev_runs_without_keys(env: str) -> None:
     with pytest.raises(SettingsError, match="API_KEYS"):
         read_settings({"ENV": env, "API_KEYS": "  "})
     assert read_settings({"ENV": env, "API_KEYS": "keys.json"}).api_keys == Path("keys.json")
+
+
+def test_unknown_fields_are_refused_where_clients_are_written() -> None:
+    keys = {"API_KEYS": "keys.json"}
+    assert not read_settings({}).ignore_unknown
+    assert read_settings({"ENV": "staging", **keys}).ignore_unknown
+    assert read_settings({"ENV": "prod", **keys}).ignore_unknown
+    assert not read_settings({"ENV": "prod", **keys, "UNKNOWN_FIELDS": "refuse"}).ignore_unknown
 
 
 def test_models_are_a_list() -> None:

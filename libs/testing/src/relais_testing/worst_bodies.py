@@ -15,6 +15,7 @@ PATHS = {
     Reading.EMBEDDINGS: "/v1/embeddings",
     Reading.RERANK: "/v1/rerank",
     Reading.SCORE: "/v1/score",
+    Reading.COHERE_RERANK: "/v2/rerank",
 }
 _TEXTS = {"messages": b'[{"role":"user","content":"x"}]'}
 _GOOD: dict[Reading, dict[str, bytes]] = {
@@ -24,6 +25,7 @@ _GOOD: dict[Reading, dict[str, bytes]] = {
     Reading.EMBEDDINGS: {"input": b'"x"'},
     Reading.RERANK: {"query": b'"x"', "documents": b'["x"]'},
     Reading.SCORE: {"text_1": b'"x"', "text_2": b'["x"]'},
+    Reading.COHERE_RERANK: {"query": b'"x"', "documents": b'["x"]'},
 }
 """The least that each takes beside its model."""
 
@@ -34,6 +36,7 @@ _LONG: dict[Reading, tuple[str, ...]] = {
     Reading.EMBEDDINGS: ("input", "model"),
     Reading.RERANK: ("documents", "query", "top_n"),
     Reading.SCORE: ("text_1", "text_2"),
+    Reading.COHERE_RERANK: ("documents", "query", "top_n"),
 }
 """Fields that are tried with all of the below."""
 

@@ -27,9 +27,10 @@ from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT, Document
 from relais_orchestrator.api.docs.pages import add_docs_page
 from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
+from relais_orchestrator.api.route import KEYS
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.http import rate_headers, request_ids
+from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body
 from relais_orchestrator.http.cors import allow_origins
 from relais_orchestrator.http.held import HeldBytes
@@ -39,6 +40,7 @@ from relais_orchestrator.http.reading.readers import Readers, open_readers
 from relais_orchestrator.http.refused import Refused
 from relais_orchestrator.http.screening import screen
 from relais_orchestrator.http.server import Runner
+from relais_orchestrator.http.trailing_slashes import TrailingSlashes
 from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams.drain import Drain
@@ -113,7 +115,9 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
         middlewares=[metrics.middleware, screen, hold_answers, refused.middleware]
     )
     app[PARTS] = parts
-    app.on_response_prepare.extend((request_ids.stamp, rate_headers.stamp, parts.drain.stamp))
+    app.on_response_prepare.extend(
+        (request_ids.stamp, rate_headers.stamp, ignored_fields.stamp, parts.drain.stamp)
+    )
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(
         route.to_aiohttp(expect_handler=expect_body)
@@ -169,7 +173,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             metrics=StoreMetrics(registry),
         ) as store,
         open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
-        open_readers() as readers,
+        open_readers(ignore_unknown=settings.ignore_unknown) as readers,
     ):
         metrics = open_metrics(registry, store, settings.models)
         parts = create_parts(
@@ -179,6 +183,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             create_app(parts, store, metrics),
             settings.connections,
             settings.proxy,
+            TrailingSlashes(route.path for route in ROUTES if route.access in KEYS),
             shutdown_timeout_s=1.0,
         )
         await runner.setup()

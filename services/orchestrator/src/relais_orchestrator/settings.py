@@ -69,6 +69,7 @@ class Settings:
     """All settings.
 
     Attributes:
+        ignore_unknown: unknown fields of bodies are ignored, not refused.
         traces: None if no traces are kept.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     proxy: BehindProxy
     connections: ConnectionBounds
     cors_allow_origins: tuple[str, ...]
+    ignore_unknown: bool
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
     model_aliases: dict[str, str]
@@ -125,6 +127,7 @@ def read_settings(env: Environ) -> Settings:
             linger_bytes=max_body_bytes,
         ),
         cors_allow_origins=_origins(env),
+        ignore_unknown=_ignore_unknown(env, name),
         models=environ.models(env),
         embedding_models=environ.embedding_models(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
@@ -195,6 +198,12 @@ def _origins(env: Environ) -> tuple[str, ...]:
                 f"CORS_ALLOW_ORIGINS has {origin!r}; it takes origins like https://example.org, or *"
             )
     return origins
+
+
+def _ignore_unknown(env: Environ, name: str) -> bool:
+    # Who develops should see a misspelt field; in production clients come that send more than is known.
+    default = "refuse" if name == "dev" else "ignore"
+    return environ.choice(env, "UNKNOWN_FIELDS", default, ("refuse", "ignore")) == "ignore"
 
 
 def _max_stored_bytes(env: Environ, max_body_bytes: int) -> int:

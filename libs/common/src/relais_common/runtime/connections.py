@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
@@ -105,6 +105,9 @@ class BoundedConnection(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         finished = await super().finish_response(request, resp, start_time)
+        if request.version < HttpVersion11 and "Connection" not in finished[0].headers:
+            # aiohttp announces that it keeps the connection only where the length is known, and keeps it in any case.
+            finished[0].force_close()
         if self._manager is not None and not request.content.is_eof():
             await self._drop_body(request, self._manager.bounds.linger_bytes)
         return finished

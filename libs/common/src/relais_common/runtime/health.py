@@ -1,4 +1,4 @@
-"""The routes `/healthz` and `/readyz` of every service."""
+"""The routes `/healthz`, `/readyz` and `/health` of every service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Check = Callable[[], Awaitable[str | None]]
 
 
 def add_health_routes(app: web.Application, ready: Check) -> None:
-    """Add `/healthz`, which answers while the event loop runs, and `/readyz`, a 503 while `ready` returns a reason."""
+    """Add `/healthz`, which answers while the event loop runs, and `/readyz`, a 503 while `ready` returns a reason.
+
+    `/health` is `/readyz` by the name that vLLM has, and that load balancers and benchmarks ask for.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         return _json({"status": "ok"}, 200)
@@ -37,6 +40,7 @@ def add_health_routes(app: web.Application, ready: Check) -> None:
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/health", readyz)
 
 
 def _json(body: dict[str, str], status: int) -> web.Response:

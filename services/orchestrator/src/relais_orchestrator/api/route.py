@@ -23,6 +23,10 @@ class Access(Enum):
     ADMIN = "a key with admin rights"
 
 
+KEYS = frozenset((Access.KEY, Access.KEY_OR_EVENTS_URL))
+"""Routes that any key may use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """A request or response header; `type` is any type that pydantic accepts."""

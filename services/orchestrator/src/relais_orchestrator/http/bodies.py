@@ -18,6 +18,7 @@ from relais_common.runtime.lifecycle import lived_timeout
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.http import ignored_fields
 from relais_orchestrator.http.held import HOLDER, Held
 from relais_orchestrator.http.parsing import model_of
 from relais_orchestrator.http.reading import Reading
@@ -100,4 +101,6 @@ async def read_asked(
         model = model_of(body)
         if model is not None:
             parts.catalogue.root_of(model, caller)
-        yield caller, body, await parts.readers.read(route, body, caller.key_id)
+        asked = await parts.readers.read(route, body, caller.key_id)
+        ignored_fields.note(request, asked.ignored)
+        yield caller, body, asked

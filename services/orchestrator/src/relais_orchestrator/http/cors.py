@@ -18,6 +18,7 @@ EXPOSED_HEADERS = (
     "Location",
     "OpenAI-Processing-Ms",
     "Retry-After",
+    "X-Relais-Ignored-Fields",
     "X-Relais-Queue-Ms",
     "X-Request-Id",
     *(

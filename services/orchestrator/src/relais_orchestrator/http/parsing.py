@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -31,16 +31,17 @@ MAX_VALUES = 1_000_000
 _ERRORS_READ = 16
 """Bound on errors: each unknown field is one. Errors of one field's union come together, and are fewer."""
 
+_UNKNOWN = "extra_forbidden"
 _CODES = {
     "missing": "missing_required_parameter",
-    "extra_forbidden": "unknown_parameter",
+    _UNKNOWN: "unknown_parameter",
     "literal_error": unsupported.VALUE,
     unsupported.PARAMETER: unsupported.PARAMETER,
     unsupported.VALUE: unsupported.VALUE,
 }
 _MESSAGES = {
     "missing": "this field is required",
-    "extra_forbidden": "this field is unknown",
+    _UNKNOWN: "this field is unknown",
     # pydantic's message would repeat the input.
     "union_tag_invalid": "this type is unknown or not supported",
 }
@@ -78,6 +79,40 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
         return schema.model_validate_json(body)
     except ValidationError as error:
         raise _refusal(error) from None
+
+
+def parse_leniently(schema: type[Schema], body: bytes) -> tuple[Schema, tuple[str, ...]]:
+    """Parse and validate the body without its unknown fields, and return their paths, without places in lists.
+
+    Raises:
+        InvalidRequest, PayloadTooLarge: as `parse_body`.
+    """
+    _check_parts(body)
+    try:
+        return schema.model_validate_json(body), ()
+    except ValidationError as error:
+        kinds = {one["type"] for one in error.errors(include_url=False, include_input=False)}
+        if _UNKNOWN not in kinds:
+            raise _refusal(error) from None
+    try:
+        parsed = schema.model_validate_json(body, extra="allow")
+    except ValidationError as error:
+        raise _refusal(error) from None
+    return parsed, tuple(dict.fromkeys(_taken_out(parsed)))
+
+
+def _taken_out(value: Any, path: str = "") -> Iterator[str]:
+    """Take the unknown fields out of a parsed body, and yield their paths."""
+    if isinstance(value, BaseModel):
+        unknown = value.model_extra or {}
+        yield from (path + name for name in unknown)
+        unknown.clear()
+        for name, inner in value:
+            yield from _taken_out(inner, f"{path}{name}.")
+    elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        # Lists of a million numbers are not walked.
+        for one in value:
+            yield from _taken_out(one, path)
 
 
 def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:

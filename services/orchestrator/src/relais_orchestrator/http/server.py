@@ -10,6 +10,7 @@ from relais_common.runtime.connections import BoundedConnection, BoundedRunner, 
 from relais_orchestrator.http.behind_proxy import BehindProxy
 from relais_orchestrator.http.problems import problems
 from relais_orchestrator.http.request_ids import SERVER, new_request_id
+from relais_orchestrator.http.trailing_slashes import TrailingSlashes
 from relais_orchestrator.streams.sse import RESPONSE_BEGUN, TRAFFIC
 
 
@@ -39,11 +40,13 @@ class Runner(BoundedRunner):
         app: web.Application,
         bounds: ConnectionBounds,
         proxy: BehindProxy,
+        slashes: TrailingSlashes,
         *,
         shutdown_timeout_s: float,
     ) -> None:
         super().__init__(app, bounds, shutdown_timeout_s=shutdown_timeout_s)
         self._proxy = proxy
+        self._slashes = slashes
 
     def _handler(self, plain: Any) -> Any:
         # Wraps the application instead of being a middleware: routing and `Expect` come before middlewares.
@@ -54,6 +57,6 @@ class Runner(BoundedRunner):
 
     def _request_factory(self, plain: Any) -> Any:
         def make_request(*parts: Any) -> web.BaseRequest:
-            return self._proxy.as_meant(plain(*parts))
+            return self._slashes.dropped(self._proxy.as_meant(plain(*parts)))
 
         return make_request

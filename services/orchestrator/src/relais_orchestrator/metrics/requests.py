@@ -26,6 +26,7 @@ SUBMITTING = frozenset(
         "/v1/embeddings",
         "/v1/rerank",
         "/v1/score",
+        "/v2/rerank",
     }
 )
 """Routes that queue requests."""

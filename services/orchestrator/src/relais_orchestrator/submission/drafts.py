@@ -15,6 +15,7 @@ from relais_common.jobs.job import (
     Sampling,
 )
 from relais_orchestrator.api.embeddings.schemas import (
+    CohereRerankRequest,
     EmbeddingRequest,
     Inputs,
     RerankRequest,
@@ -54,6 +55,7 @@ class Asked:
         base64: whether to return vectors as base64.
         top_n: number of results of a ranking; None for all.
         return_documents: whether a ranking includes its documents.
+        ignored: unknown fields of the body.
     """
 
     draft: Draft
@@ -63,6 +65,7 @@ class Asked:
     base64: bool = False
     top_n: int | None = None
     return_documents: bool = True
+    ignored: tuple[str, ...] = ()
 
 
 def _draft(
@@ -71,6 +74,7 @@ def _draft(
     | SubmitRequest
     | EmbeddingRequest
     | RerankRequest
+    | CohereRerankRequest
     | ScoreRequest,
 ) -> Draft:
     """What every route has."""
@@ -145,14 +149,14 @@ def embeddings(wanted: EmbeddingRequest) -> Asked:
     return Asked(_vectors(wanted, embedding), base64=wanted.encoding_format == "base64")
 
 
-def rerank(wanted: RerankRequest) -> Asked:
+def rerank(wanted: RerankRequest | CohereRerankRequest) -> Asked:
     embedding = Embedding(
         inputs=tuple(wanted.documents), queries=(wanted.query,), input_type=InputType.PASSAGE
     )
     return Asked(
         _vectors(wanted, embedding),
         top_n=wanted.top_n,
-        return_documents=wanted.return_documents is not False,
+        return_documents=isinstance(wanted, RerankRequest) and wanted.return_documents is not False,
     )
 
 
@@ -162,7 +166,9 @@ def score(wanted: ScoreRequest) -> Asked:
     return Asked(_vectors(wanted, embedding))
 
 
-def _vectors(wanted: EmbeddingRequest | RerankRequest | ScoreRequest, asked: Embedding) -> Draft:
+def _vectors(
+    wanted: EmbeddingRequest | RerankRequest | CohereRerankRequest | ScoreRequest, asked: Embedding
+) -> Draft:
     is_delivered = wanted.on_disconnect is OnDisconnect.CANCEL
     return replace(_draft(wanted), embedding=asked, is_delivered=is_delivered)
 

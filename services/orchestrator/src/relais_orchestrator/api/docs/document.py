@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from relais_orchestrator.api.docs.components import Deployment, Json, Schemas, filled, inline_schema
 from relais_orchestrator.api.docs.operations import (
     HEADERS_OF,
+    IGNORED_FIELDS,
     PROCESSING_MS,
     REQUEST_ID,
     describe,
@@ -60,7 +61,7 @@ def _header(header: Header) -> Json:
 
 
 def _all_headers(routes: Iterable[Route]) -> Iterable[Header]:
-    yield from (REQUEST_ID, PROCESSING_MS)
+    yield from (REQUEST_ID, PROCESSING_MS, IGNORED_FIELDS)
     for several in HEADERS_OF.values():
         yield from several
     for route in routes:

@@ -24,7 +24,7 @@ from relais_orchestrator.api.docs.components import Deployment, Json, Plain, Sch
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.route import Access, Answer, Events, Header, Query, Route
 from relais_orchestrator.api.schemas.errors import ErrorResponse
-from relais_orchestrator.http import request_ids
+from relais_orchestrator.http import ignored_fields, request_ids
 
 REQUEST_ID = Header(
     "X-Request-Id",
@@ -43,6 +43,12 @@ CLIENT_REQUEST_ID = Header(
     "X-Request-Id",
     str,
     f"A name for this request, for logs and answers; not used unless it matches `{request_ids.FORM}`.",
+)
+IGNORED_FIELDS = Header(
+    ignored_fields.HEADER,
+    str,
+    f"Unknown fields of the body, if they are ignored here (`UNKNOWN_FIELDS`): up to {ignored_fields.MAX_NAMES}, and "
+    f"`{ignored_fields.MORE}` for more.",
 )
 RETRY_AFTER = Header("Retry-After", Annotated[int, Field(ge=1)], "Seconds to wait.")
 AUTHENTICATE = Header("WWW-Authenticate", str, "`Bearer`.", required=True)
@@ -139,7 +145,13 @@ def _answer(answer: Answer, route: Route, schemas: Schemas) -> Json:
         content["text/event-stream"] = _events(answer.events, schemas)
     response: Json = {
         "description": answer.description,
-        "headers": _headers((*answer.headers, REQUEST_ID, PROCESSING_MS)),
+        "headers": _headers(
+            (
+                *answer.headers,
+                *((IGNORED_FIELDS,) if route.body is not None else ()),
+                *(REQUEST_ID, PROCESSING_MS),
+            )
+        ),
     }
     if content:
         response["content"] = content

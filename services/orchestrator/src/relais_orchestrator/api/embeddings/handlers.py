@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/rerank`, `/v1/score`: each runs one job and returns its vectors or scores."""
+"""`/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/score`: each runs one job and returns its vectors or scores."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
 from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.schemas import (
+    CohereRerankResponse,
     EmbeddingUsage,
     RerankResponse,
     RerankResult,
@@ -85,11 +86,9 @@ async def rerank(request: web.Request) -> web.Response:
     """Rank documents by their cosine similarity to a query."""
     asked, done = await _ask(request, Reading.RERANK)
     documents = () if asked.draft.embedding is None else asked.draft.embedding.inputs
-    scores = unpack(done.packed)
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n]
     results: list[RerankResult] = []
-    for index in order:
-        result: RerankResult = {"index": index, "relevance_score": scores[index]}
+    for index, one in _nearest(asked, done):
+        result: RerankResult = {"index": index, "relevance_score": one}
         if asked.return_documents:
             result["document"] = {"text": str(documents[index])}
         results.append(result)
@@ -101,6 +100,29 @@ async def rerank(request: web.Request) -> web.Response:
         "timings": done.completed.timings,
     }
     return json_response(answer, headers=done.headers)
+
+
+async def cohere_rerank(request: web.Request) -> web.Response:
+    """Rank documents, for Cohere's client."""
+    asked, done = await _ask(request, Reading.COHERE_RERANK)
+    answer: CohereRerankResponse = {
+        "id": f"rerank-{done.channel_id}",
+        "results": [
+            {"index": index, "relevance_score": one} for index, one in _nearest(asked, done)
+        ],
+        "meta": {
+            "api_version": {"version": "2"},
+            "tokens": {"input_tokens": done.usage["prompt_tokens"]},
+        },
+        "timings": done.completed.timings,
+    }
+    return json_response(answer, headers=done.headers)
+
+
+def _nearest(asked: Asked, done: _Done) -> list[tuple[int, float]]:
+    """Return the documents' places and scores, the nearest first."""
+    scores = unpack(done.packed)
+    return sorted(enumerate(scores), key=lambda one: -one[1])[: asked.top_n]
 
 
 async def score(request: web.Request) -> web.Response:

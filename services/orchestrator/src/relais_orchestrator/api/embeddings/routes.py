@@ -1,10 +1,12 @@
-"""Routes of embedding models: OpenAI's, and vLLM's rerank and score."""
+"""Routes of embedding models: OpenAI's, vLLM's rerank and score, and Cohere's rerank."""
 
 from __future__ import annotations
 
 from relais_common.jobs.errors import RequestCancelled, RequestExpired
 from relais_orchestrator.api.embeddings import handlers as embeddings
 from relais_orchestrator.api.embeddings.schemas import (
+    CohereRerankRequest,
+    CohereRerankResponse,
     EmbeddingList,
     EmbeddingRequest,
     RerankRequest,
@@ -49,6 +51,20 @@ ROUTES = [
         embeds=True,
         headers=(IDEMPOTENCY_KEY,),
         answers=(Answer(200, "The nearest first.", RerankResponse, headers=(QUEUE_MS,)),),
+        errors=ERRORS,
+    ),
+    Route(
+        method="POST",
+        path="/v2/rerank",
+        handler=embeddings.cohere_rerank,
+        tag=TAG,
+        summary="Sort passages, for Cohere's client",
+        description="As `/v1/rerank`, with what Cohere's client sends and reads.",
+        body=CohereRerankRequest,
+        example={"query": "opening hours", "documents": ["We open at nine.", "Cats sleep."]},
+        embeds=True,
+        headers=(IDEMPOTENCY_KEY,),
+        answers=(Answer(200, "The nearest first.", CohereRerankResponse, headers=(QUEUE_MS,)),),
         errors=ERRORS,
     ),
     Route(

@@ -1,4 +1,4 @@
-"""Requests and responses of `/v1/embeddings`, `/v1/rerank` and `/v1/score`."""
+"""Requests and responses of `/v1/embeddings`, `/v1/rerank`, `/v2/rerank` and `/v1/score`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from relais_orchestrator.api.schemas.closed import CLOSED
 from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
+from relais_orchestrator.api.schemas.unsupported import NotSupported
 
 MAX_INPUTS = 32_768
 """The highest allowed value of `MAX_EMBEDDING_INPUTS`."""
@@ -81,6 +82,19 @@ class RerankRequest(_Common):
     )
 
 
+class CohereRerankRequest(_Common):
+    """`POST /v2/rerank`: what Cohere's client sends."""
+
+    query: str
+    documents: Texts
+    top_n: Annotated[int, Whole(1, 2**31 - 1)] | None = Field(
+        default=None, description="The best so many; default: all."
+    )
+    max_tokens_per_doc: Annotated[
+        Literal[4096] | None, NotSupported("documents are cut at the model's own limit")
+    ] = None
+
+
 class ScoreRequest(_Common):
     """`POST /v1/score`: compare one text with each of the second ones."""
 
@@ -136,6 +150,38 @@ class RerankResponse(TypedDict):
     model: str
     results: list[RerankResult]
     usage: EmbeddingUsage
+    timings: Timings
+
+
+@with_config(CLOSED)
+class ApiVersion(TypedDict):
+    version: Literal["2"]
+
+
+@with_config(CLOSED)
+class InputTokens(TypedDict):
+    input_tokens: int
+
+
+@with_config(CLOSED)
+class CohereMeta(TypedDict):
+    api_version: ApiVersion
+    tokens: InputTokens
+
+
+@with_config(CLOSED)
+class CohereResult(TypedDict):
+    index: Annotated[int, Field(description="Its place among the documents of the request.")]
+    relevance_score: Annotated[float, Field(description="Cosine with the query, -1 to 1.")]
+
+
+@with_config(CLOSED)
+class CohereRerankResponse(TypedDict):
+    """Documents, most similar first, as Cohere's client reads them."""
+
+    id: str
+    results: list[CohereResult]
+    meta: CohereMeta
     timings: Timings
 
 

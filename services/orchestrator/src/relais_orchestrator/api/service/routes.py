@@ -34,6 +34,18 @@ ROUTES = [
     ),
     Route(
         method="GET",
+        path="/health",
+        handler=None,
+        tag=TAG,
+        summary="The same, by the name that vLLM has",
+        access=Access.OPEN,
+        answers=(
+            Answer(200, "Yes.", Ready),
+            Answer(503, "No: it drains, or Redis does not answer.", NotReady),
+        ),
+    ),
+    Route(
+        method="GET",
         path="/metrics",
         handler=None,
         tag=TAG,

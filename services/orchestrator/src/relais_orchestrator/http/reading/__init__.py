@@ -6,15 +6,22 @@ No parser releases the GIL, so a thread would not free the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import IntEnum, auto
 from typing import TypeVar
 
 from pydantic import BaseModel
 
-from relais_orchestrator.api.embeddings.schemas import EmbeddingRequest, RerankRequest, ScoreRequest
+from relais_orchestrator.api.embeddings.schemas import (
+    CohereRerankRequest,
+    EmbeddingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
-from relais_orchestrator.http.parsing import parse_body
+from relais_orchestrator.http.ignored_fields import MAX_NAMES
+from relais_orchestrator.http.parsing import parse_body, parse_leniently
 from relais_orchestrator.submission import drafts
 from relais_orchestrator.submission.drafts import Asked
 
@@ -30,10 +37,19 @@ class Reading(IntEnum):
     EMBEDDINGS = auto()
     RERANK = auto()
     SCORE = auto()
+    COHERE_RERANK = auto()
 
 
-def _reads(schema: type[_Schema], draft_of: Callable[[_Schema], Asked]) -> Callable[[bytes], Asked]:
-    return lambda body: draft_of(parse_body(schema, body))
+def _reads(
+    schema: type[_Schema], draft_of: Callable[[_Schema], Asked]
+) -> Callable[[bytes, bool], Asked]:
+    def read(body: bytes, ignore_unknown: bool) -> Asked:
+        if not ignore_unknown:
+            return draft_of(parse_body(schema, body))
+        wanted, ignored = parse_leniently(schema, body)
+        return replace(draft_of(wanted), ignored=ignored[: MAX_NAMES + 1])
+
+    return read
 
 
 _HOW = {
@@ -43,9 +59,14 @@ _HOW = {
     Reading.EMBEDDINGS: _reads(EmbeddingRequest, drafts.embeddings),
     Reading.RERANK: _reads(RerankRequest, drafts.rerank),
     Reading.SCORE: _reads(ScoreRequest, drafts.score),
+    Reading.COHERE_RERANK: _reads(CohereRerankRequest, drafts.rerank),
 }
 
 
-def read(route: Reading, body: bytes) -> Asked:
-    """Return what a body asks for. Raises RelaisError if it is refused."""
-    return _HOW[route](body)
+def read(route: Reading, body: bytes, *, ignore_unknown: bool = False) -> Asked:
+    """Return what a body asks for. Raises RelaisError if it is refused.
+
+    Args:
+        ignore_unknown: fields, instead of refusing them.
+    """
+    return _HOW[route](body, ignore_unknown)

@@ -15,8 +15,9 @@ from relais_orchestrator.http.reading.messages import NICENESS, REQUEST, answer_
 def serve(bodies: BinaryIO, answers: BinaryIO) -> None:
     """Answer each body in order."""
     while len(head := bodies.read(REQUEST.size)) == REQUEST.size:
-        route, length = REQUEST.unpack(head)
-        answers.write(encode_answer(answer_of(Reading(route), bodies.read(length))))
+        route, ignore_unknown, length = REQUEST.unpack(head)
+        answer = answer_of(Reading(route), bodies.read(length), ignore_unknown=ignore_unknown)
+        answers.write(encode_answer(answer))
         answers.flush()
 
 

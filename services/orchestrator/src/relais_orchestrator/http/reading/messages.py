@@ -10,8 +10,8 @@ from relais_common.jobs.errors import InternalError, RelaisError
 from relais_orchestrator.http.reading import Reading, read
 from relais_orchestrator.submission.drafts import Asked
 
-REQUEST = struct.Struct("<BQ")
-"""Request header: route, and length of the body that follows."""
+REQUEST = struct.Struct("<B?Q")
+"""Request header: route, whether to ignore unknown fields, and length of the body that follows."""
 
 ANSWER = struct.Struct("<Q")
 """Response header: length of the pickle that follows."""
@@ -19,10 +19,10 @@ ANSWER = struct.Struct("<Q")
 NICENESS = 5
 
 
-def answer_of(route: Reading, body: bytes) -> Asked | RelaisError:
+def answer_of(route: Reading, body: bytes, *, ignore_unknown: bool = False) -> Asked | RelaisError:
     """Return what a body asks for, or why it is refused; never raises."""
     try:
-        return read(route, body)
+        return read(route, body, ignore_unknown=ignore_unknown)
     except RelaisError as error:
         return error.with_traceback(None)
     except Exception:  # noqa: BLE001 — the client is told, the log has it, the next body is read

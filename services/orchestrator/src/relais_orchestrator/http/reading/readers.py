@@ -34,12 +34,17 @@ PIPE_BYTES = 1 << 20
 
 
 class Readers:
-    """Parses bodies. Large ones wait their turn: one of each key at a time, with keys in rotation."""
+    """Parses bodies. Large ones wait their turn: one of each key at a time, with keys in rotation.
 
-    def __init__(self, processes: int = PROCESSES) -> None:
+    Args:
+        ignore_unknown: fields, instead of refusing them.
+    """
+
+    def __init__(self, processes: int = PROCESSES, *, ignore_unknown: bool = False) -> None:
+        self._ignore_unknown = ignore_unknown
         # The last used comes first, so that others are not started before they are needed.
         self._idle: asyncio.LifoQueue[_Reader] = asyncio.LifoQueue()
-        self._readers = [_Reader() for _ in range(processes)]
+        self._readers = [_Reader(ignore_unknown) for _ in range(processes)]
         for one in self._readers:
             self._idle.put_nowait(one)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -48,7 +53,7 @@ class Readers:
     async def read(self, route: Reading, body: bytes, key_id: str) -> Asked:
         """What a body asks for. Raises RelaisError where it is refused."""
         if len(body) <= SMALL_BYTES:
-            return read(route, body)
+            return read(route, body, ignore_unknown=self._ignore_unknown)
         turn = self._turns.setdefault(key_id, asyncio.Lock())
         await turn.acquire()
         try:
@@ -83,7 +88,8 @@ class Readers:
 class _Reader:
     """One process, started when a body needs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignore_unknown: bool) -> None:
+        self._ignore_unknown = ignore_unknown
         self._process: Process | None = None
 
     async def ask(self, route: Reading, body: bytes) -> Asked | RelaisError:
@@ -108,7 +114,7 @@ class _Reader:
         bodies, answers = self._process.stdin, self._process.stdout
         assert bodies is not None
         assert answers is not None
-        bodies.write(REQUEST.pack(route, len(body)))
+        bodies.write(REQUEST.pack(route, self._ignore_unknown, len(body)))
         bodies.write(body)
         await bodies.drain()
         (length,) = ANSWER.unpack(await answers.readexactly(ANSWER.size))
@@ -126,9 +132,9 @@ class _Reader:
 
 
 @asynccontextmanager
-async def open_readers() -> AsyncIterator[Readers]:
+async def open_readers(*, ignore_unknown: bool = False) -> AsyncIterator[Readers]:
     """Yield readers whose processes end with this context."""
-    readers = Readers()
+    readers = Readers(ignore_unknown=ignore_unknown)
     try:
         yield readers
     finally:
