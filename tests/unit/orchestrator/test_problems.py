@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import weakref
+from functools import partial
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from relais_common.jobs.errors import InvalidRequest
 from relais_orchestrator.http.problems import problems
+from relais_orchestrator.http.refusal_log import RefusalLog
 from relais_orchestrator.streams.sse import EventStream
 from relais_testing.waiting import wait_until
 
@@ -36,7 +38,7 @@ async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
             over.set()
         return out.response
 
-    app = web.Application(middlewares=[web.middleware(problems)])
+    app = web.Application(middlewares=[web.middleware(partial(problems, refusals=RefusalLog()))])
     app.add_routes([web.get("/", stream)])
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
@@ -64,7 +66,7 @@ async def test_a_request_that_failed_is_not_kept_until_a_collection(error: Excep
             kept = first
         raise kept from None
 
-    app = web.Application(middlewares=[web.middleware(problems)])
+    app = web.Application(middlewares=[web.middleware(partial(problems, refusals=RefusalLog()))])
     app.add_routes([web.get("/", refuse)])
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         gc.disable()

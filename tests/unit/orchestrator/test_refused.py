@@ -7,7 +7,7 @@ import pytest
 from relais_common.config.api_keys import ApiKey
 from relais_common.jobs.errors import RateLimited
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.http import refused
+from relais_orchestrator.http import key_buckets
 from relais_orchestrator.http.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
 from relais_testing.clock import Clock
 
@@ -66,10 +66,10 @@ def test_retry_after_is_when_the_next_request_is_looked_at(bucket: Refused, cloc
 def test_keys_that_it_remembers_are_bounded(
     bucket: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refused, "MAX_KEYS", 10)
+    monkeypatch.setattr(key_buckets, "MAX_KEYS", 10)
     for number in range(50):
         bucket.charge(Caller(f"key-{number}", ApiKey(digests=())), 1)
-    assert len(bucket._used) == 10
+    assert len(bucket._buckets._used) == 10
 
 
 def test_small_bound_on_bodies_leaves_room_for_small_mistakes(clock: Clock) -> None:

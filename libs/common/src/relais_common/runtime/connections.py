@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -136,7 +136,7 @@ class BoundedConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        info = _info(status, exc)
+        info = error_of(status, exc)
         if info.status >= 500:
             log.error("connection_failed", exc_info=exc)
         if request.writer.output_size > 0:
@@ -148,7 +148,8 @@ class BoundedConnection(RequestHandler):
         return response
 
 
-def _info(status: int, error: BaseException | None) -> ErrorInfo:
+def error_of(status: int, error: BaseException | None) -> ErrorInfo:
+    """Return what a client is told of bytes that are no request, or of a failure outside of every handler."""
     if status >= 500:
         return INTERNAL
     # The other bound has no class of its own.
@@ -163,7 +164,7 @@ class BoundedServer(web.Server):
         self,
         *args: Any,
         bounds: ConnectionBounds,
-        connection: type[BoundedConnection],
+        connection: Callable[..., BoundedConnection],
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -257,13 +258,17 @@ class BoundedServer(web.Server):
 class BoundedRunner(web.AppRunner):
     """Runs an application within bounds. Run `cut_unread` beside it."""
 
-    connection: type[BoundedConnection] = BoundedConnection
-
     def __init__(
-        self, app: web.Application, bounds: ConnectionBounds, *, shutdown_timeout_s: float
+        self,
+        app: web.Application,
+        bounds: ConnectionBounds,
+        *,
+        shutdown_timeout_s: float,
+        connection: Callable[..., BoundedConnection] = BoundedConnection,
     ) -> None:
         super().__init__(app, shutdown_timeout=shutdown_timeout_s)
         self._bounds = bounds
+        self._connection = connection
 
     def close_idle(self) -> None:
         """As the server's; after `setup`."""
@@ -283,7 +288,7 @@ class BoundedRunner(web.AppRunner):
             # A client that leaves cancels its handler: so a disconnect is noticed in a silence.
             handler_cancellation=True,
             bounds=self._bounds,
-            connection=self.connection,
+            connection=self._connection,
         )
 
     def _handler(self, plain: Any) -> Any:

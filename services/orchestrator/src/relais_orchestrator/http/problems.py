@@ -19,6 +19,8 @@ from relais_common.jobs.errors import (
 from relais_common.runtime.connections import INTERNAL
 from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.http import rate_headers, request_ids
+from relais_orchestrator.http.held import HOLDER
+from relais_orchestrator.http.refusal_log import RefusalLog
 from relais_orchestrator.http.responses import error_response
 
 log = structlog.get_logger(__name__)
@@ -40,41 +42,34 @@ def shown_path(request: web.BaseRequest) -> str:
     return request.path[:MAX_SHOWN_PATH]
 
 
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problems(
+    request: web.Request, handler: Handler, *, refusals: RefusalLog
+) -> web.StreamResponse:
     request_ids.begin(request)
     try:
         return await handler(request)
     except Exception as error:  # noqa: BLE001 - all become answers, or are raised again
         try:
-            return _answer_to(error, request)
+            return _answer_to(error, request, refusals)
         finally:
             forget_frames(error)
 
 
-def _answer_to(error: Exception, request: web.Request) -> web.Response:
+def _answer_to(error: Exception, request: web.Request, refusals: RefusalLog) -> web.Response:
     """Raises the error itself where an answer has begun."""
     match error:
         case RelaisError():
-            if error.status >= 500:
-                log.warning(
-                    "request_failed", path=shown_path(request), code=error.code, error=error.message
-                )
             if isinstance(error, RateLimited):
                 rate_headers.note(request, error.buckets)
-            return error_response(error.info, retry_after_s=error.retry_after_s)
+            info = error.info
         case web.HTTPNotFound():
-            return error_response(NotFound(f"there is no {shown_path(request)}").info)
+            info = NotFound(f"there is no {shown_path(request)}").info
         case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(error.allowed_methods))
-            message = f"{shown_path(request)} takes {allowed}"
-            response = error_response(MethodNotAllowed(message).info)
-            response.headers["Allow"] = allowed
-            return response
+            info = MethodNotAllowed(f"{shown_path(request)} takes {_allowed(error)}").info
         case web.HTTPExpectationFailed():
-            return error_response(EXPECTATION_FAILED)
+            info = EXPECTATION_FAILED
         case web.HTTPException():
             info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
-            return error_response(info)
         case ConnectionError():
             # The client has gone: what is answered reaches nobody, but aiohttp takes it for a fault of ours if raised.
             log.info("client_disconnected", path=shown_path(request), error=str(error))
@@ -84,3 +79,22 @@ def _answer_to(error: Exception, request: web.Request) -> web.Response:
             if request.writer.output_size > 0:
                 raise error
             return error_response(INTERNAL)
+    _log(info, request, refusals)
+    response = error_response(info, retry_after_s=getattr(error, "retry_after_s", None))
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = _allowed(error)
+    return response
+
+
+def _allowed(error: web.HTTPMethodNotAllowed) -> str:
+    return ", ".join(sorted(error.allowed_methods))
+
+
+def _log(info: ErrorInfo, request: web.Request, refusals: RefusalLog) -> None:
+    path = shown_path(request)
+    if info.status >= 500:
+        log.warning("request_failed", path=path, code=info.code, error=info.message)
+    elif info.status >= 400:
+        refusals.note(
+            info, request_id=request[request_ids.REQUEST_ID], key_id=request.get(HOLDER), path=path
+        )

@@ -9,9 +9,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from relais_common.jobs.errors import EndedOtherwise, RateLimited, RelaisError
-from relais_common.jobs.limits import Bucket
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.http.key_buckets import KeyBuckets
 from relais_orchestrator.metrics.requests import SUBMITTING
 
 BODIES_PER_MINUTE = 16
@@ -24,7 +24,6 @@ LEAST_LARGEST_BYTES = 1 << 20
 """Used as the largest size if `MAX_BODY_BYTES` is smaller, so that a key may send enough small bodies."""
 
 CHARGED = frozenset((400, 404, 413, 415))
-MAX_KEYS = 10_000
 
 
 class Refused:
@@ -35,14 +34,11 @@ class Refused:
 
     def __init__(self, max_body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = BODIES_PER_MINUTE * max(max_body_bytes, LEAST_LARGEST_BYTES)
-        self._clock = clock
-        self._used: dict[str, tuple[float, float]] = {}
-        """Bytes used by each key, and when."""
+        self._buckets = KeyBuckets(self._per_minute, clock)
 
     def check(self, caller: Caller) -> None:
         """Raise RateLimited if too many of the key's requests were refused recently."""
-        used = self._used_now(caller.key_id)
-        wait_s = Bucket(self._per_minute, used).wait_s(self._cost(caller, 0))
+        wait_s = self._buckets.of(caller.key_id).wait_s(self._cost(caller, 0))
         if wait_s > 0:
             raise RateLimited(
                 "too many requests of this key were refused: correct them, and try again later",
@@ -51,21 +47,12 @@ class Refused:
 
     def charge(self, caller: Caller, body_bytes: int) -> None:
         """Charge a refused body to this key."""
-        used = self._used_now(caller.key_id) + self._cost(caller, body_bytes)
-        self._used[caller.key_id] = used, self._clock()
-        if len(self._used) > MAX_KEYS:
-            self._used = {key: kept for key, kept in self._used.items() if self._used_now(key)}
-            while len(self._used) > MAX_KEYS:
-                del self._used[next(iter(self._used))]
+        self._buckets.charge(caller.key_id, self._cost(caller, body_bytes))
 
     def _cost(self, caller: Caller, body_bytes: int) -> float:
         requests = caller.may.requests_per_minute
         share = 0.0 if requests is None else self._per_minute / requests
         return max(body_bytes, LEAST_BYTES, share)
-
-    def _used_now(self, key_id: str) -> float:
-        used, at_s = self._used.get(key_id, (0.0, 0.0))
-        return max(0.0, used - (self._clock() - at_s) * self._per_minute / 60)
 
     @property
     def middleware(self) -> Middleware:
