@@ -33,7 +33,8 @@ Settings come from the environment, or from a file .env beside README.md. The mo
   EMBEDDING_MODEL (a sentence-transformers model's name or path; all-MiniLM-L6-v2, which a package carries)
   ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
   LLM_TABLE ([("model", "http://host:port"), ...]: models that run already; a worker for them is started too)
-  RELAIS_DEVICE (cpu or cuda; found by looking)
+  ENV (dev: any key will do; staging, prod: only those of the file API_KEYS) and RELAIS_API_KEY (one of them, for the
+  first request)   RELAIS_DEVICE (cpu or cuda; found by looking)
   RELAIS_RUN_DIR (.run: logs, data and sockets; another one makes a second stack)   PYTHON (the interpreter to use)
 END
 }
@@ -99,9 +100,19 @@ while (($#)); do
     shift
 done
 
+# Asked before anything is installed or started: without it the first request, and with it the start, would fail.
+require_first_key() {
+    local missing=()
+    [[ ${ENV:-dev} == dev ]] && return
+    [[ -n ${API_KEYS:-} ]] || missing+=("API_KEYS: the file of keys, as made by: ./relais keys create client1 --file api_keys.json")
+    [[ -n ${RELAIS_API_KEY:-} ]] || missing+=("RELAIS_API_KEY: one of these keys, for the first request")
+    refuse_missing "ENV=$ENV" "${missing[@]}"
+}
+
 load_dotenv
 case $command in
     start)
+        require_first_key
         engine=${ENGINE:-vllm}
         if [[ -z $embedding_workers ]]; then
             if [[ $engine == remote ]]; then embedding_workers=0; else embedding_workers=1; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from stack.errors import StackError
@@ -11,12 +12,26 @@ from stack.model import Run
 _TAIL_BYTES = 65536
 
 
-def last_lines(run: Run, name: str, count: int) -> list[str]:
-    """The last lines of one program's log that say something."""
+LogSizes = Mapping[str, int]
+"""Bytes of each program's log before this run, which are an earlier run's."""
+
+
+def log_sizes(run: Run) -> LogSizes:
+    return {
+        one.name: path.stat().st_size
+        for one in run.programs
+        if (path := log_file(run, one.name)).exists()
+    }
+
+
+def last_lines(run: Run, name: str, count: int, *, after: LogSizes) -> list[str]:
+    """The last lines of one program's log that say something, as long as they are this run's."""
     path = log_file(run, name)
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            size, earlier = path.stat().st_size, after.get(name, 0)
+            # A log that is smaller than before was rotated meanwhile: all of it is new.
+            file.seek(max(earlier if earlier <= size else 0, size - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

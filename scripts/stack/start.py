@@ -20,7 +20,7 @@ from types import FrameType
 from stack import first_request, processes
 from stack.embedded_redis import redis_address
 from stack.errors import StackError, StopRequested
-from stack.logs import last_lines, log_file
+from stack.logs import LogSizes, last_lines, log_file, log_sizes
 from stack.model import Program, Run, Stage
 from stack.models import DEMO_MODEL
 from stack.plan import Counts, Plan, make_plan, run_directory
@@ -50,10 +50,12 @@ def start(root: Path, environ: Mapping[str, str], counts: Counts, *, detach: boo
         plan = make_plan(root, environ, counts)
         run = plan.run
         _check_redis(plan)
+        _check_key(plan)
         _prepare(plan)
+        logs_before = log_sizes(run)
         up = False
         try:
-            daemon = _bring_up(plan)
+            daemon = _bring_up(plan, logs_before)
             up = True
             # Never a key itself, which would stay in logs.
             key = "dev" if environ.get("ENV", "dev") == "dev" else "$RELAIS_API_KEY"
@@ -128,6 +130,32 @@ def _check_redis(plan: Plan) -> None:
         ) from None
 
 
+def _check_key(plan: Plan) -> None:
+    """Refuse a key for the first request that would be refused once everything has started."""
+    path, key = plan.environment.get("API_KEYS"), plan.environment.get("RELAIS_API_KEY")
+    if plan.environment["ENV"] == "dev" or not path or not key:
+        return
+    # Other commands run without the environment that has it.
+    from relais_common.config.api_keys import digest, read_file
+    from relais_common.jobs.errors import SettingsError
+
+    try:
+        keys = read_file(Path(path)).items()
+    except SettingsError as error:
+        raise StackError(str(error)) from None
+    for client, rights in keys:
+        if digest(key) not in rights.digests:
+            continue
+        wanted = {plan.run.model, plan.run.embedding_model} - {""}
+        if rights.models is not None and not wanted <= rights.models:
+            raise StackError(
+                f"RELAIS_API_KEY is {client!r}'s, who may not use {', '.join(sorted(wanted - rights.models))}: "
+                "the first requests need a key that may"
+            )
+        return
+    raise StackError(f"RELAIS_API_KEY is none of the keys in {path}: set it to one of them")
+
+
 def _prepare(plan: Plan) -> None:
     run = plan.run
     run.logs.mkdir(parents=True, exist_ok=True)
@@ -147,7 +175,7 @@ def _prepare(plan: Plan) -> None:
 # --- up -------------------------------------------------------------------------------------------------------------
 
 
-def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
+def _bring_up(plan: Plan, logs_before: LogSizes) -> subprocess.Popen[bytes]:
     run = plan.run
     daemon = launch(run, plan.environment)
     supervisor = Supervisor(run.socket)
@@ -156,7 +184,7 @@ def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
         programs = [program for program in run.programs if program.stage in stages]
         for program in programs:
             supervisor.start(program.name)
-        _wait_ready(run, supervisor, programs)
+        _wait_ready(run, supervisor, programs, logs_before)
     api = next(program for program in run.programs if program.stage == Stage.ORCHESTRATOR)
     first_request.ask(run, api, demo=plan.demo)
     if run.embedding_model:
@@ -164,7 +192,9 @@ def _bring_up(plan: Plan) -> subprocess.Popen[bytes]:
     return daemon
 
 
-def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> None:
+def _wait_ready(
+    run: Run, supervisor: Supervisor, programs: list[Program], logs_before: LogSizes
+) -> None:
     """Wait for all of them at once. A program that ends meanwhile ends the wait."""
     pending = {program.name: program for program in programs}
     pids: dict[str, int] = {}
@@ -177,7 +207,7 @@ def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> No
                 # Up, and still the process that was started.
                 if not state.is_up or pids.setdefault(name, state.pid) != state.pid:
                     wait.clear()
-                    raise StackError(_last_words(run, name))
+                    raise StackError(_last_words(run, name, logs_before))
                 reason = why_not_ready(run, program, state.pid)
                 if reason is None:
                     del pending[name]
@@ -193,9 +223,9 @@ def _wait_ready(run: Run, supervisor: Supervisor, programs: list[Program]) -> No
                 time.sleep(_POLL_S)
 
 
-def _last_words(run: Run, name: str) -> str:
-    """Print the end of a program's log; say in one line that it stopped."""
-    for line in last_lines(run, name, _LOG_LINES):
+def _last_words(run: Run, name: str, logs_before: LogSizes) -> str:
+    """Print the end of what this run's program logged; say in one line that it stopped."""
+    for line in last_lines(run, name, _LOG_LINES, after=logs_before):
         print(f"  {name} | {line[:_LOG_LINE_CHARS]}", file=sys.stderr, flush=True)
     return f"{name} stopped while it was starting; its last lines are above, all of them in {log_file(run, name)}"
 
@@ -226,7 +256,7 @@ def _admin_command(run: Run) -> str:
         settings.append(f"MODELS={shlex.quote(run.model)} ")
     if run.embedding_model:
         settings.append(f"EMBEDDING_MODELS={shlex.quote(run.embedding_model)} ")
-    return f"{''.join(settings)}.venv/bin/relais admin queues"
+    return f"{''.join(settings)}./relais admin queues"
 
 
 def _kpi_commands(run: Run) -> str:
@@ -235,7 +265,7 @@ def _kpi_commands(run: Run) -> str:
         f"mongodb://{one.host}:{one.port}" for one in run.programs if one.stage == Stage.MONGODB
     ]
     # Not exported: the next start would take it for a server of the user's own.
-    command = "".join(f"MONGODB_URL={url} " for url in urls) + ".venv/bin/relais kpi"
+    command = "".join(f"MONGODB_URL={url} " for url in urls) + "./relais kpi"
     return f"{command} rollup\n        {command} report --until 0h"
 
 

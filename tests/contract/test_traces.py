@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from relais_common.jobs.channels import new_channel_id
-from relais_common.jobs.errors import EngineFailed, KeyStorageFull, TracesFull
+from relais_common.jobs.errors import EngineFailed, EngineRefused, KeyStorageFull, TracesFull
 from relais_common.jobs.events import (
     Cancelled,
     Completed,
@@ -59,6 +59,7 @@ from relais_testing.traced import (
 from relais_testing.waiting import wait_until
 
 FAILED = Failed(EngineFailed("the engine failed").info)
+REFUSED = Failed(EngineRefused("too long").info)
 CLOSE = 1e-5  # of seconds that Redis gives with six decimals
 PAUSE_S = 0.03  # long enough to be told from none
 
@@ -83,6 +84,7 @@ async def some_of_it(ports: Ports, taken: TakenJob) -> None:
         (COMPLETED, Status.COMPLETED, None, "stop", None),
         (replace(COMPLETED, finish_reason="length"), Status.COMPLETED, None, "length", None),
         (FAILED, Status.FAILED, "engine_error", None, None),
+        (REFUSED, Status.FAILED, "invalid_value", None, None),
         (Cancelled(StopReason.CLIENT), Status.CANCELLED, None, None, "client"),
         (Cancelled(StopReason.DISCONNECT), Status.CANCELLED, None, None, "disconnect"),
         (Expired(), Status.EXPIRED, None, None, None),
@@ -102,6 +104,7 @@ async def test_what_a_worker_ends_is_told_as_it_ended(
     await finish(ports, taken.lease, 5, terminal)
     trace = await the_trace(ports)
     assert (trace.status, trace.error_type) == (status, error_type)
+    assert trace.error_status == (terminal.error.status if isinstance(terminal, Failed) else None)
     assert (trace.finish_reason, trace.cancel_reason) == (finish_reason, cancel_reason)
     assert (trace.channel_id, trace.key_id, trace.model) == (job.channel_id, "key-b", MODEL)
     assert (trace.operation, trace.priority) == (Operation.CHAT, Priority.LOW)

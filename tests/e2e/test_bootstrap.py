@@ -404,6 +404,72 @@ def test_program_that_cannot_start_is_named_with_its_last_lines(
     assert stack.processes() == []
 
 
+def test_failed_start_shows_no_line_of_an_earlier_one(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(VLLM_MAX_NUM_SEQS="many")
+    assert "VLLM_MAX_NUM_SEQS" in stack.run("--detach").stderr
+    del stack.environment["VLLM_MAX_NUM_SEQS"]
+    stack.environment["VLLM_MAX_MODEL_LEN"] = "long"
+
+    result = stack.run("--detach")
+
+    assert result.returncode == 1
+    assert "VLLM_MAX_MODEL_LEN" in result.stderr
+    assert "VLLM_MAX_NUM_SEQS" not in result.stderr
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.json"
+    path.write_text(
+        json.dumps(
+            {
+                "one": "a-key-that-is-long-enough-for-one",
+                "two": {"key": "a-key-that-is-long-enough-for-two", "models": ["another"]},
+            }
+        )
+    )
+    return path
+
+
+def test_missing_keys_are_named_before_anything_starts(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack(ENV="prod")
+
+    result = stack.run("--detach")
+
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.search(r"^  API_KEYS: .*\n  RELAIS_API_KEY: ", result.stderr, re.MULTILINE)
+    assert not stack.run_dir.exists() or not list(stack.run_dir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("a-key-of-nobody", "none of the keys"), ("a-key-that-is-long-enough-for-two", "may not use")],
+)
+def test_key_that_would_be_refused_is_one_clear_line(
+    make_stack: Callable[..., Stack], keys: Path, key: str, said: str
+) -> None:
+    stack = make_stack(ENV="prod", API_KEYS=str(keys), RELAIS_API_KEY=key)
+
+    result = stack.run("--detach")
+
+    assert result.returncode == 1
+    assert re.fullmatch(rf"bootstrap: RELAIS_API_KEY is .*{said}.*\n", result.stderr)
+    assert key not in result.stderr
+    assert not (stack.run_dir / "logs").exists()
+
+
+def test_with_a_key_the_first_request_is_answered(
+    make_stack: Callable[..., Stack], keys: Path
+) -> None:
+    key = "a-key-that-is-long-enough-for-one"
+
+    printed = make_stack(ENV="prod", API_KEYS=str(keys), RELAIS_API_KEY=key).start()
+
+    assert "$RELAIS_API_KEY" in printed
+    assert key not in printed
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -62,6 +62,17 @@ def test_help_lists_the_commands_and_loads_none(capsys: pytest.CaptureFixture[st
     assert "greet" in capsys.readouterr().out
 
 
+def test_help_says_of_each_command_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    dispatch(["--help"], declared())
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    said = {
+        line[0]: line[1] for line in lines if line and line[0] in {"admin", "config", "keys", "kpi"}
+    }
+    assert len(said) == len(set(said.values())) == 4
+    assert "keys" in said["keys"]
+    assert "settings" in said["config"]
+
+
 def test_interrupted_command_ends_without_a_traceback() -> None:
     assert run(interrupt, []) == 130
 

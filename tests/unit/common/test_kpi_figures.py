@@ -45,12 +45,20 @@ def test_counts_are_those_of_the_traces(traces: list[Document], ended: list[Docu
 
     by_status = Counter(one["status"] for one in ended)
     assert total.requests == len(ended) > 1000
-    assert (total.completed, total.failed, total.cancelled, total.expired) == tuple(
-        by_status[one] for one in ("completed", "failed", "cancelled", "expired")
+    assert (
+        total.completed,
+        total.failed + total.mistaken,
+        total.cancelled,
+        total.expired,
+    ) == tuple(by_status[one] for one in ("completed", "failed", "cancelled", "expired"))
+    mistaken = [one for one in ended if one.get("error_status", 500) < 500]
+    assert total.mistaken == len(mistaken) > 0
+    assert {one.cause: one.requests for one in total.mistakes} == Counter(
+        one["error_type"] for one in mistaken
     )
-    judged = len(ended) - by_status["cancelled"]
+    judged = len(ended) - by_status["cancelled"] - len(mistaken)
     assert total.success_rate == by_status["completed"] / judged
-    causes = Counter(one.get("error_type", one["status"]) for one in ended)
+    causes = Counter(one.get("error_type", one["status"]) for one in ended if one not in mistaken)
     for status in ("completed", "cancelled"):
         del causes[status]
     assert {one.cause: one.requests for one in total.causes} == causes
@@ -105,6 +113,7 @@ def test_goodput_is_exact(
         one
         for one in ended
         if one["status"] != "cancelled"
+        and one.get("error_status", 500) >= 500
         and (objectives.e2e_s is not None or one["operation"] != "embeddings")
     ]
     met = [
@@ -117,6 +126,38 @@ def test_goodput_is_exact(
     ]
     assert goodput is not None
     assert (goodput.met, goodput.judged) == (len(met), len(judged))
+    assert goodput.missed is not None
+    for name in ("ttft", "tpot", "e2e"):
+        bound_s = getattr(objectives, f"{name}_s")
+        late = sum(
+            one["status"] == "completed" and not within(one.get(f"{name}_s"), bound_s)
+            for one in judged
+        )
+        share = getattr(goodput.missed, name)
+        assert share == (None if bound_s is None else pytest.approx(late / len(judged)))
+    lost = sum(one["status"] != "completed" for one in judged)
+    assert goodput.missed.not_completed == pytest.approx(lost / len(judged))
+
+
+def test_mistakes_of_clients_do_not_lower_success() -> None:
+    documents = [
+        make_document(1),
+        make_document(2, status=Status.FAILED, error_type="invalid_value", error_status=400),
+    ]
+
+    total = report_of(documents).total
+
+    assert (total.success_rate, total.failed, total.mistaken) == (1.0, 0, 1)
+    assert (total.causes, total.mistakes[0].cause) == ((), "invalid_value")
+    assert total.goodput is not None
+    assert total.goodput.share == 0.0 or total.goodput.judged == 1
+
+
+def test_failures_of_earlier_versions_without_a_status_count_as_the_service_s() -> None:
+    document = make_document(1, status=Status.FAILED, error_type="invalid_value")
+
+    assert "error_status" not in document
+    assert report_of([document]).total.failed == 1
 
 
 @pytest.mark.parametrize("axis", Axis)

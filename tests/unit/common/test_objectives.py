@@ -42,13 +42,17 @@ def test_requests_in_cells_meet_what_each_of_them_meets(
     def meets(duration_s: float | None, bound_s: float | None) -> bool:
         return duration_s is None or bound_s is None or duration_s <= bound_s
 
-    assert wanted.met_by(cells) == sum(
-        meets(ttft, ttft_s)
-        and meets(tpot, tpot_s)
-        and meets(e2e, e2e_s)
-        and (writes or e2e_s is not None)
-        for ttft, tpot, e2e, writes in requests
+    judged = [one[:3] for one in requests if one[3] or e2e_s is not None]
+    found = wanted.judge(cells)
+    assert found.completed == len(judged)
+    assert found.met == sum(
+        meets(ttft, ttft_s) and meets(tpot, tpot_s) and meets(e2e, e2e_s)
+        for ttft, tpot, e2e in judged
     )
+    for at, (bound_s, missed) in enumerate(
+        ((ttft_s, found.missed_ttft), (tpot_s, found.missed_tpot), (e2e_s, found.missed_e2e))
+    ):
+        assert missed == sum(not meets(one[at], bound_s) for one in judged)
 
 
 def test_objectives_are_written_with_units() -> None:

@@ -215,6 +215,72 @@ def test_the_summary_tells_traffic_success_and_speed(traces: list[dict[str, Any]
         assert word in text
 
 
+def test_the_objective_that_was_missed_is_named() -> None:
+    documents = many(80, decode_s=0.2) + many(20, first=100, queue_s=3.0, decode_s=0.2)
+    report = report_of(documents)
+
+    for text in (" ".join(sentences(report)), shown(report), page_of(documents)):
+        plain = text.replace("\N{NARROW NO-BREAK SPACE}", " ")
+        assert re.search(r"first token \(TTFT\)\W.*20\.0 %", plain), plain
+    assert "per token (TPOT) " not in " ".join(sentences(report))
+
+
+def test_mistakes_of_clients_are_shown_apart() -> None:
+    mistakes = many(50, first=100, status=Status.FAILED, error_type="bad_thing", error_status=400)
+    documents = many(50) + mistakes
+
+    text = shown(report_of(documents))
+
+    assert re.search(r"success rate +100", text)
+    assert re.search(r"mistakes of clients +50", text)
+    assert "bad_thing" in text
+    assert "Mistakes of clients" in page_of(documents)
+    assert "mistakes of their clients" in what_is_found(documents)
+
+
+def test_a_period_with_nothing_before_is_not_compared() -> None:
+    alone, compared = many(60), many(60) + many(60, first=100, finished_at=HOUR_0 - DAY)
+
+    for text in (shown(report_of(alone)), page_of(alone)):
+        assert "no data of the 24 hours before" in " ".join(text.split())
+        assert not re.search("BEFORE|beside|against", text)
+    for text in (shown(report_of(compared)), page_of(compared)):
+        assert "no data" not in text
+        assert re.search("BEFORE|against", text)
+
+
+def test_the_page_has_no_literal_backtick_and_no_tile_of_nothing() -> None:
+    nothing_judged = many(60, status=Status.CANCELLED)
+    mistaken = many(60, status=Status.FAILED, error_type="bad_thing", error_status=400)
+    for documents in (nothing_judged, mistaken, many(60)):
+        html = page_of(documents)
+        assert "`" not in html
+        assert not re.search(r'<dd class="(value|note)[^"]*">–', html)
+    assert "<code>" in page_of(mistaken)
+
+
+@pytest.mark.parametrize("name", ["m" * 200, "org/a-model-of-twenty-four-b"])
+@pytest.mark.parametrize("queue_s", [0.0001, 0.5, 7000.0])
+def test_no_label_of_a_chart_is_cut_at_an_edge(name: str, queue_s: float) -> None:
+    html = page_of(
+        [
+            make_document(number, model=name, queue_s=queue_s, output_tokens=2_000_000)
+            for number in range(200)
+        ]
+    )
+
+    pictures = re.findall(r'<svg viewBox="0 0 (\d+) \d+".*?</svg>', html, re.DOTALL)
+    assert len(pictures) >= 9
+    for picture in re.finditer(r'<svg viewBox="0 0 (\d+) \d+"(.*?)</svg>', html, re.DOTALL):
+        labels = re.findall(
+            r'<text x="([\d.-]+)" y="[\d.-]+" text-anchor="(\w+)">([^<]*)<', picture[2]
+        )
+        for x, anchor, label in labels:
+            left = float(x) - {"start": 0, "middle": 0.5, "end": 1}[anchor] * len(label) * 6.2
+            assert left >= -0.1, label
+            assert left + len(label) * 6.2 <= float(picture[1]) + 0.1, label
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -27,6 +27,7 @@ def make_trace(
     model: str = "m",
     key_id: str = "client1",
     error_type: str | None = None,
+    error_status: int | None = None,
     takes: int = 1,
     cancel_reason: str | None = None,
 ) -> Trace:
@@ -43,6 +44,7 @@ def make_trace(
         priority=priority,
         status=status,
         error_type=error_type,
+        error_status=error_status,
         finish_reason="stop" if status is Status.COMPLETED else None,
         cancel_reason=cancel_reason,
         takes=takes,

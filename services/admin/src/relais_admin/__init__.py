@@ -1,1 +1,1 @@
-"""`relais admin`: the operators' view. It reads Redis directly, so it works while no orchestrator runs."""
+"""`relais admin`: look at queues, workers and channels; cancel requests; replay or drop dead letters."""

@@ -1,1 +1,1 @@
-"""`relais kpi`: aggregates traces into hourly rollups, and rollups into reports."""
+"""`relais kpi`: roll up traces; report what was served, and how well."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from relais_common.insights.objectives import Objectives
@@ -24,11 +25,29 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Requests that failed with this error type, or expired; `share` of those completed, failed and expired."""
+    """Requests that failed with this error type, or expired; `share` of those that success is judged by.
+
+    For mistakes of clients, `share` is that of all requests.
+    """
 
     cause: str
     requests: int
     share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """Requests that missed each objective, as shares of those judged; one request may miss several.
+
+    Attributes:
+        ttft, tpot, e2e: completed too late; None without such an objective.
+        not_completed: failed or expired.
+    """
+
+    ttft: float | None
+    tpot: float | None
+    e2e: float | None
+    not_completed: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +58,14 @@ class Goodput:
         met: their number.
         judged: completed, failed and expired requests to which the objectives apply.
         share: `met` as a share of `judged`; None if none was judged.
+        missed: why the others did not meet all; None if none was judged.
         requests_per_s: `met`, over the whole period.
     """
 
     met: int
     judged: int
     share: float | None
+    missed: Missed | None
     requests_per_s: float
 
 
@@ -63,9 +84,11 @@ class Figures:
     """The figures of requests that ended in a period.
 
     Attributes:
-        success_rate: completed as a share of completed, failed and expired; cancelled requests are excluded.
+        failed: by a fault of the service.
+        mistaken: failed by a mistake of their client (a 4xx).
+        success_rate: completed as a share of completed, failed and expired; cancelled and mistaken ones are excluded.
         abandoned: cancelled requests that nobody read any more.
-        causes: reasons of failure, most frequent first.
+        causes: reasons of failure, most frequent first; mistakes: those of mistaken requests.
         retried: requests that a worker took more than once.
         wasted_tokens: generated for nobody.
         requests_per_s, input_tokens_per_s, output_tokens_per_s: over the whole period.
@@ -76,11 +99,13 @@ class Figures:
     requests: int
     completed: int
     failed: int
+    mistaken: int
     cancelled: int
     abandoned: int
     expired: int
     success_rate: float | None
     causes: tuple[Cause, ...]
+    mistakes: tuple[Cause, ...]
     retried: int
     input_tokens: int
     output_tokens: int
@@ -102,15 +127,14 @@ def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Fig
     return Figures(
         requests=rollup.requests,
         completed=rollup.completed,
-        failed=rollup.by_status[Status.FAILED],
+        failed=rollup.by_status[Status.FAILED] - rollup.mistakes.total(),
+        mistaken=rollup.mistakes.total(),
         cancelled=rollup.by_status[Status.CANCELLED],
         abandoned=rollup.abandoned,
         expired=rollup.by_status[Status.EXPIRED],
         success_rate=rollup.completed / rollup.judged if rollup.judged else None,
-        causes=tuple(
-            Cause(cause=cause, requests=count, share=count / rollup.judged)
-            for cause, count in sorted(rollup.causes.items(), key=lambda one: (-one[1], one[0]))
-        ),
+        causes=_causes(rollup.causes, rollup.judged),
+        mistakes=_causes(rollup.mistakes, rollup.requests),
         retried=rollup.retried,
         input_tokens=rollup.sums["input_tokens"],
         output_tokens=rollup.sums["output_tokens"],
@@ -126,6 +150,11 @@ def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Fig
         phases=_phases_of(rollup),
         goodput=_goodput_of(rollup, seconds, objectives) if objectives else None,
     )
+
+
+def _causes(causes: Counter[str], of: int) -> tuple[Cause, ...]:
+    most = sorted(causes.items(), key=lambda one: (-one[1], one[0]))
+    return tuple(Cause(cause=cause, requests=count, share=count / of) for cause, count in most)
 
 
 def latency_of(sketch: Sketch) -> Latency | None:
@@ -154,10 +183,22 @@ def _phases_of(rollup: Rollup) -> PhaseMeans | None:
 
 def _goodput_of(rollup: Rollup, seconds: float, objectives: Objectives) -> Goodput:
     judged = rollup.judged_tokens if objectives.needs_tokens else rollup.judged
-    met = objectives.met_by(rollup.cells)
+    found = objectives.judge(rollup.cells)
+
+    def missed(count: int, objective_s: float | None) -> float | None:
+        return None if objective_s is None else count / judged
+
     return Goodput(
-        met=met,
+        met=found.met,
         judged=judged,
-        share=met / judged if judged else None,
-        requests_per_s=met / seconds,
+        share=found.met / judged if judged else None,
+        missed=Missed(
+            ttft=missed(found.missed_ttft, objectives.ttft_s),
+            tpot=missed(found.missed_tpot, objectives.tpot_s),
+            e2e=missed(found.missed_e2e, objectives.e2e_s),
+            not_completed=(judged - found.completed) / judged,
+        )
+        if judged
+        else None,
+        requests_per_s=found.met / seconds,
     )

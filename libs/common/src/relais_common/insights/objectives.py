@@ -41,18 +41,33 @@ class Objectives:
     def __bool__(self) -> bool:
         return (self.ttft_s, self.tpot_s, self.e2e_s) != (None, None, None)
 
-    def met_by(self, cells: Mapping[int, int]) -> int:
-        """Return how many requests in these cells met all objectives. Inapplicable objectives are not breached."""
-        ttft, tpot, e2e = (_last_good(one) for one in (self.ttft_s, self.tpot_s, self.e2e_s))
+    def judge(self, cells: Mapping[int, int]) -> Judgement:
+        """Count the requests in these cells to which the objectives apply. Inapplicable objectives are not breached."""
+        bounds = [_last_good(one) for one in (self.ttft_s, self.tpot_s, self.e2e_s)]
         unjudged = _NO_TOKENS if self.needs_tokens else 0
-        return sum(
-            count
-            for cell, count in cells.items()
-            if cell >> 2 * _BITS & _MASK <= ttft
-            and cell >> _BITS & _MASK <= tpot
-            and cell & _MASK <= e2e
-            and not cell & unjudged
-        )
+        completed = met = 0
+        missed = [0, 0, 0]
+        for cell, count in cells.items():
+            if cell & unjudged:
+                continue
+            bins = (cell >> 2 * _BITS & _MASK, cell >> _BITS & _MASK, cell & _MASK)
+            late = [at for at in range(3) if bins[at] > bounds[at]]
+            completed += count
+            met += 0 if late else count
+            for at in late:
+                missed[at] += count
+        return Judgement(completed, met, *missed)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Completed requests, those that met all objectives, and those that missed each; one may miss several."""
+
+    completed: int
+    met: int
+    missed_ttft: int
+    missed_tpot: int
+    missed_e2e: int
 
 
 DEFAULT_OBJECTIVES = Objectives(ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)

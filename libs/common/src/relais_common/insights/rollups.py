@@ -35,7 +35,16 @@ _SHOWN_OF_SLOWEST = (
 )
 
 TRACE_FIELDS = (
-    *("model", "key_id", "operation", "priority", "status", "error_type", "cancel_reason"),
+    *(
+        "model",
+        "key_id",
+        "operation",
+        "priority",
+        "status",
+        "error_type",
+        "error_status",
+        "cancel_reason",
+    ),
     "finished_at",
     *_SUMS,
     *_PHASE_FIELDS,
@@ -77,11 +86,13 @@ class Rollup:
 
     Attributes:
         by_status: requests by how they ended.
-        causes: failed requests by error type, and expired ones.
+        causes: requests that the service failed, by error type, and expired ones.
+        mistakes: requests that failed by a mistake of their client (a 4xx), by error type.
         sums: of all requests: tokens by kind, takes by workers, crashes charged.
         abandoned: cancelled requests that nobody read any more.
         retried: requests that were taken more than once.
-        judged, judged_tokens: completed, failed and expired requests; of these, those of operations with tokens.
+        judged, judged_tokens: completed and expired requests, and those that the service failed; of these, those of
+            operations with tokens.
         phases_us: phases of completed requests, in microseconds.
         ttft, tpot, e2e: of completed requests; queue: of all.
         cells: completed requests as `objectives` counts them.
@@ -90,6 +101,7 @@ class Rollup:
 
     by_status: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
+    mistakes: Counter[str] = field(default_factory=Counter)
     sums: Counter[str] = field(default_factory=Counter)
     abandoned: int = 0
     retried: int = 0
@@ -120,11 +132,13 @@ class Rollup:
             self.sums[name] += trace[name]
         self.retried += trace["takes"] > 1
         self.queue.add(trace["queue_s"])
-        if status != Status.CANCELLED:
+        mistaken = status == Status.FAILED and 400 <= trace.get("error_status", 500) < 500
+        if status != Status.CANCELLED and not mistaken:
             self.judged += 1
             self.judged_tokens += writes_tokens
         if status == Status.FAILED:
-            self.causes[trace.get("error_type", UNKNOWN_CAUSE)] += 1
+            by_cause = self.mistakes if mistaken else self.causes
+            by_cause[trace.get("error_type", UNKNOWN_CAUSE)] += 1
         elif status == Status.EXPIRED:
             self.causes[EXPIRED_CAUSE] += 1
         elif status == Status.CANCELLED:
@@ -151,6 +165,7 @@ class Rollup:
         for mine, others in (
             (self.by_status, other.by_status),
             (self.causes, other.causes),
+            (self.mistakes, other.mistakes),
             (self.sums, other.sums),
             (self.phases_us, other.phases_us),
         ):
@@ -182,7 +197,8 @@ class Rollup:
             "requests": self.requests,
             "by_status": dict(self.by_status),
             # As pairs, because values of a trace may not be valid field names.
-            "causes": [{"cause": one, "requests": n} for one, n in sorted(self.causes.items())],
+            "causes": _pairs(self.causes),
+            "mistakes": _pairs(self.mistakes),
             "abandoned": self.abandoned,
             "retried": self.retried,
             "judged": self.judged,
@@ -202,7 +218,9 @@ class Rollup:
     def from_document(cls, document: Mapping[str, Any]) -> Rollup:
         return cls(
             by_status=Counter(document["by_status"]),
-            causes=Counter({one["cause"]: one["requests"] for one in document["causes"]}),
+            causes=_counter(document["causes"]),
+            # Earlier versions counted them among the causes.
+            mistakes=_counter(document.get("mistakes", ())),
             sums=Counter({name: document[name] for name in _SUMS}),
             abandoned=document["abandoned"],
             retried=document["retried"],
@@ -231,6 +249,14 @@ def roll_up(traces: Iterable[Mapping[str, Any]], into: dict[Group, Rollup]) -> N
 def hour_of(moment: datetime) -> datetime:
     """Return the start of a time's hour, in UTC."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _pairs(causes: Counter[str]) -> list[dict[str, Any]]:
+    return [{"cause": one, "requests": count} for one, count in sorted(causes.items())]
+
+
+def _counter(pairs: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    return Counter({one["cause"]: one["requests"] for one in pairs})
 
 
 def _slowness(one: Mapping[str, Any]) -> tuple[float, str]:

@@ -50,7 +50,7 @@ class Trace:
     Attributes:
         model: the declared model it was queued for.
         model_revision: the weights that ran it; None if it never ran.
-        error_type: the error code of a `failed` request.
+        error_type, error_status: the error code of a `failed` request, and the HTTP status that goes with it.
         finish_reason: `stop` or `length` of a `completed` request.
         cancel_reason: of a `cancelled` request: `client` requested it, or `disconnect`: nobody read it any more.
         takes: how often a worker took it. failures: crashes charged to it.
@@ -72,6 +72,7 @@ class Trace:
     priority: Priority
     status: Status
     error_type: str | None
+    error_status: int | None = None
     finish_reason: str | None
     cancel_reason: str | None = None
     takes: int
@@ -164,6 +165,7 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "priority": trace.priority.value,
         "status": trace.status.value,
         "error_type": trace.error_type,
+        "error_status": trace.error_status,
         "finish_reason": trace.finish_reason,
         "cancel_reason": trace.cancel_reason,
         "takes": trace.takes,

@@ -27,7 +27,7 @@ def decode_trace(entry: Sequence[bytes]) -> Trace:
 
 def _trace(fields: dict[str, bytes]) -> Trace:
     channel_id = fields["channel_id"].decode()
-    finish_reason, error_type, cancel_reason = _outcome(fields["outcome"])
+    finish_reason, error, cancel_reason = _outcome(fields["outcome"])
     input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
     queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
     first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
@@ -39,7 +39,8 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         operation=Operation(fields["operation"].decode()),
         priority=Priority(fields["priority"].decode()),
         status=Status(fields["status"].decode()),
-        error_type=error_type,
+        error_type=error.get("code"),
+        error_status=error.get("status"),
         finish_reason=finish_reason,
         cancel_reason=cancel_reason,
         takes=int(fields["takes"]),
@@ -57,17 +58,17 @@ def _trace(fields: dict[str, bytes]) -> Trace:
     )
 
 
-def _outcome(line: bytes) -> tuple[str | None, str | None, str | None]:
-    """Return a terminal event's finish reason, error code and cancel reason. Decoding all of it would cost too much."""
+def _outcome(line: bytes) -> tuple[str | None, dict[str, Any], str | None]:
+    """Return a terminal event's finish reason, error and cancel reason. Decoding all of it would cost too much."""
     name, data = codec.split_event(line)
     match name:
         case b"completed":
-            return orjson.loads(data)["finish_reason"], None, None
+            return orjson.loads(data)["finish_reason"], {}, None
         case b"failed":
-            return None, orjson.loads(data)["error"]["code"], None
+            return None, orjson.loads(data)["error"], None
         case b"cancelled":
-            return None, None, orjson.loads(data)["reason"]
-    return None, None, None
+            return None, {}, orjson.loads(data)["reason"]
+    return None, {}, None
 
 
 def _content(fields: dict[str, bytes]) -> dict[str, Any] | None:

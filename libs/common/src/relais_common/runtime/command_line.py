@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -72,6 +73,9 @@ def _usage(by_name: dict[str, EntryPoint]) -> str:
 
 
 def _summary(command: EntryPoint) -> str:
-    """Return the description of the command's package, without importing it."""
-    summary = "" if command.dist is None else command.dist.metadata["Summary"] or ""
-    return summary.removeprefix("Relais: ")
+    """Return the first line of the docstring of the command's package; the command itself is not imported."""
+    try:
+        package = import_module(command.module.rpartition(".")[0])
+    except (ImportError, ValueError):
+        return ""
+    return (package.__doc__ or "").partition("\n")[0].rpartition(": ")[2].rstrip(".")

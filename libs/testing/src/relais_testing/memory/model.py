@@ -267,6 +267,7 @@ class MemoryModel:
             priority=job.priority,
             status=record.status,
             error_type=outcome.error.code if isinstance(outcome, Failed) else None,
+            error_status=outcome.error.status if isinstance(outcome, Failed) else None,
             finish_reason=outcome.finish_reason if isinstance(outcome, Completed) else None,
             cancel_reason=outcome.reason.value if isinstance(outcome, Cancelled) else None,
             takes=record.fence,

@@ -1,1 +1,1 @@
-"""`relais config`: validates settings before anything starts with them."""
+"""`relais config`: check all settings of a deployment at once."""

@@ -1,1 +1,1 @@
-"""`relais keys`: manages the file of API keys."""
+"""`relais keys`: make, list and revoke clients' API keys."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from relais_kpi.rendering.svg import line, rect, shortened, svg, text, titled
 
 WIDTH, HEIGHT = 460, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 14, 26
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 14, 26
 _INNER_WIDTH, _INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 _FLOOR = TOP + _INNER_HEIGHT
+_NAME_CHARACTERS = 19
 _LABELS = 7
 """At most so many along the bottom."""
 
@@ -121,12 +122,12 @@ def distribution(
     width = _INNER_WIDTH / columns
 
     def x(value: float) -> float:
-        return LEFT + min(1.0, max(0.0, math.log(value / low) / ratio)) * _INNER_WIDTH
+        return LEFT + min(1.0, max(0.0, math.log(max(value, low) / low) / ratio)) * _INNER_WIDTH
 
     parts = []
     for value in _log_ticks(low, high):
         parts.append(line("grid", x(value), TOP, x(value), _FLOOR))
-        parts.append(text(min(x(value), WIDTH - 18), HEIGHT - 8, scale.tick(value), "middle"))
+        parts.append(text(x(value), HEIGHT - 8, scale.tick(value), "middle", WIDTH))
     for at, count in enumerate(counts):
         start, end = (low * math.exp(ratio * edge / columns) for edge in (at, at + 1))
         said = f"{scale.show(start)} to {scale.show(end)}: {count:,} requests ({count / whole:.1%})"
@@ -138,8 +139,8 @@ def distribution(
             )
         parts.append(titled(said, *drawn))
     parts.append(line("axis", LEFT, _FLOOR, WIDTH - RIGHT, _FLOOR))
-    parts.append(text(LEFT - 6, TOP + 18, f"{top / whole:.0%}", "end"))
-    parts.append(text(LEFT - 6, _FLOOR + 4, "0", "end"))
+    parts.append(text(LEFT - 6, TOP + 18, f"{top / whole:.0%}", "end", WIDTH))
+    parts.append(text(LEFT - 6, _FLOOR + 4, "0", "end", WIDTH))
     taken = -math.inf
     for mark in marks:
         at_x = x(mark.value)
@@ -147,14 +148,14 @@ def distribution(
         parts.append(line(f"s-{mark.tone}{dashed}", at_x, TOP + 4, at_x, _FLOOR))
         # An objective's name is in the legend; so are those that would overlap.
         if mark.tone != "bound" and at_x - taken > 26:
-            parts.append(text(at_x, TOP, mark.name, "middle"))
+            parts.append(text(at_x, TOP, mark.name, "middle", WIDTH))
             taken = at_x
     return svg(title, parts, WIDTH, HEIGHT)
 
 
 def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scale) -> str:
     """A bar for each name, as long as its parts together; each part is a series with one value."""
-    height, left, right = 30, 118, 62
+    height, left, right = 30, 140, 74
     inner = WIDTH - left - right
     longest = max((sum(one.values[0] or 0 for one in parts) for _, parts in rows), default=0) or 1
     drawn = []
@@ -162,7 +163,7 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scal
         y, x = at * height + 6.0, float(left)
         shown = [
             rect("hit", 0, y, WIDTH, height - 4),
-            text(left - 8, y + 14, shortened(name, 18), "end"),
+            text(left - 8, y + 14, shortened(name, _NAME_CHARACTERS), "end", WIDTH),
         ]
         for one in parts:
             width = (one.values[0] or 0) / longest * inner
@@ -170,7 +171,7 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scal
                 shown.append(rect(f"f-{one.tone}", x, y, width, height - 12))
                 x += width
         whole = sum(one.values[0] or 0 for one in parts)
-        shown.append(text(x + 6, y + 14, scale.show(whole), "start"))
+        shown.append(text(x + 6, y + 14, scale.show(whole), "start", WIDTH))
         said = ", ".join(f"{one.name} {scale.show(one.values[0] or 0)}" for one in parts)
         drawn.append(titled(f"{name}: {said}", *shown))
     return svg(title, drawn, WIDTH, len(rows) * height + 8)
@@ -234,13 +235,13 @@ def _value_axis(top: float, show: Format) -> str:
         y = _y(value, top)
         parts.append(line("axis" if quarter == 0 else "grid", LEFT, y, WIDTH - RIGHT, y))
         if quarter % 2 == 0:
-            parts.append(text(LEFT - 6, y + 4, show(value), "end"))
+            parts.append(text(LEFT - 6, y + 4, show(value), "end", WIDTH))
     return "".join(parts)
 
 
 def _label_axis(ticks: Sequence[str], step: float) -> str:
     return "".join(
-        text(LEFT + (at + 0.5) * step, HEIGHT - 8, tick, "middle")
+        text(LEFT + (at + 0.5) * step, HEIGHT - 8, tick, "middle", WIDTH)
         for at, tick in enumerate(ticks)
         if tick
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import TypeVar
@@ -14,12 +15,16 @@ Column = tuple[str, Callable[[Item], str]]
 """A heading, and what a row has under it."""
 
 
-def tile(name: str, value: str, note: str, direction: int, against: str) -> str:
+def prose(said: str) -> str:
+    """A sentence, in which what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(said))
+
+
+def tile(name: str, value: str, note: str, direction: int) -> str:
     tone = {1: " good", -1: " bad"}.get(direction, "")
-    versus = f" against the time {against}" if against and note != words.NONE else ""
     return (
         f'<div class="tile"><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'
-        f'<dd class="note{tone}">{escape(note + versus)}</dd></div>'
+        f'<dd class="note{tone}">{escape(note)}</dd></div>'
     )
 
 

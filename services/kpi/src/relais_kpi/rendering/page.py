@@ -9,8 +9,9 @@ from importlib.resources import files
 from relais_common.insights.report import Report
 from relais_kpi.rendering import words
 from relais_kpi.rendering.contents import Page
+from relais_kpi.rendering.elements import prose
 from relais_kpi.rendering.sections import distributions, over_time, tables, tiles, time_spent
-from relais_kpi.rendering.summary import findings, objectives, sentences
+from relais_kpi.rendering.summary import beside, findings, objectives, sentences
 
 
 def render_page(page: Page, now: datetime) -> str:
@@ -41,9 +42,9 @@ def _head(report: Report) -> str:
     span = words.length(report.until - report.since)
     return (
         "<header><h1>What Relais served</h1>"
-        f'<p class="when">{words.moment(report.since)} to {words.moment(report.until)} UTC ({span}), beside the '
-        f"{span} before</p>"
-        f'<p class="summary">{escape(" ".join(sentences(report)))}</p></header>'
+        f'<p class="when">{words.moment(report.since)} to {words.moment(report.until)} UTC ({span}), '
+        f"{beside(report)}</p>"
+        f'<p class="summary">{prose(" ".join(sentences(report)))}</p></header>'
     )
 
 
@@ -53,9 +54,7 @@ def _look(report: Report, now: datetime) -> str:
         if not report.total.requests:
             return ""
         return '<ul class="look well"><li><b>Nothing asks to be looked at.</b></li></ul>'
-    items = (
-        f"<li><b>{escape(one.what)}</b><span>{escape(one.advice)}</span></li>" for one in found
-    )
+    items = (f"<li><b>{prose(one.what)}</b><span>{prose(one.advice)}</span></li>" for one in found)
     return f'<ul class="look" aria-label="Worth a look">{"".join(items)}</ul>'
 
 
@@ -64,7 +63,7 @@ def _foot(report: Report, now: datetime) -> str:
     terms = (
         (
             "Succeeded",
-            "completed, of those completed, failed or expired; cancelled requests count for neither",
+            "completed, of those completed, failed or expired; not counted: cancelled, mistakes of clients (4xx)",
         ),
         (
             "Goodput",

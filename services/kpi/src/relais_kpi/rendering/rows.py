@@ -11,13 +11,23 @@ from relais_common.insights.figures import Figures
 from relais_common.insights.report import Report
 
 _COUNTS = (
-    *("requests", "completed", "failed", "cancelled", "abandoned", "expired", "success_rate"),
+    *(
+        "requests",
+        "completed",
+        "failed",
+        "mistaken",
+        "cancelled",
+        "abandoned",
+        "expired",
+        "success_rate",
+    ),
     "retried",
     *("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens"),
     *("requests_per_s", "input_tokens_per_s", "output_tokens_per_s"),
 )
 _LATENCIES = ("ttft", "tpot", "e2e", "queue")
 _QUANTILES = ("p50_s", "p90_s", "p99_s")
+_MISSED = ("ttft", "tpot", "e2e", "not_completed")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -41,7 +51,13 @@ def _line(part: str, name: str, figures: Figures, share: float | None) -> dict[s
         **{field: getattr(figures, field) for field in _COUNTS},
         **dict(_latencies(figures)),
         "goodput": None if figures.goodput is None else figures.goodput.share,
+        **{f"missed_{name}": _missed(figures, name) for name in _MISSED},
     }
+
+
+def _missed(figures: Figures, name: str) -> float | None:
+    missed = None if figures.goodput is None else figures.goodput.missed
+    return None if missed is None else getattr(missed, name)
 
 
 def _latencies(figures: Figures) -> Iterator[tuple[str, float | None]]:

@@ -15,6 +15,7 @@ from relais_kpi.rendering.charts import Mark, Scale, Series
 from relais_kpi.rendering.contents import Page
 from relais_kpi.rendering.elements import Column, chart, figure, objective, table, tile
 from relais_kpi.rendering.measured import met, p50, p99
+from relais_kpi.rendering.summary import missed
 
 MOST_ROWS = 20
 COUNTS = Scale(words.count, words.count)
@@ -28,34 +29,45 @@ def tiles(report: Report) -> str:
         tile(
             "Requests",
             words.count(now.requests),
-            words.change(now.requests, before.requests),
+            _versus(words.change, now.requests, before.requests),
             0,
-            "before",
         ),
-        _share_tile("Succeeded", now.success_rate, before.success_rate),
+        *_share_tile("Succeeded", now.success_rate, before.success_rate),
     ]
     if now.goodput is not None and before.goodput is not None:
-        shown.append(_share_tile("Met all objectives", now.goodput.share, before.goodput.share))
+        shown += _share_tile("Met all objectives", now.goodput.share, before.goodput.share)
     for name, one, other in (
         ("First token", now.ttft, before.ttft),
         ("Whole answer", now.e2e, before.e2e),
     ):
         if one is not None:
             was = p99(other)
-            note = f"99 % within {words.duration(one.p99_s)}, {words.change(one.p99_s, was)}"
+            note = f"99 % within {words.duration(one.p99_s)}"
+            if was:
+                note += f", {words.change(one.p99_s, was)}"
             direction = -_direction(one.p99_s, was)
-            shown.append(
-                tile(f"{name}, half within", words.duration(one.p50_s), note, direction, "")
-            )
+            shown.append(tile(f"{name}, half within", words.duration(one.p50_s), note, direction))
     rate, earlier = now.output_tokens_per_s, before.output_tokens_per_s
-    change = words.change(rate, earlier)
-    shown.append(tile("Output tokens per second", words.count(rate), change, 0, "before"))
+    note = _versus(words.change, rate, earlier)
+    shown.append(tile("Output tokens per second", words.count(rate), note, 0))
     return f'<dl class="tiles">{"".join(shown)}</dl>'
 
 
-def _share_tile(name: str, now: float | None, before: float | None) -> str:
-    direction = _direction(now, before)
-    return tile(name, words.share(now), words.points(now, before), direction, "before")
+def _share_tile(name: str, now: float | None, before: float | None) -> list[str]:
+    """Nothing where no request is judged by it."""
+    if now is None:
+        return []
+    note = _versus(words.points, now, before)
+    return [tile(name, words.share(now), note, _direction(now, before))]
+
+
+def _versus(
+    differ: Callable[[float | None, float | None], str], now: float, before: float | None
+) -> str:
+    difference = differ(now, before)
+    if difference == words.NONE:
+        return "nothing before to compare with"
+    return f"{difference} against the time before"
 
 
 def _direction(now: float | None, before: float | None) -> int:
@@ -88,7 +100,7 @@ def over_time(page: Page) -> str:
             charts.bars,
             COUNTS,
             series("completed", "blue", lambda one: one.completed),
-            series("cancelled", "gray", lambda one: one.cancelled),
+            series("cancelled or mistaken", "gray", lambda one: one.cancelled + one.mistaken),
             series("failed or expired", "red", lambda one: one.failed + one.expired),
         ),
         drawn(
@@ -125,6 +137,7 @@ _OVER_TIME: tuple[Column[Row], ...] = (
     ("Requests", lambda row: words.count(row.figures.requests)),
     ("Completed", lambda row: words.count(row.figures.completed)),
     ("Failed", lambda row: words.count(row.figures.failed)),
+    ("Mistaken", lambda row: words.count(row.figures.mistaken)),
     ("Cancelled", lambda row: words.count(row.figures.cancelled)),
     ("Expired", lambda row: words.count(row.figures.expired)),
     ("TTFT p50", lambda row: words.duration(p50(row.figures.ttft))),
@@ -222,15 +235,27 @@ def time_spent(page: Page) -> str:
         for row in page.models[:MOST_ROWS]
         if (phases := row.figures.phases) is not None
     ]
-    causes = [
-        (one.cause, [Series("requests", "red", [one.requests])])
-        for one in page.report.total.causes[:MOST_ROWS]
-    ]
+    causes, mistakes = (
+        [(one.cause, [Series("requests", tone, [one.requests])]) for one in several[:MOST_ROWS]]
+        for several, tone in (
+            (page.report.total.causes, "red"),
+            (page.report.total.mistakes, "gray"),
+        )
+    )
+    goodput = page.report.total.goodput
+    why = missed(goodput) if goodput is not None else []
     parts = []
     if rows:
         title = "Where the time of a request goes, on average"
         legend = [Series(phase, tone, []) for phase, tone in tones]
         parts.append(chart(title, legend, charts.shares(title, rows, DURATIONS)))
+    if why:
+        title = "Why objectives were missed, as shares of the requests judged"
+        shares = [(name, [Series("requests", "amber", [share])]) for name, share in why]
+        parts.append(chart(title, [], charts.shares(title, shares, SHARES)))
+    if mistakes:
+        title = "Mistakes of clients, by the code that they got"
+        parts.append(chart(title, [], charts.shares(title, mistakes, COUNTS)))
     if causes:
         title = "Why requests did not succeed"
         parts.append(chart(title, [], charts.shares(title, causes, COUNTS)))

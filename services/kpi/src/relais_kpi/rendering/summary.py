@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from relais_common.insights.figures import Figures, Latency
+from relais_common.insights.figures import Figures, Goodput, Latency
 from relais_common.insights.report import ObjectivesView, Report
 from relais_kpi.rendering import words
 
@@ -17,6 +17,7 @@ LARGE_KEY = 0.5
 LARGE_WASTE = 0.05
 LARGE_QUEUE = 0.5
 LARGE_CANCELS = 0.1
+LARGE_MISTAKES = 0.1
 FEW = 50
 """Requests under which a share or a 99th percentile says little."""
 
@@ -27,6 +28,14 @@ class Finding:
 
     what: str
     advice: str
+
+
+def beside(report: Report) -> str:
+    """What the figures of the period are compared with."""
+    span = words.length(report.until - report.since)
+    if report.total.requests and not report.previous.requests:
+        return f"no data of the {span} before to compare with"
+    return f"beside the {span} before"
 
 
 def sentences(report: Report) -> list[str]:
@@ -51,7 +60,8 @@ def sentences(report: Report) -> list[str]:
         )
     if total.goodput is not None and total.goodput.share is not None:
         told.append(
-            f"{words.share(total.goodput.share)} met all objectives ({objectives(report.objectives)})."
+            f"{words.share(total.goodput.share)} met all objectives ({objectives(report.objectives)})"
+            + (f"; missed: {why}." if (why := _missed(total.goodput)) else ".")
         )
     if report.peak_hours:
         peak = report.peak_hours[0]
@@ -97,8 +107,8 @@ def findings(report: Report, now: datetime) -> list[Finding]:
     ):
         found.append(
             Finding(
-                f"{words.share(1 - total.goodput.share)} missed an objective ({objectives(report.objectives)}).",
-                "The tables below say which models; the distributions, which of the objectives.",
+                f"{words.share(1 - total.goodput.share)} missed an objective: {_missed(total.goodput)}.",
+                "The tables below show which models and keys.",
             )
         )
     tokens = total.output_tokens
@@ -107,6 +117,15 @@ def findings(report: Report, now: datetime) -> list[Finding]:
             Finding(
                 f"{words.share(total.wasted_tokens / tokens)} of the generated tokens were for nobody.",
                 "Cancelled and failed requests, and restarts, spend them: look at who cancels, and why.",
+            )
+        )
+    if total.mistaken / total.requests > LARGE_MISTAKES:
+        first = total.mistakes[0]
+        found.append(
+            Finding(
+                f"{words.share(total.mistaken / total.requests)} of the requests were mistakes of their clients, "
+                f"mostly {first.cause} ({words.count(first.requests)}).",
+                "`relais kpi report --by key` shows whose; the workers' lines `job_failed` name the requests.",
             )
         )
     if total.cancelled / total.requests > LARGE_CANCELS:
@@ -159,6 +178,23 @@ def _latency_findings(report: Report) -> list[Finding]:
     return found
 
 
+def missed(goodput: Goodput) -> list[tuple[str, float]]:
+    """Why requests did not meet all objectives, each as a share of those judged; nothing where all did."""
+    if goodput.missed is None:
+        return []
+    shares = (
+        ("first token (TTFT)", goodput.missed.ttft),
+        ("per token (TPOT)", goodput.missed.tpot),
+        ("end to end", goodput.missed.e2e),
+        ("failed or expired", goodput.missed.not_completed),
+    )
+    return [(why, share) for why, share in shares if share]
+
+
+def _missed(goodput: Goodput) -> str:
+    return ", ".join(f"{why} {words.share(share)}" for why, share in missed(goodput))
+
+
 def objectives(wanted: ObjectivesView) -> str:
     """`first token within 1.00 s, ...`."""
     parts = [
@@ -177,7 +213,7 @@ def _traffic(report: Report, span: str) -> str:
     total, previous = report.total, report.previous
     text = f"In these {span}, {words.count(total.requests)} requests ended"
     if not previous.requests:
-        return f"{text}; none in the {span} before."
+        return f"{text}; there is no data of the {span} before to compare with."
     ratio = total.requests / previous.requests
     if abs(ratio - 1) < 0.005:
         return f"{text}, as many as in the {span} before."
@@ -187,11 +223,16 @@ def _traffic(report: Report, span: str) -> str:
 
 def _success(total: Figures) -> str:
     if total.success_rate is None:
-        return "All of them were cancelled."
+        if not total.mistaken:
+            return "All of them were cancelled."
+        return "None of them could succeed: all were cancelled, or mistakes of their clients."
     text = f"{words.share(total.success_rate)} succeeded"
     if total.causes:
         first = total.causes[0]
         text += f"; the most frequent cause of failure was {first.cause} ({words.count(first.requests)})"
+    if total.mistaken:
+        first = total.mistakes[0]
+        text += f"; {words.count(total.mistaken)} were mistakes of clients, mostly {first.cause}"
     if total.cancelled:
         text += f"; {words.count(total.cancelled)} were cancelled"
         if total.abandoned:

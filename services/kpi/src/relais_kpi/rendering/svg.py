@@ -28,8 +28,15 @@ def line(tone: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{tone}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def text(x: float, y: float, said: str, anchor: str) -> str:
-    """Text that begins, ends or is centred here."""
+CHARACTER_WIDTH = 6.7
+"""An upper bound, at the size of the page's style, but for runs of wide capitals."""
+
+
+def text(x: float, y: float, said: str, anchor: str, within: float) -> str:
+    """Text that begins, ends or is centred here; moved where it would be cut at an edge of a picture this wide."""
+    before = {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * len(said) * CHARACTER_WIDTH
+    after = len(said) * CHARACTER_WIDTH - before
+    x = max(before, min(x, within - after))
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -10,11 +10,11 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from relais_common.insights.figures import Figures
+from relais_common.insights.figures import Cause, Figures
 from relais_common.insights.report import Axis, Report, Row
 from relais_kpi.rendering import words
 from relais_kpi.rendering.measured import met, p50, p99
-from relais_kpi.rendering.summary import findings, sentences
+from relais_kpi.rendering.summary import beside, findings, missed, sentences
 
 MOST_ROWS = 30
 MOST_KEYS = 5
@@ -25,8 +25,7 @@ def render(report: Report, now: datetime) -> RenderableType:
     """All of it, from the summary to the slowest requests."""
     parts: list[RenderableType] = [
         Text(
-            f"{words.moment(report.since)} to {words.moment(report.until)} UTC, beside the "
-            f"{words.length(report.until - report.since)} before",
+            f"{words.moment(report.since)} to {words.moment(report.until)} UTC, {beside(report)}",
             style="bold",
         ),
         Text(" ".join(sentences(report))),
@@ -45,33 +44,43 @@ def render(report: Report, now: datetime) -> RenderableType:
 
 def _totals(report: Report) -> Table:
     now, before = report.total, report.previous
-    table = _table(_name(""), _number("NOW"), _number("BEFORE"), _number("CHANGE"))
+    columns = ("NOW", "BEFORE", "CHANGE") if before.requests else ("NOW",)
+    table = _table(_name(""), *map(_number, columns))
+
+    def add(name: str, *cells: str) -> None:
+        _add(table, name, *cells[: len(columns)])
 
     def counted(name: str, one: float, other: float) -> None:
-        _add(table, name, words.count(one), words.count(other), words.change(one, other))
+        add(name, words.count(one), words.count(other), words.change(one, other))
 
     def shared(name: str, one: float | None, other: float | None) -> None:
-        _add(table, name, words.share(one), words.share(other), words.points(one, other))
+        add(name, words.share(one), words.share(other), words.points(one, other))
 
     counted("requests", now.requests, before.requests)
     shared("success rate", now.success_rate, before.success_rate)
-    earlier = {one.cause: one for one in before.causes}
     for cause in now.causes[:MOST_CAUSES]:
-        known = earlier.get(cause.cause)
-        shared(
-            f"  {cause.cause}",
-            cause.share,
-            known.share if known else 0.0 if before.requests else None,
-        )
+        shared(f"  {cause.cause}", cause.share, _share_of(cause, before.causes, before))
+    shared("mistakes of clients", _part(now, now.mistaken), _part(before, before.mistaken))
+    for cause in now.mistakes[:MOST_CAUSES]:
+        shared(f"  {cause.cause}", cause.share, _share_of(cause, before.mistakes, before))
     shared("cancelled", _part(now, now.cancelled), _part(before, before.cancelled))
     shared("  client gone", _part(now, now.abandoned), _part(before, before.abandoned))
     shared("retried", _part(now, now.retried), _part(before, before.retried))
     if now.goodput is not None and before.goodput is not None:
         shared("goodput", now.goodput.share, before.goodput.share)
+        was = dict(missed(before.goodput))
+        for why, share in missed(now.goodput):
+            none = 0.0 if before.goodput.judged else None
+            shared(f"  missed: {why}", share, was.get(why, none))
     counted("input tokens/s", now.input_tokens_per_s, before.input_tokens_per_s)
     counted("output tokens/s", now.output_tokens_per_s, before.output_tokens_per_s)
     counted("wasted tokens", now.wasted_tokens, before.wasted_tokens)
     return table
+
+
+def _share_of(cause: Cause, earlier: Sequence[Cause], before: Figures) -> float | None:
+    none = 0.0 if before.requests else None
+    return next((one.share for one in earlier if one.cause == cause.cause), none)
 
 
 def _part(figures: Figures, count: int) -> float | None:
@@ -79,9 +88,9 @@ def _part(figures: Figures, count: int) -> float | None:
 
 
 def _latencies(report: Report) -> Table:
-    table = _table(
-        _name("LATENCY"), *map(_number, ("P50", "P90", "P99", "MAX", "P99 BEFORE", "CHANGE"))
-    )
+    compared = ("P99 BEFORE", "CHANGE") if report.previous.requests else ()
+    columns = ("P50", "P90", "P99", "MAX", *compared)
+    table = _table(_name("LATENCY"), *map(_number, columns))
     for name, now, before in (
         ("first token (TTFT)", report.total.ttft, report.previous.ttft),
         ("per token (TPOT)", report.total.tpot, report.previous.tpot),
@@ -91,12 +100,9 @@ def _latencies(report: Report) -> Table:
         if now is None:
             continue
         was = None if before is None else before.p99_s
-        _add(
-            table,
-            name,
-            *(words.brief(one) for one in (now.p50_s, now.p90_s, now.p99_s, now.max_s, was)),
-            words.change(now.p99_s, was),
-        )
+        durations = (now.p50_s, now.p90_s, now.p99_s, now.max_s, was)
+        cells = [*map(words.brief, durations), words.change(now.p99_s, was)]
+        _add(table, name, *cells[: len(columns)])
     return table
 
 

@@ -27,9 +27,8 @@ _TAIL = 0.85
 """Standard deviation of the logarithm of a length."""
 
 _DEADLINE_S = 300.0
-_FAILURES = (("engine_error", 5), ("worker_lost", 3), ("not_resumable", 2), ("invalid_value", 4))
-_FAILURE_NAMES = [name for name, _ in _FAILURES]
-_FAILURE_WEIGHTS = [weight for _, weight in _FAILURES]
+_FAILURES = {"engine_error": 5, "worker_lost": 3, "not_resumable": 2, "invalid_value": 4}
+_MISTAKE = "invalid_value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ def _trace(random: Random, hour: _Hour, seed: int, number: int) -> Trace:
         priority=client.priority,
         status=status,
         error_type=error_type,
+        error_status=None if error_type is None else 400 if error_type == _MISTAKE else 500,
         finish_reason=None if status is not Status.COMPLETED else "stop",
         cancel_reason=_cancel_reason(status, number),
         takes=0 if status is Status.EXPIRED else 1 + stalled,
@@ -124,7 +124,7 @@ def _ending(random: Random, client: Client, hour: _Hour) -> tuple[Status, str | 
     if chance < client.impatience * (0.5 + hour.crowd):
         return Status.CANCELLED, None
     if random.random() < (0.12 if hour.bad else 0.006):
-        return Status.FAILED, random.choices(_FAILURE_NAMES, _FAILURE_WEIGHTS)[0]
+        return Status.FAILED, random.choices([*_FAILURES], [*_FAILURES.values()])[0]
     if random.random() < 0.004 * hour.crowd**6:
         return Status.EXPIRED, None
     return Status.COMPLETED, None
