@@ -14,7 +14,7 @@ setup: ## make .venv with everything that runs, checks and tests
 lint: setup ## ruff, shellcheck, import rules, manifests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+	$(BIN)/shellcheck -x relais scripts/*.sh scripts/lib/*.sh .ci/run
 	$(BIN)/lint-imports
 	./scripts/check_manifests.sh
 

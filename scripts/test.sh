@@ -91,7 +91,7 @@ workers=$((2 * $(nproc)))
 
 check "ruff" ruff check .
 check "ruff format" ruff format --check .
-check "shellcheck" shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+check "shellcheck" shellcheck -x relais scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
 check "import-linter" lint-imports
 if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 2>&1; then

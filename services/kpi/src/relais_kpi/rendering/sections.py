@@ -250,7 +250,7 @@ def time_spent(page: Page) -> str:
         legend = [Series(phase, tone, []) for phase, tone in tones]
         parts.append(chart(title, legend, charts.shares(title, rows, DURATIONS)))
     if why:
-        title = "Why objectives were missed, as shares of the requests judged"
+        title = "Objectives that were missed"
         shares = [(name, [Series("requests", "amber", [share])]) for name, share in why]
         parts.append(chart(title, [], charts.shares(title, shares, SHARES)))
     if mistakes:
