@@ -45,5 +45,5 @@ async def test_a_stream_names_them_too_and_a_page_may_read_it(stack: Stack) -> N
     origin = {"Origin": "https://page.example"}
     async with front.post("/v1/chat/completions", body, headers=origin) as response:
         assert response.headers[HEADER] == "nope"
-        assert HEADER in response.headers["Access-Control-Expose-Headers"].split(",")
+        assert HEADER in response.headers["Access-Control-Expose-Headers"].split(", ")
         await response.read()

@@ -32,7 +32,6 @@ from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body
-from relais_orchestrator.http.cors import allow_origins
 from relais_orchestrator.http.held import HeldBytes
 from relais_orchestrator.http.large_answers import hold_answers
 from relais_orchestrator.http.open_files import allow_most_open_files
@@ -112,11 +111,23 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
     """Build the HTTP application over parts that are already open."""
     refused = Refused(parts.settings.limits.max_body_bytes)
     app = web.Application(
-        middlewares=[metrics.middleware, screen, hold_answers, refused.middleware]
+        middlewares=[
+            metrics.middleware,
+            parts.settings.cors.middleware,
+            screen,
+            hold_answers,
+            refused.middleware,
+        ]
     )
     app[PARTS] = parts
     app.on_response_prepare.extend(
-        (request_ids.stamp, rate_headers.stamp, ignored_fields.stamp, parts.drain.stamp)
+        (
+            request_ids.stamp,
+            rate_headers.stamp,
+            ignored_fields.stamp,
+            parts.settings.cors.stamp,
+            parts.drain.stamp,
+        )
     )
     app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(
@@ -137,7 +148,6 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
 
     add_health_routes(app, ready)
     add_metrics_route(app, metrics.registry, metrics.queues.refresh)
-    allow_origins(app, parts.settings.cors_allow_origins)
     return app
 
 

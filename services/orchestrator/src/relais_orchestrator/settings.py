@@ -14,6 +14,7 @@ from relais_common.runtime.connections import ConnectionBounds
 from relais_common.runtime.environ import Environ
 from relais_orchestrator.api.embeddings.schemas import MAX_INPUTS
 from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
+from relais_orchestrator.http.cors import Cors
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
@@ -80,7 +81,7 @@ class Settings:
     port: int
     proxy: BehindProxy
     connections: ConnectionBounds
-    cors_allow_origins: tuple[str, ...]
+    cors: Cors
     ignore_unknown: bool
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
@@ -126,7 +127,7 @@ def read_settings(env: Environ) -> Settings:
             write_timeout_s=write_timeout_s,
             linger_bytes=max_body_bytes,
         ),
-        cors_allow_origins=_origins(env),
+        cors=Cors(_origins(env), localhost=name == "dev"),
         ignore_unknown=_ignore_unknown(env, name),
         models=environ.models(env),
         embedding_models=environ.embedding_models(env),
