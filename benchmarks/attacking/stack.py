@@ -91,6 +91,7 @@ def open_stack(engine: str, *, tree: Path | None = None) -> Iterator[Stack]:
             "REDIS_URL": redis.url,
             "MODELS": MODEL,
             "EMBEDDING_MODELS": VECTORS,
+            "EMBEDDING_TOKEN_IDS": "accept",
             "MAX_STORED_BYTES": str(STORED_BYTES),
             **_paths(tree),
         }

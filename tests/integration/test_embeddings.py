@@ -28,7 +28,9 @@ TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
 @pytest.fixture
 async def front(stack: Stack) -> Front:
     """An orchestrator that knows of an embedding model."""
-    return await stack.front(EMBEDDING_MODELS=EMBEDDER, MAX_EMBEDDING_INPUTS="2048")
+    return await stack.front(
+        EMBEDDING_MODELS=EMBEDDER, MAX_EMBEDDING_INPUTS="2048", EMBEDDING_TOKEN_IDS="accept"
+    )
 
 
 @pytest.fixture
@@ -154,6 +156,18 @@ async def test_what_cannot_be_answered_is_a_typed_error(
     got, answer = await ask(front, path, **{**body, "model": EMBEDDER})
     assert (got, answer["error"]["param"]) == (status, param), answer
     assert code in (None, answer["error"]["code"])
+
+
+@pytest.mark.parametrize("ids", [[7, 8], [[7, 8], [9]]])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/requests"])
+async def test_token_ids_are_refused_unless_the_deployment_accepts_them(
+    stack: Stack, path: str, ids: Any
+) -> None:
+    front = await stack.front(EMBEDDING_MODELS=EMBEDDER)
+    status, body = await ask(front, path, input=ids)
+    error = body["error"]
+    assert (status, error["param"], error["code"]) == (400, "input", "unsupported_value")
+    assert "check_embedding_ctx_length=False" in error["message"]
 
 
 async def test_model_that_writes_text_gives_no_vectors(front: Front) -> None:

@@ -48,6 +48,7 @@ async def test_model_stands_ready_busy_or_without_a_worker(stack: Stack, front: 
     shown = await model(front)
     assert shown["max_model_len"] is None
     assert shown["relais"] == {
+        "operation": "chat",
         "state": "no_worker",
         "workers": 0,
         "capacity": 0,
@@ -69,6 +70,24 @@ async def test_model_stands_ready_busy_or_without_a_worker(stack: Stack, front: 
 
     await wait_until(counted, every_s=0.1)
     assert (await model(front))["relais"]["state"] == "busy"
+
+
+async def test_models_say_what_they_do_whether_or_not_the_store_answers(stack: Stack) -> None:
+    front = await stack.front(EMBEDDING_MODELS="embedder", MODEL_ALIASES='{"vectors": "embedder"}')
+    expected = {MODEL: "chat", "embedder": "embeddings", "vectors": "embeddings"}
+
+    async def operations() -> dict[str, str]:
+        async with front.get("/v1/models") as response:
+            data = (await response.json())["data"]
+        return {one["id"]: one["relais"]["operation"] for one in data}
+
+    assert await operations() == expected
+
+    async def unreachable() -> dict[str, Any]:
+        return {}
+
+    front.parts.model_states.all = unreachable  # type: ignore[method-assign]
+    assert await operations() == expected
 
 
 async def test_model_whose_servers_are_all_down_has_no_worker(stack: Stack, front: Front) -> None:

@@ -65,7 +65,7 @@ async def test_requests_are_refused_while_redis_is_away_and_accepted_after(
     async with front.get("/v1/models") as response:
         assert response.status == 200
         [model] = (await response.json())["data"]
-        assert (model["id"], "relais" in model) == (MODEL, False)
+        assert (model["id"], model["relais"]) == (MODEL, {"operation": "chat"})
     await asyncio.to_thread(server.start)
     await wait_until(lambda: is_ready(front))
     assert (await front.state(channel_id))["result"]["text"] == answer_to("before")

@@ -28,6 +28,7 @@ class Limits:
 
     Attributes:
         body_timeout_s: how long a client may take to send a body.
+        accept_embedding_token_ids: inputs may be token ids; wrong ones are not noticed.
         max_held_bytes_per_key: bytes of bodies being read and responses being sent, at this process.
         max_streams_per_key: open streams at this process.
         reserved_output_tokens: reserved from a key's minute for a request without `max_tokens`, until its end.
@@ -37,6 +38,7 @@ class Limits:
     body_timeout_s: float
     max_held_bytes_per_key: int
     max_embedding_inputs: int
+    accept_embedding_token_ids: bool
     max_waiting: int
     max_inflight_per_key: int
     max_streams_per_key: int
@@ -145,6 +147,10 @@ def read_settings(env: Environ) -> Settings:
             max_embedding_inputs=environ.integer(
                 env, "MAX_EMBEDDING_INPUTS", 2048, at_least=1, at_most=MAX_INPUTS
             ),
+            accept_embedding_token_ids=environ.choice(
+                env, "EMBEDDING_TOKEN_IDS", "refuse", ("refuse", "accept")
+            )
+            == "accept",
             max_waiting=environ.max_waiting(env),
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),

@@ -139,8 +139,18 @@ class Intake:
             kind = "is an embedding model" if embeds else "is not an embedding model"
             raise InvalidRequest(f"{model!r} {kind}", param="model", code="wrong_operation")
         most = self._limits.max_embedding_inputs
-        if embedding is not None and len(embedding.inputs) > most:
+        if embedding is None:
+            return
+        if len(embedding.inputs) > most:
             raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
+        if not (isinstance(embedding.inputs[0], str) or self._limits.accept_embedding_token_ids):
+            raise InvalidRequest(
+                "input: send texts. Token ids are refused (EMBEDDING_TOKEN_IDS), because those of another tokenizer "
+                "than the model's own would give wrong vectors. LangChain's OpenAIEmbeddings sends texts with "
+                "check_embedding_ctx_length=False",
+                param="input",
+                code="unsupported_value",
+            )
 
     async def stop(self, channel_id: str) -> None:
         """Cancel a job whose reader has left. If this fails, the watch lease ends the job."""

@@ -55,7 +55,8 @@ class EmbeddingRequest(_Common):
     """`POST /v1/embeddings`."""
 
     input: Inputs = Field(
-        description="A text, a list of them, token ids of the model, or a list of such."
+        description="A text, or a list of them; where the deployment accepts them (`EMBEDDING_TOKEN_IDS`), token ids of"
+        " the model, or a list of such."
     )
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="`base64`: packed little-endian float32."

@@ -12,6 +12,7 @@ from relais_common.jobs.channels import channel_model
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.accepting import accept
+from relais_orchestrator.api.openai import objects
 from relais_orchestrator.api.openai.answers import Answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
@@ -97,16 +98,11 @@ def _model(
 ) -> ModelObject:
     root = parts.catalogue.root_of(name, caller)
     state = states.get(root)
-    body: ModelObject = {
-        "id": name,
-        "object": "model",
-        "created": parts.started_at_s,
-        "owned_by": "relais",
-        "root": root,
-        "max_model_len": None if state is None else state.max_model_len,
+    shown: objects.ModelState = {
+        "operation": "embeddings" if parts.catalogue.embeds(root) else "chat"
     }
     if state is not None:
-        body["relais"] = {
+        shown |= {
             "state": state.state,
             "workers": state.workers,
             "capacity": state.capacity,
@@ -114,4 +110,12 @@ def _model(
             "waiting": state.waiting,
             "estimated_wait_s": state.estimated_wait_s,
         }
-    return body
+    return {
+        "id": name,
+        "object": "model",
+        "created": parts.started_at_s,
+        "owned_by": "relais",
+        "root": root,
+        "max_model_len": None if state is None else state.max_model_len,
+        "relais": shown,
+    }

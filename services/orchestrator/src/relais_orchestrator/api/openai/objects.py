@@ -167,22 +167,31 @@ class TextCompletion(TypedDict):
 
 
 @with_config(CLOSED)
-class ModelQueue(TypedDict):
-    """The state of a model, at most one second old."""
+class ModelState(TypedDict):
+    """What a model does, and its state, at most one second old; only `operation` while the store does not answer."""
 
-    state: Annotated[
-        Literal["ready", "busy", "no_worker"],
-        Field(
-            description="A request would begin at once; wait for a place; wait for a worker that can run it. "
-            "It is accepted in each case."
-        ),
+    operation: Annotated[
+        Literal["chat", "embeddings"],
+        Field(description="`chat`: it writes text; `embeddings`: it is an embedding model."),
     ]
-    workers: Annotated[int, Field(description="Alive and able to run it.")]
-    capacity: Annotated[int, Field(description="Requests they run at once.")]
-    running: int
-    waiting: int
-    estimated_wait_s: Annotated[
-        float | None, Field(description="For a request that came now; null until one was measured.")
+    state: NotRequired[
+        Annotated[
+            Literal["ready", "busy", "no_worker"],
+            Field(
+                description="A request would begin at once; wait for a place; wait for a worker that can run it. "
+                "It is accepted in each case."
+            ),
+        ]
+    ]
+    workers: NotRequired[Annotated[int, Field(description="Alive and able to run it.")]]
+    capacity: NotRequired[Annotated[int, Field(description="Requests they run at once.")]]
+    running: NotRequired[int]
+    waiting: NotRequired[int]
+    estimated_wait_s: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="For a request that came now; null until one was measured."),
+        ]
     ]
 
 
@@ -199,9 +208,7 @@ class ModelObject(TypedDict):
         int | None,
         Field(description="Prompt and answer together, in tokens; null while no worker tells."),
     ]
-    relais: NotRequired[
-        Annotated[ModelQueue, Field(description="Left out while the store does not answer.")]
-    ]
+    relais: ModelState
 
 
 @with_config(CLOSED)
