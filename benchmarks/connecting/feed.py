@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.chat import Message
 from relais_common.jobs.events import Completed, Timings, Token, Usage
-from relais_common.jobs.job import Append, Job, Lease, Message, Operation
+from relais_common.jobs.job import Append, Job, Lease, Operation
 from relais_common.queue.codec import encode_event
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore

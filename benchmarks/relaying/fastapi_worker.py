@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from benchmarks.relaying.fastapi_server import DONE, REQUESTS
 from benchmarks.relaying.shapes import HEAD, chunk
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.chat import Chat, Message
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 
 POP_S = 1.0
@@ -21,9 +22,8 @@ async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes | str
     request = orjson.loads(payload)
     channel, model = f"fastapi:answers:{request['id']}", request["model"]
     response_id = f"chatcmpl-{request['id']}"
-    prompt = await engine.encode_chat(
-        "", tuple(Message(**turn) for turn in request["messages"]), {}
-    )
+    chat = Chat(tuple(Message(**turn) for turn in request["messages"]))
+    prompt = await engine.encode_chat("", chat)
     await redis.publish(channel, orjson.dumps(chunk(response_id, model, HEAD)))
     limit = request["max_tokens"]
     sampling, reason = Sampling(max_tokens=limit), None

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import QueueFull, TooManyInFlight, Unreadable
 from relais_common.jobs.job import (
     Accepted,
     Job,
-    Message,
     OnDisconnect,
     Operation,
     Priority,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import KeyStorageFull, StorageFull
-from relais_common.jobs.job import Idempotency, Job, Message, Status, StopReason
+from relais_common.jobs.job import Idempotency, Job, Status, StopReason
 from relais_common.jobs.operations import DEAD_LETTERS_KEPT
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisStore

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_common.jobs.errors import EngineFailed, EngineRefused, KeyStorageFull, TracesFull
 from relais_common.jobs.events import (
     Cancelled,
@@ -22,7 +23,6 @@ from relais_common.jobs.events import (
 )
 from relais_common.jobs.job import (
     Embedding,
-    Message,
     OnDisconnect,
     OnWorkerLoss,
     Operation,
@@ -236,6 +236,17 @@ async def test_tokens_of_a_completed_request_are_what_its_worker_counted(ports: 
     trace = await the_trace(ports)
     assert (trace.input_tokens, trace.output_tokens, trace.cached_tokens) == (30, 4, 16)
     assert trace.wasted_tokens == 0
+
+
+async def test_reasoning_and_calls_of_an_answer_are_counted(ports: Ports) -> None:
+    call = ToolCall("c", FunctionCall("f", "{}"))
+    usage = Usage(input_tokens=3, output_tokens=4, reasoning_tokens=2)
+    message = Message("assistant", reasoning="hm", tool_calls=(call, call))
+    taken = await running_traced(ports)
+    await some_of_it(ports, taken)
+    await finish(ports, taken.lease, 5, replace(COMPLETED, usage=usage, message=message))
+    trace = await the_trace(ports)
+    assert (trace.reasoning_tokens, trace.tool_calls) == (2, 2)
 
 
 @pytest.mark.parametrize("terminal", [FAILED, Cancelled(StopReason.CLIENT), Expired()])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 
 import aiohttp
 import pytest
 
 from relais_testing.native_client import events_url, state_of, submit
-from relais_testing.process_stack import DETERMINISTIC, Starter
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.processes import ServiceProcess
-from relais_testing.sse_client import read_events
+from relais_testing.sse_client import ids_of, read_events
 from relais_testing.streams import begin, check_whole
 from relais_testing.waiting import wait_until
 
@@ -74,6 +75,52 @@ async def test_one_stream_outlives_worker_after_worker(
         # A worker that dies before it adds to the answer is charged to the job: let each add a little.
         await read_events(session, url, after=tail, stop_after=10)
     check_whole(await reader, "hunted", 600)
+
+
+WORDS = " ".join(f"mot-{number} à l'été" for number in range(120))
+CALL = f'<tool_call>{{"name": "note", "arguments": {{"words":"{WORDS}"}}}}</tool_call>'
+TOOL = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [(CALL, "tool_calls"), (f"<think>{WORDS}</think>So.{CALL}", "reasoning")],
+    ids=["arguments", "reasoning"],
+)
+async def test_a_stream_cut_within_a_call_or_its_reasoning_goes_on_to_the_letter(
+    start: Starter, session: aiohttp.ClientSession, said: str, field: str
+) -> None:
+    front = start("orchestrator")
+    worker = start("llm_worker", **PACED)
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": f"[say]{said}[/say]"}],
+        "tools": [TOOL],
+    }
+    async with session.post(f"{front.url}/v1/requests", json=body) as response:
+        channel_id = (await response.json())["channel_id"]
+    url = events_url(front.url, channel_id)
+    whole = asyncio.create_task(read_events(session, url))
+    seen = await read_events(session, url, stop_after=60)
+    for _ in range(2):
+        assert field in seen[-1].json, "it was to be cut there"
+        worker.kill()
+        worker = start("llm_worker", **PACED)
+        tail = (await state_of(session, front.url, channel_id))["last_event_id"]
+        seen = await read_events(session, url, after=tail, stop_after=40)
+    events = await whole
+    assert ids_of(events) == list(range(1, len(events) + 1))
+    tokens = [event.json for event in events if event.name == "token"]
+    parts = [part for one in tokens for part in one.get("tool_calls", ())]
+    assert [part["id"] for part in parts if "id" in part] == [parts[0]["id"]]
+    arguments = "".join(part["function"].get("arguments", "") for part in parts)
+    assert json.loads(arguments) == {"words": WORDS}
+    (call,) = events[-1].json["message"]["tool_calls"]
+    assert call["id"] == parts[0]["id"]
+    assert json.loads(call["function"]["arguments"]) == {"words": WORDS}
+    reasoning = "".join(one.get("reasoning", "") for one in tokens)
+    assert reasoning == (WORDS if field == "reasoning" else "")
+    assert events[-1].json["finish_reason"] == "tool_calls"
 
 
 async def test_a_crash_with_a_full_house_sets_nobody_aside(

@@ -141,6 +141,7 @@ def check(route: Reading, body: bytes) -> None:
             embedding=draft.embedding,
             sampling=draft.sampling,
             chat_template_kwargs=draft.chat_template_kwargs,
+            chat=draft.chat,
         )
         assert codec.decode_job(codec.encode_job(job)) == job
         return

@@ -16,7 +16,8 @@ from redis import Redis
 
 from relais_admin.command import main
 from relais_common.jobs.channels import new_channel_id
-from relais_common.jobs.job import Message, WorkerState
+from relais_common.jobs.chat import Message
+from relais_common.jobs.job import WorkerState
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisSettings, open_store
 from relais_testing.builders import MODEL, make_job

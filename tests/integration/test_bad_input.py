@@ -115,8 +115,8 @@ SAMPLING: list[tuple[str, Any, str, str]] = [
 # What OpenAI's routes take and ours do not: (field, value, code), at every other value than those it is harmless at.
 REFUSED: dict[str, list[tuple[str, Any, str]]] = {
     CHAT: [
-        ("tools", [{"type": "function", "function": {"name": "f"}}], "unsupported_parameter"),
-        ("tool_choice", "required", "unsupported_value"),
+        ("tools", {}, "invalid_type"),
+        ("tool_choice", "required", "invalid_value"),
         ("functions", [{"name": "f"}], "unsupported_value"),
         ("function_call", {"name": "f"}, "unsupported_value"),
         ("audio", {"voice": "alloy", "format": "wav"}, "unsupported_parameter"),
@@ -130,7 +130,7 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
         ("top_logprobs", 5, "invalid_value"),  # without logprobs
         ("store", True, "unsupported_value"),
         ("service_tier", "flex", "unsupported_value"),
-        ("reasoning_effort", "high", "unsupported_value"),
+        ("reasoning_effort", "utmost", "unsupported_value"),
         ("verbosity", "low", "unsupported_value"),
         ("prediction", {"type": "content", "content": "x"}, "unsupported_parameter"),
         ("prompt_cache_retention", "24h", "unsupported_value"),
@@ -183,7 +183,7 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ([5], "messages.0", "invalid_type"),
             ([{"role": "user"}], "messages.0.content", "missing_required_parameter"),
             ([{"content": "x"}], "messages.0.role", "missing_required_parameter"),
-            ([{"role": "tool", "content": "x"}], "messages.0.role", "unsupported_value"),
+            ([{"role": "function", "content": "x"}], "messages.0.role", "unsupported_value"),
             ([{"role": "user", "content": 5}], "messages.0.content", "invalid_type"),
             ([{"role": "user", "content": None}], "messages.0.content", "invalid_type"),
             ([{"role": "user", "content": []}], "messages.0.content", "invalid_value"),
@@ -194,8 +194,8 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ),
             (
                 [*MESSAGES, {"role": "user", "content": "x", "tool_calls": [{"id": "x"}]}],
-                "messages.1.tool_calls",
-                "unsupported_value",
+                "messages.1.tool_calls.0.type",
+                "missing_required_parameter",
             ),
             (
                 [*MESSAGES, {"role": "user", "content": "x", "name": "n" * 257}],

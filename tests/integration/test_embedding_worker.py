@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.events import Cancelled, Completed, Failed
 from relais_common.jobs.job import (
     ChannelState,
     Embedding,
     InputType,
     Job,
-    Message,
     Operation,
     Status,
     StopReason,

@@ -9,6 +9,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from relais_common.jobs.chat import (
+    ChatOptions,
+    FunctionCall,
+    FunctionDelta,
+    Message,
+    ToolCall,
+    ToolCallDelta,
+)
 from relais_common.jobs.errors import DecodeError, ErrorInfo
 from relais_common.jobs.events import (
     Cancelled,
@@ -29,7 +37,6 @@ from relais_common.jobs.job import (
     Embedding,
     InputType,
     Job,
-    Message,
     OnDisconnect,
     Operation,
     Priority,
@@ -45,7 +52,25 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 COUNT = st.integers(0, 2**53)
 SECONDS = st.floats(0, 1e9)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
-USAGES = st.builds(Usage, COUNT, COUNT, COUNT)
+USAGES = st.builds(Usage, COUNT, COUNT, COUNT, st.none() | COUNT)
+MESSAGES = st.builds(
+    Message,
+    TEXT,
+    st.none() | TEXT,
+    name=st.none() | TEXT,
+    reasoning=st.none() | TEXT,
+    tool_calls=st.lists(
+        st.builds(ToolCall, TEXT, st.builds(FunctionCall, TEXT, TEXT)), max_size=2
+    ).map(tuple),
+    tool_call_id=st.none() | TEXT,
+)
+DELTAS = st.builds(
+    ToolCallDelta,
+    COUNT,
+    st.none() | TEXT,
+    st.sampled_from((None, "function")),
+    st.builds(FunctionDelta, st.none() | TEXT, st.none() | TEXT),
+)
 TIMINGS = st.builds(Timings, queue_s=SECONDS, prefill_s=SECONDS, decode_s=SECONDS)
 ERRORS = st.builds(ErrorInfo, TEXT, TEXT, st.none() | TEXT, st.none() | TEXT, st.integers(400, 599))
 LOGPROBS = st.builds(
@@ -63,8 +88,18 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         TEXT,
         st.lists(COUNT, max_size=5).map(tuple),
         st.none() | st.lists(LOGPROBS, max_size=3).map(tuple),
+        TEXT,
+        st.lists(DELTAS, max_size=2).map(tuple),
     ),
-    st.builds(Completed, TEXT, USAGES, TIMINGS, st.none() | TEXT | COUNT, st.none() | VECTORS),
+    st.builds(
+        Completed,
+        TEXT,
+        USAGES,
+        TIMINGS,
+        st.none() | TEXT | COUNT,
+        st.none() | VECTORS,
+        st.none() | MESSAGES,
+    ),
     st.builds(Failed, ERRORS),
     st.builds(Cancelled, st.sampled_from(StopReason)),
     st.builds(Expired),
@@ -100,15 +135,23 @@ EMBEDDINGS = st.builds(
     input_type=st.none() | st.sampled_from(InputType),
     dimensions=st.none() | COUNT,
 )
+OPTIONS = st.builds(
+    ChatOptions,
+    st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2).map(tuple),
+    TEXT | st.dictionaries(TEXT, JSON, max_size=2),
+    st.booleans(),
+    st.none() | TEXT,
+)
 JOBS = st.builds(
     Job,
     channel_id=TEXT,
     model=TEXT,
     key_id=TEXT,
     operation=st.sampled_from(Operation),
-    messages=st.none() | st.lists(st.builds(Message, TEXT, TEXT), max_size=3).map(tuple),
+    messages=st.none() | st.lists(MESSAGES, max_size=3).map(tuple),
     prompt=st.none() | PROMPTS,
     embedding=st.none() | EMBEDDINGS,
+    chat=OPTIONS,
     sampling=SAMPLINGS,
     priority=st.sampled_from(Priority),
     on_disconnect=st.sampled_from(OnDisconnect),
@@ -142,6 +185,17 @@ def test_event_is_one_line_and_survives(event: Event) -> None:
 def test_token_is_spelt_as_every_event_is(token: Token) -> None:
     plain = {"text": token.text, "token_ids": token.token_ids}
     assert codec.encode_event(token) == b"token " + orjson.dumps(plain)
+
+
+def test_plain_answers_are_spelt_without_what_only_chats_with_tools_or_reasoning_have() -> None:
+    completed = Completed("stop", Usage(1, 2), Timings(queue_s=1.0, prefill_s=2.0, decode_s=3.0))
+    assert orjson.loads(codec.encode_event(completed).partition(b" ")[2]) == {
+        "finish_reason": "stop",
+        "usage": {"input_tokens": 1, "output_tokens": 2, "cached_tokens": 0},
+        "timings": {"queue_s": 1.0, "prefill_s": 2.0, "decode_s": 3.0},
+        "stop_reason": None,
+        "vectors": None,
+    }
 
 
 def test_only_tokens_whose_probabilities_were_asked_for_say_anything_of_them() -> None:

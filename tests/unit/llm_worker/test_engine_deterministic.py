@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused
 from relais_common.jobs.events import RankedToken
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.engines.engine_deterministic import (
     DEFAULT_ANSWER_TOKENS,
@@ -180,8 +181,8 @@ async def test_place_is_held_while_the_request_runs_and_no_longer() -> None:
 
 async def test_conversations_differ_by_role_and_turn() -> None:
     engine = make_engine()
-    one = await engine.encode_chat("a-key", (Message("user", "a"),), {})
-    two = await engine.encode_chat("a-key", (Message("system", "a"),), {})
-    three = await engine.encode_chat("a-key", (Message("user", "a"), Message("user", "a")), {})
+    user, system = Message("user", "a"), Message("system", "a")
+    conversations = [Chat((user,)), Chat((system,)), Chat((user, user))]
+    one, two, three = [await engine.encode_chat("a-key", chat) for chat in conversations]
     assert len({tuple(ids) for ids in (one, two, three)}) == 3
     assert await engine.encode_text("a-key", "é") == list("é".encode())

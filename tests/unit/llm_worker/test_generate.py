@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import EngineRefused, NotResumable
 from relais_common.jobs.events import Completed, Restarted, Started, Token, TokenLogprob
-from relais_common.jobs.job import Job, Message, OnWorkerLoss, Sampling, TakenJob
+from relais_common.jobs.job import Job, OnWorkerLoss, Sampling, TakenJob
 from relais_common.queue import codec
 from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher

@@ -88,7 +88,7 @@ def test_parts_of_a_content_are_its_text(reading: Reading) -> None:
         {"type": "text", "text": "Hello"},
         {"type": "text", "text": " there"},
     ]
-    assert reading.choice(delta={"content": parts}) == Delta("Hello there", aside=True)
+    assert reading.choice(delta={"content": parts}) == Delta("Hello there", reasoning="hmm")
     assert reading.ignored == []
 
 

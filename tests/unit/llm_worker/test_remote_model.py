@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relais_common.config.llm_table import TableEntry
+from relais_common.jobs.chat import (
+    ChatOptions,
+    FunctionCall,
+    FunctionDelta,
+    Message,
+    ToolCall,
+    ToolCallDelta,
+)
 from relais_common.jobs.errors import (
     EngineFailed,
     EngineRefused,
@@ -19,7 +28,7 @@ from relais_common.jobs.errors import (
     UpstreamUnavailable,
 )
 from relais_common.jobs.events import Usage
-from relais_common.jobs.job import Job, Message, Sampling
+from relais_common.jobs.job import Job, Sampling
 from relais_llm_worker.engines.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
@@ -617,3 +626,100 @@ async def test_server_that_says_it_is_not_well_gets_nothing_until_it_is(rig: Rig
 async def test_server_without_health_route_is_known_by_its_models(rig: Rig) -> None:
     _, model = await rig.both(health=404)
     assert model.status().not_ready is None
+
+
+# Tools and reasoning
+
+
+def called(index: int | None = 0, **function: Any) -> dict[str, Any]:
+    where = {} if index is None else {"index": index}
+    return {"tool_calls": [{**where, "id": "call_1", "type": "function", "function": function}]}
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CALLS = [
+    called(name="f", arguments=""),
+    called(name="f", arguments='{"a":'),  # some servers repeat id and name
+    called(arguments=" 1}"),
+    {"finish_reason": "tool_calls"},
+]
+
+
+def with_tools(choice: Any = "auto") -> Job:
+    return replace(chat(), chat=ChatOptions(tools=(TOOL,), tool_choice=choice))
+
+
+async def test_calls_of_a_server_come_with_id_and_name_once(rig: Rig) -> None:
+    server, model = await rig.both(script=CALLS)
+    said = await say(model, with_tools())
+    deltas = [delta for chunk in said.chunks for delta in chunk.tool_calls]
+    assert deltas == [
+        ToolCallDelta(0, "call_1", "function", FunctionDelta("f", "")),
+        ToolCallDelta(0, function=FunctionDelta(arguments='{"a":')),
+        ToolCallDelta(0, function=FunctionDelta(arguments=" 1}")),
+    ]
+    call = ToolCall("call_1", FunctionCall("f", '{"a": 1}'))
+    assert said.last.message == Message("assistant", tool_calls=(call,))
+    assert (said.last.finish_reason, said.last.reasoning_tokens) == ("tool_calls", 7)
+    asked = server.asked[0][1]
+    assert (asked["tools"], asked["tool_choice"]) == ([TOOL], "auto")
+    assert "parallel_tool_calls" not in asked
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning_of_a_server_is_told_under_either_name(rig: Rig, name: str) -> None:
+    _, model = await rig.both(script=[{name: "Hm"}, {name: "m."}, {"content": "Yes."}])
+    said = await say(model, chat())
+    assert "".join(chunk.reasoning for chunk in said.chunks) == "Hmm."
+    assert said.last.message == Message("assistant", "Yes.", reasoning="Hmm.")
+
+
+async def test_messages_with_calls_and_results_reach_a_server_as_they_came(rig: Rig) -> None:
+    server, model = await rig.both()
+    call = ToolCall("c", FunctionCall("f", "{}"))
+    messages = (
+        Message("user", "go"),
+        Message("assistant", reasoning="hm", tool_calls=(call,)),
+        Message("tool", "done", tool_call_id="c"),
+    )
+    await say(model, replace(with_tools(), messages=messages))
+    assert server.asked[0][1]["messages"] == [
+        {"role": "user", "content": "go"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning": "hm",
+            "tool_calls": [
+                {"type": "function", "id": "c", "function": {"name": "f", "arguments": "{}"}}
+            ],
+        },
+        {"role": "tool", "content": "done", "tool_call_id": "c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "calls",
+    ["f", [5], [{"index": -1}], [{"index": 10**9}], [{"index": 0, "function": {"arguments": {}}}]],
+)
+async def test_calls_of_another_form_are_left_out(rig: Rig, calls: Any) -> None:
+    _, model = await rig.both(script=[{"content": "Yes."}, {"tool_calls": calls}, {}])
+    said = await say(model, with_tools())
+    assert (said.text, said.last.message) == ("Yes.", None)
+
+
+async def test_calls_without_id_or_index_get_one(rig: Rig) -> None:
+    _, model = await rig.both(
+        script=[{"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, {}]
+    )
+    said = await say(model, with_tools())
+    assert said.last.message is not None
+    (call,) = said.last.message.tool_calls
+    assert call.id
+    assert call.function == FunctionCall("f", "{}")
+
+
+async def test_an_answer_that_may_call_tools_goes_on_at_no_other_server(rig: Rig) -> None:
+    _, model = await rig.both(vllm=True, cut_after=3)
+    assert not model.can_continue(with_tools())
+    with pytest.raises(NotResumable, match="tool calls"):
+        await say(model, with_tools())

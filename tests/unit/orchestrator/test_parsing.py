@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
-from relais_common.jobs.job import Message, OnDisconnect, Priority, Sampling
+from relais_common.jobs.job import OnDisconnect, Priority, Sampling
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.schemas.sampling import SamplingParams

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from relais_common.config.api_keys import ApiKey
-from relais_common.jobs.job import Embedding, Message, Sampling
+from relais_common.jobs.chat import Message
+from relais_common.jobs.job import Embedding, Sampling
 from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets
 from relais_orchestrator.access.quotas import quota_of
 from relais_orchestrator.http.rate_headers import duration, rate_headers

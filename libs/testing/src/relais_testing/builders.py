@@ -7,8 +7,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.chat import Message
 from relais_common.jobs.events import Completed, Timings, Token, Usage
-from relais_common.jobs.job import Job, Message, Operation, TakenJob
+from relais_common.jobs.job import Job, Operation, TakenJob
 from relais_common.queue import codec
 from relais_common.worker.held import HeldJob
 from relais_common.worker.metrics import JobMetrics, WorkerMetrics

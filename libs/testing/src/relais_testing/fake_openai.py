@@ -69,6 +69,7 @@ class FakeServer:
         error_after: number of text chunks after which the server says that it fails.
         per_chunk: tokens in each chunk.
         halves: numbers of tokens that only begin a character; the next one ends it, and brings both texts.
+        script: what the answer's chunks bring, in place of words: deltas, the last with its `finish_reason`.
         thinks: the answer begins with a thought, kept apart from the text.
         asked: bodies of all streams, with their path.
         open: streams that are under way.
@@ -91,6 +92,7 @@ class FakeServer:
     error_after: int | None = None
     pause_s: float = 0.0
     per_chunk: int = 1
+    script: list[dict[str, Any]] | None = None
     thinks: bool = False
     halves: frozenset[int] = frozenset()
     usage: bool = True
@@ -198,6 +200,15 @@ class FakeServer:
         if chat:
             known = {"prompt_token_ids": PROMPT_IDS} if with_ids else {}
             await send({"delta": {"role": "assistant", "content": ""}}, **known)
+        if self.script is not None:
+            *most_of_it, last = self.script
+            for delta in most_of_it:
+                await send({"delta": delta})
+            await send({"delta": last, "finish_reason": last.get("finish_reason", "stop")})
+            details = {"completion_tokens_details": {"reasoning_tokens": 7}}
+            await send(None, usage={"prompt_tokens": 5, "completion_tokens": 9, **details})
+            await response.write(b"data: [DONE]\n\n")
+            return response
         if self.thinks:
             await send({"delta": {"reasoning": "hm"}, **({"token_ids": [1]} if with_ids else {})})
         numbers = list(range(begin, end))

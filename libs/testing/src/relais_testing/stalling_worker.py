@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from relais_common.jobs.chat import Chat
 from relais_common.jobs.errors import EngineDead
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.__main__ import main
@@ -24,7 +25,9 @@ class StallingEngine(engine_deterministic.DeterministicEngine):
         self._stalled = False
         self._killed = asyncio.Event()
 
-    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+    async def check_structure(
+        self, sampling: Sampling, *, key_id: str, param: str | None = None
+    ) -> None:
         """Anything goes: what it is given stalls by its prompt."""
 
     @asynccontextmanager
@@ -35,9 +38,10 @@ class StallingEngine(engine_deterministic.DeterministicEngine):
         sampling: Sampling,
         max_tokens: int,
         emitted: Emitted = NOTHING,
+        chat: Chat | None = None,
     ) -> AsyncIterator[Generation]:
         async with super().generate(
-            request_id, prompt_token_ids, sampling, max_tokens, emitted
+            request_id, prompt_token_ids, sampling, max_tokens, emitted, chat
         ) as generation:
             if b"[stall]" in bytes(prompt_token_ids):
                 self._stalled = True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import chain
 
+from relais_common.jobs.chat import ChatOptions, joined
 from relais_common.jobs.errors import NotResumable, StoreUnavailable
 from relais_common.jobs.events import Restarted, Token
 from relais_common.jobs.job import Sampling
@@ -17,16 +19,14 @@ PAGE = 1000
 
 
 async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitted:
-    """Read tokens and text from a channel's first `tail` events, without those that a `restarted` made void.
+    """Read tokens and what they say from a channel's first `tail` events, without those that a `restarted` made void.
 
-    There are no token ids if any text came without them: the rest would not be enough.
+    There are no token ids if any of it came without them: the rest would not be enough.
 
     Waits while the store is unavailable, and for events that the log has lost since the take: if they do not come
     back, the lease is lost too, and its next renewal reports it.
     """
-    token_ids: list[int] = []
-    text: list[str] = []
-    all_known = True
+    tokens: list[Token] = []
     backoff = Backoff()
     position = 0
     while position < tail:
@@ -40,16 +40,25 @@ async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitt
             await backoff.pause()
         for line in lines:
             match decode_event(line):
-                case Token(piece, ids):
-                    token_ids.extend(ids)
-                    text.append(piece)
-                    all_known = all_known and (bool(ids) or not piece)
+                case Token() as token:
+                    tokens.append(token)
                 case Restarted():
-                    token_ids.clear()
-                    text.clear()
-                    all_known = True
+                    tokens.clear()
         position += len(lines)
-    return Emitted(tuple(token_ids) if all_known else (), "".join(text))
+    return _emitted(tokens)
+
+
+def _emitted(tokens: Sequence[Token]) -> Emitted:
+    all_known = all(token.token_ids or not token.says_something for token in tokens)
+    known = tokens if all_known else ()
+    deltas = chain.from_iterable(token.tool_calls for token in tokens)
+    return Emitted(
+        tuple(chain.from_iterable(token.token_ids for token in known)),
+        "".join(token.text for token in tokens),
+        "".join(token.reasoning for token in tokens),
+        joined(deltas),
+        tuple(len(token.token_ids) for token in known),
+    )
 
 
 def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) -> None:
@@ -69,11 +78,14 @@ def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) 
         raise NotResumable(f"the worker was lost in the middle of the answer, and {why_not}")
 
 
-def obstacle(sampling: Sampling) -> str | None:
+def obstacle(sampling: Sampling, chat: ChatOptions | None = None) -> str | None:
     """Return what a new request with prompt and emitted tokens cannot preserve, or None if it preserves everything.
 
     Sampling without a seed can continue: the rest is drawn from the same distribution. Greedy choice, repetition
     penalty (it counts prompt and answer alike), logit bias, allowed tokens and stop tokens depend on the tokens alone.
+
+    Args:
+        chat: given where the sampling is not settled for it.
     """
     if sampling.seed is not None and sampling.temperature != 0:
         return "the state of its seeded sampling is lost"
@@ -85,4 +97,6 @@ def obstacle(sampling: Sampling) -> str | None:
         return "the state of its response_format is lost"
     if sampling.structured_outputs is not None:
         return "the state of its structured_outputs is lost"
+    if chat is not None and chat.must_call:
+        return "the state of its forced tool call is lost"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import structlog
 
@@ -15,7 +16,7 @@ from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_common.worker.starting import note_start
 from relais_llm_worker.continuation import read_emitted
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engines.engine import NOTHING, Chunk
 from relais_llm_worker.model import Cut, Model
 
 log = structlog.get_logger(__name__)
@@ -98,23 +99,32 @@ class GenerateHandler:
         if chunk.usage is not None:
             # Continued from elsewhere, so the ids may be incomplete.
             self.generated_tokens += max(0, chunk.usage.output_tokens - output_tokens)
+        if chunk.unreadable:
+            log.info("tool_call_unreadable")
+            held.metrics.unreadable_call()
         last_s = time.monotonic()
         first_s = first_s or last_s
+        usage = chunk.usage or Usage(len(answer.prompt_token_ids), output_tokens, cached_tokens)
+        if chunk.reasoning_tokens is not None:
+            usage = replace(usage, reasoning_tokens=chunk.reasoning_tokens)
         return Completed(
             finish_reason=chunk.finish_reason,
             stop_reason=chunk.stop_reason,
-            usage=chunk.usage or Usage(len(answer.prompt_token_ids), output_tokens, cached_tokens),
+            usage=usage,
             timings=Timings(
                 queue_s=round(held.taken.queued_s, 6),
                 prefill_s=round(first_s - began_s, 6),
                 decode_s=round(last_s - first_s, 6),
             ),
+            message=chunk.message,
         )
 
     def _publish(self, held: HeldJob, chunk: Chunk) -> None:
-        if not (chunk.token_ids or chunk.text):
+        token = Token(
+            chunk.text, chunk.token_ids, chunk.logprobs, chunk.reasoning, chunk.tool_calls
+        )
+        if not (token.token_ids or token.says_something):
             return
-        token = Token(chunk.text, chunk.token_ids, chunk.logprobs)
         if chunk.finish_reason is not None:
             held.add_last(token)
         else:
@@ -127,6 +137,6 @@ class GenerateHandler:
         if interrupted is None:
             return None
         emitted = await read_emitted(self._log, held.lease.channel_id, held.taken.tail)
-        if not (emitted.token_ids or emitted.text):
+        if emitted == NOTHING:
             return None
         return Cut(interrupted.prompt_token_ids, interrupted.model_revision, emitted)

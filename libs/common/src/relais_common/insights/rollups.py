@@ -27,7 +27,10 @@ UNKNOWN_CAUSE = "unknown"
 
 PHASES = ("queue", "prefill", "decode", "stalled")
 _PHASE_FIELDS = tuple(f"{phase}_s" for phase in PHASES)
-_SUMS = ("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens", "takes", "failures")
+_SUMS = (
+    *("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens", "reasoning_tokens"),
+    *("tool_calls", "takes", "failures"),
+)
 _WRITES_TOKENS = (Operation.CHAT.value, Operation.TEXT_COMPLETION.value)
 _SHOWN_OF_SLOWEST = (
     *("model", "key_id", "operation", "priority", "finished_at", "takes", "output_tokens"),
@@ -129,7 +132,8 @@ class Rollup:
         writes_tokens = trace["operation"] in _WRITES_TOKENS
         self.by_status[status] += 1
         for name in _SUMS:
-            self.sums[name] += trace[name]
+            # Older traces and rollups have no `reasoning_tokens` and `tool_calls`.
+            self.sums[name] += trace.get(name, 0)
         self.retried += trace["takes"] > 1
         self.queue.add(trace["queue_s"])
         mistaken = status == Status.FAILED and 400 <= trace.get("error_status", 500) < 500
@@ -221,7 +225,7 @@ class Rollup:
             causes=_counter(document["causes"]),
             # Earlier versions counted them among the causes.
             mistakes=_counter(document.get("mistakes", ())),
-            sums=Counter({name: document[name] for name in _SUMS}),
+            sums=Counter({name: document.get(name, 0) for name in _SUMS}),
             abandoned=document["abandoned"],
             retried=document["retried"],
             judged=document["judged"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from relais_common.jobs.chat import Message, ToolCallDelta
 from relais_common.jobs.errors import ErrorInfo
 from relais_common.jobs.job import Status, StopReason
 
@@ -54,15 +55,25 @@ class TokenLogprob:
 class Token:
     """One step of the engine: its text and its token ids.
 
-    `text` may be empty while bytes of a character, or a possible stop string, are held back.
+    `text` may be empty while bytes of a character, or a possible stop string, are held back, and where the tokens are
+    those of reasoning or of a tool call.
 
     Attributes:
         logprobs: one for each id, if requested.
+        reasoning: the next part of what the model thinks before its answer.
+        tool_calls: the next parts of the answer's tool calls.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+    @property
+    def says_something(self) -> bool:
+        """Whether a client can see any of it."""
+        return bool(self.text or self.reasoning or self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,13 @@ class Usage:
 
     Attributes:
         input_tokens: None where a remote server keeps it to itself; accounts then count none.
+        reasoning_tokens: those of the output that are reasoning; None where nobody tells them apart.
     """
 
     input_tokens: int | None
     output_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
 
 
 MOST_TOKENS = 2**40
@@ -119,13 +132,19 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The engine came to an end of its own: `stop` or `length`, OpenAI's `finish_reason`."""
+    """The engine came to an end of its own: `stop`, `length` or `tool_calls`, OpenAI's `finish_reason`.
+
+    Attributes:
+        message: the whole answer, where it is more than the text of its tokens: it has reasoning or tool calls, or the
+            model's calls could not be read and are text.
+    """
 
     finish_reason: str
     usage: Usage
     timings: Timings
     stop_reason: str | int | None = None
     vectors: Vectors | None = None
+    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +178,12 @@ def counted_usage(terminal: Terminal) -> Usage | None:
         return None
     usage = terminal.usage
     usage = usage if usage.input_tokens is not None else replace(usage, input_tokens=0)
-    for number in (usage.input_tokens, usage.output_tokens, usage.cached_tokens):
+    for number in (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens or 0,
+    ):
         if type(number) is not int or not 0 <= number <= MOST_TOKENS:
             return None
     return usage

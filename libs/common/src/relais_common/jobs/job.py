@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from relais_common.jobs.chat import Chat, ChatOptions, Message
 from relais_common.jobs.limits import Buckets
 
 EXPECTED_TOKENS = 1024
@@ -61,31 +62,15 @@ class Status(StrEnum):
         return self not in (Status.QUEUED, Status.RUNNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation, for the model's chat template.
-
-    Attributes:
-        name: who speaks; most templates do not know it.
-    """
-
-    role: str
-    content: str
-    name: str | None = None
-
-    def to_dict(self) -> dict[str, str]:
-        """Return it as OpenAI's API and chat templates have it."""
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": self.content, **named}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults.
 
     Attributes:
         include_stop_str_in_output: the answer ends after the stop string, or the stop token's text, not before it.
-        structured_outputs: one of `json`, `json_object`, `regex`, `choice` and `grammar`, as vLLM takes them.
+        structured_outputs: one of `json`, `json_object`, `regex`, `choice` and `grammar`, as vLLM takes them; an engine
+            may make a `structural_tag` of tools.
+        thinking_token_budget: the most tokens of reasoning.
         logprobs: how many of the likeliest tokens are told beside each one that was chosen; None tells nothing.
     """
 
@@ -110,6 +95,7 @@ class Sampling:
     allowed_token_ids: tuple[int, ...] = ()
     structured_outputs: dict[str, Any] | None = None
     logprobs: int | None = None
+    thinking_token_budget: int | None = None
 
 
 class InputType(StrEnum):
@@ -145,6 +131,7 @@ class Job:
     Attributes:
         channel_id: the job's name everywhere, and the client's handle to its stream.
         chat_template_kwargs: what the model's chat template is told beside the messages, by the names that it knows.
+        chat: how the messages are to be answered.
         key_id: whose request it is; jobs of one key share a lane in the queue.
         deadline_s: seconds after acceptance at which the job expires.
         log_ttl_s: seconds that the event log outlives the job's end.
@@ -159,6 +146,7 @@ class Job:
     prompt: str | tuple[int, ...] | None = None
     embedding: Embedding | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
     sampling: Sampling = field(default_factory=Sampling)
     priority: Priority = Priority.NORMAL
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
@@ -166,6 +154,13 @@ class Job:
     deadline_s: float
     log_ttl_s: float
     result_ttl_s: float
+
+    @property
+    def conversation(self) -> Chat | None:
+        """What a chat's engine needs; None for other operations."""
+        if self.messages is None:
+            return None
+        return Chat(self.messages, self.chat_template_kwargs or {}, self.chat)
 
     @property
     def expected_result_bytes(self) -> int:

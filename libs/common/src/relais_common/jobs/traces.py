@@ -56,12 +56,14 @@ class Trace:
         takes: how often a worker took it. failures: crashes charged to it.
         preemptions: how often its place was handed on to another key.
         output_tokens: published tokens, also of requests that did not complete.
+        reasoning_tokens: of a `completed` request, the output tokens that are reasoning. tool_calls: of its answer.
         wasted_tokens: tokens generated for nobody: by requests that did not complete, or made void by a restart.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
         first_token_at_s: when the first token was published; None if none was, as for embeddings.
         content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt` or `embedding` as the
-            request had them, and `answer`, what was published of it. More than 2 MiB of both is left out, and there is
-            `omitted_bytes` alone. Vectors are never there.
+            request had them, and `chat` with its tools; `answer`, what was published of its text, and `message`, the
+            whole answer where it is more. More than 2 MiB of both is left out, and there is `omitted_bytes` alone.
+            Vectors are never there.
     """
 
     channel_id: str
@@ -82,6 +84,8 @@ class Trace:
     output_tokens: int
     cached_tokens: int
     wasted_tokens: int
+    reasoning_tokens: int = 0
+    tool_calls: int = 0
     accepted_at_s: float
     first_token_at_s: float | None
     finished_at_s: float
@@ -175,6 +179,8 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "output_tokens": trace.output_tokens,
         "cached_tokens": trace.cached_tokens,
         "wasted_tokens": trace.wasted_tokens,
+        "reasoning_tokens": trace.reasoning_tokens,
+        "tool_calls": trace.tool_calls,
         "accepted_at": _date(trace.accepted_at_s),
         "first_token_at": None if trace.first_token_at_s is None else _date(trace.first_token_at_s),
         "finished_at": _date(trace.finished_at_s),

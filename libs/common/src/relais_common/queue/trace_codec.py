@@ -13,7 +13,7 @@ from relais_common.jobs.job import Operation, Priority, Status
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec
 
-_ASKED = ("messages", "prompt", "embedding")
+_ASKED = ("messages", "chat", "prompt", "embedding")
 
 
 def decode_trace(entry: Sequence[bytes]) -> Trace:
@@ -27,7 +27,8 @@ def decode_trace(entry: Sequence[bytes]) -> Trace:
 
 def _trace(fields: dict[str, bytes]) -> Trace:
     channel_id = fields["channel_id"].decode()
-    finish_reason, error, cancel_reason = _outcome(fields["outcome"])
+    outcome = _outcome(fields["outcome"])
+    message, error = outcome.get("message") or {}, outcome.get("error") or {}
     input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
     queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
     first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
@@ -41,8 +42,8 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         status=Status(fields["status"].decode()),
         error_type=error.get("code"),
         error_status=error.get("status"),
-        finish_reason=finish_reason,
-        cancel_reason=cancel_reason,
+        finish_reason=outcome.get("finish_reason"),
+        cancel_reason=outcome.get("reason"),
         takes=int(fields["takes"]),
         failures=int(fields["failures"]),
         preemptions=int(fields.get("preemptions", b"0")),
@@ -50,40 +51,42 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,
         wasted_tokens=wasted_tokens,
+        reasoning_tokens=(outcome.get("usage") or {}).get("reasoning_tokens") or 0,
+        tool_calls=len(message.get("tool_calls", ())),
         accepted_at_s=float(fields["accepted_at"]),
         first_token_at_s=float(first_token_at) if first_token_at else None,
         finished_at_s=float(fields["finished_at"]),
         phases=Phases(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s),
-        content=_content(fields),
+        content=_content(fields, message),
     )
 
 
-def _outcome(line: bytes) -> tuple[str | None, dict[str, Any], str | None]:
-    """Return a terminal event's finish reason, error and cancel reason. Decoding all of it would cost too much."""
+def _outcome(line: bytes) -> dict[str, Any]:
+    """Return a terminal event's fields, as they are written. Decoding all of it would cost too much."""
     name, data = codec.split_event(line)
-    match name:
-        case b"completed":
-            return orjson.loads(data)["finish_reason"], {}, None
-        case b"failed":
-            return None, orjson.loads(data)["error"], None
-        case b"cancelled":
-            return None, {}, orjson.loads(data)["reason"]
-    return None, {}, None
+    if name == b"expired":
+        return {}
+    outcome: dict[str, Any] = orjson.loads(data)
+    return outcome
 
 
-def _content(fields: dict[str, bytes]) -> dict[str, Any] | None:
+def _content(fields: dict[str, bytes], message: dict[str, Any]) -> dict[str, Any] | None:
     if "omitted_bytes" in fields:
         return {"omitted_bytes": int(fields["omitted_bytes"])}
     if "request" not in fields:
         return None
-    return content_of(fields["request"], fields["answer"].decode())
+    return content_of(fields["request"], fields["answer"].decode(), message)
 
 
-def content_of(payload: bytes, answer: str) -> dict[str, Any]:
-    """Return the prompt, if the request can be decoded, and the answer."""
+def content_of(payload: bytes, answer: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Return the prompt, if the request can be decoded, and the answer.
+
+    Args:
+        message: the whole answer, where it is more than its text.
+    """
     try:
         request = orjson.loads(payload)
     except orjson.JSONDecodeError:
         request = {}
-    asked = {name: request[name] for name in _ASKED if request.get(name) is not None}
-    return {**asked, "answer": answer}
+    asked = {name: request[name] for name in _ASKED if request.get(name) not in (None, {})}
+    return {**asked, "answer": answer, **({"message": message} if message else {})}

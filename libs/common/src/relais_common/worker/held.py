@@ -39,7 +39,7 @@ class HeldJob:
         text: the answer so far, in pieces.
         vectors: the result of a request for vectors, packed.
         pieces: number of token events that this holder published.
-        tells_ids: whether all their text came with token ids.
+        tells_ids: whether all that they say came with token ids.
     """
 
     def __init__(self, taken: TakenJob, metrics: JobMetrics) -> None:
@@ -107,7 +107,7 @@ class HeldJob:
         if isinstance(event, Token):
             self.text.append(event.text)
             self.pieces += 1
-            self.tells_ids = self.tells_ids and (bool(event.token_ids) or not event.text)
+            self.tells_ids = self.tells_ids and (bool(event.token_ids) or not event.says_something)
         else:
             self.text.clear()
             self.pieces, self.tells_ids = 0, True

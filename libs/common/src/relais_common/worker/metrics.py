@@ -80,6 +80,10 @@ class _Tokens:
             "relais_prompt_tokens_cached_total",
             "Prompt tokens of completed requests that the engine found in its prefix cache.",
         )
+        self.reasoning = make.counter(
+            "relais_reasoning_tokens_total",
+            "Generated tokens of completed requests that are reasoning, where they are told apart.",
+        )
 
 
 class _Durations:
@@ -143,6 +147,11 @@ class _Outcomes:
             kind=("first", "again", "continued"),
         )
         self.takes.start_at_zero()
+        self.tool_calls = make.counter(
+            "relais_tool_calls_total",
+            "Tool calls of completed requests: read, or written by the model in a form that cannot be read.",
+            outcome=("read", "unreadable"),
+        )
         self.lost = make.counter(
             "relais_leases_lost_total",
             "Requests that another worker took, or that ended, while this one still ran them.",
@@ -206,6 +215,9 @@ class JobMetrics:
     def _measure(self, completed: Completed) -> None:
         of, model, timings, usage = self._of, self._model, completed.timings, completed.usage
         of.tokens.cached.of(model).add(usage.cached_tokens)
+        of.tokens.reasoning.of(model).add(usage.reasoning_tokens or 0)
+        if completed.message is not None:
+            of.outcomes.tool_calls.of(model, "read").add(len(completed.message.tool_calls))
         # A server elsewhere may tell how many there were at the end only.
         of.tokens.prompt.of(model).add(max(0, (usage.input_tokens or 0) - self._prompt_tokens))
         of.durations.prefill.of(model).observe(timings.prefill_s)
@@ -214,6 +226,10 @@ class JobMetrics:
         if self._fresh and usage.output_tokens > 1:
             per_token_s = timings.decode_s / (usage.output_tokens - 1)
             of.durations.per_token.of(model).observe(per_token_s)
+
+    def unreadable_call(self) -> None:
+        """The model wrote a tool call that cannot be read, or none where it had to."""
+        self._of.outcomes.tool_calls.of(self._model, "unreadable").add()
 
     def handed_back(self) -> None:
         """It waits again: this worker stops, or its engine has died."""

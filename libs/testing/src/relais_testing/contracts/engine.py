@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineRefused
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.engines.engine import NOTHING, Chunk, Emitted, Engine
 from relais_testing.waiting import wait_until
 
@@ -51,16 +52,15 @@ class EngineContract:
     async def test_prompts_become_token_ids(self, engine: Engine) -> None:
         turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
         assert await _prompt(engine) == await _prompt(engine) != await _prompt(engine, "other")
-        assert await engine.encode_chat(KEY, turns, {}) != await engine.encode_chat(
-            KEY, turns[:1], {}
-        )
+        first = await engine.encode_chat(KEY, Chat(turns[:1]))
+        assert await engine.encode_chat(KEY, Chat(turns)) != first
 
     async def test_prompt_far_over_the_context_is_refused(self, engine: Engine) -> None:
         text = "word " * (20 * engine.info.max_model_len)
         with pytest.raises(EngineRefused) as plain:
             await _prompt(engine, text)
         with pytest.raises(EngineRefused) as chat:
-            await engine.encode_chat(KEY, (Message("user", text),), {})
+            await engine.encode_chat(KEY, Chat((Message("user", text),)))
         assert (plain.value.param, chat.value.param) == ("prompt", "messages")
         assert plain.value.code == chat.value.code == "context_length_exceeded"
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import NotResumable
-from relais_common.jobs.job import Job, Message, Sampling
+from relais_common.jobs.job import Job, Sampling
 from relais_llm_worker.engines.engine import Emitted
 from relais_llm_worker.model import Cut, Model
 from relais_testing.builders import make_job

@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from msgspec import to_builtins
+
 from relais_common.jobs.errors import QueueFull, key_storage_full, storage_full
 from relais_common.jobs.events import Cancelled, Completed, Failed, Usage
 from relais_common.jobs.job import Job, OnDisconnect, Priority, Status, StopReason, Verdict
@@ -254,10 +256,13 @@ class MemoryModel:
         now = self._clock()
         if any(line.startswith(b"token ") for line in lines):
             record.hands.note_token(now)
+        message = outcome.message if isinstance(outcome, Completed) else None
+        told = outcome.usage if isinstance(outcome, Completed) else usage
         lost = 0 if record.status is Status.COMPLETED else usage.output_tokens
         content = None
         if record.tracing is not None and record.tracing.content:
-            content = content_of(codec.encode_job(job), text or published(record.log))
+            answer = text or published(record.log)
+            content = content_of(codec.encode_job(job), answer, to_builtins(message) or {})
         return Trace(
             channel_id=job.channel_id,
             key_id=job.key_id,
@@ -277,6 +282,8 @@ class MemoryModel:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
             wasted_tokens=void_tokens + lost,
+            reasoning_tokens=told.reasoning_tokens or 0,
+            tool_calls=len(message.tool_calls) if message is not None else 0,
             accepted_at_s=record.accepted_at_s,
             first_token_at_s=record.hands.first_token_at_s,
             finished_at_s=now,

@@ -75,6 +75,10 @@ def _totals(report: Report) -> Table:
     counted("input tokens/s", now.input_tokens_per_s, before.input_tokens_per_s)
     counted("output tokens/s", now.output_tokens_per_s, before.output_tokens_per_s)
     counted("wasted tokens", now.wasted_tokens, before.wasted_tokens)
+    if now.reasoning_tokens or before.reasoning_tokens:
+        counted("reasoning tokens", now.reasoning_tokens, before.reasoning_tokens)
+    if now.tool_calls or before.tool_calls:
+        counted("tool calls", now.tool_calls, before.tool_calls)
     return table
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from relais_common.jobs.chat import Chat, Message, ToolCall, ToolCallDelta
 from relais_common.jobs.errors import EngineRefused
 from relais_common.jobs.events import TokenLogprob, Usage
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.job import Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class Chunk:
         cached_tokens: prompt tokens found in the prefix cache.
         usage: on the last chunk, from a server that counts tokens but does not report ids.
         logprobs: one for each id, if requested.
+        reasoning, tool_calls: what the ids say beside their text.
+        message: on the last chunk, the whole answer, where it is more than its text.
+        reasoning_tokens: on the last chunk, if they are counted: of the whole answer.
+        unreadable: on the last chunk: the model tried to call a tool, or should have, and the call cannot be read.
     """
 
     token_ids: tuple[int, ...]
@@ -64,6 +69,11 @@ class Chunk:
     cached_tokens: int = 0
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    message: Message | None = None
+    reasoning_tokens: int | None = None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +83,15 @@ class Emitted:
     Attributes:
         token_ids: every token so far.
         text: the published text; shorter than the ids' text while part of it is held back.
+        reasoning, tool_calls: published beside it.
+        steps: how many ids each event has. Parsers of reasoning and tools get them in the same portions again.
     """
 
     token_ids: tuple[int, ...] = ()
     text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    steps: tuple[int, ...] = ()
 
 
 NOTHING = Emitted()
@@ -118,22 +133,22 @@ class Engine(Protocol):
 
     def load(self) -> EngineLoad: ...
 
-    async def encode_chat(
-        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
-    ) -> list[int]:
+    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
         """Return a conversation's token ids, through the model's chat template.
 
         Args:
             key_id: the request's key; long prompts of several keys take turns.
-            template_kwargs: further variables of the template.
 
         Raises:
-            EngineRefused: the template rejects it, or it is far longer than the context.
+            EngineRefused: the template rejects it, it is far longer than the context, or the model has no tools.
         """
         ...
 
-    def settled(self, sampling: Sampling) -> Sampling:
-        """Return the parameters that this engine would use: the request's, else the model's defaults."""
+    def settled(self, sampling: Sampling, chat: Chat | None = None) -> Sampling:
+        """Return the parameters that this engine would use: the request's, else the model's defaults.
+
+        For a chat they have what makes the model call the tool that it must call.
+        """
         ...
 
     async def encode_text(self, key_id: str, text: str) -> list[int]:
@@ -144,8 +159,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+    async def check_structure(
+        self, sampling: Sampling, *, key_id: str, param: str | None = None
+    ) -> None:
         """Check that the engine can follow the request's structured output at low cost.
+
+        Args:
+            param: the field to blame; by default that of the structured output.
 
         Raises:
             EngineRefused: it is invalid, impossible or too costly.
@@ -161,12 +181,15 @@ class Engine(Protocol):
         sampling: Sampling,
         max_tokens: int,
         emitted: Emitted = NOTHING,
+        chat: Chat | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
         """Return a context that hands the request to the engine on entry.
 
         Args:
+            sampling: settled for this chat.
             max_tokens: bound of the whole answer; more than `emitted` has.
             emitted: output of an interrupted engine. Chunks continue after it, ids and text.
+            chat: the conversation that the prompt is made of, if it is one: its answer may have reasoning and calls.
 
         Raises (on entry):
             NotResumable: the answer cannot continue after `emitted`.

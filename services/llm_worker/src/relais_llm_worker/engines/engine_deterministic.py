@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import islice, starmap
-from typing import Any
 
+import orjson
+
+from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs.events import RankedToken, TokenLogprob
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engines.engine import (
     NOTHING,
@@ -27,6 +30,8 @@ from relais_llm_worker.engines.engine import (
     ModelInfo,
     exceeds_context,
 )
+from relais_llm_worker.engines.markup import MarkupParser
+from relais_llm_worker.parsed_answer import ParsedAnswer
 
 _WORDS = tuple(
     "la file attend son tour et le relais porte chaque mot jusqu au guichet ouvert "
@@ -34,6 +39,10 @@ _WORDS = tuple(
 )
 DEFAULT_ANSWER_TOKENS = 32
 _CUT = "passé".encode()
+_SAID = re.compile(rb"\[say\](.*?)\[/say\]", re.DOTALL)
+_SAID_BYTES = 5
+_SAID_IDS = 1 << 16
+"""Ids from here on are parts of a text that the prompt asked for; those below are words."""
 
 
 def _token_bytes(position: int, token_id: int) -> bytes:
@@ -69,6 +78,20 @@ def answer_token_ids(prompt_token_ids: list[int], count: int) -> Iterator[int]:
         yield int.from_bytes(digest[:2], "big")
 
 
+def said_text(prompt_token_ids: list[int], chat: Chat | None) -> bytes | None:
+    """Return the answer that a prompt asks for: the last `[say]...[/say]`, or the call that a chat demands."""
+    said = _SAID.findall(bytes(prompt_token_ids))
+    if said:
+        last: bytes = said[-1]
+        return last
+    if chat is None or not chat.options.must_call:
+        return None
+    name = chat.options.named or chat.options.tools[0]["function"]["name"]
+    words = answer_text(prompt_token_ids, DEFAULT_ANSWER_TOKENS)
+    call = orjson.dumps({"name": name, "arguments": {"words": words}})
+    return b"<tool_call>%b</tool_call>" % call
+
+
 def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
     """Return deterministic log probabilities: the chosen token is the likeliest, followed by the next words."""
     ranked = [RankedToken(piece, -(token_id % 100) / 1000)]
@@ -78,6 +101,14 @@ def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
     return TokenLogprob(piece, ranked[0].logprob, tuple(ranked[:count]))
 
 
+def _written(message: Message) -> str:
+    """Return a message's text, with its calls."""
+    calls = "".join(
+        f"<call>{one.function.name}{one.function.arguments}" for one in message.tool_calls
+    )
+    return f"{message.content or ''}{calls}"
+
+
 class DeterministicEngine:
     """One token per request and step.
 
@@ -85,7 +116,9 @@ class DeterministicEngine:
         tokens_per_s: speed of each request; 0 generates tokens as fast as the event loop runs.
 
     Tests can request faults: a prompt that contains `[engine-fault]` fails alone, one that
-    contains `[engine-death]` kills the engine.
+    contains `[engine-death]` kills the engine. They can request answers: the answer to `[say]...[/say]` is what stands
+    between, five bytes a token; in a chat, `markup` in it is reasoning and tool calls. Where a tool must be called and
+    nothing is to be said, it is called with `{"words": ...}`.
 
     Attributes:
         steps: tokens generated so far.
@@ -113,16 +146,20 @@ class DeterministicEngine:
         # It has no KV cache; its places are the only limit.
         return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
 
-    async def encode_chat(
-        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
-    ) -> list[int]:
-        self._require_fit("messages", sum(len(turn.content) for turn in messages))
-        told = ((name, str(value)) for name, value in template_kwargs.items())
-        turns = (
-            (f"{turn.role} {turn.name}" if turn.name else turn.role, turn.content)
+    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
+        messages, options = chat.messages, chat.options
+        told = {**chat.template_kwargs}
+        if options.may_call:
+            told["tools"] = orjson.dumps(options.tools).decode()
+        if options.reasoning_effort is not None:
+            told["reasoning_effort"] = options.reasoning_effort
+        turns = [(name, str(value)) for name, value in told.items()]
+        turns += [
+            (f"{turn.role} {turn.name}" if turn.name else turn.role, _written(turn))
             for turn in messages
-        )
-        return chat_prompt((*told, *turns))
+        ]
+        self._require_fit("messages", sum(len(text) for _, text in turns))
+        return chat_prompt(turns)
 
     async def encode_text(self, key_id: str, text: str) -> list[int]:
         self._require_fit("prompt", len(text))
@@ -133,10 +170,12 @@ class DeterministicEngine:
         if characters >= self._info.max_model_len:
             raise exceeds_context(self._info.max_model_len, param, f"at least {characters} tokens")
 
-    def settled(self, sampling: Sampling) -> Sampling:
+    def settled(self, sampling: Sampling, chat: Chat | None = None) -> Sampling:
         return sampling
 
-    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+    async def check_structure(
+        self, sampling: Sampling, *, key_id: str, param: str | None = None
+    ) -> None:
         for name in ("response_format", "structured_outputs"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
@@ -149,6 +188,7 @@ class DeterministicEngine:
         sampling: Sampling,
         max_tokens: int,
         emitted: Emitted = NOTHING,
+        chat: Chat | None = None,
     ) -> AsyncIterator[Generation]:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")
@@ -157,7 +197,7 @@ class DeterministicEngine:
         for name in ("bad_words", "allowed_token_ids"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
-        run = _Generation(self, prompt_token_ids, sampling, max_tokens, emitted)
+        run = _Generation(self, prompt_token_ids, sampling, max_tokens, emitted, chat)
         self._running.add(request_id)
         try:
             yield run
@@ -186,15 +226,28 @@ class _Generation:
         sampling: Sampling,
         max_tokens: int,
         emitted: Emitted,
+        chat: Chat | None,
     ) -> None:
         self._engine = engine
         self._prompt_token_ids = prompt_token_ids
         self._max_tokens = max_tokens
+        self._said = said_text(prompt_token_ids, chat)
         own_length = DEFAULT_ANSWER_TOKENS
-        if sampling.max_tokens is not None or sampling.ignore_eos:
+        if self._said is not None:
+            own_length = max(1, -(-len(self._said) // _SAID_BYTES))
+        elif sampling.max_tokens is not None or sampling.ignore_eos:
             own_length = max_tokens
         self._length = min(own_length, max_tokens)
-        self._token_ids = answer_token_ids(prompt_token_ids, self._length)
+        self._ends_itself = own_length < max_tokens or (
+            self._said is not None and own_length == max_tokens
+        )
+        self._token_ids: Iterator[int] = answer_token_ids(prompt_token_ids, self._length)
+        self._parsed: ParsedAnswer | None = None
+        if self._said is not None:
+            self._token_ids = iter(range(_SAID_IDS, _SAID_IDS + self._length))
+            if chat is not None:
+                parser = MarkupParser(bytes(prompt_token_ids), calls=chat.options.may_call)
+                self._parsed = ParsedAnswer(parser, chat.options)
         self._begin = len(emitted.token_ids)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._position = 0
@@ -209,13 +262,23 @@ class _Generation:
             sampling.min_tokens or 0,
             keep_stop=sampling.include_stop_str_in_output,
         )
-        if tuple(
-            islice(self._token_ids, self._begin)
-        ) != emitted.token_ids or not self._text.replay(emitted):
+        if tuple(islice(self._token_ids, self._begin)) != emitted.token_ids or not self._replay(
+            emitted
+        ):
             raise NotResumable("the tokens so far are none of this engine's")
 
+    def _replay(self, emitted: Emitted) -> bool:
+        if self._parsed is None:
+            return self._text.replay(emitted)
+        return self._parsed.replay(self._text, emitted)
+
     def _decode_next(self, token_id: int) -> str:
-        self._piece = self._decoder.decode(_token_bytes(self._position, token_id))
+        if self._said is None:
+            piece = _token_bytes(self._position, token_id)
+        else:
+            begin = self._position * _SAID_BYTES
+            piece = self._said[begin : begin + _SAID_BYTES]
+        self._piece = self._decoder.decode(piece)
         self._position += 1
         return self._piece
 
@@ -234,11 +297,11 @@ class _Generation:
                 matched = self._text.feed(token_id) or matched
             reason = None if matched is None else "stop"
             if matched is None and count == self._length:
-                reason = "length" if self._length == self._max_tokens else "stop"
+                reason = "stop" if self._ends_itself else "length"
             text = self._text.give(ended=reason is not None)
             chunk = Chunk((token_id,), text, reason, matched)
             if self._logprobs is not None:
                 chunk.logprobs = (told_logprob(self._piece, token_id, self._logprobs),)
-            yield chunk
+            yield chunk if self._parsed is None else self._parsed.tell_apart(chunk)
             if matched is not None:
                 return

@@ -69,27 +69,33 @@ class LocalModel:
         )
 
     def can_continue(self, job: Job) -> bool:
-        return obstacle(self._engine.settled(job.sampling)) is None
+        return obstacle(self._engine.settled(job.sampling), job.chat) is None
 
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
         revision = self._engine.info.revision
+        chat = job.conversation
+        sampling = self._engine.settled(job.sampling, chat)
         if cut is None:
             prompt, emitted = await self._encode(job), NOTHING
         else:
-            require_resumable(cut, {revision}, self._engine.settled(job.sampling))
+            require_resumable(cut, {revision}, sampling)
             prompt, emitted = list(cut.prompt_token_ids), cut.emitted
         max_tokens = self._max_tokens(job, len(prompt))
         # The bounds of the deployment that began it may have allowed more.
         if len(emitted.token_ids) >= max_tokens:
             yield Answer(prompt, revision, _ended())
             return
-        structured = bool(job.sampling.response_format or job.sampling.structured_outputs)
+        structured = bool(sampling.response_format or sampling.structured_outputs)
         if structured:
-            await self._engine.check_structure(job.sampling, key_id=job.key_id)
+            # What the request did not ask for comes from its tools.
+            of_tools = sampling.structured_outputs != job.sampling.structured_outputs
+            await self._engine.check_structure(
+                sampling, key_id=job.key_id, param="tools" if of_tools else None
+            )
         with self._stalls.running(job.channel_id, structured=structured):
             async with self._engine.generate(
-                job.channel_id, prompt, job.sampling, max_tokens, emitted
+                job.channel_id, prompt, sampling, max_tokens, emitted, chat
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 
@@ -109,10 +115,8 @@ class LocalModel:
             raise EngineStuck(suspects)
 
     async def _encode(self, job: Job) -> list[int]:
-        if job.messages is not None:
-            return await self._engine.encode_chat(
-                job.key_id, job.messages, job.chat_template_kwargs or {}
-            )
+        if (chat := job.conversation) is not None:
+            return await self._engine.encode_chat(job.key_id, chat)
         if isinstance(job.prompt, str):
             return await self._engine.encode_text(job.key_id, job.prompt)
         return list(job.prompt or ())

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import orjson
 
+from relais_common.jobs.chat import Message, ToolCallDelta, joined
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.events import TokenLogprob, Usage
 from relais_common.jobs.job import Job
@@ -25,13 +26,20 @@ BEGUN = Chunk((), "")
 """Before all others: a server has the job."""
 
 
+def obstacle_of(job: Job) -> str | None:
+    """Return why this job's answer cannot go on at another server, or None if it can."""
+    if job.chat.may_call:
+        return "its tool calls are read by the server that was lost"
+    return obstacle(job.sampling)
+
+
 class AnswerSoFar:
     """One answer, over all its tries.
 
     Attributes:
         prompt_token_ids: as the first server that told them was given them.
         revision: the one it must go on with; None where any will do.
-        token_ids, text: what went out.
+        token_ids, text, reasoning, deltas: what went out.
     """
 
     def __init__(self, model: str, job: Job, max_output_tokens: int) -> None:
@@ -42,6 +50,8 @@ class AnswerSoFar:
         self.revision: str | None = None
         self.token_ids: list[int] = []
         self.text = ""
+        self.reasoning = ""
+        self.deltas: list[ToolCallDelta] = []
         self._all_known = True
         self._pieces = 0
         self._bounded_there = True
@@ -55,9 +65,16 @@ class AnswerSoFar:
     def require_another_try(self) -> None:
         """Raises NotResumable where text went out and the rest of it cannot be had."""
         why_not = None if self._all_known else "its tokens are not known"
-        why_not = why_not or obstacle(self.job.sampling)
+        why_not = why_not or obstacle_of(self.job)
         if self._has_begun and why_not is not None:
             raise NotResumable(f"the server was lost in the middle of the answer, and {why_not}")
+
+    def require_no_tools(self) -> None:
+        """Raises NotResumable where the rest of the answer may be tool calls, which only its server can read."""
+        if self.job.chat.may_call:
+            raise NotResumable(
+                f"the worker was lost in the middle of the answer, and {obstacle_of(self.job)}"
+            )
 
     async def one_try(self, client: Client, server: Server) -> AsyncGenerator[Chunk]:
         """`BEGUN` once the server has it, then chunks that follow what went out. Raises as `Client.stream` does."""
@@ -86,7 +103,7 @@ class AnswerSoFar:
                 unsent.add(delta)
                 self._note_kind(delta)
                 # Ids go out with text alone, so that the log ends, as a rule, where a character does.
-                if not delta.text and delta.finish_reason is None:
+                if not (delta.text or delta.aside) and delta.finish_reason is None:
                     continue
                 chunk = self._chunk(delta, *unsent.take())
                 yield chunk
@@ -95,7 +112,7 @@ class AnswerSoFar:
 
     @property
     def _has_begun(self) -> bool:
-        return bool(self.token_ids or self.text)
+        return bool(self.token_ids or self.text or self.reasoning or self.deltas)
 
     def _room(self, served: Served) -> int:
         """Tokens that may still come."""
@@ -162,7 +179,7 @@ class AnswerSoFar:
         if not self._all_known:
             ids = ()
         # The chunk that only ends an answer is no token.
-        self._pieces += bool(delta.text)
+        self._pieces += bool(delta.text or delta.aside)
         matched = held.add(delta.text, len(ids) or 1)
         reason, stop_reason = delta.finish_reason, delta.stop_reason
         if isinstance(stop_reason, str) and stop_reason not in self.job.sampling.stop:
@@ -174,6 +191,8 @@ class AnswerSoFar:
         text = held.give(ended=reason is not None)
         self.token_ids += ids
         self.text += text
+        self.reasoning += delta.reasoning
+        self.deltas += delta.tool_calls
         return Chunk(
             token_ids=ids,
             text=text,
@@ -182,6 +201,20 @@ class AnswerSoFar:
             cached_tokens=delta.counts.cached_tokens,
             usage=None if reason is None or self._all_known else self._usage(delta.counts),
             logprobs=None if self.job.sampling.logprobs is None else logprobs,
+            reasoning=delta.reasoning,
+            tool_calls=delta.tool_calls,
+            message=None if reason is None else self._message(),
+            reasoning_tokens=None if reason is None else delta.counts.reasoning_tokens,
+        )
+
+    def _message(self) -> Message | None:
+        if not (self.reasoning or self.deltas):
+            return None
+        return Message(
+            "assistant",
+            self.text or None,
+            reasoning=self.reasoning or None,
+            tool_calls=joined(self.deltas),
         )
 
     def _usage(self, counts: Counts) -> Usage:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from msgspec import to_builtins
+
+from relais_common.jobs.chat import ChatOptions, Message
 from relais_common.jobs.job import Job, Sampling
 
 CHAT = "/v1/chat/completions"
@@ -30,7 +33,8 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
     """
     if job.messages is not None:
         path = CHAT
-        prompt: dict[str, Any] = {"messages": [turn.to_dict() for turn in job.messages]}
+        prompt: dict[str, Any] = {"messages": [_message(turn) for turn in job.messages]}
+        prompt |= _options(job.chat)
         if job.chat_template_kwargs:
             prompt["chat_template_kwargs"] = job.chat_template_kwargs
         if job.sampling.logprobs is not None:
@@ -41,6 +45,21 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
         if job.sampling.logprobs is not None:
             prompt["logprobs"] = job.sampling.logprobs
     return Question(path, prompt | _rest(job.sampling, model, max_tokens, with_ids=with_ids))
+
+
+def _message(turn: Message) -> dict[str, Any]:
+    # Some servers want `content` even where there is none.
+    return {"content": None, **to_builtins(turn)}
+
+
+def _options(chat: ChatOptions) -> dict[str, Any]:
+    """What is said of tools and reasoning. Without tools, nothing can be said of calls."""
+    said = to_builtins(chat) if chat.tools else {}
+    if chat.tools:
+        said["tool_choice"] = chat.tool_choice
+    if chat.reasoning_effort is not None:
+        said["reasoning_effort"] = chat.reasoning_effort
+    return said
 
 
 def ask_to_go_on(

@@ -6,7 +6,8 @@ Redis. Each field is checked by itself, so that one that is wrong does not cost 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -14,6 +15,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from relais_common.jobs.chat import FunctionDelta, ToolCallDelta
 from relais_common.jobs.events import TokenLogprob
 from relais_llm_worker.remote.bounds import Bounds
 from relais_llm_worker.remote.errors import Lost, TooMuch
@@ -27,6 +29,8 @@ IGNORED_FIELDS = (
     "event",
     "choices",
     "content",
+    "reasoning",
+    "tool_calls",
     "finish_reason",
     "stop_reason",
     "token_ids",
@@ -46,7 +50,7 @@ _REASONS = {
     "safety": "content_filter",
     **dict.fromkeys(("", "null", "none"), None),
 }
-_ASIDE = ("reasoning", "reasoning_content", "tool_calls")
+MAX_CALLS = 128
 
 _TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 # Some servers count in JSON's floats.
@@ -73,14 +77,30 @@ class _Choice(Struct):
     logprobs: Any = None
 
 
+class _Function(Struct):
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    arguments: str | None = None
+
+
+class _Call(Struct):
+    index: Annotated[int, Meta(ge=0, lt=MAX_CALLS)] | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    function: _Function | None = None
+
+
 class _PromptDetails(Struct):
     cached_tokens: _Count | None = None
+
+
+class _OutputDetails(Struct):
+    reasoning_tokens: _Count | None = None
 
 
 class _Usage(Struct):
     prompt_tokens: _Count | None = None
     completion_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
 
 
 _LABELS = {
@@ -98,6 +118,7 @@ class Counts:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
 
 
 NO_COUNTS = Counts()
@@ -110,7 +131,7 @@ class Delta:
     Attributes:
         token_ids: None where the server does not tell.
         prompt_token_ids: on the first chunk, where the server tells.
-        aside: the server keeps something of the answer apart from its text: thoughts, calls of tools.
+        reasoning, tool_calls: what the server keeps apart from the text.
         counts: what all chunks so far say.
     """
 
@@ -119,9 +140,15 @@ class Delta:
     prompt_token_ids: tuple[int, ...] | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
-    aside: bool = False
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
     counts: Counts = NO_COUNTS
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def aside(self) -> bool:
+        """Whether there is something beside the text."""
+        return bool(self.reasoning or self.tool_calls)
 
 
 class ChunkReader:
@@ -146,6 +173,7 @@ class ChunkReader:
         self._ids = bounds.tokens
         self.counts = NO_COUNTS
         self.said_something = False
+        self._begun: dict[int, bool] = {}  # calls, and whether they have a name
 
     def read(self, event: Event) -> Delta | None:
         """None where it says nothing that counts.
@@ -173,9 +201,10 @@ class ChunkReader:
         if choice is None:
             return None
         delta = choice.delta or {}
-        text, aside = self._text(choice.text or delta.get("content"))
-        aside = aside or any(map(delta.get, _ASIDE))
-        self.said_something = self.said_something or aside or bool(text)
+        text, reasoning = self._text(choice.text or delta.get("content"))
+        reasoning += self._reasoning(delta)
+        calls = self._calls(delta.get("tool_calls"))
+        self.said_something = self.said_something or bool(text or reasoning or calls)
         prompt_ids = known.prompt_token_ids or choice.prompt_token_ids
         if len(prompt_ids or ()) > self._bounds.prompt_tokens:
             self._ignore("token_ids")
@@ -189,7 +218,8 @@ class ChunkReader:
             prompt_token_ids=prompt_ids,
             finish_reason=self._reason(choice.finish_reason),
             stop_reason=choice.stop_reason,
-            aside=aside,
+            reasoning=reasoning,
+            tool_calls=calls,
             counts=self.counts,
             logprobs=self._logprobs(choice.logprobs),
         )
@@ -217,27 +247,76 @@ class ChunkReader:
             self._ignore("choices")
         return self._known(_Choice, fit[0]) if fit else None
 
-    def _text(self, content: Any) -> tuple[str, bool]:
-        """A chunk's text, and whether there is something beside it. Some servers send parts, as clients do."""
+    def _text(self, content: Any) -> tuple[str, str]:
+        """A chunk's text, and the reasoning within it. Some servers send parts, as clients do."""
         if content is None:
-            return "", False
+            return "", ""
         if isinstance(content, str):
             self._charge(len(content))
-            return content, False
+            return content, ""
         if not isinstance(content, list):
             self._ignore("content")
-            return "", False
-        texts, aside = [], False
+            return "", ""
+        texts, thoughts = [], []
         for part in content:
             match part:
                 case {"type": "text", "text": str(text)}:
                     texts.append(text)
-                case {"type": "thinking" | "reasoning"}:
-                    aside = True
+                case {"type": "reasoning", "text": str(text)}:
+                    thoughts.append(text)
+                case {"type": "thinking" | "reasoning", "thinking": str(text)}:
+                    thoughts.append(text)
+                case {"type": "thinking", "thinking": list(parts)}:
+                    thoughts += [_part_text(one) for one in parts]
                 case _:
                     self._ignore("content")
-        self._charge(sum(map(len, texts)))
-        return "".join(texts), aside
+        self._charge(sum(map(len, (*texts, *thoughts))))
+        return "".join(texts), "".join(thoughts)
+
+    def _reasoning(self, delta: dict[str, Any]) -> str:
+        """Under vLLM's name, or the older one. Servers that send both send the same under each."""
+        for name in ("reasoning", "reasoning_content"):
+            given = delta.get(name)
+            if isinstance(given, str) and given:
+                self._charge(len(given))
+                return given
+            if given:
+                self._ignore("reasoning")
+        return ""
+
+    def _calls(self, given: Any) -> tuple[ToolCallDelta, ...]:
+        """The next parts of calls, each with id and name once, whatever the server repeats or leaves out."""
+        if not given:
+            return ()
+        if not isinstance(given, list):
+            self._ignore("tool_calls")
+            return ()
+        calls: list[ToolCallDelta] = []
+        for position, one in enumerate(given):
+            try:
+                call = msgspec.convert(one, _Call)
+            except msgspec.ValidationError:
+                self._ignore("tool_calls")
+                continue
+            calls += self._call(position, call)
+        return tuple(calls)
+
+    def _call(self, position: int, call: _Call) -> Iterator[ToolCallDelta]:
+        function = call.function or _Function()
+        index = position if call.index is None else call.index
+        if index >= MAX_CALLS:
+            raise TooMuch
+        self._charge(len(function.name or "") + len(function.arguments or ""))
+        is_new = index not in self._begun
+        has_name = self._begun.get(index, False)
+        self._begun[index] = has_name or bool(function.name)
+        name = None if has_name else function.name
+        if is_new:
+            id_ = call.id or f"call_{secrets.token_hex(12)}"
+            first = FunctionDelta(name, function.arguments or "")
+            yield ToolCallDelta(index, id_, "function", first)
+        elif name or function.arguments:
+            yield ToolCallDelta(index, function=FunctionDelta(name, function.arguments))
 
     def _charge(self, characters: int, pieces: int = 1) -> None:
         self._characters -= characters + pieces * _CHUNK_CHARACTERS
@@ -253,11 +332,12 @@ class ChunkReader:
         return _REASONS.get(word)
 
     def _note_usage(self, usage: _Usage) -> None:
-        details = usage.prompt_tokens_details
+        details, output = usage.prompt_tokens_details, usage.completion_tokens_details
         told = {
             "input_tokens": usage.prompt_tokens,
             "output_tokens": usage.completion_tokens,
             "cached_tokens": None if details is None else details.cached_tokens,
+            "reasoning_tokens": None if output is None else output.reasoning_tokens,
         }
         known = {name: int(count) for name, count in told.items() if count is not None}
         self.counts = replace(self.counts, **known)
@@ -274,6 +354,11 @@ class ChunkReader:
             tops = one.top_logprobs
             self._charge(len(one.token) + sum(len(top.token) for top in tops), pieces=1 + len(tops))
         return told
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _is_first(index: Any) -> bool:

@@ -198,7 +198,7 @@ async def _last_words(last: Delta, deltas: AsyncGenerator[Delta]) -> AsyncGenera
             break  # the answer is whole without it
         if delta is None:
             break
-        if delta.text or delta.token_ids:
+        if delta.text or delta.token_ids or delta.aside:
             yield replace(last, finish_reason=None)
             last = replace(delta, finish_reason=delta.finish_reason or last.finish_reason)
             until_s = loop.time() + LAST_WORDS_TIMEOUT_S

@@ -12,10 +12,10 @@ from relais_common.jobs.errors import UpstreamUnavailable
 from relais_common.jobs.job import Job
 from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
-from relais_llm_worker.continuation import obstacle, require_resumable
+from relais_llm_worker.continuation import require_resumable
 from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.model import Answer, Cut
-from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar
+from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar, obstacle_of
 from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.pool import Pool
@@ -62,13 +62,14 @@ class RemoteModel:
         )
 
     def can_continue(self, job: Job) -> bool:
-        return obstacle(job.sampling) is None
+        return obstacle_of(job) is None
 
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
         so_far = AnswerSoFar(self._name, job, self._limits.max_output_tokens)
         if cut is not None:
             require_resumable(cut, self._pool.revisions(), job.sampling)
+            so_far.require_no_tools()
             so_far.take_up(cut)
         async with aclosing(self._chunks(so_far)) as chunks:
             first = await anext(chunks)

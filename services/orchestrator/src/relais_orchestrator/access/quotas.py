@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from relais_common.config.api_keys import ApiKey
+from relais_common.jobs.chat import Message
 from relais_common.jobs.job import Job
 from relais_common.jobs.limits import NO_QUOTA, Quota
 
@@ -41,11 +42,21 @@ def _input_tokens(job: Job) -> int:
         return sum(map(_tokens, (*job.embedding.inputs, *job.embedding.queries)))
     if job.prompt is not None:
         return _tokens(job.prompt)
-    told = job.chat_template_kwargs
-    return sum(
-        TOKENS_PER_MESSAGE + _tokens(turn.content) + _tokens(turn.name or "")
-        for turn in job.messages or ()
-    ) + (_tokens(json.dumps(told)) if told else 0)
+    beside = [told for told in (job.chat_template_kwargs, job.chat.tools) if told]
+    return sum(TOKENS_PER_MESSAGE + _message_tokens(turn) for turn in job.messages or ()) + sum(
+        _tokens(json.dumps(told)) for told in beside
+    )
+
+
+def _message_tokens(message: Message) -> int:
+    calls = (one.function for one in message.tool_calls)
+    texts = (
+        message.name,
+        message.content,
+        message.reasoning,
+        *(f"{one.name}{one.arguments}" for one in calls),
+    )
+    return sum(_tokens(text) for text in texts if text)
 
 
 def _tokens(text: str | tuple[int, ...]) -> int:

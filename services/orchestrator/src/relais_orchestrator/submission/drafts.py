@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from relais_common.jobs.chat import ChatOptions, Message
 from relais_common.jobs.job import (
     Embedding,
     InputType,
-    Message,
     OnDisconnect,
     OnWorkerLoss,
     Priority,
@@ -42,6 +42,7 @@ class Draft:
     prompt: str | tuple[int, ...] | None = None
     embedding: Embedding | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
     sampling: Sampling = field(default_factory=Sampling)
     is_delivered: bool = False
 
@@ -91,6 +92,7 @@ def chat(wanted: ChatCompletionRequest) -> Asked:
         _draft(wanted),
         messages=tuple(turn.to_message() for turn in wanted.messages),
         chat_template_kwargs=wanted.chat_template_kwargs,
+        chat=wanted.to_options(),
         sampling=wanted.to_sampling(
             max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
         ),
@@ -134,6 +136,7 @@ def native(wanted: SubmitRequest) -> Asked:
             _draft(wanted),
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
+            chat=wanted.to_options(),
             prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
             embedding=embedding,
             sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),

@@ -111,6 +111,7 @@ class Intake:
             prompt=draft.prompt,
             embedding=draft.embedding,
             chat_template_kwargs=draft.chat_template_kwargs,
+            chat=draft.chat,
             sampling=draft.sampling,
             priority=draft.priority,
             on_disconnect=draft.on_disconnect,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import TemplateError
+from msgspec import to_builtins
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt, tokens_input
 from vllm.sampling_params import SamplingParams
@@ -18,8 +19,9 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
+from relais_common.jobs.chat import Chat
 from relais_common.jobs.errors import EngineDead, EngineRefused, NotResumable
-from relais_common.jobs.job import Message, Sampling
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engines.engine import (
     NOTHING,
@@ -78,9 +80,14 @@ class VllmEngine:
     def load(self) -> EngineLoad:
         return self._gauge.load
 
-    async def encode_chat(
-        self, key_id: str, messages: tuple[Message, ...], template_kwargs: Mapping[str, Any]
-    ) -> list[int]:
+    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
+        messages, template_kwargs = chat.messages, chat.template_kwargs
+        if chat.options.may_call:
+            raise EngineRefused(
+                "tools: this model's tool calls cannot be read",
+                param="tools",
+                code="unsupported_parameter",
+            )
         # Arguments of the method itself are not template variables.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
             raise EngineRefused(
@@ -88,7 +95,7 @@ class VllmEngine:
                 param=f"chat_template_kwargs.{taken[0]}",
                 code="unsupported_parameter",
             )
-        turns = [turn.to_dict() for turn in messages]
+        turns = [{"content": "", **to_builtins(turn)} for turn in messages]
         try:
             return await self._prompts.of_chat(key_id, turns, template_kwargs)
         except (TemplateError, ValueError, TypeError) as error:
@@ -100,7 +107,7 @@ class VllmEngine:
     async def encode_text(self, key_id: str, text: str) -> list[int]:
         return await self._prompts.of_text(key_id, text)
 
-    def settled(self, sampling: Sampling) -> Sampling:
+    def settled(self, sampling: Sampling, chat: Chat | None = None) -> Sampling:
         missing = {
             name: value
             for name, value in self._defaults.items()
@@ -108,7 +115,9 @@ class VllmEngine:
         }
         return replace(sampling, **missing)
 
-    async def check_structure(self, sampling: Sampling, *, key_id: str) -> None:
+    async def check_structure(
+        self, sampling: Sampling, *, key_id: str, param: str | None = None
+    ) -> None:
         specification = specification_of(sampling, self._structured_outputs)
         if specification is None:
             return
@@ -135,6 +144,7 @@ class VllmEngine:
         sampling: Sampling,
         max_tokens: int,
         emitted: Emitted = NOTHING,
+        chat: Chat | None = None,
     ) -> AsyncIterator[Generation]:
         sampling = self.settled(sampling)
         text = AnswerText(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from relais_common.jobs.events import Timings, Usage
+from relais_common.jobs.events import Timings, TokenLogprob, Usage, Vectors
 from relais_common.jobs.job import Operation, Status
+from relais_orchestrator.api.schemas.answers import AnswerMessage, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
 from relais_orchestrator.api.schemas.errors import ErrorObject
 
@@ -61,10 +62,39 @@ class Result(TypedDict):
     """A completed request's answer."""
 
     text: str | None
+    message: NotRequired[
+        Annotated[AnswerMessage, Field(description="Set where the answer is more than its text.")]
+    ]
     finish_reason: str
     usage: Usage
     timings: Timings
     vectors: Annotated[VectorsResult | None, Field(description="Set where vectors were asked for.")]
+
+
+@with_config(CLOSED)
+class TokenEvent(TypedDict):
+    """One step of the engine. Its text may be empty; its ids are empty where a server does not tell them."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: NotRequired[list[TokenLogprob]]
+    reasoning: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCallPart]]
+
+
+@with_config(CLOSED)
+class CompletedEvent(TypedDict):
+    """The engine came to an end of its own."""
+
+    finish_reason: Annotated[str, Field(description="`stop`, `length` or `tool_calls`.")]
+    usage: Usage
+    timings: Timings
+    stop_reason: str | int | None
+    vectors: Vectors | None
+    message: NotRequired[
+        Annotated[AnswerMessage, Field(description="Set where the answer is more than its text.")]
+    ]
+    text: NotRequired[Annotated[str | None, Field(description="The whole, where the log is gone.")]]
 
 
 @with_config(CLOSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aiohttp import web
+from msgspec import to_builtins
 
 from relais_common.jobs.errors import VectorsNotFound
 from relais_common.jobs.events import Completed, Failed
@@ -73,6 +74,8 @@ def _state_body(state: ChannelState) -> ChannelResponse:
             "timings": outcome.timings,
             "vectors": _vectors_body(state.channel_id, outcome),
         }
+        if outcome.message is not None:
+            result["message"] = to_builtins(outcome.message)
     return {
         "channel_id": state.channel_id,
         "model": state.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
@@ -15,6 +15,7 @@ from relais_common.jobs.errors import (
     TooManyStreams,
     VectorsNotFound,
 )
+from relais_common.jobs.events import Completed, Event, Token
 from relais_common.queue.codec import NAMES
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.native import events
@@ -22,6 +23,8 @@ from relais_orchestrator.api.native import handlers as native
 from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
     ChannelResponse,
+    CompletedEvent,
+    TokenEvent,
     VectorsResponse,
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
@@ -30,6 +33,7 @@ from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 
 TAG = "Requests"
+_DATA: dict[type[Event], Any] = {Token: TokenEvent, Completed: CompletedEvent}
 EventId = Annotated[str, StringConstraints(pattern=rf"^[0-9]{{0,{events.MAX_SEQ_DIGITS}}}$")]
 LINKS = {
     "get_channels_channel_id": "channel_id",
@@ -127,7 +131,7 @@ ROUTES = [
                     "it comes alone, with the whole `text`. `log_rewound` (begin again) and "
                     "`key_revoked` have no id.",
                     (
-                        *((name.decode(), kind) for kind, name in NAMES.items()),
+                        *((name.decode(), _DATA.get(kind, kind)) for kind, name in NAMES.items()),
                         ("log_rewound", ErrorResponse),
                         ("key_revoked", ErrorResponse),
                     ),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
@@ -14,6 +14,7 @@ from relais_orchestrator.api.schemas.deployed import NO_EMBEDDING_MODEL, NO_MODE
 from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
+from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
 
 Prompt = (
     Annotated[str, StringConstraints(min_length=1), branch("text")]
@@ -38,7 +39,7 @@ _OPERATIONS = {
 _GOES_WITH = {
     "input_type": "input",
     "dimensions": "input",
-    "chat_template_kwargs": "messages",
+    **dict.fromkeys(("chat_template_kwargs", *ChatFields.model_fields), "messages"),
 }
 
 
@@ -53,15 +54,22 @@ def _beside(name: str) -> dict[str, Any]:
     return {"operation": {"enum": [_OPERATIONS[name], None]}, "model": model, **others}
 
 
-class SubmitRequest(TemplateKwargs):
+_RULES: list[JsonValue] = [
+    NEEDS_TOOLS,
+    *(
+        cast("JsonValue", {"if": _given(name), "then": {"properties": _beside(name)}})
+        for name in _OPERATIONS
+    ),
+]
+
+
+class SubmitRequest(ChatFields, TemplateKwargs):
     """A request for the queue: `messages` for a chat, `prompt` for plain completion, or `input` for vectors."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
             "oneOf": [_given(name) for name in _OPERATIONS],
-            "allOf": [
-                {"if": _given(name), "then": {"properties": _beside(name)}} for name in _OPERATIONS
-            ],
+            "allOf": _RULES,
         }
     )
 

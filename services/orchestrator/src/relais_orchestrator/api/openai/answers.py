@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs import errors
+from relais_common.jobs.chat import parts_of
 from relais_common.jobs.errors import (
     Draining,
     EndedOtherwise,
@@ -209,12 +210,13 @@ class Answer:
 class _Reading:
     """Decodes the events that a follower returns."""
 
-    __slots__ = ("_caller", "_parts", "_text_length")
+    __slots__ = ("_caller", "_parts", "_said", "_text_length")
 
     def __init__(self, parts: Parts, caller: Caller) -> None:
         self._parts = parts
         self._caller = caller
         self._text_length = 0
+        self._said = False
 
     def events(self, one: LiveBatch | ChannelState | None) -> list[Event]:
         """Return the events of a batch, or what is left of them if the log has expired; none after a silence.
@@ -225,6 +227,9 @@ class _Reading:
         if isinstance(one, LiveBatch):
             events = [decode_event(line) for line in one.lines]
             self._text_length += sum(len(one.text) for one in events if isinstance(one, Token))
+            self._said = self._said or any(
+                one.says_something for one in events if isinstance(one, Token)
+            )
             return events
         if one is None:
             if self._parts.drain.over:
@@ -233,8 +238,12 @@ class _Reading:
             return []
         if not one.status.is_terminal:
             return []
+        outcome = decode_event(one.outcome or b"")
         rest = Token((one.text or "")[self._text_length :], ())
-        return [rest, decode_event(one.outcome or b"")]
+        if not self._said and isinstance(outcome, Completed) and outcome.message is not None:
+            rest.reasoning = outcome.message.reasoning or ""
+            rest.tool_calls = parts_of(outcome.message.tool_calls)
+        return [rest, outcome]
 
 
 def _no_answer(event: Event) -> RelaisError | None:

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from relais_common.jobs.events import Completed, RankedToken, TokenLogprob, Usage
+from msgspec import to_builtins
+
+from relais_common.jobs.chat import Message
+from relais_common.jobs.events import Completed, RankedToken, Token, TokenLogprob, Usage
 from relais_orchestrator.api.openai.objects import (
     Candidate,
+    ChatAnswer,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -30,6 +34,8 @@ def usage_object(usage: Usage) -> UsageObject | None:
     counts = usage_so_far(usage.input_tokens, usage.output_tokens)
     if counts is not None:
         counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+        if usage.reasoning_tokens is not None:
+            counts["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return counts
 
 
@@ -69,6 +75,10 @@ class Format(Protocol):
 
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> Body:
         """Return a chunk with text and log probabilities of its tokens, whose texts begin at this character."""
+        ...
+
+    def aside(self, token: Token) -> Body:
+        """Return a chunk with reasoning or tool calls, and whatever else the event has."""
         ...
 
     def finish(self, completed: Completed) -> Body:
@@ -115,6 +125,17 @@ class ChatFormat:
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
         return self._chunk([_chunk_choice({"content": text}, _chat_logprobs(tokens))])
 
+    def aside(self, token: Token) -> ChatCompletionChunk:
+        delta: ChatDelta = {}
+        if token.text:
+            delta["content"] = token.text
+        if token.reasoning:
+            delta["reasoning"] = delta["reasoning_content"] = token.reasoning
+        if token.tool_calls:
+            delta["tool_calls"] = to_builtins(token.tool_calls)
+        logprobs = None if token.logprobs is None else _chat_logprobs(token.logprobs)
+        return self._chunk([_chunk_choice(delta, logprobs)])
+
     def finish(self, completed: Completed) -> ChatCompletionChunk:
         choice = _chunk_choice({})
         choice["finish_reason"] = completed.finish_reason
@@ -134,10 +155,13 @@ class ChatFormat:
     ) -> ChatCompletion:
         choice: ChatChoice = {
             "index": 0,
-            "message": {"role": "assistant", "content": text, "refusal": None},
+            "message": _message(text, completed.message),
             "logprobs": None if tokens is None else _chat_logprobs(tokens),
             "finish_reason": completed.finish_reason,
         }
+        if completed.message is not None and not completed.message.tool_calls:
+            # A stream may have begun a call that could not be read in the end, and is text here.
+            choice["finish_reason"] = completed.finish_reason.replace("tool_calls", "stop")
         if completed.stop_reason is not None:
             choice["stop_reason"] = completed.stop_reason
         return {
@@ -176,6 +200,10 @@ class CompletionFormat:
     def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> TextCompletionChunk:
         return self._chunk([_text_choice(text, None, _text_logprobs(tokens, offset))])
 
+    def aside(self, token: Token) -> TextCompletionChunk:
+        # Nothing is told apart in a plain completion.
+        return self.text(token.text)
+
     def finish(self, completed: Completed) -> TextCompletionChunk:
         return self._chunk([_last_text_choice("", completed, None)])
 
@@ -195,6 +223,16 @@ class CompletionFormat:
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
+
+
+def _message(text: str, whole: Message | None) -> ChatAnswer:
+    content = text if whole is None else whole.content
+    message: ChatAnswer = {"role": "assistant", "content": content, "refusal": None}
+    if whole is not None and whole.reasoning:
+        message["reasoning"] = message["reasoning_content"] = whole.reasoning
+    if whole is not None and whole.tool_calls:
+        message["tool_calls"] = to_builtins(whole.tool_calls)
+    return message
 
 
 def _chunk_choice(delta: ChatDelta, logprobs: ChatLogprobs | None = None) -> ChatChunkChoice:

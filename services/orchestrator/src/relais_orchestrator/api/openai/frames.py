@@ -50,8 +50,10 @@ class Frames:
         for event in events:
             if isinstance(event, Token):
                 # A remote server may tell no ids; it sends one token at a time.
-                self._output_tokens += len(event.token_ids) or bool(event.text)
-                if event.logprobs is not None:
+                self._output_tokens += len(event.token_ids) or event.says_something
+                if event.reasoning or event.tool_calls:
+                    pieces.append(self._frame(self._shape.aside(event)))
+                elif event.logprobs is not None:
                     # Every token is reported as it comes, even if its text is held back.
                     pieces.append(self._tokens(event.text, event.logprobs))
                 elif event.text and self._continuous_usage:

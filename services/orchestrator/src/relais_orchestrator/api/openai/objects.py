@@ -8,17 +8,23 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from relais_common.jobs.events import Timings
+from relais_orchestrator.api.schemas.answers import CalledTool, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
 
 StopReason = Annotated[
     str | int, Field(description="vLLM's: the stop string that was met, or the token's id.")
 ]
-FinishReason = Annotated[str, Field(description="`stop` or `length`.")]
+FinishReason = Annotated[str, Field(description="`stop`, `length` or `tool_calls`.")]
 
 
 @with_config(CLOSED)
 class CachedTokens(TypedDict):
     cached_tokens: int
+
+
+@with_config(CLOSED)
+class ReasoningTokens(TypedDict):
+    reasoning_tokens: int
 
 
 @with_config(CLOSED)
@@ -30,6 +36,9 @@ class UsageObject(TypedDict):
     total_tokens: int
     prompt_tokens_details: NotRequired[
         Annotated[CachedTokens, Field(description="Left out while the answer is being written.")]
+    ]
+    completion_tokens_details: NotRequired[
+        Annotated[ReasoningTokens, Field(description="Of models whose reasoning is told apart.")]
     ]
 
 
@@ -73,8 +82,13 @@ class TextLogprobs(TypedDict):
 @with_config(CLOSED)
 class ChatAnswer(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning: NotRequired[str]
+    reasoning_content: NotRequired[
+        Annotated[str, Field(description="The same, for older clients.")]
+    ]
+    tool_calls: NotRequired[list[CalledTool]]
 
 
 @with_config(CLOSED)
@@ -103,6 +117,11 @@ class ChatCompletion(TypedDict):
 class ChatDelta(TypedDict):
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    reasoning: NotRequired[str]
+    reasoning_content: NotRequired[
+        Annotated[str, Field(description="The same, for older clients.")]
+    ]
+    tool_calls: NotRequired[list[ToolCallPart]]
 
 
 @with_config(CLOSED)

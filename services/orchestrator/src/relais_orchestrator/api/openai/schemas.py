@@ -34,10 +34,9 @@ from relais_orchestrator.api.schemas.sampling import (
     SamplingParams,
     TokenIds,
 )
+from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
 from relais_orchestrator.api.schemas.unsupported import PARAMETER, NotSupported
 
-MAX_TOOLS = 128  # OpenAI's bound
-Tool = Annotated[dict[str, Any], Field(max_length=64)]
 Label = Annotated[str, StringConstraints(max_length=512)]
 
 
@@ -60,12 +59,6 @@ _OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
     "anyOf": [
         {"properties": {"stream_options": {"type": "null"}}},
         {"required": ["stream"], "properties": {"stream": {"const": True}}},
-    ]
-}
-_TOOLS_ARE_NOT_CALLED: dict[str, JsonValue] = {
-    "anyOf": [
-        {"properties": {"tools": {"enum": [None, []]}}},
-        {"required": ["tool_choice"], "properties": {"tool_choice": {"const": "none"}}},
     ]
 }
 _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
@@ -119,17 +112,12 @@ class _Common(SamplingParams, RefusedOnBoth):
         return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
 
 
-class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
+class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats):
     """`POST /v1/chat/completions`."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
-            "allOf": [
-                ONE_CONSTRAINT,
-                _OPTIONS_NEED_STREAM,
-                _TOOLS_ARE_NOT_CALLED,
-                _TOP_NEEDS_LOGPROBS,
-            ]
+            "allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS, NEEDS_TOOLS]
         }
     )
 
@@ -156,33 +144,19 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     prompt_cache_key: Label | None = Field(
         default=None, description="No effect: every prompt's prefix may be cached."
     )
-    parallel_tool_calls: bool | None = Field(
-        default=None, description="No effect: there are no tools."
-    )
     service_tier: Annotated[
         Literal["auto", "default"] | None, NotSupported("there is one tier; see priority")
     ] = None
 
     # Not supported, except at values without effect.
-    tool_choice: Annotated[
-        Literal["none", "auto"] | None, NotSupported("tool calls are not supported")
-    ] = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = Field(
-        default=None, description="Not supported: empty, or with `tool_choice: none`."
-    )
-    functions: Annotated[Empty | None, NotSupported("function calls are not supported")] = None
-    function_call: Annotated[
-        Literal["none", "auto"] | None, NotSupported("function calls are not supported")
-    ] = None
+    functions: Annotated[Empty | None, NotSupported("see tools")] = None
+    function_call: Annotated[Literal["none", "auto"] | None, NotSupported("see tool_choice")] = None
     modalities: Annotated[
         Annotated[list[Literal["text"]], Field(fail_fast=True, min_length=1, max_length=1)] | None,
         NotSupported("only text is supported"),
     ] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
     web_search_options: Annotated[None, NotSupported("web search is not supported")] = None
-    reasoning_effort: Annotated[
-        Literal["none"] | None, NotSupported("the effort of reasoning cannot be set")
-    ] = None
     verbosity: Annotated[
         Literal["medium"] | None,
         NotSupported("the length of answers cannot be set; see max_completion_tokens"),
@@ -195,7 +169,6 @@ class ChatCompletionRequest(_Common, TemplateKwargs, RefusedOnChats):
     ] = None
     store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
 
-    @field_validator("tools", mode="wrap")
     @classmethod
     def _tools_are_not_called(
         cls, tools: Any, accept: ValidatorFunctionWrapHandler, info: ValidationInfo

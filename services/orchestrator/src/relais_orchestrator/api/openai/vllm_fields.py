@@ -42,7 +42,6 @@ class RefusedOnBoth(BaseModel):
     repetition_detection: Annotated[
         None, NotSupported("repetition is not looked for; see repetition_penalty")
     ] = None
-    thinking_token_budget: Annotated[None, NotSupported("see max_tokens")] = None
     stream_interval: Annotated[
         Literal[1] | None, NotSupported("tokens are streamed as they come")
     ] = None

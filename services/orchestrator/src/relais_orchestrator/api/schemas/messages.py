@@ -1,14 +1,23 @@
-"""Chat messages: text only, with the roles that chat templates know."""
+"""Chat messages: text, tool calls and their results, with the roles that chat templates know."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from relais_common.jobs.job import Message
+from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.sampling import STRICT, fits_the_wire
 from relais_orchestrator.api.schemas.unsupported import NotSupported
@@ -17,11 +26,17 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 2048
 """Of one message."""
 
+MAX_CALLS = 128
+"""Tool calls of one message."""
+
 MAX_TEMPLATE_BYTES = 65_536
 """Of `chat_template_kwargs`, as JSON."""
 
 MAX_MODEL_NAME = 160
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODEL_NAME)]
+
+
+CallId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class TextPart(BaseModel):
@@ -34,12 +49,73 @@ class TextPart(BaseModel):
 Empty = Annotated[list[Any], Field(fail_fast=True, max_length=0)]
 
 
+class CalledFunction(BaseModel):
+    model_config = STRICT
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    arguments: Annotated[str, Field(description="JSON.")]
+
+
+class CalledTool(BaseModel):
+    model_config = STRICT
+
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
+NO_ITEMS: dict[str, JsonValue] = {"maxItems": 0}
+NO_TEXT: dict[str, JsonValue] = {"maxLength": 0}
+
+
+def _only_of(role: str, **without: JsonValue) -> dict[str, JsonValue]:
+    """A JSON schema in which only messages of this role have these fields; in others they are null or empty."""
+    return {"anyOf": [{"properties": {"role": {"const": role}}}, {"properties": without}]}
+
+
+def _only_for(role: str) -> PydanticCustomError:
+    return PydanticCustomError("role", "only in messages of role {role}", {"role": role})
+
+
+def _fault(field: str, kind: str | PydanticCustomError) -> ValidationError:
+    """A fault of this field. A validator of the whole message can raise it."""
+    fault = InitErrorDetails(type=kind, loc=(field,), input=None)
+    return ValidationError.from_exception_data("ChatMessage", [fault])
+
+
 class ChatMessage(BaseModel):
     """A message of a chat. An answer's `message` may be sent back unchanged, with the empty fields that servers add."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                _only_of(
+                    "assistant", tool_calls=NO_ITEMS, reasoning=NO_TEXT, reasoning_content=NO_TEXT
+                ),
+                _only_of("tool", tool_call_id={"type": "null"}),
+                {
+                    "anyOf": [
+                        {"properties": {"role": {"const": "assistant"}}},
+                        {
+                            "required": ["content"],
+                            "properties": {"content": {"not": {"type": "null"}}},
+                        },
+                    ]
+                },
+                {
+                    "anyOf": [
+                        {"properties": {"role": {"not": {"const": "tool"}}}},
+                        {
+                            "required": ["tool_call_id"],
+                            "properties": {"tool_call_id": {"type": "string"}},
+                        },
+                    ]
+                },
+            ]
+        }
+    )
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: (
         Annotated[str, branch("text")]
         | Annotated[
@@ -47,7 +123,8 @@ class ChatMessage(BaseModel):
             Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
             branch("parts"),
         ]
-    )
+        | None
+    ) = Field(default=None, description="Only an assistant's message may have none.")
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
         default=None, description="For chat templates that know names; others ignore it."
     )
@@ -55,15 +132,20 @@ class ChatMessage(BaseModel):
         default=None, description="No effect: where an answer found what it says."
     )
     refusal: Annotated[Literal[""] | None, NotSupported("refusals are not supported")] = None
-    tool_calls: Annotated[Empty | None, NotSupported("tool calls are not supported")] = None
+    tool_calls: Annotated[list[CalledTool], Field(fail_fast=True, max_length=MAX_CALLS)] | None = (
+        Field(default=None, description="What an earlier answer called.")
+    )
+    tool_call_id: CallId | None = Field(
+        default=None, description="The call whose result a message of role `tool` is."
+    )
+    reasoning: str | None = Field(
+        default=None, description="Of an earlier answer; chat templates may show it to the model."
+    )
+    reasoning_content: str | None = Field(default=None, description="The older name of it.")
     function_call: Annotated[None, NotSupported("function calls are not supported")] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
     images: Annotated[Empty | None, NotSupported("images are not supported")] = None
     parsed: Annotated[None, NotSupported("send the text as content")] = None
-    reasoning: Annotated[Literal[""] | None, NotSupported("reasoning is not supported")] = None
-    reasoning_content: Annotated[Literal[""] | None, NotSupported("reasoning is not supported")] = (
-        None
-    )
     reasoning_details: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
     thinking_blocks: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
     provider_specific_fields: Annotated[
@@ -71,13 +153,38 @@ class ChatMessage(BaseModel):
         NotSupported("only the message itself is read"),
     ] = None
 
+    @model_validator(mode="after")
+    def _fields_of_its_role(self) -> Self:
+        if self.role != "assistant":
+            if self.content is None:
+                raise _fault(
+                    "content", "string_type" if "content" in self.model_fields_set else "missing"
+                )
+            for name in ("tool_calls", "reasoning", "reasoning_content"):
+                if getattr(self, name):
+                    raise _fault(name, _only_for("assistant"))
+        if self.role == "tool" and self.tool_call_id is None:
+            raise _fault("tool_call_id", "missing")
+        if self.role != "tool" and self.tool_call_id is not None:
+            raise _fault("tool_call_id", _only_for("tool"))
+        return self
+
     def to_message(self) -> Message:
         content = self.content
-        if not isinstance(content, str):
+        if isinstance(content, list):
             content = "".join(part.text for part in content)
-        # `developer` is OpenAI's newer word for the role that chat templates call `system`.
-        role = "system" if self.role == "developer" else self.role
-        return Message(role, content, self.name)
+        return Message(
+            # `developer` is OpenAI's newer word for the role that chat templates call `system`.
+            "system" if self.role == "developer" else self.role,
+            content,
+            self.name,
+            self.reasoning or self.reasoning_content or None,
+            tuple(
+                ToolCall(one.id, FunctionCall(one.function.name, one.function.arguments))
+                for one in self.tool_calls or ()
+            ),
+            self.tool_call_id,
+        )
 
 
 TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]

@@ -188,6 +188,10 @@ class SamplingParams(BaseModel):
     allowed_token_ids: (
         Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=4096)] | None
     ) = None
+    thinking_token_budget: Annotated[int, Whole(0, MAX_TOKENS)] | None = Field(
+        default=None,
+        description="The most tokens of reasoning; for models with a reasoning parser.",
+    )
     structured_outputs: StructuredOutputs | None = Field(
         default=None, description="Only without `response_format`."
     )

@@ -30,6 +30,10 @@ _COUNTS = frozenset(
     for what in ("Items", "Length", "Properties", "Contains")
 )
 _ALTERNATIVES = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_SCHEMAS_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions"))
+_LISTS_OF_SCHEMAS = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
+_SUBSCHEMAS = frozenset(("items", "additionalProperties", "not", "contains"))
 _REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _RULE = re.compile(r"^\s*[?!]?[\w.-]+(?:\s*::=|\s*:)", re.MULTILINE)
 
@@ -42,6 +46,47 @@ def check_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
         _Tally().count(schema)
         _check_references(schema)
     return schema
+
+
+def check_parameters(schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the schema of a function's arguments if it is one of objects, with known types throughout."""
+    if schema is None:
+        return None
+    if schema.get("type", "object") != "object":
+        raise PydanticCustomError("bad_schema", "its type must be object")
+    waiting: list[Any] = [schema]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bool):
+            continue
+        if not isinstance(one, dict):
+            raise PydanticCustomError("bad_schema", "a schema in it is no object")
+        _check_keywords(one)
+        for name in _SCHEMAS_BY_NAME & one.keys():
+            waiting += one[name].values()
+        for name in _LISTS_OF_SCHEMAS & one.keys():
+            waiting += one[name]
+        for name in _SUBSCHEMAS & one.keys():
+            inner = one[name]
+            waiting += inner if isinstance(inner, list) else [inner]
+    return schema
+
+
+def _check_keywords(schema: dict[str, Any]) -> None:
+    types = schema.get("type", ())
+    for one in types if isinstance(types, list | tuple) else [types]:
+        if one not in _TYPES:
+            raise PydanticCustomError("bad_schema", "a type in it is unknown")
+    kinds: list[tuple[frozenset[str], type, str]] = [
+        (_SCHEMAS_BY_NAME, dict, "an object"),
+        (_LISTS_OF_SCHEMAS | {"enum", "required"}, list, "a list"),
+    ]
+    for names, kind, called in kinds:
+        for name in names & schema.keys():
+            if not isinstance(schema[name], kind):
+                raise PydanticCustomError(
+                    "bad_schema", "{name} in it must be {kind}", {"name": name, "kind": called}
+                )
 
 
 def check_regex(regex: str | None) -> str | None:

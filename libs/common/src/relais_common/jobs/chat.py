@@ -1,0 +1,130 @@
+"""Chats: messages, tools and answers in the shape of OpenAI's chat completions. Every dialect maps to and from it.
+
+These types are structs of msgspec: in JSON, what is left at its default is left out, as clients of that API expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from msgspec import Struct
+
+
+class FunctionCall(Struct, frozen=True):
+    """A call of a function. `arguments` is JSON as the model wrote it, which may be wrong."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct, frozen=True, tag_field="type", tag="function"):
+    """A call of a tool, in a message."""
+
+    id: str
+    function: FunctionCall
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """One message of a conversation, or an answer.
+
+    Attributes:
+        role: `system`, `user`, `assistant` or `tool`.
+        content: None for an assistant's message that only calls tools.
+        name: of the participant, or of the function whose result this is.
+        reasoning: what the assistant thought before its answer.
+        tool_call_id: the call whose result this is.
+    """
+
+    role: str
+    content: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class FunctionDelta(Struct, frozen=True, omit_defaults=True):
+    """The next part of a call's name or arguments."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(Struct, frozen=True, omit_defaults=True):
+    """The next part of one of an answer's tool calls. Id, type and name come once, with the call's first part."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta = FunctionDelta()
+
+
+class ChatOptions(Struct, frozen=True, omit_defaults=True):
+    """How a chat is to be answered, beside its messages and the sampling.
+
+    Attributes:
+        tools: the functions that the answer may call, in OpenAI's shape.
+        tool_choice: `none`, `auto`, `required`, or the function to be called, in OpenAI's shape.
+        parallel_tool_calls: whether the answer may have several calls.
+        reasoning_effort: for models whose chat templates know it; `none` asks for no reasoning.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: str | None = None
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may call a tool."""
+        return bool(self.tools) and self.tool_choice != "none"
+
+    @property
+    def named(self) -> str | None:
+        """The only function that the answer may, and must, call."""
+        if not isinstance(self.tool_choice, dict):
+            return None
+        name: str = self.tool_choice["function"]["name"]
+        return name
+
+    @property
+    def must_call(self) -> bool:
+        return self.may_call and self.tool_choice != "auto"
+
+
+class Chat(Struct, frozen=True):
+    """A conversation that waits for its answer.
+
+    Attributes:
+        template_kwargs: further variables of the model's chat template.
+    """
+
+    messages: tuple[Message, ...]
+    template_kwargs: dict[str, Any] = {}
+    options: ChatOptions = ChatOptions()
+
+
+def parts_of(calls: Iterable[ToolCall]) -> tuple[ToolCallDelta, ...]:
+    """Return whole calls as one part each."""
+    return tuple(
+        ToolCallDelta(
+            index, call.id, "function", FunctionDelta(call.function.name, call.function.arguments)
+        )
+        for index, call in enumerate(calls)
+    )
+
+
+def joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    """Return the calls that these parts make, in order of their index."""
+    ids: dict[int, str] = {}
+    names: dict[int, str] = {}
+    arguments: dict[int, list[str]] = {}
+    for delta in deltas:
+        ids[delta.index] = ids.get(delta.index) or delta.id or ""
+        names[delta.index] = names.get(delta.index) or delta.function.name or ""
+        arguments.setdefault(delta.index, []).append(delta.function.arguments or "")
+    return tuple(
+        ToolCall(ids[index], FunctionCall(names[index], "".join(arguments[index])))
+        for index in sorted(ids)
+    )

@@ -1,0 +1,120 @@
+"""Tells an answer's content, reasoning and tool calls apart, step by step, also after an interruption. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from relais_common.jobs.chat import ChatOptions, Message, ToolCall, ToolCallDelta, joined
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engines.engine import Chunk, Emitted
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What one step of the model says."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallDelta] = ()
+
+
+class AnswerParser(Protocol):
+    """The port of a parser of one model's markup, for one answer."""
+
+    def feed(self, text: str, token_ids: Sequence[int], *, finished: bool) -> Parsed:
+        """Return what the next tokens say; the same portions give the same results."""
+        ...
+
+    def whole(self, text: str, token_ids: Sequence[int]) -> Message:
+        """Return the whole answer. Calls that cannot be read are content; ids may be new ones."""
+        ...
+
+    def reasoning_tokens(self, token_ids: Sequence[int]) -> int | None:
+        """Return how many of the whole answer's tokens are reasoning; None if they are not told apart."""
+        ...
+
+
+class ParsedAnswer:
+    """One answer of a chat, from the text of its tokens to what a client sees."""
+
+    def __init__(self, parser: AnswerParser, options: ChatOptions) -> None:
+        self._parser = parser
+        self._options = options
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._deltas: list[ToolCallDelta] = []
+        self._emitted: tuple[ToolCall, ...] = ()
+
+    def replay(self, text: AnswerText, emitted: Emitted) -> bool:
+        """Restore the state of an interrupted engine, as `AnswerText.replay` does."""
+        position = 0
+        for count in emitted.steps:
+            token_ids = emitted.token_ids[position : position + count]
+            position += count
+            for token_id in token_ids:
+                text.feed(token_id)
+            self._take(text.give(ended=False), token_ids, finished=False)
+        self._emitted = emitted.tool_calls
+        said = "".join(self._content), "".join(self._reasoning)
+        return said == (emitted.text, emitted.reasoning) and _anonymous(
+            joined(self._deltas)
+        ) == _anonymous(emitted.tool_calls)
+
+    def tell_apart(self, chunk: Chunk) -> Chunk:
+        """Put what the chunk's text says in place of it; the last chunk gets the whole answer."""
+        finished = chunk.finish_reason is not None
+        parsed = self._take(chunk.text, chunk.token_ids, finished=finished)
+        chunk.text, chunk.reasoning = parsed.content, parsed.reasoning
+        chunk.tool_calls = tuple(parsed.tool_calls)
+        if finished:
+            self._finish(chunk)
+        return chunk
+
+    def _take(self, text: str, token_ids: Sequence[int], *, finished: bool) -> Parsed:
+        self._text.append(text)
+        self._token_ids += token_ids
+        parsed = self._parser.feed(text, token_ids, finished=finished)
+        if not self._options.parallel_tool_calls:
+            first = [delta for delta in parsed.tool_calls if delta.index == 0]
+            parsed = Parsed(parsed.content, parsed.reasoning, first)
+        self._content.append(parsed.content)
+        self._reasoning.append(parsed.reasoning)
+        self._deltas += parsed.tool_calls
+        return parsed
+
+    def _finish(self, chunk: Chunk) -> None:
+        streamed, content = joined(self._deltas), "".join(self._content)
+        if streamed and chunk.finish_reason == "stop" and self._options.named is None:
+            # As at OpenAI and in vLLM, a call that was demanded by name ends with `stop`.
+            chunk.finish_reason = "tool_calls"
+        chunk.reasoning_tokens = self._parser.reasoning_tokens(self._token_ids)
+        whole = self._parser.whole("".join(self._text), self._token_ids)
+        calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
+        whole = replace(whole, tool_calls=self._with_ids_of(streamed, calls))
+        is_more = whole.reasoning or whole.tool_calls or (whole.content or "") != content
+        chunk.message = whole if is_more else None
+        chunk.unreadable = self._options.may_call and (
+            len(calls) < len(streamed)
+            or (whole.content or "") != content
+            or (self._options.must_call and not calls)
+        )
+
+    def _with_ids_of(
+        self, streamed: Sequence[ToolCall], calls: Sequence[ToolCall]
+    ) -> tuple[ToolCall, ...]:
+        """Give calls the ids under which they were streamed, by an earlier holder or here."""
+        known = [one.id for one in self._emitted]
+        known += [one.id for one in streamed[len(known) :]]
+        named = [replace(call, id=id_) for call, id_ in zip(calls, known, strict=False)]
+        return (*named, *calls[len(known) :])
+
+
+def _anonymous(calls: Iterable[ToolCall]) -> list[ToolCall]:
+    # A parser makes up ids; what counts is which were told to the client.
+    return [replace(call, id="") for call in calls]
