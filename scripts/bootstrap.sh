@@ -11,14 +11,14 @@ usage() {
     cat <<'END'
 usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
                             [--no-mongodb]
-       scripts/bootstrap.sh status | logs [NAME] [-f] | down
+       scripts/bootstrap.sh status | logs [NAME] [-f] [--json] | down
        scripts/bootstrap.sh compose --help | minikube --help
 
   start    install what is missing (the first time only), start Redis, MongoDB, the orchestrator, a worker that writes
            text and one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops
            all of it
   status   each process, whether it is ready, and the URLs; exit 0 only if all is ready
-  logs     the last lines of all logs, or of NAME's; -f follows them
+  logs     the last lines of all logs, or of NAME's; -f follows them; --json prints them as they were written
   down     stop a detached stack
 
   --detach                return once the first requests are answered
@@ -71,7 +71,7 @@ while (($#)); do
             usage
             exit 0
             ;;
-        start:--detach | logs:-f) arguments+=("$1") ;;
+        start:--detach | logs:-f | logs:--json) arguments+=("$1") ;;
         start:--no-mongodb)
             arguments+=("$1")
             mongodb=no

@@ -51,7 +51,8 @@ def _run(arguments: argparse.Namespace) -> int:
         start(_ROOT, os.environ, counts, detach=arguments.detach)
         return 0
     if arguments.command == "logs":
-        show(run_dir, arguments.name, follow=arguments.f)
+        show(run_dir, arguments.name, follow=arguments.f, raw=arguments.json)
+        return 0
     run = Run.load(run_dir)
     if run is None:
         print("nothing is running")
@@ -76,6 +77,7 @@ def _parse() -> argparse.Namespace:
     logs = commands.add_parser("logs")
     logs.add_argument("name", nargs="?")
     logs.add_argument("-f", action="store_true")
+    logs.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stack.errors import StackError
 from stack.model import Run
+
+if TYPE_CHECKING:
+    from structlog.dev import ConsoleRenderer
 
 _TAIL_BYTES = 65536
 
@@ -42,8 +50,8 @@ def log_file(run: Run, name: str) -> Path:
     return run.logs / f"{name}.log"
 
 
-def show(run_dir: Path, name: str | None, *, follow: bool) -> None:
-    """Become `tail`, which knows how to follow files that are rotated."""
+def show(run_dir: Path, name: str | None, *, follow: bool, raw: bool) -> None:
+    """Print the last lines of all logs, or of one, readable or as they were written (`raw`)."""
     found = sorted((run_dir / "logs").glob("*.log"))
     if name is not None:
         names = ", ".join(path.stem for path in found) or "none"
@@ -52,4 +60,43 @@ def show(run_dir: Path, name: str | None, *, follow: bool) -> None:
             raise StackError(f"there is no log of '{name}': there are {names}")
     if not found:
         raise StackError(f"there are no logs in {run_dir / 'logs'}: nothing was started")
-    os.execvp("tail", ["tail", "-n", "50", *(["-F"] if follow else []), "--", *map(str, found)])  # noqa: S606
+    # It knows how to follow files that are rotated.
+    command = ["tail", "-n", "50", *(["-F"] if follow else []), "--", *map(str, found)]
+    if raw:
+        os.execvp("tail", command)  # noqa: S606
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as tail:
+        assert tail.stdout is not None
+        try:
+            for line in tail.stdout:
+                sys.stdout.write(readable(line.rstrip("\n")) + "\n")
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return
+        except BrokenPipeError:
+            # The interpreter must not flush the rest at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        finally:
+            tail.terminate()
+
+
+def readable(line: str) -> str:
+    """A service's JSON line as `LOG_FORMAT=console` has it; any other line as it is."""
+    try:
+        fields = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        return line
+    renderer = _renderer()
+    if renderer is None or not isinstance(fields, dict) or "event" not in fields:
+        return line
+    fields.pop("service", None)  # the log's name says it
+    return renderer(None, "", fields)
+
+
+@cache
+def _renderer() -> ConsoleRenderer | None:
+    try:
+        # Not there before the first start has installed it.
+        from structlog.dev import ConsoleRenderer
+    except ImportError:
+        return None
+    return ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)

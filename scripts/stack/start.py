@@ -20,7 +20,7 @@ from types import FrameType
 from stack import first_request, processes
 from stack.embedded_redis import redis_address
 from stack.errors import StackError, StopRequested
-from stack.logs import LogSizes, last_lines, log_file, log_sizes
+from stack.logs import LogSizes, last_lines, log_file, log_sizes, readable
 from stack.model import Program, Run, Stage
 from stack.models import DEMO_MODEL
 from stack.plan import Counts, Plan, make_plan, run_directory
@@ -226,7 +226,7 @@ def _wait_ready(
 def _last_words(run: Run, name: str, logs_before: LogSizes) -> str:
     """Print the end of what this run's program logged; say in one line that it stopped."""
     for line in last_lines(run, name, _LOG_LINES, after=logs_before):
-        print(f"  {name} | {line[:_LOG_LINE_CHARS]}", file=sys.stderr, flush=True)
+        print(f"  {name} | {readable(line)[:_LOG_LINE_CHARS]}", file=sys.stderr, flush=True)
     return f"{name} stopped while it was starting; its last lines are above, all of them in {log_file(run, name)}"
 
 
