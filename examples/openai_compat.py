@@ -1,7 +1,7 @@
 """What an OpenAI-compatible server gives to the official client: 30 calls, and the shape of each answer.
 
-    python examples/openai_compat.py http://127.0.0.1:8080 --key KEY --model relais-demo
-    python examples/openai_compat.py http://127.0.0.1:8080 --against http://127.0.0.1:8000   # say `vllm serve`
+    .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --key KEY --model relais-demo
+    .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --against http://127.0.0.1:8000  # `vllm serve`
 
 A shape is what a program may rely on: fields and their types, the order of a stream's chunks, statuses, classes and
 fields of errors. A field that is null counts as one that is not there: the client gives None for both. With

@@ -4,7 +4,7 @@
         if event.name == "token":
             print(event.data["text"], end="")
 
-From a shell: `python resuming_client.py --url http://one:8080 --url http://two:8080 "Bonjour"`.
+From a shell: `.venv/bin/python examples/resuming_client.py --url http://one:8080 --url http://two:8080 "Bonjour"`.
 """
 
 from __future__ import annotations
@@ -115,11 +115,15 @@ class _Servers:
         self._patience_s = patience_s
         self._failures = 0
         self._failing_since_s = 0.0
+        self._said: set[str] = set()
         self.url = next(self._urls)
 
     def works(self) -> None:
         """The present one gave something."""
+        if self._failures:
+            log.info("going on at %s", self.url)
         self._failures = 0
+        self._said.clear()
 
     async def go_to_next(self, why: str, at_least_s: float = 0.0) -> None:
         """Pause, longer at each failure and never in step with other clients, then choose the next."""
@@ -130,7 +134,9 @@ class _Servers:
         if time.monotonic() + at_least_s > self._failing_since_s + self._patience_s:
             raise Unreachable(f"gave up after {self._patience_s:g} s: {why}")
         self.url = next(self._urls)
-        log.info("%s; going on at %s", why, self.url)
+        if why not in self._said:  # once for each trouble, however many tries it takes
+            log.info("%s; retrying for up to %g s", why, self._patience_s)
+            self._said.add(why)
         await asyncio.sleep(at_least_s + pause_s)
 
 
@@ -240,7 +246,8 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=200)
     options = parser.parse_args()
     options.url = options.url or ["http://localhost:8080"]
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # On lines of their own: the answer may be in the middle of one.
+    logging.basicConfig(level=logging.INFO, format="\n[%(message)s]")
     try:
         return 0 if asyncio.run(_print_answer(options)) else 1
     except (Refused, Unreachable) as error:

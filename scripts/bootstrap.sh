@@ -12,7 +12,7 @@ usage() {
 usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-workers N] [--embedding-workers N]
                             [--no-mongodb]
        scripts/bootstrap.sh status | logs [NAME] [-f] [--json] | down
-       scripts/bootstrap.sh compose --help | minikube --help
+       scripts/bootstrap.sh examples | compose --help | minikube --help
 
   start    install what is missing (the first time only), start Redis, MongoDB, the orchestrator, a worker that writes
            text and one that gives vectors, answer a first request of each, then stay in the foreground: Ctrl-C stops
@@ -20,6 +20,7 @@ usage: scripts/bootstrap.sh [start] [--detach] [--orchestrators N] [--llm-worker
   status   each process, whether it is ready, and the URLs; exit 0 only if all is ready
   logs     the last lines of all logs, or of NAME's; -f follows them; --json prints them as they were written
   down     stop a detached stack
+  examples install what examples/ and its notebook need
 
   --detach                return once the first requests are answered
   --orchestrators N       several HTTP servers, on API_PORT and the ports after it (default 1)
@@ -133,6 +134,10 @@ case $command in
         [[ $mongodb == no || -n ${MONGODB_URL:-} ]] || wanted+=(embedded-mongo)
         with_install_lock install "${wanted[@]}"
         stack "$VENV_PYTHON" start "${arguments[@]}"
+        ;;
+    examples)
+        with_install_lock install services examples
+        say "ready: .venv/bin/python examples/resuming_client.py Bonjour, .venv/bin/jupyter lab examples/demo.ipynb"
         ;;
     status | logs | down)
         PYTHON_COMMAND=$VENV_PYTHON

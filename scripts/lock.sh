@@ -31,7 +31,7 @@ lock() { # lock NAME [option...]: one hashed file
 }
 
 # One resolution of all that shares an environment on a CPU machine; each file is a part of it, so that they agree.
-together=(services embedded llm-cpu embeddings dev)
+together=(services embedded llm-cpu embeddings dev examples)
 everything=$(mktemp --suffix=.txt)
 trap 'rm -f "$everything"' EXIT
 sources=()
@@ -48,6 +48,7 @@ lock services "$@" --constraint "$everything"
 lock embedded "$@" --constraint "$everything"
 lock embedded-mongo "$@" --no-deps
 lock dev "$@" --constraint "$everything"
+lock examples "$@" --constraint "$everything"
 lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
     --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
     --no-emit-package torchcodec --no-emit-package triton
@@ -55,9 +56,9 @@ lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-c
 lock embeddings "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
     --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
     --no-emit-package torchcodec --no-emit-package triton
-# The CUDA build pins versions of its own, and shares an environment with these four.
+# The CUDA build pins versions of its own, and shares an environment with these five.
 lock llm-cuda "$@" --constraint requirements/services.txt --constraint requirements/embedded.txt \
-    --constraint requirements/embeddings.txt --constraint requirements/dev.txt
+    --constraint requirements/embeddings.txt --constraint requirements/dev.txt --constraint requirements/examples.txt
 # What `python -m benchmarks queue` compares with. Each has an environment of its own.
 for name in arq saq streaq taskiq; do lock "peers/$name" "$@"; done
 

@@ -31,6 +31,10 @@ def main() -> int:
         return 128 + int(stop.args[0])
     except StackError as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read this has left (`| head`): the interpreter must not flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(

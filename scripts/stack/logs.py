@@ -72,9 +72,6 @@ def show(run_dir: Path, name: str | None, *, follow: bool, raw: bool) -> None:
                 sys.stdout.flush()
         except KeyboardInterrupt:
             return
-        except BrokenPipeError:
-            # The interpreter must not flush the rest at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finally:
             tail.terminate()
 

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -152,6 +153,11 @@ def chat(stack: Stack) -> str:
     with urllib.request.urlopen(request, timeout=30) as response:
         text: str = json.load(response)["choices"][0]["message"]["content"]
     return text
+
+
+def readme_code() -> str:
+    """The Python of README.md, which is one program in two parts."""
+    return "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
 
 
 def nearness(printed: str) -> list[float]:
@@ -482,6 +488,16 @@ def test_real_models_answer_and_no_engine_outlives_its_worker(
     near, far = nearness(printed)
     assert near > 0.6 > 0.2 > far
     assert chat(stack)
+    # What the README shows, as it shows it.
+    shown = subprocess.run(
+        [sys.executable, "-c", readme_code().replace(":8080/", f":{stack.api_port}/")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "mairie" in shown
+    assert shown.endswith("kind='complaint'\n")
     worker = psutil.Process(stack.pids()["llm_worker"])
     engine = worker.children(recursive=True)
 

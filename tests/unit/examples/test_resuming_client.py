@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -221,3 +222,17 @@ async def test_patience_ends() -> None:
     async with server(answers(503, Retry_After="90")) as (url, _):
         with pytest.raises(Unreachable):
             await read(url)
+
+
+async def test_a_server_that_stays_away_is_told_of_once_and_its_return_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "resuming_client")
+    away = [answers(503)] * 25
+    done = streams(RETRY, frame(1, "completed", {"text": ""}))
+    async with server(*away, accepts, done) as (url, _):
+        await read(url)
+
+    told = [record.message for record in caplog.records]
+    assert [message for message in told if "retrying" in message] == told[:1]
+    assert told[1:] == [f"going on at {url.rstrip('/')}"]

@@ -49,7 +49,7 @@ def test_no_address_is_named(path: Path) -> None:
 def test_files_of_one_environment_agree(device: str) -> None:
     files = [
         REQUIREMENTS / f"{name}.txt"
-        for name in ("services", "embedded", "embeddings", "dev", f"llm-{device}")
+        for name in ("services", "embedded", "embeddings", "dev", "examples", f"llm-{device}")
     ]
     for one, other in combinations(files, 2):
         ours, theirs = pins(one), pins(other)

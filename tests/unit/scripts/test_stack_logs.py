@@ -67,6 +67,22 @@ def test_the_command_is_readable_and_raw_on_demand(run: Run) -> None:
     assert logs(run, "orchestrator", "--json") == f"plain\n{LINE}\n"
 
 
+def test_a_reader_who_leaves_is_no_failure(run: Run) -> None:
+    (run.logs / "orchestrator.log").write_text(f"{LINE}\n" * 50)
+
+    piped = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m stack logs | :"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "scripts", "RELAIS_RUN_DIR": run.run_dir},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (piped.returncode, piped.stderr) == (0, "")
+
+
 def test_last_lines_are_those_of_this_start(run: Run) -> None:
     log = run.logs / "orchestrator.log"
     assert log_sizes(run) == {}

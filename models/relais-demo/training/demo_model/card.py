@@ -134,6 +134,8 @@ fitting one must contain, a simple check and no judgement of style. **{fitting} 
 - Plain remarks in common words mostly get an apt answer. Wording far from the templates gets the nearest thing it knows,
   often beside the point and now and then garbled.
 - Labels asked for in unfamiliar words are often wrong; "Classify this remark: ..." is the form it knows.
+- It has not learnt JSON. With a schema (`response_format`), enumerations and booleans come out well-formed and mostly apt; a free string ends only at
+  its `maxLength`, or at `max_tokens`.
 - It handles one idea per message, forgets what was said two turns before, and cannot follow instructions.
 - Names of towns and offices that it never met are usually repeated rightly, and sometimes misspelt.
 - In French the writer is spoken of in the masculine form.

@@ -40,6 +40,7 @@ def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
             "title": "Relais",
             "version": deployment.version,
             "description": "Language models behind a queue: by Relais's own routes, and by OpenAI's.",
+            "x-relais-first-request": _first_request(deployment),
         },
         "servers": [{"url": deployment.root_path or "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
@@ -50,6 +51,22 @@ def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
             "securitySchemes": SCHEMES,
         },
     }
+
+
+def _first_request(deployment: Deployment) -> Json:
+    """What `/docs` shows to begin with."""
+    if deployment.models:
+        path, body = (
+            "/v1/chat/completions",
+            {
+                "model": deployment.models[0],
+                "stream": True,
+                "messages": [{"role": "user", "content": "Bonjour"}],
+            },
+        )
+    else:
+        path, body = "/v1/embeddings", {"model": deployment.embedding_models[0], "input": "Bonjour"}
+    return {"path": path, "body": body, "any_key": deployment.any_token}
 
 
 def _header(header: Header) -> Json:

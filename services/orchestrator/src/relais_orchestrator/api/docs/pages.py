@@ -29,7 +29,7 @@ def add_docs_page(app: web.Application, root_path: str) -> None:
     theirs = _swagger_ui()
     files = {
         "/docs": OURS / "docs.html",
-        "/docs/start.js": OURS / "start.js",
+        **{f"/docs/{name}": OURS / name for name in ("start.js", "docs.css")},
         **{
             f"/docs/{name}": theirs / name
             for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
