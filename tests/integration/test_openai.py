@@ -18,6 +18,8 @@ from relais_testing.waiting import wait_until
 from relais_testing.worker import Worker
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+LONG = "a" * 600
+
 SAID_BACK: dict[str, Any] = {
     "annotations": [{"type": "url_citation", "url_citation": {"url": "https://example.org"}}],
     "audio": None,
@@ -290,6 +292,34 @@ async def test_what_the_engine_refuses_is_a_400_before_any_byte_of_a_stream(
         "context_length_exceeded",
         "max_tokens",
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
+        (COMPLETION, {"prompt": LONG}, "prompt"),
+        (COMPLETION, {"prompt": [97] * len(LONG)}, "prompt"),
+        (CHAT, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 9999}, "max_tokens"),
+    ],
+)
+async def test_what_exceeds_the_context_is_openai_s_error_on_every_route(
+    front: Front, stack: Stack, path: str, fields: dict[str, Any], param: str
+) -> None:
+    await stack.worker(max_model_len=512)
+    body = {"model": MODEL, **fields}
+    errors = []
+    for stream in (False, True):
+        async with front.post(path, {**body, "stream": stream}) as response:
+            assert response.status == 400
+            errors.append((await response.json())["error"])
+    sampling = {"params": {"max_tokens": body.pop("max_tokens")}} if "max_tokens" in body else {}
+    channel_id = await front.submit({**body, **sampling})
+    await wait_until(lambda: front.is_terminal(channel_id))
+    errors.append((await front.state(channel_id))["error"])
+    for error in errors:
+        assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+        assert "This model's maximum context length is 512 tokens" in error["message"]
 
 
 @pytest.mark.usefixtures("worker")

@@ -234,12 +234,84 @@ async def test_refusals_of_other_forms_are_refusals_too(rig: Rig, status: int, b
         await say(model, chat())
 
 
-async def test_too_long_a_prompt_has_its_own_code(rig: Rig) -> None:
-    error = {"error": {"message": "This model's maximum context length is 10 tokens."}}
-    _, model = await rig.both(refuse=[(400, error, {})])
+OVERFLOWS = {
+    "OpenAI": (
+        400,
+        {
+            "message": "This model's maximum context length is 512 tokens. Your messages have 600.",
+            "param": "messages",
+            "code": "context_length_exceeded",
+        },
+    ),
+    "vLLM": (
+        400,
+        {
+            "message": "You passed 600 input tokens, but the model's context length is only 512 tokens.",
+            "param": "input_text",
+            "code": 400,
+        },
+    ),
+    "vLLM's engine": (
+        400,
+        {
+            "message": "The prompt is longer than the maximum model length of 512. See `max_model_len`"
+        },
+    ),
+    "SGLang": (
+        400,
+        {
+            "message": "The input (600 tokens) is longer than the model's context length (512 tokens)."
+        },
+    ),
+    "llama.cpp": (
+        400,
+        {
+            "message": "the request exceeds the available context size",
+            "type": "exceed_context_size_error",
+            "code": 400,
+        },
+    ),
+    "TGI": (422, "Input validation error: `inputs` must have less than 512 tokens. Given: 600"),
+    "TGI, with the answer": (
+        422,
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 512. Given: 600",
+    ),
+    "Ollama": (500, "the input length exceeds the context length"),
+    "Mistral": (
+        400,
+        {
+            "message": "Prompt contains 600 tokens, too large for model with 512 maximum context length"
+        },
+    ),
+}
+"""What servers say where a request is too long."""
+
+
+@pytest.mark.parametrize("server", OVERFLOWS)
+@pytest.mark.parametrize("vllm", [False, True])
+async def test_too_long_a_prompt_is_openai_s_error_whatever_the_server_says(
+    rig: Rig, server: str, vllm: bool
+) -> None:
+    status, error = OVERFLOWS[server]
+    # vLLM tells how long the context is; of others their words are read.
+    _, model = await rig.both(vllm=vllm, max_model_len=512, refuse=[(status, {"error": error}, {})])
     with pytest.raises(EngineRefused) as caught:
         await say(model, chat())
-    assert caught.value.info.code == "context_length_exceeded"
+    refused = caught.value
+    assert (refused.code, refused.status) == ("context_length_exceeded", 400)
+    assert refused.param == "messages"
+    tells = vllm or server not in ("llama.cpp", "Ollama")
+    expected = "is 512 tokens" if tells else "is exceeded"
+    assert f"maximum context length {expected}" in refused.message, refused.message
+
+
+async def test_what_grows_too_long_within_a_stream_is_not_tried_again(rig: Rig) -> None:
+    said = "the input length exceeds the context length"
+    server, model = await rig.both(error_after=1, error=said)
+    with pytest.raises(EngineRefused) as caught:
+        await say(model, chat())
+    assert caught.value.code == "context_length_exceeded"
+    assert len(server.asked) == 1
 
 
 async def test_fault_of_the_server_is_told_without_its_words(rig: Rig) -> None:

@@ -67,6 +67,7 @@ class FakeServer:
         hold_after: number of text chunks after which nothing more comes.
         garbage_after: number of text chunks after which comes what is no JSON.
         error_after: number of text chunks after which the server says that it fails.
+        error: what it says then.
         per_chunk: tokens in each chunk.
         halves: numbers of tokens that only begin a character; the next one ends it, and brings both texts.
         script: what the answer's chunks bring, in place of words: deltas, the last with its `finish_reason`.
@@ -90,6 +91,7 @@ class FakeServer:
     hold_after: int | None = None
     garbage_after: int | None = None
     error_after: int | None = None
+    error: Any = field(default_factory=lambda: {"message": "the engine died", "code": 500})
     pause_s: float = 0.0
     per_chunk: int = 1
     script: list[dict[str, Any]] | None = None
@@ -227,8 +229,8 @@ class FakeServer:
                 await response.write(b"data: {nonsense\n\n")
                 return response
             if self.error_after == count:
-                error = {"error": {"message": "the engine died", "code": 500}}
-                await response.write(b"data: " + json.dumps(error).encode() + b"\n\n")
+                error = json.dumps({"error": self.error}).encode()
+                await response.write(b"data: " + error + b"\n\n")
                 return response
             if self.cut_after == count and self.cuts != 0:
                 self.cuts = None if self.cuts is None else self.cuts - 1

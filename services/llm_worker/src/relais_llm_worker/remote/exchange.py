@@ -18,12 +18,13 @@ from aiohttp import (
 )
 from aiohttp.client_exceptions import ClientConnectorError
 
-from relais_common.jobs.errors import EngineFailed, RelaisError
-from relais_llm_worker.remote.bodies import Question
+from relais_common.jobs.errors import EngineFailed, RelaisError, UpstreamRefused
+from relais_llm_worker.remote.bodies import CHAT, Question
 from relais_llm_worker.remote.bounds import Bounds
 from relais_llm_worker.remote.chunks import ChunkReader, Delta
 from relais_llm_worker.remote.errors import Lost, TooMuch, TryFailed, Unreachable
 from relais_llm_worker.remote.refusals import (
+    exceeds_context,
     meaning,
     read_capped,
     read_error,
@@ -100,6 +101,10 @@ class Client:
                             yield last
                 whole = await _read_to_end(response)
             yield replace(last, counts=reader.counts)
+        except UpstreamRefused as error:
+            limit = server.served(model).max_model_len
+            param = "messages" if question.path == CHAT else "prompt"
+            raise exceeds_context(error, limit, param) from None
         except TooMuch:
             raise EngineFailed(
                 f"the model's server sent more than {bounds.tokens} tokens can hold"

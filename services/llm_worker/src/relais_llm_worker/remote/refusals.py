@@ -54,6 +54,21 @@ _CODES = frozenset(
     )
 )
 """OpenAI's, passed on as they are."""
+CONTEXT = "context_length_exceeded"
+_OVERFLOW = re.compile(
+    # vLLM, SGLang, llama.cpp, Ollama and OpenAI; then vLLM, TGI, and others.
+    r"context[ _](?:length|size|window)|max_model_len|maximum model length|`inputs` (?:tokens|must have less than)"
+    r"|max_input_len|(?:prompt|input) is too long|exceeds the maximum number of tokens",
+    re.IGNORECASE,
+)
+_OVERFLOW_WORDS = frozenset((CONTEXT, "exceed_context_size_error"))
+_LENGTH = re.compile(
+    r"(?:(?:context|model)[ _](?:length|size|window)|max_model_len)(?:'s)?(?: is| of| only| \(| =)*\W{0,2}(\d{1,9})"
+    r"|`max_new_tokens` must be <= (\d{1,9})|must have less than (\d{1,9}) tokens|(\d{1,9}) maximum context",
+    re.IGNORECASE,
+)
+_AS_OPENAI = "maximum context length is "
+_OF_LENGTH = frozenset(("messages", "prompt", "max_tokens", "max_completion_tokens"))
 _ADDRESS = re.compile(r"\bhttps?://\S+")
 _PARAM = re.compile(r"[A-Za-z_][\w.\[\]-]{0,99}")
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
@@ -138,6 +153,9 @@ async def refusal(response: ClientResponse) -> Exception:
 def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exception:
     """What an error with this status means."""
     answers = f"it answers {status}"
+    if status not in _BUSY and _overflows(said):
+        # Whatever the status: no other try would go better.
+        return _refused(400, said if status < 500 else Said(words=(CONTEXT,)))
     if status in _BUSY:
         return Busy(answers, _refused(status, said), retry_after_s)
     if status in _UNAVAILABLE:
@@ -171,10 +189,38 @@ def _refused(status: int, said: Said) -> UpstreamRefused:
     return UpstreamRefused(message, status=status, param=said.param, code=_code(said))
 
 
+def exceeds_context(
+    error: UpstreamRefused, max_model_len: int | None, param: str
+) -> UpstreamRefused:
+    """Word the refusal of a request that is too long as OpenAI's clients expect; any other is returned as it is.
+
+    Args:
+        max_model_len: as far as the server told.
+        param: the field with the prompt.
+    """
+    if error.code != CONTEXT:
+        return error
+    message = error.message
+    if _AS_OPENAI not in message:
+        told = _LENGTH.search(message)
+        length = max_model_len or (told and next(filter(None, told.groups())))
+        limit = f"{length} tokens" if length else "exceeded"
+        message = f"This model's {_AS_OPENAI}{limit}: {message}"
+    return UpstreamRefused(
+        message,
+        status=400,
+        param=error.param if error.param in _OF_LENGTH else param,
+        code=CONTEXT,
+    )
+
+
+def _overflows(said: Said) -> bool:
+    return not _OVERFLOW_WORDS.isdisjoint(said.words) or bool(_OVERFLOW.search(said.message[:2000]))
+
+
 def _code(said: Said) -> str | None:
-    lowered = said.message[:2000].lower()
-    if "context length" in lowered or "max_model_len" in lowered or "context size" in lowered:
-        return "context_length_exceeded"
+    if _overflows(said):
+        return CONTEXT
     return next((word for word in said.words if word in _CODES), None)
 
 
