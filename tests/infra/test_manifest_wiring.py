@@ -114,9 +114,10 @@ def test_a_tunnel_finds_the_api(overlay: Rendered) -> None:
 
 def test_ingress_passes_on_the_public_paths_alone(every_overlay: dict[str, Rendered]) -> None:
     overlay = every_overlay["production"]
-    (rule,) = overlay.one("Ingress", "orchestrator")["spec"]["rules"]
-    paths = [one["path"].split("/") for one in rule["http"]["paths"]]
-    assert {one["pathType"] for one in rule["http"]["paths"]} == {"Prefix"}
+    rules = [rule for ingress in overlay.of("Ingress") for rule in ingress["spec"]["rules"]]
+    public = [path for rule in rules for path in rule["http"]["paths"]]
+    paths = [one["path"].split("/") for one in public]
+    assert {one["pathType"] for one in public} == {"Prefix"}
 
     def passes(path: str) -> bool:
         parts = path.split("/")

@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from relais_common import __version__
+from relais_common.insights.mongo import open_database
 from relais_common.jobs.errors import SettingsError, StoreUnavailable
 from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.reaper import reap_for_ever
@@ -30,6 +31,8 @@ from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
 from relais_orchestrator.api.route import KEYS
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.files.expiry import expire_files
+from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body
 from relais_orchestrator.http.held import HeldBytes
@@ -66,6 +69,7 @@ def create_parts(
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
     kpis: KpiReader | None,
+    files: FileStore | None,
     readers: Readers,
 ) -> Parts:
     """Build everything that the handlers share."""
@@ -103,6 +107,7 @@ def create_parts(
         held=HeldBytes(settings.limits.max_held_bytes_per_key),
         accounts=store.accounts,
         kpis=kpis,
+        files=files,
         started_at_s=int(time.time()),
     )
 
@@ -183,11 +188,20 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             metrics=StoreMetrics(registry),
         ) as store,
         open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
+        open_files(settings) as files,
         open_readers(ignore_unknown=settings.ignore_unknown) as readers,
     ):
         metrics = open_metrics(registry, store, settings.models)
         parts = create_parts(
-            settings, store, await _secret(store), key_ring, catalogue, metrics, kpis, readers
+            settings,
+            store,
+            await _secret(store),
+            key_ring,
+            catalogue,
+            metrics,
+            kpis,
+            files,
+            readers,
         )
         runner = Runner(
             create_app(parts, store, metrics),
@@ -210,6 +224,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                         for model in settings.models
                     ),
                     runner.cut_unread(),
+                    *([] if files is None else [expire_files(files)]),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,
@@ -224,6 +239,16 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                 yield parts, port
         finally:
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def open_files(settings: Settings) -> AsyncIterator[FileStore | None]:
+    """Yield the store of files, or None without a database. Does not connect yet. Raises SettingsError."""
+    if settings.traces is None:
+        yield None
+        return
+    async with open_database(settings.traces.mongo) as database:
+        yield FileStore(database, settings.files)
 
 
 def _following(

@@ -9,6 +9,7 @@ from aiohttp import web
 from relais_common.queue.ports import Accounts, JobIntake, Operations, WorkerRegistry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.api.kpis.reader import KpiReader
+from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http.held import HeldBytes
 from relais_orchestrator.http.reading.readers import Readers
 from relais_orchestrator.settings import Settings
@@ -42,6 +43,7 @@ class Parts:
     held: HeldBytes
     accounts: Accounts
     kpis: KpiReader | None
+    files: FileStore | None
     started_at_s: int
 
 

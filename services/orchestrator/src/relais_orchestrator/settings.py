@@ -13,6 +13,7 @@ from relais_common.runtime import environ, logs
 from relais_common.runtime.connections import ConnectionBounds
 from relais_common.runtime.environ import Environ
 from relais_orchestrator.api.embeddings.schemas import MAX_INPUTS
+from relais_orchestrator.files.settings import FileLimits, read_file_limits
 from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
 from relais_orchestrator.http.cors import Cors
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
@@ -92,6 +93,7 @@ class Settings:
     limits: Limits
     streaming: Streaming
     traces: TraceSettings | None
+    files: FileLimits
     drain_s: float
     lease_s: float
     reap_every_s: float
@@ -170,6 +172,7 @@ def read_settings(env: Environ) -> Settings:
             events_url_ttl_s=environ.number(env, "EVENTS_URL_TTL_S", 3600, at_least=1),
         ),
         traces=read_trace_settings(env),
+        files=read_file_limits(env),
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
         lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
         reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),

@@ -10,7 +10,7 @@ from typing import Any
 import bson
 from bson.errors import BSONError
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorDatabase
-from pymongo import ASCENDING, ReplaceOne, UpdateOne
+from pymongo import ASCENDING, DESCENDING, ReplaceOne, UpdateOne
 from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
@@ -26,6 +26,7 @@ from relais_common.runtime.environ import Environ
 
 __all__ = [
     "ASCENDING",
+    "DESCENDING",
     "DUPLICATE_KEY",
     "NOT_ENCODABLE",
     "BulkWriteError",

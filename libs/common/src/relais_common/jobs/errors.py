@@ -133,6 +133,34 @@ class MethodNotAllowed(RelaisError):
     code = "method_not_allowed"
 
 
+class FileNotKnown(NotFound):
+    """The file never existed, was deleted, has expired, or belongs to another key."""
+
+    code = "file_not_found"
+
+
+class BatchNotFound(NotFound):
+    """The batch never existed, has expired, or belongs to another key."""
+
+    code = "batch_not_found"
+
+
+class FileInUse(RelaisError):
+    """The file is the input of a batch that has not ended."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "file_in_use"
+
+
+class BatchEnded(RelaisError):
+    """The batch has ended, so it cannot be cancelled."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "batch_ended"
+
+
 class DeadLetterNotFound(NotFound):
     """The channel is not a dead letter, or no longer."""
 
@@ -171,8 +199,22 @@ class PayloadTooLarge(RelaisError):
     code = "request_too_large"
 
 
+class FileTooLarge(PayloadTooLarge):
+    """The file exceeds `MAX_FILE_BYTES`."""
+
+    code = "file_too_large"
+
+
+class RangeNotSatisfiable(RelaisError):
+    """The file has no such range of bytes."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+
 class UnsupportedMediaType(RelaisError):
-    """The body is not declared as JSON, or is compressed."""
+    """The body is not declared as what the route takes, or is compressed."""
 
     status = 415
     type = "invalid_request_error"
@@ -220,6 +262,22 @@ class TooManyStreams(RelaisError):
     status = 429
     type = "rate_limit_error"
     code = "too_many_streams"
+
+
+class FileStorageFull(RelaisError):
+    """The key's files take all that they may; no wait helps, but a deletion does."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "file_storage_full"
+
+
+class TooManyBatches(RelaisError):
+    """The key is at its limit of batches that have not ended."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_batches"
 
 
 class TooManyBytes(RelaisError):
@@ -421,6 +479,13 @@ class KpisUnavailable(RelaisError):
 
     status = 503
     code = "kpis_unavailable"
+
+
+class FilesUnavailable(RelaisError):
+    """No database of files and batches is configured, or it does not answer."""
+
+    status = 503
+    code = "files_unavailable"
 
 
 class Draining(RelaisError):

@@ -80,6 +80,7 @@ class Route:
     Attributes:
         handler: None if a shared part (health) adds the route, and it is only declared here.
         body: the request's type.
+        form: the request's type, if it is sent as `multipart/form-data`.
         example: a valid body, to which the document adds a model.
         embeds: the model must be an embedding model.
         query: the type of the query string, or single parameters if the handler reads them itself.
@@ -95,6 +96,7 @@ class Route:
     access: Access = Access.KEY
     description: str = ""
     body: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
     example: Mapping[str, Any] | None = None
     embeds: bool = False
     query: type[BaseModel] | tuple[Query, ...] = ()

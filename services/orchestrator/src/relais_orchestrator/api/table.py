@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relais_orchestrator.api.admin import routes as admin
 from relais_orchestrator.api.embeddings import routes as embeddings
+from relais_orchestrator.api.files import routes as files
 from relais_orchestrator.api.kpis import routes as kpis
 from relais_orchestrator.api.native import routes as native
 from relais_orchestrator.api.openai import routes as openai
@@ -15,6 +16,7 @@ ROUTES: tuple[Route, ...] = (
     *native.ROUTES,
     *openai.ROUTES,
     *embeddings.ROUTES,
+    *files.ROUTES,
     *usage.ROUTES,
     *admin.ROUTES,
     *kpis.ROUTES,

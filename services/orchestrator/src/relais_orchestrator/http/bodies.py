@@ -37,6 +37,14 @@ async def expect_body(request: web.Request) -> None:
         raise web.HTTPExpectationFailed
 
 
+async def ask_for_body(request: web.Request) -> None:
+    """Ask a client that waits for it (`Expect: 100-continue`) to send its body."""
+    if "Expect" in request.headers and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The response has not begun.
+        request.writer.output_size = 0
+
+
 async def read_body(request: web.Request, held: Held) -> bytes:
     """Read the raw body. Unlike `request.read()`, this does not keep it on the request.
 
@@ -59,10 +67,7 @@ async def read_body(request: web.Request, held: Held) -> bytes:
     too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
     if (request.content_length or 0) > limit:
         raise too_large
-    if "Expect" in request.headers and request.version >= HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # The response has not begun.
-        request.writer.output_size = 0
+    await ask_for_body(request)
     body = bytearray()
     try:
         async with lived_timeout(timeout_s):

@@ -69,6 +69,8 @@ def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
     for route in routes:
         if route.body is not None:
             yield route.body, "validation"
+        if route.form is not None:
+            yield route.form, "validation"
         for answer in route.answers:
             if answer.body is not None:
                 yield answer.body, "serialization"

@@ -57,6 +57,7 @@ HEADERS_OF = {401: (AUTHENTICATE,), 429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETR
 PATH_PARAMETERS = {
     "channel_id": "What the request was accepted as.",
     "model": "A declared model; its name may have slashes.",
+    "file_id": "What the file was uploaded as, or what its batch names.",
 }
 SECURITY: dict[Access, list[Json]] = {
     Access.OPEN: [],
@@ -86,6 +87,9 @@ def describe(route: Route, schemas: Schemas, deployment: Deployment) -> Json:
             if models:
                 media["example"] = {"model": models[0], **route.example}
         operation["requestBody"] = {"required": True, "content": {"application/json": media}}
+    if route.form is not None:
+        form = {"multipart/form-data": {"schema": schemas.of(route.form, "validation")}}
+        operation["requestBody"] = {"required": True, "content": form}
     responses = {str(answer.status): _answer(answer, route, schemas) for answer in route.answers}
     for status, errors in _errors_by_status(route).items():
         responses.setdefault(str(status), _refusal(status, errors, schemas))
@@ -209,7 +213,7 @@ def _errors_by_status(route: Route) -> Mapping[int, list[type[RelaisError]]]:
         errors.append(Unauthorized)
     if route.access is Access.ADMIN:
         errors.append(Forbidden)
-    if route.body is not None:
+    if route.body is not None or route.form is not None:
         errors += [InvalidRequest, RequestTimeout, PayloadTooLarge, UnsupportedMediaType]
         errors += [TooManyBytes, ServerBusy]
     found: dict[int, list[type[RelaisError]]] = {}
