@@ -21,9 +21,9 @@ import orjson
 
 from benchmarks.figures import Rounds
 from benchmarks.queueing import report
-from benchmarks.queueing.environments import ROOT, python_of
 from benchmarks.queueing.report import RELAIS, Measured
 from benchmarks.servers import Server
+from relais_testing.environments import ROOT, python_of
 from relais_testing.valkey import ValkeyServer
 
 HELP = "no-op jobs, beside SAQ, streaQ, taskiq and arq"
@@ -61,7 +61,7 @@ class Load:
 async def _process(
     name: str, role: str, url: str, load: Load
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    python = sys.executable if name == RELAIS else str(python_of(name))
+    python = sys.executable if name == RELAIS else str(python_of(f"peers/{name}"))
     arguments = ("-m", "benchmarks.queueing.process", name, role, url, str(load.in_flight))
     process = await asyncio.create_subprocess_exec(
         *(python, *arguments),
@@ -123,7 +123,7 @@ async def run(
     load = Load(in_flight, jobs, alone)
     names = [RELAIS] if hold else [RELAIS, *peers]
     for name in names[1:]:
-        python_of(name)
+        python_of(f"peers/{name}")
     with tempfile.TemporaryDirectory() as folder:
         options = {"appendfsync": appendfsync}
         with ValkeyServer(Path(folder), appendonly=True, options=options) as redis:

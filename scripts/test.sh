@@ -49,6 +49,10 @@ esac
 if [[ $needs == everything || "$*" == *tests/docs* ]]; then
     want_promtool
 fi
+# Over a gigabyte, for one file of tests; where it is named by its folder, it installs them itself.
+if [[ $# == 0 || "$*" == *test_clients* ]]; then
+    long_step "installing the clients of docs/clients.md" "$VENV_PYTHON" -m relais_testing.environments
+fi
 export PATH=$VENV/bin:$PATH
 
 if (($#)); then

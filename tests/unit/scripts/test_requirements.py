@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import combinations
 from pathlib import Path
@@ -62,3 +63,16 @@ def test_cpu_environment_has_no_cuda_build() -> None:
 
     assert not {name for name in names if name.startswith(("nvidia-", "torch", "triton"))}
     assert set(pins(REQUIREMENTS / "torch-cpu.txt").values()) == {"2.13.0+cpu"}
+
+
+def test_every_node_package_is_pinned_and_hashed() -> None:
+    packages = json.loads((REQUIREMENTS / "node" / "package-lock.json").read_text())["packages"]
+    ours = packages.pop("")
+    assert (
+        ours["dependencies"]
+        == json.loads((REQUIREMENTS / "node" / "package.json").read_text())["dependencies"]
+    )
+    for name, package in packages.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", package["version"]), name
+        assert package["integrity"].startswith("sha512-"), name
+        assert "resolved" not in package, name

@@ -11,6 +11,7 @@ _TOGETHER = {
         r"/e2e/test_(vllm|vllm_contract|openai_compat|serve_benchmark)\.|::test_a_vllm_worker_|::test_real_models_"
     ),
     "vllm faults": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
+    "clients": re.compile(r"/e2e/test_clients\."),
     "encoders": re.compile(r"/e2e/test_(embeddings|encoder)\."),
 }
 # Many small tests, with fixtures for the whole file.
