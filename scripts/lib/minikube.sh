@@ -233,7 +233,7 @@ cluster_address() {
 }
 
 open_tunnel() {
-    local waited=0
+    local waited=0 started=""
     if ! tunnel_pid >/dev/null; then
         mkdir -p "$RUN_DIRECTORY"
         # It adds a route, for which it asks sudo; in the background it could not ask for a password.
@@ -249,10 +249,12 @@ open_tunnel() {
         say "opening the tunnel"
         # In this session: sudo remembers the password for this terminal alone.
         nohup minikube tunnel --profile "$MINIKUBE_PROFILE" >"$RUN_DIRECTORY/tunnel.log" 2>&1 </dev/null &
-        echo $! >"$RUN_DIRECTORY/tunnel.pid"
+        started=$!
+        echo "$started" >"$RUN_DIRECTORY/tunnel.pid"
     fi
     until [[ -n $(cluster_address) ]]; do
-        tunnel_pid >/dev/null || die "the tunnel ended: $(tail -n 1 "$RUN_DIRECTORY/tunnel.log")"
+        # What has only been started may not bear its name yet.
+        { [[ -n $started ]] && kill -0 "$started" 2>/dev/null; } || tunnel_pid >/dev/null || die "the tunnel ended: $(tail -n 1 "$RUN_DIRECTORY/tunnel.log")"
         ((waited++ < TUNNEL_TIMEOUT_S)) ||
             die "the tunnel has given the service no address in $TUNNEL_TIMEOUT_S s: see $RUN_DIRECTORY/tunnel.log"
         sleep 1

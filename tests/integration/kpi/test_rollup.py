@@ -193,6 +193,20 @@ async def test_after_a_dead_run_the_lock_ends_by_itself(database: Database) -> N
         assert (await run(database, now=NOW + LASTS)).computed > 0
 
 
+async def test_a_run_that_is_stopped_at_any_moment_leaves_no_lock(database: Database) -> None:
+    async def hold() -> None:
+        async with hold_lock(database, lambda: NOW):
+            await asyncio.Event().wait()
+
+    for steps in range(12):
+        holding = asyncio.create_task(hold())
+        for _ in range(steps):
+            await asyncio.sleep(0.0005)
+        holding.cancel()
+        await asyncio.wait([holding])
+        assert holding.cancelled(), holding.exception()
+
+
 async def test_a_run_that_was_frozen_past_its_lock_undoes_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ that are considered again by the following run, so nothing that the frozen run s
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -75,13 +76,21 @@ async def hold_lock(database: Database, now: Callable[[], datetime]) -> AsyncIte
     """Hold the lock during the context. Raises LockHeld."""
     moment = now()
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    try:
-        document = await database[STATE].find_one_and_update(
+    taking = asyncio.ensure_future(
+        database[STATE].find_one_and_update(
             {"_id": LOCK, "expires_at": {"$lte": moment}},
             {"$set": {"holder": holder, "expires_at": moment + LASTS}, "$inc": {"fence": 1}},
             upsert=True,
             return_document=True,
         )
+    )
+    try:
+        document = await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        # The server may take it all the same.
+        with suppress(PyMongoError):
+            await Lock(database, await taking, now).release()
+        raise
     except DuplicateKeyError:
         held = await database[STATE].find_one({"_id": LOCK}) or {}
         until = held.get("expires_at", moment).astimezone(UTC)
