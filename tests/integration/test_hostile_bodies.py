@@ -86,7 +86,7 @@ async def test_rights_and_model_come_before_the_body(
 async def test_refused_bodies_count_as_their_key_s_requests(
     front: Front, bodies_read: list[Reading]
 ) -> None:
-    wrong = chat_request("x") | {"temperature": "hot"}
+    wrong = chat_request("x") | {"params": {"temperature": "hot"}}
     seen = [await status(front, "/v1/requests", wrong, "slow") for _ in range(4)]
     assert seen == [400, 400, 429, 429]
     assert len(bodies_read) == 2
