@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server gives to the official client: 30 calls, and the shape of each answer.
+"""What an OpenAI-compatible server gives to the official client: 45 calls, and the shape of each answer.
 
     .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --key KEY --model relais-demo
     .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --against http://127.0.0.1:8000  # `vllm serve`
@@ -35,6 +35,11 @@ class Session:
         asked = {"temperature": 0, "max_tokens": 12, "messages": [user(content)], **fields}
         return shape_of(self.client.chat.completions.create(model=self.model, **asked))
 
+    def tools(self, choice: Any, **fields: Any) -> Shape:
+        """The shape of a chat's answer that has to call a tool."""
+        asked = {"tools": [TOOL], "tool_choice": choice, "max_tokens": 60, **fields}
+        return self.chat(**asked)
+
     def text(self, prompt: Any = "Bonjour", **fields: Any) -> Shape:
         """The shape of a completion's answer, streamed or whole."""
         asked = {"temperature": 0, "max_tokens": 12, **fields}
@@ -48,7 +53,15 @@ def user(content: Any) -> dict[str, Any]:
 
 SCHEMA = {"type": "object", "properties": {"mark": {"enum": [1, 2, 3]}}, "required": ["mark"]}
 JSON_SCHEMA = {"type": "json_schema", "json_schema": {"name": "mark", "schema": SCHEMA}}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+STRICT = {"type": "function", "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
+NAMED = {"type": "function", "function": {"name": "f"}}
+CALLED = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+USED_TOOL = [
+    user("What is the mark?"),
+    {"role": "assistant", "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "3"},
+]
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 EXTRA = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True}
 
@@ -73,6 +86,25 @@ CALLS: dict[str, Callable[[Session], Shape]] = {
     "chat-extra-body": lambda one: one.chat(user="me", extra_body=EXTRA),
     "chat-two-answers": lambda one: one.chat(n=2, temperature=0.8),
     "chat-tools": lambda one: one.chat(tools=[TOOL]),
+    "chat-tools-stream": lambda one: one.chat(tools=[TOOL], stream=True),
+    "chat-tools-none": lambda one: one.chat(tools=[TOOL], tool_choice="none"),
+    "chat-tools-strict": lambda one: one.chat(tools=[STRICT], tool_choice="none"),
+    "chat-required": lambda one: one.tools("required"),
+    "chat-required-stream": lambda one: one.tools("required", **WITH_USAGE),
+    "chat-required-one": lambda one: one.tools("required", parallel_tool_calls=False),
+    "chat-required-cut": lambda one: one.tools("required", max_tokens=8),
+    "chat-named": lambda one: one.tools(NAMED),
+    "chat-named-stream": lambda one: one.tools(NAMED, stream=True),
+    "chat-tool-result": lambda one: one.chat(messages=USED_TOOL, tools=[TOOL]),
+    "chat-tool-unknown": lambda one: one.tools({**NAMED, "function": {"name": "g"}}),
+    "chat-required-without-tools": lambda one: one.chat(tool_choice="required"),
+    "chat-tool-without-name": lambda one: one.chat(
+        tools=[{"type": "function", "function": {"description": "x"}}]
+    ),
+    "chat-reasoning-effort": lambda one: one.chat(reasoning_effort="low"),
+    "chat-reasoning-back": lambda one: one.chat(
+        messages=[user("a"), {"role": "assistant", "content": "b", "reasoning": "c"}, user("d")]
+    ),
     "chat-model-unknown": lambda one: Session(one.client, "nobody-s").chat(),
     "chat-no-messages": lambda one: one.chat(messages=[]),
     "chat-temperature-9": lambda one: one.chat(temperature=9),
@@ -111,6 +143,8 @@ def _brought(chunk: dict[str, Any]) -> str:
     brought = {
         "role": delta.get("role"),
         "text": choice.get("text") or delta.get("content"),
+        "reasoning": delta.get("reasoning"),
+        "tool_calls": delta.get("tool_calls"),
         "finish_reason": choice.get("finish_reason"),
         "usage": chunk.get("usage"),
     }

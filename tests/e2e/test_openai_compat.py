@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,10 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| `(?P<line>[^`]+)` \| (?P<who>Relais|vLLM) \|", re.MULTILINE)
+# As Relais's worker has it: with the default, JSON of a small model does not end, nor do calls that are demanded.
+GUIDANCE = json.dumps(
+    {"backend": "guidance", "disable_any_whitespace": True, "disable_additional_properties": True}
+)
 
 
 def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> None:
@@ -25,8 +30,13 @@ def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> N
     patient = {"LEASE_S": "60", "WATCH_LEASE_S": "60"}
     with ValkeyServer(tmp_path / "redis") as redis, ExitStack() as processes:
         start = make_starter(processes, redis, tmp_path / "logs")
-        server = make_vllm_starter(processes, tmp_path / "logs")(wait=False)
-        start("llm_worker", **VLLM_ON_CPU, **patient)
+        server = make_vllm_starter(processes, tmp_path / "logs")(
+            *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+            *("--structured-outputs-config", GUIDANCE),
+            wait=False,
+            VLLM_ENFORCE_STRICT_TOOL_CALLING="0",
+        )
+        start("llm_worker", **VLLM_ON_CPU, **patient, VLLM_TOOL_CALL_PARSER="hermes")
         front = start("orchestrator", **patient)
         server.wait_ready()
         here = shapes(front.url, MODEL, "any")
@@ -37,5 +47,5 @@ def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> N
     assert found.keys() == documented, found
 
 
-def test_there_are_thirty_calls() -> None:
-    assert len(CALLS) == 30
+def test_there_are_as_many_calls_as_the_page_says() -> None:
+    assert len(CALLS) == 45

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import EngineRefused
 from relais_llm_worker.engines.prompts import SHORT_TEXT, SLICE, Prompts, pieces
 from relais_testing.waiting import wait_until
@@ -59,8 +60,8 @@ async def weak() -> AsyncIterator[tuple[Prompts, WatchedTokenizer]]:
     await asyncio.to_thread(prompts.close)
 
 
-def chat(text: str, turns: int = 1) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text[n::turns]} for n in range(turns)]
+def chat(text: str, turns: int = 1) -> list[Message]:
+    return [Message("user", text[n::turns]) for n in range(turns)]
 
 
 async def refusal(work: Any) -> EngineRefused:

@@ -116,7 +116,7 @@ VllmStarter = Callable[..., ServiceProcess]
 def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
     """Starts `vllm serve` with the demo model, as a deployment has it that Relais did not start; ends with the stack.
 
-    Give `PORT` to have one on the port of an earlier one.
+    Give `PORT` to have one on the port of an earlier one, and further arguments of the command.
     """
     options = {
         "served-model-name": MODEL,
@@ -128,14 +128,14 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     served = ["serve", str(DEMO_MODEL), "--enforce-eager", *arguments]
 
-    def start(*, wait: bool = True, **settings: str) -> ServiceProcess:
+    def start(*more: str, wait: bool = True, **settings: str) -> ServiceProcess:
         process = ServiceProcess(
             "relais_testing.vllm_command",
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
             {**VLLM_SERVE_ON_CPU, **settings},
             mother=_mothers.get("vllm"),
-            arguments=served,
+            arguments=[*served, *more],
             ready_path="/health",
         )
         stack.push(process)

@@ -91,6 +91,8 @@ def obstacle(sampling: Sampling, chat: ChatOptions | None = None) -> str | None:
         return "the state of its seeded sampling is lost"
     if sampling.presence_penalty or sampling.frequency_penalty:
         return "its penalties count the tokens of the answer only"
+    if sampling.thinking_token_budget is not None:
+        return "its thinking_token_budget counts the tokens of the answer only"
     if sampling.bad_words:
         return "its bad_words are looked for in the answer only"
     if sampling.response_format is not None:

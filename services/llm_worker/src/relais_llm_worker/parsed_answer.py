@@ -96,7 +96,9 @@ class ParsedAnswer:
         chunk.reasoning_tokens = self._parser.reasoning_tokens(self._token_ids)
         whole = self._parser.whole("".join(self._text), self._token_ids)
         calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
-        whole = replace(whole, tool_calls=self._with_ids_of(streamed, calls))
+        # As in vLLM, an answer that had to be a call has empty content rather than none.
+        said = whole.content or ("" if self._options.must_call else None)
+        whole = replace(whole, content=said, tool_calls=self._with_ids_of(streamed, calls))
         is_more = whole.reasoning or whole.tool_calls or (whole.content or "") != content
         chunk.message = whole if is_more else None
         chunk.unreadable = self._options.may_call and (

@@ -35,6 +35,20 @@ class StructuredOutputsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChatSettings:
+    """Settings of chats, as `vllm serve` has them; None for none.
+
+    Attributes:
+        tool_call_parser, reasoning_parser: names in vLLM's registries.
+        template: a file, or the template itself; None for the model's own.
+    """
+
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """Settings of the engine: model and resources; None leaves the choice to vLLM.
 
@@ -54,11 +68,13 @@ class EngineSettings:
     enforce_eager: bool
     models_cache_dir: str | None
     structured_outputs: StructuredOutputsSettings
+    chats: ChatSettings
     tokens_per_s: float
     stall_s: float
 
 
 NOT_VLLM_S = (
+    "VLLM_CHAT_TEMPLATE",
     "VLLM_DTYPE",
     "VLLM_ENFORCE_EAGER",
     "VLLM_GPU_MEMORY_UTILIZATION",
@@ -66,8 +82,10 @@ NOT_VLLM_S = (
     "VLLM_KV_CACHE_MEMORY_BYTES",
     "VLLM_MAX_MODEL_LEN",
     "VLLM_MAX_NUM_SEQS",
+    "VLLM_REASONING_PARSER",
     "VLLM_STRUCTURED_OUTPUTS_CONFIG",
     "VLLM_TENSOR_PARALLEL_SIZE",
+    "VLLM_TOOL_CALL_PARSER",
 )
 """Settings named like vLLM's variables, which it would warn of: they become arguments of its engine."""
 
@@ -115,6 +133,11 @@ def read_settings(env: Environ) -> Settings:
         enforce_eager=environ.flag(env, "VLLM_ENFORCE_EAGER", False),
         models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
         structured_outputs=_structured_outputs_settings(env),
+        chats=ChatSettings(
+            tool_call_parser=environ.optional_text(env, "VLLM_TOOL_CALL_PARSER"),
+            reasoning_parser=environ.optional_text(env, "VLLM_REASONING_PARSER"),
+            template=environ.optional_text(env, "VLLM_CHAT_TEMPLATE"),
+        ),
         tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
         stall_s=environ.number(env, "ENGINE_STALL_S", 120.0, at_least=1, at_most=86_400),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from msgspec import to_builtins
+
+from relais_common.jobs.chat import Message
 from relais_common.worker.turns import Turns
 from relais_llm_worker.engines.engine import exceeds_context
 
@@ -28,8 +31,12 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], *, tokenize: bool, **kwargs: Any
+        self, messages: list[dict[str, Any]], *, tokenize: bool, **kwargs: Any
     ) -> Any: ...
+
+
+def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [{"content": "", **to_builtins(turn)} for turn in messages]
 
 
 class Prompts:
@@ -40,9 +47,13 @@ class Prompts:
 
     Args:
         max_model_len: tokens of prompt and answer together.
+        chat_template: in place of the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_model_len: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_model_len: int, *, chat_template: str | None = None
+    ) -> None:
+        self._chat_template = {} if chat_template is None else {"chat_template": chat_template}
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._slices = Turns("tokenize")
@@ -67,9 +78,16 @@ class Prompts:
         return await self._long.run(key_id, encode)
 
     async def of_chat(
-        self, key_id: str, messages: Sequence[dict[str, str]], variables: Mapping[str, Any]
+        self,
+        key_id: str,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any],
+        conversation: Callable[[Sequence[Message]], list[dict[str, Any]]] = _plain,
     ) -> list[int]:
         """Apply the chat template and tokenise the result.
+
+        Args:
+            conversation: returns messages as the template takes them.
 
         Raises:
             EngineRefused: it does not fit.
@@ -78,10 +96,11 @@ class Prompts:
 
         def apply(*, tokenize: bool) -> Any:
             return self._tokenizer.apply_chat_template(
-                list(messages),
+                conversation(messages),
                 add_generation_prompt=True,
                 tokenize=tokenize,
                 return_dict=False,
+                **self._chat_template,
                 **variables,
             )
 
@@ -90,7 +109,7 @@ class Prompts:
             return text if len(text) > SLICE else list(apply(tokenize=True))
 
         # Many messages take long even if short, and what a template makes of variables is unknown.
-        if not variables and sum(len(turn["content"]) + 50 for turn in messages) <= SHORT_TEXT:
+        if not variables and sum(map(_length, messages)) <= SHORT_TEXT:
             return list(apply(tokenize=True))
         begun = await self._slices.run(key_id, begin)
         if isinstance(begun, list):
@@ -119,6 +138,11 @@ class Prompts:
         """Wait for the threads."""
         self._slices.close()
         self._long.close()
+
+
+def _length(message: Message) -> int:
+    calls = sum(len(one.function.arguments) for one in message.tool_calls)
+    return len(message.content or "") + len(message.reasoning or "") + calls + 50
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -59,16 +59,21 @@ def params_of(sampling: Sampling) -> StructuredOutputsParams | None:
 
 
 def specification_of(
-    sampling: Sampling, settings: StructuredOutputsSettings
+    sampling: Sampling, settings: StructuredOutputsSettings, param: str | None = None
 ) -> Specification | None:
-    """Return what vLLM would pass to its library; None for an unconstrained answer."""
+    """Return what vLLM would pass to its library; None for an unconstrained answer.
+
+    Args:
+        param: the field to blame; by default that of the structured output.
+    """
     params = params_of(sampling)
     if params is None:
         return None
     kind, text = _for_library(params, settings)
-    param = "response_format"
-    if sampling.structured_outputs is not None:
-        param = f"structured_outputs.{next(iter(sampling.structured_outputs))}"
+    if param is None:
+        param = "response_format"
+        if sampling.structured_outputs is not None:
+            param = f"structured_outputs.{next(iter(sampling.structured_outputs))}"
     return Specification(kind, text, sampling.allowed_token_ids, param)
 
 
@@ -80,6 +85,8 @@ def _for_library(
         return "json", '{"type": "object"}'
     if params.json is not None:
         schema = params.json
+        if isinstance(schema, str):
+            schema = orjson.loads(schema)
         if guidance and settings.disable_additional_properties:
             schema = process_for_additional_properties(schema)
         return "json", orjson.dumps(schema).decode()
@@ -89,5 +96,7 @@ def _for_library(
         if guidance:
             return "choice", orjson.dumps(params.choice).decode()
         return "grammar", choice_as_grammar(params.choice)
+    if params.structural_tag is not None:
+        return "structural_tag", params.structural_tag
     grammar = str(params.grammar)
     return "lark" if grammar_is_likely_lark(grammar) else "grammar", grammar

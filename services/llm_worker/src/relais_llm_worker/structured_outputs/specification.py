@@ -33,7 +33,7 @@ class Specification:
     """One request's structured output.
 
     Attributes:
-        kind: `json`, `regex`, `choice`, `grammar` or `lark`.
+        kind: `json`, `regex`, `choice`, `grammar`, `lark` or, of tools, `structural_tag`.
         text: the schema, pattern, choices or grammar.
         allowed_token_ids: the only tokens that the request allows; empty for all.
         param: the request field that it came from.

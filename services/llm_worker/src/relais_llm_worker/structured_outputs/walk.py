@@ -209,6 +209,8 @@ class Xgrammar:
                 compiled = compiler.compile_regex(text)
             case "lark":
                 compiled = compiler.compile_lark(text)
+            case "structural_tag":
+                compiled = compiler.compile_structural_tag(text)
             case _:
                 compiled = compiler.compile_grammar(text)
         return lambda: _XgrammarMatcher(

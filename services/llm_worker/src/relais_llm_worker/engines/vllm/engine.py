@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import TemplateError
-from msgspec import to_builtins
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt, tokens_input
 from vllm.sampling_params import SamplingParams
@@ -32,6 +31,7 @@ from relais_llm_worker.engines.engine import (
 )
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.token_texts import TokenTexts
+from relais_llm_worker.engines.vllm.chats import VllmChats
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.engines.vllm.outputs import Logprobs, VllmGeneration
 from relais_llm_worker.engines.vllm.requests import SETTLED, field_named_in, sampling_params
@@ -60,12 +60,14 @@ class VllmEngine:
         gauge: LoadGauge,
         info: ModelInfo,
         prompts: Prompts,
+        chats: VllmChats,
         structured_outputs: StructuredOutputsSettings,
         trials: Trials | None,
     ) -> None:
         self._llm = llm
         self._gauge = gauge
         self._prompts = prompts
+        self._chats = chats
         self._trials = trials
         self._structured_outputs = structured_outputs
         self._tokenizer: Any = llm.get_tokenizer()
@@ -81,13 +83,7 @@ class VllmEngine:
         return self._gauge.load
 
     async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
-        messages, template_kwargs = chat.messages, chat.template_kwargs
-        if chat.options.may_call:
-            raise EngineRefused(
-                "tools: this model's tool calls cannot be read",
-                param="tools",
-                code="unsupported_parameter",
-            )
+        template_kwargs = chat.template_kwargs
         # Arguments of the method itself are not template variables.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
             raise EngineRefused(
@@ -95,9 +91,11 @@ class VllmEngine:
                 param=f"chat_template_kwargs.{taken[0]}",
                 code="unsupported_parameter",
             )
-        turns = [{"content": "", **to_builtins(turn)} for turn in messages]
+        variables = self._chats.template_variables(chat)
         try:
-            return await self._prompts.of_chat(key_id, turns, template_kwargs)
+            return await self._prompts.of_chat(
+                key_id, chat.messages, variables, self._chats.conversation
+            )
         except (TemplateError, ValueError, TypeError) as error:
             raise EngineRefused(
                 f"the model's chat template refused the messages: {error}",
@@ -113,12 +111,13 @@ class VllmEngine:
             for name, value in self._defaults.items()
             if name in SETTLED and getattr(sampling, name) is None
         }
-        return replace(sampling, **missing)
+        settled = replace(sampling, **missing)
+        return settled if chat is None else self._chats.adjusted(settled, chat)
 
     async def check_structure(
         self, sampling: Sampling, *, key_id: str, param: str | None = None
     ) -> None:
-        specification = specification_of(sampling, self._structured_outputs)
+        specification = specification_of(sampling, self._structured_outputs, param)
         if specification is None:
             return
         if sampling.bad_words:
@@ -153,12 +152,14 @@ class VllmEngine:
             sampling.min_tokens or 0,
             keep_stop=sampling.include_stop_str_in_output,
         )
-        if not text.replay(emitted):
+        parsed = self._chats.parsed_answer(chat, prompt_token_ids)
+        if not (text.replay(emitted) if parsed is None else parsed.replay(text, emitted)):
             raise NotResumable("its tokens give another text here")
         collector = await self._add(
-            request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids
+            request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids, chat
         )
-        run = VllmGeneration(collector, text, sampling, self._logprobs(sampling.logprobs, emitted))
+        logprobs = self._logprobs(sampling.logprobs, emitted)
+        run = VllmGeneration(collector, text, sampling, logprobs, parsed)
         try:
             yield run
         finally:
@@ -206,6 +207,7 @@ class VllmEngine:
         sampling: Sampling,
         max_tokens: int,
         emitted: tuple[int, ...],
+        chat: Chat | None,
     ) -> RequestOutputCollector:
         token_ids = [*prompt_token_ids, *emitted]
         try:
@@ -214,7 +216,12 @@ class VllmEngine:
             prompt: Any = tokens_input(token_ids)
             if params.structured_outputs is not None:
                 prompt = TokensPrompt(prompt_token_ids=token_ids)
-            return await self._llm.add_request(request_id, prompt, params)
+            return await self._llm.add_request(
+                request_id,
+                prompt,
+                params,
+                **self._chats.engine_arguments(chat, prompt_token_ids),
+            )
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.engines.token_texts import TokenTexts
+from relais_llm_worker.parsed_answer import ParsedAnswer
 
 
 class Logprobs:
@@ -55,7 +56,9 @@ class VllmGeneration:
         text: AnswerText,
         sampling: Sampling,
         logprobs: Logprobs | None,
+        parsed: ParsedAnswer | None,
     ) -> None:
+        self._parsed = parsed
         self._collector = collector
         self._text = text
         self._keep_stop = sampling.include_stop_str_in_output
@@ -79,7 +82,7 @@ class VllmGeneration:
             chunk.cached_tokens = output.num_cached_tokens or 0
             if self._logprobs is not None:
                 chunk.logprobs = self._logprobs.of(chunk.token_ids, completion.logprobs or ())
-            yield chunk
+            yield chunk if self._parsed is None else self._parsed.tell_apart(chunk)
             if chunk.finish_reason is not None:
                 return
 

@@ -40,6 +40,7 @@ def sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampli
         bad_words=list(sampling.bad_words),
         allowed_token_ids=list(sampling.allowed_token_ids) or None,
         logprobs=sampling.logprobs,
+        thinking_token_budget=sampling.thinking_token_budget,
         structured_outputs=params_of(sampling),
         output_kind=RequestOutputKind.DELTA,
     )

@@ -20,6 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from relais_llm_worker.engines.engine import ModelInfo
 from relais_llm_worker.engines.parent_death import guard_forks
 from relais_llm_worker.engines.prompts import Prompts
+from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.settings import NOT_VLLM_S, EngineSettings, StructuredOutputsSettings
@@ -37,16 +38,22 @@ SHUTDOWN_TIMEOUT_S = 10.0
 async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine]:
     """Load the model in a thread, so that health checks are answered meanwhile; shut it down on exit."""
     guard_forks()
+    if settings.structured_outputs.backend == "guidance":
+        # It follows no structural tags, which are vLLM's first choice for tools: JSON schemas are the second.
+        os.environ.setdefault("VLLM_ENFORCE_STRICT_TOOL_CALLING", "0")
     # One thread for the engine's whole life: its processes die with the thread that created them.
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         loop = asyncio.get_running_loop()
+        template = await loop.run_in_executor(thread, check_chat_settings, settings.chats)
         llm, gauge = await loop.run_in_executor(thread, _load, settings)
-        prompts = Prompts(llm.get_tokenizer(), llm.model_config.max_model_len)
+        tokenizer = llm.get_tokenizer()
+        prompts = Prompts(tokenizer, llm.model_config.max_model_len, chat_template=template)
         try:
+            chats = VllmChats(tokenizer, llm.model_config, settings.chats)
             info = await loop.run_in_executor(thread, _info, llm, settings)
             structured = settings.structured_outputs
             async with _open_trials(llm, structured) as trials:
-                yield VllmEngine(llm, gauge, info, prompts, structured, trials)
+                yield VllmEngine(llm, gauge, info, prompts, chats, structured, trials)
         finally:
             prompts.close()
             # In this thread, because the engine's tasks belong to this loop.
@@ -105,6 +112,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
                 disable_additional_properties=settings.structured_outputs.backend == "guidance"
                 and settings.structured_outputs.disable_additional_properties,
             ),
+            reasoning_parser=settings.chats.reasoning_parser or "",
             enable_log_requests=False,
             # This concerns vLLM's own loggers; the gauge below is ours and stays.
             disable_log_stats=True,

@@ -1,0 +1,250 @@
+"""vLLM's parsers of tool calls and reasoning, over the demo model's tokenizer, without an engine."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relais_common.jobs.chat import Chat, ChatOptions, FunctionCall, Message, ToolCall, joined
+from relais_common.jobs.errors import EngineRefused, SettingsError
+from relais_common.jobs.job import Sampling
+from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.parsed_answer import ParsedAnswer
+from relais_llm_worker.settings import ChatSettings
+from relais_testing.process_stack import DEMO_MODEL
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+ARGUMENTS = {"city": "Nîmes", "days": [1, {"a": "}"}], "note": "été"}
+CALL = f"<tool_call>\n{json.dumps({'name': 'weather', 'arguments': ARGUMENTS})}\n</tool_call>"
+OTHER = '\n<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
+LIST = json.dumps([{"name": "weather", "parameters": ARGUMENTS}])
+TOOLS = tuple(
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    for name in ("weather", "clock")
+)
+NAMED = {"type": "function", "function": {"name": "weather"}}
+MODEL_CONFIG = SimpleNamespace(
+    model="relais-demo",
+    hf_config=SimpleNamespace(model_type="llama"),
+    hf_text_config=None,
+    hf_overrides=None,
+    multimodal_config=None,
+    enable_prompt_embeds=False,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tokenizer
+
+
+@pytest.fixture
+def make_chats(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    # As a worker has it whose structured outputs are guidance's.
+    monkeypatch.setenv("VLLM_ENFORCE_STRICT_TOOL_CALLING", "0")
+    from relais_llm_worker.engines.vllm.chats import VllmChats
+
+    return lambda **settings: VllmChats(tokenizer, MODEL_CONFIG, ChatSettings(**settings))
+
+
+def chat(choice: Any = "auto", **fields: Any) -> Chat:
+    options = ChatOptions(tools=TOOLS, tool_choice=choice, **fields)
+    return Chat((Message("user", "hello"),), {}, options)
+
+
+class Run:
+    """An answer as an engine brings it, step by step."""
+
+    def __init__(
+        self, chats: Any, tokenizer: Any, asked: Chat, text: str, per_step: int = 2
+    ) -> None:
+        self._per_step = per_step
+        self._chats, self._tokenizer, self._asked = chats, tokenizer, asked
+        self.ids = tokenizer.encode(text, add_special_tokens=False)
+
+    def open(self) -> tuple[ParsedAnswer, AnswerText]:
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        inner = self._tokenizer.backend_tokenizer
+        parsed = self._chats.parsed_answer(self._asked, [1, 2, 3])
+        return parsed, AnswerText(lambda token_id: stream.step(inner, token_id) or "", ())
+
+    def chunks(self, begun: Emitted = Emitted()) -> list[Chunk]:  # noqa: B008 - frozen
+        parsed, text = self.open()
+        assert parsed.replay(text, begun)
+        chunks = []
+        for at in range(len(begun.token_ids), len(self.ids), self._per_step):
+            step = tuple(self.ids[at : at + self._per_step])
+            for token_id in step:
+                text.feed(token_id)
+            is_last = at + self._per_step >= len(self.ids)
+            piece = text.give(ended=is_last)
+            chunks.append(parsed.tell_apart(Chunk(step, piece, "stop" if is_last else None)))
+        return chunks
+
+
+def parts(chunks: list[Chunk]) -> tuple[str, str, list[tuple[str, str]]]:
+    calls = joined(delta for chunk in chunks for delta in chunk.tool_calls)
+    return (
+        "".join(chunk.text for chunk in chunks),
+        "".join(chunk.reasoning for chunk in chunks),
+        [(one.function.name, one.function.arguments) for one in calls],
+    )
+
+
+def emitted(chunks: list[Chunk]) -> Emitted:
+    content, reasoning, _ = parts(chunks)
+    return Emitted(
+        tuple(one for chunk in chunks for one in chunk.token_ids),
+        content,
+        reasoning,
+        joined(delta for chunk in chunks for delta in chunk.tool_calls),
+        tuple(len(chunk.token_ids) for chunk in chunks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "names"),
+    [
+        ("auto", f"I look.{CALL}{OTHER}", ["weather", "clock"]),
+        ("required", LIST, ["weather"]),
+        (NAMED, json.dumps(ARGUMENTS), ["weather"]),
+    ],
+    ids=["auto", "required", "named"],
+)
+def test_calls_that_are_cut_anywhere_go_on_to_the_letter(
+    make_chats: Any, tokenizer: Any, choice: Any, text: str, names: list[str]
+) -> None:
+    run = Run(make_chats(tool_call_parser="hermes"), tokenizer, chat(choice), text)
+    whole = run.chunks()
+    assert [name for name, _ in parts(whole)[2]] == names
+    assert json.loads(parts(whole)[2][0][1]) == ARGUMENTS
+    assert whole[-1].finish_reason == ("stop" if choice is NAMED else "tool_calls")
+    message = whole[-1].message
+    assert message is not None
+    ids = [one.id for one in joined(delta for chunk in whole for delta in chunk.tool_calls)]
+    assert [one.id for one in message.tool_calls] == ids
+    assert not whole[-1].unreadable
+    for count in range(1, len(whole)):
+        begun = whole[:count]
+        rest = run.chunks(emitted(begun))
+        assert parts([*begun, *rest]) == parts(whole), count
+        told = joined(delta for chunk in [*begun, *rest] for delta in chunk.tool_calls)
+        assert rest[-1].message is not None
+        assert [one.id for one in rest[-1].message.tool_calls] == [one.id for one in told]
+
+
+def test_reasoning_that_is_cut_anywhere_goes_on_to_the_letter(
+    make_chats: Any, tokenizer: Any
+) -> None:
+    chats = make_chats(tool_call_parser="hermes", reasoning_parser="deepseek_r1")
+    run = Run(chats, tokenizer, chat(), f"<think>Où est-ce ?</think>I look.{CALL}", per_step=1)
+    whole = run.chunks()
+    content, reasoning, calls = parts(whole)
+    assert (content.strip(), reasoning) == ("I look.", "Où est-ce ?")
+    assert [name for name, _ in calls] == ["weather"]
+    thought = tokenizer.encode("Où est-ce ?", add_special_tokens=False)
+    assert whole[-1].reasoning_tokens == len(thought)
+    for count in range(1, len(whole)):
+        begun = whole[:count]
+        rest = run.chunks(emitted(begun))
+        assert parts([*begun, *rest]) == parts(whole), count
+        assert rest[-1].reasoning_tokens == len(thought)
+
+
+def test_what_is_no_call_is_text_in_the_whole_and_counted(make_chats: Any, tokenizer: Any) -> None:
+    text = '<tool_call>{"name": "weather", "argum'
+    run = Run(make_chats(tool_call_parser="hermes"), tokenizer, chat(), text)
+    last = run.chunks()[-1]
+    assert last.message == Message("assistant", text)
+    assert last.unreadable
+
+
+def test_a_call_that_is_demanded_is_a_structured_output(make_chats: Any) -> None:
+    chats = make_chats(tool_call_parser="hermes")
+    required = chats.adjusted(Sampling(), chat("required"))
+    assert required.structured_outputs["json"]["type"] == "array"
+    named = chats.adjusted(Sampling(response_format={"type": "json_object"}), chat(NAMED))
+    assert named.structured_outputs == {"json": {"type": "object"}}
+    assert named.response_format is None
+    assert chats.adjusted(Sampling(), chat("auto")).structured_outputs is None
+
+
+def test_messages_are_as_templates_take_them(make_chats: Any) -> None:
+    call = ToolCall("c", FunctionCall("weather", '{"city": "Lyon"}'))
+    turns = make_chats(tool_call_parser="hermes").conversation(
+        [
+            Message("user", "go", "Ada"),
+            Message("assistant", reasoning="hm", tool_calls=(call,)),
+            Message("tool", "rain", tool_call_id="c"),
+        ]
+    )
+    assert turns[0] == {"role": "user", "content": "go", "name": "Ada"}
+    assert turns[1]["tool_calls"][0]["function"] == {
+        "name": "weather",
+        "arguments": {"city": "Lyon"},
+    }
+    assert turns[1]["reasoning"] == turns[1]["reasoning_content"] == "hm"
+    assert turns[2] == {"role": "tool", "content": "rain", "tool_call_id": "c"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, {}),
+        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", "enable_thinking": False}),
+        ({"reasoning_effort": "high"}, {"reasoning_effort": "high", "enable_thinking": True}),
+    ],
+)
+def test_the_template_is_told_of_tools_and_effort(
+    make_chats: Any, fields: dict[str, Any], told: dict[str, Any]
+) -> None:
+    variables = make_chats(tool_call_parser="hermes").template_variables(chat(**fields))
+    assert [one["function"]["name"] for one in variables.pop("tools")] == ["weather", "clock"]
+    assert variables == told
+
+
+def test_tools_need_a_parser_unless_they_may_not_be_called(make_chats: Any) -> None:
+    chats = make_chats()
+    with pytest.raises(EngineRefused) as refused:
+        chats.template_variables(chat())
+    assert (refused.value.param, refused.value.status) == ("tools", 400)
+    assert "tools" in chats.template_variables(chat("none"))
+    assert chats.parsed_answer(chat("none"), [1]) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"tool_call_parser": "nobody-s"}, "VLLM_TOOL_CALL_PARSER"),
+        ({"reasoning_parser": "nobody-s"}, "VLLM_REASONING_PARSER"),
+        ({"template": "/no/such/file.jinja"}, "VLLM_CHAT_TEMPLATE"),
+    ],
+)
+def test_wrong_settings_are_named_before_a_model_is_loaded(
+    settings: dict[str, str], name: str
+) -> None:
+    from relais_llm_worker.engines.vllm.chats import check_chat_settings
+
+    with pytest.raises(SettingsError, match=name):
+        check_chat_settings(ChatSettings(**settings))
+
+
+def test_a_parser_that_the_tokenizer_does_not_fit_is_refused(make_chats: Any) -> None:
+    with pytest.raises(SettingsError, match="VLLM_REASONING_PARSER"):
+        make_chats(reasoning_parser="olmo3")
