@@ -50,6 +50,8 @@ LEAST: dict[Reading, dict[str, Any]] = {
     Reading.RERANK: {"query": "x", "documents": ["x"]},
     Reading.SCORE: {"text_1": "x", "text_2": ["x"]},
     Reading.COHERE_RERANK: {"query": "x", "documents": ["x"]},
+    Reading.TOKENIZE: {"prompt": "x"},
+    Reading.DETOKENIZE: {"tokens": [1, 2.0]},
 }
 
 

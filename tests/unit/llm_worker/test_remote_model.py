@@ -795,3 +795,14 @@ async def test_an_answer_that_may_call_tools_goes_on_at_no_other_server(rig: Rig
     assert not model.can_continue(with_tools())
     with pytest.raises(NotResumable, match="tool calls"):
         await say(model, with_tools())
+
+
+async def test_vllm_s_servers_tell_tokens_and_others_do_not(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    assert len(await model.tokenize(with_tools())) == 3
+    path, asked = server.asked[0]
+    assert (path, set(asked)) == ("/tokenize", {"model", "messages", "tools"})
+    assert await model.detokenize(prompt(tuple(answer_ids(2)))) == answer(2)
+    _, other = await rig.both()
+    with pytest.raises(EngineRefused):
+        await other.tokenize(chat())

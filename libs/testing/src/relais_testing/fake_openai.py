@@ -117,6 +117,7 @@ class FakeServer:
         app.router.add_post("/v1/chat/completions", self._stream)
         app.router.add_post("/v1/completions", self._stream)
         app.router.add_post("/detokenize", self._detokenize)
+        app.router.add_post("/tokenize", self._tokenize)
         # A client that leaves is noticed at once.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -139,6 +140,13 @@ class FakeServer:
         if self.vllm:
             card |= {"owned_by": "vllm", "root": self.root, "max_model_len": self.max_model_len}
         return web.json_response({"object": "list", "data": [card]})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        if not self.vllm:
+            return web.Response(status=404)
+        self.asked.append((request.path, await request.json()))
+        tokens = [FIRST_ID + number for number in range(3)]
+        return web.json_response({"count": 3, "max_model_len": 9, "tokens": tokens})
 
     async def _detokenize(self, request: web.Request) -> web.Response:
         if not self.vllm:

@@ -16,6 +16,8 @@ PATHS = {
     Reading.RERANK: "/v1/rerank",
     Reading.SCORE: "/v1/score",
     Reading.COHERE_RERANK: "/v2/rerank",
+    Reading.TOKENIZE: "/v1/tokenize",
+    Reading.DETOKENIZE: "/v1/detokenize",
 }
 _TEXTS = {"messages": b'[{"role":"user","content":"x"}]'}
 _GOOD: dict[Reading, dict[str, bytes]] = {
@@ -26,6 +28,8 @@ _GOOD: dict[Reading, dict[str, bytes]] = {
     Reading.RERANK: {"query": b'"x"', "documents": b'["x"]'},
     Reading.SCORE: {"text_1": b'"x"', "text_2": b'["x"]'},
     Reading.COHERE_RERANK: {"query": b'"x"', "documents": b'["x"]'},
+    Reading.TOKENIZE: {"prompt": b'"x"'},
+    Reading.DETOKENIZE: {"tokens": b"[1]"},
 }
 """The least that each takes beside its model."""
 
@@ -37,6 +41,8 @@ _LONG: dict[Reading, tuple[str, ...]] = {
     Reading.RERANK: ("documents", "query", "top_n"),
     Reading.SCORE: ("text_1", "text_2"),
     Reading.COHERE_RERANK: ("documents", "query", "top_n"),
+    Reading.TOKENIZE: ("prompt", "messages", "tools"),
+    Reading.DETOKENIZE: ("tokens",),
 }
 """Fields that are tried with all of the below."""
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
+import orjson
 import structlog
 
 from relais_common.jobs.errors import EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs.events import Completed, Restarted, Terminal, Timings, Token, Usage
-from relais_common.jobs.job import OnWorkerLoss
+from relais_common.jobs.job import OnWorkerLoss, Operation
 from relais_common.queue.ports import EventLog, JobSource
 from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
@@ -26,7 +27,7 @@ PROGRESS = 32
 
 
 class GenerateHandler:
-    """Runs chat and text-completion jobs.
+    """Runs chats and text completions, and tells what their tokens are.
 
     Attributes:
         generated_tokens: tokens generated so far, for all jobs.
@@ -60,6 +61,8 @@ class GenerateHandler:
                 param="model",
                 code="wrong_operation",
             )
+        if held.job.operation in (Operation.TOKENIZE, Operation.DETOKENIZE):
+            return await self._tell_tokens(held)
         try:
             return await self._run(held, await self._cut(held))
         except NotResumable as error:
@@ -69,6 +72,20 @@ class GenerateHandler:
             held.add(Restarted(error.message))
             self._publisher.send(held)
             return await self._run(held, None)
+
+    async def _tell_tokens(self, held: HeldJob) -> Completed:
+        began_s = time.monotonic()
+        if held.job.operation is Operation.TOKENIZE:
+            text = orjson.dumps(await self._model.tokenize(held.job)).decode()
+        else:
+            text = await self._model.detokenize(held.job)
+        held.add_last(Token(text, ()))
+        timings = Timings(
+            queue_s=round(held.taken.queued_s, 6),
+            prefill_s=round(time.monotonic() - began_s, 6),
+            decode_s=0.0,
+        )
+        return Completed("stop", Usage(0, 0), timings)
 
     async def _run(self, held: HeldJob, cut: Cut | None) -> Completed:
         began_s = time.monotonic()

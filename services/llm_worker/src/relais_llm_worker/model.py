@@ -73,6 +73,19 @@ class Model(Protocol):
         """
         ...
 
+    async def tokenize(self, job: Job) -> list[int]:
+        """Return the token ids of the job's text or chat.
+
+        Raises:
+            EngineRefused: it is far longer than the context, or a server does not tell.
+            EngineFailed: the server failed.
+        """
+        ...
+
+    async def detokenize(self, job: Job) -> str:
+        """Return the text of the job's token ids. Raises as `tokenize` does, also for an id that the model lacks."""
+        ...
+
     async def check_health(self) -> None:
         """Raise EngineDead if the model can never run anything more."""
         ...

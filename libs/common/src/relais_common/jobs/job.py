@@ -17,12 +17,14 @@ EXPECTED_DIMENSIONS = 1024
 
 
 class Operation(StrEnum):
-    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`; it has none for `score`."""
+    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`, which lacks the last three."""
 
     CHAT = "chat"
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
     SCORE = "score"
+    TOKENIZE = "tokenize"
+    DETOKENIZE = "detokenize"
 
 
 class Priority(StrEnum):
@@ -126,7 +128,8 @@ class Embedding:
 class Job:
     """One accepted request.
 
-    Exactly one of `messages`, `prompt` and `embedding` is given; a prompt is text or token ids.
+    Exactly one of `messages`, `prompt` and `embedding` is given; a prompt is text or token ids. What is to be
+    tokenised, or turned back into text, is a prompt or messages; the answer to the first is a JSON array, as text.
 
     Attributes:
         channel_id: the job's name everywhere, and the client's handle to its stream.

@@ -55,6 +55,13 @@ class EngineContract:
         first = await engine.encode_chat(KEY, Chat(turns[:1]))
         assert await engine.encode_chat(KEY, Chat(turns)) != first
 
+    async def test_token_ids_become_the_text_that_they_were(self, engine: Engine) -> None:
+        text = await engine.decode(KEY, await _prompt(engine, "hello"))
+        assert text.endswith("hello")
+        with pytest.raises(EngineRefused) as unknown:
+            await engine.decode(KEY, [10_000_000])
+        assert unknown.value.param == "tokens"
+
     async def test_prompt_far_over_the_context_is_refused(self, engine: Engine) -> None:
         text = "word " * (20 * engine.info.max_model_len)
         with pytest.raises(EngineRefused) as plain:

@@ -39,6 +39,12 @@ class ModelContract:
         assert said.last.finish_reason == "length"
         assert said.revision
 
+    @pytest.mark.parametrize("job", [CHAT, TEXT], ids=["chat", "text"])
+    async def test_its_prompts_are_told_without_an_answer(self, model: Model, job: Job) -> None:
+        token_ids = await model.tokenize(job)
+        assert token_ids
+        assert await model.detokenize(make_job(prompt=tuple(token_ids)))
+
     async def test_whoever_waits_for_chunks_has_the_prompt_already(self, model: Model) -> None:
         async with model.answer(CHAT) as answer:
             assert answer.prompt_token_ids

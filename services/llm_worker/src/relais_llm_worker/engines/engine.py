@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -156,6 +156,14 @@ class Engine(Protocol):
 
         Raises:
             EngineRefused: it is far longer than the context.
+        """
+        ...
+
+    async def decode(self, key_id: str, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included.
+
+        Raises:
+            EngineRefused: the model has no such token.
         """
         ...
 

@@ -10,7 +10,7 @@ import asyncio
 import codecs
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice, starmap
 
@@ -164,6 +164,11 @@ class DeterministicEngine:
     async def encode_text(self, key_id: str, text: str) -> list[int]:
         self._require_fit("prompt", len(text))
         return list(text.encode())
+
+    async def decode(self, key_id: str, token_ids: Sequence[int]) -> str:
+        if any(token_id > 255 for token_id in token_ids):
+            raise EngineRefused("a token id is out of the vocabulary", param="tokens")
+        return bytes(token_ids).decode(errors="replace")
 
     def _require_fit(self, param: str, characters: int) -> None:
         # A token is a byte.

@@ -99,6 +99,17 @@ class LocalModel:
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 
+    async def tokenize(self, job: Job) -> list[int]:
+        return await self._encode(job)
+
+    async def detokenize(self, job: Job) -> str:
+        token_ids = job.prompt if isinstance(job.prompt, tuple) else ()
+        # As many as there may be of a prompt: more cost more than any request should.
+        limit = self._engine.info.max_model_len
+        if len(token_ids) > limit:
+            raise exceeds_context(limit, "tokens", f"{len(token_ids)} tokens")
+        return await self._engine.decode(job.key_id, token_ids)
+
     async def check_health(self) -> None:
         """Check the engine as `Engine.check_health` does, and kill it if it makes no step.
 

@@ -30,6 +30,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 
+    def decode(self, token_ids: list[int]) -> str: ...
+
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, tokenize: bool, **kwargs: Any
     ) -> Any: ...
@@ -76,6 +78,10 @@ class Prompts:
             return await self._slices.run(key_id, encode)
         await self._require_fit(key_id, text, "prompt")
         return await self._long.run(key_id, encode)
+
+    async def text_of(self, key_id: str, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return await self._slices.run(key_id, lambda: self._tokenizer.decode(list(token_ids)))
 
     async def of_chat(
         self,

@@ -31,20 +31,29 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
         max_tokens: None leaves it to the server.
         with_ids: have the server tell token ids; stop strings are then found here.
     """
+    prompt = prompt_of(job)
     if job.messages is not None:
         path = CHAT
-        prompt: dict[str, Any] = {"messages": [_message(turn) for turn in job.messages]}
         prompt |= _options(job.chat)
-        if job.chat_template_kwargs:
-            prompt["chat_template_kwargs"] = job.chat_template_kwargs
         if job.sampling.logprobs is not None:
             prompt |= {"logprobs": True, "top_logprobs": job.sampling.logprobs}
     else:
         path = COMPLETIONS
-        prompt = {"prompt": list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt}
         if job.sampling.logprobs is not None:
             prompt["logprobs"] = job.sampling.logprobs
     return Question(path, prompt | _rest(job.sampling, model, max_tokens, with_ids=with_ids))
+
+
+def prompt_of(job: Job) -> dict[str, Any]:
+    """What the prompt is made of."""
+    if job.messages is None:
+        return {"prompt": list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt}
+    prompt: dict[str, Any] = {"messages": [_message(turn) for turn in job.messages]}
+    if job.chat_template_kwargs:
+        prompt["chat_template_kwargs"] = job.chat_template_kwargs
+    if job.chat.tools:
+        prompt["tools"] = list(job.chat.tools)
+    return prompt
 
 
 def _message(turn: Message) -> dict[str, Any]:

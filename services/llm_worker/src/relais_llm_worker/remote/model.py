@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import structlog
 
-from relais_common.jobs.errors import UpstreamUnavailable
+from relais_common.jobs.errors import EngineFailed, EngineRefused, UpstreamUnavailable
 from relais_common.jobs.job import Job
 from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
@@ -16,6 +18,7 @@ from relais_llm_worker.continuation import require_resumable
 from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar, obstacle_of
+from relais_llm_worker.remote.bodies import prompt_of
 from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.pool import Pool
@@ -75,6 +78,38 @@ class RemoteModel:
             first = await anext(chunks)
             assert first is BEGUN
             yield Answer(so_far.prompt_token_ids, so_far.revision or "", chunks)
+
+    async def tokenize(self, job: Job) -> list[int]:
+        tokens = (await self._call(job, "/tokenize", prompt_of(job))).get("tokens")
+        try:
+            return msgspec.convert(tokens, list[int])
+        except msgspec.ValidationError:
+            raise EngineFailed("the model's server gave no token ids") from None
+
+    async def detokenize(self, job: Job) -> str:
+        body = {"tokens": list(job.prompt or ())}
+        text = (await self._call(job, "/detokenize", body)).get("prompt")
+        if not isinstance(text, str):
+            raise EngineFailed("the model's server gave no text")
+        return text
+
+    async def _call(self, job: Job, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Ask one of the servers; vLLM's alone know these paths."""
+        tries = Tries(self._limits.max_failures, job.deadline_s)
+        async with self._pool.place(job.key_id, tries) as server:
+            try:
+                answer = await self._client.call(server, path, {"model": self._name, **body})
+            except Misplaced:
+                raise EngineRefused(
+                    "this model's server does not tell its tokens",
+                    param="model",
+                    code="unsupported_value",
+                ) from None
+            except TryFailed:
+                server.doubt()
+                raise UpstreamUnavailable("the model's server did not answer") from None
+            server.note_good(job.key_id)
+            return answer
 
     async def check_health(self) -> None:
         """Servers that are down come back; nothing ends with them."""

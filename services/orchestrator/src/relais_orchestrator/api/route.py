@@ -84,6 +84,7 @@ class Route:
         example: a valid body, to which the document adds a model.
         embeds: the model must be an embedding model.
         query: the type of the query string, or single parameters if the handler reads them itself.
+        operation_id: for a second path of the same operation.
         errors: errors beyond those that `access` and `body` imply.
         links: follow-up routes by name, with the response fields that go into their path.
     """
@@ -102,12 +103,15 @@ class Route:
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
     answers: tuple[Answer, ...]
+    operation_id: str = ""
     errors: tuple[type[RelaisError], ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """Return the operation id, built from method and path."""
+        """Return the operation id: the one given, or else built from method and path."""
+        if self.operation_id:
+            return self.operation_id
         words = self.path.replace("{", "").replace("}", "").replace(":.+", "")
         return "_".join(
             [self.method.lower(), *(word for word in words.strip("/").split("/") if word != "v1")]

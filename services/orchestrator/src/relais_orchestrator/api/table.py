@@ -10,12 +10,14 @@ from relais_orchestrator.api.native import routes as native
 from relais_orchestrator.api.openai import routes as openai
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.service import routes as service
+from relais_orchestrator.api.tokens import routes as tokens
 from relais_orchestrator.api.usage import routes as usage
 
 ROUTES: tuple[Route, ...] = (
     *native.ROUTES,
     *openai.ROUTES,
     *embeddings.ROUTES,
+    *tokens.ROUTES,
     *files.ROUTES,
     *usage.ROUTES,
     *admin.ROUTES,

@@ -11,6 +11,7 @@ from relais_common.jobs.job import (
     InputType,
     OnDisconnect,
     OnWorkerLoss,
+    Operation,
     Priority,
     Sampling,
 )
@@ -23,6 +24,8 @@ from relais_orchestrator.api.embeddings.schemas import (
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.schemas.tools import plain
+from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class Draft:
     """A validated request, independent of its route.
 
     Attributes:
-        is_delivered: its client waits for vectors, which nobody needs once the client has them or has left.
+        is_delivered: its client waits for a result that nobody needs once the client has it or has left.
+        operation: None for the one that follows from what is given.
     """
 
     model: str
@@ -45,6 +49,7 @@ class Draft:
     chat: ChatOptions = field(default_factory=ChatOptions)
     sampling: Sampling = field(default_factory=Sampling)
     is_delivered: bool = False
+    operation: Operation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,37 @@ def score(wanted: ScoreRequest) -> Asked:
     passages = (wanted.text_2,) if isinstance(wanted.text_2, str) else tuple(wanted.text_2)
     embedding = Embedding(inputs=passages, queries=(wanted.text_1,), input_type=InputType.PASSAGE)
     return Asked(_vectors(wanted, embedding))
+
+
+def tokenize(wanted: TokenizeRequest) -> Asked:
+    messages = wanted.messages
+    return Asked(
+        replace(
+            _tokens(wanted.model, Operation.TOKENIZE),
+            prompt=wanted.prompt,
+            messages=None if messages is None else tuple(turn.to_message() for turn in messages),
+            chat_template_kwargs=wanted.chat_template_kwargs,
+            chat=ChatOptions(tools=plain(wanted.tools)),
+        )
+    )
+
+
+def detokenize(wanted: DetokenizeRequest) -> Asked:
+    draft = _tokens(wanted.model, Operation.DETOKENIZE)
+    return Asked(replace(draft, prompt=tuple(wanted.tokens)))
+
+
+def _tokens(model: str, operation: Operation) -> Draft:
+    """A request that runs no model; its limits are those of any other."""
+    return Draft(
+        model=model,
+        priority=Priority.NORMAL,
+        deadline_s=None,
+        on_disconnect=OnDisconnect.CANCEL,
+        is_delivered=True,
+        operation=operation,
+        sampling=Sampling(max_tokens=1),
+    )
 
 
 def _vectors(

@@ -208,6 +208,8 @@ def _check_structure(sampling: Sampling, key: ApiKey) -> None:
 
 
 def _operation(draft: Draft) -> Operation:
+    if draft.operation is not None:
+        return draft.operation
     if draft.embedding is not None:
         return Operation.SCORE if draft.embedding.queries else Operation.EMBEDDINGS
     return Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT

@@ -105,6 +105,11 @@ class VllmEngine:
     async def encode_text(self, key_id: str, text: str) -> list[int]:
         return await self._prompts.of_text(key_id, text)
 
+    async def decode(self, key_id: str, token_ids: Sequence[int]) -> str:
+        if max(token_ids, default=0) >= self._llm.model_config.get_vocab_size():
+            raise EngineRefused("a token id is out of the vocabulary", param="tokens")
+        return await self._prompts.text_of(key_id, token_ids)
+
     def settled(self, sampling: Sampling, chat: Chat | None = None) -> Sampling:
         missing = {
             name: value

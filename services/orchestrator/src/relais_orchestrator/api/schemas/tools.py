@@ -76,6 +76,19 @@ def _fit_a_prompt(tools: list[Tool]) -> list[Tool]:
     return tools
 
 
+Tools = (
+    Annotated[
+        list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS), AfterValidator(_fit_a_prompt)
+    ]
+    | None
+)
+
+
+def plain(tools: list[Tool] | None) -> tuple[dict[str, Any], ...]:
+    """Return tools as a job has them."""
+    return tuple(tool.model_dump(exclude_none=True) for tool in tools or ())
+
+
 NEEDS_TOOLS: dict[str, JsonValue] = {
     "anyOf": [
         {"properties": {"tool_choice": {"enum": [None, "none", "auto"]}}},
@@ -89,14 +102,7 @@ class ChatFields(BaseModel):
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [NEEDS_TOOLS]})
 
-    tools: (
-        Annotated[
-            list[Tool],
-            Field(fail_fast=True, max_length=MAX_TOOLS),
-            AfterValidator(_fit_a_prompt),
-        ]
-        | None
-    ) = Field(default=None, description="Functions that the answer may call.")
+    tools: Tools = Field(default=None, description="Functions that the answer may call.")
     tool_choice: (
         Annotated[Literal["none", "auto", "required"], branch("mode")]
         | Annotated[NamedTool, branch("tool")]
@@ -133,7 +139,7 @@ class ChatFields(BaseModel):
             return ChatOptions(reasoning_effort=self.reasoning_effort)
         choice = self.tool_choice or "auto"
         return ChatOptions(
-            tools=tuple(tool.model_dump(exclude_none=True) for tool in self.tools),
+            tools=plain(self.tools),
             tool_choice=choice.model_dump() if isinstance(choice, NamedTool) else choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
             reasoning_effort=self.reasoning_effort,

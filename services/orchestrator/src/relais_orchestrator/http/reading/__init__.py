@@ -20,6 +20,7 @@ from relais_orchestrator.api.embeddings.schemas import (
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
 from relais_orchestrator.http.ignored_fields import MAX_NAMES
 from relais_orchestrator.http.parsing import parse_body, parse_leniently
 from relais_orchestrator.submission import drafts
@@ -38,6 +39,8 @@ class Reading(IntEnum):
     RERANK = auto()
     SCORE = auto()
     COHERE_RERANK = auto()
+    TOKENIZE = auto()
+    DETOKENIZE = auto()
 
 
 def _reads(
@@ -60,6 +63,8 @@ _HOW = {
     Reading.RERANK: _reads(RerankRequest, drafts.rerank),
     Reading.SCORE: _reads(ScoreRequest, drafts.score),
     Reading.COHERE_RERANK: _reads(CohereRerankRequest, drafts.rerank),
+    Reading.TOKENIZE: _reads(TokenizeRequest, drafts.tokenize),
+    Reading.DETOKENIZE: _reads(DetokenizeRequest, drafts.detokenize),
 }
 
 

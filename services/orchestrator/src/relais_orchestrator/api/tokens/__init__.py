@@ -1,0 +1,1 @@
+"""Routes that turn texts and chats into token ids, and back."""

@@ -1,0 +1,59 @@
+"""`/v1/tokenize` and `/v1/detokenize`: a worker answers, since only it has the model's tokenizer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import orjson
+from aiohttp import web
+
+from relais_common.jobs.channels import channel_model
+from relais_orchestrator.api.accepting import accept
+from relais_orchestrator.api.openai.answers import Answer
+from relais_orchestrator.api.tokens.schemas import DetokenizeResponse, TokenizeResponse
+from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.http.bodies import read_asked
+from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.http.responses import json_response
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Return the token ids of a text or a chat."""
+    model, text = await _ask(request, Reading.TOKENIZE)
+    state = (await request.app[PARTS].model_states.all()).get(model)
+    tokens: list[int] = orjson.loads(text)
+    body: TokenizeResponse = {
+        "count": len(tokens),
+        "max_model_len": None if state is None else state.max_model_len,
+        "tokens": tokens,
+        "token_strs": None,
+    }
+    return json_response(body)
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Return the text of token ids."""
+    _, text = await _ask(request, Reading.DETOKENIZE)
+    body: DetokenizeResponse = {"prompt": text}
+    return json_response(body)
+
+
+async def _ask(request: web.Request, route: Reading) -> tuple[str, str]:
+    """Queue the request and wait for its end. Returns the model's own name and the worker's answer."""
+    parts = request.app[PARTS]
+    with ExitStack() as open_request:
+        async with read_asked(request, route) as (caller, body, asked):
+            open_request.enter_context(parts.drain.request())
+            open_request.enter_context(parts.streams.of(caller.key_id))
+            accepted = await accept(request, asked.draft, caller=caller, body=body)
+        del body
+        answer = Answer(
+            parts,
+            accepted.channel_id,
+            None,
+            caller,
+            on_disconnect=asked.draft.on_disconnect,
+            repeatable="Idempotency-Key" in request.headers,
+        )
+        text, _, _ = await answer.whole()
+        return channel_model(accepted.channel_id), text
