@@ -27,6 +27,7 @@ BAD = {
         '{"disable_any_whitespace": 1}',
         '{"reasoning_parser": "x"}',
     ],
+    "VLLM_ENGINE_ARGS": ['--seed "1'],
     "STRUCTURED_OUTPUTS_CPU_S": ["0", "x", "nan"],
     "ENGINE_STALL_S": ["0", "x", "inf"],
     "DETERMINISTIC_TOKENS_PER_S": ["-1", "fast", "inf", "nan"],

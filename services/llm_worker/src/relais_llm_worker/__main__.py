@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import structlog
 import uvloop
@@ -20,17 +21,24 @@ def main() -> None:
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
-        print(f"relais-llm-worker: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     setup_logs("llm_worker", level=settings.service.log_level, form=settings.service.log_format)
     try:
         uvloop.run(run(settings))
+    except SettingsError as error:
+        # What only the engine can tell.
+        _refuse(error)
     except Exception:
         structlog.get_logger(__name__).exception("worker_failed")
         sys.exit(1)
     finally:
         # vLLM's engine fails noisily if it is collected at interpreter exit.
         garbage.release()
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    print(f"relais-llm-worker: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

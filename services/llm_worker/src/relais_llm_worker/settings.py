@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class EngineSettings:
     """Settings of the engine: model and resources; None leaves the choice to vLLM.
 
     Attributes:
+        engine_args: options of `vllm serve`, as a command line has them.
         stall_s: how long the engine may make no step while it has requests.
     """
 
@@ -69,6 +71,7 @@ class EngineSettings:
     models_cache_dir: str | None
     structured_outputs: StructuredOutputsSettings
     chats: ChatSettings
+    engine_args: tuple[str, ...]
     tokens_per_s: float
     stall_s: float
 
@@ -77,6 +80,7 @@ NOT_VLLM_S = (
     "VLLM_CHAT_TEMPLATE",
     "VLLM_DTYPE",
     "VLLM_ENFORCE_EAGER",
+    "VLLM_ENGINE_ARGS",
     "VLLM_GPU_MEMORY_UTILIZATION",
     "VLLM_HF_REPO_ID",
     "VLLM_KV_CACHE_MEMORY_BYTES",
@@ -138,6 +142,7 @@ def read_settings(env: Environ) -> Settings:
             reasoning_parser=environ.optional_text(env, "VLLM_REASONING_PARSER"),
             template=environ.optional_text(env, "VLLM_CHAT_TEMPLATE"),
         ),
+        engine_args=_engine_args(env),
         tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
         stall_s=environ.number(env, "ENGINE_STALL_S", 120.0, at_least=1, at_most=86_400),
     )
@@ -153,6 +158,14 @@ def read_settings(env: Environ) -> Settings:
             env, "KV_CACHE_THRESHOLD", 0.95, at_least=0.01, at_most=1.0
         ),
     )
+
+
+def _engine_args(env: Environ) -> tuple[str, ...]:
+    name = "VLLM_ENGINE_ARGS"
+    try:
+        return tuple(shlex.split(environ.text(env, name, "")))
+    except ValueError as error:
+        raise SettingsError(f"{name} cannot be split into words: {error}") from None
 
 
 def _structured_outputs_settings(env: Environ) -> StructuredOutputsSettings:

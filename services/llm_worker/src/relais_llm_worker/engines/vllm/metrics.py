@@ -13,8 +13,35 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from relais_llm_worker.engines.engine import EngineLoad
 
 
-class LoadGauge(StatLoggerBase):
-    """Keeps the scheduler's last report of its load."""
+class LoadGauge:
+    """The load of an AsyncLLM: of one engine, or of several with data parallelism."""
+
+    def __init__(self) -> None:
+        self._reports: list[_LastReport] = []
+
+    def of_one_engine(self, vllm_config: Any, engine_index: int = 0) -> StatLoggerBase:
+        """The factory that AsyncLLM calls for each engine."""
+        self._reports.append(_LastReport(vllm_config, engine_index))
+        return self._reports[-1]
+
+    @property
+    def engines(self) -> int:
+        return len(self._reports)
+
+    @property
+    def load(self) -> EngineLoad:
+        if len(self._reports) == 1:
+            return self._reports[0].load
+        loads = [report.load for report in self._reports]
+        return EngineLoad(
+            waiting=sum(load.waiting for load in loads),
+            kv_cache_usage=max(load.kv_cache_usage for load in loads),
+            steps=sum(load.steps for load in loads),
+        )
+
+
+class _LastReport(StatLoggerBase):
+    """Keeps the last report of one engine's scheduler."""
 
     def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
         self.load = EngineLoad(waiting=0, kv_cache_usage=0.0)

@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
-from vllm.config import StructuredOutputsConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.envs import enable_envs_cache
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from relais_common.jobs.errors import SettingsError
 from relais_llm_worker.engines.engine import ModelInfo
 from relais_llm_worker.engines.parent_death import guard_forks
 from relais_llm_worker.engines.prompts import Prompts
+from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
 from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
@@ -50,7 +50,7 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
         prompts = Prompts(tokenizer, llm.model_config.max_model_len, chat_template=template)
         try:
             chats = VllmChats(tokenizer, llm.model_config, settings.chats)
-            info = await loop.run_in_executor(thread, _info, llm, settings)
+            info = await loop.run_in_executor(thread, _info, llm, gauge, settings)
             structured = settings.structured_outputs
             async with _open_trials(llm, structured) as trials:
                 yield VllmEngine(llm, gauge, info, prompts, chats, structured, trials)
@@ -82,54 +82,39 @@ async def _open_trials(
 
 
 def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
-    gauges: list[LoadGauge] = []
-
-    def make_gauge(vllm_config: Any, engine_index: int = 0) -> LoadGauge:
-        gauges.append(LoadGauge(vllm_config, engine_index))
-        return gauges[-1]
-
+    """Load the model. Raises SettingsError in vLLM's words."""
+    arguments = engine_args(settings)
     # It warns of every VLLM_ variable that it does not know. A mistyped one is still named.
     for name in NOT_VLLM_S:
         os.environ.pop(name, None)
     if settings.enforce_eager:
         # Otherwise parts of the sampler are compiled at the first request with logprobs, and all streams wait.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    llm = AsyncLLM.from_engine_args(
-        AsyncEngineArgs(
-            model=settings.repo_id,
-            served_model_name=settings.served_name,
-            dtype=settings.dtype,
-            max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            enforce_eager=settings.enforce_eager,
-            download_dir=settings.models_cache_dir,
-            structured_outputs_config=StructuredOutputsConfig(
-                backend=settings.structured_outputs.backend,
-                disable_any_whitespace=settings.structured_outputs.disable_any_whitespace,
-                disable_additional_properties=settings.structured_outputs.backend == "guidance"
-                and settings.structured_outputs.disable_additional_properties,
-            ),
-            reasoning_parser=settings.chats.reasoning_parser or "",
-            enable_log_requests=False,
-            # This concerns vLLM's own loggers; the gauge below is ours and stays.
-            disable_log_stats=True,
-        ),
-        stat_loggers=[make_gauge],
+    context = UsageContext.ENGINE_CONTEXT
+    try:
+        config = arguments.create_engine_config(context)
+    except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"vLLM refuses its settings: {in_one_line(error)}") from error
+    gauge = LoadGauge()
+    llm = AsyncLLM.from_vllm_config(
+        config,
+        usage_context=context,
+        stat_loggers=[gauge.of_one_engine],
+        # This concerns vLLM's own loggers; the gauge is ours and stays.
+        disable_log_stats=True,
     )
     # Otherwise vLLM parses environment variables again for every token that it counts.
     enable_envs_cache()
-    return llm, gauges[0]
+    return llm, gauge
 
 
-def _info(llm: AsyncLLM, settings: EngineSettings) -> ModelInfo:
+def _info(llm: AsyncLLM, gauge: LoadGauge, settings: EngineSettings) -> ModelInfo:
     return ModelInfo(
         name=settings.served_name,
         revision=_revision(llm, settings),
         max_model_len=llm.model_config.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
+        # Of each engine, where there are several (data parallelism).
+        max_num_seqs=settings.max_num_seqs * gauge.engines,
     )
 
 
@@ -145,4 +130,8 @@ def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:
                 with path.open("rb") as file:
                     digest.update(file.read(1 << 20))
         commit = digest.hexdigest()[:16]
-    return f"{commit}/{str(config.dtype).removeprefix('torch.')}"
+    revision = f"{commit}/{str(config.dtype).removeprefix('torch.')}"
+    if settings.engine_args:
+        # Any of them may change what the same weights say.
+        revision += f"/{hashlib.sha256(repr(settings.engine_args).encode()).hexdigest()[:8]}"
+    return revision

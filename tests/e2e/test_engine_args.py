@@ -1,0 +1,167 @@
+"""`VLLM_ENGINE_ARGS`: options of `vllm serve` reach the engine; wrong ones end the worker in vLLM's words."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+
+from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import Sampling
+from relais_llm_worker.app import open_engine
+from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.settings import read_settings
+from relais_testing.process_stack import VLLM_ON_CPU
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    # vLLM's own warnings, at import and load.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def _read(line: str) -> dict[str, Any]:
+    from relais_llm_worker.engines.vllm.arguments import read_engine_args
+
+    return read_engine_args(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        ("", {}),
+        ("--quantization fp8", {"quantization": "fp8"}),
+        ("--no-enable-prefix-caching --seed 0", {"enable_prefix_caching": False, "seed": 0}),
+        ("--max_num_batched_tokens 1k", {"max_num_batched_tokens": 1000}),
+        ("--speculative-config.method ngram", {"speculative_config": {"method": "ngram"}}),
+        ("-pp 2 -dp 2", {"pipeline_parallel_size": 2, "data_parallel_size": 2}),
+    ],
+)
+def test_given_options_alone_become_arguments(line: str, arguments: dict[str, Any]) -> None:
+    assert _read(line) == arguments
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--bogus 1", "unrecognized arguments: --bogus"),
+        ("--help", "unrecognized arguments: --help"),
+        ("--max-logprobs x", "argument --max-logprobs: invalid int value: 'x'"),
+        ("--quantization", "argument --quantization/-q: expected one argument"),
+        ("--speculative-config.method", "--speculative-config.method has no value"),
+        ("--speculative-config {", "argument --speculative-config/-sc: Value { cannot be"),
+        ("--compilation-config '{\"x\":1}'", "CompilationConfig x Unexpected keyword argument"),
+        ("--config /nowhere.yaml", "No such file or directory: '/nowhere.yaml'"),
+        ("--config", "No config file specified!"),
+        ("model", "the model is set by VLLM_HF_REPO_ID"),
+        ("--max-model-len 5", "--max-model-len is set by VLLM_MAX_MODEL_LEN"),
+        ("--max_num_seqs=5", "--max-num-seqs is set by VLLM_MAX_NUM_SEQS"),
+        ("-tp 1", "--tensor-parallel-size is set by VLLM_TENSOR_PARALLEL_SIZE"),
+        ("--runner pooling", "--runner cannot be set: embedding models have a worker"),
+        ("--port 80", "--port is an option of vLLM's server, not of its engine"),
+        ("--middleware x", "--middleware is an option of vLLM's server"),
+    ],
+)
+def test_wrong_option_is_one_line_that_names_it(line: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        _read(line)
+    assert str(caught.value).startswith("VLLM_ENGINE_ARGS: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_option_that_a_setting_sets_is_refused() -> None:
+    from relais_llm_worker.engines.vllm.arguments import engine_args
+
+    plain = read_settings({}).engine
+    ours = read_settings(
+        {
+            "VLLM_HF_REPO_ID": "org/model",
+            "SERVED_MODEL_NAME": "name",
+            "VLLM_DTYPE": "float32",
+            "VLLM_MAX_MODEL_LEN": "5",
+            "VLLM_MAX_NUM_SEQS": "5",
+            "VLLM_KV_CACHE_MEMORY_BYTES": str(2 << 20),
+            "VLLM_TENSOR_PARALLEL_SIZE": "2",
+            "VLLM_GPU_MEMORY_UTILIZATION": "0.5",
+            "VLLM_ENFORCE_EAGER": "true",
+            "MODELS_CACHE_DIR": "cache",
+            "VLLM_STRUCTURED_OUTPUTS_CONFIG": '{"backend": "xgrammar"}',
+            "VLLM_REASONING_PARSER": "qwen3",
+        }
+    ).engine
+    before, after = vars(engine_args(plain)), vars(engine_args(ours))
+    changed = {name for name in before if before[name] != after[name]}
+    assert len(changed) == 12
+    values = {"dtype": " half", "enforce_eager": "", "structured_outputs_config": " {}"}
+    for name in changed:
+        with pytest.raises(SettingsError, match="is set by"):
+            _read(f"--{name.replace('_', '-')}{values.get(name, ' 1')}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"VLLM_ENGINE_ARGS": "--block-siez 16"}, "unrecognized arguments: --block-siez"),
+        (
+            {"VLLM_ENGINE_ARGS": "--speculative-config.method none-such"},
+            "SpeculativeConfig: method: Input",
+        ),
+        ({"VLLM_MAX_MODEL_LEN": "100000"}, "max_model_len (100000) is greater than"),
+    ],
+)
+def test_worker_ends_at_start_with_vllm_s_message(settings: dict[str, str], message: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "relais_llm_worker"],
+        env={**VLLM_ON_CPU, "HEALTH_PORT": "0", **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("relais-llm-worker: ")
+    assert message in last
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2
+
+
+N_GRAMS = (
+    "--speculative-config.method ngram --speculative-config.num_speculative_tokens 3"
+    " --speculative-config.prompt_lookup_max 4 --speculative-config.prompt_lookup_min 1"
+)
+PROMPTS = ("The waiting time at the town hall is far too long.", "Merci pour votre aide.")
+
+
+async def _answers(**settings: str) -> list[list[int]]:
+    async with open_engine(
+        read_settings({**VLLM_ON_CPU, **settings}).engine, CollectorRegistry()
+    ) as engine:
+        return [await _answer(engine, text) for text in PROMPTS]
+
+
+async def _answer(engine: Engine, text: str) -> list[int]:
+    prompt = await engine.encode_text("a-key", text)
+    greedy = Sampling(temperature=0.0, ignore_eos=True)
+    async with engine.generate("a-request", prompt, greedy, 60) as generation:
+        return [id_ async for chunk in generation.chunks() for id_ in chunk.token_ids]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def answers() -> dict[str, list[list[int]]]:
+    """Of a fixture, because an engine leaves a process of Python's own behind, for the next one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VLLM_ON_CPU.items():
+            patch.setenv(name, value)
+        return {"plain": await _answers(), "speculating": await _answers(VLLM_ENGINE_ARGS=N_GRAMS)}
+
+
+def test_speculation_with_n_grams_changes_no_answer(answers: dict[str, list[list[int]]]) -> None:
+    assert answers["speculating"] == answers["plain"]
