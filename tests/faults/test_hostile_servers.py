@@ -38,7 +38,7 @@ PASSED_ON = {
     "far_retry": "upstream_rate_limited",
     "forbidden": "upstream_refused",
     "wrong_key": "upstream_misconfigured",
-    "not_found": "upstream_refused",
+    "not_found": "upstream_misconfigured",
     "long_message": "upstream_refused",
     "endless_error": "upstream_refused",
     "deep_error": "upstream_refused",

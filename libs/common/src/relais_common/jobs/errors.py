@@ -382,10 +382,7 @@ class UpstreamRefused(EngineRefused):
     ) -> None:
         super().__init__(message, param=param, code=code)
         self.status = status
-        if status == 429:
-            self.type = "rate_limit_error"
-            self.code = code or "upstream_rate_limited"
-        elif status == 403:
+        if status == 403:
             self.type = "permission_error"
 
 
@@ -414,7 +411,7 @@ class EngineFailed(RelaisError):
 
 
 class UpstreamMisconfigured(RelaisError):
-    """The server that runs the model does not accept this deployment's key, account or address."""
+    """The server that runs the model does not accept this deployment's key, account or address, or has no such model."""
 
     status = 502
     code = "upstream_misconfigured"
@@ -425,6 +422,13 @@ class UpstreamUnavailable(RelaisError):
 
     status = 503
     code = "upstream_unavailable"
+
+
+class UpstreamRateLimited(RelaisError):
+    """The server that runs the model limits this deployment, which shares the limit among all clients."""
+
+    status = 503
+    code = "upstream_rate_limited"
 
 
 class EngineStalled(RelaisError):

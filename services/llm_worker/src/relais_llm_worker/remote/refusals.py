@@ -14,6 +14,7 @@ from relais_common.jobs.error_texts import cleaned
 from relais_common.jobs.errors import (
     EngineFailed,
     UpstreamMisconfigured,
+    UpstreamRateLimited,
     UpstreamRefused,
     UpstreamUnavailable,
 )
@@ -22,11 +23,11 @@ from relais_llm_worker.remote.errors import Busy, Lost, Misplaced
 MAX_ERROR_BYTES = 64 << 10
 ERROR_TIMEOUT_S = 10.0
 
-_BUSY = frozenset((408, 425, 429))
-_UNAVAILABLE = frozenset((503, 529))
+_RATE_LIMITED = 429
+_UNAVAILABLE = frozenset((408, 425, 503, 529))
 _LOST = frozenset((502, 504))
-_OURS = frozenset((401, 402, 405, 407))
-"""Refusals of this deployment's key, account or address: no client can do anything about them."""
+_OURS = frozenset((401, 402, 404, 405, 407))
+"""Refusals of this deployment's key, account, address or model: no client can do anything about them."""
 _STATUS_OF = {
     "invalid_request_error": 400,
     "context_length_exceeded": 400,
@@ -153,11 +154,13 @@ async def refusal(response: ClientResponse) -> Exception:
 def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exception:
     """What an error with this status means."""
     answers = f"it answers {status}"
-    if status not in _BUSY and _overflows(said):
+    if status != _RATE_LIMITED and _overflows(said):
         # Whatever the status: no other try would go better.
         return _refused(400, said if status < 500 else Said(words=(CONTEXT,)))
-    if status in _BUSY:
-        return Busy(answers, _refused(status, said), retry_after_s)
+    if status == _RATE_LIMITED:
+        # What it says of the limit names this deployment's organisation.
+        limited = UpstreamRateLimited("the model's server takes no more of this deployment now")
+        return Busy(answers, limited, retry_after_s)
     if status in _UNAVAILABLE:
         unavailable = UpstreamUnavailable("the model's server is overloaded or unavailable")
         return Busy(answers, unavailable, retry_after_s)
@@ -171,15 +174,12 @@ def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exce
     if status == 403:
         ours = any(map(_OUR_KEY.search, said.words)) or not said.words
         return _misplaced(status) if ours else _refused(status, said)
-    if status == 404:
-        # Another server may have the model.
-        return Misplaced(answers, _refused(status, said))
     return _refused(status, said)
 
 
 def _misplaced(status: int) -> Misplaced:
     return Misplaced(
-        f"it answers {status}: see its key and its url in LLM_TABLE",
+        f"it answers {status}: see its key, url and model in LLM_TABLE",
         UpstreamMisconfigured("the model's server does not accept this deployment's requests"),
     )
 

@@ -26,6 +26,7 @@ from relais_common.jobs.errors import (
     TracesFull,
     Unreadable,
     UpstreamMisconfigured,
+    UpstreamRateLimited,
     UpstreamRefused,
     UpstreamUnavailable,
     WorkerLost,
@@ -63,6 +64,6 @@ NOT_ACCEPTED = (
 
 NOT_ANSWERED = (
     *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable),
-    *(UpstreamRefused, UpstreamMisconfigured, UpstreamUnavailable),
+    *(UpstreamRefused, UpstreamMisconfigured, UpstreamRateLimited, UpstreamUnavailable),
 )
 """Errors for an accepted request that did not complete."""

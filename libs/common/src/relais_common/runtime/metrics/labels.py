@@ -21,7 +21,6 @@ _MORE_ERROR_TYPES = (
     "context_length_exceeded",
     "content_filter",
     "content_policy_violation",
-    "upstream_rate_limited",
     "wrong_operation",
     "cancelled",
     "expired",
