@@ -13,7 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from relais_orchestrator.api.files.uploads import MAX_FIELDS
 from relais_orchestrator.files.store import BUFFER_BYTES, CHUNK_BYTES, CHUNKS, FILES
+from relais_orchestrator.http import ignored_fields
 from relais_testing.kept import Kept, open_kept
 from relais_testing.mongo import MongoServer
 from relais_testing.stack import Front, Stack
@@ -169,6 +171,28 @@ async def test_wrong_field_is_named(
         assert response.status == 400
         assert (await response.json())["error"]["param"] == param
     assert await kept.database[FILES].count_documents({}) == 0
+
+
+async def test_unknown_field_is_ignored_and_named_where_bodies_are_read_so(
+    stack: Stack, kept: Kept
+) -> None:
+    front = await stack.front(**kept.settings, UNKNOWN_FIELDS="ignore")
+    async with front.session.post("/v1/files", data=form(b"{}", size="3")) as response:
+        assert response.status == 200
+        assert response.headers[ignored_fields.HEADER] == "size"
+
+
+@pytest.mark.parametrize("name", ["purpose", "nope"])
+async def test_form_without_end_is_refused(stack: Stack, kept: Kept, name: str) -> None:
+    front = await stack.front(**kept.settings, UNKNOWN_FIELDS="ignore")
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(2 * MAX_FIELDS):
+            yield f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\nx\r\n'.encode()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with front.session.post("/v1/files", data=endless(), headers=headers) as response:
+        assert await code_of(response) == (413, "request_too_large")
 
 
 async def test_missing_file_and_missing_purpose_are_named(front: Front) -> None:

@@ -97,6 +97,29 @@ def test_only_declared_models_of_the_other_kind_are_excluded() -> None:
     assert excluded(embedding_models=())["ChatCompletionRequest"] is None
 
 
+def test_bodies_may_have_unknown_fields_where_those_are_ignored() -> None:
+    def closed(*, ignore_unknown: bool) -> set[str]:
+        built = build_document(ROUTES, replace(DEPLOYMENT, ignore_unknown=ignore_unknown))
+        return {
+            name
+            for name, schema in built["components"]["schemas"].items()
+            if schema.get("additionalProperties") is False
+        }
+
+    bodies = {
+        "ChatCompletionRequest",
+        "ChatMessage",
+        "RerankRequest",
+        "SubmitRequest",
+        "FileUpload",
+    }
+    refusing, ignoring = closed(ignore_unknown=False), closed(ignore_unknown=True)
+    assert bodies <= refusing
+    assert not bodies & ignoring
+    # Answers have no others.
+    assert "ErrorResponse" in ignoring
+
+
 def test_keys_are_optional_only_where_any_token_does() -> None:
     for route in ROUTES:
         if said := operation(route)["security"]:

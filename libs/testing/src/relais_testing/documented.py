@@ -22,6 +22,7 @@ DEPLOYMENT = Deployment(
     models=(MODEL,),
     embedding_models=("embedder",),
     any_token=False,
+    ignore_unknown=False,
     max_deadline_s=86_400,
 )
 OUTSIDE = re.compile(r"/|/docs(/.*)?")

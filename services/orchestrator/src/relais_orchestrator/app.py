@@ -164,6 +164,7 @@ def _deployment(parts: Parts) -> Deployment:
         models=tuple(one for one in settings.models if one not in settings.embedding_models),
         embedding_models=settings.embedding_models,
         any_token=settings.env == "dev",
+        ignore_unknown=settings.ignore_unknown,
         max_deadline_s=settings.limits.max_deadline_s,
     )
 

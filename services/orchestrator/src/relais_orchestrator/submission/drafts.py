@@ -61,7 +61,7 @@ class Asked:
         base64: whether to return vectors as base64.
         top_n: number of results of a ranking; None for all.
         return_documents: whether a ranking includes its documents.
-        ignored: unknown fields of the body.
+        ignored: unknown fields of the body, as the response names them.
     """
 
     draft: Draft

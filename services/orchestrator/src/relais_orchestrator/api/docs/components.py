@@ -25,6 +25,7 @@ class Deployment:
         root_path: where a proxy serves it, without a slash at the end; empty at the root.
         models, embedding_models: the declared ones; examples name the first.
         any_token: a key is not asked for.
+        ignore_unknown: unknown fields of bodies are ignored, not refused.
         max_deadline_s: the bound on `deadline_s`.
     """
 
@@ -33,6 +34,7 @@ class Deployment:
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
     any_token: bool
+    ignore_unknown: bool
     max_deadline_s: float
 
 
@@ -43,6 +45,16 @@ class Plain(GenerateJsonSchema):
         return False
 
 
+class Lenient(Plain):
+    """With any field in requests."""
+
+    def model_schema(self, schema: Any) -> Json:
+        made = super().model_schema(schema)
+        if self.mode == "validation":
+            made.pop("additionalProperties", None)
+        return made
+
+
 def inline_schema(kind: Any) -> Json:
     """The schema of a type that needs no name."""
     return TypeAdapter[Any](kind).json_schema(schema_generator=Plain)
@@ -51,12 +63,14 @@ def inline_schema(kind: Any) -> Json:
 class Schemas:
     """JSON schemas of all bodies that the routes name, made in one go so that they share their parts."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], *, ignore_unknown: bool) -> None:
         wanted = [
             (kind, mode, TypeAdapter[Any](kind)) for kind, mode in dict.fromkeys(_bodies(routes))
         ]
         self._of, definitions = TypeAdapter.json_schemas(
-            wanted, ref_template="#/components/schemas/{model}", schema_generator=Plain
+            wanted,
+            ref_template="#/components/schemas/{model}",
+            schema_generator=Lenient if ignore_unknown else Plain,
         )
         self.components: dict[str, Json] = definitions.get("$defs", {})
 

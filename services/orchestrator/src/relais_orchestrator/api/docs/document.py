@@ -28,7 +28,7 @@ SCHEMES = {
 def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
     """The whole document, ready for JSON."""
     routes = tuple(routes)
-    schemas = Schemas(routes)
+    schemas = Schemas(routes, ignore_unknown=deployment.ignore_unknown)
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.template, {})[route.method.lower()] = describe(

@@ -23,13 +23,16 @@ from relais_orchestrator.api.files.schemas import (
 )
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.files.store import FileStore, FileWriter, StoredFile, file_too_large
+from relais_orchestrator.http import ignored_fields
 from relais_orchestrator.http.bodies import ask_for_body
+from relais_orchestrator.http.ignored_fields import MAX_NAME_LENGTH
 
 T = TypeVar("T")
 
 FORM_TYPE = "multipart/form-data"
 PIECE_BYTES = 64 << 10
 MAX_FIELD_BYTES = 1024
+MAX_FIELDS = 64
 OVERHEAD_BYTES = 64 << 10
 """Room for the form around the file."""
 
@@ -48,7 +51,9 @@ class Upload:
         limits = request.app[PARTS].settings
         self._files = limits.files
         self._timeout_s = limits.limits.body_timeout_s
+        self._ignore_unknown = limits.ignore_unknown
         self._fields: dict[str, str] = {}
+        self._ignored: list[str] = []
         self._writer: FileWriter | None = None
 
     async def receive(self) -> StoredFile:
@@ -65,6 +70,7 @@ class Upload:
             raise file_too_large(self._files)
         try:
             await self._read()
+            ignored_fields.note(self._request, ignored_fields.shown(self._ignored))
             return await self._finish()
         except MALFORMED:
             raise InvalidRequest(f"the body is not {FORM_TYPE}", code="invalid_body") from None
@@ -76,18 +82,26 @@ class Upload:
     async def _read(self) -> None:
         form = MultipartReader(self._request.headers, self._request.content)
         await ask_for_body(self._request)
+        count = 0
         while (part := await self._in_time(form.next())) is not None:
+            count += 1
+            if count > MAX_FIELDS:
+                raise PayloadTooLarge(f"the form has more than {MAX_FIELDS} fields")
             if not isinstance(part, BodyPartReader):
                 raise InvalidRequest("a form within the form", code="invalid_body")
             name = part.name or ""
             if name == "file":
                 await self._store_file(part)
             elif name in FIELDS:
-                await self._note_field(name, part)
+                self._fields[name] = await self._field(name, part)
+            elif self._ignore_unknown:
+                self._ignored.append(name)
+                await self._field(name, part)
             else:
+                shown = name[:MAX_NAME_LENGTH]
                 raise InvalidRequest(
-                    f"{name[:64]}: this field is unknown",
-                    param=name[:64] or None,
+                    f"{shown}: this field is unknown",
+                    param=shown or None,
                     code="unknown_parameter",
                 )
 
@@ -102,13 +116,14 @@ class Upload:
         while not part.at_eof():
             await self._writer.write(await self._in_time(part.read_chunk(PIECE_BYTES)))
 
-    async def _note_field(self, name: str, part: BodyPartReader) -> None:
+    async def _field(self, name: str, part: BodyPartReader) -> str:
         value = b""
         while not part.at_eof():
             value += await self._in_time(part.read_chunk(MAX_FIELD_BYTES))
             if len(value) > MAX_FIELD_BYTES:
-                raise PayloadTooLarge(f"{name}: at most {MAX_FIELD_BYTES} bytes", param=name)
-        self._fields[name] = value.decode(errors="replace")
+                shown = name[:MAX_NAME_LENGTH]
+                raise PayloadTooLarge(f"{shown}: at most {MAX_FIELD_BYTES} bytes", param=shown)
+        return value.decode(errors="replace")
 
     async def _finish(self) -> StoredFile:
         if self._writer is None:

@@ -21,7 +21,7 @@ from relais_orchestrator.api.embeddings.schemas import (
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
-from relais_orchestrator.http.ignored_fields import MAX_NAMES
+from relais_orchestrator.http import ignored_fields
 from relais_orchestrator.http.parsing import parse_body, parse_leniently
 from relais_orchestrator.submission import drafts
 from relais_orchestrator.submission.drafts import Asked
@@ -50,7 +50,7 @@ def _reads(
         if not ignore_unknown:
             return draft_of(parse_body(schema, body))
         wanted, ignored = parse_leniently(schema, body)
-        return replace(draft_of(wanted), ignored=ignored[: MAX_NAMES + 1])
+        return replace(draft_of(wanted), ignored=ignored_fields.shown(ignored))
 
     return read
 
