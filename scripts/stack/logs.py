@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stack.errors import StackError
 from stack.model import Run
-
-if TYPE_CHECKING:
-    from structlog.dev import ConsoleRenderer
 
 _TAIL_BYTES = 65536
 
@@ -82,18 +79,21 @@ def readable(line: str) -> str:
         fields = json.loads(line) if line.startswith("{") else None
     except ValueError:
         return line
-    renderer = _renderer()
-    if renderer is None or not isinstance(fields, dict) or "event" not in fields:
+    render = _renderer()
+    if render is None or not isinstance(fields, dict) or "event" not in fields:
         return line
     fields.pop("service", None)  # the log's name says it
-    return renderer(None, "", fields)
+    return render(fields)
 
 
 @cache
-def _renderer() -> ConsoleRenderer | None:
+def _renderer() -> Callable[[dict[str, Any]], str] | None:
     try:
-        # Not there before the first start has installed it.
+        # Not there before the first start has installed them.
         from structlog.dev import ConsoleRenderer
+
+        from relais_common.runtime.logs import escape_controls
     except ImportError:
         return None
-    return ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)
+    console = ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0)
+    return lambda fields: console(None, "", escape_controls(None, "", fields))

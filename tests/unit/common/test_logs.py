@@ -103,3 +103,16 @@ def test_console_form_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     setup_logs("worker", form="console")
     structlog.get_logger("x").info("hello", tail=3)
     assert "hello" in capsys.readouterr().out
+
+
+def test_a_client_s_text_does_not_control_a_console(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logs("orchestrator", form="console")
+    structlog.get_logger("x").info(
+        "request_refused", path="/v1/\x1b]0;title\x07\x9bé", param="a\nb"
+    )
+    logging.getLogger("library").warning("no \x1b[2J")
+    shown = capsys.readouterr().out
+    for escaped in (r"\x1b]0;title\x07\x9bé", r"'a\nb'", r"\x1b[2J"):
+        assert escaped in shown
+    assert not {"\x9b", "\x07"} & set(shown)
+    assert "\x1b]" not in shown

@@ -53,6 +53,12 @@ def test_a_service_s_line_is_shown_as_on_a_console() -> None:
     assert "\x1b" not in shown
 
 
+def test_a_client_s_text_does_not_control_the_terminal() -> None:
+    shown = readable(json.dumps(json.loads(LINE) | {"path": "/v1/\x1b[31m\x9b\u202eé"}))
+
+    assert "path=/v1/\\x1b[31m\\x9b\\u202eé" in shown
+
+
 @pytest.mark.parametrize(
     "line", ["", "ready", "{", "{}", '{"a": 1}', "[1]", '{"event": 1', "INFO x"]
 )

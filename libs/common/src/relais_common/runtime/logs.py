@@ -10,9 +10,11 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import orjson
 import structlog
+from structlog.typing import EventDict
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "console")
@@ -34,7 +36,10 @@ def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None
         ]
         if form == "json"
         # Plain: the pretty format prints local variables, including prompts and keys.
-        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        else [
+            escape_controls,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -53,6 +58,19 @@ def setup_logs(service: str, *, level: str = "info", form: str = "json") -> None
     root.handlers = [handler]
     root.setLevel(level.upper())
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def escape_controls(_logger: Any, _method: str, line: EventDict) -> EventDict:
+    """Escape characters in texts that would control a terminal: clients choose paths and names of fields.
+
+    Line breaks stay: the console's renderer quotes values that have them.
+    """
+    for name, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            line[name] = "".join(
+                one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in value
+            )
+    return line
 
 
 @contextmanager
