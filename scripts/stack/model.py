@@ -48,7 +48,11 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: its place, its programs, and the mark all its processes carry."""
+    """One run: its place, its programs, and the mark all its processes carry.
+
+    Attributes:
+        model, embedding_model: of its own workers; models: all that its orchestrators declare.
+    """
 
     run_id: str
     root: str
@@ -57,6 +61,7 @@ class Run:
     model: str
     api_urls: tuple[str, ...]
     programs: tuple[Program, ...]
+    models: tuple[str, ...] = ()
     embedding_model: str = ""
     keeps_traces: bool = False
     redis_password: str = field(default="", repr=False)
@@ -64,9 +69,7 @@ class Run:
     @property
     def models_served(self) -> str:
         """For a person."""
-        if not self.embedding_model:
-            return f"model {self.model}"
-        return f"models {self.model}, {self.embedding_model}"
+        return f"{'models' if len(self.models) > 1 else 'model'} {', '.join(self.models)}"
 
     @property
     def logs(self) -> Path:
@@ -89,6 +92,7 @@ class Run:
             raw: dict[str, Any] = json.loads((run_dir / _FILE).read_text())
             raw["programs"] = tuple(Program(**program) for program in raw["programs"])
             raw["api_urls"] = tuple(raw["api_urls"])
+            raw["models"] = tuple(raw["models"])
             return Run(**raw)
         except (OSError, ValueError, TypeError, KeyError):
             return None

@@ -97,13 +97,13 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
     return Model(encoder.served_name, demo=not wanted, environment=_unless_set(own, environ))
 
 
-def count_models(environment: Mapping[str, str]) -> int:
+def declared_models(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Those that the orchestrators declare."""
     from relais_common.jobs.errors import SettingsError
     from relais_common.runtime.environ import models
 
     try:
-        return len(models(environment))
+        return models(environment)
     except SettingsError as error:
         raise StackError(str(error)) from None
 

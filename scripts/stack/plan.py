@@ -14,7 +14,7 @@ from stack import ports
 from stack.embedded_mongo import embed_mongo
 from stack.embedded_redis import embed_redis
 from stack.model import LOOPBACK, Program, Run, Stage
-from stack.models import DEMO_MODEL, Model, count_models, settle_embedder, settle_llm
+from stack.models import DEMO_MODEL, Model, declared_models, settle_embedder, settle_llm
 from stack.processes import MARK
 
 _SOCKET_PATH_MAX_BYTES = 100  # the kernel's limit is 107
@@ -105,6 +105,7 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
         run_dir=str(run_dir),
         socket=environment["RELAIS_SUPERVISOR_SOCKET"],
         model=llm.name,
+        models=declared_models(environment),
         embedding_model=embedder.name if embedder else "",
         keeps_traces=bool(environment.get("MONGODB_URL")),
         api_urls=tuple(f"http://{_display_host(program.host)}:{program.port}" for program in api),
@@ -161,7 +162,7 @@ def _plan_programs(
     redis_config = ""
     if not environment.get("REDIS_URL") and not environment.get("REDIS_HOST"):
         redis, redis_config = embed_redis(
-            run_dir, environment, given, models=count_models(environment)
+            run_dir, environment, given, models=len(declared_models(environment))
         )
         given.add(redis.port)
         programs.insert(0, redis)

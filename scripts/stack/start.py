@@ -242,18 +242,19 @@ def _announce(run: Run, elapsed_s: float, key: str, *, detach: bool) -> None:
     emit(
         f'  try   curl -N {run.api_urls[0]}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
         f"          -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n"
-        f"  admin {_admin_command(run)}\n"
+        f"  admin {admin_command(run)}\n"
     )
     if run.keeps_traces:
         emit(f"  KPIs  {_kpi_commands(run)}\n")
     emit(f"  logs  {run.logs}\n  stop  {'scripts/bootstrap.sh down' if detach else 'Ctrl-C'}\n")
 
 
-def _admin_command(run: Run) -> str:
-    """Where it finds this run's Redis and model, beside what the user has set himself."""
+def admin_command(run: Run) -> str:
+    """Where it finds this run's Redis and models, beside what the user has set himself."""
     settings = [f"REDIS_PORT={one.port} " for one in run.programs if one.stage == Stage.REDIS]
-    if run.model != Path(DEMO_MODEL).name:
-        settings.append(f"MODELS={shlex.quote(run.model)} ")
+    texts = tuple(model for model in run.models if model != run.embedding_model)
+    if texts != (Path(DEMO_MODEL).name,):
+        settings.append(f"MODELS={shlex.quote(','.join(texts))} ")
     if run.embedding_model:
         settings.append(f"EMBEDDING_MODELS={shlex.quote(run.embedding_model)} ")
     return f"{''.join(settings)}./relais admin queues"

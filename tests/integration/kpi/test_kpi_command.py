@@ -68,8 +68,8 @@ def test_simulated_traces_are_rolled_up_once(kpi: Kpi) -> None:
 
     code, out, err = kpi.run("rollup")
     assert (code, err) == (0, "")
-    assert "from 300 traces" in out
-    assert kpi.run("rollup")[1].startswith("0 hours rolled up from 0 traces")
+    assert "from traces: 300" in out
+    assert kpi.run("rollup")[1].startswith("hours rolled up: 0, from traces: 0;")
     assert kpi.run("rollup", "--rebuild", "--quiet") == (0, "", "")
 
 

@@ -145,6 +145,13 @@ def test_who_has_asked_within_the_hour_hears_how_to_see_it() -> None:
     assert not any("--until 0h" in told for told in sentences(before))
 
 
+def test_a_period_of_one_hour_is_told_as_one() -> None:
+    report = report_of([])
+    report = replace(report, since=report.until - timedelta(hours=1))
+
+    assert sentences(report)[0] == "No requests ended in this hour."
+
+
 def test_csv_has_the_period_the_one_before_and_every_part(traces: list[dict[str, Any]]) -> None:
     report = report_of(traces, by=Axis.KEY)
 

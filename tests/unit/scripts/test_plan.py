@@ -12,6 +12,7 @@ from stack.embedded_redis import redis_address
 from stack.errors import StackError
 from stack.model import Run
 from stack.plan import Counts, Plan, make_plan, run_directory
+from stack.start import admin_command
 from stack.supervisord import render
 
 
@@ -55,6 +56,18 @@ def environment_of(made: Plan, name: str) -> Mapping[str, str]:
     """What one program gets."""
     (program,) = [one for one in made.run.programs if one.name == name]
     return {**made.environment, **program.environment}
+
+
+def test_all_models_are_named_also_those_of_others(root: Path, free: str) -> None:
+    table = '[("org/theirs", "http://127.0.0.1:1")]'
+    run = plan(
+        root, ENGINE="deterministic", LLM_TABLE=table, API_PORT=free, embedding_workers=1
+    ).run
+    vectors = run.embedding_model
+    assert run.models_served == f"models relais-demo, org/theirs, {vectors}"
+    assert admin_command(run).endswith(
+        f"MODELS=relais-demo,org/theirs EMBEDDING_MODELS={vectors} ./relais admin queues"
+    )
 
 
 def test_demo_model_on_a_cpu_has_exact_and_small_settings(root: Path, free: str) -> None:

@@ -156,10 +156,10 @@ COMMANDS: dict[str, Command] = {"rollup": _rollup, "report": _report, "simulate"
 
 def _told(run: Run) -> str:
     until = "" if run.watermark is None else f"; up to {run.watermark:%Y-%m-%d %H:%M:%S} UTC"
-    frozen = f", {run.frozen} frozen" if run.frozen else ""
+    frozen = f", frozen: {run.frozen}" if run.frozen else ""
     return (
-        f"{run.computed} hours rolled up from {run.traces_read:,} traces, "
-        f"{run.unchanged} unchanged{frozen}{until}\n"
+        f"hours rolled up: {run.computed}, from traces: {run.traces_read:,}; "
+        f"unchanged: {run.unchanged}{frozen}{until}\n"
     )
 
 

@@ -43,7 +43,7 @@ def sentences(report: Report) -> list[str]:
     total, previous = report.total, report.previous
     span = words.length(report.until - report.since)
     if not total.requests:
-        told = [f"No requests ended in these {span}."]
+        told = [f"No requests ended in {_these(span)}."]
         if report.rolled_up_to is not None and report.rolled_up_to > report.until:
             told.append("Whole hours that are over count; `--until 0h` takes in the one under way.")
         return told
@@ -209,9 +209,13 @@ def objectives(wanted: ObjectivesView) -> str:
     return ", ".join(parts) or "none"
 
 
+def _these(span: str) -> str:
+    return "this hour" if span == "1 hour" else f"these {span}"
+
+
 def _traffic(report: Report, span: str) -> str:
     total, previous = report.total, report.previous
-    text = f"In these {span}, {words.count(total.requests)} requests ended"
+    text = f"In {_these(span)}, {words.count(total.requests)} requests ended"
     if not previous.requests:
         return f"{text}; there is no data of the {span} before to compare with."
     ratio = total.requests / previous.requests
