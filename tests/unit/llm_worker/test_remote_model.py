@@ -357,7 +357,12 @@ async def test_server_that_cannot_run_it_is_left_for_another(rig: Rig, status: i
             (503, "this deployment"),
         ),
         (403, {"message": "flagged", "type": "moderation"}, "upstream_refused", (403, "flagged")),
-        (404, {"message": "no model on host-7"}, "upstream_misconfigured", (502, "this deployment")),
+        (
+            404,
+            {"message": "no model on host-7"},
+            "upstream_misconfigured",
+            (502, "this deployment"),
+        ),
         (408, {"message": "host-7 is slow"}, "upstream_unavailable", (503, "overloaded")),
         (409, {"message": "see /usr/lib/x.py"}, "upstream_refused", (409, "see a file")),
         (503, {"message": "host-7 is full"}, "upstream_unavailable", (503, "overloaded")),

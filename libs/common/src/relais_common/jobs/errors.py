@@ -411,7 +411,7 @@ class EngineFailed(RelaisError):
 
 
 class UpstreamMisconfigured(RelaisError):
-    """The server that runs the model does not accept this deployment's key, account or address, or has no such model."""
+    """The server that runs the model does not accept this deployment's key, account or address, or lacks the model."""
 
     status = 502
     code = "upstream_misconfigured"
