@@ -22,7 +22,7 @@ _IGNORED: web.RequestKey[str] = web.RequestKey("ignored_fields", str)
 
 def shown(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names that the header shows: percent-encoded because clients choose them, and bounded."""
-    first = tuple(islice(dict.fromkeys(map(_shown, names)), MAX_NAMES + 1))
+    first = tuple(map(_shown, islice(dict.fromkeys(names), MAX_NAMES + 1)))
     return (*first[:MAX_NAMES], MORE) if len(first) > MAX_NAMES else first
 
 
