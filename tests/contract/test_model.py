@@ -380,7 +380,10 @@ class TwoStores(RuleBasedStateMachine):
         redis: Any = self._store.redis
         counted = await redis.hgetall(keys.running_jobs(MODEL))
         running = [one.decode() for one in await redis.zrange(keys.inflight(MODEL), 0, -1)]
-        owners = {job.channel_id: job.key_id for job in self._jobs}
+        owners = {
+            job.channel_id: f"batch {job.key_id}" if job.priority is Priority.BATCH else job.key_id
+            for job in self._jobs
+        }
         return (
             {owner.decode(): int(count) for owner, count in counted.items()},
             Counter(owners[one] for one in running),

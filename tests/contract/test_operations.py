@@ -98,7 +98,7 @@ async def test_queue_that_was_never_used_is_all_zeros(ports: Ports) -> None:
     assert asdict(view) == {
         "model": MODEL,
         "waiting": 0,
-        "waiting_by_priority": {"high": 0, "normal": 0, "low": 0},
+        "waiting_by_priority": {"high": 0, "normal": 0, "low": 0, "batch": 0},
         "waiting_by_key": (),
         "oldest_waiting_s": None,
         "suspects": 0,
@@ -122,7 +122,7 @@ async def test_queue_counts_waiting_jobs_by_priority_and_key(ports: Ports) -> No
     )
     view = await ports.operations.queue(MODEL, top_keys=2)
     assert view.waiting == 8
-    assert view.waiting_by_priority == {"high": 2, "normal": 4, "low": 2}
+    assert view.waiting_by_priority == {"high": 2, "normal": 4, "low": 2, "batch": 0}
     assert view.waiting_by_key == (KeyBacklog("a", 4), KeyBacklog("b", 3))
     assert view.oldest_waiting_s is not None
     assert 0 <= view.oldest_waiting_s < 60
@@ -135,7 +135,7 @@ async def test_queue_counts_what_was_cancelled_or_taken_no_more(ports: Ports) ->
     await take_one(ports)
     view = await ports.operations.queue(MODEL, top_keys=5)
     assert (view.waiting, view.running) == (1, 1)
-    assert view.waiting_by_priority == {"high": 0, "normal": 1, "low": 0}
+    assert view.waiting_by_priority == {"high": 0, "normal": 1, "low": 0, "batch": 0}
     assert view.waiting_by_key == (KeyBacklog("a", 1),)
 
 

@@ -23,6 +23,7 @@ from relais_testing.steps import (
 )
 
 PATIENCE = 8
+BATCH_PATIENCE = 64
 
 
 async def drain(ports: Ports, limit: int = 1) -> list[str]:
@@ -248,3 +249,20 @@ async def test_job_that_expired_in_its_lane_does_not_cost_its_key_the_turn(ports
     late, mine, other = make_job("a", deadline_s=-1.0), make_job("a"), make_job("b")
     await enqueue(ports, late, mine, other)
     assert await drain(ports) == ids([mine, other])
+
+
+async def test_batch_goes_last_and_is_served_once_many_have_overtaken_it(ports: Ports) -> None:
+    batch, low = make_job(priority=Priority.BATCH), make_job(priority=Priority.LOW)
+    high = [make_job(priority=Priority.HIGH) for _ in range(BATCH_PATIENCE + 4)]
+    await enqueue(ports, batch, low, *high)
+    order = await drain(ports, 4)
+    assert order.index(low.channel_id) == PATIENCE
+    assert order.index(batch.channel_id) == BATCH_PATIENCE
+
+
+async def test_lines_of_batches_move_no_other_request_of_their_key_back(ports: Ports) -> None:
+    await enqueue(ports, *[make_job("a", priority=Priority.BATCH) for _ in range(3)])
+    await take(ports, 3)
+    a, b = make_job("a"), make_job("b")
+    await enqueue(ports, a, b)
+    assert await drain(ports) == ids([a, b])

@@ -146,6 +146,16 @@ async def test_higher_priority_takes_the_place_of_a_lower_one(ports: Ports) -> N
     assert len(took.jobs) == 2
 
 
+async def test_line_of_a_batch_gives_its_place_to_whatever_waits_above_it(ports: Ports) -> None:
+    held = await full_of(ports, "mine", 3, priority=Priority.LOW)
+    held += await full_of(ports, "mine", 2, priority=Priority.BATCH)
+    low = make_job("mine", priority=Priority.LOW)
+    await enqueue(ports, low)
+    took = await offer(ports, held)
+    assert ids(took.jobs) == [low.channel_id]
+    assert took.preempted == (held[-1].job.channel_id,)
+
+
 async def test_only_what_is_offered_is_handed_on(ports: Ports) -> None:
     held = await full_of(ports, "many", 6)
     await enqueue(ports, make_job("one"))

@@ -15,6 +15,7 @@ from relais_common.runtime.metrics.exposition import LoopLag, new_registry
 from relais_common.runtime.metrics.instruments import Instrument
 from relais_common.worker.metrics import WorkerMetrics
 from relais_llm_worker.remote.metrics import RemoteMetrics
+from relais_orchestrator.metrics.batches import BatchMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
@@ -52,6 +53,7 @@ def orchestrator(registry: CollectorRegistry) -> None:
     StreamMetrics(registry)
     QueueMetrics(registry, store.operations, store, MODELS)
     TraceMetrics(registry, MODELS)
+    BatchMetrics(registry)
 
 
 def both(registry: CollectorRegistry) -> None:

@@ -118,7 +118,7 @@ async def test_queues_of_all_declared_models_are_shown(stack: Stack) -> None:
     used, unused = (await get(front, "queues"))["queues"]
     assert (used["model"], unused["model"]) == (MODEL, "other")
     assert used["waiting"] == 2
-    assert used["waiting_by_priority"] == {"high": 1, "normal": 1, "low": 0}
+    assert used["waiting_by_priority"] == {"high": 1, "normal": 1, "low": 0, "batch": 0}
     assert used["waiting_by_key"] == [{"key_id": "anonymous", "waiting": 2}]
     assert used["oldest_waiting_s"] >= 0
     assert unused["waiting"] == 0

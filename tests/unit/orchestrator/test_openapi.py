@@ -64,7 +64,8 @@ def test_examples_work_as_they_are(route: Route) -> None:
     parse_body(route.body, orjson.dumps(content["example"]))
     check_json(content["schema"], content["example"])
     models = DEPLOYMENT.embedding_models if route.embeds else DEPLOYMENT.models
-    assert content["example"]["model"] == models[0]
+    if "model" in route.body.model_fields:
+        assert content["example"]["model"] == models[0]
 
 
 def test_every_event_of_a_channel_is_described() -> None:

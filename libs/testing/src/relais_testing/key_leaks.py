@@ -10,7 +10,7 @@ from redis import Redis
 MAY_STAY = re.compile(
     r"relais:\{[^}]+\}:"
     r"(counts|open|running|held|fading(:\d+)?|traces"
-    r"|inflight|deadlines|watched|suspects|turns:(high|normal|low)|queue:(high|normal|low):.+)"
+    r"|inflight|deadlines|watched|suspects|turns:(high|normal|low|batch)|queue:(high|normal|low|batch):.+)"
     r"|relais:workers|relais:signing-secret",
     re.DOTALL,
 )

@@ -31,6 +31,8 @@ from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
 from relais_orchestrator.api.route import KEYS
 from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.batches.runner import run_batches
+from relais_orchestrator.batches.store import BatchStore
 from relais_orchestrator.files.expiry import expire_files
 from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
@@ -69,7 +71,7 @@ def create_parts(
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
     kpis: KpiReader | None,
-    files: FileStore | None,
+    files: tuple[FileStore, BatchStore] | None,
     readers: Readers,
 ) -> Parts:
     """Build everything that the handlers share."""
@@ -107,7 +109,9 @@ def create_parts(
         held=HeldBytes(settings.limits.max_held_bytes_per_key),
         accounts=store.accounts,
         kpis=kpis,
-        files=files,
+        files=None if files is None else files[0],
+        batches=None if files is None else files[1],
+        endpoints={route.path: route.batch for route in ROUTES if route.batch is not None},
         started_at_s=int(time.time()),
     )
 
@@ -225,7 +229,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                         for model in settings.models
                     ),
                     runner.cut_unread(),
-                    *([] if files is None else [expire_files(files)]),
+                    *_on_files(files, parts, metrics),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,
@@ -243,13 +247,25 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
 
 
 @asynccontextmanager
-async def open_files(settings: Settings) -> AsyncIterator[FileStore | None]:
-    """Yield the store of files, or None without a database. Does not connect yet. Raises SettingsError."""
+async def open_files(settings: Settings) -> AsyncIterator[tuple[FileStore, BatchStore] | None]:
+    """Yield the stores of files and batches, or None without a database. Does not connect yet. Raises SettingsError."""
     if settings.traces is None:
         yield None
         return
     async with open_database(settings.traces.mongo) as database:
-        yield FileStore(database, settings.files)
+        yield FileStore(database, settings.files), BatchStore(database, settings.batches)
+
+
+def _on_files(
+    stores: tuple[FileStore, BatchStore] | None, parts: Parts, metrics: OrchestratorMetrics
+) -> list[Coroutine[Any, Any, None]]:
+    if stores is None:
+        return []
+    files, batches = stores
+    return [
+        expire_files(files, batches.input_files),
+        run_batches(parts, files, batches, parts.endpoints, metrics.batches),
+    ]
 
 
 def _following(

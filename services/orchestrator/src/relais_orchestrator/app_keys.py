@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -9,6 +10,8 @@ from aiohttp import web
 from relais_common.queue.ports import Accounts, JobIntake, Operations, WorkerRegistry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.api.kpis.reader import KpiReader
+from relais_orchestrator.batches.endpoints import Endpoint
+from relais_orchestrator.batches.store import BatchStore
 from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http.held import HeldBytes
 from relais_orchestrator.http.reading.readers import Readers
@@ -44,6 +47,8 @@ class Parts:
     accounts: Accounts
     kpis: KpiReader | None
     files: FileStore | None
+    batches: BatchStore | None
+    endpoints: Mapping[str, Endpoint]
     started_at_s: int
 
 

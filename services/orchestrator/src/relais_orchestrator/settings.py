@@ -13,6 +13,7 @@ from relais_common.runtime import environ, logs
 from relais_common.runtime.connections import ConnectionBounds
 from relais_common.runtime.environ import Environ
 from relais_orchestrator.api.embeddings.schemas import MAX_INPUTS
+from relais_orchestrator.batches.settings import BatchSettings, read_batch_settings
 from relais_orchestrator.files.settings import FileLimits, read_file_limits
 from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
 from relais_orchestrator.http.cors import Cors
@@ -94,6 +95,7 @@ class Settings:
     streaming: Streaming
     traces: TraceSettings | None
     files: FileLimits
+    batches: BatchSettings
     drain_s: float
     lease_s: float
     reap_every_s: float
@@ -173,6 +175,7 @@ def read_settings(env: Environ) -> Settings:
         ),
         traces=read_trace_settings(env),
         files=read_file_limits(env),
+        batches=read_batch_settings(env),
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
         lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
         reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),

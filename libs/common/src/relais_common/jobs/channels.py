@@ -12,7 +12,11 @@ import re
 import secrets
 
 MAX_MODEL_NAME_BYTES = 160
+MAX_BATCH_LINES = 999_999
+BATCH_PREFIX = "batch_"
+BATCH_RANDOM_BYTES = 12
 _RANDOM_BYTES = 16
+_LINE_DIGITS = 6
 _LITERAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _TAG = re.compile(r"(?:[A-Za-z0-9._-]|~[0-9a-f]{2})+")
 _CHANNEL = re.compile(r"(?P<tag>(?:[A-Za-z0-9._-]|~[0-9a-f]{2}){1,480})\.[A-Za-z0-9_-]{22}")
@@ -45,6 +49,17 @@ def tag_model(tag: str) -> str:
 def new_channel_id(model: str) -> str:
     """Return a new id for a request to this model. It has 128 random bits, so it cannot be guessed."""
     return f"{model_tag(model)}.{secrets.token_urlsafe(_RANDOM_BYTES)}"
+
+
+def line_channel_id(model: str, batch_id: str, line: int) -> str:
+    """Return the id of a batch's line: always the same, so that a line which is fed again is the job that is there."""
+    return f"{model_tag(model)}.{batch_id.removeprefix(BATCH_PREFIX)}{line:0{_LINE_DIGITS}d}"
+
+
+def channel_batch(channel_id: str) -> str | None:
+    """Return the batch of a channel that `line_channel_id` has made; None for others, such as a replayed line's."""
+    own = channel_id.rpartition(".")[2]
+    return BATCH_PREFIX + own[:-_LINE_DIGITS] if own[-_LINE_DIGITS:].isdecimal() else None
 
 
 def channel_tag(channel_id: str) -> str:

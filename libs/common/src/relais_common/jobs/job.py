@@ -33,6 +33,8 @@ class Priority(StrEnum):
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
+    BATCH = "batch"
+    """Of lines of batches alone: no request may ask for it."""
 
 
 class OnDisconnect(StrEnum):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from relais_common.jobs.channels import channel_batch
 from relais_common.jobs.errors import TracesFull
 from relais_common.jobs.job import Operation, Priority, Status
 
@@ -167,6 +168,9 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "model_revision": trace.model_revision,
         "operation": trace.operation.value,
         "priority": trace.priority.value,
+        "batch_id": None
+        if trace.priority is not Priority.BATCH
+        else channel_batch(trace.channel_id),
         "status": trace.status.value,
         "error_type": trace.error_type,
         "error_status": trace.error_status,

@@ -6,6 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec import to_builtins
 
@@ -22,11 +23,17 @@ from relais_testing.memory.accounts import MemoryAccounts, measure
 from relais_testing.memory.traces import Hands, MemoryTraces, published
 
 PATIENCE = 8
+BATCH_PATIENCE = 64
 SHARE = 2
 MOST_BYTES = 4 << 20
 TAKER_S = 10.0
 LOOK_AGAIN_S = 5.0
 MOST_PREEMPTED = 8
+
+
+def _account(job: Job) -> tuple[bool, str]:
+    """Under what a job is counted towards its key's bounds and turns."""
+    return job.priority is Priority.BATCH, job.key_id
 
 
 def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
@@ -143,7 +150,7 @@ class MemoryModel:
         own = own_lane.index(record.job.channel_id) + 1
         others = sum(len(lane) for lane in lanes.values()) - len(own_lane)
         higher = list(Priority)[: list(Priority).index(record.job.priority)]
-        turns = own + self.runs(record.job.key_id)
+        turns = own + self.runs(record.job.priority, record.job.key_id)
         ahead = own - 1 + min(others, turns * max(0, len(self.turns[record.job.priority]) - 1))
         ahead += sum(len(lane) for one in higher for lane in self.lanes[one].values())
         return max(1, min(ahead + 1, self.waiting))
@@ -214,10 +221,10 @@ class MemoryModel:
         ):
             raise traces_full(model, len(self.traces))
 
-    def unfinished(self, key_id: str) -> int:
-        """Jobs of this key that have not ended."""
+    def unfinished(self, job: Job) -> int:
+        """Jobs of its key that have not ended; lines of batches and others are counted apart."""
         return sum(
-            record.job.key_id == key_id and not record.status.is_terminal
+            _account(record.job) == _account(job) and not record.status.is_terminal
             for record in self.records.values()
         )
 
@@ -394,19 +401,22 @@ class MemoryModel:
         chosen: Priority | None = None
         for priority in Priority:
             if self._has_turn(priority, without) and (
-                chosen is None or self.passed[priority] >= PATIENCE
+                chosen is None
+                or self.passed[priority]
+                >= (BATCH_PATIENCE if priority is Priority.BATCH else PATIENCE)
             ):
                 chosen = priority
         return chosen
 
-    def runs(self, key_id: str) -> int:
-        """Running jobs of a key."""
-        return sum(self.records[one].job.key_id == key_id for one in self.inflight)
+    def runs(self, priority: Priority, key_id: str) -> int:
+        """Running jobs of a key; lines of batches and others are counted apart."""
+        account = (priority is Priority.BATCH, key_id)
+        return sum(_account(self.records[one].job) == account for one in self.inflight)
 
     def next_owner(self, priority: Priority, without: Collection[str] = ()) -> str | None:
         """Of the keys that run least, the one whose turn it is."""
         wanted = (owner for owner in self.turns[priority] if owner not in without)
-        return min(wanted, key=self.runs, default=None)
+        return min(wanted, key=partial(self.runs, priority), default=None)
 
     def serve(
         self,
@@ -437,16 +447,18 @@ class MemoryModel:
         for rank, priority in enumerate(order):
             while len(gone) < MOST_PREEMPTED:
                 owner = self.next_owner(priority, without)
-                allowed = [
-                    one
-                    for one in offers
-                    if owner is not None
-                    and order.index(one.job.priority) >= rank
-                    and self.runs(one.job.key_id) >= self.runs(owner) + 2
-                ]
-                if owner is None or not allowed:
+                if owner is None:
                     break
-                offer = max(allowed, key=lambda one: self.runs(one.job.key_id))
+                runs = self.runs(priority, owner)
+                weights = {
+                    at: self._yields(one.job, priority)
+                    for at, one in enumerate(offers)
+                    if order.index(one.job.priority) >= rank
+                }
+                allowed = [at for at, weight in weights.items() if weight >= runs + 2]
+                if not allowed:
+                    break
+                offer = offers[max(allowed, key=weights.__getitem__)]
                 record = self.serve(priority, owner, worker_id, lease_s, without)
                 if record is None:
                     break
@@ -457,6 +469,12 @@ class MemoryModel:
                 taken.append(record)
                 gone.append(offer)
         return taken, gone
+
+    def _yields(self, job: Job, to: Priority) -> float:
+        """How readily a running job gives its place to one of this priority: a line of a batch always does."""
+        if job.priority is Priority.BATCH and to is not Priority.BATCH:
+            return math.inf
+        return self.runs(job.priority, job.key_id)
 
     def hand_over(self, record: Record, worker_id: str, lease_s: float) -> bool:
         now = self._clock()

@@ -97,7 +97,7 @@ class MemoryStore:
                         "this Idempotency-Key was used with another body", param="Idempotency-Key"
                     )
                 return self._accepted(model, model.records[channel_id], duplicate=True)
-        unfinished = model.unfinished(job.key_id)
+        unfinished = model.unfinished(job)
         model.refuse_where_full(job.model, max_waiting, unfinished)
         if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
             raise TooManyInFlight(

@@ -90,6 +90,14 @@ class KeyRing:
             if now is None or now.key_id != caller.key_id:
                 raise KeyRevoked("this key is no longer valid")
 
+    def client(self, key_id: str) -> Caller:
+        """Return a client that sends nothing now, with its present rights. Raises KeyRevoked if it has no key."""
+        found = next((one for one in self._callers.values() if one.key_id == key_id), None)
+        if found is not None:
+            return Caller(key_id, found.may)
+        self.check_client(key_id)
+        return Caller(key_id, self._stranger)
+
     def check_client(self, key_id: str) -> None:
         """Raise KeyRevoked if the client no longer has any key."""
         if not self._any_token and key_id not in self._clients:

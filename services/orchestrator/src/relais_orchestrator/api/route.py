@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from relais_common.jobs.errors import RelaisError
+from relais_orchestrator.batches.endpoints import Endpoint
 
 
 class Access(Enum):
@@ -81,11 +82,12 @@ class Route:
         handler: None if a shared part (health) adds the route, and it is only declared here.
         body: the request's type.
         form: the request's type, if it is sent as `multipart/form-data`.
-        example: a valid body, to which the document adds a model.
+        example: a valid body, to which the document adds a model if it has one.
         embeds: the model must be an embedding model.
         query: the type of the query string, or single parameters if the handler reads them itself.
         operation_id: for a second path of the same operation.
         errors: errors beyond those that `access` and `body` imply.
+        batch: how batches run requests to this route; None if they may not.
         links: follow-up routes by name, with the response fields that go into their path.
     """
 
@@ -106,6 +108,7 @@ class Route:
     operation_id: str = ""
     errors: tuple[type[RelaisError], ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+    batch: Endpoint | None = None
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relais_orchestrator.api.admin import routes as admin
+from relais_orchestrator.api.batches import routes as batches
 from relais_orchestrator.api.embeddings import routes as embeddings
 from relais_orchestrator.api.files import routes as files
 from relais_orchestrator.api.kpis import routes as kpis
@@ -19,6 +20,7 @@ ROUTES: tuple[Route, ...] = (
     *embeddings.ROUTES,
     *tokens.ROUTES,
     *files.ROUTES,
+    *batches.ROUTES,
     *usage.ROUTES,
     *admin.ROUTES,
     *kpis.ROUTES,

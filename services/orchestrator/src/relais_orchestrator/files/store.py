@@ -125,10 +125,20 @@ class FileStore:
         most = None if batch_id else min(self._limits.max_bytes, left)
         return FileWriter(self, self._limits, file_id, now, most)
 
-    async def find(self, file_id: str, *, key_id: str) -> StoredFile:
-        """Return a file of this key. Raises FileNotKnown."""
+    async def find(self, file_id: str, *, key_id: str, expired: bool = False) -> StoredFile:
+        """Return a file of this key.
+
+        Args:
+            expired: also if its time is over and it is only kept because it is in use.
+
+        Raises:
+            FileNotKnown.
+        """
+        wanted = _visible(key_id) | {"_id": file_id}
+        if expired:
+            del wanted["metadata.expires_at"]
         with database_errors():
-            found = await self._files.find_one(_visible(key_id) | {"_id": file_id})
+            found = await self._files.find_one(wanted)
         if found is None:
             raise FileNotKnown("there is no such file", param="file_id")
         return _stored(found)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.queue.redis_store import RedisStore
 from relais_orchestrator.api.table import ROUTES
+from relais_orchestrator.metrics.batches import BatchMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
@@ -24,6 +25,7 @@ class OrchestratorMetrics:
     streams: StreamMetrics
     queues: QueueMetrics
     traces: TraceMetrics
+    batches: BatchMetrics
 
     @property
     def middleware(self) -> Middleware:
@@ -40,4 +42,5 @@ def open_metrics(
         StreamMetrics(registry),
         QueueMetrics(registry, store.operations, store.registry, models),
         TraceMetrics(registry, models),
+        BatchMetrics(registry),
     )

@@ -8,11 +8,12 @@ import math
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import structlog
 
 from relais_common.config.api_keys import COSTLY_STRUCTURES, ApiKey
-from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.channels import channel_model, new_channel_id
 from relais_common.jobs.errors import (
     Draining,
     InvalidRequest,
@@ -27,6 +28,7 @@ from relais_common.jobs.job import (
     Idempotency,
     Job,
     OnDisconnect,
+    OnWorkerLoss,
     Operation,
     Priority,
     Sampling,
@@ -50,6 +52,8 @@ _IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_FORM)
 FAREWELL_TIMEOUT_S = 2.0
 DELIVERED_TTL_S = 60.0
 """How long an answer that its client waited for is kept: long enough for a retry, or a restart of Redis."""
+LINE_TTL_S = 120.0
+"""How long the result of a batch's line is kept: long enough for another orchestrator to take the batch over."""
 _ORDER = tuple(Priority)
 
 
@@ -93,29 +97,17 @@ class Intake:
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
-        model = self._catalogue.root_of(draft.model, caller)
-        self._check_operation(model, draft.embedding)
+        model = self.check(draft, caller)
         highest = caller.may.max_priority
         if _ORDER.index(draft.priority) < _ORDER.index(highest):
             raise PriorityForbidden(
                 f"priority: this key may ask for {highest} at most", param="priority"
             )
-        _check_structure(draft.sampling, caller.may)
         kept_s = DELIVERED_TTL_S if draft.is_delivered else math.inf
-        job = Job(
-            channel_id=new_channel_id(model),
-            model=model,
-            key_id=caller.key_id,
-            operation=_operation(draft),
-            messages=draft.messages,
-            prompt=draft.prompt,
-            embedding=draft.embedding,
-            chat_template_kwargs=draft.chat_template_kwargs,
-            chat=draft.chat,
-            sampling=draft.sampling,
-            priority=draft.priority,
-            on_disconnect=draft.on_disconnect,
-            on_worker_loss=draft.on_worker_loss,
+        job = _job(
+            draft,
+            caller,
+            new_channel_id(model),
             deadline_s=self._deadline_s(draft),
             log_ttl_s=min(self._limits.log_ttl_s, kept_s),
             result_ttl_s=min(self._limits.result_ttl_s, kept_s),
@@ -132,6 +124,53 @@ class Intake:
             queue_position=accepted.queue_position,
             duplicate=accepted.duplicate,
         )
+        return accepted
+
+    def check(self, draft: Draft, caller: Caller) -> str:
+        """Return the model that the draft is for. Raises what `accept` raises for a draft that no wait would help."""
+        model = self._catalogue.root_of(draft.model, caller)
+        self._check_operation(model, draft.embedding)
+        _check_structure(draft.sampling, caller.may)
+        return model
+
+    async def feed(
+        self, draft: Draft, *, caller: Caller, channel_id: str, deadline_s: float, most: int
+    ) -> Accepted:
+        """Queue a line of a batch, unless it is there.
+
+        Args:
+            most: lines of this key and model that may be unfinished.
+
+        Raises:
+            RelaisError: as `accept`.
+        """
+        if self._drain.started:
+            raise Draining("this server is shutting down; try again", retry_after_s=1)
+        self.check(draft, caller)
+        line = replace(
+            draft,
+            priority=Priority.BATCH,
+            on_disconnect=OnDisconnect.CONTINUE,
+            # Nobody has seen anything of its answer yet.
+            on_worker_loss=OnWorkerLoss.RESTART,
+        )
+        job = _job(
+            line,
+            caller,
+            channel_id,
+            deadline_s=deadline_s,
+            log_ttl_s=LINE_TTL_S,
+            result_ttl_s=LINE_TTL_S,
+        )
+        accepted = await self._queue.enqueue(
+            job,
+            # The other half is for those who wait for their answers.
+            max_waiting=max(1, self._limits.max_waiting // 2),
+            max_inflight_per_key=most,
+            max_stored_bytes=self._limits.max_stored_bytes,
+            tracing=self._tracing,
+        )
+        self._accepted(job, accepted)
         return accepted
 
     def _check_operation(self, model: str, embedding: Embedding | None) -> None:
@@ -205,6 +244,35 @@ def _check_structure(sampling: Sampling, key: ApiKey) -> None:
         if kind in COSTLY_STRUCTURES and kind not in (key.structured_outputs or ()):
             param = f"structured_outputs.{kind}"
             raise StructureForbidden(f"{param}: this key may not use it", param=param)
+
+
+def _job(
+    draft: Draft,
+    caller: Caller,
+    channel_id: str,
+    *,
+    deadline_s: float,
+    log_ttl_s: float,
+    result_ttl_s: float,
+) -> Job:
+    return Job(
+        channel_id=channel_id,
+        model=channel_model(channel_id),
+        key_id=caller.key_id,
+        operation=_operation(draft),
+        messages=draft.messages,
+        prompt=draft.prompt,
+        embedding=draft.embedding,
+        chat_template_kwargs=draft.chat_template_kwargs,
+        chat=draft.chat,
+        sampling=draft.sampling,
+        priority=draft.priority,
+        on_disconnect=draft.on_disconnect,
+        on_worker_loss=draft.on_worker_loss,
+        deadline_s=deadline_s,
+        log_ttl_s=log_ttl_s,
+        result_ttl_s=result_ttl_s,
+    )
 
 
 def _operation(draft: Draft) -> Operation:

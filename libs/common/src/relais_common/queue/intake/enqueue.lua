@@ -60,7 +60,7 @@ if idempotency ~= '' then
     if redis.call('EXISTS', job_key(other)) == 1 then return known(other) end
   end
 end
-local open = tonumber(redis.call('HGET', OPEN, owner) or '0')
+local open = tonumber(redis.call('HGET', OPEN, account(priority, owner)) or '0')
 local full = why_full(tonumber(max_waiting), open)
 if full then return full end
 if max_open > 0 and open >= max_open then return {'key_full', open, estimated_wait(1)} end

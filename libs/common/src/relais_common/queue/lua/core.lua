@@ -3,7 +3,7 @@
 -- that are called most do not need is in lib.lua.
 
 local base = KEYS[1]
-local PRIORITIES = {'high', 'normal', 'low'}
+local PRIORITIES, BATCH = {'high', 'normal', 'low', 'batch'}, 'batch'
 local COUNTS, OPEN, RUNNING, INFLIGHT, DEADLINES, WATCHED, WAKEUP, SUSPECTS, HOST, DEAD, CONTROL, FADING =
   base .. ':counts', base .. ':open', base .. ':running', base .. ':inflight', base .. ':deadlines', base .. ':watched',
   base .. ':wakeup', base .. ':suspects', base .. ':host', base .. ':dead', base .. ':control',

@@ -32,14 +32,20 @@ local function count_waiting(priority, by)
   redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
 end
 
+-- Under which name a key's unfinished and running jobs are counted: lines of batches apart, so that they use up nothing of
+-- its own bounds and turns. No key's id has a space.
+local function account(priority, owner) return priority == BATCH and BATCH .. ' ' .. owner or owner end
+
 -- Unfinished jobs of a key.
-local function count_open(owner, by)
-  if redis.call('HINCRBY', OPEN, owner, by) <= 0 then redis.call('HDEL', OPEN, owner) end
+local function count_open(priority, owner, by)
+  local name = account(priority, owner)
+  if redis.call('HINCRBY', OPEN, name, by) <= 0 then redis.call('HDEL', OPEN, name) end
 end
 
 -- Running jobs of a key.
-local function count_running(owner, by)
-  if redis.call('HINCRBY', RUNNING, owner, by) <= 0 then redis.call('HDEL', RUNNING, owner) end
+local function count_running(priority, owner, by)
+  local name = account(priority, owner)
+  if redis.call('HINCRBY', RUNNING, name, by) <= 0 then redis.call('HDEL', RUNNING, name) end
 end
 
 -- Jobs that go before this one, plus one. An upper bound as things stand: tombstones count, and a lane's turn may come
@@ -48,7 +54,7 @@ local function position(priority, owner, seq)
   local own = seq - count(lane_field(priority, owner, 'popped'))
   local others = math.max(0, count('waiting:' .. priority) - count_alive(priority, owner))
   local lanes = redis.call('LLEN', turns_key(priority))
-  local turns = own + tonumber(redis.call('HGET', RUNNING, owner) or '0')
+  local turns = own + tonumber(redis.call('HGET', RUNNING, account(priority, owner)) or '0')
   local ahead = own - 1 + math.min(others, turns * math.max(0, lanes - 1))
   for _, higher in ipairs(PRIORITIES) do
     if higher == priority then break end
@@ -126,7 +132,7 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
     redis.call('RPUSH', turns_key(priority), owner)
   end
   count_waiting(priority, 1)
-  count_open(owner, 1)
+  count_open(priority, owner, 1)
   if on_disconnect == 'cancel' then
     redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
   end
@@ -237,7 +243,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   carry_out(fading)
   -- From here on it is all counted again where it is not right.
   hold(owner, log_left + job_left - (bytes or 0))
-  count_open(owner, -1)
+  count_open(priority, owner, -1)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
@@ -250,7 +256,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
     end
     return
   end
-  count_running(owner, -1)
+  count_running(priority, owner, -1)
   if status == 'completed' then
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
@@ -269,7 +275,7 @@ local function requeue(id)
   redis.call('HSET', key, 'status', 'queued')
   redis.call('ZREM', INFLIGHT, id)
   count_waiting(priority, 1)
-  count_running(owner, -1)
+  count_running(priority, owner, -1)
   if is_suspect(failures, barren) then
     redis.call('RPUSH', SUSPECTS, id)
     return

@@ -1,7 +1,7 @@
 -- A model's queue at a glance. O(keys that wait; of each priority 500 at most).
 -- KEYS[1] base
 -- ARGV: how many of the longest backlogs
--- Returns {waiting, waiting high, waiting normal, waiting low, suspects, running, dead letters, service_s, wait,
+-- Returns {waiting, waiting high, waiting normal, waiting low, waiting batch, suspects, running, dead letters, service_s, wait,
 --          age of the oldest ('' where nothing waits), bytes, waiting traces, age of the oldest of them ('' where there is
 --          none), key_id, its waiting jobs, key_id, ...}
 local top = tonumber(ARGV[1])
@@ -55,7 +55,7 @@ table.sort(owners, function(one, other)
 end)
 
 local waiting = count('waiting')
-local answer = {waiting, by_priority[1], by_priority[2], by_priority[3], redis.call('LLEN', SUSPECTS),
+local answer = {waiting, by_priority[1], by_priority[2], by_priority[3], by_priority[4], redis.call('LLEN', SUSPECTS),
   redis.call('ZCARD', INFLIGHT), count_dead(), redis.call('HGET', COUNTS, 'service_s') or '',
   estimated_wait(waiting + 1), oldest and seconds(NOW - oldest) or '', held_bytes(), waiting_traces(), oldest_trace_s()}
 for at = 1, math.min(top, #owners) do

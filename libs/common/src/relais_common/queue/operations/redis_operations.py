@@ -30,9 +30,10 @@ class RedisOperations:
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:
         answer = await self._scripts.run("queue", keys.model_base(model), top_keys)
-        waiting, high, normal, low, suspects, running, dead, service, wait, oldest = answer[:10]
-        stored, traces, oldest_trace, *backlogs = answer[10:]
-        by_priority = zip(Priority, (high, normal, low), strict=True)
+        waiting = answer[0]
+        by_priority = zip(Priority, answer[1 : 1 + len(Priority)], strict=True)
+        suspects, running, dead, service, wait, oldest, *rest = answer[1 + len(Priority) :]
+        stored, traces, oldest_trace, *backlogs = rest
         return QueueView(
             model=model,
             waiting=waiting,

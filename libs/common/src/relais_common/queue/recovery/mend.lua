@@ -45,13 +45,14 @@ local function mend()
       for _, set in ipairs({INFLIGHT, DEADLINES, WATCHED}) do redis.call('ZREM', set, id) end
       return
     end
-    open[owner] = (open[owner] or 0) + 1
+    local name = account(priority, owner)
+    open[name] = (open[name] or 0) + 1
     note_held(owner, tonumber(own or '0'))
     local gone_s = gone_after(math.max(0, deadline_at - NOW), result_ttl_s)
     expire_at_last(job_key(id), gone_s)
     expire_at_last(log_key(id), gone_s)
     if status == 'running' then
-      running[owner] = (running[owner] or 0) + 1
+      running[name] = (running[name] or 0) + 1
       -- Nobody has it under a lease: one that is over.
       redis.call('ZADD', INFLIGHT, 'NX', seconds(NOW), id)
       return
@@ -67,7 +68,8 @@ local function mend()
     return priority
   end
 
-  local waiting, by_priority = 0, {high = 0, normal = 0, low = 0}
+  local waiting, by_priority = 0, {}
+  for _, priority in ipairs(PRIORITIES) do by_priority[priority] = 0 end
   local function look_at_all(ids)
     for _, id in ipairs(ids) do
       local priority = look(id)

@@ -8,9 +8,10 @@ local without = {}
 
 -- Running jobs by key, as far as they were looked up in this step.
 local running = {}
-local function runs(owner)
-  if not running[owner] then running[owner] = tonumber(redis.call('HGET', RUNNING, owner) or '0') end
-  return running[owner]
+local function runs(priority, owner)
+  local name = account(priority, owner)
+  if not running[name] then running[name] = tonumber(redis.call('HGET', RUNNING, name) or '0') end
+  return running[name]
 end
 
 local function describe(id)
@@ -34,8 +35,8 @@ local function hand_over(id, hands)
     return false
   end
   count_waiting(priority, -1)
-  count_running(owner, 1)
-  running[owner] = nil
+  count_running(priority, owner, 1)
+  running[account(priority, owner)] = nil
   -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
   local fence = math.max(tonumber(last_fence) + 1, math.floor(NOW * 1000))
   redis.call('HDEL', key, 'engaged', 'progressed', 'left')
@@ -63,12 +64,14 @@ local function has_turn(priority)
   return #turns_of(priority) > 0
 end
 
--- High before normal before low; but one that was passed over often enough (`patience`) goes first, so that all move.
+-- High before normal before low before batch; but one that was passed over often enough (`patience`, batch eight times that)
+-- goes first, so that all move.
 local function next_priority(patience)
   local chosen
   for _, priority in ipairs(PRIORITIES) do
     if has_turn(priority) then
-      if not chosen or count('passed:' .. priority) >= patience then chosen = priority end
+      local most = priority == BATCH and 8 * patience or patience
+      if not chosen or count('passed:' .. priority) >= most then chosen = priority end
     end
   end
   return chosen
@@ -91,8 +94,8 @@ end
 local function next_owner(priority)
   local chosen
   for _, owner in ipairs(turns_of(priority)) do
-    if not chosen or runs(owner) < runs(chosen) then chosen = owner end
-    if runs(chosen) == 0 then break end
+    if not chosen or runs(priority, owner) < runs(priority, chosen) then chosen = owner end
+    if runs(priority, chosen) == 0 then break end
   end
   return chosen
 end
@@ -117,24 +120,27 @@ local function serve(priority, owner, hands)
 end
 
 -- A place changes hands where a key waits and another one runs at least two more, at the same priority or a lower one: that
--- one still runs no less afterwards, so nothing changes back. Its newest job waits again, at no charge, and goes on later
+-- one still runs no less afterwards, so nothing changes back. A line of a batch gives its place to whatever waits above. Its newest job waits again, at no charge, and goes on later
 -- where its log ends. `offers` are jobs that their holder can hand back, the newest first: {id, owner, rank of priority}.
 -- Returns their ids. O(offers), of each job that is handed on.
 local function preempt(offers, hands)
   local gone = {}
   local function hand_on(rank, owner)
-    local chosen
+    local chosen, most
     for at, offer in ipairs(offers) do
-      if offer.rank >= rank and runs(offer.owner) >= runs(owner) + 2
-          and (not chosen or runs(offer.owner) > runs(offers[chosen].owner)) then
-        chosen = at
+      local its = runs(PRIORITIES[offer.rank], offer.owner)
+      local yields = offer.rank == #PRIORITIES and rank < #PRIORITIES
+      if offer.rank >= rank and (yields or its >= runs(PRIORITIES[rank], owner) + 2) then
+        -- Lines of batches first, then those of the key that runs most.
+        if yields then its = math.huge end
+        if not chosen or its > most then chosen, most = at, its end
       end
     end
     if not chosen or not serve(PRIORITIES[rank], owner, hands) then return false end
     local offer = table.remove(offers, chosen)
     note_left(offer.id, NOW, 'preempted', (redis.call('HGET', job_key(offer.id), 'preempted') or 0) + 1)
     requeue(offer.id)
-    running[offer.owner] = nil
+    running[account(PRIORITIES[offer.rank], offer.owner)] = nil
     gone[#gone + 1] = offer.id
     return true
   end

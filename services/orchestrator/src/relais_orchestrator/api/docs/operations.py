@@ -57,6 +57,7 @@ HEADERS_OF = {401: (AUTHENTICATE,), 429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETR
 PATH_PARAMETERS = {
     "channel_id": "What the request was accepted as.",
     "model": "A declared model; its name may have slashes.",
+    "batch_id": "What the batch was created as.",
     "file_id": "What the file was uploaded as, or what its batch names.",
 }
 SECURITY: dict[Access, list[Json]] = {
@@ -84,7 +85,9 @@ def describe(route: Route, schemas: Schemas, deployment: Deployment) -> Json:
         media: Json = {"schema": schemas.of(route.body, "validation")}
         if route.example is not None:
             models = deployment.embedding_models if route.embeds else deployment.models
-            if models:
+            if "model" not in route.body.model_fields:
+                media["example"] = {**route.example}
+            elif models:
                 media["example"] = {"model": models[0], **route.example}
         operation["requestBody"] = {"required": True, "content": {"application/json": media}}
     if route.form is not None:

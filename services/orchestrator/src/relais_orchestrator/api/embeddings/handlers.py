@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sys
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 from aiohttp import web
@@ -16,6 +18,8 @@ from aiohttp import web
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
+from relais_common.jobs.job import OnDisconnect
+from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.schemas import (
     CohereRerankResponse,
@@ -25,12 +29,16 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreList,
 )
 from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer
-from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.large_answers import send_json
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
+
+PARTS_AT_ONCE = 16
+"""Vectors that a line of a batch turns into JSON before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,11 @@ class _Done:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """One vector for each input."""
     asked, done = await _ask(request, Reading.EMBEDDINGS)
+    text = _embeddings_json(asked, done)
+    return await send_json(request, text, holds_bytes=len(done.packed), headers=done.headers)
+
+
+def _embeddings_json(asked: Asked, done: _Done) -> Iterator[bytes]:
     tail = orjson.dumps(
         {
             "model": done.model,
@@ -72,19 +85,20 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         }
     )
 
-    def text() -> Iterator[bytes]:
-        yield b'{"object":"list","data":['
-        for index, row in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64)):
-            comma = b"," if index else b""
-            yield b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, row)
-        yield b"],%b" % tail[1:]
-
-    return await send_json(request, text(), holds_bytes=len(done.packed), headers=done.headers)
+    yield b'{"object":"list","data":['
+    for index, row in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64)):
+        comma = b"," if index else b""
+        yield b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, row)
+    yield b"],%b" % tail[1:]
 
 
 async def rerank(request: web.Request) -> web.Response:
     """Rank documents by their cosine similarity to a query."""
     asked, done = await _ask(request, Reading.RERANK)
+    return json_response(_rerank(asked, done), headers=done.headers)
+
+
+def _rerank(asked: Asked, done: _Done) -> RerankResponse:
     documents = () if asked.draft.embedding is None else asked.draft.embedding.inputs
     results: list[RerankResult] = []
     for index, one in _nearest(asked, done):
@@ -92,20 +106,23 @@ async def rerank(request: web.Request) -> web.Response:
         if asked.return_documents:
             result["document"] = {"text": str(documents[index])}
         results.append(result)
-    answer: RerankResponse = {
+    return {
         "id": f"rerank-{done.channel_id}",
         "model": done.model,
         "results": results,
         "usage": done.usage,
         "timings": done.completed.timings,
     }
-    return json_response(answer, headers=done.headers)
 
 
 async def cohere_rerank(request: web.Request) -> web.Response:
     """Rank documents, for Cohere's client."""
     asked, done = await _ask(request, Reading.COHERE_RERANK)
-    answer: CohereRerankResponse = {
+    return json_response(_cohere_rerank(asked, done), headers=done.headers)
+
+
+def _cohere_rerank(asked: Asked, done: _Done) -> CohereRerankResponse:
+    return {
         "id": f"rerank-{done.channel_id}",
         "results": [
             {"index": index, "relevance_score": one} for index, one in _nearest(asked, done)
@@ -116,7 +133,6 @@ async def cohere_rerank(request: web.Request) -> web.Response:
         },
         "timings": done.completed.timings,
     }
-    return json_response(answer, headers=done.headers)
 
 
 def _nearest(asked: Asked, done: _Done) -> list[tuple[int, float]]:
@@ -127,8 +143,12 @@ def _nearest(asked: Asked, done: _Done) -> list[tuple[int, float]]:
 
 async def score(request: web.Request) -> web.Response:
     """Cosine similarities of one text with others."""
-    _, done = await _ask(request, Reading.SCORE)
-    answer: ScoreList = {
+    asked, done = await _ask(request, Reading.SCORE)
+    return json_response(_score(asked, done), headers=done.headers)
+
+
+def _score(_: Asked, done: _Done) -> ScoreList:
+    return {
         "object": "list",
         "data": [
             {"object": "score", "index": index, "score": one}
@@ -140,7 +160,6 @@ async def score(request: web.Request) -> web.Response:
         "created": int(time.time()),
         "timings": done.completed.timings,
     }
-    return json_response(answer, headers=done.headers)
 
 
 async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
@@ -152,19 +171,61 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
             open_request.enter_context(parts.streams.of(caller.key_id))
             accepted = await accept(request, asked.draft, caller=caller, body=body)
         del body  # the wait may be long
-        answer = Answer(
+        done = await _end_of(
             parts,
-            accepted.channel_id,
-            None,
             caller,
+            accepted.channel_id,
             on_disconnect=asked.draft.on_disconnect,
             repeatable="Idempotency-Key" in request.headers,
         )
-        _, _, completed = await answer.whole()
-        packed = await parts.queue.vectors(accepted.channel_id)
-        if packed is None or completed.vectors is None:
-            raise ChannelNotFound("the vectors of this request have expired")
-        return asked, _Done(accepted.channel_id, completed, completed.vectors, packed)
+        return asked, done
+
+
+async def _end_of(
+    parts: Parts, caller: Caller, channel_id: str, *, on_disconnect: OnDisconnect, repeatable: bool
+) -> _Done:
+    answer = Answer(
+        parts, channel_id, None, caller, on_disconnect=on_disconnect, repeatable=repeatable
+    )
+    _, _, completed = await answer.whole()
+    packed = await parts.queue.vectors(channel_id)
+    if packed is None or completed.vectors is None:
+        raise ChannelNotFound("the vectors of this request have expired")
+    return _Done(channel_id, completed, completed.vectors, packed)
+
+
+def _lines(
+    json_of: Callable[[Asked, _Done], Iterable[bytes]],
+    parts: Parts,
+    caller: Caller,
+    asked: Asked,
+    channel_id: str,
+) -> Wait:
+    async def wait() -> bytes:
+        done = await _end_of(
+            parts, caller, channel_id, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
+        )
+        body = bytearray()
+        for at, part in enumerate(json_of(asked, done)):
+            body += part
+            if at % PARTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return bytes(body)
+
+    return wait
+
+
+EMBEDDINGS_LINES = Endpoint(Reading.EMBEDDINGS, partial(_lines, _embeddings_json))
+RERANK_LINES = Endpoint(
+    Reading.RERANK, partial(_lines, lambda asked, done: [orjson.dumps(_rerank(asked, done))])
+)
+COHERE_RERANK_LINES = Endpoint(
+    Reading.COHERE_RERANK,
+    partial(_lines, lambda asked, done: [orjson.dumps(_cohere_rerank(asked, done))]),
+)
+SCORE_LINES = Endpoint(
+    Reading.SCORE, partial(_lines, lambda asked, done: [orjson.dumps(_score(asked, done))])
+)
 
 
 def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.closed import CLOSED
 from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName
 from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
 from relais_orchestrator.api.schemas.unsupported import NotSupported
 
@@ -39,7 +40,7 @@ class _Common(BaseModel):
     model_config = STRICT
 
     model: EmbeddingModelName
-    priority: Priority = Field(
+    priority: RequestPriority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
     )
     deadline_s: Deadline | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from relais_common.jobs.errors import FilesUnavailable, RangeNotSatisfiable, RelaisError
+from relais_common.jobs.errors import FileInUse, FilesUnavailable, RangeNotSatisfiable, RelaisError
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.files.schemas import FileDeleted, FileList, FilesQuery, file_object
 from relais_orchestrator.api.files.uploads import Upload
@@ -87,6 +87,9 @@ async def download_file(request: web.Request) -> web.StreamResponse:
 async def delete_file(request: web.Request) -> web.Response:
     """`DELETE /v1/files/{file_id}`."""
     file = await _own_file(request)
+    batches = request.app[PARTS].batches
+    if batches is not None and file.file_id in await batches.input_files():
+        raise FileInUse("a batch that has not ended reads this file; cancel it first")
     await store_of(request).delete(file.file_id)
     body: FileDeleted = {"id": file.file_id, "object": "file", "deleted": True}
     return json_response(body)

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from relais_common.jobs.errors import (
+    FileInUse,
     FileNotKnown,
     FileStorageFull,
     FilesUnavailable,
@@ -84,6 +85,6 @@ ROUTES = [
         tag=TAG,
         summary="Delete a file",
         answers=(Answer(200, "It is gone.", FileDeleted),),
-        errors=(FileNotKnown, FilesUnavailable),
+        errors=(FileNotKnown, FileInUse, FilesUnavailable),
     ),
 ]

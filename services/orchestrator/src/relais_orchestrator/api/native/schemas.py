@@ -13,6 +13,7 @@ from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.deployed import NO_EMBEDDING_MODEL, NO_MODEL, Deadline
 from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
 from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
 
@@ -85,7 +86,7 @@ class SubmitRequest(ChatFields, TemplateKwargs):
         default=None, description="What follows from the input; another one is refused."
     )
     params: NativeParams = NativeParams()
-    priority: Priority = Priority.NORMAL
+    priority: RequestPriority = Priority.NORMAL
     deadline_s: Deadline | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL

@@ -24,6 +24,7 @@ from relais_common.jobs.events import (
     Event,
     Expired,
     Failed,
+    Restarted,
     Started,
     Token,
     TokenLogprob,
@@ -112,6 +113,12 @@ class Answer:
             await self._leave()
             raise
 
+    async def json(self) -> bytes:
+        """Wait for the end and return the whole response's JSON. Raises RelaisError as `whole` does."""
+        assert self._shape is not None
+        text, tokens, completed = await self.whole()
+        return orjson.dumps(self._shape.whole(text, completed, tokens or None))
+
     async def whole(self) -> _Whole:
         """Wait for the end and return the whole text, its token details and the last event.
 
@@ -155,6 +162,9 @@ class Answer:
                         text.append(event.text)
                         if event.logprobs is not None:
                             tokens += event.logprobs
+                    elif isinstance(event, Restarted):
+                        text.clear()
+                        tokens.clear()
                     elif isinstance(event, Completed):
                         return "".join(text), tokens, event
                     elif (error := _no_answer(event)) is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from aiohttp import web
 
 from relais_common.jobs.channels import channel_model
+from relais_common.jobs.job import OnDisconnect
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.accepting import accept
@@ -17,6 +19,7 @@ from relais_orchestrator.api.openai.answers import Answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
@@ -72,6 +75,24 @@ async def _accept(
         on_disconnect=asked.draft.on_disconnect,
         repeatable="Idempotency-Key" in request.headers,
     )
+
+
+def _line(
+    shape_of: Callable[[Identity], Format], parts: Parts, caller: Caller, _: Asked, channel_id: str
+) -> Wait:
+    identity = Identity(channel_id, channel_model(channel_id), int(time.time()))
+    return Answer(
+        parts,
+        channel_id,
+        shape_of(identity),
+        caller,
+        on_disconnect=OnDisconnect.CONTINUE,
+        repeatable=True,
+    ).json
+
+
+CHAT_LINES = Endpoint(Reading.CHAT, partial(_line, ChatFormat))
+COMPLETION_LINES = Endpoint(Reading.COMPLETION, partial(_line, CompletionFormat))
 
 
 async def list_models(request: web.Request) -> web.Response:

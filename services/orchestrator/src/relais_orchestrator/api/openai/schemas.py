@@ -26,6 +26,7 @@ from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
 from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
+from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import (
     MAX_LOGPROBS,
     MAX_TOKENS,
@@ -83,7 +84,7 @@ class _Common(SamplingParams, RefusedOnBoth):
     )
     n: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
     user: Label | None = Field(default=None, description="No effect.")
-    priority: Priority = Field(
+    priority: RequestPriority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
     )
     deadline_s: Deadline | None = Field(

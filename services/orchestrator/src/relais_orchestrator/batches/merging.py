@@ -1,0 +1,113 @@
+"""The end of a batch: its input and its results, side by side, become an output file and an error file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from relais_common.jobs.errors import FileNotKnown
+from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.batches.feeding import result_line
+from relais_orchestrator.batches.lines import ENVELOPE_BYTES, custom_id_of, lines_of
+from relais_orchestrator.batches.store import BatchStore, Document, LineResult
+from relais_orchestrator.files.store import FileStore, FileWriter
+
+RESULTS_AT_ONCE = 16
+"""Each may have megabytes."""
+
+
+class Merge:
+    """Writes the files of one batch; each at its first line.
+
+    Args:
+        ends_as: the status that the batch is about to get.
+    """
+
+    def __init__(
+        self, parts: Parts, files: FileStore, store: BatchStore, batch: Document, ends_as: str
+    ) -> None:
+        self._parts = parts
+        self._files = files
+        self._store = store
+        self._batch = batch
+        self._ends_as = ends_as
+        self._writers: dict[bool, FileWriter] = {}
+        self._counts = {True: 0, False: 0}
+        self._usage = [0, 0, 0, 0]
+
+    async def run(self) -> Document:
+        """Write both files, let clients see them, and return the changes of the batch that name them."""
+        await self._files.delete_of_batch(self._batch["_id"])
+        try:
+            await self._write_lines()
+            file_ids = {ok: await self._close(writer) for ok, writer in self._writers.items()}
+        except BaseException:
+            for writer in self._writers.values():
+                await writer.discard()
+            raise
+        return {
+            "output_file_id": file_ids.get(True),
+            "error_file_id": file_ids.get(False),
+            "counts": {
+                "total": sum(self._counts.values()),
+                "completed": self._counts[True],
+                "failed": self._counts[False],
+            },
+            "usage": self._usage,
+        }
+
+    async def _write_lines(self) -> None:
+        results = self._results()
+        result = await anext(results, None)
+        try:
+            async for number, text in self._lines():
+                # A line that got its result from two holders has one all the same.
+                if result is not None and result.line == number:
+                    await self._write(result)
+                    result = await anext(results, None)
+                else:
+                    await self._write(self._not_run(number, custom_id_of(text)))
+        except FileNotKnown:
+            # Somebody has deleted it behind the API's back; what ran is still there.
+            while result is not None:
+                await self._write(result)
+                result = await anext(results, None)
+
+    async def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
+        batch = self._batch
+        file = await self._files.find(batch["input_file_id"], key_id=batch["key_id"], expired=True)
+        most = self._parts.settings.limits.max_body_bytes + ENVELOPE_BYTES
+        async for number, text in lines_of(self._files.read(file), most):
+            if number <= batch["last_line"]:
+                yield number, text
+
+    async def _results(self) -> AsyncIterator[LineResult]:
+        last = 0
+        while page := await self._store.results(
+            self._batch["_id"], after=last, limit=RESULTS_AT_ONCE
+        ):
+            for one in page:
+                yield one
+            last = page[-1].line
+
+    def _not_run(self, number: int, custom_id: str) -> LineResult:
+        request_id = f"{self._batch['_id']}-{number}"
+        text = result_line(request_id=request_id, custom_id=custom_id, not_run=self._ends_as)
+        return LineResult(number, False, text)
+
+    async def _write(self, result: LineResult) -> None:
+        if result.ok not in self._writers:
+            kind = "output" if result.ok else "error"
+            self._writers[result.ok] = await self._files.create(
+                key_id=self._batch["key_id"],
+                filename=f"{self._batch['_id']}_{kind}.jsonl",
+                purpose="batch_output",
+                batch_id=self._batch["_id"],
+            )
+        await self._writers[result.ok].write(result.text)
+        self._counts[result.ok] += 1
+        self._usage = [one + more for one, more in zip(self._usage, result.usage, strict=True)]
+
+    async def _close(self, writer: FileWriter) -> str:
+        keep_s: Any = self._batch.get("output_keep_s")
+        return (await writer.close(keep_s=keep_s)).file_id

@@ -1,0 +1,252 @@
+"""Runs batches that nobody holds, each under a lease, until its end or until another orchestrator has it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from relais_common.jobs.errors import (
+    Draining,
+    FileNotKnown,
+    FilesUnavailable,
+    InvalidRequest,
+    KeyRevoked,
+)
+from relais_common.jobs.job import StopReason
+from relais_common.runtime.lifecycle import cancel_and_wait, pause
+from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.batches.endpoints import Endpoint
+from relais_orchestrator.batches.feeding import Feeder
+from relais_orchestrator.batches.lines import ENVELOPE_BYTES, lines_of
+from relais_orchestrator.batches.merging import Merge
+from relais_orchestrator.batches.store import BatchStore, Document
+from relais_orchestrator.batches.validation import Validation, validate
+from relais_orchestrator.files.store import FileStore, StoredFile
+from relais_orchestrator.metrics.batches import BatchMetrics
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 1.0
+BEAT_S = 0.5
+"""How often a holder extends its lease, and so hears of a cancel."""
+
+MAX_HELD = 256
+"""Batches that one orchestrator runs at once."""
+
+
+async def run_batches(
+    parts: Parts,
+    files: FileStore,
+    store: BatchStore,
+    endpoints: Mapping[str, Endpoint],
+    metrics: BatchMetrics,
+) -> None:
+    """Take batches for ever."""
+    held: set[asyncio.Task[None]] = set()
+    metrics.held.read(lambda: len(held))
+    async with asyncio.TaskGroup() as group:
+        while True:
+            batch = None
+            holder = secrets.token_hex(8)
+            if not parts.drain.started and len(held) < MAX_HELD:
+                try:
+                    batch = await store.claim(holder)
+                except FilesUnavailable:
+                    log.debug("batches_not_looked_for")
+            if batch is None:
+                await pause(store.created, LOOK_EVERY_S)
+                store.created.clear()
+                continue
+            endpoint = endpoints[batch["endpoint"]]
+            held_batch = HeldBatch(parts, files, store, endpoint, metrics, batch, holder)
+            task = group.create_task(held_batch.run())
+            held.add(task)
+            task.add_done_callback(held.discard)
+
+
+class HeldBatch:
+    """One batch under one lease."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        files: FileStore,
+        store: BatchStore,
+        endpoint: Endpoint,
+        metrics: BatchMetrics,
+        batch: Document,
+        holder: str,
+    ) -> None:
+        self._parts = parts
+        self._files = files
+        self._store = store
+        self._endpoint = endpoint
+        self._metrics = metrics
+        self._batch = batch
+        self._batch_id: str = batch["_id"]
+        self._holder = holder
+        self._feeder: Feeder | None = None
+        self._is_cancelled = batch["status"] == "cancelling"
+        self._expires_at: datetime = batch["expires_at"]
+
+    async def run(self) -> None:
+        """Work on the batch while its lease holds."""
+        log.info("batch_taken", batch_id=self._batch_id, status=self._batch["status"])
+        work = asyncio.create_task(self._work())
+        try:
+            await self._keep(work)
+        finally:
+            try:
+                await cancel_and_wait(work)
+                await self._release()
+            except (FilesUnavailable, Draining) as error:
+                log.info("batch_paused", batch_id=self._batch_id, code=error.code)
+                await self._release()
+            except Exception:
+                # Its lease runs out, and then somebody tries again, until the completion window is over.
+                log.exception("batch_crashed", batch_id=self._batch_id)
+
+    async def _keep(self, work: asyncio.Task[None]) -> None:
+        """Extend the lease until the work is done, the lease is lost, or this orchestrator drains."""
+        lease_s = self._parts.settings.batches.lease_s
+        valid_until = time.monotonic() + lease_s
+        while not work.done() and not self._parts.drain.started:
+            await asyncio.wait({work}, timeout=BEAT_S)
+            began = time.monotonic()
+            try:
+                batch = await self._store.renew(self._batch_id, self._holder, self._progress())
+            except FilesUnavailable:
+                if time.monotonic() <= valid_until:
+                    continue
+                batch = None
+            if batch is None:
+                if not work.done():
+                    log.warning("batch_lease_lost", batch_id=self._batch_id)
+                return
+            valid_until = began + lease_s
+            self._is_cancelled = self._is_cancelled or batch["status"] == "cancelling"
+            self._expires_at = batch["expires_at"]
+            self._stop_feeding()
+
+    def _progress(self) -> dict[str, int]:
+        feeder = self._feeder
+        if feeder is None:
+            return {}
+        return {"counts.completed": feeder.completed, "counts.failed": feeder.failed}
+
+    def _stop_feeding(self) -> None:
+        """Stop feeding if the batch is cancelled, or its time is over."""
+        if self._feeder is not None and self._is_cancelled:
+            self._feeder.stop(StopReason.CLIENT)
+        elif self._feeder is not None and time.time() >= self._expires_at.timestamp():
+            self._feeder.stop(StopReason.DEADLINE)
+
+    async def _work(self) -> None:
+        if self._batch["status"] == "validating" and not await self._validate():
+            return
+        # One that was cancelled while it was validated has nothing in the queue.
+        if "last_line" in self._batch and self._batch["status"] != "finalizing":
+            await self._feed()
+        await self._end()
+
+    async def _validate(self) -> bool:
+        """Return whether the batch goes on."""
+        try:
+            caller = self._parts.key_ring.client(self._batch["key_id"])
+            path, lines = self._batch["endpoint"], self._lines(await self._input())
+            found = await validate(self._parts, path, self._endpoint, caller, lines)
+        except FileNotKnown:
+            found = Validation()
+            found.note(InvalidRequest("the input file was deleted", param="input_file_id"))
+        except KeyRevoked as error:
+            found = Validation()
+            found.note(error)
+        changes: dict[str, Any] = {"model": found.model}
+        if found.errors:
+            changes["errors"] = found.errors
+        else:
+            changes |= {"counts.total": found.total, "last_line": found.last_line}
+        to = "failed" if found.errors else "in_progress"
+        batch = await self._move(to, changes, when="validating")
+        if batch is None:
+            self._is_cancelled = True
+            return True
+        self._batch = batch
+        if found.errors:
+            self._note_end(batch)
+        return not found.errors
+
+    async def _feed(self) -> None:
+        try:
+            file = await self._input()
+            try:
+                await self._run_feeder(file)
+            except KeyRevoked:
+                await self._store.cancel(self._batch_id, key_id=self._batch["key_id"])
+                self._is_cancelled = True
+                await self._run_feeder(file)
+        except FileNotKnown:
+            # Only somebody with access to the database can delete it now. What ran is still there.
+            log.error("batch_input_lost", batch_id=self._batch_id)
+
+    async def _run_feeder(self, file: StoredFile) -> None:
+        self._feeder = Feeder(
+            self._parts, self._files, self._store, self._batch, self._endpoint, file
+        )
+        self._stop_feeding()
+        await self._feeder.run()
+
+    async def _end(self) -> None:
+        """Write the files and give the batch its last status."""
+        if self._batch["status"] == "in_progress":
+            feeder, total = self._feeder, self._batch["counts"]["total"]
+            is_whole = feeder is not None and feeder.completed + feeder.failed >= total
+            changes = {"ends_as": "completed" if is_whole else "expired"}
+            batch = await self._move("finalizing", changes, when="in_progress")
+            if batch is None:
+                self._is_cancelled = True
+            else:
+                self._batch = batch
+        ends_as = "cancelled" if self._is_cancelled else self._batch.get("ends_as", "expired")
+        files: dict[str, Any] = {}
+        if "last_line" in self._batch:
+            merge = Merge(self._parts, self._files, self._store, self._batch, ends_as)
+            files = await merge.run()
+        when = "cancelling" if self._is_cancelled else "finalizing"
+        batch = await self._move(ends_as, files, when=when)
+        if batch is not None:
+            self._note_end(batch)
+            await self._store.drop_results(self._batch_id)
+
+    async def _move(self, to: str, changes: Mapping[str, Any], *, when: str) -> Document | None:
+        return await self._store.move(self._batch_id, self._holder, to, changes, when=when)
+
+    def _note_end(self, batch: Document) -> None:
+        log.info("batch_ended", batch_id=self._batch_id, status=batch["status"], **batch["counts"])
+        self._metrics.ended.of(batch["status"]).add()
+        for status in ("completed", "failed"):
+            self._metrics.requests.of(status).add(batch["counts"][status])
+
+    async def _input(self) -> StoredFile:
+        return await self._files.find(
+            self._batch["input_file_id"], key_id=self._batch["key_id"], expired=True
+        )
+
+    async def _lines(self, file: StoredFile) -> AsyncIterator[tuple[int, bytes | None]]:
+        most = self._parts.settings.limits.max_body_bytes + ENVELOPE_BYTES
+        async for line in lines_of(self._files.read(file), most):
+            if self._is_cancelled:
+                return
+            yield line
+
+    async def _release(self) -> None:
+        try:
+            await self._store.release(self._batch_id, self._holder)
+        except FilesUnavailable:
+            log.debug("batch_not_released", batch_id=self._batch_id)

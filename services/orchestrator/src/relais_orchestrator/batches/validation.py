@@ -1,0 +1,84 @@
+"""Reads a batch's whole input before anything of it is queued."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from relais_common.jobs.channels import MAX_BATCH_LINES
+from relais_common.jobs.errors import InvalidRequest, RelaisError
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.batches.endpoints import Endpoint
+from relais_orchestrator.batches.lines import read_line
+
+MAX_ERRORS = 100
+
+
+@dataclass(slots=True)
+class Validation:
+    """What was found.
+
+    Attributes:
+        last_line: its number; blank lines count.
+    """
+
+    total: int = 0
+    last_line: int = 0
+    model: str | None = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, error: RelaisError, line: int | None = None) -> None:
+        self.errors.append(
+            {"code": error.code, "message": error.message, "param": error.param, "line": line}
+        )
+
+
+async def validate(
+    parts: Parts,
+    path: str,
+    endpoint: Endpoint,
+    caller: Caller,
+    lines: AsyncIterator[tuple[int, bytes | None]],
+) -> Validation:
+    """Check every line by its route's own schema; stops after `MAX_ERRORS` errors.
+
+    Raises:
+        FileNotKnown: the input was deleted.
+    """
+    found = Validation()
+    seen: set[bytes] = set()
+    most = parts.settings.batches.max_lines
+    async for number, text in lines:
+        found.total += 1
+        found.last_line = number
+        if found.total > most or number > MAX_BATCH_LINES:
+            error = InvalidRequest(f"at most {most} requests", code="too_many_requests")
+            found.note(error, number)
+            break
+        try:
+            line = await read_line(parts, path, endpoint, caller, text)
+            name = hashlib.blake2b(line.custom_id.encode(), digest_size=16).digest()
+            if name in seen:
+                raise InvalidRequest(
+                    "custom_id: another line has the same",
+                    param="custom_id",
+                    code="duplicate_custom_id",
+                )
+            seen.add(name)
+            if found.model not in (None, line.model):
+                raise InvalidRequest(
+                    f"body.model: all lines have one model, and another has {found.model!r}",
+                    param="body.model",
+                    code="mismatched_model",
+                )
+            found.model = line.model
+        except RelaisError as error:
+            found.note(error, number)
+            if len(found.errors) >= MAX_ERRORS:
+                break
+    if not found.total:
+        found.note(InvalidRequest("the file has no requests", code="empty_file"))
+    return found

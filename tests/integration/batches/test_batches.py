@@ -1,0 +1,320 @@
+"""`/v1/batches`: what becomes of the lines of a file."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from relais_orchestrator.batches.store import BATCHES, RESULTS
+from relais_testing.batches import CHAT, BatchClient, encode, line, lines
+from relais_testing.builders import MODEL
+from relais_testing.kept import Kept
+from relais_testing.stack import Front, Stack, answer_to, chat_request
+from relais_testing.waiting import wait_until
+from relais_testing.worker import Worker
+
+
+async def refusal(
+    front: Front, method: str, path: str, **options: Any
+) -> tuple[int, str, str | None]:
+    async with front.session.request(method, path, **options) as response:
+        error = (await response.json())["error"]
+        return response.status, error["code"], error["param"]
+
+
+async def test_each_line_has_its_answer_in_the_output_file(
+    client: BatchClient, worker: Worker, kept: Kept
+) -> None:
+    batch_id = await client.create(encode(lines(40)), metadata={"night": "1"})
+    batch = await client.ended(batch_id)
+    assert (batch["status"], batch["model"], batch["metadata"]) == (
+        "completed",
+        MODEL,
+        {"night": "1"},
+    )
+    assert batch["request_counts"] == {"total": 40, "completed": 40, "failed": 0}
+    assert batch["error_file_id"] is None
+    assert batch["usage"]["output_tokens"] == 160
+    moments = [batch[f"{one}_at"] for one in ("created", "in_progress", "finalizing", "completed")]
+    assert moments == sorted(moments)
+    found = await client.content(batch["output_file_id"])
+    assert [one["custom_id"] for one in found] == [f"r-{number}" for number in range(40)]
+    for number, one in enumerate(found):
+        assert one["error"] is None
+        assert one["response"]["status_code"] == 200
+        said = one["response"]["body"]["choices"][0]["message"]["content"]
+        assert said == answer_to(f"line {number}", 4)
+    file = await client.json("GET", f"/v1/files/{batch['output_file_id']}")
+    assert file["purpose"] == "batch_output"
+    assert await kept.database[RESULTS].count_documents({}) == 0
+
+
+async def test_traces_of_lines_name_their_batch(
+    client: BatchClient, worker: Worker, kept: Kept
+) -> None:
+    batch_id = await client.create(encode(lines(3)))
+    await client.ended(batch_id)
+
+    async def traced() -> bool:
+        return await kept.count() == 3
+
+    await wait_until(traced)
+    for trace in await kept.documents():
+        assert (trace["batch_id"], trace["priority"]) == (batch_id, "batch")
+
+
+async def test_text_completions_are_run_too(client: BatchClient, worker: Worker) -> None:
+    body = {"model": MODEL, "prompt": "once", "max_tokens": 3}
+    batch_id = await client.create(
+        encode([line(0, url="/v1/completions", body=body)]), "/v1/completions"
+    )
+    (one,) = await client.content((await client.ended(batch_id))["output_file_id"])
+    assert one["response"]["body"]["object"] == "text_completion"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "param"),
+    [
+        (b"{", "invalid_json_line", None),
+        (b"[]", "invalid_value", ""),
+        (encode([{"method": "POST", "url": CHAT, "body": {}}])[:-1], "invalid_value", "custom_id"),
+        (encode([line(0)])[:-1], "duplicate_custom_id", "custom_id"),
+        (encode([line(1, url="/v1/embeddings")])[:-1], "invalid_url", "url"),
+        (encode([line(1, method="GET")])[:-1], "invalid_method", "method"),
+        (encode([line(1, body=chat_request(stream=True))])[:-1], "unsupported_value", "body.stream"),
+        (encode([line(1, body=chat_request(max_tokens=-1))])[:-1], "invalid_value", "body.max_tokens"),
+        (encode([line(1, body=chat_request(model="other"))])[:-1], "model_not_found", "body.model"),
+        (b'{"custom_id": "' + b"x" * (5 << 20) + b'"}', "line_too_long", None),
+    ],
+    ids=["json", "list", "no name", "twice", "url", "method", "stream", "field", "model", "long"],
+)  # fmt: skip
+async def test_wrong_line_is_named_and_nothing_is_run(
+    front: Front, client: BatchClient, wrong: bytes, code: str, param: str | None
+) -> None:
+    batch_id = await client.create(b"\n" + encode([line(0)]) + wrong + b"\n" + encode([line(2)]))
+    batch = await client.ended(batch_id)
+    assert batch["status"] == "failed"
+    (error,) = batch["errors"]["data"]
+    assert (error["code"], error["line"]) == (code, 3)
+    assert error["param"] == param or not param
+    assert batch["request_counts"]["total"] == 0
+    assert (await front.parts.queue.depth(MODEL)).waiting == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\n" * 100_000, b" \n"])
+async def test_file_without_requests_fails(client: BatchClient, content: bytes) -> None:
+    batch = await client.ended(await client.create(content))
+    assert [one["code"] for one in batch["errors"]["data"]] == ["empty_file"]
+
+
+async def test_too_many_lines_fail(stack: Stack, kept: Kept) -> None:
+    front = await stack.front(**kept.settings, MAX_BATCH_LINES="3")
+    client = BatchClient(front.session)
+    batch = await client.ended(await client.create(encode(lines(4))))
+    (error,) = batch["errors"]["data"]
+    assert (error["code"], error["line"]) == ("too_many_requests", 4)
+
+
+async def test_line_that_fails_goes_to_the_error_file(stack: Stack, client: BatchClient) -> None:
+    await stack.worker(max_model_len=64)
+    long = chat_request("x" * 100)
+    batch_id = await client.create(encode([line(0), line(1, body=long), line(2)]))
+    batch = await client.ended(batch_id)
+    assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    (one,) = await client.content(batch["error_file_id"])
+    assert (one["custom_id"], one["response"]["status_code"], one["error"]) == ("r-1", 400, None)
+    assert one["response"]["body"]["error"]["param"] == "messages"
+    assert len(await client.content(batch["output_file_id"])) == 2
+
+
+async def test_cancelled_batch_keeps_what_has_ended_and_names_the_rest(
+    stack: Stack, client: BatchClient
+) -> None:
+    await stack.worker(max_num_seqs=2, tokens_per_s=40)
+    batch_id = await client.create(encode(lines(60)))
+
+    async def begun() -> bool:
+        return bool((await client.show(batch_id))["request_counts"]["completed"] >= 2)
+
+    await wait_until(begun)
+    assert (await client.cancel(batch_id))["status"] == "cancelling"
+    batch = await client.ended(batch_id)
+    assert batch["status"] == "cancelled"
+    counts = batch["request_counts"]
+    assert counts["completed"] >= 2
+    assert counts["failed"] >= 1
+    done = await client.content(batch["output_file_id"])
+    not_run = await client.content(batch["error_file_id"])
+    assert len(done) == counts["completed"]
+    assert {one["error"]["code"] for one in not_run} == {"batch_cancelled"}
+    names = [one["custom_id"] for one in [*done, *not_run]]
+    assert sorted(names) == sorted(f"r-{number}" for number in range(60))
+    await wait_until(stack.idle)
+
+
+async def test_batch_without_a_worker_is_cancelled(stack: Stack, client: BatchClient) -> None:
+    batch_id = await client.create(encode(lines(30)))
+
+    async def waits() -> bool:
+        return (await stack.store.intake.depth(MODEL)).waiting > 0
+
+    await wait_until(waits)
+    await client.cancel(batch_id)
+    batch = await client.ended(batch_id)
+    assert batch["request_counts"] == {"total": 30, "completed": 0, "failed": 30}
+    assert await stack.idle()
+
+
+async def test_ended_batch_cannot_be_cancelled(
+    front: Front, client: BatchClient, worker: Worker
+) -> None:
+    batch_id = await client.create(encode(lines(1)))
+    await client.ended(batch_id)
+    assert await refusal(front, "POST", f"/v1/batches/{batch_id}/cancel") == (
+        409,
+        "batch_ended",
+        None,
+    )
+
+
+async def test_batch_expires_with_its_window(stack: Stack, client: BatchClient, kept: Kept) -> None:
+    await stack.worker(max_num_seqs=2, tokens_per_s=40)
+    batch_id = await client.create(encode(lines(60)))
+
+    async def begun() -> bool:
+        return bool((await client.show(batch_id))["request_counts"]["completed"] >= 2)
+
+    await wait_until(begun)
+    soon = datetime.now(UTC) - timedelta(seconds=1)
+    await kept.database[BATCHES].update_one({"_id": batch_id}, {"$set": {"expires_at": soon}})
+    batch = await client.ended(batch_id)
+    assert batch["status"] == "expired"
+    not_run = await client.content(batch["error_file_id"])
+    assert {one["error"]["code"] for one in not_run} == {"batch_expired"}
+    done = await client.content(batch["output_file_id"])
+    assert len(done) + len(not_run) == 60
+    assert await stack.idle()
+
+
+async def test_input_of_a_running_batch_cannot_be_deleted(
+    front: Front, client: BatchClient
+) -> None:
+    batch_id = await client.create(encode(lines(1)))
+    file_id = (await client.show(batch_id))["input_file_id"]
+    assert await refusal(front, "DELETE", f"/v1/files/{file_id}") == (409, "file_in_use", None)
+    await client.cancel(batch_id)
+    await client.ended(batch_id)
+    await client.json("DELETE", f"/v1/files/{file_id}")
+
+
+async def test_batch_whose_input_is_gone_fails(client: BatchClient, front: Front) -> None:
+    assert front.parts.files is not None
+    file_id = await client.upload(encode(lines(1)))
+    wanted = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+    await front.parts.files.delete(file_id)
+    assert await refusal(front, "POST", "/v1/batches", json=wanted) == (
+        404,
+        "file_not_found",
+        "file_id",
+    )
+
+
+async def test_other_keys_see_nothing_of_a_batch(front: Front, client: BatchClient) -> None:
+    batch_id = await client.create(encode(lines(1)))
+    other = {"Authorization": "Bearer other"}
+    for method, path in (("GET", ""), ("POST", "/cancel")):
+        found = await refusal(front, method, f"/v1/batches/{batch_id}{path}", headers=other)
+        assert found == (404, "batch_not_found", "batch_id")
+    file_id = (await client.show(batch_id))["input_file_id"]
+    wanted = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+    found = await refusal(front, "POST", "/v1/batches", json=wanted, headers=other)
+    assert found == (404, "file_not_found", "file_id")
+    assert (await BatchClient(front.session, **other).json("GET", "/v1/batches"))["data"] == []
+    await client.cancel(batch_id)
+    await client.ended(batch_id)
+
+
+async def test_batches_are_paged_the_newest_first(client: BatchClient) -> None:
+    made = [await client.create(b"") for _ in range(5)]
+    seen: list[str] = []
+    page = await client.json("GET", "/v1/batches?limit=2")
+    while True:
+        seen += [one["id"] for one in page["data"]]
+        if not page["has_more"]:
+            break
+        page = await client.json("GET", f"/v1/batches?limit=2&after={page['last_id']}")
+    assert seen == made[::-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"endpoint": "/v1/images/generations"}, "endpoint"),
+        ({"endpoint": "/v1/requests"}, "endpoint"),
+        ({"completion_window": "1d"}, "completion_window"),
+        ({"completion_window": "999h"}, "completion_window"),
+        ({"metadata": {"a": "x" * 513}}, "metadata.a"),
+        ({"window": "24h"}, "window"),
+    ],
+)
+async def test_wrong_field_is_named(
+    front: Front, client: BatchClient, fields: dict[str, Any], param: str
+) -> None:
+    file_id = await client.upload(b"")
+    wanted = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"} | fields
+    status, _, found = await refusal(front, "POST", "/v1/batches", json=wanted)
+    assert (status, found) == (400, param)
+
+
+async def test_open_batches_of_a_key_are_bounded(stack: Stack, kept: Kept) -> None:
+    front = await stack.front(**kept.settings, MAX_BATCHES_PER_KEY="1")
+    client = BatchClient(front.session)
+    batch_id = await client.create(encode(lines(1)))
+    file_id = await client.upload(b"")
+    wanted = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+    found = await refusal(front, "POST", "/v1/batches", json=wanted)
+    assert found == (429, "too_many_batches", None)
+    await client.cancel(batch_id)
+    await client.ended(batch_id)
+    await client.json("POST", "/v1/batches", json=wanted)
+
+
+async def test_no_more_lines_are_in_the_queue_than_allowed(stack: Stack, kept: Kept) -> None:
+    front = await stack.front(**kept.settings, BATCH_INFLIGHT="5")
+    client = BatchClient(front.session)
+    first, second = [await client.create(encode(lines(20))) for _ in range(2)]
+
+    async def waits() -> bool:
+        return (await stack.store.intake.depth(MODEL)).waiting == 5
+
+    await wait_until(waits)
+    await stack.worker()
+    for batch_id in (first, second):
+        assert (await client.ended(batch_id))["request_counts"]["completed"] == 20
+
+
+async def test_request_beside_a_batch_of_its_key_goes_first(
+    stack: Stack, front: Front, client: BatchClient
+) -> None:
+    await stack.worker(max_num_seqs=2, tokens_per_s=20)
+    slow = [line(number, body=chat_request(f"{number}", max_tokens=400)) for number in range(8)]
+    batch_id = await client.create(encode(slow))
+
+    async def full() -> bool:
+        return (await stack.store.intake.depth(MODEL)).running == 2
+
+    await wait_until(full)
+    async with front.post(CHAT, chat_request("now", max_tokens=2)) as response:
+        assert response.status == 200
+        said = json.loads(await response.read())["choices"][0]["message"]["content"]
+    assert said == answer_to("now", 2)
+    await client.cancel(batch_id)
+    await client.ended(batch_id)
+
+
+async def test_clients_cannot_ask_for_the_priority_of_batches(front: Front) -> None:
+    found = await refusal(front, "POST", CHAT, json=chat_request(priority="batch"))
+    assert found == (400, "invalid_value", "priority")
