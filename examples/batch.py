@@ -11,11 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Final
 
 from openai import OpenAI
 from openai.types import Batch
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Final = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 

@@ -214,11 +214,18 @@ async def test_counts_of_jobs_whose_state_expired_before_anybody_ended_them_are_
     before = await ports.intake.depth(MODEL)
     await reap(ports)
     after = await ports.intake.depth(MODEL)
-    assert (before.waiting, after.waiting) == (11, 8)
+    assert (before.waiting, after.waiting) == (14, 11)
     unfinished = await redis_store.redis.hgetall(keys.open_jobs(MODEL))
-    assert unfinished == {b"a": b"3", b"b": b"3", b"c": b"3"}
-    assert ids(await take(ports, 9, idle=True)) == ids([crashed])
-    left = await take(ports, 9)
+    assert unfinished == {
+        b"a": b"3",
+        b"b": b"3",
+        b"c": b"3",
+        b"batch a": b"1",
+        b"batch b": b"1",
+        b"batch c": b"1",
+    }
+    assert ids(await take(ports, 12, idle=True)) == ids([crashed])
+    left = await take(ports, 12)
     assert sorted(ids([running, crashed, *left])) == sorted(ids(kept))
     assert (await ports.intake.depth(MODEL)).waiting == 0
 

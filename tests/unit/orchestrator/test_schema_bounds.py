@@ -21,7 +21,9 @@ def parts(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(schema.get("type"), str):
             yield path, schema
         for name, inner in schema.items():
-            if name not in ("metadata", "serialization", "ref"):
+            # A field may be called metadata, too.
+            is_field = isinstance(inner, dict) and "type" in inner
+            if name not in ("serialization", "ref") and (name != "metadata" or is_field):
                 yield from parts(inner, f"{path}.{name}")
     elif isinstance(schema, list | tuple):
         for index, inner in enumerate(schema):

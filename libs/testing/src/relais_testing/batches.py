@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 
 from relais_testing.stack import chat_request
 from relais_testing.waiting import wait_until
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 ENDED = ("failed", "completed", "expired", "cancelled")
 
 

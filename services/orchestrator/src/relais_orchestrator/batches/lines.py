@@ -48,6 +48,11 @@ class Line:
     model: str
 
 
+def wrong_line(code: str, message: str, param: str | None = None) -> InvalidRequest:
+    """Return an error that only lines of batches have, with OpenAI's code."""
+    return InvalidRequest(message, param=param, code=code)
+
+
 async def lines_of(
     pieces: AsyncIterator[bytes], most_bytes: int
 ) -> AsyncIterator[tuple[int, bytes | None]]:
@@ -96,7 +101,7 @@ async def read_line(
     """
     if text is None:
         most = parts.settings.limits.max_body_bytes
-        raise InvalidRequest(f"the line's body is larger than {most} bytes", code="line_too_long")
+        raise wrong_line("line_too_long", f"the line's body is larger than {most} bytes")
     try:
         line = _LINES.decode(text)
     except msgspec.ValidationError as error:
@@ -104,11 +109,11 @@ async def read_line(
         param = at.rstrip("`") or message.rpartition("field `")[2].rstrip("`")
         raise InvalidRequest(f"{param}: {message}", param=param, code="invalid_value") from None
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise InvalidRequest("this line is not valid JSON", code="invalid_json_line") from None
+        raise wrong_line("invalid_json_line", "this line is not valid JSON") from None
     if line.method != "POST":
-        raise InvalidRequest("method: only POST", param="method", code="invalid_method")
+        raise wrong_line("invalid_method", "method: only POST", "method")
     if line.url != path:
-        raise InvalidRequest(f"url: the batch is for {path}", param="url", code="invalid_url")
+        raise wrong_line("invalid_url", f"url: the batch is for {path}", "url")
     try:
         asked = await parts.readers.read(endpoint.reading, bytes(line.body), caller.key_id)
         if asked.stream:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relais_common.jobs.channels import MAX_BATCH_LINES
-from relais_common.jobs.errors import InvalidRequest, RelaisError
+from relais_common.jobs.errors import RelaisError
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.endpoints import Endpoint
-from relais_orchestrator.batches.lines import read_line
+from relais_orchestrator.batches.lines import read_line, wrong_line
 
 MAX_ERRORS = 100
 
@@ -55,24 +55,21 @@ async def validate(
         found.total += 1
         found.last_line = number
         if found.total > most or number > MAX_BATCH_LINES:
-            error = InvalidRequest(f"at most {most} requests", code="too_many_requests")
-            found.note(error, number)
+            found.note(wrong_line("too_many_requests", f"at most {most} requests"), number)
             break
         try:
             line = await read_line(parts, path, endpoint, caller, text)
             name = hashlib.blake2b(line.custom_id.encode(), digest_size=16).digest()
             if name in seen:
-                raise InvalidRequest(
-                    "custom_id: another line has the same",
-                    param="custom_id",
-                    code="duplicate_custom_id",
+                raise wrong_line(
+                    "duplicate_custom_id", "custom_id: another line has the same", "custom_id"
                 )
             seen.add(name)
             if found.model not in (None, line.model):
-                raise InvalidRequest(
+                raise wrong_line(
+                    "mismatched_model",
                     f"body.model: all lines have one model, and another has {found.model!r}",
-                    param="body.model",
-                    code="mismatched_model",
+                    "body.model",
                 )
             found.model = line.model
         except RelaisError as error:
@@ -80,5 +77,5 @@ async def validate(
             if len(found.errors) >= MAX_ERRORS:
                 break
     if not found.total:
-        found.note(InvalidRequest("the file has no requests", code="empty_file"))
+        found.note(wrong_line("empty_file", "the file has no requests"))
     return found
