@@ -9,7 +9,9 @@ from relais_testing.builders import MODEL
 from relais_testing.ports import Ports
 from relais_testing.waiting import wait_until
 
-STATE = WorkerState("w1", MODEL, capacity=8, running=3, max_model_len=4096, kv_cache_usage=0.25)
+STATE = WorkerState(
+    "w1", MODEL, capacity=8, running=3, max_model_len=4096, kv_cache_usage=0.25, parent="base"
+)
 
 
 async def test_nobody_is_alive_at_first(ports: Ports) -> None:

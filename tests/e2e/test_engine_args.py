@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import Sampling
-from relais_llm_worker.app import open_engine
+from relais_llm_worker.app import open_engines
 from relais_llm_worker.engines.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.process_stack import VLLM_ON_CPU
@@ -77,6 +77,25 @@ def test_wrong_option_is_one_line_that_names_it(line: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ("base=/x", "'base' names two models"),
+        ("a=/x a=/y", "'a' names two models"),
+        ('{"name":"a","path":"/x","base_model_name":"b"}', "for another model than 'base'"),
+        ("=/x", "a model name has 1 to"),
+        ("a=/x b=/x c=/x d=/x", "VLLM_MAX_NUM_SEQS is 4; with 4 adapters it takes at least 5"),
+    ],
+)
+def test_adapter_whose_name_no_model_can_have_is_refused(modules: str, message: str) -> None:
+    from relais_llm_worker.engines.vllm.adapters import adapters_of
+
+    line = f"--lora-modules {modules}" if "{" not in modules else f"--lora-modules '{modules}'"
+    with pytest.raises(SettingsError) as caught:
+        adapters_of(_read(line)["lora_modules"], "base", 4)
+    assert message in str(caught.value)
+
+
 def test_every_option_that_a_setting_sets_is_refused() -> None:
     from relais_llm_worker.engines.vllm.arguments import engine_args
 
@@ -114,6 +133,7 @@ def test_every_option_that_a_setting_sets_is_refused() -> None:
             {"VLLM_ENGINE_ARGS": "--speculative-config.method none-such"},
             "SpeculativeConfig: method: Input",
         ),
+        ({"VLLM_ENGINE_ARGS": "--lora-modules a=/nowhere"}, "--lora-modules: "),
         ({"VLLM_MAX_MODEL_LEN": "100000"}, "max_model_len (100000) is greater than"),
     ],
 )
@@ -141,10 +161,10 @@ PROMPTS = ("The waiting time at the town hall is far too long.", "Merci pour vot
 
 
 async def _answers(**settings: str) -> list[list[int]]:
-    async with open_engine(
+    async with open_engines(
         read_settings({**VLLM_ON_CPU, **settings}).engine, CollectorRegistry()
-    ) as engine:
-        return [await _answer(engine, text) for text in PROMPTS]
+    ) as engines:
+        return [await _answer(engines[0], text) for text in PROMPTS]
 
 
 async def _answer(engine: Engine, text: str) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
-from relais_llm_worker.app import open_engine
+from relais_llm_worker.app import open_engines
 from relais_llm_worker.engines.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.contracts.engine import EngineContract
@@ -29,8 +29,8 @@ async def vllm() -> AsyncIterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VLLM_ON_CPU.items():
             patch.setenv(name, value)
-        async with open_engine(read_settings(VLLM_ON_CPU).engine, CollectorRegistry()) as engine:
-            yield engine
+        async with open_engines(read_settings(VLLM_ON_CPU).engine, CollectorRegistry()) as engines:
+            yield engines[0]
 
 
 class TestVllm(EngineContract):

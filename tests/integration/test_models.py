@@ -99,6 +99,20 @@ async def test_model_whose_servers_are_all_down_has_no_worker(stack: Stack, fron
     assert (await stands(front, "ready"))["relais"]["capacity"] == 4
 
 
+async def test_adapter_is_shown_with_its_parent_while_a_worker_tells_of_it(stack: Stack) -> None:
+    front = await stack.front(MODELS=f"{MODEL},adapter", MODEL_ALIASES='{"short": "adapter"}')
+    assert (await model(front, "adapter"))["parent"] is None
+    worker = WorkerState("w/adapter", "adapter", capacity=4, running=0, parent=MODEL)
+    await stack.store.registry.beat(worker, ttl_s=60)
+
+    async def told() -> bool:
+        return bool((await model(front, "adapter"))["parent"] == MODEL)
+
+    await wait_until(told, every_s=0.1)
+    assert (await model(front, "short"))["parent"] == MODEL
+    assert (await model(front))["parent"] is None
+
+
 async def test_alias_is_its_model_in_every_way(stack: Stack) -> None:
     front = await stack.front(MODEL_ALIASES=json.dumps(ALIASES))
     await stack.worker()

@@ -18,7 +18,7 @@ from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engines.engine import EngineLoad
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
-from relais_llm_worker.engines.local import LocalModel
+from relais_llm_worker.engines.local import models_of
 from relais_llm_worker.generate import GenerateHandler
 from relais_testing.builders import hold, make_job
 from relais_testing.faults import Faults
@@ -42,7 +42,7 @@ class Bench:
         source = faults.around(ports.source)
         self.publisher = Publisher(source)
         settings: dict[str, Any] = {"max_output_tokens": 60, "kv_cache_threshold": 0.9} | limits
-        model = LocalModel(self.engine, **settings)
+        model = models_of([self.engine], **settings)[0]
         self.handler = GenerateHandler(model, source, ports.log, self.publisher)
 
     async def taken(self, job: Job) -> TakenJob:
@@ -393,7 +393,7 @@ async def test_engine_that_is_faster_than_the_store_waits_for_it(
 ) -> None:
     bench = Bench(ports, faults, max_output_tokens=20_000)
     bench.engine = DeterministicEngine("m", max_model_len=30_000, max_num_seqs=4, tokens_per_s=0)
-    model = LocalModel(bench.engine, max_output_tokens=20_000, kv_cache_threshold=0.9)
+    model = models_of([bench.engine], max_output_tokens=20_000, kv_cache_threshold=0.9)[0]
     source = faults.around(ports.source)
     bench.handler = GenerateHandler(model, source, ports.log, bench.publisher)
     job = prompt_job("a", max_tokens=2 * MOST_UNSENT, ignore_eos=True)

@@ -13,7 +13,7 @@ from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.job import Job, Sampling
 from relais_llm_worker.engines.engine import Chunk, Emitted
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
-from relais_llm_worker.engines.local import LocalModel
+from relais_llm_worker.engines.local import LocalModel, models_of
 from relais_llm_worker.model import Cut
 from relais_testing.builders import make_job
 from relais_testing.remote import Said, say
@@ -34,7 +34,7 @@ TOOLS = ChatOptions(tools=(tool("weather"), tool("clock")))
 @pytest.fixture
 def model() -> LocalModel:
     engine = DeterministicEngine("m", max_model_len=4096, max_num_seqs=4, tokens_per_s=0)
-    return LocalModel(engine, max_output_tokens=1000, kv_cache_threshold=0.95)
+    return models_of([engine], max_output_tokens=1000, kv_cache_threshold=0.95)[0]
 
 
 def chat(said: str, options: ChatOptions = TOOLS, **sampling: Any) -> Job:

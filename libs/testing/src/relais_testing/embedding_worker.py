@@ -72,7 +72,7 @@ async def open_embedding_worker(
 
         served = Served(model, lambda: ModelStatus(bounds.max_requests), is_well, make_handler)
         metrics = worker_metrics(model)
-        serving = asyncio.create_task(serve(service, served, False, store, metrics, stop))
+        serving = asyncio.create_task(serve(service, served, False, store, metrics, stop, []))
         try:
             yield EmbeddingWorker(encoder, batches, stop, serving)
         finally:

@@ -19,7 +19,7 @@ from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.serving import Desk, ServiceSettings, WorkerStore, serve
 from relais_llm_worker.app import served
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
-from relais_llm_worker.engines.local import LocalModel
+from relais_llm_worker.engines.local import models_of
 from relais_testing.builders import MODEL
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
@@ -85,8 +85,8 @@ class Worker:
             log_format="json",
             stream_interval_s=stream_interval_s,
         )
-        local = LocalModel(
-            self.engine, max_output_tokens=max_output_tokens, kv_cache_threshold=1.1, stall_s=3600
+        (local,) = models_of(
+            [self.engine], max_output_tokens=max_output_tokens, kv_cache_threshold=1.1, stall_s=3600
         )
         self._model = served(local)
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +100,7 @@ class Worker:
 
         model = replace(self._model, make_handler=make_handler)
         metrics = WorkerMetrics(CollectorRegistry(), [model.name])
-        await serve(self._settings, model, False, self._store, metrics, self.stop)
+        await serve(self._settings, model, False, self._store, metrics, self.stop, [])
 
     def start(self) -> None:
         self._task = asyncio.create_task(self.run())

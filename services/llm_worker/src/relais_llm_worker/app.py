@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, run_worker
 from relais_llm_worker.engines.engine import Engine
-from relais_llm_worker.engines.local import LocalModel
+from relais_llm_worker.engines.local import models_of
 from relais_llm_worker.generate import GenerateHandler
 from relais_llm_worker.model import Model
 from relais_llm_worker.remote.model import Limits
@@ -32,38 +32,38 @@ async def open_models(
         async with open_remote_models(settings.remote, limits, registry) as models:
             yield models
         return
-    async with open_engine(settings.engine, registry) as engine:
-        yield [
-            LocalModel(
-                engine,
-                max_output_tokens=settings.max_output_tokens,
-                kv_cache_threshold=settings.kv_cache_threshold,
-                stall_s=settings.engine.stall_s,
-            )
-        ]
+    async with open_engines(settings.engine, registry) as engines:
+        yield models_of(
+            engines,
+            max_output_tokens=settings.max_output_tokens,
+            kv_cache_threshold=settings.kv_cache_threshold,
+            stall_s=settings.engine.stall_s,
+        )
 
 
 @asynccontextmanager
-async def open_engine(
+async def open_engines(
     settings: EngineSettings, registry: CollectorRegistry
-) -> AsyncIterator[Engine]:
-    """Open an engine in this process."""
+) -> AsyncIterator[Sequence[Engine]]:
+    """Open an engine in this process, once for each model that it serves."""
     if settings.kind == "deterministic":
         from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 
-        yield DeterministicEngine(
-            settings.served_name,
-            max_model_len=settings.max_model_len or 4096,
-            max_num_seqs=settings.max_num_seqs,
-            tokens_per_s=settings.tokens_per_s,
-        )
+        yield [
+            DeterministicEngine(
+                settings.served_name,
+                max_model_len=settings.max_model_len or 4096,
+                max_num_seqs=settings.max_num_seqs,
+                tokens_per_s=settings.tokens_per_s,
+            )
+        ]
         return
     from relais_llm_worker.engines.vllm.metrics import VllmMetrics
-    from relais_llm_worker.engines.vllm.starting import open_vllm_engine
+    from relais_llm_worker.engines.vllm.starting import open_vllm_engines
 
     registry.register(VllmMetrics())
-    async with open_vllm_engine(settings) as engine:
-        yield engine
+    async with open_vllm_engines(settings) as engines:
+        yield engines
 
 
 async def run(settings: Settings) -> None:

@@ -360,6 +360,7 @@ class WorkerState:
 
     Attributes:
         not_ready: why it can run nothing now, though it lives; None where it can.
+        parent: the model that this one is an adapter of, if it is one.
     """
 
     worker_id: str
@@ -370,3 +371,4 @@ class WorkerState:
     max_model_len: int | None = None
     kv_cache_usage: float | None = None
     not_ready: str | None = None
+    parent: str | None = None

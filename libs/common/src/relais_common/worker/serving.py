@@ -164,8 +164,9 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
                 metrics = WorkerMetrics(registry, [model.name for model in models])
                 garbage.freeze_startup_objects()
                 several = len(models) > 1
+                held: list[HeldJobs] = []
                 for model in models:
-                    group.create_task(serve(settings, model, several, store, metrics, stop))
+                    group.create_task(serve(settings, model, several, store, metrics, stop, held))
     log.info("worker_stopped")
 
 
@@ -176,11 +177,17 @@ async def serve(
     store: WorkerStore,
     metrics: WorkerMetrics,
     stop: asyncio.Event,
+    held_by_all: list[HeldJobs],
 ) -> None:
-    """Serve one model's queue until `stop`, then drain it."""
+    """Serve one model's queue until `stop`, then drain it.
+
+    Args:
+        held_by_all: of every model of this worker; receives this one's.
+    """
     # The registry identifies a worker by its id, with one model each.
     worker_id = f"{settings.worker_id}/{model.name}" if one_of_several else settings.worker_id
     held_jobs = HeldJobs()
+    held_by_all.append(held_jobs)
 
     def state() -> WorkerState:
         status = model.status()
@@ -193,6 +200,7 @@ async def serve(
             max_model_len=status.max_model_len,
             kv_cache_usage=status.kv_cache_usage,
             not_ready=status.not_ready,
+            parent=status.parent,
         )
 
     source = store.source
@@ -224,19 +232,21 @@ async def serve(
             max_failures=settings.max_failures,
             outage_grace_s=settings.lease_s,
         ),
-        _watch(model, held_jobs),
+        _watch(model, held_by_all),
     ):
         await consumer.run(stop)
 
 
-async def _watch(model: Served, held_jobs: HeldJobs, every_s: float = 1.0) -> None:
+async def _watch(model: Served, held_by_all: Sequence[HeldJobs], every_s: float = 1.0) -> None:
     """Check the engine's health, so that one that dies idle, or is stuck, is noticed too."""
     while True:
         await asyncio.sleep(every_s)
         try:
             await model.check_health()
         except EngineStuck as error:
-            held_jobs.suspicion = error.channel_ids
+            # Models may share an engine, and its death ends them all.
+            for held_jobs in held_by_all:
+                held_jobs.suspicion = error.channel_ids
             raise
         except EngineDead:
             log.error("engine_dead")

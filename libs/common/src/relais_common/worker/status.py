@@ -12,9 +12,11 @@ class ModelStatus:
     Attributes:
         capacity: jobs that it currently runs at once.
         not_ready: why it cannot run jobs; None if it can.
+        parent: the model that this one is an adapter of, if it is one.
     """
 
     capacity: int
     max_model_len: int | None = None
     kv_cache_usage: float | None = None
     not_ready: str | None = None
+    parent: str | None = None

@@ -20,13 +20,15 @@ class ModelInfo:
     Attributes:
         revision: identifies its weights; a stream continues only on the same revision.
         max_model_len: prompt and answer together, in tokens.
-        max_num_seqs: sequences that the engine runs at once.
+        max_num_seqs: sequences that the engine runs at once, of all its models.
+        parent: the model that this one is an adapter of, if it is one.
     """
 
     name: str
     revision: str
     max_model_len: int
     max_num_seqs: int
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

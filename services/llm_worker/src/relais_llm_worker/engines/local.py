@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -12,6 +12,7 @@ from relais_common.jobs.job import Job
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engines.engine import NOTHING, Chunk, Engine, exceeds_context
+from relais_llm_worker.engines.places import Places
 from relais_llm_worker.engines.stall import StallWatch
 from relais_llm_worker.model import Answer, Cut
 
@@ -24,23 +25,25 @@ class LocalModel:
     The owner calls `check_health` about once a second.
 
     Args:
+        places, stalls: shared by the models of one engine.
         max_output_tokens: the most output tokens of one request.
         kv_cache_threshold: KV cache usage above which no further job is taken.
-        stall_s: how long the engine may make no step while it has requests.
     """
 
     def __init__(
         self,
         engine: Engine,
+        places: Places,
+        stalls: StallWatch,
         *,
         max_output_tokens: int,
         kv_cache_threshold: float,
-        stall_s: float = 120.0,
     ) -> None:
         self._engine = engine
+        self._places = places
+        self._stalls = stalls
         self._max_output_tokens = max_output_tokens
         self._kv_cache_threshold = kv_cache_threshold
-        self._stalls = StallWatch(stall_s)
 
     @property
     def name(self) -> str:
@@ -50,22 +53,22 @@ class LocalModel:
         """Return the free places in the running batch; none while the engine has its own queue."""
         load = self._engine.load()
         # An idle engine reports nothing new, so its last report may be out of date.
-        if held == 0:
-            return self._engine.info.max_num_seqs
-        if (
+        busy = held or self._places.used_by_others(self.name)
+        if busy and (
             self._stalls.is_worrying
             or load.waiting > 0
             or load.kv_cache_usage >= self._kv_cache_threshold
         ):
             return 0
-        return self._engine.info.max_num_seqs - held
+        return self._places.room(self.name, held)
 
     def status(self) -> ModelStatus:
         return ModelStatus(
-            capacity=self._engine.info.max_num_seqs,
+            capacity=self._engine.info.max_num_seqs - self._places.used_by_others(self.name),
             max_model_len=self._engine.info.max_model_len,
             kv_cache_usage=round(self._engine.load().kv_cache_usage, 4),
             not_ready="the engine makes no step" if self._stalls.is_worrying else None,
+            parent=self._engine.info.parent,
         )
 
     def can_continue(self, job: Job) -> bool:
@@ -73,6 +76,12 @@ class LocalModel:
 
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
+        with self._places.running(self.name):
+            async with self._answer(job, cut) as answer:
+                yield answer
+
+    @asynccontextmanager
+    async def _answer(self, job: Job, cut: Cut | None) -> AsyncIterator[Answer]:
         revision = self._engine.info.revision
         chat = job.conversation
         sampling = self._engine.settled(job.sampling, chat)
@@ -150,6 +159,32 @@ class LocalModel:
                 code="context_length_exceeded",
             )
         return min(asked or room, self._max_output_tokens, room)
+
+
+def models_of(
+    engines: Sequence[Engine],
+    *,
+    max_output_tokens: int,
+    kv_cache_threshold: float,
+    stall_s: float = 120.0,
+) -> list[LocalModel]:
+    """Return the models of one engine, which appears once for each: they share its places.
+
+    Args:
+        stall_s: how long the engine may make no step while it has requests.
+    """
+    places = Places([one.info.name for one in engines], engines[0].info.max_num_seqs)
+    stalls = StallWatch(stall_s)
+    return [
+        LocalModel(
+            one,
+            places,
+            stalls,
+            max_output_tokens=max_output_tokens,
+            kv_cache_threshold=kv_cache_threshold,
+        )
+        for one in engines
+    ]
 
 
 async def _ended() -> AsyncIterator[Chunk]:

@@ -26,6 +26,7 @@ class ModelState:
         workers: live workers that are not draining and can run it.
         capacity: requests that they run at once.
         max_model_len: the shortest context of its workers; None if unknown.
+        parent: the model that this one is an adapter of, as its workers say.
     """
 
     state: Literal["ready", "busy", "no_worker"]
@@ -35,6 +36,7 @@ class ModelState:
     waiting: int
     estimated_wait_s: float | None
     max_model_len: int | None
+    parent: str | None
 
 
 class ModelStates:
@@ -92,6 +94,7 @@ def _state(queue: QueueView, workers: Sequence[WorkerState]) -> ModelState:
         waiting=queue.waiting,
         estimated_wait_s=queue.estimated_wait_s,
         max_model_len=_shortest(worker.max_model_len for worker in workers),
+        parent=next((worker.parent for worker in workers if worker.parent), None),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from relais_common.jobs.error_texts import MAX_LENGTH
@@ -52,10 +53,15 @@ class _Parser(FlexibleArgumentParser):
         raise ValueError(message)
 
 
-def engine_args(settings: EngineSettings) -> AsyncEngineArgs:
-    """Return the engine's arguments. Raises SettingsError as `read_engine_args` does."""
+def engine_args(settings: EngineSettings) -> tuple[AsyncEngineArgs, list[LoRAModulePath]]:
+    """Return the engine's arguments, and the LoRA adapters to load. Raises SettingsError as `read_engine_args` does."""
     structured_outputs = settings.structured_outputs
-    return AsyncEngineArgs(
+    given = read_engine_args(settings.engine_args)
+    adapters = given.pop("lora_modules", [])
+    if adapters:
+        # All at once, or the engine would keep some requests waiting while others have room.
+        given = {"enable_lora": True, "max_loras": len(adapters)} | given
+    arguments = AsyncEngineArgs(
         model=settings.repo_id,
         served_model_name=settings.served_name,
         dtype=settings.dtype,
@@ -73,12 +79,13 @@ def engine_args(settings: EngineSettings) -> AsyncEngineArgs:
             and structured_outputs.disable_additional_properties,
         ),
         reasoning_parser=settings.chats.reasoning_parser or "",
-        **read_engine_args(settings.engine_args),
+        **given,
     )
+    return arguments, adapters
 
 
 def read_engine_args(words: Sequence[str]) -> dict[str, Any]:
-    """Return the given arguments of `AsyncEngineArgs`.
+    """Return the given arguments of `AsyncEngineArgs`, and `lora_modules`.
 
     Raises:
         SettingsError: in vLLM's words, or naming the setting to use instead.
@@ -101,7 +108,7 @@ def read_engine_args(words: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"{NAME}: {option} is set by {_SETTINGS[name]}")
         if name in _FIXED:
             raise SettingsError(f"{NAME}: {option} cannot be set: {_FIXED[name]}")
-        if name not in engine_options:
+        if name not in engine_options and name != "lora_modules":
             raise SettingsError(
                 f"{NAME}: {option} is an option of vLLM's server, not of its engine"
             )

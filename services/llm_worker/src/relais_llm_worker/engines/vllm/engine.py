@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt, tokens_input
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -52,7 +53,7 @@ _LONGEST_CONTEXT = 4  # tokens that may share a character
 
 
 class VllmEngine:
-    """One AsyncLLM, and the properties of its model."""
+    """One AsyncLLM, and the properties of its model, or of an adapter of it."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class VllmEngine:
         chats: VllmChats,
         structured_outputs: StructuredOutputsSettings,
         trials: Trials | None,
+        adapter: LoRARequest | None = None,
     ) -> None:
         self._llm = llm
         self._gauge = gauge
@@ -74,6 +76,7 @@ class VllmEngine:
         self._single_texts: dict[int, str] = {}  # at most the vocabulary
         self._defaults = llm.model_config.get_diff_sampling_param()
         self._info = info
+        self._adapter = adapter
 
     @property
     def info(self) -> ModelInfo:
@@ -225,6 +228,7 @@ class VllmEngine:
                 request_id,
                 prompt,
                 params,
+                lora_request=self._adapter,
                 **self._chats.engine_arguments(chat, prompt_token_ids),
             )
         except EngineDeadError as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
 from vllm.envs import enable_envs_cache
+from vllm.lora.request import LoRARequest
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -19,6 +20,7 @@ from relais_common.jobs.errors import SettingsError
 from relais_llm_worker.engines.engine import ModelInfo
 from relais_llm_worker.engines.parent_death import guard_forks
 from relais_llm_worker.engines.prompts import Prompts
+from relais_llm_worker.engines.vllm.adapters import adapters_of, digest_of, load_adapter
 from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
 from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
@@ -35,8 +37,8 @@ SHUTDOWN_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine]:
-    """Load the model in a thread, so that health checks are answered meanwhile; shut it down on exit."""
+async def open_vllm_engines(settings: EngineSettings) -> AsyncIterator[Sequence[VllmEngine]]:
+    """Load model and adapters in a thread, so that health checks are answered meanwhile; shut down on exit."""
     guard_forks()
     if settings.structured_outputs.backend == "guidance":
         # It follows no structural tags, which are vLLM's first choice for tools: JSON schemas are the second.
@@ -45,15 +47,19 @@ async def open_vllm_engine(settings: EngineSettings) -> AsyncIterator[VllmEngine
     with ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         loop = asyncio.get_running_loop()
         template = await loop.run_in_executor(thread, check_chat_settings, settings.chats)
-        llm, gauge = await loop.run_in_executor(thread, _load, settings)
+        llm, gauge, adapters = await loop.run_in_executor(thread, _load, settings)
         tokenizer = llm.get_tokenizer()
         prompts = Prompts(tokenizer, llm.model_config.max_model_len, chat_template=template)
         try:
             chats = VllmChats(tokenizer, llm.model_config, settings.chats)
             info = await loop.run_in_executor(thread, _info, llm, gauge, settings)
+            loaded = [await load_adapter(llm, info, one) for one in adapters]
             structured = settings.structured_outputs
             async with _open_trials(llm, structured) as trials:
-                yield VllmEngine(llm, gauge, info, prompts, chats, structured, trials)
+                yield [
+                    VllmEngine(llm, gauge, of, prompts, chats, structured, trials, adapter)
+                    for of, adapter in ((info, None), *loaded)
+                ]
         finally:
             prompts.close()
             # In this thread, because the engine's tasks belong to this loop.
@@ -81,9 +87,10 @@ async def _open_trials(
             await trials.close()
 
 
-def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
+def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge, Sequence[LoRARequest]]:
     """Load the model. Raises SettingsError in vLLM's words."""
-    arguments = engine_args(settings)
+    arguments, modules = engine_args(settings)
+    adapters = adapters_of(modules, settings.served_name, settings.max_num_seqs)
     # It warns of every VLLM_ variable that it does not know. A mistyped one is still named.
     for name in NOT_VLLM_S:
         os.environ.pop(name, None)
@@ -105,7 +112,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge]:
     )
     # Otherwise vLLM parses environment variables again for every token that it counts.
     enable_envs_cache()
-    return llm, gauge
+    return llm, gauge, adapters
 
 
 def _info(llm: AsyncLLM, gauge: LoadGauge, settings: EngineSettings) -> ModelInfo:
@@ -123,13 +130,7 @@ def _revision(llm: AsyncLLM, settings: EngineSettings) -> str:
     config = llm.model_config
     commit = getattr(config.hf_config, "_commit_hash", None)
     if commit is None:
-        digest = hashlib.sha256()
-        for path in sorted(Path(settings.repo_id).glob("*")):
-            if path.suffix in (".json", ".safetensors", ".jinja"):
-                digest.update(f"{path.name}:{path.stat().st_size}:".encode())
-                with path.open("rb") as file:
-                    digest.update(file.read(1 << 20))
-        commit = digest.hexdigest()[:16]
+        commit = digest_of(Path(settings.repo_id))
     revision = f"{commit}/{str(config.dtype).removeprefix('torch.')}"
     if settings.engine_args:
         # Any of them may change what the same weights say.

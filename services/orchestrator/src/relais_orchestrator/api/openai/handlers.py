@@ -137,6 +137,7 @@ def _model(
         "created": parts.started_at_s,
         "owned_by": "relais",
         "root": root,
+        "parent": None if state is None else state.parent,
         "max_model_len": None if state is None else state.max_model_len,
         "relais": shown,
     }

@@ -223,6 +223,12 @@ class ModelObject(TypedDict):
     created: int
     owned_by: str
     root: Annotated[str, Field(description="The model behind an alias; else the id itself.")]
+    parent: Annotated[
+        str | None,
+        Field(
+            description="The model that this one is a LoRA adapter of; null while no worker tells."
+        ),
+    ]
     max_model_len: Annotated[
         int | None,
         Field(description="Prompt and answer together, in tokens; null while no worker tells."),
