@@ -1,4 +1,4 @@
-"""The encoder beside the library it runs on: precisions, prompts, fewer dimensions."""
+"""Encoder and reranker beside the library they run on: precisions, prompts, fewer dimensions, pairs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.encoder import Encoder, Input
+from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens
 from relais_embedding_worker.settings import read_settings
-from relais_testing.contracts.encoder import EncoderContract
-from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder
+from relais_testing.contracts.encoder import EncoderContract, RerankerContract
+from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder, make_reranker
 
 # Makers' warnings at import and load, which are not ours to mend.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -42,12 +42,18 @@ class TestSentenceTransformers(EncoderContract):
         return encoder
 
 
-def open_encoder(**settings: str) -> Any:
-    from relais_embedding_worker.encoder_sentence_transformers import SentenceTransformersEncoder
+class TestSentenceTransformersReranker(RerankerContract):
+    @pytest.fixture(scope="class")
+    def encoder(self, tmp_path_factory: pytest.TempPathFactory) -> Reranker:
+        folder = make_reranker(tmp_path_factory.mktemp("reranker"))
+        encoder: Reranker = open_encoder(EMBEDDING_MODEL=str(folder))
+        return encoder
 
-    return SentenceTransformersEncoder(
-        read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoder
-    )
+
+def open_encoder(**settings: str) -> Any:
+    from relais_embedding_worker.encoder_sentence_transformers import open_model
+
+    return open_model(read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoder)
 
 
 def library(folder: Path) -> Any:
@@ -176,3 +182,57 @@ def test_token_that_the_model_does_not_have_is_refused_wherever_it_is() -> None:
     (tokens,) = encoder.tokenize([(7,) * 100_000], None, 100)
     assert tokens.truncated
     assert len(tokens.ids) == encoder.info.max_tokens
+
+
+def pairs_of(encoder: Any, texts: list[tuple[str, str]], reach: int = WHOLE) -> list[Tokens]:
+    pairs = []
+    for query, document in texts:
+        (first,) = encoder.tokenize([query], InputType.QUERY, reach)
+        (second,) = encoder.tokenize([document], InputType.PASSAGE, reach)
+        pairs.append(encoder.pair(first, second))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "activation", ["torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"]
+)
+def test_scores_are_the_library_s_own_whatever_the_batches(tmp_path: Path, activation: str) -> None:
+    from sentence_transformers import CrossEncoder
+
+    folder = make_reranker(tmp_path, sentence_transformers={"activation_fn": activation})
+    encoder = open_encoder(EMBEDDING_MODEL=str(folder))
+    assert isinstance(encoder, Reranker)
+    rng = random.Random(11)
+    texts = [
+        (" ".join(rng.choices(WORDS, k=rng.choice((0, 1, 4, 9)))), document)
+        for document in [*TEXTS, *(" ".join(rng.choices(WORDS, k=n % 40)) for n in range(80))]
+    ]
+    texts += [("a b c " * 40, "cats sleep"), ("a b c " * 40, "the town hall " * 40)]
+    expected = CrossEncoder(str(folder), device="cpu").predict(texts)
+
+    pairs = pairs_of(encoder, texts)
+    order = rng.sample(range(len(texts)), len(texts))
+    scores = np.empty(len(texts), np.float32)
+    for start in range(0, len(order), 13):
+        at = order[start : start + 13]
+        scores[at] = encoder.encode([pairs[index] for index in at])[:, 0]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    assert np.ptp(scores) > 0.5
+    assert 20 < sum(pair.truncated for pair in pairs) < len(pairs)
+    assert pairs_of(encoder, texts[-2:], reach=200) == pairs[-2:]
+
+
+def test_classifier_of_several_labels_is_no_reranker(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"EMBEDDING_MODEL.*3 labels"):
+        open_encoder(EMBEDDING_MODEL=str(make_reranker(tmp_path, labels=3)))
+
+
+def test_pairs_that_would_be_written_otherwise_than_the_library_does_are_refused(
+    tmp_path: Path,
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = make_reranker(tmp_path)
+    AutoTokenizer.from_pretrained(folder, truncation_side="left").save_pretrained(folder)
+    with pytest.raises(SettingsError, match="EMBEDDING_MODEL"):
+        open_encoder(EMBEDDING_MODEL=str(folder))

@@ -25,7 +25,7 @@ from relais_common.queue.redis_store import RedisStore
 from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.builders import make_job
 from relais_testing.embedding_worker import open_embedding_worker
-from relais_testing.encoders import WatchedEncoder, whole
+from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.waiting import wait_until
 
 DIMENSIONS = 8
@@ -246,3 +246,61 @@ async def test_what_does_not_fit_into_the_drain_goes_on_elsewhere(
         assert (await state_of(redis_store, job)).status is Status.QUEUED
     async with open_embedding_worker(redis_url):
         np.testing.assert_allclose(await answer(redis_store, job), alone("text"), atol=1e-6)
+
+
+def pairs_for(query: str, *documents: str) -> Job:
+    return replace(
+        job_for(*documents, queries=(query,), input_type=InputType.PASSAGE),
+        operation=Operation.RERANK,
+    )
+
+
+async def test_cross_encoder_scores_each_document_by_its_own_query(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    documents = ("cats sleep", "the town hall", "town", "")
+    first, second = pairs_for("town hall", *documents), pairs_for("cats sleep", *documents)
+    async with open_embedding_worker(redis_url, encoder=WatchedReranker()) as worker:
+        worker.encoder.gate.clear()
+        await accept(redis_store, pairs_for("x", "y"))
+        await wait_until(lambda: len(worker.encoder.batches) == 1)
+        await accept(redis_store, first, second)
+        await wait_until(lambda: worker.batches.waiting_tokens == 2 * (6 + 7 + 5 + 4))
+        worker.encoder.gate.set()
+        one, two = await answer(redis_store, first), await answer(redis_store, second)
+    assert one[:, 0].tolist() == [0.0, 1.0, 0.5, 0.0]
+    assert two[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    # The pairs of both requests share a batch, by length.
+    assert worker.encoder.batches[1:] == [[4, 4, 5, 5, 6, 6, 7, 7]]
+
+
+async def test_pair_that_is_too_long_is_cut_and_counted(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    job = pairs_for("town hall", "word " * 100_000, "town", "hall " * 62)
+    async with open_embedding_worker(redis_url, encoder=WatchedReranker()):
+        await accept(redis_store, job)
+        await answer(redis_store, job)
+        end = await ended(redis_store, job)
+    assert isinstance(end, Completed)
+    assert end.vectors is not None
+    assert (end.vectors.count, end.vectors.dimensions, end.vectors.truncated) == (3, 1, 2)
+    assert end.usage.input_tokens == 64 + 5 + 64
+
+
+@pytest.mark.parametrize(
+    ("encoder", "job"),
+    [
+        (WatchedEncoder(), pairs_for("query", "document")),
+        (WatchedReranker(), job_for("text")),
+        (WatchedReranker(), job_for("text", queries=("query",), input_type=InputType.PASSAGE)),
+    ],
+)
+async def test_model_of_another_kind_than_was_declared_refuses_by_name(
+    redis_store: RedisStore, redis_url: str, encoder: WatchedEncoder, job: Job
+) -> None:
+    async with open_embedding_worker(redis_url, encoder=encoder):
+        await accept(redis_store, job)
+        end = await ended(redis_store, job)
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.status, end.error.param) == ("wrong_operation", 400, "model")

@@ -1,15 +1,22 @@
-"""The deterministic encoder keeps the contract of encoders."""
+"""The deterministic encoder keeps the contract of encoders, and the tests' reranker that of rerankers."""
 
 from __future__ import annotations
 
 import pytest
 
-from relais_embedding_worker.encoder import Encoder
+from relais_embedding_worker.encoder import Encoder, Reranker
 from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
-from relais_testing.contracts.encoder import EncoderContract
+from relais_testing.contracts.encoder import EncoderContract, RerankerContract
+from relais_testing.encoders import WatchedReranker
 
 
 class TestDeterministicEncoder(EncoderContract):
     @pytest.fixture
     def encoder(self) -> Encoder:
         return DeterministicEncoder(max_tokens=64)
+
+
+class TestWatchedReranker(RerankerContract):
+    @pytest.fixture
+    def encoder(self) -> Reranker:
+        return WatchedReranker()

@@ -1,4 +1,4 @@
-"""A whole embedding worker in this process: a deterministic encoder, and every loop of the real one."""
+"""A whole embedding worker in this process: a deterministic model, and every loop of the real one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from relais_common.queue.redis_store import open_store
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, ServiceSettings, serve
 from relais_common.worker.status import ModelStatus
+from relais_embedding_worker.app import handler_of
 from relais_embedding_worker.batches import Batches, open_batches
-from relais_embedding_worker.embed import EmbedHandler
 from relais_embedding_worker.settings import read_settings
 from relais_testing.builders import MODEL, worker_metrics
 from relais_testing.encoders import WatchedEncoder
@@ -38,7 +38,7 @@ class EmbeddingWorker:
 
 @asynccontextmanager
 async def open_embedding_worker(
-    redis_url: str, *, model: str = MODEL, **environ: str
+    redis_url: str, *, model: str = MODEL, encoder: WatchedEncoder | None = None, **environ: str
 ) -> AsyncIterator[EmbeddingWorker]:
     """Any setting may be given. What it holds at the end is handed back."""
     settings = read_settings(
@@ -52,7 +52,7 @@ async def open_embedding_worker(
         }
         | environ
     )
-    encoder, bounds = WatchedEncoder(), settings.bounds
+    encoder, bounds = encoder or WatchedEncoder(), settings.bounds
     service: ServiceSettings = settings.service
     stop = asyncio.Event()
     async with (
@@ -65,7 +65,7 @@ async def open_embedding_worker(
     ):
 
         def make_handler(desk: Desk) -> Handler:
-            return EmbedHandler(encoder.info, batches, desk.source, bounds)
+            return handler_of(encoder, batches, desk.source, bounds)
 
         async def is_well() -> None:
             return

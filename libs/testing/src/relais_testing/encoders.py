@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
@@ -57,3 +60,34 @@ class WatchedEncoder(DeterministicEncoder):
             raise RuntimeError("poison")
         rows = super().encode(batch)
         return rows / 0.0 if self.broken else rows
+
+
+class WatchedReranker(WatchedEncoder):
+    """Deterministic too: a score is the share of the query's words that the document has."""
+
+    def __init__(self, *, max_tokens: int = 64) -> None:
+        super().__init__(max_tokens=max_tokens)
+        self.info = replace(self.info, dimensions=1, normalized=False)
+
+    def tokenize(
+        self, inputs: Sequence[Input], input_type: InputType | None, reach: int
+    ) -> list[Tokens | None]:
+        return super().tokenize(inputs, None, reach)
+
+    def pair(self, query: Tokens, document: Tokens) -> Tokens:
+        ids = (*query.ids, *document.ids)
+        limit = self.info.max_tokens
+        return Tokens(
+            ids[:limit],
+            truncated=query.truncated or document.truncated or len(ids) > limit,
+            second_at=len(query.ids),
+        )
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        failing = super().encode(batch)[:, :1] * 0.0
+        shares = [_share(one.ids[1 : one.second_at], one.ids[one.second_at :]) for one in batch]
+        return failing + np.asarray(shares, np.float32)[:, None]
+
+
+def _share(query: Sequence[int], document: Sequence[int]) -> float:
+    return len({*query} & {*document}) / max(1, len({*query}))

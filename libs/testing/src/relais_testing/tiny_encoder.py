@@ -1,4 +1,4 @@
-"""A sentence-transformers model with random weights, made in a moment: for what MiniLM has not got."""
+"""Sentence-transformers models with random weights, made in a moment: for what MiniLM has not got."""
 
 from __future__ import annotations
 
@@ -12,31 +12,24 @@ VOCABULARY = [
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 DIMENSIONS = 32
 MAX_TOKENS = 24
+_SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": DIMENSIONS,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_TOKENS,
+}
 
 
 def make_encoder(folder: Path, *, pools_prompt: bool = True, **config: Any) -> Path:
     """Write it to the folder. It has prompts; what is in `config` stands in its `config.json`."""
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
 
     bare = folder / "bare"
-    bare.mkdir(parents=True)
-    numbered = {token: number for number, token in enumerate(VOCABULARY)}
-    BertTokenizerFast(vocab=numbered).save_pretrained(bare)
-    torch.manual_seed(1)
-    BertModel(
-        BertConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=DIMENSIONS,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=MAX_TOKENS,
-            **config,
-        )
-    ).save_pretrained(bare)
+    _save(bare, BertModel, BertConfig(**_SIZES, **config))
     modules = [
         Transformer(str(bare), max_seq_length=MAX_TOKENS),
         Pooling(DIMENSIONS, pooling_mode="mean", include_prompt=pools_prompt),
@@ -45,3 +38,24 @@ def make_encoder(folder: Path, *, pools_prompt: bool = True, **config: Any) -> P
     model = SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu")
     model.save(str(folder / "model"))
     return folder / "model"
+
+
+def make_reranker(folder: Path, *, labels: int = 1, **config: Any) -> Path:
+    """Write a cross-encoder to the folder. What is in `config` stands in its `config.json`."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    # Weights of the usual size would give all pairs nearly the same score.
+    sizes = {**_SIZES, "num_labels": labels, "initializer_range": 0.5}
+    _save(folder / "model", BertForSequenceClassification, BertConfig(**sizes, **config))
+    return folder / "model"
+
+
+def _save(folder: Path, kind: Any, config: Any) -> None:
+    import torch
+    from transformers import BertTokenizerFast
+
+    folder.mkdir(parents=True)
+    numbered = {token: number for number, token in enumerate(VOCABULARY)}
+    BertTokenizerFast(vocab=numbered).save_pretrained(folder)
+    torch.manual_seed(1)
+    kind(config).save_pretrained(folder)

@@ -8,24 +8,33 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
+from relais_common.queue.ports import JobSource
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, run_worker
 from relais_common.worker.status import ModelStatus
-from relais_embedding_worker.batches import open_batches
+from relais_embedding_worker.batches import Batches, open_batches
 from relais_embedding_worker.embed import EmbedHandler
-from relais_embedding_worker.encoder import Encoder
-from relais_embedding_worker.settings import EncoderSettings, Settings
+from relais_embedding_worker.encoder import Encoder, Reranker
+from relais_embedding_worker.rerank import RerankHandler
+from relais_embedding_worker.settings import Bounds, EncoderSettings, Settings
 
 
 def open_encoder(settings: EncoderSettings) -> Encoder:
-    """Load the encoder, which takes seconds. sentence-transformers is imported only if it is chosen."""
+    """Load the model, which takes seconds. sentence-transformers is imported only if it is chosen."""
     if settings.kind == "deterministic":
         from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
 
         return DeterministicEncoder(tokens_per_s=settings.tokens_per_s)
-    from relais_embedding_worker.encoder_sentence_transformers import SentenceTransformersEncoder
+    from relais_embedding_worker.encoder_sentence_transformers import open_model
 
-    return SentenceTransformersEncoder(settings)
+    return open_model(settings)
+
+
+def handler_of(encoder: Encoder, batches: Batches, source: JobSource, bounds: Bounds) -> Handler:
+    """Return what runs the jobs of a model: of a cross-encoder, or of one that gives vectors."""
+    if isinstance(encoder, Reranker):
+        return RerankHandler(encoder, batches, source, bounds)
+    return EmbedHandler(encoder.info, batches, source, bounds)
 
 
 async def run(settings: Settings) -> None:
@@ -42,7 +51,7 @@ async def run(settings: Settings) -> None:
         ) as batches:
 
             def make_handler(desk: Desk) -> Handler:
-                return EmbedHandler(encoder.info, batches, desk.source, bounds)
+                return handler_of(encoder, batches, desk.source, bounds)
 
             def status() -> ModelStatus:
                 return ModelStatus(bounds.max_requests, max_model_len=encoder.info.max_tokens)

@@ -1,9 +1,10 @@
-"""Runs one job through the encoder: tokens, then vectors or scores, packed."""
+"""Runs one job through the model: tokens, then vectors or scores, packed."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from relais_common.jobs import events
 from relais_common.jobs.errors import EngineRefused, PayloadTooLarge
 from relais_common.jobs.events import Completed, Terminal, Timings, Usage
-from relais_common.jobs.job import Embedding, InputType
+from relais_common.jobs.job import Embedding, InputType, Job, Operation
 from relais_common.queue.ports import JobSource
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_common.worker.held import HeldJob
@@ -27,8 +28,8 @@ MOST_NAMED = 16
 """Number of dimensions that an error message lists."""
 
 
-class EmbedHandler:
-    """Runs embedding and scoring jobs."""
+class JobHandler(ABC):
+    """Runs jobs through a model's batches."""
 
     def __init__(
         self, info: EncoderInfo, batches: Batches, source: JobSource, bounds: Bounds
@@ -48,14 +49,7 @@ class EmbedHandler:
         return False
 
     async def handle(self, held: HeldJob) -> Terminal:
-        asked = held.job.embedding
-        if asked is None:
-            raise EngineRefused(
-                "this is an embedding model",
-                param="model",
-                code="wrong_operation",
-            )
-        dimensions = self._dimensions(asked)
+        asked = self._asked(held.job)
         began_s = time.monotonic()
         starting = asyncio.create_task(
             note_start(self._source, held, prompt_token_ids=(), model_revision=self._info.revision)
@@ -63,11 +57,10 @@ class EmbedHandler:
         try:
             key_id = held.job.key_id
             tokens = await self._tokenize(key_id, asked)
-            rows = _shortened(await self._batches.encode(key_id, tokens), dimensions)
+            answer = self._answer(asked, await self._batches.encode(key_id, tokens))
             await starting
         finally:
             await cancel_and_wait(starting)
-        answer = _scores(rows, len(asked.queries)) if asked.queries else rows
         held.vectors = answer.astype("<f4", copy=False).tobytes()
         return Completed(
             finish_reason="stop",
@@ -83,6 +76,33 @@ class EmbedHandler:
                 truncated=sum(one.truncated for one in tokens),
             ),
         )
+
+    @abstractmethod
+    def _asked(self, job: Job) -> Embedding:
+        """Return what is asked. Raises EngineRefused or PayloadTooLarge if this model does not answer it."""
+
+    @abstractmethod
+    async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
+        """Return what the model is to read."""
+
+    @abstractmethod
+    def _answer(self, asked: Embedding, rows: Vectors) -> Vectors:
+        """Return the job's vectors or scores."""
+
+
+class EmbedHandler(JobHandler):
+    """Runs embedding jobs, and scores texts by the cosine of their vectors."""
+
+    def _asked(self, job: Job) -> Embedding:
+        asked = job.embedding
+        if asked is None or job.operation is Operation.RERANK:
+            raise EngineRefused("this is an embedding model", param="model", code="wrong_operation")
+        self._dimensions(asked)
+        return asked
+
+    def _answer(self, asked: Embedding, rows: Vectors) -> Vectors:
+        rows = _shortened(rows, self._dimensions(asked))
+        return _scores(rows, len(asked.queries)) if asked.queries else rows
 
     async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
         """Tokenise the inputs, queries first."""

@@ -1,10 +1,10 @@
-"""The port of an encoder, independent of any library."""
+"""The ports of encoders and rerankers, independent of any library."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,13 @@ class Tokens:
         ids: token ids with special tokens, truncated at the model's limit.
         prompt_length: tokens of the prompt before it if the model's pooling excludes them; else 0.
         truncated: whether the input was longer.
+        second_at: where the second text of a pair begins; 0 if it is no pair.
     """
 
     ids: tuple[int, ...]
     prompt_length: int = 0
     truncated: bool = False
+    second_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +75,16 @@ class Encoder(Protocol):
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         """Return the model's vectors in the order of the batch, in fp32."""
+        ...
+
+
+@runtime_checkable
+class Reranker(Encoder, Protocol):
+    """A cross-encoder: it reads a query and a document together. `tokenize` returns texts without special tokens.
+
+    `encode` takes what `pair` returns, and gives rows with one column: the score.
+    """
+
+    def pair(self, query: Tokens, document: Tokens) -> Tokens:
+        """Return what the model reads of both, with special tokens, truncated at its limit."""
         ...

@@ -1,20 +1,24 @@
-"""The encoder over sentence-transformers; the only module that imports it."""
+"""Encoders and rerankers over sentence-transformers; the only module that imports it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers.utils import cached_file
 
-from relais_common.jobs.errors import EngineRefused, SettingsError
+from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
+from relais_embedding_worker.pairs import read_template
 from relais_embedding_worker.settings import EncoderSettings
+from relais_embedding_worker.text_tokens import TextTokenizer
 
 _PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage", "corpus")}
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -23,8 +27,8 @@ CPU_BATCH_TOKENS = 512
 """Tokens per thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
 GPU_BATCH_TOKENS = 16_384
 
-UNSURE_WORDS = 3
-"""Words before a cut whose tokens may differ in the whole text, because they are cut or depend on what follows."""
+PROBE_WORDS = 32_768
+"""The longest text with which a reranker's pairs are compared with the library's."""
 
 
 class SentenceTransformersEncoder:
@@ -32,12 +36,7 @@ class SentenceTransformersEncoder:
 
     def __init__(self, settings: EncoderSettings) -> None:
         """Load the model. Raises SettingsError if it is of an unsupported kind."""
-        self._model: Any = SentenceTransformer(
-            settings.model,
-            device=settings.device,
-            cache_folder=settings.models_cache_dir,
-            model_kwargs={"dtype": "auto" if settings.dtype == "auto" else _TYPES[settings.dtype]},
-        )
+        self._model: Any = SentenceTransformer(settings.model, **_loading(settings))
         self._model.eval()
         self._tokenizer = self._model.tokenizer
         if not callable(self._tokenizer) or not hasattr(self._tokenizer, "pad"):
@@ -48,12 +47,13 @@ class SentenceTransformersEncoder:
             input_type: self._prompt_of(names) for input_type, names in _PROMPT_NAMES.items()
         }
         self._pools_prompt = all(getattr(one, "include_prompt", True) for one in self._model)
-        self._lead, self._tail = self._special_ids()
+        max_tokens = _max_tokens(self._model)
+        self._texts = TextTokenizer(self._tokenizer, max_tokens=max_tokens, special_tokens=True)
         self.info = EncoderInfo(
             dimensions=self._model.get_embedding_dimension(),
-            max_tokens=self._max_tokens(),
+            max_tokens=max_tokens,
             normalized=type(self._model[-1]).__name__ == "Normalize",
-            batch_tokens=self._batch_tokens(),
+            batch_tokens=_batch_tokens(self._model),
             shorter=self._shorter(),
             revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
         )
@@ -62,47 +62,10 @@ class SentenceTransformersEncoder:
         self, inputs: Sequence[Input], input_type: InputType | None, reach: int
     ) -> list[Tokens | None]:
         prompt = self._default_prompt if input_type is None else self._prompts[input_type]
-        texts = [prompt + one for one in inputs if isinstance(one, str)]
-        prompt_length = 0
+        length = 0
         if prompt and not self._pools_prompt:
-            prompt_length = len(self._ids([prompt])[0]) - len(self._tail)
-        tokens = iter(self._of_texts(texts, prompt_length, reach))
-        return [
-            next(tokens)
-            if isinstance(one, str)
-            else self._cut([*self._lead, *self._known(one), *self._tail], 0)
-            for one in inputs
-        ]
-
-    def _of_texts(
-        self, texts: Sequence[str], prompt_length: int, reach: int
-    ) -> Iterator[Tokens | None]:
-        if not self._tokenizer.is_fast:
-            reach = max(map(len, texts), default=0)
-        whole = [text for text in texts if len(text) <= reach]
-        ids_of_whole = iter(self._ids(whole) if whole else ())
-        for text in texts:
-            if len(text) <= reach:
-                yield self._cut(next(ids_of_whole), prompt_length)
-                continue
-            ids = self._ids_before_cut(text[:reach])
-            if len(ids) + len(self._tail) > self.info.max_tokens:
-                yield self._cut([*ids, *self._tail], prompt_length)
-            else:
-                yield None
-
-    def _ids_before_cut(self, begin: str) -> list[int]:
-        """Return the ids that are certain for any text that begins so: all but those of the last words."""
-        encoded = self._encoded([begin]).encodings[0]
-        words = encoded.word_ids
-        last = max((word for word in words if word is not None), default=-1)
-        sure = last - UNSURE_WORDS
-        count = next(
-            (at for at, word in enumerate(words) if word is not None and word > sure),
-            len(self._lead),
-        )
-        ids: list[int] = encoded.ids[:count]
-        return ids
+            length = self._texts.length_before(prompt)
+        return self._texts.tokens(inputs, reach, prompt=prompt, prompt_length=length)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         # One prompt length at a time, because pooling takes a single one.
@@ -129,35 +92,6 @@ class SentenceTransformersEncoder:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._encoded(texts)["input_ids"]
-        return ids
-
-    def _encoded(self, texts: Sequence[str]) -> Any:
-        return self._tokenizer(
-            list(texts),
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-
-    def _cut(self, ids: Sequence[int], prompt_length: int) -> Tokens:
-        """Truncate as the tokenizer does: drop the end, keep special tokens."""
-        limit = self.info.max_tokens
-        if len(ids) <= limit:
-            return Tokens(tuple(ids), prompt_length)
-        kept = ids[: limit - len(self._tail)]
-        return Tokens((*kept, *self._tail), prompt_length, truncated=True)
-
-    def _known(self, ids: Sequence[int]) -> Sequence[int]:
-        size = len(self._tokenizer)
-        for token_id in (min(ids, default=0), max(ids, default=0)):
-            if not 0 <= token_id < size:
-                raise EngineRefused(f"token id {token_id} is not in the vocabulary", param="input")
-        return ids[: self.info.max_tokens + 1]
-
     def _prompt_of(self, names: Sequence[str]) -> str:
         """Return the first non-empty prompt of these names; the default one if the model has none of them."""
         prompts = self._model.prompts
@@ -174,22 +108,126 @@ class SentenceTransformersEncoder:
             return range(1, self._model.get_embedding_dimension())
         return ()
 
-    def _special_ids(self) -> tuple[list[int], list[int]]:
-        """Return the tokens that the tokenizer puts before and after every text."""
-        encoded = self._tokenizer("a", return_special_tokens_mask=True)
-        mask, ids = encoded["special_tokens_mask"], encoded["input_ids"]
-        first = mask.index(0)
-        last = len(mask) - mask[::-1].index(0)
-        return ids[:first], ids[last:]
 
-    def _batch_tokens(self) -> int:
-        if self._model.device.type != "cpu":
-            return GPU_BATCH_TOKENS
-        return min(torch.get_num_threads(), 8) * CPU_BATCH_TOKENS
+class SentenceTransformersReranker:
+    """A cross-encoder that classifies sequences and has one label. Its scores are those of `CrossEncoder.predict`."""
 
-    def _max_tokens(self) -> int:
-        limit = self._model.max_seq_length or self._tokenizer.model_max_length
-        return int(min(limit, 1 << 20))
+    def __init__(self, settings: EncoderSettings) -> None:
+        """Load the model. Raises SettingsError if it is of an unsupported kind."""
+        self._model: Any = CrossEncoder(settings.model, **_loading(settings))
+        self._model.eval()
+        self._tokenizer = self._model.tokenizer
+        if self._model.num_labels != 1:
+            raise SettingsError(
+                f"EMBEDDING_MODEL is {settings.model}; it has {self._model.num_labels} labels, a reranker has one"
+            )
+        default = self._model.default_prompt_name
+        self._prompt: str = self._model.prompts[default] if default else ""
+        max_tokens = _max_tokens(self._model)
+        self._texts = TextTokenizer(self._tokenizer, max_tokens=max_tokens, special_tokens=False)
+        self._template = read_template(self._tokenizer)
+        self.info = EncoderInfo(
+            dimensions=1,
+            max_tokens=max_tokens,
+            normalized=False,
+            batch_tokens=_batch_tokens(self._model),
+            revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
+        )
+        if not self._reads_as_the_library():
+            raise SettingsError(
+                f"EMBEDDING_MODEL is {settings.model}; pairs of texts are not written for it as known"
+            )
+
+    def tokenize(
+        self, inputs: Sequence[Input], input_type: InputType | None, reach: int
+    ) -> list[Tokens | None]:
+        prompt = self._prompt if input_type is InputType.QUERY else ""
+        return self._texts.tokens(inputs, reach, prompt=prompt)
+
+    def pair(self, query: Tokens, document: Tokens) -> Tokens:
+        return self._template.join(query, document, self.info.max_tokens)
+
+    def encode(self, batch: Sequence[Tokens]) -> Vectors:
+        columns = {"input_ids": [list(tokens.ids) for tokens in batch]}
+        if self._template.types is not None:
+            columns["token_type_ids"] = [self._template.types_of(tokens) for tokens in batch]
+        features = self._tokenizer.pad(columns, return_tensors="pt")
+        features = {name: value.to(self._model.device) for name, value in features.items()}
+        with torch.inference_mode():
+            scores = self._model.activation_fn(self._model(features)["scores"].float())
+        rows: Vectors = scores.float().cpu().numpy().reshape(len(batch), 1)
+        return rows
+
+    def _reads_as_the_library(self) -> bool:
+        """Compare the pairs with sentence-transformers' own: chat templates and other truncation differ."""
+        long = min(self.info.max_tokens, PROBE_WORDS)
+        for query, document in (
+            ("a", "b c"),
+            ("a", "b " * long),
+            ("a " * long, "b"),
+            ("a " * long, "b c " * long),
+        ):
+            expected = self._model.preprocess([(query, document)], prompt=self._prompt)
+            # After the library, whose truncation this takes off the tokenizer before threads share it.
+            (first,) = self.tokenize([query], InputType.QUERY, len(self._prompt + query))
+            (second,) = self.tokenize([document], InputType.PASSAGE, len(document))
+            if first is None or second is None or "input_ids" not in expected:
+                return False
+            pair = self.pair(first, second)
+            if expected["input_ids"].flatten().tolist() != list(pair.ids):
+                return False
+            types = expected.get("token_type_ids")
+            if types is not None and types.flatten().tolist() != self._template.types_of(pair):
+                return False
+        return True
+
+
+def open_model(
+    settings: EncoderSettings,
+) -> SentenceTransformersEncoder | SentenceTransformersReranker:
+    """Load a model as what its files say it is. Raises SettingsError if it is of an unsupported kind."""
+    if _is_cross_encoder(settings):
+        return SentenceTransformersReranker(settings)
+    return SentenceTransformersEncoder(settings)
+
+
+def _is_cross_encoder(settings: EncoderSettings) -> bool:
+    """Return whether the model says that it is one, or has the head of one."""
+    own = _json_file(settings, "config_sentence_transformers.json")
+    if "model_type" in own:
+        return own["model_type"] == "CrossEncoder"
+    architectures = _json_file(settings, "config.json").get("architectures") or [""]
+    return str(architectures[0]).endswith("ForSequenceClassification")
+
+
+def _json_file(settings: EncoderSettings, name: str) -> dict[str, Any]:
+    """Return one of the model's files; empty if it has none, or none can be fetched."""
+    try:
+        path = cached_file(settings.model, name, cache_dir=settings.models_cache_dir)
+    except OSError:
+        return {}
+    found: dict[str, Any] = json.loads(Path(path).read_bytes())
+    return found
+
+
+def _loading(settings: EncoderSettings) -> dict[str, Any]:
+    """Return how the library is to load a model."""
+    return {
+        "device": settings.device,
+        "cache_folder": settings.models_cache_dir,
+        "model_kwargs": {"dtype": "auto" if settings.dtype == "auto" else _TYPES[settings.dtype]},
+    }
+
+
+def _batch_tokens(model: Any) -> int:
+    if model.device.type != "cpu":
+        return GPU_BATCH_TOKENS
+    return min(torch.get_num_threads(), 8) * CPU_BATCH_TOKENS
+
+
+def _max_tokens(model: Any) -> int:
+    limit = model.max_seq_length or model.tokenizer.model_max_length
+    return int(min(limit, 1 << 20))
 
 
 def _fingerprint(model: str) -> str:

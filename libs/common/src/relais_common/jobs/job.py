@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from relais_common.jobs.chat import Chat, ChatOptions, Message
 from relais_common.jobs.limits import Buckets
@@ -17,14 +17,22 @@ EXPECTED_DIMENSIONS = 1024
 
 
 class Operation(StrEnum):
-    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`, which lacks the last three."""
+    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`, which lacks the last four.
+
+    `SCORE` is by cosines of an embedding model, `RERANK` by a cross-encoder.
+    """
 
     CHAT = "chat"
     TEXT_COMPLETION = "text_completion"
     EMBEDDINGS = "embeddings"
     SCORE = "score"
+    RERANK = "rerank"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
+
+
+ModelOperation = Literal[Operation.CHAT, Operation.EMBEDDINGS, Operation.RERANK]
+"""What a model is for. It may answer other operations too."""
 
 
 class Priority(StrEnum):

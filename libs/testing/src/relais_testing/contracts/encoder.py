@@ -1,4 +1,4 @@
-"""What every `Encoder` does."""
+"""What every `Encoder` does, and every `Reranker`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.encoder import Encoder, Input
+from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens, Vectors
 from relais_testing.encoders import whole
 
 TEXTS: list[Input] = ["", "the town hall opens at nine", "cats", "a b c " * 40, "cats sleep"]
@@ -74,3 +74,56 @@ class EncoderContract:
         alone = np.concatenate([encoder.encode([one]) for one in tokens])
         np.testing.assert_allclose(together, alone, atol=1e-5)
         assert np.abs(together[1] - together[2]).max() > 1e-3
+
+
+class RerankerContract:
+    """Subclass it as `Test...`, with a fixture `encoder`, a `Reranker`."""
+
+    QUERIES: tuple[Input, ...] = ("the town hall", "", "cats sleep", "a b c " * 40)
+
+    def pairs(self, encoder: Reranker) -> list[Tokens]:
+        return [
+            encoder.pair(query, document)
+            for query in whole(encoder, self.QUERIES, InputType.QUERY)
+            for document in whole(encoder, TEXTS, InputType.PASSAGE)
+        ]
+
+    def test_it_says_what_it_is(self, encoder: Reranker) -> None:
+        assert isinstance(encoder, Reranker)
+        assert encoder.info.revision
+        assert (encoder.info.dimensions, encoder.info.normalized) == (1, False)
+
+    def test_pair_has_both_texts_and_no_more_than_the_model_reads(self, encoder: Reranker) -> None:
+        query, short, long = whole(encoder, ["cats sleep", "the town hall", "a b c " * 400])
+        assert set(encoder.pair(query, short).ids) >= {*query.ids, *short.ids}
+        for first, second, truncated in (
+            (query, short, False),
+            (query, long, True),
+            (long, short, True),
+            (long, long, True),
+        ):
+            pair = encoder.pair(first, second)
+            assert len(pair.ids) <= encoder.info.max_tokens
+            assert (pair.truncated, bool(pair.second_at)) == (truncated, True)
+
+    def test_pair_is_the_same_whatever_the_reach(self, encoder: Reranker) -> None:
+        (query,) = whole(encoder, ["cats sleep"], InputType.QUERY)
+        texts: list[Input] = [*TEXTS, "town hall " * (8 * encoder.info.max_tokens)]
+        for reach in (7, 60, 8 * encoder.info.max_tokens):
+            for found, expected in zip(
+                encoder.tokenize(texts, InputType.PASSAGE, reach),
+                whole(encoder, texts, InputType.PASSAGE),
+                strict=True,
+            ):
+                assert found is None or encoder.pair(query, found) == encoder.pair(query, expected)
+
+    def test_scores_are_finite_rows_of_one_whatever_their_company(self, encoder: Reranker) -> None:
+        pairs = self.pairs(encoder)
+        scores: Vectors = encoder.encode(pairs)
+        assert scores.shape == (len(pairs), 1)
+        assert scores.dtype == np.float32
+        assert np.isfinite(scores).all()
+        np.testing.assert_allclose(encoder.encode(pairs[::-1])[::-1], scores, atol=1e-5)
+        alone = np.concatenate([encoder.encode([one]) for one in pairs])
+        np.testing.assert_allclose(scores, alone, atol=1e-5)
+        assert np.ptp(scores) > 1e-3

@@ -1,0 +1,47 @@
+"""Runs one job through a cross-encoder: pairs of tokens, then scores, packed."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import cycle
+
+from relais_common.jobs.errors import EngineRefused
+from relais_common.jobs.job import Embedding, InputType, Job, Operation
+from relais_common.queue.ports import JobSource
+from relais_embedding_worker.batches import Batches
+from relais_embedding_worker.embed import JobHandler
+from relais_embedding_worker.encoder import Reranker, Tokens, Vectors
+from relais_embedding_worker.settings import Bounds
+
+
+class RerankHandler(JobHandler):
+    """Scores documents by a query. Every text is tokenised once, whatever the number of its pairs."""
+
+    def __init__(
+        self, reranker: Reranker, batches: Batches, source: JobSource, bounds: Bounds
+    ) -> None:
+        super().__init__(reranker.info, batches, source, bounds)
+        self._reranker = reranker
+
+    def _asked(self, job: Job) -> Embedding:
+        if job.embedding is None or job.operation is not Operation.RERANK:
+            raise EngineRefused(
+                "this is a reranker: RERANK_MODELS declares it, and it scores pairs of texts",
+                param="model",
+                code="wrong_operation",
+            )
+        return job.embedding
+
+    async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
+        queries = await self._batches.tokenize(key_id, asked.queries, InputType.QUERY)
+        documents = await self._batches.tokenize(key_id, asked.inputs, InputType.PASSAGE)
+        return await asyncio.to_thread(self._pairs, queries, documents)
+
+    def _pairs(self, queries: list[Tokens], documents: list[Tokens]) -> list[Tokens]:
+        return [
+            self._reranker.pair(query, document)
+            for query, document in zip(cycle(queries), documents, strict=False)
+        ]
+
+    def _answer(self, asked: Embedding, rows: Vectors) -> Vectors:
+        return rows
