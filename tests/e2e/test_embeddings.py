@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import openai
 import pytest
@@ -21,7 +22,7 @@ from relais_common.queue.redis_store import RedisSettings, RedisStore, open_stor
 from relais_embedding_worker.settings import read_settings
 from relais_testing.builders import make_job
 from relais_testing.process_stack import Starter, make_starter
-from relais_testing.tiny_encoder import make_encoder
+from relais_testing.tiny_encoder import MAX_TOKENS, make_encoder, make_reranker
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
 
@@ -140,3 +141,53 @@ async def test_official_client_gets_fewer_dimensions_of_a_model_that_allows_them
         np.testing.assert_allclose(rows, expected, atol=1e-5)
     assert (refused.value.code, refused.value.param) == ("unsupported_value", "dimensions")
     assert "8, 16, 32" in str(refused.value)
+
+
+@pytest.mark.slow
+async def test_reranker_in_a_process_gives_the_library_s_scores_to_many_clients(
+    start: Starter, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    folder = make_reranker(tmp_path)
+    settings = {"EMBEDDING_MODEL": str(folder), "EMBEDDING_SERVED_NAME": "judge", **OFFLINE}
+    start("embedding_worker", **settings)
+    front = start("orchestrator", RERANK_MODELS="judge")
+    rng = random.Random(5)
+    asked = [
+        {
+            "model": "judge",
+            "query": " ".join(rng.choices(WORDS, k=4)),
+            "documents": [
+                " ".join(rng.choices(WORDS, k=rng.choice((0, 1, 5, 20, 80)))) for _ in range(count)
+            ],
+        }
+        for count in (1, 1, 2, 5, 9, 40, 100)
+    ]
+
+    async with aiohttp.ClientSession() as session:
+
+        async def rerank(body: dict[str, Any]) -> dict[str, Any]:
+            async with session.post(f"{front.url}/v1/rerank", json=body) as response:
+                answer: dict[str, Any] = await response.json()
+                assert response.status == 200, answer
+                return answer
+
+        answers = await asyncio.gather(*map(rerank, asked))
+        async with session.get(f"{front.url}/v1/models/judge") as response:
+            shown = await response.json()
+
+    library = CrossEncoder(str(folder), device="cpu")
+    for body, answer in zip(asked, answers, strict=True):
+        pairs = [(body["query"], document) for document in body["documents"]]
+        expected = library.predict(pairs)
+        scores = {one["index"]: one["relevance_score"] for one in answer["results"]}
+        np.testing.assert_allclose([scores[at] for at in range(len(pairs))], expected, atol=1e-4)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+        assert answer["score_type"] == "cross_encoder"
+        lengths = [
+            len(ids) for ids in library.tokenizer(*map(list, zip(*pairs, strict=True)))["input_ids"]
+        ]
+        assert answer["usage"]["truncated_inputs"] == sum(length > MAX_TOKENS for length in lengths)
+    assert shown["relais"]["operation"] == "rerank"
+    assert shown["max_model_len"] == MAX_TOKENS

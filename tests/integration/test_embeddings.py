@@ -16,12 +16,13 @@ from relais_common.jobs.job import InputType
 from relais_common.queue import keys
 from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.embedding_worker import EmbeddingWorker, open_embedding_worker
-from relais_testing.encoders import WatchedEncoder, whole
+from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, chat_request
 from relais_testing.waiting import wait_until
 
 EMBEDDER = "embedder"
+RERANKER = "reranker"
 TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
 
 
@@ -29,13 +30,23 @@ TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
 async def front(stack: Stack) -> Front:
     """An orchestrator that knows of an embedding model."""
     return await stack.front(
-        EMBEDDING_MODELS=EMBEDDER, MAX_EMBEDDING_INPUTS="2048", EMBEDDING_TOKEN_IDS="accept"
+        EMBEDDING_MODELS=EMBEDDER,
+        RERANK_MODELS=RERANKER,
+        MAX_EMBEDDING_INPUTS="2048",
+        EMBEDDING_TOKEN_IDS="accept",
     )
 
 
 @pytest.fixture
 async def embedder(redis_url: str) -> AsyncIterator[EmbeddingWorker]:
     async with open_embedding_worker(redis_url, model=EMBEDDER) as worker:
+        yield worker
+
+
+@pytest.fixture
+async def reranker(redis_url: str) -> AsyncIterator[EmbeddingWorker]:
+    encoder = WatchedReranker()
+    async with open_embedding_worker(redis_url, model=RERANKER, encoder=encoder) as worker:
         yield worker
 
 
@@ -121,6 +132,7 @@ async def test_cohere_s_client_gets_places_and_scores_without_texts(front: Front
     assert status == 200, body
     (best,) = expected["results"]
     assert body["results"] == [{"index": best["index"], "relevance_score": best["relevance_score"]}]
+    assert body["score_type"] == expected["score_type"] == "cosine"
     assert body["meta"] == {
         "api_version": {"version": "2"},
         "tokens": {"input_tokens": expected["usage"]["prompt_tokens"]},
@@ -133,6 +145,132 @@ async def test_score_compares_one_text_with_others(front: Front) -> None:
     (query,) = alone("a b", input_type=InputType.QUERY)
     passages = alone("a b", "c", input_type=InputType.PASSAGE)
     np.testing.assert_allclose([one["score"] for one in body["data"]], passages @ query, atol=1e-6)
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_score_compares_pairs(front: Front) -> None:
+    _, body = await ask(front, "/v1/score", text_1=["a b", "c"], text_2=["a b", "d"])
+    queries = alone("a b", "c", input_type=InputType.QUERY)
+    passages = alone("a b", "d", input_type=InputType.PASSAGE)
+    expected = np.sum(queries * passages, axis=1)
+    np.testing.assert_allclose([one["score"] for one in body["data"]], expected, atol=1e-6)
+    assert body["score_type"] == "cosine"
+
+
+DOCUMENTS = ["cats sleep", "the town hall", "town"]
+
+
+@pytest.mark.usefixtures("reranker")
+async def test_reranker_s_own_scores_rank_and_the_answer_says_so(front: Front) -> None:
+    asked = {"model": RERANKER, "query": "town hall", "documents": DOCUMENTS, "top_n": 2}
+    status, body = await ask(front, "/v1/rerank", **asked)
+    assert status == 200, body
+    assert body["results"] == [
+        {"index": 1, "relevance_score": 1.0, "document": {"text": "the town hall"}},
+        {"index": 2, "relevance_score": 0.5, "document": {"text": "town"}},
+    ]
+    assert body["score_type"] == "cross_encoder"
+    assert body["usage"] == {"prompt_tokens": 18, "total_tokens": 18, "truncated_inputs": 0}
+
+    _, cohere = await ask(front, "/v2/rerank", **asked)
+    assert [one["relevance_score"] for one in cohere["results"]] == [1.0, 0.5]
+    assert cohere["score_type"] == "cross_encoder"
+
+
+@pytest.mark.usefixtures("reranker")
+async def test_reranker_scores_one_text_with_others_and_pairs(front: Front) -> None:
+    for first, expected in (("town hall", [0.0, 1.0, 0.5]), (["cats", "cats", "town"], [1, 0, 1])):
+        status, body = await ask(front, "/v1/score", model=RERANKER, text_1=first, text_2=DOCUMENTS)
+        assert status == 200, body
+        assert [one["score"] for one in body["data"]] == expected
+        assert body["score_type"] == "cross_encoder"
+
+
+@pytest.mark.usefixtures("reranker")
+async def test_fields_of_cohere_and_jina_are_taken(front: Front) -> None:
+    status, body = await ask(
+        front,
+        "/v1/rerank",
+        model=RERANKER,
+        query="town hall",
+        documents=[{"text": "the town hall"}, "cats"],
+        return_documents=False,
+        truncation=True,
+        max_tokens_per_doc=4096,
+        max_chunks_per_doc=None,
+    )
+    assert status == 200, body
+    assert body["results"] == [
+        {"index": 0, "relevance_score": 1.0},
+        {"index": 1, "relevance_score": 0.0},
+    ]
+
+
+@pytest.mark.usefixtures("reranker")
+async def test_document_that_is_too_long_is_cut_and_told(front: Front) -> None:
+    documents = ["word " * 200_000, "", "town"]
+    status, body = await ask(
+        front, "/v1/rerank", model=RERANKER, query="", documents=documents, return_documents=False
+    )
+    assert status == 200, body
+    assert body["usage"]["truncated_inputs"] == 1
+
+
+RANKED = {"query": "x", "documents": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "param"),
+    [
+        ("/v1/rerank", {"max_chunks_per_doc": 10}, 400, "unsupported_parameter", None),
+        ("/v1/rerank", {"rank_fields": ["title"]}, 400, "unsupported_parameter", None),
+        ("/v1/rerank", {"max_tokens_per_doc": 100}, 400, "unsupported_value", None),
+        ("/v2/rerank", {"max_tokens_per_doc": 100}, 400, "unsupported_value", None),
+        ("/v1/rerank", {"truncation": False}, 400, "unsupported_value", None),
+        ("/v1/rerank", {"documents": ["x"] * 10_000}, 413, "request_too_large", "documents"),
+        (
+            "/v1/score",
+            {"text_1": "x", "text_2": ["x"] * 10_000},
+            413,
+            "request_too_large",
+            "text_2",
+        ),
+        ("/v1/rerank", {"documents": [{"title": "x"}]}, 400, None, "documents.0.text"),
+        ("/v1/rerank", {"documents": [7]}, 400, "invalid_type", "documents.0"),
+        ("/v1/rerank", {"model": "org/model"}, 400, "wrong_operation", "model"),
+    ],
+)
+@pytest.mark.usefixtures("reranker")
+async def test_what_cannot_be_ranked_is_a_typed_error(
+    front: Front, path: str, body: dict[str, Any], status: int, code: str | None, param: str | None
+) -> None:
+    whole_body = {"model": RERANKER, **({} if path == "/v1/score" else RANKED), **body}
+    got, answer = await ask(front, path, **whole_body)
+    assert (got, answer["error"]["param"]) == (status, param or next(iter(body))), answer
+    assert code in (None, answer["error"]["code"]), answer
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "x"}),
+        ("/v1/requests", {"input": "x"}),
+        ("/v1/chat/completions", chat_request()),
+        ("/v1/completions", {"prompt": "x"}),
+    ],
+)
+async def test_reranker_gives_neither_vectors_nor_text(
+    front: Front, path: str, body: dict[str, Any]
+) -> None:
+    status, answer = await ask(front, path, **{**body, "model": RERANKER})
+    error = answer["error"]
+    assert (status, error["code"], error["param"]) == (400, "wrong_operation", "model")
+    assert "/v1/rerank" in error["message"]
+
+
+async def test_texts_that_are_no_pairs_are_refused(front: Front) -> None:
+    status, answer = await ask(front, "/v1/score", text_1=["a", "b"], text_2=["a"])
+    assert (status, answer["error"]["param"]) == (400, "text_2")
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,17 @@ async def test_model_stands_ready_busy_or_without_a_worker(stack: Stack, front: 
 
 
 async def test_models_say_what_they_do_whether_or_not_the_store_answers(stack: Stack) -> None:
-    front = await stack.front(EMBEDDING_MODELS="embedder", MODEL_ALIASES='{"vectors": "embedder"}')
-    expected = {MODEL: "chat", "embedder": "embeddings", "vectors": "embeddings"}
+    front = await stack.front(
+        EMBEDDING_MODELS="embedder",
+        RERANK_MODELS="reranker",
+        MODEL_ALIASES='{"vectors": "embedder"}',
+    )
+    expected = {
+        MODEL: "chat",
+        "embedder": "embeddings",
+        "vectors": "embeddings",
+        "reranker": "rerank",
+    }
 
     async def operations() -> dict[str, str]:
         async with front.get("/v1/models") as response:

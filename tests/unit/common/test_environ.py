@@ -109,3 +109,11 @@ def test_bad_redis_url_is_refused_without_its_password() -> None:
 def test_bad_redis_port_is_refused(port: str) -> None:
     with pytest.raises(SettingsError, match="REDIS_PORT"):
         environ.redis_url({"REDIS_PORT": port})
+
+
+def test_rerankers_are_models_too_and_no_embedding_models() -> None:
+    env = {"MODELS": "a", "EMBEDDING_MODELS": "b", "RERANK_MODELS": "c, c"}
+    assert environ.models(env) == ("a", "b", "c")
+    assert environ.rerank_models(env) == ("c",)
+    with pytest.raises(SettingsError, match=r"RERANK_MODELS has 'b', which EMBEDDING_MODELS has"):
+        environ.rerank_models({**env, "RERANK_MODELS": "b"})

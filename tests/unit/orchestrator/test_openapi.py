@@ -63,7 +63,7 @@ def test_examples_work_as_they_are(route: Route) -> None:
     assert route.body is not None
     parse_body(route.body, orjson.dumps(content["example"]))
     check_json(content["schema"], content["example"])
-    models = DEPLOYMENT.embedding_models if route.embeds else DEPLOYMENT.models
+    models = DEPLOYMENT.models_for(route.asks)
     if "model" in route.body.model_fields:
         assert content["example"]["model"] == models[0]
 
@@ -88,14 +88,15 @@ def test_only_declared_models_of_the_other_kind_are_excluded() -> None:
         schemas = built["components"]["schemas"]
         return {
             name: schemas[name]["properties"]["model"].get("not")
-            for name in ("ChatCompletionRequest", "EmbeddingRequest")
+            for name in ("ChatCompletionRequest", "EmbeddingRequest", "RerankRequest")
         }
 
-    assert excluded(models=("a", "b"), embedding_models=("e",)) == {
-        "ChatCompletionRequest": {"enum": ["e"]},
-        "EmbeddingRequest": {"enum": ["a", "b"]},
+    assert excluded(models=("a", "b"), embedding_models=("e",), rerank_models=("r",)) == {
+        "ChatCompletionRequest": {"enum": ["e", "r"]},
+        "EmbeddingRequest": {"enum": ["a", "b", "r"]},
+        "RerankRequest": {"enum": ["a", "b"]},
     }
-    assert excluded(embedding_models=())["ChatCompletionRequest"] is None
+    assert excluded(embedding_models=(), rerank_models=())["ChatCompletionRequest"] is None
 
 
 def test_bodies_may_have_unknown_fields_where_those_are_ignored() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from relais_common.config.api_keys import ApiKey
 from relais_common.jobs.chat import Message
-from relais_common.jobs.job import Embedding, Sampling
+from relais_common.jobs.job import Embedding, Operation, Sampling
 from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets
 from relais_orchestrator.access.quotas import quota_of
 from relais_orchestrator.http.rate_headers import duration, rate_headers
@@ -45,6 +45,13 @@ def test_answer_counts_what_it_may_have() -> None:
 def test_request_for_vectors_counts_its_inputs_and_no_answer() -> None:
     asked = Embedding(inputs=("abcdef", (1, 2, 3)), queries=("abc",))
     assert tokens(None, embedding=asked) == 2 + 3 + 1
+
+
+def test_reranker_reads_the_query_with_each_document() -> None:
+    asked = Embedding(inputs=("abcdef", "abc", "abc"), queries=("abc",))
+    assert tokens(None, embedding=asked, operation=Operation.RERANK) == 2 + 1 + 1 + 3 * 1
+    asked = Embedding(inputs=("abcdef", "abc"), queries=("abc", "abc"))
+    assert tokens(None, embedding=asked, operation=Operation.RERANK) == 2 + 1 + 2 * 1
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ DEPLOYMENT = Deployment(
     root_path="",
     models=(MODEL,),
     embedding_models=("embedder",),
+    rerank_models=("reranker",),
     any_token=False,
     ignore_unknown=False,
     max_deadline_s=86_400,

@@ -162,11 +162,13 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
 
 def _deployment(parts: Parts) -> Deployment:
     settings = parts.settings
+    others = {*settings.embedding_models, *settings.rerank_models}
     return Deployment(
         version=__version__,
         root_path=settings.proxy.root_path,
-        models=tuple(one for one in settings.models if one not in settings.embedding_models),
+        models=tuple(one for one in settings.models if one not in others),
         embedding_models=settings.embedding_models,
+        rerank_models=settings.rerank_models,
         any_token=settings.env == "dev",
         ignore_unknown=settings.ignore_unknown,
         max_deadline_s=settings.limits.max_deadline_s,
@@ -183,7 +185,12 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             f"API_KEYS: {settings.api_keys} has no key; with ENV={settings.env} nobody could ask"
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
-    catalogue = Catalogue(settings.models, settings.model_aliases, settings.embedding_models)
+    catalogue = Catalogue(
+        settings.models,
+        settings.model_aliases,
+        settings.embedding_models,
+        settings.rerank_models,
+    )
     registry = new_registry("relais-orchestrator")
     async with (
         open_store(

@@ -89,6 +89,7 @@ class Settings:
     ignore_unknown: bool
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
+    rerank_models: tuple[str, ...]
     model_aliases: dict[str, str]
     api_keys: Path | None
     limits: Limits
@@ -137,6 +138,7 @@ def read_settings(env: Environ) -> Settings:
         ignore_unknown=_ignore_unknown(env, name),
         models=environ.models(env),
         embedding_models=environ.embedding_models(env),
+        rerank_models=environ.rerank_models(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(

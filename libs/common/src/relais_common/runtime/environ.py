@@ -95,25 +95,35 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """Read `MODELS` and the models of `LLM_TABLE` and `EMBEDDING_MODELS`: the names that clients use."""
+    """Read the names that clients use: `MODELS`, those of `LLM_TABLE`, `EMBEDDING_MODELS` and `RERANK_MODELS`."""
     table = [entry.model for entry in llm_table(environ)]
-    names = words(environ, "MODELS", "" if table else "relais-demo")
-    for name in names:
-        try:
-            model_tag(name)
-        except ValueError as error:
-            raise SettingsError(f"MODELS has {name!r}: {error}") from None
-    return tuple(dict.fromkeys((*names, *table, *embedding_models(environ))))
+    names = _model_names(environ, "MODELS", "" if table else "relais-demo")
+    return tuple(
+        dict.fromkeys((*names, *table, *embedding_models(environ), *rerank_models(environ)))
+    )
 
 
 def embedding_models(environ: Environ) -> tuple[str, ...]:
     """Read `EMBEDDING_MODELS`: the embedding models."""
-    names = words(environ, "EMBEDDING_MODELS", "")
+    return _model_names(environ, "EMBEDDING_MODELS")
+
+
+def rerank_models(environ: Environ) -> tuple[str, ...]:
+    """Read `RERANK_MODELS`: the cross-encoders. Raises SettingsError if one is an embedding model too."""
+    names = _model_names(environ, "RERANK_MODELS")
+    for name in names:
+        if name in embedding_models(environ):
+            raise SettingsError(f"RERANK_MODELS has {name!r}, which EMBEDDING_MODELS has too")
+    return names
+
+
+def _model_names(environ: Environ, setting: str, default: str = "") -> tuple[str, ...]:
+    names = words(environ, setting, default)
     for name in names:
         try:
             model_tag(name)
         except ValueError as error:
-            raise SettingsError(f"EMBEDDING_MODELS has {name!r}: {error}") from None
+            raise SettingsError(f"{setting} has {name!r}: {error}") from None
     return tuple(dict.fromkeys(names))
 
 

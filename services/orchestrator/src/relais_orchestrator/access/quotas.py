@@ -6,7 +6,7 @@ import json
 
 from relais_common.config.api_keys import ApiKey
 from relais_common.jobs.chat import Message
-from relais_common.jobs.job import Job
+from relais_common.jobs.job import Job, Operation
 from relais_common.jobs.limits import NO_QUOTA, Quota
 
 BYTES_PER_TOKEN = 3
@@ -39,7 +39,10 @@ def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
 
 def _input_tokens(job: Job) -> int:
     if job.embedding is not None:
-        return sum(map(_tokens, (*job.embedding.inputs, *job.embedding.queries)))
+        inputs, queries = job.embedding.inputs, job.embedding.queries
+        # A cross-encoder reads a query with each of its documents.
+        times = len(inputs) // len(queries) if job.operation is Operation.RERANK else 1
+        return sum(map(_tokens, inputs)) + times * sum(map(_tokens, queries))
     if job.prompt is not None:
         return _tokens(job.prompt)
     beside = [told for told in (job.chat_template_kwargs, job.chat.tools) if told]

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from relais_common.jobs.errors import RelaisError
+from relais_common.jobs.job import Operation
 from relais_orchestrator.batches.endpoints import Endpoint
 
 
@@ -83,7 +84,7 @@ class Route:
         body: the request's type.
         form: the request's type, if it is sent as `multipart/form-data`.
         example: a valid body, to which the document adds a model if it has one.
-        embeds: the model must be an embedding model.
+        asks: what its model must answer.
         query: the type of the query string, or single parameters if the handler reads them itself.
         operation_id: for a second path of the same operation.
         errors: errors beyond those that `access` and `body` imply.
@@ -101,7 +102,7 @@ class Route:
     body: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
     example: Mapping[str, Any] | None = None
-    embeds: bool = False
+    asks: Operation = Operation.CHAT
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
     answers: tuple[Answer, ...]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from relais_common.config.aliases import roots_of
 from relais_common.jobs.errors import ModelNotFound
+from relais_common.jobs.job import ModelOperation, Operation
 from relais_orchestrator.access.auth import Caller
 
 
@@ -15,7 +16,7 @@ class Catalogue:
     Args:
         models: the declared ones.
         aliases: other names; each refers to a declared model or to another alias.
-        embedding_models: the declared models that are embedding models.
+        embedding_models, rerank_models: the declared models that are of these kinds.
 
     Raises:
         SettingsError: an alias does not resolve to a declared model; names `MODEL_ALIASES`.
@@ -26,8 +27,12 @@ class Catalogue:
         models: tuple[str, ...],
         aliases: Mapping[str, str],
         embedding_models: tuple[str, ...] = (),
+        rerank_models: tuple[str, ...] = (),
     ) -> None:
-        self._embedding_models = frozenset(embedding_models)
+        self._operations: dict[str, ModelOperation] = {
+            **dict.fromkeys(embedding_models, Operation.EMBEDDINGS),
+            **dict.fromkeys(rerank_models, Operation.RERANK),
+        }
         self._roots = {model: model for model in models} | roots_of(aliases, models)
 
     def names_of(self, caller: Caller) -> tuple[str, ...]:
@@ -51,6 +56,6 @@ class Catalogue:
         """Return the declared model behind a name, for operators, who see every model; None if there is none."""
         return self._roots.get(name)
 
-    def embeds(self, root: str) -> bool:
-        """Return whether a declared model is an embedding model."""
-        return root in self._embedding_models
+    def operation_of(self, root: str) -> ModelOperation:
+        """Return what a declared model is for."""
+        return self._operations.get(root, Operation.CHAT)

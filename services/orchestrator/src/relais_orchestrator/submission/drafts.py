@@ -21,6 +21,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     Inputs,
     RerankRequest,
     ScoreRequest,
+    as_list,
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
@@ -33,6 +34,7 @@ class Draft:
     """A validated request, independent of its route.
 
     Attributes:
+        inputs_field: where the route has the inputs of `embedding`.
         is_delivered: its client waits for a result that nobody needs once the client has it or has left.
         operation: None for the one that follows from what is given.
     """
@@ -45,6 +47,7 @@ class Draft:
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
     embedding: Embedding | None = None
+    inputs_field: str = "input"
     chat_template_kwargs: dict[str, Any] | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
     sampling: Sampling = field(default_factory=Sampling)
@@ -158,20 +161,22 @@ def embeddings(wanted: EmbeddingRequest) -> Asked:
 
 
 def rerank(wanted: RerankRequest | CohereRerankRequest) -> Asked:
-    embedding = Embedding(
-        inputs=tuple(wanted.documents), queries=(wanted.query,), input_type=InputType.PASSAGE
-    )
+    texts = tuple(one if isinstance(one, str) else one.text for one in wanted.documents)
+    embedding = Embedding(inputs=texts, queries=(wanted.query,), input_type=InputType.PASSAGE)
     return Asked(
-        _vectors(wanted, embedding),
+        replace(_vectors(wanted, embedding), inputs_field="documents"),
         top_n=wanted.top_n,
         return_documents=isinstance(wanted, RerankRequest) and wanted.return_documents is not False,
     )
 
 
 def score(wanted: ScoreRequest) -> Asked:
-    passages = (wanted.text_2,) if isinstance(wanted.text_2, str) else tuple(wanted.text_2)
-    embedding = Embedding(inputs=passages, queries=(wanted.text_1,), input_type=InputType.PASSAGE)
-    return Asked(_vectors(wanted, embedding))
+    embedding = Embedding(
+        inputs=tuple(as_list(wanted.text_2)),
+        queries=tuple(as_list(wanted.text_1)),
+        input_type=InputType.PASSAGE,
+    )
+    return Asked(replace(_vectors(wanted, embedding), inputs_field="text_2"))
 
 
 def tokenize(wanted: TokenizeRequest) -> Asked:

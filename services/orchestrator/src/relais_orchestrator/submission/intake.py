@@ -24,9 +24,9 @@ from relais_common.jobs.errors import (
 )
 from relais_common.jobs.job import (
     Accepted,
-    Embedding,
     Idempotency,
     Job,
+    ModelOperation,
     OnDisconnect,
     OnWorkerLoss,
     Operation,
@@ -55,6 +55,22 @@ DELIVERED_TTL_S = 60.0
 LINE_TTL_S = 120.0
 """How long the result of a batch's line is kept: long enough for another orchestrator to take the batch over."""
 _ORDER = tuple(Priority)
+_ANSWERS: dict[ModelOperation, tuple[Operation, ...]] = {
+    Operation.CHAT: (
+        Operation.CHAT,
+        Operation.TEXT_COMPLETION,
+        Operation.TOKENIZE,
+        Operation.DETOKENIZE,
+    ),
+    Operation.EMBEDDINGS: (Operation.EMBEDDINGS, Operation.SCORE),
+    Operation.RERANK: (Operation.RERANK,),
+}
+"""What models of each kind answer."""
+_WHAT: dict[ModelOperation, str] = {
+    Operation.CHAT: "writes text: it is not an embedding model and not a reranker",
+    Operation.EMBEDDINGS: "is an embedding model",
+    Operation.RERANK: "is a reranker: send it to /v1/rerank or /v1/score",
+}
 
 
 class Intake:
@@ -108,6 +124,7 @@ class Intake:
             draft,
             caller,
             new_channel_id(model),
+            self._operation(model, draft),
             deadline_s=self._deadline_s(draft),
             log_ttl_s=min(self._limits.log_ttl_s, kept_s),
             result_ttl_s=min(self._limits.result_ttl_s, kept_s),
@@ -129,7 +146,7 @@ class Intake:
     def check(self, draft: Draft, caller: Caller) -> str:
         """Return the model that the draft is for. Raises what `accept` raises for a draft that no wait would help."""
         model = self._catalogue.root_of(draft.model, caller)
-        self._check_operation(model, draft.embedding)
+        self._check_operation(model, draft)
         _check_structure(draft.sampling, caller.may)
         return model
 
@@ -146,7 +163,7 @@ class Intake:
         """
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
-        self.check(draft, caller)
+        model = self.check(draft, caller)
         line = replace(
             draft,
             priority=Priority.BATCH,
@@ -158,6 +175,7 @@ class Intake:
             line,
             caller,
             channel_id,
+            self._operation(model, draft),
             deadline_s=deadline_s,
             log_ttl_s=LINE_TTL_S,
             result_ttl_s=LINE_TTL_S,
@@ -173,16 +191,26 @@ class Intake:
         self._accepted(job, accepted)
         return accepted
 
-    def _check_operation(self, model: str, embedding: Embedding | None) -> None:
-        embeds = self._catalogue.embeds(model)
-        if embeds != (embedding is not None):
-            kind = "is an embedding model" if embeds else "is not an embedding model"
-            raise InvalidRequest(f"{model!r} {kind}", param="model", code="wrong_operation")
-        most = self._limits.max_embedding_inputs
+    def _operation(self, model: str, draft: Draft) -> Operation:
+        """Return what the draft asks of the model."""
+        if draft.operation is not None:
+            return draft.operation
+        if draft.embedding is None:
+            return Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT
+        if not draft.embedding.queries:
+            return Operation.EMBEDDINGS
+        reranks = self._catalogue.operation_of(model) is Operation.RERANK
+        return Operation.RERANK if reranks else Operation.SCORE
+
+    def _check_operation(self, model: str, draft: Draft) -> None:
+        kind = self._catalogue.operation_of(model)
+        if self._operation(model, draft) not in _ANSWERS[kind]:
+            raise InvalidRequest(f"{model!r} {_WHAT[kind]}", param="model", code="wrong_operation")
+        most, embedding = self._limits.max_embedding_inputs, draft.embedding
         if embedding is None:
             return
         if len(embedding.inputs) > most:
-            raise PayloadTooLarge(f"at most {most} inputs in one request", param="input")
+            raise PayloadTooLarge(f"at most {most} inputs in one request", param=draft.inputs_field)
         if not (isinstance(embedding.inputs[0], str) or self._limits.accept_embedding_token_ids):
             raise InvalidRequest(
                 "input: send texts. Token ids are refused (EMBEDDING_TOKEN_IDS), because those of another tokenizer "
@@ -250,6 +278,7 @@ def _job(
     draft: Draft,
     caller: Caller,
     channel_id: str,
+    operation: Operation,
     *,
     deadline_s: float,
     log_ttl_s: float,
@@ -259,7 +288,7 @@ def _job(
         channel_id=channel_id,
         model=channel_model(channel_id),
         key_id=caller.key_id,
-        operation=_operation(draft),
+        operation=operation,
         messages=draft.messages,
         prompt=draft.prompt,
         embedding=draft.embedding,
@@ -273,14 +302,6 @@ def _job(
         log_ttl_s=log_ttl_s,
         result_ttl_s=result_ttl_s,
     )
-
-
-def _operation(draft: Draft) -> Operation:
-    if draft.operation is not None:
-        return draft.operation
-    if draft.embedding is not None:
-        return Operation.SCORE if draft.embedding.queries else Operation.EMBEDDINGS
-    return Operation.TEXT_COMPLETION if draft.messages is None else Operation.CHAT
 
 
 def _idempotency(key: str | None, body: bytes) -> Idempotency | None:

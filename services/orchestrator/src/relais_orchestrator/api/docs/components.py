@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
+from relais_common.jobs.job import Operation
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.schemas import deployed
 from relais_orchestrator.api.schemas.errors import ErrorResponse
@@ -23,7 +24,7 @@ class Deployment:
     Attributes:
         version: of the API.
         root_path: where a proxy serves it, without a slash at the end; empty at the root.
-        models, embedding_models: the declared ones; examples name the first.
+        models, embedding_models, rerank_models: the declared ones of each kind; examples name the first.
         any_token: a key is not asked for.
         ignore_unknown: unknown fields of bodies are ignored, not refused.
         max_deadline_s: the bound on `deadline_s`.
@@ -33,9 +34,16 @@ class Deployment:
     root_path: str
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
+    rerank_models: tuple[str, ...]
     any_token: bool
     ignore_unknown: bool
     max_deadline_s: float
+
+    def models_for(self, asked: Operation) -> tuple[str, ...]:
+        """Return the models that answer this; the fittest first."""
+        if asked is Operation.RERANK:
+            return (*self.rerank_models, *self.embedding_models)
+        return self.embedding_models if asked is Operation.EMBEDDINGS else self.models
 
 
 class Plain(GenerateJsonSchema):
@@ -96,8 +104,9 @@ def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
 def filled(schemas: Json, deployment: Deployment) -> Any:
     """The schemas with this deployment's values in place of their placeholders."""
     values = {
-        deployed.MODELS: list(deployment.models),
-        deployed.EMBEDDING_MODELS: list(deployment.embedding_models),
+        deployed.TEXT_MODELS: list(deployment.models),
+        deployed.NO_TEXT_MODELS: [*deployment.embedding_models, *deployment.rerank_models],
+        deployed.NO_EMBEDDING_MODELS: [*deployment.models, *deployment.rerank_models],
         deployed.MAX_DEADLINE_S: deployment.max_deadline_s,
     }
 

@@ -64,8 +64,11 @@ def _first_request(deployment: Deployment) -> Json:
                 "messages": [{"role": "user", "content": "Bonjour"}],
             },
         )
-    else:
+    elif deployment.embedding_models:
         path, body = "/v1/embeddings", {"model": deployment.embedding_models[0], "input": "Bonjour"}
+    else:
+        path = "/v1/rerank"
+        body = {"model": deployment.rerank_models[0], "query": "Bonjour", "documents": ["Salut"]}
     return {"path": path, "body": body, "any_key": deployment.any_token}
 
 

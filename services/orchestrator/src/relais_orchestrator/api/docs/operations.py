@@ -84,7 +84,7 @@ def describe(route: Route, schemas: Schemas, deployment: Deployment) -> Json:
     if route.body is not None:
         media: Json = {"schema": schemas.of(route.body, "validation")}
         if route.example is not None:
-            models = deployment.embedding_models if route.embeds else deployment.models
+            models = deployment.models_for(route.asks)
             if "model" not in route.body.model_fields:
                 media["example"] = {**route.example}
             elif models:

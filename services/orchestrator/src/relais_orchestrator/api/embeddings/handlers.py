@@ -18,7 +18,7 @@ from aiohttp import web
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
-from relais_common.jobs.job import OnDisconnect
+from relais_common.jobs.job import OnDisconnect, Operation
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.schemas import (
@@ -27,6 +27,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     RerankResponse,
     RerankResult,
     ScoreList,
+    ScoreType,
 )
 from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer
 from relais_orchestrator.app_keys import PARTS, Parts
@@ -43,12 +44,17 @@ PARTS_AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A completed request."""
+    """A completed request.
+
+    Attributes:
+        score_type: of its results, if they are scores.
+    """
 
     channel_id: str
     completed: Completed
     shape: Vectors
     packed: bytes
+    score_type: ScoreType
 
     @property
     def model(self) -> str:
@@ -93,7 +99,7 @@ def _embeddings_json(asked: Asked, done: _Done) -> Iterator[bytes]:
 
 
 async def rerank(request: web.Request) -> web.Response:
-    """Rank documents by their cosine similarity to a query."""
+    """Rank documents by relevance to a query."""
     asked, done = await _ask(request, Reading.RERANK)
     return json_response(_rerank(asked, done), headers=done.headers)
 
@@ -111,6 +117,7 @@ def _rerank(asked: Asked, done: _Done) -> RerankResponse:
         "model": done.model,
         "results": results,
         "usage": done.usage,
+        "score_type": done.score_type,
         "timings": done.completed.timings,
     }
 
@@ -131,6 +138,7 @@ def _cohere_rerank(asked: Asked, done: _Done) -> CohereRerankResponse:
             "api_version": {"version": "2"},
             "tokens": {"input_tokens": done.usage["prompt_tokens"]},
         },
+        "score_type": done.score_type,
         "timings": done.completed.timings,
     }
 
@@ -142,7 +150,7 @@ def _nearest(asked: Asked, done: _Done) -> list[tuple[int, float]]:
 
 
 async def score(request: web.Request) -> web.Response:
-    """Cosine similarities of one text with others."""
+    """Score one text with others, or pairs of texts."""
     asked, done = await _ask(request, Reading.SCORE)
     return json_response(_score(asked, done), headers=done.headers)
 
@@ -158,6 +166,7 @@ def _score(_: Asked, done: _Done) -> ScoreList:
         "usage": done.usage,
         "id": f"score-{done.channel_id}",
         "created": int(time.time()),
+        "score_type": done.score_type,
         "timings": done.completed.timings,
     }
 
@@ -191,7 +200,9 @@ async def _end_of(
     packed = await parts.queue.vectors(channel_id)
     if packed is None or completed.vectors is None:
         raise ChannelNotFound("the vectors of this request have expired")
-    return _Done(channel_id, completed, completed.vectors, packed)
+    kind = parts.catalogue.operation_of(channel_model(channel_id))
+    score_type: ScoreType = "cross_encoder" if kind is Operation.RERANK else "cosine"
+    return _Done(channel_id, completed, completed.vectors, packed, score_type)
 
 
 def _lines(

@@ -1,8 +1,9 @@
-"""Routes of embedding models: OpenAI's, vLLM's rerank and score, and Cohere's rerank."""
+"""Routes of embedding models and rerankers: OpenAI's, vLLM's rerank and score, and Cohere's rerank."""
 
 from __future__ import annotations
 
 from relais_common.jobs.errors import RequestCancelled, RequestExpired
+from relais_common.jobs.job import Operation
 from relais_orchestrator.api.embeddings import handlers as embeddings
 from relais_orchestrator.api.embeddings.schemas import (
     CohereRerankRequest,
@@ -35,7 +36,7 @@ ROUTES = [
         summary="Turn texts into vectors",
         body=EmbeddingRequest,
         example={"input": ["How long is the wait?", "The queue is short today."]},
-        embeds=True,
+        asks=Operation.EMBEDDINGS,
         headers=(IDEMPOTENCY_KEY,),
         answers=(Answer(200, "The vectors, in order.", EmbeddingList, headers=(QUEUE_MS,)),),
         errors=ERRORS,
@@ -46,13 +47,14 @@ ROUTES = [
         handler=embeddings.rerank,
         batch=embeddings.RERANK_LINES,
         tag=TAG,
-        summary="Sort passages by nearness to a query",
-        description="By the cosine of their vectors; queries and passages get the model's own prompts.",
+        summary="Sort passages by relevance to a query",
+        description="By the score that a reranker gives each of them with the query. With an embedding model, by the"
+        " cosine of their vectors; queries and passages get the model's own prompts. `score_type` says which.",
         body=RerankRequest,
         example={"query": "opening hours", "documents": ["We open at nine.", "Cats sleep."]},
-        embeds=True,
+        asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The nearest first.", RerankResponse, headers=(QUEUE_MS,)),),
+        answers=(Answer(200, "The best first.", RerankResponse, headers=(QUEUE_MS,)),),
         errors=ERRORS,
     ),
     Route(
@@ -65,9 +67,9 @@ ROUTES = [
         description="As `/v1/rerank`, with what Cohere's client sends and reads.",
         body=CohereRerankRequest,
         example={"query": "opening hours", "documents": ["We open at nine.", "Cats sleep."]},
-        embeds=True,
+        asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The nearest first.", CohereRerankResponse, headers=(QUEUE_MS,)),),
+        answers=(Answer(200, "The best first.", CohereRerankResponse, headers=(QUEUE_MS,)),),
         errors=ERRORS,
     ),
     Route(
@@ -77,10 +79,11 @@ ROUTES = [
         batch=embeddings.SCORE_LINES,
         tag=TAG,
         summary="Compare a text with others",
-        description="By the cosine of their vectors; the first is a query, the second a passage.",
+        description="By a reranker's score, or by the cosine of an embedding model's vectors; the first is a query, the"
+        " second a passage.",
         body=ScoreRequest,
         example={"text_1": "opening hours", "text_2": ["We open at nine.", "Cats sleep."]},
-        embeds=True,
+        asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
         answers=(Answer(200, "One score for each second text.", ScoreList, headers=(QUEUE_MS,)),),
         errors=ERRORS,

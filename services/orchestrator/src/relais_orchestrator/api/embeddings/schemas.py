@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, Field, with_config
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from relais_common.jobs.events import Timings
@@ -12,7 +13,7 @@ from relais_common.jobs.job import InputType, OnDisconnect, Priority
 from relais_orchestrator.api.openai.schemas import Label
 from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.closed import CLOSED
-from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName
+from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName, ScoringModelName
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
@@ -35,11 +36,10 @@ Inputs = (
 
 
 class _Common(BaseModel):
-    """The model, and Relais's own three fields."""
+    """Relais's own three fields."""
 
     model_config = STRICT
 
-    model: EmbeddingModelName
     priority: RequestPriority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
     )
@@ -55,6 +55,7 @@ class _Common(BaseModel):
 class EmbeddingRequest(_Common):
     """`POST /v1/embeddings`."""
 
+    model: EmbeddingModelName
     input: Inputs = Field(
         description="A text, or a list of them; where the deployment accepts them (`EMBEDDING_TOKEN_IDS`), token ids of"
         " the model, or a list of such."
@@ -71,37 +72,73 @@ class EmbeddingRequest(_Common):
     )
 
 
-class RerankRequest(_Common):
-    """`POST /v1/rerank`: rank passages by similarity to a query."""
+class TextDocument(BaseModel):
+    """A document as Cohere's first version and Jina write it."""
 
+    model_config = STRICT
+
+    text: str
+
+
+Documents = Annotated[
+    list[Annotated[str, branch("text")] | Annotated[TextDocument, branch("document")]],
+    Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS),
+]
+_CUT = "documents are cut at the model's own limit, and scored whole"
+
+
+class _Ranking(_Common):
+    """What all rerank routes share."""
+
+    model: ScoringModelName
     query: str
-    documents: Texts
     top_n: Annotated[int, Whole(1, 2**31 - 1)] | None = Field(
         default=None, description="The best so many; default: all."
     )
+    max_tokens_per_doc: Annotated[Literal[4096] | None, NotSupported(_CUT)] = None
+
+
+class RerankRequest(_Ranking):
+    """`POST /v1/rerank`: rank passages by relevance to a query."""
+
+    documents: Documents
     return_documents: bool | None = Field(
         default=None, description="False leaves the texts out of the answer."
     )
+    truncation: Annotated[Literal[True] | None, NotSupported(_CUT)] = None
+    max_chunks_per_doc: Annotated[None, NotSupported(_CUT)] = None
+    rank_fields: Annotated[None, NotSupported("documents have one field, text")] = None
 
 
-class CohereRerankRequest(_Common):
+class CohereRerankRequest(_Ranking):
     """`POST /v2/rerank`: what Cohere's client sends."""
 
-    query: str
     documents: Texts
-    top_n: Annotated[int, Whole(1, 2**31 - 1)] | None = Field(
-        default=None, description="The best so many; default: all."
-    )
-    max_tokens_per_doc: Annotated[
-        Literal[4096] | None, NotSupported("documents are cut at the model's own limit")
-    ] = None
 
 
 class ScoreRequest(_Common):
-    """`POST /v1/score`: compare one text with each of the second ones."""
+    """`POST /v1/score`: compare one text with each of the second ones, or each with its own."""
 
-    text_1: str
-    text_2: Annotated[str, branch("text")] | Annotated[Texts, branch("texts")]
+    model: ScoringModelName
+    text_1: Annotated[str, branch("text")] | Annotated[Texts, branch("texts")]
+    text_2: Annotated[str, branch("text")] | Annotated[Texts, branch("texts")] = Field(
+        description="As many as `text_1` has, unless that is one text."
+    )
+
+    @field_validator("text_2")
+    @classmethod
+    def _pairs(cls, given: str | list[str], info: ValidationInfo) -> str | list[str]:
+        first = info.data.get("text_1")
+        if isinstance(first, list) and len(first) not in (1, len(given := as_list(given))):
+            raise PydanticCustomError(
+                "pairs", "{first} texts in text_1 need as many here", {"first": len(first)}
+            )
+        return given
+
+
+def as_list(given: str | list[str]) -> list[str]:
+    """Return one text, or several, as several."""
+    return [given] if isinstance(given, str) else given
 
 
 @with_config(CLOSED)
@@ -132,6 +169,16 @@ class EmbeddingList(TypedDict):
     timings: Timings
 
 
+_SCORE = "A cosine, -1 to 1, or a reranker's own score: of most models 0 to 1."
+ScoreType = Annotated[
+    Literal["cosine", "cross_encoder"],
+    Field(
+        description="`cosine`: of the vectors of an embedding model; `cross_encoder`: the score of a reranker, which"
+        " reads both texts together."
+    ),
+]
+
+
 @with_config(CLOSED)
 class Document(TypedDict):
     text: str
@@ -140,18 +187,19 @@ class Document(TypedDict):
 @with_config(CLOSED)
 class RerankResult(TypedDict):
     index: Annotated[int, Field(description="Its place among the documents of the request.")]
-    relevance_score: Annotated[float, Field(description="Cosine with the query, -1 to 1.")]
+    relevance_score: Annotated[float, Field(description=_SCORE)]
     document: NotRequired[Document]
 
 
 @with_config(CLOSED)
 class RerankResponse(TypedDict):
-    """Documents, most similar first."""
+    """Documents, the most relevant first."""
 
     id: str
     model: str
     results: list[RerankResult]
     usage: EmbeddingUsage
+    score_type: ScoreType
     timings: Timings
 
 
@@ -174,16 +222,17 @@ class CohereMeta(TypedDict):
 @with_config(CLOSED)
 class CohereResult(TypedDict):
     index: Annotated[int, Field(description="Its place among the documents of the request.")]
-    relevance_score: Annotated[float, Field(description="Cosine with the query, -1 to 1.")]
+    relevance_score: Annotated[float, Field(description=_SCORE)]
 
 
 @with_config(CLOSED)
 class CohereRerankResponse(TypedDict):
-    """Documents, most similar first, as Cohere's client reads them."""
+    """Documents, the most relevant first, as Cohere's client reads them."""
 
     id: str
     results: list[CohereResult]
     meta: CohereMeta
+    score_type: ScoreType
     timings: Timings
 
 
@@ -191,7 +240,7 @@ class CohereRerankResponse(TypedDict):
 class ScoreObject(TypedDict):
     object: Literal["score"]
     index: int
-    score: Annotated[float, Field(description="Cosine, -1 to 1.")]
+    score: Annotated[float, Field(description=_SCORE)]
 
 
 @with_config(CLOSED)
@@ -204,4 +253,5 @@ class ScoreList(TypedDict):
     usage: EmbeddingUsage
     id: str
     created: int
+    score_type: ScoreType
     timings: Timings

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
 from relais_orchestrator.api.embeddings.schemas import Inputs
 from relais_orchestrator.api.schemas.branches import branch
-from relais_orchestrator.api.schemas.deployed import NO_EMBEDDING_MODEL, NO_MODEL, Deadline
+from relais_orchestrator.api.schemas.deployed import EMBEDS, WRITES_TEXT, Deadline
 from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
@@ -51,7 +51,7 @@ def _given(name: str) -> dict[str, Any]:
 def _beside(name: str) -> dict[str, Any]:
     """A JSON schema that requires this field and excludes the others."""
     others = {one: {"type": "null"} for one, whose in _GOES_WITH.items() if whose != name}
-    model = NO_MODEL if name == "input" else NO_EMBEDDING_MODEL
+    model = EMBEDS if name == "input" else WRITES_TEXT
     return {"operation": {"enum": [_OPERATIONS[name], None]}, "model": model, **others}
 
 

@@ -119,9 +119,7 @@ def _model(
 ) -> ModelObject:
     root = parts.catalogue.root_of(name, caller)
     state = states.get(root)
-    shown: objects.ModelState = {
-        "operation": "embeddings" if parts.catalogue.embeds(root) else "chat"
-    }
+    shown: objects.ModelState = {"operation": parts.catalogue.operation_of(root)}
     if state is not None:
         shown |= {
             "state": state.state,

@@ -8,6 +8,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from relais_common.jobs.events import Timings
+from relais_common.jobs.job import ModelOperation
 from relais_orchestrator.api.schemas.answers import CalledTool, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
 
@@ -190,8 +191,11 @@ class ModelState(TypedDict):
     """What a model does, and its state, at most one second old; only `operation` while the store does not answer."""
 
     operation: Annotated[
-        Literal["chat", "embeddings"],
-        Field(description="`chat`: it writes text; `embeddings`: it is an embedding model."),
+        ModelOperation,
+        Field(
+            description="`chat`: it writes text; `embeddings`: it is an embedding model; `rerank`: it is a"
+            " cross-encoder."
+        ),
     ]
     state: NotRequired[
         Annotated[

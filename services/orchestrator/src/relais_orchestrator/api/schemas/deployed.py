@@ -8,13 +8,16 @@ from pydantic import Field, JsonValue
 
 from relais_orchestrator.api.schemas.messages import ModelName
 
-MODELS = "{models}"
-EMBEDDING_MODELS = "{embedding_models}"
+TEXT_MODELS = "{text_models}"
+NO_TEXT_MODELS = "{no_text_models}"
+NO_EMBEDDING_MODELS = "{no_embedding_models}"
 MAX_DEADLINE_S = "{max_deadline_s}"
 
-NO_MODEL: dict[str, JsonValue] = {"not": {"enum": MODELS}}
-NO_EMBEDDING_MODEL: dict[str, JsonValue] = {"not": {"enum": EMBEDDING_MODELS}}
+WRITES_TEXT: dict[str, JsonValue] = {"not": {"enum": NO_TEXT_MODELS}}
+EMBEDS: dict[str, JsonValue] = {"not": {"enum": NO_EMBEDDING_MODELS}}
+SCORES: dict[str, JsonValue] = {"not": {"enum": TEXT_MODELS}}
 
-TextModelName = Annotated[ModelName, Field(json_schema_extra=NO_EMBEDDING_MODEL)]
-EmbeddingModelName = Annotated[ModelName, Field(json_schema_extra=NO_MODEL)]
+TextModelName = Annotated[ModelName, Field(json_schema_extra=WRITES_TEXT)]
+EmbeddingModelName = Annotated[ModelName, Field(json_schema_extra=EMBEDS)]
+ScoringModelName = Annotated[ModelName, Field(json_schema_extra=SCORES)]
 Deadline = Annotated[float, Field(gt=0, json_schema_extra={"maximum": MAX_DEADLINE_S})]
