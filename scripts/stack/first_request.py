@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import operator
 import time
 from collections.abc import Iterator
 
@@ -64,18 +62,13 @@ def _stream(run: Run, api: Program, prompt: str) -> Iterator[str]:
 
 
 def compare(run: Run, api: Program) -> None:
-    """Vectors of a sentence and of two others, and how near these are to it."""
+    """Scores of two sentences by a third: cosines of vectors, or those of a reranker."""
     started = time.monotonic()
-    body = {"model": run.embedding_model, "input": [SENTENCE, *OTHERS]}
-    with post(api, "/v1/embeddings", body) as response:
-        own, *others = [one["embedding"] for one in json.load(response)["data"]]
+    body = {"model": run.embedding_model, "text_1": SENTENCE, "text_2": OTHERS}
+    with post(api, "/v1/score", body) as response:
+        answer = json.load(response)
     took_s = time.monotonic() - started
     emit(f"  > {SENTENCE}\n")
-    for text, other in zip(OTHERS, others, strict=True):
-        emit(f"  {_cosine(own, other):5.2f}  {text}\n")
-    emit(f"  (cosines of {len(own)}-dimensional vectors, after {took_s:.2f} s)\n\n")
-
-
-def _cosine(one: list[float], other: list[float]) -> float:
-    dot: float = sum(map(operator.mul, one, other))
-    return dot / (math.hypot(*one) * math.hypot(*other))
+    for text, one in zip(OTHERS, answer["data"], strict=True):
+        emit(f"  {one['score']:5.2f}  {text}\n")
+    emit(f"  (scores: {answer['score_type']}, after {took_s:.2f} s)\n\n")

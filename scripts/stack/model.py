@@ -52,6 +52,7 @@ class Run:
 
     Attributes:
         model, embedding_model: of its own workers; models: all that its orchestrators declare.
+        reranks: its embedding workers' model is a reranker.
     """
 
     run_id: str
@@ -63,6 +64,7 @@ class Run:
     programs: tuple[Program, ...]
     models: tuple[str, ...] = ()
     embedding_model: str = ""
+    reranks: bool = False
     keeps_traces: bool = False
     redis_password: str = field(default="", repr=False)
 

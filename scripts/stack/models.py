@@ -33,11 +33,13 @@ class Model:
         name: that clients use.
         demo: it is the one from this repository.
         environment: what its workers get beside the environment of the run.
+        reranks: it is declared as a reranker.
     """
 
     name: str
     demo: bool
     environment: Mapping[str, str]
+    reranks: bool = False
 
 
 def settle_llm(root: Path, environment: dict[str, str], environ: Mapping[str, str]) -> Model:
@@ -75,6 +77,7 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
     """Settle the settings of what gives vectors in `environment`."""
     # Not above: `down` and `status` do without the environment.
     from relais_common.jobs.errors import SettingsError
+    from relais_common.runtime.environ import rerank_models
     from relais_embedding_worker.settings import read_settings
 
     if environment["ENGINE"] == "deterministic":
@@ -89,12 +92,18 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
         environment["EMBEDDING_MODEL"] = str(path.resolve())
     try:
         encoder = read_settings(environment).encoder
+        rerankers = rerank_models(environment)
     except SettingsError as error:
         raise StackError(str(error)) from None
     own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
     if Path(encoder.model).is_dir():
         own["HF_HUB_OFFLINE"] = "1"
-    return Model(encoder.served_name, demo=not wanted, environment=_unless_set(own, environ))
+    return Model(
+        encoder.served_name,
+        demo=not wanted,
+        environment=_unless_set(own, environ),
+        reranks=encoder.served_name in rerankers,
+    )
 
 
 def declared_models(environment: Mapping[str, str]) -> tuple[str, ...]:

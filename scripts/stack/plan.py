@@ -85,7 +85,8 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
     embedder = None
     if counts.embedding_workers:
         embedder = settle_embedder(root, environment, environ)
-        environment.setdefault("EMBEDDING_MODELS", embedder.name)
+        if not embedder.reranks:
+            environment.setdefault("EMBEDDING_MODELS", embedder.name)
 
     run_id = secrets.token_hex(8)
     environment |= {
@@ -107,6 +108,7 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
         model=llm.name,
         models=declared_models(environment),
         embedding_model=embedder.name if embedder else "",
+        reranks=embedder is not None and embedder.reranks,
         keeps_traces=bool(environment.get("MONGODB_URL")),
         api_urls=tuple(f"http://{_display_host(program.host)}:{program.port}" for program in api),
         programs=programs,

@@ -151,6 +151,14 @@ def test_folder_of_an_embedding_model_is_found_from_the_repository(root: Path, f
         plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL="./nowhere")
 
 
+def test_reranker_is_declared_as_what_it_is(root: Path, free: str) -> None:
+    name = "someone/reranker"
+    made = plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL=name, RERANK_MODELS=name)
+
+    assert (made.run.embedding_model, made.run.reranks) == (name, True)
+    assert "EMBEDDING_MODELS" not in made.environment
+
+
 def test_no_model_at_all_means_no_embedding_model_either(root: Path, free: str) -> None:
     made = plan(root, API_PORT=free, embedding_workers=1, ENGINE="deterministic")
 

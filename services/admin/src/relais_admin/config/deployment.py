@@ -158,13 +158,14 @@ def _names_of_models(values: Environ) -> Iterator[str]:
         if served not in declared:
             yield f"MODELS lacks {served!r}, which the worker serves"
     vectors = environ.words(values, "EMBEDDING_MODELS", "all-MiniLM-L6-v2")
+    rerankers = environ.rerank_models(values)
     served = environ.text(
         values,
         "EMBEDDING_SERVED_NAME",
         environ.text(values, "EMBEDDING_MODEL", "all-MiniLM-L6-v2"),
     )
-    if vectors and served not in vectors:
-        yield f"EMBEDDING_MODELS lacks {served!r}, which the worker serves"
+    if (vectors or rerankers) and served not in (*vectors, *rerankers):
+        yield f"EMBEDDING_MODELS (or RERANK_MODELS) lacks {served!r}, which the worker serves"
 
 
 def _memory(values: Environ) -> Iterator[str]:
