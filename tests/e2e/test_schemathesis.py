@@ -21,15 +21,21 @@ from relais_testing.processes import ServiceProcess
 
 KEY = "an-operator-s-key-of-the-tests"
 
-# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow),
-# dates in the wrong order, and words that are no dates, are a 400 that no document foretells.
+# What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow), a
+# choice of a tool that is not there, dates in the wrong order, and words that are no dates, are a 400 that no document
+# foretells; nor does one tell how long a file is. A deadline may pass.
 CONFIG = "".join(
     f"""
 [[operations]]
 include-name = "{operation}"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "429", "5xx"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "416", "429", "5xx"]
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 """
     for operation in (
+        "POST /v1/requests",
+        "POST /v1/detokenize",
+        "POST /detokenize",
+        "GET /v1/files/{file_id}/content",
         "POST /v1/completions",
         "POST /v1/chat/completions",
         "GET /v1/usage",

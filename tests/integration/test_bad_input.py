@@ -467,7 +467,7 @@ async def test_wrong_methods_are_405_and_say_what_is_allowed(front: Front) -> No
                 assert (await refusal(response, 405))["code"] == "method_not_allowed"
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v2/requests", "/v1/requests/", "/v1//requests", "/é"])
+@pytest.mark.parametrize("path", ["/v1", "/v2/requests", "/v1/requestz", "/v1//requests", "/é"])
 async def test_unknown_paths_are_404(front: Front, path: str) -> None:
     async with front.get(path) as response:
         assert (await refusal(response, 404))["code"] == "not_found"

@@ -162,6 +162,8 @@ async def test_file_expires_when_its_form_says(front: Front, kept: Kept) -> None
         ({"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "expires_after[anchor]"),
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "1"}, "expires_after[seconds]"),
         ({"expires_after[seconds]": "3600"}, "expires_after[anchor]"),
+        ({"expires_after": '{"anchor": "created_at", "seconds": 1}'}, "expires_after[seconds]"),
+        ({"expires_after": "soon"}, "expires_after"),
     ],
 )  # fmt: skip
 async def test_wrong_field_is_named(

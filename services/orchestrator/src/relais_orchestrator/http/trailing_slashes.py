@@ -28,5 +28,5 @@ class TrailingSlashes:
 
 
 def _group(path: str) -> str:
-    """Return the version and the first name, as in `/v1/chat`."""
-    return "/".join(path.split("/", 3)[:3])
+    """Return the version and the first name, as in `/v1/chat`; of `/tokenize/`, the name."""
+    return "/".join(path.split("/", 3)[:3]).rstrip("/")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import StringConstraints
-
 from relais_common.jobs.errors import (
     FileInUse,
     FileNotKnown,
@@ -29,9 +25,7 @@ from relais_orchestrator.api.route import Answer, Header, Route
 
 TAG = "Batches"
 OCTETS = "application/octet-stream"
-RANGE = Header(
-    "Range", Annotated[str, StringConstraints(pattern=r"^bytes=")], "One range, as `bytes=0-1023`."
-)
+RANGE = Header("Range", str, "One range, as `bytes=0-1023`. What is none is ignored.")
 CONTENT_RANGE = Header("Content-Range", str, "Which bytes these are, and of how many.")
 
 ROUTES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from relais_orchestrator.api.schemas.closed import CLOSED
@@ -36,9 +37,9 @@ class FileUpload(BaseModel):
         Field(json_schema_extra={"format": "binary"}, description="The bytes, with a filename."),
     ]
     purpose: Literal["batch"]
-    expires_after: ExpiresAfter | None = Field(
+    expires_after: ExpiresAfter | SkipJsonSchema[None] = Field(
         default=None,
-        description="As the fields `expires_after[anchor]` and `expires_after[seconds]`.",
+        description="As JSON, or as the fields `expires_after[anchor]` and `expires_after[seconds]`.",
     )
 
 

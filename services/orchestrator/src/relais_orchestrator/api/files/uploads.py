@@ -36,7 +36,7 @@ MAX_FIELDS = 64
 OVERHEAD_BYTES = 64 << 10
 """Room for the form around the file."""
 
-FIELDS = frozenset(("purpose", "expires_after[anchor]", "expires_after[seconds]"))
+FIELDS = frozenset(("purpose", "expires_after", "expires_after[anchor]", "expires_after[seconds]"))
 MALFORMED = (ValueError, AssertionError, RuntimeError, HttpProcessingError, web.RequestPayloadError)
 """What aiohttp raises for bytes that are not a form."""
 
@@ -148,13 +148,16 @@ class Upload:
             for name in ("anchor", "seconds")
             if f"expires_after[{name}]" in self._fields
         }
-        if not given:
+        whole = self._fields.get("expires_after")
+        if not given and whole is None:
             return None
         try:
-            return ExpiresAfter.model_validate_strings(given).seconds
+            if whole is None:
+                return ExpiresAfter.model_validate_strings(given).seconds
+            return ExpiresAfter.model_validate_json(whole).seconds
         except ValidationError as error:
             one = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            param = f"expires_after[{one['loc'][0]}]"
+            param = "expires_after" + "".join(f"[{part}]" for part in one["loc"])
             raise InvalidRequest(f"{param}: {one['msg']}", param=param) from None
 
     async def _in_time(self, reading: Awaitable[T]) -> T:
