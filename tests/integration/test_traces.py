@@ -17,6 +17,8 @@ from relais_common.queue import keys
 from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 from relais_testing.builders import MODEL
+from relais_testing.embedding_worker import open_embedding_worker
+from relais_testing.encoders import WatchedReranker
 from relais_testing.kept import Kept, open_kept
 from relais_testing.mongo import MongoServer
 from relais_testing.scrape import scrape
@@ -233,3 +235,20 @@ async def test_a_server_that_is_away_is_told_as_such(tmp_path: Path) -> None:
     async with open_database(settings) as database:
         with pytest.raises(SinkUnavailable):
             await MongoTraceSink(database, retention_days=9).write([make_trace()])
+
+
+async def test_reranking_is_an_operation_of_its_own_in_traces_and_metrics(
+    stack: Stack, kept: Kept, redis_url: str
+) -> None:
+    front = await traced_front(stack, kept, RERANK_MODELS="judge")
+    asked = {"model": "judge", "query": "town hall", "documents": ["the town hall", "cats"]}
+    async with (
+        open_embedding_worker(redis_url, model="judge", encoder=WatchedReranker()),
+        front.post("/v1/rerank", asked) as response,
+    ):
+        answer = await response.json()
+    found = await kept.document(answer["id"].removeprefix("rerank-"))
+    assert (found["operation"], found["status"]) == (Operation.RERANK, "completed")
+    assert found["input_tokens"] == answer["usage"]["prompt_tokens"]
+    seen = await scrape(front.session, front.url)
+    assert seen.of("relais_requests_accepted_total", operation="rerank") == 1
