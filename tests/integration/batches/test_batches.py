@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from relais_orchestrator.batches.store import BATCHES, RESULTS
 from relais_testing.batches import CHAT, BatchClient, encode, line, lines
 from relais_testing.builders import MODEL
+from relais_testing.embedding_worker import open_embedding_worker
 from relais_testing.kept import Kept
+from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.waiting import wait_until
 from relais_testing.worker import Worker
@@ -318,3 +321,51 @@ async def test_request_beside_a_batch_of_its_key_goes_first(
 async def test_clients_cannot_ask_for_the_priority_of_batches(front: Front) -> None:
     found = await refusal(front, "POST", CHAT, json=chat_request(priority="batch"))
     assert found == (400, "invalid_value", "priority")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("/v1/embeddings", {"input": ["a", "b"]}, "data"),
+        ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}, "results"),
+        ("/v2/rerank", {"query": "q", "documents": ["a", "b"]}, "results"),
+        ("/v1/score", {"text_1": "q", "text_2": ["a", "b"]}, "data"),
+    ],
+)
+async def test_embedding_models_answer_lines_as_their_routes_do(
+    stack: Stack, kept: Kept, path: str, body: dict[str, Any], key: str
+) -> None:
+    front = await stack.front(**kept.settings, EMBEDDING_MODELS="embedder")
+    client = BatchClient(front.session)
+    body = {"model": "embedder", **body}
+    async with open_embedding_worker(stack.redis_url, model="embedder"):
+        batch = await client.ended(
+            await client.create(encode([line(0, url=path, body=body)]), path)
+        )
+        async with front.post(path, body) as response:
+            expected = await response.json()
+    assert batch["status"] == "completed"
+    (one,) = await client.content(batch["output_file_id"])
+    found = one["response"]["body"]
+    assert found[key] == expected[key]
+    assert len(found[key]) == 2
+
+
+async def test_revoked_key_stops_its_batches(stack: Stack, kept: Kept, tmp_path: Path) -> None:
+    key_file = KeyFile(tmp_path / "keys.json", one={}, two={})
+    front = await stack.front(**kept.settings, **key_file.settings)
+    client = BatchClient(front.session, **bearer("one"))
+    await client.create(encode(lines(30)))
+
+    async def waits() -> bool:
+        return (await stack.store.intake.depth(MODEL)).waiting > 0
+
+    await wait_until(waits)
+    key_file.write(two={})
+
+    async def over() -> bool:
+        batch = await kept.database[BATCHES].find_one({})
+        return batch is not None and batch["status"] == "cancelled"
+
+    await wait_until(over)
+    assert await stack.idle()

@@ -12,9 +12,6 @@ from relais_orchestrator.batches.lines import ENVELOPE_BYTES, custom_id_of, line
 from relais_orchestrator.batches.store import BatchStore, Document, LineResult
 from relais_orchestrator.files.store import FileStore, FileWriter
 
-RESULTS_AT_ONCE = 16
-"""Each may have megabytes."""
-
 
 class Merge:
     """Writes the files of one batch; each at its first line.
@@ -57,7 +54,7 @@ class Merge:
         }
 
     async def _write_lines(self) -> None:
-        results = self._results()
+        results = self._store.results(self._batch["_id"])
         result = await anext(results, None)
         try:
             async for number, text in self._lines():
@@ -80,15 +77,6 @@ class Merge:
         async for number, text in lines_of(self._files.read(file), most):
             if number <= batch["last_line"]:
                 yield number, text
-
-    async def _results(self) -> AsyncIterator[LineResult]:
-        last = 0
-        while page := await self._store.results(
-            self._batch["_id"], after=last, limit=RESULTS_AT_ONCE
-        ):
-            for one in page:
-                yield one
-            last = page[-1].line
 
     def _not_run(self, number: int, custom_id: str) -> LineResult:
         request_id = f"{self._batch['_id']}-{number}"

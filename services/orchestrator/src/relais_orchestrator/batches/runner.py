@@ -121,6 +121,8 @@ class HeldBatch:
             began = time.monotonic()
             try:
                 batch = await self._store.renew(self._batch_id, self._holder, self._progress())
+                if batch is not None and batch["status"] == "in_progress" and self._is_revoked():
+                    batch = await self._store.cancel(self._batch_id, key_id=batch["key_id"])
             except FilesUnavailable:
                 if time.monotonic() <= valid_until:
                     continue
@@ -133,6 +135,13 @@ class HeldBatch:
             self._is_cancelled = self._is_cancelled or batch["status"] == "cancelling"
             self._expires_at = batch["expires_at"]
             self._stop_feeding()
+
+    def _is_revoked(self) -> bool:
+        try:
+            self._parts.key_ring.client(self._batch["key_id"])
+        except KeyRevoked:
+            return True
+        return False
 
     def _progress(self) -> dict[str, int]:
         feeder = self._feeder

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +34,9 @@ RETENTION = timedelta(days=30)
 
 RESULTS_KEPT = timedelta(days=2)
 """How long results are kept after the completion window, if nobody could delete them."""
+
+RESULTS_AT_ONCE = 200
+CURSOR_S = 0.5
 
 Document = dict[str, Any]
 
@@ -216,24 +219,24 @@ class BatchStore:
 
     async def ended_lines(self, batch_id: str, *, after: int, limit: int) -> list[tuple[int, bool]]:
         """Return lines that have a result, in order, and whether each went well."""
-        found = await self._page_of_results(batch_id, after, limit, {"ok": 1})
+        with database_errors():
+            cursor = self._results.find(_after(batch_id, after), {"ok": 1})
+            found = await cursor.sort("_id", ASCENDING).limit(limit).to_list(None)
         return [(_line_of(one), one["ok"]) for one in found]
 
-    async def results(self, batch_id: str, *, after: int, limit: int) -> list[LineResult]:
-        """Return results in the order of their lines."""
-        found = await self._page_of_results(batch_id, after, limit, None)
-        return [
-            LineResult(_line_of(one), one["ok"], bytes(one["text"]), tuple(one["usage"]))
-            for one in found
-        ]
-
-    async def _page_of_results(
-        self, batch_id: str, after: int, limit: int, fields: Document | None
-    ) -> list[Document]:
-        wanted = {"_id": {"$gt": _result_id(batch_id, after), "$lt": f"{batch_id}/:"}}
-        with database_errors():
-            cursor = self._results.find(wanted, fields).sort("_id", ASCENDING).limit(limit)
-            return await cursor.to_list(None)
+    async def results(self, batch_id: str) -> AsyncIterator[LineResult]:
+        """Yield results in the order of their lines. The server bounds the bytes of each of its replies."""
+        last, found = 0, True
+        while found:
+            found, began_s = False, time.monotonic()
+            with database_errors():
+                cursor = self._results.find(_after(batch_id, last)).sort("_id", ASCENDING)
+                async for one in cursor.batch_size(RESULTS_AT_ONCE):
+                    last, found = _line_of(one), True
+                    yield LineResult(last, one["ok"], bytes(one["text"]), tuple(one["usage"]))
+                    # The driver's timeout counts for all replies of a cursor together.
+                    if time.monotonic() - began_s > CURSOR_S:
+                        break
 
     async def drop_results(self, batch_id: str) -> None:
         """Delete all results of a batch."""
@@ -255,6 +258,10 @@ class BatchStore:
 
 def _result_id(batch_id: str, line: int) -> str:
     return f"{batch_id}/{line:08d}"
+
+
+def _after(batch_id: str, line: int) -> Document:
+    return {"_id": {"$gt": _result_id(batch_id, line), "$lt": f"{batch_id}/:"}}
 
 
 def _line_of(result: Document) -> int:
