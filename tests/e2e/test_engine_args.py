@@ -11,11 +11,13 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.app import open_engines
 from relais_llm_worker.engines.engine import Engine
 from relais_llm_worker.settings import read_settings
+from relais_testing.int8_model import make_int8_model
 from relais_testing.process_stack import VLLM_ON_CPU
 
 pytestmark = [
@@ -146,9 +148,9 @@ def test_worker_ends_at_start_with_vllm_s_message(settings: dict[str, str], mess
         check=False,
         timeout=300,
     )
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith("relais-llm-worker: ")
-    assert message in last
+    # Python's own tracker of resources may add its warnings.
+    (line,) = [one for one in ended.stderr.splitlines() if one.startswith("relais-llm-worker: ")]
+    assert message in line
     assert "Traceback" not in ended.stderr
     assert ended.returncode == 2
 
@@ -168,20 +170,34 @@ async def _answers(**settings: str) -> list[list[int]]:
 
 
 async def _answer(engine: Engine, text: str) -> list[int]:
-    prompt = await engine.encode_text("a-key", text)
+    prompt = await engine.encode_chat("a-key", Chat((Message("user", text),)))
     greedy = Sampling(temperature=0.0, ignore_eos=True)
     async with engine.generate("a-request", prompt, greedy, 60) as generation:
         return [id_ async for chunk in generation.chunks() for id_ in chunk.token_ids]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def answers() -> dict[str, list[list[int]]]:
+async def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
     """Of a fixture, because an engine leaves a process of Python's own behind, for the next one."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in VLLM_ON_CPU.items():
             patch.setenv(name, value)
-        return {"plain": await _answers(), "speculating": await _answers(VLLM_ENGINE_ARGS=N_GRAMS)}
+        int8 = make_int8_model(tmp_path_factory.mktemp("models") / "int8")
+        return {
+            "plain": await _answers(),
+            "speculating": await _answers(VLLM_ENGINE_ARGS=N_GRAMS),
+            "int8": await _answers(
+                VLLM_HF_REPO_ID=str(int8), VLLM_ENGINE_ARGS="--quantization compressed-tensors"
+            ),
+        }
 
 
 def test_speculation_with_n_grams_changes_no_answer(answers: dict[str, list[list[int]]]) -> None:
     assert answers["speculating"] == answers["plain"]
+
+
+def test_int8_model_writes_nearly_what_the_model_writes(
+    answers: dict[str, list[list[int]]],
+) -> None:
+    for rounded, exact in zip(answers["int8"], answers["plain"], strict=True):
+        assert rounded[:8] == exact[:8]
