@@ -23,7 +23,8 @@ KEY = "an-operator-s-key-of-the-tests"
 
 # What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow), a
 # choice of a tool that is not there, dates in the wrong order, and words that are no dates, are a 400 that no document
-# foretells; nor does one tell how long a file is. A deadline may pass.
+# foretells; nor does one tell how long a file is, which routes take batches, and which bytes fit into the name of a
+# form's field. A deadline may pass.
 CONFIG = "".join(
     f"""
 [[operations]]
@@ -35,7 +36,9 @@ checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
         "POST /v1/requests",
         "POST /v1/detokenize",
         "POST /detokenize",
+        "POST /v1/files",
         "GET /v1/files/{file_id}/content",
+        "POST /v1/batches",
         "POST /v1/completions",
         "POST /v1/chat/completions",
         "GET /v1/usage",

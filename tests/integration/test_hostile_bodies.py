@@ -65,7 +65,8 @@ async def status(front: Front, path: str, body: Any, client: str) -> int:
 
 
 def test_every_route_that_takes_bodies_is_attacked() -> None:
-    assert set(PATHS.values()) == SUBMITTING
+    # Of two names of one route, one will do.
+    assert set(PATHS.values()) == SUBMITTING - {"/tokenize", "/detokenize"}
 
 
 async def test_rights_and_model_come_before_the_body(

@@ -27,6 +27,10 @@ SUBMITTING = frozenset(
         "/v1/rerank",
         "/v1/score",
         "/v2/rerank",
+        "/v1/tokenize",
+        "/v1/detokenize",
+        "/tokenize",
+        "/detokenize",
     }
 )
 """Routes that queue requests."""
