@@ -118,6 +118,14 @@ class Stack:
                     found.append(process)
         return found
 
+    def command_lines(self) -> list[str]:
+        """The words of their command lines."""
+        words: list[str] = []
+        for process in self.processes():
+            with suppress(psutil.Error):  # it has ended since
+                words += process.cmdline()
+        return words
+
 
 @pytest.fixture
 def make_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
@@ -266,7 +274,7 @@ def test_signal_while_starting_stops_everything(stack: Stack) -> None:
         text=True,
         start_new_session=True,
     )
-    until(lambda: any("/bin/relais-" in part for p in stack.processes() for part in p.cmdline()))
+    until(lambda: any("/bin/relais-" in part for part in stack.command_lines()))
 
     os.killpg(process.pid, signal.SIGINT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from relais_llm_worker.app import open_engines
 from relais_llm_worker.engines.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.int8_model import make_int8_model
-from relais_testing.process_stack import VLLM_ON_CPU
+from relais_testing.process_stack import DEMO_MODEL, VLLM_ON_CPU
 
 pytestmark = [
     pytest.mark.vllm,
@@ -98,13 +99,14 @@ def test_adapter_whose_name_no_model_can_have_is_refused(modules: str, message: 
     assert message in str(caught.value)
 
 
-def test_every_option_that_a_setting_sets_is_refused() -> None:
+def test_every_option_that_a_setting_sets_is_refused(tmp_path: Path) -> None:
     from relais_llm_worker.engines.vllm.arguments import engine_args
 
-    plain = read_settings({}).engine
+    # Folders: names of models are looked up in the hub's cache.
+    plain = read_settings({"VLLM_HF_REPO_ID": str(DEMO_MODEL)}).engine
     ours = read_settings(
         {
-            "VLLM_HF_REPO_ID": "org/model",
+            "VLLM_HF_REPO_ID": str(tmp_path),
             "SERVED_MODEL_NAME": "name",
             "VLLM_DTYPE": "float32",
             "VLLM_MAX_MODEL_LEN": "5",

@@ -146,7 +146,7 @@ async def test_a_job_past_its_deadline_is_stopped(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(tokens_per_s=20)
-    job = prompt_job("slow", 1000, deadline_s=0.3)
+    job = prompt_job("slow", 1000, deadline_s=3)
     await put(memory_store, job)
     ended = await reached(memory_store, job, Status.EXPIRED)
     assert ended.tail > 2
