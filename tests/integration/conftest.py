@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from relais_testing.plain_logs import use_plain_logs
@@ -33,6 +34,15 @@ async def stack(redis_url: str) -> AsyncIterator[Stack]:
 async def front(stack: Stack) -> Front:
     """One orchestrator."""
     return await stack.front()
+
+
+@pytest.fixture
+async def client(front: Front) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client of that orchestrator; it does not try again."""
+    async with openai.AsyncOpenAI(
+        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=20
+    ) as client:
+        yield client
 
 
 @pytest.fixture

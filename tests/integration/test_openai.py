@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -43,14 +42,6 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 async def front(stack: Stack) -> Front:
     """One on which a stall of the whole machine ends no request."""
     return await stack.front(WATCH_LEASE_S="60")
-
-
-@pytest.fixture
-async def client(front: Front) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=20
-    ) as client:
-        yield client
 
 
 async def stream_data(response: aiohttp.ClientResponse) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -32,14 +31,6 @@ pytestmark = pytest.mark.usefixtures("worker")
 @pytest.fixture
 async def front(stack: Stack) -> Front:
     return await stack.front(WATCH_LEASE_S="60")
-
-
-@pytest.fixture
-async def client(front: Front) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=20
-    ) as client:
-        yield client
 
 
 def asked(said: str | None = None, **fields: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -22,23 +22,6 @@ from relais_testing.stack import Front, Stack
 from relais_testing.waiting import wait_until
 
 OTHER = {"Authorization": "Bearer other"}
-
-
-@pytest.fixture(scope="module")
-def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server
-
-
-@pytest.fixture
-async def kept(mongo_server: MongoServer) -> AsyncIterator[Kept]:
-    async with open_kept(mongo_server.url) as kept:
-        yield kept
-
-
-@pytest.fixture
-async def front(stack: Stack, kept: Kept) -> Front:
-    return await stack.front(**kept.settings)
 
 
 def form(content: bytes = b"{}\n", *, filename: str | None = "a.jsonl", **fields: str) -> Any:
