@@ -6,7 +6,7 @@ are refused by name. Undeclared fields are unknown. docs/compatibility.md has th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -15,7 +15,6 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -36,7 +35,7 @@ from relais_orchestrator.api.schemas.sampling import (
     TokenIds,
 )
 from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
-from relais_orchestrator.api.schemas.unsupported import PARAMETER, NotSupported
+from relais_orchestrator.api.schemas.unsupported import NotSupported
 
 Label = Annotated[str, StringConstraints(max_length=512)]
 
@@ -169,14 +168,6 @@ class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats)
         Literal["in_memory"] | None, NotSupported("prompts are cached in memory only")
     ] = None
     store: Annotated[Literal[False] | None, NotSupported("answers are not kept for you")] = None
-
-    @classmethod
-    def _tools_are_not_called(
-        cls, tools: Any, accept: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> Any:
-        if tools and info.data.get("tool_choice") != "none":
-            raise PydanticCustomError(PARAMETER, "tool calls are not supported")
-        return accept(tools)
 
     @field_validator("top_logprobs")
     @classmethod
