@@ -32,8 +32,11 @@ _COUNTS = frozenset(
 _ALTERNATIVES = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _SCHEMAS_BY_NAME = frozenset(("properties", "patternProperties", "$defs", "definitions"))
-_LISTS_OF_SCHEMAS = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
 _SUBSCHEMAS = frozenset(("items", "additionalProperties", "not", "contains"))
+_KINDS: tuple[tuple[frozenset[str], type, str], ...] = (
+    (_SCHEMAS_BY_NAME, dict, "an object"),
+    (_ALTERNATIVES | {"enum", "required"}, list, "a list"),
+)
 _REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _RULE = re.compile(r"^\s*[?!]?[\w.-]+(?:\s*::=|\s*:)", re.MULTILINE)
 
@@ -64,7 +67,7 @@ def check_parameters(schema: dict[str, Any] | None) -> dict[str, Any] | None:
         _check_keywords(one)
         for name in _SCHEMAS_BY_NAME & one.keys():
             waiting += one[name].values()
-        for name in _LISTS_OF_SCHEMAS & one.keys():
+        for name in _ALTERNATIVES & one.keys():
             waiting += one[name]
         for name in _SUBSCHEMAS & one.keys():
             inner = one[name]
@@ -77,11 +80,7 @@ def _check_keywords(schema: dict[str, Any]) -> None:
     for one in types if isinstance(types, list | tuple) else [types]:
         if one not in _TYPES:
             raise PydanticCustomError("bad_schema", "a type in it is unknown")
-    kinds: list[tuple[frozenset[str], type, str]] = [
-        (_SCHEMAS_BY_NAME, dict, "an object"),
-        (_LISTS_OF_SCHEMAS | {"enum", "required"}, list, "a list"),
-    ]
-    for names, kind, called in kinds:
+    for names, kind, called in _KINDS:
         for name in names & schema.keys():
             if not isinstance(schema[name], kind):
                 raise PydanticCustomError(
