@@ -20,7 +20,6 @@ from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
 from relais_common.jobs.job import OnDisconnect, Operation
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.embeddings.schemas import (
     CohereRerankResponse,
     EmbeddingUsage,
@@ -29,10 +28,9 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreList,
     ScoreType,
 )
-from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer
+from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer, open_answer
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
-from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.large_answers import send_json
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
@@ -173,29 +171,13 @@ def _score(_: Asked, done: _Done) -> ScoreList:
 
 async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
     """Queue the request and wait for its end."""
-    parts = request.app[PARTS]
     with ExitStack() as open_request:
-        async with read_asked(request, route) as (caller, body, asked):
-            open_request.enter_context(parts.drain.request())
-            open_request.enter_context(parts.streams.of(caller.key_id))
-            accepted = await accept(request, asked.draft, caller=caller, body=body)
-        del body  # the wait may be long
-        done = await _end_of(
-            parts,
-            caller,
-            accepted.channel_id,
-            on_disconnect=asked.draft.on_disconnect,
-            repeatable="Idempotency-Key" in request.headers,
-        )
-        return asked, done
+        asked, answer = await open_answer(request, route, open_request)
+        return asked, await _end_of(request.app[PARTS], answer)
 
 
-async def _end_of(
-    parts: Parts, caller: Caller, channel_id: str, *, on_disconnect: OnDisconnect, repeatable: bool
-) -> _Done:
-    answer = Answer(
-        parts, channel_id, None, caller, on_disconnect=on_disconnect, repeatable=repeatable
-    )
+async def _end_of(parts: Parts, answer: Answer) -> _Done:
+    channel_id = answer.channel_id
     _, _, completed = await answer.whole()
     packed = await parts.queue.vectors(channel_id)
     if packed is None or completed.vectors is None:
@@ -213,9 +195,10 @@ def _lines(
     channel_id: str,
 ) -> Wait:
     async def wait() -> bytes:
-        done = await _end_of(
-            parts, caller, channel_id, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
+        answer = Answer(
+            parts, channel_id, None, caller, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
         )
+        done = await _end_of(parts, answer)
         body = bytearray()
         for at, part in enumerate(json_of(asked, done)):
             body += part

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, nullcontext
 
 import orjson
 from aiohttp import web
 
 from relais_common.jobs import errors
+from relais_common.jobs.channels import channel_model
 from relais_common.jobs.chat import parts_of
 from relais_common.jobs.errors import (
     Draining,
@@ -34,11 +37,15 @@ from relais_common.queue.codec import decode_event
 from relais_common.queue.ports import LiveBatch
 from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.api.openai.formats import Format
+from relais_orchestrator.api.accepting import accept
+from relais_orchestrator.api.openai.formats import Format, Identity
 from relais_orchestrator.api.openai.frames import Frames
-from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.http.bodies import read_asked
+from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import error_body, json_response
 from relais_orchestrator.streams import sse
+from relais_orchestrator.submission.drafts import Asked
 
 QUEUE_MS = "X-Relais-Queue-Ms"
 
@@ -64,8 +71,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_accepted_s", "_caller", "_channel_id", "_continuous_usage", "_include_usage", "_on_disconnect", "_parts",
-        "_repeatable", "_shape", "_stream",
+        "_accepted_s", "_caller", "_continuous_usage", "_include_usage", "_on_disconnect", "_parts", "_repeatable",
+        "_shape", "_stream", "channel_id",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +89,7 @@ class Answer:
         repeatable: bool,
     ) -> None:
         self._parts = parts
-        self._channel_id = channel_id
+        self.channel_id = channel_id
         self._shape = shape
         self._caller = caller
         self._stream = stream
@@ -136,12 +143,12 @@ class Answer:
         """Register as the job's reader while the client is connected."""
         if self._on_disconnect is OnDisconnect.CONTINUE:
             return nullcontext()
-        return self._parts.watcher.watching(self._channel_id)
+        return self._parts.watcher.watching(self.channel_id)
 
     async def _leave(self) -> None:
         """Handle a client that leaves early: the job may be stopped."""
         if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
-            await self._parts.intake.stop(self._channel_id)
+            await self._parts.intake.stop(self.channel_id)
 
     async def _collect(self) -> _Whole:
         while True:
@@ -155,7 +162,7 @@ class Answer:
         reading = _Reading(self._parts, self._caller)
         text: list[str] = []
         tokens: list[TokenLogprob] = []
-        async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+        async with aclosing(self._parts.follower.follow(self.channel_id, QUEUED)) as seen:
             async for one in seen:
                 for event in reading.events(one):
                     if isinstance(event, Token):
@@ -180,7 +187,7 @@ class Answer:
         )
         reading = _Reading(self._parts, self._caller)
         try:
-            async with aclosing(self._parts.follower.follow(self._channel_id, QUEUED)) as seen:
+            async with aclosing(self._parts.follower.follow(self.channel_id, QUEUED)) as seen:
                 async for one in seen:
                     # Do not keep a reference while waiting for the next ones.
                     await self._write(out, frames, reading.events(one), silence=one is None)
@@ -215,6 +222,42 @@ class Answer:
                 await out.write(data)
         if error is not None:
             raise error
+
+
+def identity_of(channel_id: str) -> Identity:
+    """Return that of a response that begins now. As in vLLM, it has the model's own name, whichever alias was used."""
+    return Identity(channel_id, channel_model(channel_id), int(time.time()))
+
+
+async def open_answer(
+    request: web.Request,
+    route: Reading,
+    open_request: ExitStack,
+    shape_of: Callable[[Identity], Format] | None = None,
+) -> tuple[Asked, Answer]:
+    """Queue what the body asks for. The request counts as open, and as its key's stream, until `open_request` ends.
+
+    Raises:
+        RelaisError: as `read_asked` and `accept`.
+    """
+    parts = request.app[PARTS]
+    async with read_asked(request, route) as (caller, body, asked):
+        open_request.enter_context(parts.drain.request())
+        open_request.enter_context(parts.streams.of(caller.key_id))
+        accepted = await accept(request, asked.draft, caller=caller, body=body)
+    channel_id = accepted.channel_id
+    answer = Answer(
+        parts,
+        channel_id,
+        None if shape_of is None else shape_of(identity_of(channel_id)),
+        caller,
+        stream=asked.stream,
+        include_usage=asked.include_usage,
+        continuous_usage=asked.continuous_usage,
+        on_disconnect=asked.draft.on_disconnect,
+        repeatable="Idempotency-Key" in request.headers,
+    )
+    return asked, answer
 
 
 class _Reading:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 
 from aiohttp import web
 
-from relais_common.jobs.channels import channel_model
 from relais_common.jobs.job import OnDisconnect
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
-from relais_orchestrator.api.accepting import accept
 from relais_orchestrator.api.openai import objects
-from relais_orchestrator.api.openai.answers import Answer
+from relais_orchestrator.api.openai.answers import Answer, identity_of, open_answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
-from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
@@ -40,51 +36,20 @@ async def completions(request: web.Request) -> web.StreamResponse:
 async def _answer(
     request: web.Request, route: Reading, shape_of: Callable[[Identity], Format]
 ) -> web.StreamResponse:
-    parts = request.app[PARTS]
     with ExitStack() as open_request:
-        async with read_asked(request, route) as (caller, body, asked):
-            open_request.enter_context(parts.drain.request())
-            open_request.enter_context(parts.streams.of(caller.key_id))
-            answer = await _accept(request, caller, body, asked, shape_of)
-        # They hold the prompt twice; a response may take minutes, and thousands may be open.
-        del body, asked
+        asked, answer = await open_answer(request, route, open_request, shape_of)
+        # It holds the prompt; a response may take minutes, and thousands may be open.
+        del asked
         return await answer.give(request)
-
-
-async def _accept(
-    request: web.Request,
-    caller: Caller,
-    body: bytes,
-    asked: Asked,
-    shape_of: Callable[[Identity], Format],
-) -> Answer:
-    """Queue the request and return its answer, which keeps nothing of the body."""
-    parts = request.app[PARTS]
-    accepted = await accept(request, asked.draft, caller=caller, body=body)
-    # As in vLLM, the response has the model's own name, whichever alias the request used.
-    model = channel_model(accepted.channel_id)
-    identity = Identity(accepted.channel_id, model, int(time.time()))
-    return Answer(
-        parts,
-        accepted.channel_id,
-        shape_of(identity),
-        caller,
-        stream=asked.stream,
-        include_usage=asked.include_usage,
-        continuous_usage=asked.continuous_usage,
-        on_disconnect=asked.draft.on_disconnect,
-        repeatable="Idempotency-Key" in request.headers,
-    )
 
 
 def _line(
     shape_of: Callable[[Identity], Format], parts: Parts, caller: Caller, _: Asked, channel_id: str
 ) -> Wait:
-    identity = Identity(channel_id, channel_model(channel_id), int(time.time()))
     return Answer(
         parts,
         channel_id,
-        shape_of(identity),
+        shape_of(identity_of(channel_id)),
         caller,
         on_disconnect=OnDisconnect.CONTINUE,
         repeatable=True,

@@ -8,11 +8,9 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs.channels import channel_model
-from relais_orchestrator.api.accepting import accept
-from relais_orchestrator.api.openai.answers import Answer
+from relais_orchestrator.api.openai.answers import open_answer
 from relais_orchestrator.api.tokens.schemas import DetokenizeResponse, TokenizeResponse
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 
@@ -40,20 +38,7 @@ async def detokenize(request: web.Request) -> web.Response:
 
 async def _ask(request: web.Request, route: Reading) -> tuple[str, str]:
     """Queue the request and wait for its end. Returns the model's own name and the worker's answer."""
-    parts = request.app[PARTS]
     with ExitStack() as open_request:
-        async with read_asked(request, route) as (caller, body, asked):
-            open_request.enter_context(parts.drain.request())
-            open_request.enter_context(parts.streams.of(caller.key_id))
-            accepted = await accept(request, asked.draft, caller=caller, body=body)
-        del body
-        answer = Answer(
-            parts,
-            accepted.channel_id,
-            None,
-            caller,
-            on_disconnect=asked.draft.on_disconnect,
-            repeatable="Idempotency-Key" in request.headers,
-        )
+        _, answer = await open_answer(request, route, open_request)
         text, _, _ = await answer.whole()
-        return channel_model(accepted.channel_id), text
+        return channel_model(answer.channel_id), text
