@@ -42,16 +42,16 @@ class KeyRing:
         self._any_token = any_token
         self._stranger = self._with_structures(ApiKey(digests=(), admin=any_token and keys is None))
         self._secret = secrets.token_bytes(32)
-        self._clients: frozenset[str] = frozenset()
+        self._clients: dict[str, ApiKey] = {}
         self._callers: dict[bytes, Caller] = {}
         self.replace(keys or {})
 
     def replace(self, keys: Mapping[str, ApiKey]) -> None:
         """Replace all keys."""
-        self._clients = frozenset(keys)
+        self._clients = {client: self._with_structures(key) for client, key in keys.items()}
         self._callers = {
-            self._place(one): Caller(client, self._with_structures(key), one)
-            for client, key in keys.items()
+            self._place(one): Caller(client, key, one)
+            for client, key in self._clients.items()
             for one in key.digests
         }
 
@@ -92,11 +92,8 @@ class KeyRing:
 
     def client(self, key_id: str) -> Caller:
         """Return a client that sends nothing now, with its present rights. Raises KeyRevoked if it has no key."""
-        found = next((one for one in self._callers.values() if one.key_id == key_id), None)
-        if found is not None:
-            return Caller(key_id, found.may)
         self.check_client(key_id)
-        return Caller(key_id, self._stranger)
+        return Caller(key_id, self._clients.get(key_id, self._stranger))
 
     def check_client(self, key_id: str) -> None:
         """Raise KeyRevoked if the client no longer has any key."""
