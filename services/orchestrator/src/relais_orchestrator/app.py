@@ -271,7 +271,7 @@ def _on_files(
     files, batches = stores
     return [
         expire_files(files, batches.input_files),
-        run_batches(parts, files, batches, parts.endpoints, metrics.batches),
+        run_batches(parts, files, batches, metrics.batches),
     ]
 
 

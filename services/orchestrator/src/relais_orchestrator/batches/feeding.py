@@ -38,14 +38,8 @@ from relais_common.runtime.backoff import Backoff
 from relais_common.runtime.lifecycle import pause
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.app_keys import Parts
-from relais_orchestrator.batches.endpoints import Endpoint, Wait
-from relais_orchestrator.batches.lines import (
-    ENVELOPE_BYTES,
-    Line,
-    custom_id_of,
-    lines_of,
-    read_line,
-)
+from relais_orchestrator.batches.endpoints import Wait
+from relais_orchestrator.batches.lines import Line, custom_id_of, input_lines, read_line
 from relais_orchestrator.batches.store import BatchStore, Document, LineResult, Usage
 from relais_orchestrator.files.store import FileStore, StoredFile
 from relais_orchestrator.http.responses import error_body
@@ -116,7 +110,6 @@ class Feeder:
         files: FileStore,
         store: BatchStore,
         batch: Document,
-        endpoint: Endpoint,
         file: StoredFile,
     ) -> None:
         self._parts = parts
@@ -129,7 +122,6 @@ class Feeder:
         self._expires_at: datetime = batch["expires_at"]
         self._total: int = batch["counts"]["total"]
         self._ended = bytearray(batch["last_line"] + 1)
-        self._endpoint = endpoint
         self._file = file
         # None: it has a result that is not stored yet.
         self._inflight: dict[int, asyncio.Task[None] | None] = {}
@@ -184,8 +176,7 @@ class Feeder:
         self.failed += not ok
 
     def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        most = self._parts.settings.limits.max_body_bytes + ENVELOPE_BYTES
-        return lines_of(self._files.read(self._file), most)
+        return input_lines(self._parts, self._files, self._file)
 
     async def _feed_once(self) -> None:
         """Feed every line that is neither in flight nor ended. Some may have been lost when this returns."""
@@ -194,7 +185,7 @@ class Feeder:
                 continue
             caller = self._parts.key_ring.client(self._key_id)
             try:
-                line = await read_line(self._parts, self._path, self._endpoint, caller, text)
+                line = await read_line(self._parts, self._path, caller, text)
             except RelaisError as error:
                 # It was valid; the key's rights or the deployment's models have changed.
                 self._note_result(number, custom_id_of(text), error=error)
@@ -239,7 +230,8 @@ class Feeder:
         return min(self._parts.settings.batches.inflight, max(LEAST_INFLIGHT, 2 * capacity))
 
     def _follow(self, number: int, line: Line, caller: Caller, channel_id: str) -> None:
-        answer = self._endpoint.answer(self._parts, caller, line.asked, channel_id)
+        endpoint = self._parts.endpoints[self._path]
+        answer = endpoint.answer(self._parts, caller, line.asked, channel_id)
         task = asyncio.create_task(self._await_end(number, line.custom_id, channel_id, answer))
         self._inflight[number] = task
 
@@ -348,7 +340,7 @@ class Feeder:
         self, number: int, text: bytes | None, caller: Caller, channel_id: str
     ) -> None:
         try:
-            line = await read_line(self._parts, self._path, self._endpoint, caller, text)
+            line = await read_line(self._parts, self._path, caller, text)
         except RelaisError as error:
             self._note_result(number, custom_id_of(text), channel_id, error=error)
             return

@@ -12,7 +12,8 @@ import msgspec
 from relais_common.jobs.errors import InvalidRequest, RelaisError
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.app_keys import Parts
-from relais_orchestrator.batches.endpoints import Endpoint
+from relais_orchestrator.batches.store import Document
+from relais_orchestrator.files.store import FileStore, StoredFile
 from relais_orchestrator.submission.drafts import Asked
 
 PIECE_BYTES = 32 << 10
@@ -53,6 +54,18 @@ def wrong_line(code: str, message: str, param: str | None = None) -> InvalidRequ
     return InvalidRequest(message, param=param, code=code)
 
 
+async def input_of(files: FileStore, batch: Document) -> StoredFile:
+    """Return a batch's input. Raises FileNotKnown if it was deleted."""
+    return await files.find(batch["input_file_id"], key_id=batch["key_id"], expired=True)
+
+
+def input_lines(
+    parts: Parts, files: FileStore, file: StoredFile
+) -> AsyncIterator[tuple[int, bytes | None]]:
+    """Return the lines of an input, as `lines_of` does."""
+    return lines_of(files.read(file), parts.settings.limits.max_body_bytes + ENVELOPE_BYTES)
+
+
 async def lines_of(
     pieces: AsyncIterator[bytes], most_bytes: int
 ) -> AsyncIterator[tuple[int, bytes | None]]:
@@ -91,9 +104,7 @@ def custom_id_of(text: bytes | None) -> str:
         return ""
 
 
-async def read_line(
-    parts: Parts, path: str, endpoint: Endpoint, caller: Caller, text: bytes | None
-) -> Line:
+async def read_line(parts: Parts, path: str, caller: Caller, text: bytes | None) -> Line:
     """Return what a line asks for.
 
     Raises:
@@ -115,7 +126,9 @@ async def read_line(
     if line.url != path:
         raise wrong_line("invalid_url", f"url: the batch is for {path}", "url")
     try:
-        asked = await parts.readers.read(endpoint.reading, bytes(line.body), caller.key_id)
+        asked = await parts.readers.read(
+            parts.endpoints[path].reading, bytes(line.body), caller.key_id
+        )
         if asked.stream:
             raise InvalidRequest(
                 "stream: lines are not streamed", param="stream", code="unsupported_value"

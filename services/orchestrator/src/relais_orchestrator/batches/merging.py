@@ -8,7 +8,7 @@ from typing import Any
 from relais_common.jobs.errors import FileNotKnown
 from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.feeding import result_line
-from relais_orchestrator.batches.lines import ENVELOPE_BYTES, custom_id_of, lines_of
+from relais_orchestrator.batches.lines import custom_id_of, input_lines, input_of
 from relais_orchestrator.batches.store import BatchStore, Document, LineResult
 from relais_orchestrator.files.store import FileStore, FileWriter
 
@@ -71,11 +71,9 @@ class Merge:
                 result = await anext(results, None)
 
     async def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        batch = self._batch
-        file = await self._files.find(batch["input_file_id"], key_id=batch["key_id"], expired=True)
-        most = self._parts.settings.limits.max_body_bytes + ENVELOPE_BYTES
-        async for number, text in lines_of(self._files.read(file), most):
-            if number <= batch["last_line"]:
+        file = await input_of(self._files, self._batch)
+        async for number, text in input_lines(self._parts, self._files, file):
+            if number <= self._batch["last_line"]:
                 yield number, text
 
     def _not_run(self, number: int, custom_id: str) -> LineResult:

@@ -21,9 +21,8 @@ from relais_common.jobs.errors import (
 from relais_common.jobs.job import StopReason
 from relais_common.runtime.lifecycle import cancel_and_wait, pause
 from relais_orchestrator.app_keys import Parts
-from relais_orchestrator.batches.endpoints import Endpoint
 from relais_orchestrator.batches.feeding import Feeder
-from relais_orchestrator.batches.lines import ENVELOPE_BYTES, lines_of
+from relais_orchestrator.batches.lines import input_lines, input_of
 from relais_orchestrator.batches.merging import Merge
 from relais_orchestrator.batches.store import BatchStore, Document
 from relais_orchestrator.batches.validation import Validation, validate
@@ -41,11 +40,7 @@ MAX_HELD = 256
 
 
 async def run_batches(
-    parts: Parts,
-    files: FileStore,
-    store: BatchStore,
-    endpoints: Mapping[str, Endpoint],
-    metrics: BatchMetrics,
+    parts: Parts, files: FileStore, store: BatchStore, metrics: BatchMetrics
 ) -> None:
     """Take batches for ever."""
     held: set[asyncio.Task[None]] = set()
@@ -63,8 +58,7 @@ async def run_batches(
                 await pause(store.created, LOOK_EVERY_S)
                 store.created.clear()
                 continue
-            endpoint = endpoints[batch["endpoint"]]
-            held_batch = HeldBatch(parts, files, store, endpoint, metrics, batch, holder)
+            held_batch = HeldBatch(parts, files, store, metrics, batch, holder)
             task = group.create_task(held_batch.run())
             held.add(task)
             task.add_done_callback(held.discard)
@@ -78,7 +72,6 @@ class HeldBatch:
         parts: Parts,
         files: FileStore,
         store: BatchStore,
-        endpoint: Endpoint,
         metrics: BatchMetrics,
         batch: Document,
         holder: str,
@@ -86,7 +79,6 @@ class HeldBatch:
         self._parts = parts
         self._files = files
         self._store = store
-        self._endpoint = endpoint
         self._metrics = metrics
         self._batch = batch
         self._batch_id: str = batch["_id"]
@@ -168,8 +160,8 @@ class HeldBatch:
         """Return whether the batch goes on."""
         try:
             caller = self._parts.key_ring.client(self._batch["key_id"])
-            path, lines = self._batch["endpoint"], self._lines(await self._input())
-            found = await validate(self._parts, path, self._endpoint, caller, lines)
+            lines = self._lines(await input_of(self._files, self._batch))
+            found = await validate(self._parts, self._batch["endpoint"], caller, lines)
         except FileNotKnown:
             found = Validation()
             found.note(InvalidRequest("the input file was deleted", param="input_file_id"))
@@ -193,7 +185,7 @@ class HeldBatch:
 
     async def _feed(self) -> None:
         try:
-            file = await self._input()
+            file = await input_of(self._files, self._batch)
             try:
                 await self._run_feeder(file)
             except KeyRevoked:
@@ -205,9 +197,7 @@ class HeldBatch:
             log.error("batch_input_lost", batch_id=self._batch_id)
 
     async def _run_feeder(self, file: StoredFile) -> None:
-        self._feeder = Feeder(
-            self._parts, self._files, self._store, self._batch, self._endpoint, file
-        )
+        self._feeder = Feeder(self._parts, self._files, self._store, self._batch, file)
         self._stop_feeding()
         await self._feeder.run()
 
@@ -242,14 +232,8 @@ class HeldBatch:
         for status in ("completed", "failed"):
             self._metrics.requests.of(status).add(batch["counts"][status])
 
-    async def _input(self) -> StoredFile:
-        return await self._files.find(
-            self._batch["input_file_id"], key_id=self._batch["key_id"], expired=True
-        )
-
     async def _lines(self, file: StoredFile) -> AsyncIterator[tuple[int, bytes | None]]:
-        most = self._parts.settings.limits.max_body_bytes + ENVELOPE_BYTES
-        async for line in lines_of(self._files.read(file), most):
+        async for line in input_lines(self._parts, self._files, file):
             if self._is_cancelled:
                 return
             yield line

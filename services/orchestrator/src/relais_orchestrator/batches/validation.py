@@ -11,7 +11,6 @@ from relais_common.jobs.channels import MAX_BATCH_LINES
 from relais_common.jobs.errors import RelaisError
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.app_keys import Parts
-from relais_orchestrator.batches.endpoints import Endpoint
 from relais_orchestrator.batches.lines import read_line, wrong_line
 
 MAX_ERRORS = 100
@@ -39,7 +38,6 @@ class Validation:
 async def validate(
     parts: Parts,
     path: str,
-    endpoint: Endpoint,
     caller: Caller,
     lines: AsyncIterator[tuple[int, bytes | None]],
 ) -> Validation:
@@ -58,7 +56,7 @@ async def validate(
             found.note(wrong_line("too_many_requests", f"at most {most} requests"), number)
             break
         try:
-            line = await read_line(parts, path, endpoint, caller, text)
+            line = await read_line(parts, path, caller, text)
             name = hashlib.blake2b(line.custom_id.encode(), digest_size=16).digest()
             if name in seen:
                 raise wrong_line(
