@@ -245,15 +245,13 @@ class FileStore:
                 ]
             )
 
-    async def publish(
-        self, file_id: str, *, size_bytes: int, fields: Mapping[str, Any]
-    ) -> StoredFile:
+    async def publish(self, file_id: str, *, size_bytes: int, expires_at: datetime) -> StoredFile:
         """Let clients see a written file. Raises FileNotKnown: it was deleted meanwhile."""
-        changes = {f"metadata.{name}": value for name, value in fields.items()}
+        changes = {"metadata.state": "ready", "metadata.expires_at": expires_at}
         with database_errors():
             found = await self._files.find_one_and_update(
                 {"_id": file_id, "metadata.state": "writing"},
-                {"$set": {"length": size_bytes, "metadata.state": "ready", **changes}},
+                {"$set": {"length": size_bytes, **changes}},
                 return_document=True,
             )
         if found is None:
@@ -300,17 +298,10 @@ class FileWriter:
         while len(self._buffer) >= BUFFER_BYTES:
             await self._flush(CHUNKS_AT_ONCE)
 
-    async def close(
-        self,
-        *,
-        purpose: str | None = None,
-        filename: str | None = None,
-        keep_s: float | None = None,
-    ) -> StoredFile:
+    async def close(self, *, keep_s: float | None = None) -> StoredFile:
         """Store what is left and let clients see the file.
 
         Args:
-            purpose: as `create`, if it was not known then.
             keep_s: how long it is kept, from its creation on.
 
         Raises:
@@ -318,10 +309,9 @@ class FileWriter:
         """
         await self._flush(-(-len(self._buffer) // CHUNK_BYTES))
         keep = timedelta(seconds=self._limits.retention_s if keep_s is None else keep_s)
-        fields: dict[str, Any] = {"expires_at": self._created_at + keep}
-        if purpose is not None:
-            fields["purpose"] = purpose
-        return await self._store.publish(self.file_id, size_bytes=self.size_bytes, fields=fields)
+        return await self._store.publish(
+            self.file_id, size_bytes=self.size_bytes, expires_at=self._created_at + keep
+        )
 
     async def discard(self) -> None:
         """Delete what was written; if that fails, it expires."""
