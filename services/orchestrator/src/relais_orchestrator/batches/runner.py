@@ -130,7 +130,7 @@ class HeldBatch:
 
     def _is_revoked(self) -> bool:
         try:
-            self._parts.key_ring.client(self._batch["key_id"])
+            self._parts.key_ring.check_client(self._batch["key_id"])
         except KeyRevoked:
             return True
         return False
