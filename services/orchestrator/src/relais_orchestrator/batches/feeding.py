@@ -65,13 +65,16 @@ MAX_RESULT_BYTES = 15 << 20
 """A document of MongoDB has 16 MiB at most."""
 
 NOT_RUN = {
-    "cancelled": ("batch_cancelled", "This request was not executed, because the batch was cancelled."),
-    "expired": (
-        "batch_expired",
-        "This request could not be executed before the completion window expired.",
-    ),
-}  # fmt: skip
-"""Code and message of lines without a response, by the end of their batch."""
+    "cancelled": {
+        "code": "batch_cancelled",
+        "message": "This request was not executed, because the batch was cancelled.",
+    },
+    "expired": {
+        "code": "batch_expired",
+        "message": "This request could not be executed before the completion window expired.",
+    },
+}
+"""Errors of lines without a response, by the end of their batch."""
 
 
 _ANYTHING = ApiKey(digests=(), structured_outputs=frozenset(COSTLY_STRUCTURES))
@@ -293,17 +296,15 @@ class Feeder:
             await asyncio.sleep(STORE_EVERY_S)
             if not self._results:
                 continue
-            batch, self._results = self._results, []
-            while True:
-                try:
-                    await self._store.add_results(
-                        self._batch_id, batch, expires_at=self._expires_at
-                    )
-                    break
-                except FilesUnavailable:
-                    await backoff.pause()
+            stored = self._results.copy()
+            try:
+                await self._store.add_results(self._batch_id, stored, expires_at=self._expires_at)
+            except FilesUnavailable:
+                await backoff.pause()
+                continue
             backoff.reset()
-            for one in batch:
+            del self._results[: len(stored)]
+            for one in stored:
                 if not self._ended[one.line]:
                     self._note_ended(one.line, one.ok)
                 self._leave(one.line)
@@ -394,8 +395,6 @@ def result_line(
         "id": f"batch_req_{request_id}",
         "custom_id": custom_id,
         "response": response,
-        "error": None
-        if not_run is None
-        else dict(zip(("code", "message"), NOT_RUN[not_run], strict=True)),
+        "error": None if not_run is None else NOT_RUN[not_run],
     }
     return orjson.dumps(line) + b"\n"

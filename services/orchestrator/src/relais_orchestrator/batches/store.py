@@ -241,9 +241,7 @@ class BatchStore:
     async def drop_results(self, batch_id: str) -> None:
         """Delete all results of a batch."""
         with database_errors():
-            await self._results.delete_many(
-                {"_id": {"$gt": f"{batch_id}/", "$lt": f"{batch_id}/:"}}
-            )
+            await self._results.delete_many(_after(batch_id, 0))
 
     async def _prepare(self) -> None:
         """Create missing indexes."""
