@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import openai
 import pytest
 
+from relais_testing.mongo import MongoServer
 from relais_testing.plain_logs import use_plain_logs
 from relais_testing.stack import Front, Stack
 from relais_testing.unclosed_writers import let_writers_be_collected
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def plain_logs() -> None:
     use_plain_logs()
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
+    """To stop or kill one, a test starts its own."""
+    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
+        yield server
 
 
 @pytest.fixture

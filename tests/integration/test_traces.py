@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,12 +25,6 @@ from relais_testing.scrape import scrape
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.traces import make_trace
 from relais_testing.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server
 
 
 @pytest.fixture

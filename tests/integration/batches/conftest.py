@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,12 +10,6 @@ from relais_testing.batches import BatchClient
 from relais_testing.kept import Kept, open_kept
 from relais_testing.mongo import MongoServer
 from relais_testing.stack import Front, Stack
-
-
-@pytest.fixture(scope="module")
-def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server
 
 
 @pytest.fixture

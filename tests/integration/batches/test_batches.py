@@ -28,6 +28,24 @@ async def refusal(
         return response.status, error["code"], error["param"]
 
 
+async def has_completed(client: BatchClient, batch_id: str, count: int) -> None:
+    """Wait until so many requests have."""
+
+    async def reached() -> bool:
+        return bool((await client.show(batch_id))["request_counts"]["completed"] >= count)
+
+    await wait_until(reached)
+
+
+async def lines_wait(stack: Stack) -> None:
+    """Wait until something is in the queue."""
+
+    async def waits() -> bool:
+        return (await stack.store.intake.depth(MODEL)).waiting > 0
+
+    await wait_until(waits)
+
+
 async def test_each_line_has_its_answer_in_the_output_file(
     client: BatchClient, worker: Worker, kept: Kept
 ) -> None:
@@ -138,11 +156,7 @@ async def test_cancelled_batch_keeps_what_has_ended_and_names_the_rest(
 ) -> None:
     await stack.worker(max_num_seqs=2, tokens_per_s=40)
     batch_id = await client.create(encode(lines(60)))
-
-    async def begun() -> bool:
-        return bool((await client.show(batch_id))["request_counts"]["completed"] >= 2)
-
-    await wait_until(begun)
+    await has_completed(client, batch_id, 2)
     assert (await client.cancel(batch_id))["status"] == "cancelling"
     batch = await client.ended(batch_id)
     assert batch["status"] == "cancelled"
@@ -160,11 +174,7 @@ async def test_cancelled_batch_keeps_what_has_ended_and_names_the_rest(
 
 async def test_batch_without_a_worker_is_cancelled(stack: Stack, client: BatchClient) -> None:
     batch_id = await client.create(encode(lines(30)))
-
-    async def waits() -> bool:
-        return (await stack.store.intake.depth(MODEL)).waiting > 0
-
-    await wait_until(waits)
+    await lines_wait(stack)
     await client.cancel(batch_id)
     batch = await client.ended(batch_id)
     assert batch["request_counts"] == {"total": 30, "completed": 0, "failed": 30}
@@ -186,11 +196,7 @@ async def test_ended_batch_cannot_be_cancelled(
 async def test_batch_expires_with_its_window(stack: Stack, client: BatchClient, kept: Kept) -> None:
     await stack.worker(max_num_seqs=2, tokens_per_s=40)
     batch_id = await client.create(encode(lines(60)))
-
-    async def begun() -> bool:
-        return bool((await client.show(batch_id))["request_counts"]["completed"] >= 2)
-
-    await wait_until(begun)
+    await has_completed(client, batch_id, 2)
     soon = datetime.now(UTC) - timedelta(seconds=1)
     await kept.database[BATCHES].update_one({"_id": batch_id}, {"$set": {"expires_at": soon}})
     batch = await client.ended(batch_id)
@@ -376,11 +382,7 @@ async def test_revoked_key_stops_its_batches(stack: Stack, kept: Kept, tmp_path:
     front = await stack.front(**kept.settings, **key_file.settings)
     client = BatchClient(front.session, **bearer("one"))
     await client.create(encode(lines(30)))
-
-    async def waits() -> bool:
-        return (await stack.store.intake.depth(MODEL)).waiting > 0
-
-    await wait_until(waits)
+    await lines_wait(stack)
     key_file.write(two={})
 
     async def over() -> bool:

@@ -1,21 +1,14 @@
-"""A database of each test's own, on one server for all of them."""
+"""A database of each test's own."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from relais_common.insights.mongo import Database, MongoSettings, open_database
 from relais_testing.mongo import MongoServer
-
-
-@pytest.fixture(scope="session")
-def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoServer]:
-    """To stop or kill one, a test starts its own."""
-    with MongoServer(tmp_path_factory.mktemp("mongo")) as server:
-        yield server
 
 
 @pytest.fixture
