@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -253,6 +254,37 @@ async def test_upload_of_a_client_that_leaves_is_deleted(front: Front, kept: Kep
         return await kept.database[FILES].count_documents({}) == 0 and await chunks() == 0
 
     await wait_until(gone)
+
+
+async def test_silent_upload_is_ended_and_not_kept(stack: Stack, kept: Kept) -> None:
+    front = await stack.front(**kept.settings, BODY_TIMEOUT_S="0.5")
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx'
+        await asyncio.Event().wait()
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with front.session.post("/v1/files", data=half(), headers=headers) as response:
+        assert await code_of(response) == (408, "request_timeout")
+    assert await kept.database[FILES].count_documents({}) == 0
+
+
+async def test_upload_outlives_a_standstill(stack: Stack, kept: Kept) -> None:
+    front = await stack.front(**kept.settings, BODY_TIMEOUT_S="1")
+
+    async def halves() -> AsyncIterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nx'
+
+        async def begun() -> int:
+            return int(await kept.database[FILES].count_documents({}))
+
+        await wait_until(begun)
+        time.sleep(1.5)  # noqa: ASYNC251 # the whole process stands still
+        yield b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with front.session.post("/v1/files", data=halves(), headers=headers) as response:
+        assert response.status == 200
 
 
 async def test_without_a_database_files_are_unavailable(stack: Stack) -> None:

@@ -16,11 +16,8 @@ from relais_common.jobs.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from relais_orchestrator.api.files.schemas import (
-    MAX_FILENAME,
-    PURPOSES,
-    ExpiresAfter,
-)
+from relais_common.runtime.lifecycle import lived_timeout
+from relais_orchestrator.api.files.schemas import MAX_FILENAME, PURPOSES, ExpiresAfter
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.files.store import FileStore, FileWriter, StoredFile, file_too_large
 from relais_orchestrator.http import ignored_fields
@@ -163,7 +160,7 @@ class Upload:
     async def _in_time(self, reading: Awaitable[T]) -> T:
         """Bound each read: a large file may take long, a silent client may not."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with lived_timeout(self._timeout_s):
                 return await reading
         except TimeoutError:
             raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
