@@ -120,9 +120,10 @@ local function serve(priority, owner, hands)
 end
 
 -- A place changes hands where a key waits and another one runs at least two more, at the same priority or a lower one: that
--- one still runs no less afterwards, so nothing changes back. A line of a batch gives its place to whatever waits above. Its newest job waits again, at no charge, and goes on later
--- where its log ends. `offers` are jobs that their holder can hand back, the newest first: {id, owner, rank of priority}.
--- Returns their ids. O(offers), of each job that is handed on.
+-- one still runs no less afterwards, so nothing changes back. A line of a batch gives its place to whatever waits above it.
+-- The newest job of the one that gives waits again, at no charge, and goes on later where its log ends. `offers` are jobs
+-- that their holder can hand back, the newest first: {id, owner, rank of priority}. Returns the ids of those handed on.
+-- O(offers), of each job that is handed on.
 local function preempt(offers, hands)
   local gone = {}
   local function hand_on(rank, owner)
