@@ -111,8 +111,7 @@ class Intake:
                 nothing was queued.
             StoreUnavailable: it is unknown whether the job was queued; only an `Idempotency-Key` makes a retry safe.
         """
-        if self._drain.started:
-            raise Draining("this server is shutting down; try again", retry_after_s=1)
+        self._refuse_while_draining()
         model = self.check(draft, caller)
         highest = caller.may.max_priority
         if _ORDER.index(draft.priority) < _ORDER.index(highest):
@@ -143,6 +142,10 @@ class Intake:
         )
         return accepted
 
+    def _refuse_while_draining(self) -> None:
+        if self._drain.started:
+            raise Draining("this server is shutting down; try again", retry_after_s=1)
+
     def check(self, draft: Draft, caller: Caller) -> str:
         """Return the model that the draft is for. Raises what `accept` raises for a draft that no wait would help."""
         model = self._catalogue.root_of(draft.model, caller)
@@ -161,8 +164,7 @@ class Intake:
         Raises:
             RelaisError: as `accept`.
         """
-        if self._drain.started:
-            raise Draining("this server is shutting down; try again", retry_after_s=1)
+        self._refuse_while_draining()
         model = self.check(draft, caller)
         line = replace(
             draft,
