@@ -12,9 +12,10 @@ from relais_common.jobs.chat import Chat, ChatOptions, FunctionCall, Message, To
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engines.engine import NOTHING, Chunk, Emitted
 from relais_llm_worker.parsed_answer import ParsedAnswer
 from relais_llm_worker.settings import ChatSettings
+from relais_testing.chunks import emitted, parts
 from relais_testing.process_stack import DEMO_MODEL
 
 pytestmark = [
@@ -84,7 +85,7 @@ class Run:
         parsed = self._chats.parsed_answer(self._asked, [1, 2, 3])
         return parsed, AnswerText(lambda token_id: stream.step(inner, token_id) or "", ())
 
-    def chunks(self, begun: Emitted = Emitted()) -> list[Chunk]:  # noqa: B008 - frozen
+    def chunks(self, begun: Emitted = NOTHING) -> list[Chunk]:
         parsed, text = self.open()
         assert parsed.replay(text, begun)
         chunks = []
@@ -96,26 +97,6 @@ class Run:
             piece = text.give(ended=is_last)
             chunks.append(parsed.tell_apart(Chunk(step, piece, "stop" if is_last else None)))
         return chunks
-
-
-def parts(chunks: list[Chunk]) -> tuple[str, str, list[tuple[str, str]]]:
-    calls = joined(delta for chunk in chunks for delta in chunk.tool_calls)
-    return (
-        "".join(chunk.text for chunk in chunks),
-        "".join(chunk.reasoning for chunk in chunks),
-        [(one.function.name, one.function.arguments) for one in calls],
-    )
-
-
-def emitted(chunks: list[Chunk]) -> Emitted:
-    content, reasoning, _ = parts(chunks)
-    return Emitted(
-        tuple(one for chunk in chunks for one in chunk.token_ids),
-        content,
-        reasoning,
-        joined(delta for chunk in chunks for delta in chunk.tool_calls),
-        tuple(len(chunk.token_ids) for chunk in chunks),
-    )
 
 
 @pytest.mark.parametrize(

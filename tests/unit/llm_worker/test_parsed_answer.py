@@ -11,11 +11,12 @@ import pytest
 from relais_common.jobs.chat import ChatOptions, Message, joined
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.job import Job, Sampling
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engines.engine import Chunk
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import LocalModel, models_of
 from relais_llm_worker.model import Cut
 from relais_testing.builders import make_job
+from relais_testing.chunks import emitted, parts
 from relais_testing.remote import Said, say
 
 ARGUMENTS = {"city": "Nîmes", "days": [1, {"a": "}"}], "note": "</tool_call >"}
@@ -40,27 +41,6 @@ def model() -> LocalModel:
 def chat(said: str, options: ChatOptions = TOOLS, **sampling: Any) -> Job:
     messages = (Message("user", f"[say]{said}[/say]"),)
     return replace(make_job(messages=messages, sampling=Sampling(**sampling)), chat=options)
-
-
-def parts(chunks: list[Chunk]) -> tuple[str, str, list[Any]]:
-    """Content, reasoning, and calls without their ids."""
-    calls = joined(delta for chunk in chunks for delta in chunk.tool_calls)
-    return (
-        "".join(chunk.text for chunk in chunks),
-        "".join(chunk.reasoning for chunk in chunks),
-        [(one.function.name, one.function.arguments) for one in calls],
-    )
-
-
-def emitted(chunks: list[Chunk]) -> Emitted:
-    content, reasoning, _ = parts(chunks)
-    return Emitted(
-        tuple(one for chunk in chunks for one in chunk.token_ids),
-        content,
-        reasoning,
-        joined(delta for chunk in chunks for delta in chunk.tool_calls),
-        tuple(len(chunk.token_ids) for chunk in chunks),
-    )
 
 
 def cut(whole: Said, chunks: list[Chunk]) -> Cut:
