@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relais_common.jobs.chat import Message
+from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_common.jobs.errors import EngineRefused
 from relais_llm_worker.engines.prompts import SHORT_TEXT, SLICE, Prompts, pieces
 from relais_testing.waiting import wait_until
@@ -116,6 +116,26 @@ async def test_short_ones_stay_in_the_thread_that_asks(
     await prompts.of_text("k", "a" * (SHORT_TEXT + 1))
     here = threading.get_ident()
     assert [thread == here for _, thread in tokenizer.calls] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Message("assistant", tool_calls=(ToolCall("c", FunctionCall("f", "")),) * 128)],
+        [Message("assistant", tool_calls=(ToolCall("c", FunctionCall("f" * 256, "")),) * 10)],
+        [Message("assistant", tool_calls=(ToolCall("c" * 256, FunctionCall("f", "")),) * 10)],
+        [Message("user", "a", name="n" * 256)] * 10,
+        [Message("tool", "a", tool_call_id="c" * 256)] * 10,
+    ],
+    ids=["calls", "functions", "ids of calls", "names", "ids of results"],
+)
+async def test_chat_that_is_long_beside_its_content_leaves_the_thread_that_asks(
+    weak: tuple[Prompts, WatchedTokenizer], messages: list[Message]
+) -> None:
+    prompts, tokenizer = weak
+    await prompts.of_chat("k", messages, {})
+    ((_, thread),) = tokenizer.calls
+    assert thread != threading.get_ident()
 
 
 async def test_victim_waits_for_one_slice_of_sixteen_huge_prompts(

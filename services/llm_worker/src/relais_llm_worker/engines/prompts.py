@@ -147,8 +147,13 @@ class Prompts:
 
 
 def _length(message: Message) -> int:
-    calls = sum(len(one.function.arguments) for one in message.tool_calls)
-    return len(message.content or "") + len(message.reasoning or "") + calls + 50
+    """Return about how many characters a template makes of a message, whatever it writes of it."""
+    calls = sum(
+        len(one.id) + len(one.function.name) + len(one.function.arguments) + 50
+        for one in message.tool_calls
+    )
+    texts = (message.content, message.reasoning, message.name, message.tool_call_id)
+    return sum(len(text) for text in texts if text) + calls + 50
 
 
 def pieces(text: str) -> Iterator[str]:
