@@ -148,6 +148,30 @@ def test_reasoning_that_is_cut_anywhere_goes_on_to_the_letter(
         assert rest[-1].reasoning_tokens == len(thought)
 
 
+def test_calls_of_the_conversation_are_counted_and_not_checked_again(
+    make_chats: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    checked: list[Any] = []
+    validate = ChatCompletionRequest.model_validate
+
+    def watched(fields: dict[str, Any]) -> ChatCompletionRequest:
+        checked.extend(fields["messages"])
+        return validate(fields)
+
+    monkeypatch.setattr(ChatCompletionRequest, "model_validate", watched)
+    # Its calls have numbers.
+    monkeypatch.setattr(MODEL_CONFIG.hf_config, "model_type", "kimi_k2")
+    call = ToolCall("c", FunctionCall("weather", "{}"))
+    turns = (Message("user", "go"), Message("assistant", tool_calls=(call, call)))
+    asked = Chat((*turns, *turns), {}, ChatOptions(tools=TOOLS, tool_choice="required"))
+    last = Run(make_chats(tool_call_parser="hermes"), tokenizer, asked, LIST).chunks()[-1]
+    assert last.message is not None
+    assert [one.id for one in last.message.tool_calls] == ["functions.weather:4"]
+    assert checked == []
+
+
 def test_what_is_no_call_is_text_in_the_whole_and_counted(make_chats: Any, tokenizer: Any) -> None:
     text = '<tool_call>{"name": "weather", "argum'
     run = Run(make_chats(tool_call_parser="hermes"), tokenizer, chat(), text)

@@ -210,7 +210,7 @@ class _VllmParser:
 
 
 def _request(chat: Chat, sampling: Sampling | None = None) -> ChatCompletionRequest:
-    """Return the chat as vLLM's parsers take it. Of the messages they only count the calls.
+    """Return the chat as vLLM's parsers take it.
 
     Args:
         sampling: as the client asked for it, where it matters.
@@ -219,9 +219,8 @@ def _request(chat: Chat, sampling: Sampling | None = None) -> ChatCompletionRequ
         EngineRefused: vLLM refuses the combination.
     """
     options, sampling = chat.options, sampling or Sampling()
-    called = [to_builtins(turn) for turn in chat.messages if turn.tool_calls]
     fields: dict[str, Any] = {
-        "messages": called or [{"role": "user", "content": ""}],
+        "messages": [],
         "tool_choice": options.tool_choice if options.tools else "none",
         "parallel_tool_calls": options.parallel_tool_calls,
         "reasoning_effort": options.reasoning_effort,
@@ -233,10 +232,17 @@ def _request(chat: Chat, sampling: Sampling | None = None) -> ChatCompletionRequ
     if options.tools:
         fields["tools"] = list(options.tools)
     try:
-        return ChatCompletionRequest.model_validate(fields)
+        request = ChatCompletionRequest.model_validate(fields)
     except (VLLMClientError, ValidationError) as error:
         param = "structured_outputs" if sampling.structured_outputs else "tools"
         raise EngineRefused(f"{param}: {_first_line(error)}", param=param) from error
+    # Parsers only count the calls, and to check a long conversation would hold the event loop.
+    request.messages = [
+        {"role": turn.role, "tool_calls": turn.tool_calls}
+        for turn in chat.messages
+        if turn.tool_calls
+    ]
+    return request
 
 
 def _variables(request: ChatCompletionRequest) -> dict[str, Any]:
