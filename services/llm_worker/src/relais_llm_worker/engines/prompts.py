@@ -37,7 +37,8 @@ class Tokenizer(Protocol):
     ) -> Any: ...
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages as plain objects, each with a content, which templates rely on."""
     return [{"content": "", **to_builtins(turn)} for turn in messages]
 
 
@@ -88,7 +89,7 @@ class Prompts:
         key_id: str,
         messages: Sequence[Message],
         variables: Mapping[str, Any],
-        conversation: Callable[[Sequence[Message]], list[dict[str, Any]]] = _plain,
+        conversation: Callable[[Sequence[Message]], list[dict[str, Any]]] = plain,
     ) -> list[int]:
         """Apply the chat template and tokenise the result.
 

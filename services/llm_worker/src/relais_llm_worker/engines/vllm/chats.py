@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from msgspec import to_builtins
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
@@ -27,6 +26,8 @@ from relais_common.jobs.chat import (
 )
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import Sampling
+from relais_llm_worker.engines.prompts import plain
+from relais_llm_worker.engines.vllm.requests import first_line
 from relais_llm_worker.parsed_answer import Parsed, ParsedAnswer
 from relais_llm_worker.settings import ChatSettings
 
@@ -45,7 +46,7 @@ def check_chat_settings(settings: ChatSettings) -> str | None:
     try:
         template: str | None = load_chat_template(settings.template)
     except (VLLMClientError, ValueError) as error:
-        raise SettingsError(f"VLLM_CHAT_TEMPLATE: {_first_line(error)}") from None
+        raise SettingsError(f"VLLM_CHAT_TEMPLATE: {first_line(error)}") from None
     return template
 
 
@@ -68,7 +69,7 @@ class VllmChats:
 
     def conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Return messages as chat templates take them: with a call's arguments as an object."""
-        turns: list[Any] = [{"content": "", **to_builtins(turn)} for turn in messages]
+        turns: list[Any] = plain(messages)
         if all(turn.keys() <= {"role", "content", "name"} for turn in turns):
             return turns
         conversation, _, _ = parse_chat_messages(turns, self._model_config, content_format="string")
@@ -109,9 +110,9 @@ class VllmChats:
             return sampling
         request = _request(chat, sampling)
         try:
-            asked = self._make(request).adjust_request(request)
+            asked = self.open_parser(request).adjust_request(request)
         except (VLLMClientError, ValueError, TypeError, NotImplementedError) as error:
-            raise EngineRefused(f"tools: {_first_line(error)}", param="tools") from error
+            raise EngineRefused(f"tools: {first_line(error)}", param="tools") from error
         structure = asked.structured_outputs
         return replace(
             sampling,
@@ -134,7 +135,7 @@ class VllmChats:
         request = _request(chat)
         return {
             "reasoning_ended": request.resolve_reasoning_ended(
-                self._make(request), prompt_token_ids
+                self.open_parser(request), prompt_token_ids
             ),
             "reasoning_parser_kwargs": {"chat_template_kwargs": _variables(request)},
         }
@@ -149,7 +150,8 @@ class VllmChats:
         has_reasoning = self._parser.reasoning_parser_cls is not None
         return has_reasoning or (bool(chat.options.tools) and self._reads_calls)
 
-    def _make(self, request: ChatCompletionRequest) -> Parser:
+    def open_parser(self, request: ChatCompletionRequest) -> Parser:
+        """Return a parser in its first state."""
         assert self._parser is not None
         return self._parser(
             self._tokenizer,
@@ -157,10 +159,6 @@ class VllmChats:
             chat_template_kwargs=_variables(request),
             model_config=self._model_config,
         )
-
-    def open_parser(self, request: ChatCompletionRequest) -> Parser:
-        """Return a parser in its first state."""
-        return self._make(request)
 
 
 class _VllmParser:
@@ -235,7 +233,7 @@ def _request(chat: Chat, sampling: Sampling | None = None) -> ChatCompletionRequ
         request = ChatCompletionRequest.model_validate(fields)
     except (VLLMClientError, ValidationError) as error:
         param = "structured_outputs" if sampling.structured_outputs else "tools"
-        raise EngineRefused(f"{param}: {_first_line(error)}", param=param) from error
+        raise EngineRefused(f"{param}: {first_line(error)}", param=param) from error
     # Parsers only count the calls, and to check a long conversation would hold the event loop.
     request.messages = [
         {"role": turn.role, "tool_calls": turn.tool_calls}
@@ -259,8 +257,3 @@ def _delta(call: Any) -> ToolCallDelta:
     function = call.function
     told = FunctionDelta() if function is None else FunctionDelta(function.name, function.arguments)
     return ToolCallDelta(call.index, call.id, None if call.id is None else "function", told)
-
-
-def _first_line(error: BaseException) -> str:
-    message: Mapping[str, Any] | str = error.args[0] if error.args else str(error)
-    return str(message).strip().partition("\n")[0]

@@ -35,7 +35,12 @@ from relais_llm_worker.engines.token_texts import TokenTexts
 from relais_llm_worker.engines.vllm.chats import VllmChats
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.engines.vllm.outputs import Logprobs, VllmGeneration
-from relais_llm_worker.engines.vllm.requests import SETTLED, field_named_in, sampling_params
+from relais_llm_worker.engines.vllm.requests import (
+    SETTLED,
+    field_named_in,
+    first_line,
+    sampling_params,
+)
 from relais_llm_worker.settings import StructuredOutputsSettings
 from relais_llm_worker.structured_outputs.of_vllm import specification_of
 from relais_llm_worker.structured_outputs.trials import Trials
@@ -234,7 +239,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error
         except (VLLMClientError, ValueError, TypeError) as error:
-            message = str(error.args[0] if error.args else error).strip().partition("\n")[0]
+            message = first_line(error)
             param = getattr(error, "parameter", None) or field_named_in(message, sampling)
             raise EngineRefused(message, param=param) from error
 

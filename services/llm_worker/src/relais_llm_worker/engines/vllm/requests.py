@@ -46,6 +46,11 @@ def sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampli
     )
 
 
+def first_line(error: Exception) -> str:
+    """Return vLLM's message without what it adds on further lines."""
+    return str(error.args[0] if error.args else error).strip().partition("\n")[0]
+
+
 def field_named_in(message: str, sampling: Sampling) -> str | None:
     """Return the request field that a vLLM message is about, if it mentions one only in prose."""
     lowered = message.lower()
