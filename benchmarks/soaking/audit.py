@@ -111,7 +111,7 @@ async def traces(
     async with open_store(RedisSettings(redis_url)) as store:
 
         async def all_written() -> bool:
-            view = await store.operations.queue(MODEL, top_keys=0)
+            view = await store.inspector.queue(MODEL, top_keys=0)
             return view.waiting_traces == 0
 
         await wait_until(all_written, WRITTEN_WITHIN_S)

@@ -48,7 +48,7 @@ async def fill(ports: Ports, key_id: str, length: int = 100_000) -> tuple[int, R
 
 
 async def held(ports: Ports) -> int:
-    return (await ports.operations.queue(MODEL, top_keys=0)).stored_bytes
+    return (await ports.inspector.queue(MODEL, top_keys=0)).stored_bytes
 
 
 async def test_key_that_fills_the_store_is_refused_and_others_are_let_in(ports: Ports) -> None:

@@ -291,7 +291,7 @@ async def test_dead_letter_is_charged_its_prompt_and_its_replay_asks_for_no_room
     (day,) = await usage_of(ports, "a")
     assert (day.failed, day.input_tokens, day.output_tokens) == (1, 3, 0)
     new = make_job().channel_id
-    assert await ports.operations.replay(taken.job.channel_id, new_channel_id=new, max_waiting=9)
+    assert await ports.inspector.replay(taken.job.channel_id, new_channel_id=new, max_waiting=9)
     again = await take_one(ports)
     await finish(ports, again.lease, 2, completed(3, 4))
     assert await account(ports) == (2, 6, 4, 0)

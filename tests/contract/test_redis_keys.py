@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from relais_common.jobs.channels import model_tag, new_channel_id
 from relais_common.jobs.events import Failed
+from relais_common.jobs.inspection import ChannelFilter
 from relais_common.jobs.job import Idempotency, OnDisconnect, Priority, StopReason
-from relais_common.jobs.operations import ChannelFilter
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
@@ -66,12 +66,12 @@ async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) ->
 async def test_operators_steps_stay_in_the_slot_of_their_model(redis_store: RedisStore) -> None:
     ports, model = redis_ports(redis_store), HOSTILE_MODEL
     await whole_life(ports, model)
-    (letter,) = await ports.operations.dead_letters(model, limit=10)
+    (letter,) = await ports.inspector.dead_letters(model, limit=10)
     new = new_channel_id(model)
-    await ports.operations.replay(letter.channel_id, new_channel_id=new, max_waiting=100)
-    await ports.operations.drop(letter.channel_id)
-    await ports.operations.queue(model, top_keys=5)
-    listed = await ports.operations.channels(model, which=ChannelFilter.QUEUED, limit=100)
+    await ports.inspector.replay(letter.channel_id, new_channel_id=new, max_waiting=100)
+    await ports.inspector.drop(letter.channel_id)
+    await ports.inspector.queue(model, top_keys=5)
+    listed = await ports.inspector.channels(model, which=ChannelFilter.QUEUED, limit=100)
     assert new in [view.channel_id for view in listed]
     base = f"relais:{{{model_tag(model)}}}:"
     assert [name for name in await key_names(redis_store) if not name.startswith(base)] == []

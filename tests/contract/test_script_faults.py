@@ -252,13 +252,13 @@ async def mends(ports: Ports, redis: Any) -> Step:
 @scenario("replay")
 async def replays(ports: Ports, redis: Any) -> Step:
     letter, new = await dead_letter(ports), new_channel_id(MODEL)
-    return lambda: ports.operations.replay(letter.channel_id, new_channel_id=new, max_waiting=9)
+    return lambda: ports.inspector.replay(letter.channel_id, new_channel_id=new, max_waiting=9)
 
 
 @scenario("drop")
 async def drops(ports: Ports, redis: Any) -> Step:
     letter = await dead_letter(ports)
-    return lambda: ports.operations.drop(letter.channel_id)
+    return lambda: ports.inspector.drop(letter.channel_id)
 
 
 @scenario("collect")

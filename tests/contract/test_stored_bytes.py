@@ -8,8 +8,8 @@ import pytest
 
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import KeyStorageFull, StorageFull
+from relais_common.jobs.inspection import DEAD_LETTERS_KEPT
 from relais_common.jobs.job import Idempotency, Job, Status, StopReason
-from relais_common.jobs.operations import DEAD_LETTERS_KEPT
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job, token_line
@@ -40,7 +40,7 @@ async def bounded(ports: Ports, job: Job, bound: int = BOUND) -> None:
 
 
 async def held(ports: Ports) -> int:
-    return (await ports.operations.queue(MODEL, top_keys=0)).stored_bytes
+    return (await ports.inspector.queue(MODEL, top_keys=0)).stored_bytes
 
 
 async def test_job_that_would_fill_more_than_three_quarters_is_refused(ports: Ports) -> None:
@@ -174,14 +174,14 @@ async def test_dropped_and_replayed_letters_are_counted_once(redis_store: RedisS
         await start(ports, taken.lease)
         await crash(ports, taken.lease, max_failures=1)
     assert 300_000 < await held(ports) < 450_000
-    await ports.operations.drop(letters[0].channel_id)
+    await ports.inspector.drop(letters[0].channel_id)
     assert 200_000 < await held(ports) < 300_000
     new = make_job().channel_id
-    await ports.operations.replay(letters[1].channel_id, new_channel_id=new, max_waiting=9)
+    await ports.inspector.replay(letters[1].channel_id, new_channel_id=new, max_waiting=9)
     assert 200_000 < await held(ports) < 300_000
     await ports.intake.cancel(new, StopReason.CLIENT)
     assert 100_000 < await held(ports) < 200_000
-    await ports.operations.drop(letters[2].channel_id)
+    await ports.inspector.drop(letters[2].channel_id)
     assert await held(ports) < 100_000
     await expire_all(redis_store.redis)
     await reap(ports)
@@ -196,7 +196,7 @@ async def test_dead_letters_past_their_share_go_the_oldest_first(redis_store: Re
         (taken,) = await take(ports, 1, idle=True)
         await start(ports, taken.lease)
         await crash(ports, taken.lease, max_failures=1)
-    listed = await ports.operations.dead_letters(MODEL, limit=DEAD_LETTERS_KEPT)
+    listed = await ports.inspector.dead_letters(MODEL, limit=DEAD_LETTERS_KEPT)
     assert [one.channel_id for one in listed] == ids([letters[3], letters[2]])
     state = await ports.intake.state(letters[0].channel_id)
     assert state is not None

@@ -212,7 +212,7 @@ async def test_a_replayed_letter_has_a_trace_of_its_own(ports: Ports) -> None:
     await become_a_dead_letter(ports)
     letter = await the_trace(ports)
     new = new_channel_id(MODEL)
-    await ports.operations.replay(letter.channel_id, new_channel_id=new, max_waiting=9)
+    await ports.inspector.replay(letter.channel_id, new_channel_id=new, max_waiting=9)
     await ports.intake.cancel(new, StopReason.CLIENT)
     assert (await the_trace(ports)).channel_id == new
 
@@ -221,7 +221,7 @@ async def test_a_request_without_tracing_leaves_none(ports: Ports) -> None:
     await enqueue(ports, make_job())
     await finish(ports, (await take_one(ports)).lease, 2)
     assert await collect(ports) == []
-    view = await ports.operations.queue(MODEL, top_keys=0)
+    view = await ports.inspector.queue(MODEL, top_keys=0)
     assert (view.waiting_traces, view.oldest_trace_s) == (0, None)
 
 
@@ -523,7 +523,7 @@ async def test_traces_may_take_a_quarter_of_the_bytes(ports: Ports) -> None:
 
 async def test_bytes_of_traces_count_with_what_is_held(ports: Ports) -> None:
     async def stored() -> int:
-        return (await ports.operations.queue(MODEL, top_keys=0)).stored_bytes
+        return (await ports.inspector.queue(MODEL, top_keys=0)).stored_bytes
 
     job = make_job(messages=(Message("user", "a" * 50_000),))
     await enqueue_traced(ports, job, tracing=WITH_CONTENT)
@@ -604,13 +604,13 @@ async def test_traces_set_aside_are_out_of_the_way(ports: Ports) -> None:
     for _ in range(2):
         await ports.traces.set_aside(MODEL, [first.entry_id])
     assert await collect(ports) == others
-    assert (await ports.operations.queue(MODEL, top_keys=0)).waiting_traces == 2
+    assert (await ports.inspector.queue(MODEL, top_keys=0)).waiting_traces == 2
 
 
 async def test_age_of_the_oldest_that_waits(ports: Ports) -> None:
     await end_some(ports, 2)
     await asyncio.sleep(PAUSE_S)
-    view = await ports.operations.queue(MODEL, top_keys=0)
+    view = await ports.inspector.queue(MODEL, top_keys=0)
     assert view.waiting_traces == 2
     assert view.oldest_trace_s is not None
     assert PAUSE_S / 2 < view.oldest_trace_s < 10

@@ -51,7 +51,7 @@ def orchestrator(registry: CollectorRegistry) -> None:
     store = MemoryStore()
     RequestMetrics(registry, MODELS, {"/v1/models"})
     StreamMetrics(registry)
-    QueueMetrics(registry, store.operations, store, MODELS)
+    QueueMetrics(registry, store.inspector, store, MODELS)
     TraceMetrics(registry, MODELS)
     BatchMetrics(registry)
 

@@ -54,7 +54,7 @@ def known_series() -> dict[str, Known]:
         lambda one: WorkerMetrics(one, ("m",)),
         lambda one: RequestMetrics(one, ("m",), {"/v1/models"}),
         StreamMetrics,
-        lambda one: QueueMetrics(one, store.operations, store, ("m",)),
+        lambda one: QueueMetrics(one, store.inspector, store, ("m",)),
         lambda one: TraceMetrics(one, ("m",)),
         StoreMetrics,
         LoopLag,

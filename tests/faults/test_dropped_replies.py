@@ -256,9 +256,9 @@ async def test_replaying_and_dropping_dead_letters_again_changes_nothing(
         taken = await take_one(ports, idle=True)
         await start(ports, taken.lease)
         await crash(ports, taken.lease, max_failures=1)
-    first, second = await ports.operations.dead_letters(MODEL, limit=10)
+    first, second = await ports.inspector.dead_letters(MODEL, limit=10)
     replay = partial(
-        ports.operations.replay,
+        ports.inspector.replay,
         first.channel_id,
         new_channel_id=make_job().channel_id,
         max_waiting=100,
@@ -268,10 +268,10 @@ async def test_replaying_and_dropping_dead_letters_again_changes_nothing(
     assert replayed is not None
     assert replayed.duplicate
     assert (await ports.intake.depth(MODEL)).waiting == 1
-    drop = partial(ports.operations.drop, second.channel_id)
+    drop = partial(ports.inspector.drop, second.channel_id)
     await lose(eater, "drop", drop)
     assert await drop()
-    assert await ports.operations.dead_letters(MODEL, limit=10) == []
+    assert await ports.inspector.dead_letters(MODEL, limit=10) == []
 
 
 async def test_handing_traces_over_again_loses_and_doubles_none(

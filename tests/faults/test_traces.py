@@ -106,7 +106,7 @@ class Load:
         """One for one, and as each channel says of itself."""
 
         async def all_written() -> bool:
-            view = await self._stack.store.operations.queue("org/model", top_keys=0)
+            view = await self._stack.store.inspector.queue("org/model", top_keys=0)
             return view.waiting_traces == 0
 
         await wait_until(all_written, LONG_S)
@@ -241,13 +241,13 @@ async def test_an_orchestrator_is_killed_between_the_write_and_its_receipt(
         before = await kept.documents()
         assert before
         front.kill()
-    waiting = await store.operations.queue(MODEL, top_keys=0)
+    waiting = await store.inspector.queue(MODEL, top_keys=0)
     assert waiting.waiting_traces == 5, "nobody has said that they are written"
 
     await asyncio.to_thread(start, "orchestrator", **settings)
 
     async def all_written() -> bool:
-        return (await store.operations.queue(MODEL, top_keys=0)).waiting_traces == 0
+        return (await store.inspector.queue(MODEL, top_keys=0)).waiting_traces == 0
 
     await wait_until(all_written, LONG_S)
     assert await kept.ids() == ids

@@ -19,7 +19,7 @@ EMBEDDER = "embedder"
 STREAMING = {
     f"{route.method} {route.path}"
     for route in ROUTES
-    if any(answer.events is not None for answer in route.answers)
+    if any(response.events is not None for response in route.responses)
 }
 IN_PIECES = {"POST /v1/embeddings", "GET /v1/channels/{channel_id}/vectors"}
 KEPT = [pytest.param((), id="plain"), pytest.param(("Connection: keep-alive",), id="keep-alive")]

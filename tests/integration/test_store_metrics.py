@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.inspection import ChannelFilter
 from relais_common.jobs.job import Lease, StopReason, WorkerState
-from relais_common.jobs.operations import ChannelFilter
 from relais_common.queue.metrics import STEPS, StoreMetrics
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import COMPLETED, MODEL, make_job
@@ -72,12 +72,12 @@ async def test_each_method_of_a_port_is_one_observation_of_its_own_step(
     await store.registry.beat(WorkerState("w", MODEL, 1, 0), ttl_s=1)
     await store.registry.leave("w")
     await store.registry.alive()
-    await store.operations.queue(MODEL, top_keys=1)
-    await store.operations.channels(MODEL, which=ChannelFilter.QUEUED, limit=1)
-    await store.operations.dead_letters(MODEL, limit=1)
-    await store.operations.dead_letter(channel_id)
-    await store.operations.replay(channel_id, new_channel_id=new_channel_id(MODEL), max_waiting=10)
-    await store.operations.drop(channel_id)
+    await store.inspector.queue(MODEL, top_keys=1)
+    await store.inspector.channels(MODEL, which=ChannelFilter.QUEUED, limit=1)
+    await store.inspector.dead_letters(MODEL, limit=1)
+    await store.inspector.dead_letter(channel_id)
+    await store.inspector.replay(channel_id, new_channel_id=new_channel_id(MODEL), max_waiting=10)
+    await store.inspector.drop(channel_id)
     await store.traces.collect(MODEL, writer="w", limit=1, claim_after_s=1)
     await store.traces.written(MODEL, ["1-1"])
     await store.traces.set_aside(MODEL, ["1-1"])

@@ -38,7 +38,7 @@ async def traced_front(stack: Stack, kept: Kept, **more: str) -> Front:
 
 
 async def nothing_waits(stack: Stack) -> bool:
-    return (await stack.store.operations.queue(MODEL, top_keys=0)).waiting_traces == 0
+    return (await stack.store.inspector.queue(MODEL, top_keys=0)).waiting_traces == 0
 
 
 async def test_document_of_a_completed_chat(stack: Stack, kept: Kept) -> None:
@@ -174,7 +174,7 @@ async def test_where_the_database_is_away_requests_go_on_until_the_bound_and_aga
 
 
 async def all_wait(stack: Stack, number: int) -> bool:
-    view = await stack.store.operations.queue(MODEL, top_keys=0)
+    view = await stack.store.inspector.queue(MODEL, top_keys=0)
     return view.waiting_traces == number
 
 

@@ -7,7 +7,7 @@ import pytest
 from relais_admin.arguments import Arguments, parse
 from relais_admin.settings import read_settings
 from relais_common.jobs.errors import SettingsError
-from relais_common.jobs.operations import ChannelFilter
+from relais_common.jobs.inspection import ChannelFilter
 
 CHANNEL = "org~2fmodel.6Not_bre_04tKOzNW5kuNQ"  # a test has the same name in every run
 SHORT = "." + CHANNEL.rpartition(".")[2]

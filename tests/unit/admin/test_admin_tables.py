@@ -10,8 +10,8 @@ from rich.console import Console, RenderableType
 
 from relais_admin import tables
 from relais_common.jobs.channels import new_channel_id
+from relais_common.jobs.inspection import ChannelView, DeadLetter, KeyBacklog, QueueView
 from relais_common.jobs.job import Operation, Priority, Status, StopReason, WorkerState
-from relais_common.jobs.operations import ChannelView, DeadLetter, KeyBacklog, QueueView
 
 MODEL = "AgentPublic/fabrique-reference-2"
 LONG = "a-very-long-name-of-something-that-nobody-would-choose.example.org"

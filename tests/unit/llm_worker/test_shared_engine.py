@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import EngineStuck
 from relais_common.jobs.events import Terminal
-from relais_common.jobs.operations import ChannelFilter
+from relais_common.jobs.inspection import ChannelFilter
 from relais_common.queue.ports import JobSource
 from relais_common.worker.held import HeldJob, HeldJobs
 from relais_common.worker.metrics import WorkerMetrics
@@ -86,7 +86,7 @@ async def test_engine_that_is_stuck_is_charged_to_the_suspects_of_whichever_mode
     charged = {
         view.channel_id: view.failures
         for model in MODELS
-        for view in await ports.operations.channels(model, which=ChannelFilter.ALL, limit=10)
+        for view in await ports.inspector.channels(model, which=ChannelFilter.ALL, limit=10)
     }
     assert charged == {job.channel_id: 1 for job in suspects} | {
         job.channel_id: 0 for job in bystanders

@@ -87,7 +87,7 @@ class Desk:
         return [job.channel_id for job in jobs]
 
     async def waiting(self, model: str = MODEL) -> int:
-        return (await self.store.operations.queue(model, top_keys=0)).waiting_traces
+        return (await self.store.inspector.queue(model, top_keys=0)).waiting_traces
 
     def shown(self) -> Scraped:
         return read(self.registry)

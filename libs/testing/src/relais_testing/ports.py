@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from relais_common.queue.ports import (
     Accounts,
     EventLog,
+    Inspector,
     JobIntake,
     JobSource,
     LiveBus,
-    Operations,
     Presence,
     Recovery,
     TraceOutbox,
@@ -30,14 +30,14 @@ class Ports:
     log: EventLog
     live: LiveBus
     registry: WorkerRegistry
-    operations: Operations
+    inspector: Inspector
     accounts: Accounts
     traces: TraceOutbox
     presence: Presence
 
 
 def memory_ports(store: MemoryStore) -> Ports:
-    return Ports(store, store, store, store, store, store, store.operations, store, store, store)
+    return Ports(store, store, store, store, store, store, store.inspector, store, store, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -48,7 +48,7 @@ def redis_ports(store: RedisStore) -> Ports:
         store.log,
         store.live,
         store.registry,
-        store.operations,
+        store.inspector,
         store.accounts,
         store.traces,
         store.presence,

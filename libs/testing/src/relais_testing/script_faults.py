@@ -10,8 +10,8 @@ from relais_common.jobs.job import Priority
 from relais_common.queue import codec, keys, scripts
 from relais_common.queue.client.calls import Argument, Commands
 from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.inspection.redis_inspector import RedisInspector
 from relais_common.queue.intake.redis_intake import RedisJobIntake
-from relais_common.queue.operations.redis_operations import RedisOperations
 from relais_common.queue.recovery.redis_recovery import RedisRecovery
 from relais_common.queue.redis_store import RedisStore
 from relais_common.queue.source.redis_source import RedisJobSource
@@ -68,7 +68,7 @@ def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
         intake=RedisJobIntake(faulty),
         source=RedisJobSource(faulty, store.source._blocking),
         recovery=RedisRecovery(faulty),
-        operations=RedisOperations(faulty),
+        inspector=RedisInspector(faulty),
         traces=RedisTraceOutbox(faulty),
     )
     return ports, faulty

@@ -21,7 +21,7 @@ TOP_KEYS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Output:
     """The result of a command.
 
     Attributes:
@@ -36,50 +36,50 @@ class Answer:
         return orjson.dumps(self.body, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-async def queues(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
-    views = [await store.operations.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
-    return Answer({"queues": views}, tables.queues(views))
+async def queues(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    views = [await store.inspector.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
+    return Output({"queues": views}, tables.queues(views))
 
 
-async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     states = [
         state
         for state in await store.registry.alive()
         if not wanted.models or state.model in wanted.models
     ]
     states.sort(key=lambda one: (one.model, one.worker_id))
-    return Answer({"workers": states}, tables.workers(states))
+    return Output({"workers": states}, tables.workers(states))
 
 
-async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     found = {
-        model: await store.operations.channels(
+        model: await store.inspector.channels(
             model, which=wanted.which, limit=wanted.limit, latest=wanted.latest
         )
         for model in wanted.models
     }
     body = {"channels": [view for views in found.values() for view in views]}
-    return Answer(body, tables.channels(found))
+    return Output(body, tables.channels(found))
 
 
-async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     found = {
-        model: await store.operations.dead_letters(model, limit=wanted.limit)
+        model: await store.inspector.dead_letters(model, limit=wanted.limit)
         for model in wanted.models
     }
     body = {"dead_letters": [letter for letters in found.values() for letter in letters]}
-    return Answer(body, tables.dead_letters(found))
+    return Output(body, tables.dead_letters(found))
 
 
-async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
-    letter = await store.operations.dead_letter(wanted.channel_id)
+async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    letter = await store.inspector.dead_letter(wanted.channel_id)
     if letter is None:
         raise _no_dead_letter(wanted)
-    return Answer(letter, tables.dead_letter(letter))
+    return Output(letter, tables.dead_letter(letter))
 
 
-async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Answer:
-    accepted = await store.operations.replay(
+async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Output:
+    accepted = await store.inspector.replay(
         wanted.channel_id,
         new_channel_id=new_channel_id(channel_model(wanted.channel_id)),
         max_waiting=settings.max_waiting,
@@ -94,23 +94,23 @@ async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> An
         "estimated_wait_s": accepted.estimated_wait_s,
     }
     before = "was replayed before" if accepted.duplicate else "replayed"
-    return Answer(body, Text(f"{before} as {accepted.channel_id} ({accepted.status})"))
+    return Output(body, Text(f"{before} as {accepted.channel_id} ({accepted.status})"))
 
 
-async def drop(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
-    if not await store.operations.drop(wanted.channel_id):
+async def drop(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    if not await store.inspector.drop(wanted.channel_id):
         raise _no_dead_letter(wanted)
     body = {"channel_id": wanted.channel_id, "dropped": True}
-    return Answer(body, Text(f"dropped {wanted.channel_id}"))
+    return Output(body, Text(f"dropped {wanted.channel_id}"))
 
 
-async def cancel(store: RedisStore, wanted: Arguments, _: Settings) -> Answer:
+async def cancel(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     status = await store.intake.cancel(wanted.channel_id, StopReason.CLIENT)
     if status is None:
         raise ChannelNotFound(f"there is no channel {wanted.channel_id}")
     words = status if status.is_terminal else "its worker was asked to stop"
     body = {"channel_id": wanted.channel_id, "status": status}
-    return Answer(body, Text(f"{wanted.channel_id}: {words}"))
+    return Output(body, Text(f"{wanted.channel_id}: {words}"))
 
 
 def _no_dead_letter(wanted: Arguments) -> DeadLetterNotFound:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relais_common.jobs.channels import channel_model, model_tag
-from relais_common.jobs.operations import ChannelFilter
+from relais_common.jobs.inspection import ChannelFilter
 
 MAX_LIMIT = 1000
 

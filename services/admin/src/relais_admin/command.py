@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from relais_admin import actions
-from relais_admin.actions import Answer
+from relais_admin.actions import Output
 from relais_admin.arguments import Arguments, parse
 from relais_admin.settings import Settings, read_settings
 from relais_common.jobs.errors import DecodeError, RelaisError, SettingsError, StoreUnavailable
 from relais_common.queue.redis_store import RedisStore, open_store
 from relais_common.runtime.command_line import FAILED, OK, WRONG_USE
 
-Action = Callable[[RedisStore, Arguments, Settings], Awaitable[Answer]]
+Action = Callable[[RedisStore, Arguments, Settings], Awaitable[Output]]
 
 ACTIONS: dict[str, Action] = {
     "queues": actions.queues,
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     return OK
 
 
-async def _run(wanted: Arguments, settings: Settings) -> Answer:
-    outcome: Answer | RelaisError | DecodeError
+async def _run(wanted: Arguments, settings: Settings) -> Output:
+    outcome: Output | RelaisError | DecodeError
     async with open_store(settings.redis) as store:
         try:
             outcome = await ACTIONS[wanted.command](store, wanted, settings)

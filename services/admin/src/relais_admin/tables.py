@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from relais_common.jobs.inspection import ChannelView, DeadLetter, QueueView
 from relais_common.jobs.job import Status, WorkerState
-from relais_common.jobs.operations import ChannelView, DeadLetter, QueueView
 
 T = TypeVar("T")
 NONE = "-"

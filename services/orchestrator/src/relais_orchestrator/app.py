@@ -25,7 +25,7 @@ from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
 from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
-from relais_orchestrator.api.docs.handlers import DOCUMENT, Document
+from relais_orchestrator.api.docs.handlers import DOCUMENT, ApiDocument
 from relais_orchestrator.api.docs.pages import add_docs_page
 from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
 from relais_orchestrator.api.route import KEYS
@@ -52,8 +52,8 @@ from relais_orchestrator.streams.follow import Follower
 from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher, stay_present
 from relais_orchestrator.submission.catalogue import Catalogue
-from relais_orchestrator.submission.intake import Intake
 from relais_orchestrator.submission.model_states import ModelStates
+from relais_orchestrator.submission.submitter import Submitter
 from relais_orchestrator.tracing.running import writing_traces
 
 log = structlog.get_logger(__name__)
@@ -80,11 +80,11 @@ def create_parts(
     return Parts(
         settings=settings,
         queue=store.intake,
-        operations=store.operations,
+        inspector=store.inspector,
         registry=store.registry,
         catalogue=catalogue,
-        model_states=ModelStates(settings.models, store.operations, store.registry),
-        intake=Intake(
+        model_states=ModelStates(settings.models, store.inspector, store.registry),
+        submitter=Submitter(
             store.intake,
             catalogue,
             settings.limits,
@@ -138,7 +138,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
             parts.drain.stamp,
         )
     )
-    app[DOCUMENT] = Document.of(build_document(ROUTES, _deployment(parts)))
+    app[DOCUMENT] = ApiDocument.of(build_document(ROUTES, _deployment(parts)))
     app.add_routes(
         route.to_aiohttp(expect_handler=expect_body)
         for route in ROUTES

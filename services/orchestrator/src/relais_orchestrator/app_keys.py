@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from relais_common.queue.ports import Accounts, JobIntake, Operations, WorkerRegistry
+from relais_common.queue.ports import Accounts, Inspector, JobIntake, WorkerRegistry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.api.kpis.reader import KpiReader
 from relais_orchestrator.batches.endpoints import Endpoint
@@ -21,8 +21,8 @@ from relais_orchestrator.streams.follow import Follower
 from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher
 from relais_orchestrator.submission.catalogue import Catalogue
-from relais_orchestrator.submission.intake import Intake
 from relais_orchestrator.submission.model_states import ModelStates
+from relais_orchestrator.submission.submitter import Submitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class Parts:
 
     settings: Settings
     queue: JobIntake
-    operations: Operations
+    inspector: Inspector
     registry: WorkerRegistry
     catalogue: Catalogue
     model_states: ModelStates
-    intake: Intake
+    submitter: Submitter
     follower: Follower
     watcher: Watcher
     key_ring: KeyRing

@@ -21,7 +21,7 @@ _PORTS = (
     ports.Recovery,
     ports.EventLog,
     ports.WorkerRegistry,
-    ports.Operations,
+    ports.Inspector,
     ports.TraceOutbox,
 )
 STEPS = tuple(

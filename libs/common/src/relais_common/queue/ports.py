@@ -16,6 +16,7 @@ from datetime import date
 from typing import Protocol
 
 from relais_common.jobs.events import Terminal
+from relais_common.jobs.inspection import ChannelFilter, ChannelView, DeadLetter, QueueView
 from relais_common.jobs.job import (
     Accepted,
     Append,
@@ -31,7 +32,6 @@ from relais_common.jobs.job import (
     WorkerState,
 )
 from relais_common.jobs.limits import NO_QUOTA, DayUsage, Quota
-from relais_common.jobs.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
 from relais_common.jobs.traces import TraceBatch, Tracing
 
 
@@ -350,7 +350,7 @@ class TraceOutbox(Protocol):
         ...
 
 
-class Operations(Protocol):
+class Inspector(Protocol):
     """The operators' views, and what operators can do with dead letters. A view costs no more than its page."""
 
     async def queue(self, model: str, *, top_keys: int) -> QueueView:

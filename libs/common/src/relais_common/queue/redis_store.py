@@ -18,9 +18,9 @@ from relais_common.queue.client.servers import reach
 from relais_common.queue.events.live_bus import RedisLiveBus
 from relais_common.queue.events.presence import RedisPresence
 from relais_common.queue.events.redis_log import RedisEventLog
+from relais_common.queue.inspection.redis_inspector import RedisInspector
 from relais_common.queue.intake.accept_wait import AcceptWait, ConfirmedScript
 from relais_common.queue.intake.redis_intake import RedisJobIntake
-from relais_common.queue.operations.redis_operations import RedisOperations
 from relais_common.queue.recovery.redis_recovery import RedisRecovery
 from relais_common.queue.registry.redis_registry import RedisWorkerRegistry, shared_secret
 from relais_common.queue.source.redis_source import RedisJobSource
@@ -51,7 +51,7 @@ class RedisStore:
     log: RedisEventLog
     live: RedisLiveBus
     registry: RedisWorkerRegistry
-    operations: RedisOperations
+    inspector: RedisInspector
     accounts: RedisAccounts
     traces: RedisTraceOutbox
     calls: Commands
@@ -100,7 +100,7 @@ async def open_store(
             log=RedisEventLog(scripts),
             live=live,
             registry=RedisWorkerRegistry(scripts),
-            operations=RedisOperations(scripts),
+            inspector=RedisInspector(scripts),
             accounts=RedisAccounts(calls),
             traces=RedisTraceOutbox(Scripts(trace_calls, metrics)),
             calls=calls,

@@ -11,6 +11,7 @@ from relais_common.jobs.errors import (
     key_storage_full,
     storage_full,
 )
+from relais_common.jobs.inspection import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.jobs.job import (
     Accepted,
     ChannelState,
@@ -21,7 +22,6 @@ from relais_common.jobs.job import (
     Priority,
     Status,
 )
-from relais_common.jobs.operations import DEAD_LETTER_TTL_S, DEAD_LETTERS_KEPT
 from relais_common.jobs.traces import traces_full
 from relais_common.queue import codec
 from relais_common.queue.client.calls import Argument

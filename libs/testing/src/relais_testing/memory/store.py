@@ -34,12 +34,12 @@ from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
 from relais_common.queue.ports import Look, Reaped, Subscription, TakeRequest
 from relais_testing.memory import taking
+from relais_testing.memory.inspector import MemoryInspector
 from relais_testing.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
-from relais_testing.memory.operations import MemoryOperations
 
 
 class MemoryStore:
-    """Every port at once, but for `operations`. `clock` gives seconds; a test may turn it by hand."""
+    """Every port at once, but for `inspector`. `clock` gives seconds; a test may turn it by hand."""
 
     def __init__(
         self, clock: Callable[[], float] = time.time, *, watch_grace_s: float = 30.0
@@ -51,7 +51,7 @@ class MemoryStore:
         self._bells: dict[str, asyncio.Event] = {}
         self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
         self._workers: dict[str, tuple[float, WorkerState]] = {}
-        self.operations = MemoryOperations(self._model, self._admit, self._accepted, clock)
+        self.inspector = MemoryInspector(self._model, self._admit, self._accepted, clock)
 
     def _model(self, model: str) -> MemoryModel:
         if model not in self._models:

@@ -26,7 +26,7 @@ Exit codes: 0 done, 1 a failure or an unknown client, 2 wrong arguments or file.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments:
+class KeysArguments:
     """A parsed command.
 
     Attributes:
@@ -42,7 +42,7 @@ class Arguments:
     json: bool
 
 
-def parse(arguments: Sequence[str], default_file: str | None) -> Arguments:
+def parse(arguments: Sequence[str], default_file: str | None) -> KeysArguments:
     """Parse the arguments. Raises SystemExit: code 2 with a message on stderr, or 0 after help."""
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str], default_file: str | None) -> Arguments:
     add = getattr(given, "add", False)
     if add and rights:
         parser.error("--add gives the client one more key; its rights stay as they are")
-    return Arguments(
+    return KeysArguments(
         command=given.command,
         file=None if file is None else Path(file),
         client=client,

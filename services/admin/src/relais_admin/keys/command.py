@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 
 from relais_admin.keys import actions, listing
-from relais_admin.keys.arguments import Arguments, parse
+from relais_admin.keys.arguments import KeysArguments, parse
 from relais_common.config import api_keys
 from relais_common.jobs.errors import RelaisError, SettingsError
 from relais_common.runtime import environ
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     return OK
 
 
-def _run(wanted: Arguments, path: Path) -> None:
+def _run(wanted: KeysArguments, path: Path) -> None:
     client = wanted.client or ""
     match wanted.command:
         case "create" if wanted.add:

@@ -16,10 +16,10 @@ async def accept(request: web.Request, draft: Draft, *, caller: Caller, body: by
     """Queue the draft; the answer's headers say under which channel, and what is left of the key's minute.
 
     Raises:
-        RelaisError: as `Intake.accept`.
+        RelaisError: as `Submitter.accept`.
     """
     idempotency_key = request.headers.get("Idempotency-Key")
-    accepted = await request.app[PARTS].intake.accept(
+    accepted = await request.app[PARTS].submitter.accept(
         draft, caller=caller, idempotency_key=idempotency_key, body=body
     )
     call_by_channel(request, accepted.channel_id)

@@ -64,7 +64,7 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseSpec:
     """A successful response of a route. Its body is JSON of this type, bytes of a media type, events, or empty."""
 
     status: int
@@ -105,7 +105,7 @@ class Route:
     asks: Operation = Operation.CHAT
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
-    answers: tuple[Answer, ...]
+    responses: tuple[ResponseSpec, ...]
     operation_id: str = ""
     errors: tuple[type[RelaisError], ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class Route:
     @property
     def methods(self) -> tuple[str, ...]:
         """Return the methods; every GET except a stream also allows HEAD."""
-        streams = any(answer.events is not None for answer in self.answers)
+        streams = any(response.events is not None for response in self.responses)
         return ("GET", "HEAD") if self.method == "GET" and not streams else (self.method,)
 
     def to_aiohttp(self, **options: Any) -> web.RouteDef:

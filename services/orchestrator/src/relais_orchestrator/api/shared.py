@@ -33,7 +33,7 @@ from relais_common.jobs.errors import (
 )
 from relais_orchestrator.api.openai import answers
 from relais_orchestrator.api.route import Header
-from relais_orchestrator.submission.intake import IDEMPOTENCY_KEY_FORM
+from relais_orchestrator.submission.submitter import IDEMPOTENCY_KEY_FORM
 
 IDEMPOTENCY_KEY = Header(
     "Idempotency-Key",

@@ -206,7 +206,7 @@ class Feeder:
                 return
             left_s = self._expires_at.timestamp() - time.time()
             try:
-                accepted = await self._parts.intake.feed(
+                accepted = await self._parts.submitter.feed(
                     line.asked.draft,
                     caller=caller,
                     channel_id=line_channel_id(self._model, self._batch_id, number),

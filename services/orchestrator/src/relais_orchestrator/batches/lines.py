@@ -133,7 +133,7 @@ async def read_line(parts: Parts, path: str, caller: Caller, text: bytes | None)
             raise InvalidRequest(
                 "stream: lines are not streamed", param="stream", code="unsupported_value"
             )
-        model = parts.intake.check(asked.draft, caller)
+        model = parts.submitter.check(asked.draft, caller)
     except RelaisError as error:
         error.param = "body" if error.param is None else f"body.{error.param}"
         raise

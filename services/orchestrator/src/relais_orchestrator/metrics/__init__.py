@@ -40,7 +40,7 @@ def open_metrics(
         registry,
         RequestMetrics(registry, models, [route.template for route in ROUTES]),
         StreamMetrics(registry),
-        QueueMetrics(registry, store.operations, store.registry, models),
+        QueueMetrics(registry, store.inspector, store.registry, models),
         TraceMetrics(registry, models),
         BatchMetrics(registry),
     )

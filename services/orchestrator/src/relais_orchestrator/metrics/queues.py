@@ -10,9 +10,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.inspection import QueueView
 from relais_common.jobs.job import Priority, WorkerState
-from relais_common.jobs.operations import QueueView
-from relais_common.queue.ports import Operations, WorkerRegistry
+from relais_common.queue.ports import Inspector, WorkerRegistry
 from relais_common.runtime.metrics.instruments import Gauge
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,11 @@ class QueueMetrics:
     def __init__(
         self,
         registry: CollectorRegistry,
-        operations: Operations,
+        inspector: Inspector,
         workers: WorkerRegistry,
         models: Sequence[str],
     ) -> None:
-        self._operations = operations
+        self._inspector = inspector
         self._registry = workers
         self._models = models
         self._looked_s: float | None = None
@@ -87,7 +87,7 @@ class QueueMetrics:
                 return
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    views = [await self._operations.queue(one, top_keys=0) for one in self._models]
+                    views = [await self._inspector.queue(one, top_keys=0) for one in self._models]
                     workers = await self._registry.alive()
             except (StoreUnavailable, TimeoutError) as error:
                 log.warning("queue_metrics_unavailable", error=str(error))

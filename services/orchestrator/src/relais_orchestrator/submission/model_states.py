@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relais_common.jobs.errors import StoreUnavailable
+from relais_common.jobs.inspection import QueueView
 from relais_common.jobs.job import WorkerState
-from relais_common.jobs.operations import QueueView
-from relais_common.queue.ports import Operations, WorkerRegistry
+from relais_common.queue.ports import Inspector, WorkerRegistry
 
 FRESH_S = 1.0
 
@@ -43,10 +43,10 @@ class ModelStates:
     """Caches the states of all models, and refreshes them when they are old."""
 
     def __init__(
-        self, models: Sequence[str], operations: Operations, registry: WorkerRegistry
+        self, models: Sequence[str], inspector: Inspector, registry: WorkerRegistry
     ) -> None:
         self._models = models
-        self._operations = operations
+        self._inspector = inspector
         self._registry = registry
         self._states: dict[str, ModelState] = {}
         self._looked_at_s = float("-inf")
@@ -72,7 +72,7 @@ class ModelStates:
         ]
         return {
             model: _state(
-                await self._operations.queue(model, top_keys=0),
+                await self._inspector.queue(model, top_keys=0),
                 [worker for worker in able if worker.model == model],
             )
             for model in self._models

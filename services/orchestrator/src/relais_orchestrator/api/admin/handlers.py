@@ -32,8 +32,8 @@ async def queues(request: web.Request) -> web.Response:
     """`GET /v1/admin/queues`: waiting and running requests of each model."""
     admin_key_id(request)
     models = _models(request, parse_query(AdminQuery, request.query))
-    operations = request.app[PARTS].operations
-    views = [await operations.queue(model, top_keys=TOP_KEYS) for model in models]
+    inspector = request.app[PARTS].inspector
+    views = [await inspector.queue(model, top_keys=TOP_KEYS) for model in models]
     body: QueuesResponse = {"queues": views}
     return json_response(body)
 
@@ -55,10 +55,10 @@ async def channels(request: web.Request) -> web.Response:
     """`GET /v1/admin/channels`: unfinished requests of each model, soonest deadline first."""
     admin_key_id(request)
     query = parse_query(ChannelsQuery, request.query)
-    operations = request.app[PARTS].operations
+    inspector = request.app[PARTS].inspector
     found = []
     for model in _models(request, query):
-        found += await operations.channels(
+        found += await inspector.channels(
             model, which=query.status, limit=query.limit, latest=query.latest
         )
     body: ChannelsResponse = {"channels": found}
@@ -69,10 +69,10 @@ async def dead_letters(request: web.Request) -> web.Response:
     """`GET /v1/admin/dead-letters`: requests that were set aside, newest first for each model."""
     admin_key_id(request)
     query = parse_query(PageQuery, request.query)
-    operations = request.app[PARTS].operations
+    inspector = request.app[PARTS].inspector
     found = []
     for model in _models(request, query):
-        found += await operations.dead_letters(model, limit=query.limit)
+        found += await inspector.dead_letters(model, limit=query.limit)
     body: DeadLettersResponse = {"dead_letters": found}
     return json_response(body)
 
@@ -81,7 +81,7 @@ async def replay(request: web.Request) -> web.Response:
     """`POST /v1/admin/dead-letters/{channel_id}/replay`: 202, and the channel on which the request runs again."""
     operator, channel_id = admin_key_id(request), _dead_letter_id(request)
     parts = request.app[PARTS]
-    accepted = await parts.operations.replay(
+    accepted = await parts.inspector.replay(
         channel_id,
         new_channel_id=new_channel_id(channel_model(channel_id)),
         max_waiting=parts.settings.limits.max_waiting,
@@ -108,7 +108,7 @@ async def replay(request: web.Request) -> web.Response:
 async def drop(request: web.Request) -> web.Response:
     """`DELETE /v1/admin/dead-letters/{channel_id}`: delete the stored request."""
     operator, channel_id = admin_key_id(request), _dead_letter_id(request)
-    if not await request.app[PARTS].operations.drop(channel_id):
+    if not await request.app[PARTS].inspector.drop(channel_id):
         raise _no_dead_letter()
     log.info("dead_letter_dropped", channel_id=channel_id, by=operator)
     body: DroppedResponse = {"channel_id": channel_id, "dropped": True}

@@ -21,7 +21,7 @@ from relais_orchestrator.api.admin.schemas import (
     ReplayedResponse,
     WorkersResponse,
 )
-from relais_orchestrator.api.route import Access, Answer, Route
+from relais_orchestrator.api.route import Access, ResponseSpec, Route
 
 TAG = "Operators"
 LISTED = (InvalidRequest, ModelNotFound, StoreUnavailable)
@@ -35,7 +35,7 @@ ROUTES = [
         summary="See what waits and runs",
         access=Access.ADMIN,
         query=AdminQuery,
-        answers=(Answer(200, "Of each model.", QueuesResponse),),
+        responses=(ResponseSpec(200, "Of each model.", QueuesResponse),),
         errors=LISTED,
     ),
     Route(
@@ -46,7 +46,9 @@ ROUTES = [
         summary="See who is alive",
         access=Access.ADMIN,
         query=AdminQuery,
-        answers=(Answer(200, "By model; also of models not declared here.", WorkersResponse),),
+        responses=(
+            ResponseSpec(200, "By model; also of models not declared here.", WorkersResponse),
+        ),
         errors=(InvalidRequest, StoreUnavailable),
     ),
     Route(
@@ -57,7 +59,9 @@ ROUTES = [
         summary="List living requests",
         access=Access.ADMIN,
         query=ChannelsQuery,
-        answers=(Answer(200, "Of each model, the soonest deadline first.", ChannelsResponse),),
+        responses=(
+            ResponseSpec(200, "Of each model, the soonest deadline first.", ChannelsResponse),
+        ),
         errors=LISTED,
     ),
     Route(
@@ -68,7 +72,7 @@ ROUTES = [
         summary="List requests that were set aside",
         access=Access.ADMIN,
         query=PageQuery,
-        answers=(Answer(200, "Of each model, the newest first.", DeadLettersResponse),),
+        responses=(ResponseSpec(200, "Of each model, the newest first.", DeadLettersResponse),),
         errors=LISTED,
     ),
     Route(
@@ -78,7 +82,7 @@ ROUTES = [
         tag=TAG,
         summary="Run a dead letter's request again",
         access=Access.ADMIN,
-        answers=(Answer(202, "In the queue again, on a new channel.", ReplayedResponse),),
+        responses=(ResponseSpec(202, "In the queue again, on a new channel.", ReplayedResponse),),
         errors=(DeadLetterNotFound, QueueFull, StoreUnavailable),
     ),
     Route(
@@ -88,7 +92,7 @@ ROUTES = [
         tag=TAG,
         summary="Delete a dead letter's request",
         access=Access.ADMIN,
-        answers=(Answer(200, "It is gone.", DroppedResponse),),
+        responses=(ResponseSpec(200, "It is gone.", DroppedResponse),),
         errors=(DeadLetterNotFound, StoreUnavailable),
     ),
 ]

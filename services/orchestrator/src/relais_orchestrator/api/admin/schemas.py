@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from relais_common.jobs.inspection import ChannelFilter, ChannelView, DeadLetter, QueueView
 from relais_common.jobs.job import Status, WorkerState
-from relais_common.jobs.operations import ChannelFilter, ChannelView, DeadLetter, QueueView
 from relais_orchestrator.api.native.answers import ChannelId, EstimatedWait, QueuePosition
 from relais_orchestrator.api.schemas.closed import CLOSED
 from relais_orchestrator.api.schemas.messages import ModelName

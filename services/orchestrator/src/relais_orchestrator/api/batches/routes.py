@@ -18,7 +18,7 @@ from relais_orchestrator.api.batches.schemas import (
     BatchRequest,
 )
 from relais_orchestrator.api.files.routes import TAG
-from relais_orchestrator.api.route import Answer, Route
+from relais_orchestrator.api.route import ResponseSpec, Route
 
 ROUTES = [
     Route(
@@ -35,7 +35,7 @@ ROUTES = [
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
         },
-        answers=(Answer(200, "The batch.", BatchObject),),
+        responses=(ResponseSpec(200, "The batch.", BatchObject),),
         errors=(FileNotKnown, TooManyBatches, FilesUnavailable),
     ),
     Route(
@@ -45,7 +45,7 @@ ROUTES = [
         tag=TAG,
         summary="List the key's batches",
         query=BatchesQuery,
-        answers=(Answer(200, "One page, the newest first.", BatchList),),
+        responses=(ResponseSpec(200, "One page, the newest first.", BatchList),),
         errors=(InvalidRequest, BatchNotFound, FilesUnavailable),
     ),
     Route(
@@ -54,7 +54,7 @@ ROUTES = [
         handler=batches.show_batch,
         tag=TAG,
         summary="See one batch",
-        answers=(Answer(200, "The batch.", BatchObject),),
+        responses=(ResponseSpec(200, "The batch.", BatchObject),),
         errors=(BatchNotFound, FilesUnavailable),
     ),
     Route(
@@ -64,7 +64,7 @@ ROUTES = [
         tag=TAG,
         summary="Cancel a batch",
         description="What has ended is in its files; what has not is in the error file as `batch_cancelled`.",
-        answers=(Answer(200, "The batch, which is about to end.", BatchObject),),
+        responses=(ResponseSpec(200, "The batch, which is about to end.", BatchObject),),
         errors=(BatchNotFound, BatchEnded, FilesUnavailable),
     ),
 ]

@@ -93,11 +93,11 @@ def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
             yield route.body, "validation"
         if route.form is not None:
             yield route.form, "validation"
-        for answer in route.answers:
-            if answer.body is not None:
-                yield answer.body, "serialization"
-            if answer.events is not None:
-                for _, kind in answer.events.data:
+        for response in route.responses:
+            if response.body is not None:
+                yield response.body, "serialization"
+            if response.events is not None:
+                for _, kind in response.events.data:
                     yield kind, "serialization"
 
 

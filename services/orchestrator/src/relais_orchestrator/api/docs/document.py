@@ -85,5 +85,5 @@ def _all_headers(routes: Iterable[Route]) -> Iterable[Header]:
     for several in HEADERS_OF.values():
         yield from several
     for route in routes:
-        for answer in route.answers:
-            yield from answer.headers
+        for response in route.responses:
+            yield from response.headers

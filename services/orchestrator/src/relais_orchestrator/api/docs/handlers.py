@@ -12,19 +12,19 @@ from relais_orchestrator.api.docs.components import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ApiDocument:
     """The document's bytes, and their ETag."""
 
     body: bytes
     etag: str
 
     @classmethod
-    def of(cls, document: Json) -> Document:
+    def of(cls, document: Json) -> ApiDocument:
         body = orjson.dumps(document)
         return cls(body, hashlib.sha256(body).hexdigest()[:32])
 
 
-DOCUMENT: web.AppKey[Document] = web.AppKey("openapi_document", Document)
+DOCUMENT: web.AppKey[ApiDocument] = web.AppKey("openapi_document", ApiDocument)
 
 
 async def document(request: web.Request) -> web.Response:

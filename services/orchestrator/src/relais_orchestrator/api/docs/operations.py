@@ -22,7 +22,7 @@ from relais_common.jobs.errors import (
 )
 from relais_orchestrator.api.docs.components import Deployment, Json, Plain, Schemas, inline_schema
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
-from relais_orchestrator.api.route import Access, Answer, Events, Header, Query, Route
+from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
 from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.http import ignored_fields, request_ids
 
@@ -93,7 +93,9 @@ def describe(route: Route, schemas: Schemas, deployment: Deployment) -> Json:
     if route.form is not None:
         form = {"multipart/form-data": {"schema": schemas.of(route.form, "validation")}}
         operation["requestBody"] = {"required": True, "content": form}
-    responses = {str(answer.status): _answer(answer, route, schemas) for answer in route.answers}
+    responses = {
+        str(response.status): _response(response, route, schemas) for response in route.responses
+    }
     for status, errors in _errors_by_status(route).items():
         responses.setdefault(str(status), _refusal(status, errors, schemas))
     operation["responses"] = dict(sorted(responses.items()))
@@ -142,19 +144,19 @@ def _fields_as_parameters(query: type[BaseModel]) -> list[Json]:
     return found
 
 
-def _answer(answer: Answer, route: Route, schemas: Schemas) -> Json:
+def _response(spec: ResponseSpec, route: Route, schemas: Schemas) -> Json:
     content: Json = {}
-    if answer.body is not None:
-        content["application/json"] = {"schema": schemas.of(answer.body, "serialization")}
-    if answer.binary is not None:
-        content[answer.binary] = {}
-    if answer.events is not None:
-        content["text/event-stream"] = _events(answer.events, schemas)
+    if spec.body is not None:
+        content["application/json"] = {"schema": schemas.of(spec.body, "serialization")}
+    if spec.binary is not None:
+        content[spec.binary] = {}
+    if spec.events is not None:
+        content["text/event-stream"] = _events(spec.events, schemas)
     response: Json = {
-        "description": answer.description,
+        "description": spec.description,
         "headers": _headers(
             (
-                *answer.headers,
+                *spec.headers,
                 *((IGNORED_FIELDS,) if route.body is not None else ()),
                 *(REQUEST_ID, PROCESSING_MS),
             )

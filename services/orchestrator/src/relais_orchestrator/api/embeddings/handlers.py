@@ -28,7 +28,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreList,
     ScoreType,
 )
-from relais_orchestrator.api.openai.answers import QUEUE_MS, Answer, open_answer
+from relais_orchestrator.api.openai.answers import QUEUE_MS, PendingAnswer, open_answer
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.large_answers import send_json
@@ -176,7 +176,7 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
         return asked, await _end_of(request.app[PARTS], answer)
 
 
-async def _end_of(parts: Parts, answer: Answer) -> _Done:
+async def _end_of(parts: Parts, answer: PendingAnswer) -> _Done:
     channel_id = answer.channel_id
     _, _, completed = await answer.whole()
     packed = await parts.queue.vectors(channel_id)
@@ -195,7 +195,7 @@ def _lines(
     channel_id: str,
 ) -> Wait:
     async def wait() -> bytes:
-        answer = Answer(
+        answer = PendingAnswer(
             parts, channel_id, None, caller, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
         )
         done = await _end_of(parts, answer)

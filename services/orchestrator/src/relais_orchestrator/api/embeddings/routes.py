@@ -15,7 +15,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreList,
     ScoreRequest,
 )
-from relais_orchestrator.api.route import Answer, Route
+from relais_orchestrator.api.route import ResponseSpec, Route
 from relais_orchestrator.api.shared import (
     IDEMPOTENCY_KEY,
     NOT_ACCEPTED,
@@ -38,7 +38,9 @@ ROUTES = [
         example={"input": ["How long is the wait?", "The queue is short today."]},
         asks=Operation.EMBEDDINGS,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The vectors, in order.", EmbeddingList, headers=(QUEUE_MS,)),),
+        responses=(
+            ResponseSpec(200, "The vectors, in order.", EmbeddingList, headers=(QUEUE_MS,)),
+        ),
         errors=ERRORS,
     ),
     Route(
@@ -54,7 +56,7 @@ ROUTES = [
         example={"query": "opening hours", "documents": ["We open at nine.", "Cats sleep."]},
         asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The best first.", RerankResponse, headers=(QUEUE_MS,)),),
+        responses=(ResponseSpec(200, "The best first.", RerankResponse, headers=(QUEUE_MS,)),),
         errors=ERRORS,
     ),
     Route(
@@ -69,7 +71,9 @@ ROUTES = [
         example={"query": "opening hours", "documents": ["We open at nine.", "Cats sleep."]},
         asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The best first.", CohereRerankResponse, headers=(QUEUE_MS,)),),
+        responses=(
+            ResponseSpec(200, "The best first.", CohereRerankResponse, headers=(QUEUE_MS,)),
+        ),
         errors=ERRORS,
     ),
     Route(
@@ -85,7 +89,9 @@ ROUTES = [
         example={"text_1": "opening hours", "text_2": ["We open at nine.", "Cats sleep."]},
         asks=Operation.RERANK,
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "One score for each second text.", ScoreList, headers=(QUEUE_MS,)),),
+        responses=(
+            ResponseSpec(200, "One score for each second text.", ScoreList, headers=(QUEUE_MS,)),
+        ),
         errors=ERRORS,
     ),
 ]

@@ -21,7 +21,7 @@ from relais_orchestrator.api.files.schemas import (
     FilesQuery,
     FileUpload,
 )
-from relais_orchestrator.api.route import Answer, Header, Route
+from relais_orchestrator.api.route import Header, ResponseSpec, Route
 
 TAG = "Batches"
 OCTETS = "application/octet-stream"
@@ -37,7 +37,7 @@ ROUTES = [
         summary="Upload a file",
         description="A batch's requests, one JSON object per line. Only the key that uploads a file sees it.",
         form=FileUpload,
-        answers=(Answer(200, "The file.", FileObject),),
+        responses=(ResponseSpec(200, "The file.", FileObject),),
         errors=(FileTooLarge, FileStorageFull, FilesUnavailable),
     ),
     Route(
@@ -47,7 +47,7 @@ ROUTES = [
         tag=TAG,
         summary="List the key's files",
         query=FilesQuery,
-        answers=(Answer(200, "One page.", FileList),),
+        responses=(ResponseSpec(200, "One page.", FileList),),
         errors=(InvalidRequest, FileNotKnown, FilesUnavailable),
     ),
     Route(
@@ -56,7 +56,7 @@ ROUTES = [
         handler=files.show_file,
         tag=TAG,
         summary="See one file",
-        answers=(Answer(200, "The file.", FileObject),),
+        responses=(ResponseSpec(200, "The file.", FileObject),),
         errors=(FileNotKnown, FilesUnavailable),
     ),
     Route(
@@ -66,9 +66,9 @@ ROUTES = [
         tag=TAG,
         summary="Download a file",
         headers=(RANGE,),
-        answers=(
-            Answer(200, "Its bytes.", binary=OCTETS),
-            Answer(206, "Those of the range.", binary=OCTETS, headers=(CONTENT_RANGE,)),
+        responses=(
+            ResponseSpec(200, "Its bytes.", binary=OCTETS),
+            ResponseSpec(206, "Those of the range.", binary=OCTETS, headers=(CONTENT_RANGE,)),
         ),
         errors=(FileNotKnown, RangeNotSatisfiable, TooManyBytes, ServerBusy, FilesUnavailable),
     ),
@@ -78,7 +78,7 @@ ROUTES = [
         handler=files.delete_file,
         tag=TAG,
         summary="Delete a file",
-        answers=(Answer(200, "It is gone.", FileDeleted),),
+        responses=(ResponseSpec(200, "It is gone.", FileDeleted),),
         errors=(FileNotKnown, FileInUse, FilesUnavailable),
     ),
 ]

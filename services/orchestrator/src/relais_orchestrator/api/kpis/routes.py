@@ -7,7 +7,7 @@ from relais_common.jobs.errors import InvalidRequest, KpisUnavailable
 from relais_orchestrator.api.admin.routes import TAG
 from relais_orchestrator.api.kpis import handlers as kpis
 from relais_orchestrator.api.kpis.schemas import MAX_DAYS, KpisQuery
-from relais_orchestrator.api.route import Access, Answer, Route
+from relais_orchestrator.api.route import Access, ResponseSpec, Route
 
 ROUTES = [
     Route(
@@ -20,7 +20,7 @@ ROUTES = [
         f"at most {MAX_DAYS} days. Durations are in seconds, shares from 0 to 1.",
         access=Access.ADMIN,
         query=KpisQuery,
-        answers=(Answer(200, "The figures.", Report),),
+        responses=(ResponseSpec(200, "The figures.", Report),),
         errors=(InvalidRequest, KpisUnavailable),
     )
 ]

@@ -28,7 +28,7 @@ from relais_orchestrator.api.native.answers import (
     VectorsResponse,
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
-from relais_orchestrator.api.route import Access, Answer, Events, Header, Query, Route
+from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
 from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 
@@ -55,8 +55,8 @@ ROUTES = [
             "params": {"max_tokens": 64},
         },
         headers=(IDEMPOTENCY_KEY,),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 202,
                 "Accepted.",
                 AcceptedResponse,
@@ -72,7 +72,7 @@ ROUTES = [
         handler=native.show,
         tag=TAG,
         summary="See where a request stands, and its result",
-        answers=(Answer(200, "Its state.", ChannelResponse),),
+        responses=(ResponseSpec(200, "Its state.", ChannelResponse),),
         errors=(ChannelNotFound, StoreUnavailable),
     ),
     Route(
@@ -82,8 +82,8 @@ ROUTES = [
         tag=TAG,
         summary="Read a completed request's vectors",
         description="Packed little-endian float32 where `Accept` names `application/octet-stream`.",
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 200,
                 "The vectors, in the order of the inputs.",
                 VectorsResponse,
@@ -99,9 +99,9 @@ ROUTES = [
         tag=TAG,
         summary="Cancel a request",
         description="Its state can be read afterwards as before.",
-        answers=(
-            Answer(200, "It has ended; before this call, or by it.", ChannelResponse),
-            Answer(202, "Its worker has been asked to stop.", ChannelResponse),
+        responses=(
+            ResponseSpec(200, "It has ended; before this call, or by it.", ChannelResponse),
+            ResponseSpec(202, "Its worker has been asked to stop.", ChannelResponse),
         ),
         errors=(ChannelNotFound, StoreUnavailable),
     ),
@@ -121,8 +121,8 @@ ROUTES = [
                 "Likewise, for an EventSource that begins in the middle; the header goes before it.",
             ),
         ),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 200,
                 "The events, until the request has ended or the server stops.",
                 events=Events(
@@ -137,7 +137,7 @@ ROUTES = [
                     ),
                 ),
             ),
-            Answer(204, "There is nothing after this id, and nothing will come."),
+            ResponseSpec(204, "There is nothing after this id, and nothing will come."),
         ),
         errors=(
             KeyRevoked,

@@ -58,7 +58,7 @@ LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
 _Whole = tuple[str, list[TokenLogprob], Completed]
 
 
-class Answer:
+class PendingAnswer:
     """Follows one channel for the client that waits for it. Keeps nothing of the request, which may be large.
 
     Args:
@@ -148,7 +148,7 @@ class Answer:
     async def _leave(self) -> None:
         """Handle a client that leaves early: the job may be stopped."""
         if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
-            await self._parts.intake.stop(self.channel_id)
+            await self._parts.submitter.stop(self.channel_id)
 
     async def _collect(self) -> _Whole:
         while True:
@@ -234,7 +234,7 @@ async def open_answer(
     route: Reading,
     open_request: ExitStack,
     shape_of: Callable[[Identity], Format] | None = None,
-) -> tuple[Asked, Answer]:
+) -> tuple[Asked, PendingAnswer]:
     """Queue what the body asks for. The request counts as open, and as its key's stream, until `open_request` ends.
 
     Raises:
@@ -246,7 +246,7 @@ async def open_answer(
         open_request.enter_context(parts.streams.of(caller.key_id))
         accepted = await accept(request, asked.draft, caller=caller, body=body)
     channel_id = accepted.channel_id
-    answer = Answer(
+    answer = PendingAnswer(
         parts,
         channel_id,
         None if shape_of is None else shape_of(identity_of(channel_id)),

@@ -12,7 +12,7 @@ from relais_common.jobs.job import OnDisconnect
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.openai import objects
-from relais_orchestrator.api.openai.answers import Answer, identity_of, open_answer
+from relais_orchestrator.api.openai.answers import PendingAnswer, identity_of, open_answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
@@ -46,7 +46,7 @@ async def _answer(
 def _line(
     shape_of: Callable[[Identity], Format], parts: Parts, caller: Caller, _: Asked, channel_id: str
 ) -> Wait:
-    return Answer(
+    return PendingAnswer(
         parts,
         channel_id,
         shape_of(identity_of(channel_id)),

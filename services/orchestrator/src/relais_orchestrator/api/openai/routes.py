@@ -19,7 +19,7 @@ from relais_orchestrator.api.openai.objects import (
     TextCompletionChunk,
 )
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
-from relais_orchestrator.api.route import Answer, Events, Route
+from relais_orchestrator.api.route import Events, ResponseSpec, Route
 from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.api.shared import (
     IDEMPOTENCY_KEY,
@@ -42,7 +42,7 @@ ROUTES = [
         handler=handlers.chat_completions,
         batch=handlers.CHAT_LINES,
         tag=TAG,
-        summary="Answer a chat",
+        summary="ResponseSpec a chat",
         description="OpenAI's fields that are not supported are refused by name.",
         body=ChatCompletionRequest,
         example={
@@ -50,8 +50,8 @@ ROUTES = [
             "max_completion_tokens": 64,
         },
         headers=(IDEMPOTENCY_KEY,),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 200,
                 "The answer; a stream with `stream: true`.",
                 ChatCompletion,
@@ -76,8 +76,8 @@ ROUTES = [
         body=CompletionRequest,
         example={"prompt": "The waiting time at the town hall is", "max_tokens": 32},
         headers=(IDEMPOTENCY_KEY,),
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 200,
                 "The text; a stream with `stream: true`.",
                 TextCompletion,
@@ -97,8 +97,8 @@ ROUTES = [
         handler=handlers.list_models,
         tag=TAG,
         summary="List the models",
-        answers=(
-            Answer(
+        responses=(
+            ResponseSpec(
                 200, "Those declared that the key may use, with a worker or without.", ModelList
             ),
         ),
@@ -109,7 +109,7 @@ ROUTES = [
         handler=handlers.show_model,
         tag=TAG,
         summary="See one model",
-        answers=(Answer(200, "The model.", ModelObject),),
+        responses=(ResponseSpec(200, "The model.", ModelObject),),
         errors=(ModelNotFound,),
     ),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from relais_orchestrator.api.docs import handlers
-from relais_orchestrator.api.route import Access, Answer, Route
+from relais_orchestrator.api.route import Access, ResponseSpec, Route
 from relais_orchestrator.api.service.schemas import Alive, NotReady, Ready
 
 TAG = "Service"
@@ -18,7 +18,7 @@ ROUTES = [
         tag=TAG,
         summary="Is the process alive?",
         access=Access.OPEN,
-        answers=(Answer(200, "Its event loop turns.", Alive),),
+        responses=(ResponseSpec(200, "Its event loop turns.", Alive),),
     ),
     Route(
         method="GET",
@@ -27,9 +27,9 @@ ROUTES = [
         tag=TAG,
         summary="Does it take requests?",
         access=Access.OPEN,
-        answers=(
-            Answer(200, "Yes.", Ready),
-            Answer(503, "No: it drains, or Redis does not answer.", NotReady),
+        responses=(
+            ResponseSpec(200, "Yes.", Ready),
+            ResponseSpec(503, "No: it drains, or Redis does not answer.", NotReady),
         ),
     ),
     Route(
@@ -39,9 +39,9 @@ ROUTES = [
         tag=TAG,
         summary="The same, by the name that vLLM has",
         access=Access.OPEN,
-        answers=(
-            Answer(200, "Yes.", Ready),
-            Answer(503, "No: it drains, or Redis does not answer.", NotReady),
+        responses=(
+            ResponseSpec(200, "Yes.", Ready),
+            ResponseSpec(503, "No: it drains, or Redis does not answer.", NotReady),
         ),
     ),
     Route(
@@ -51,7 +51,9 @@ ROUTES = [
         tag=TAG,
         summary="What is counted and measured, for Prometheus",
         access=Access.OPEN,
-        answers=(Answer(200, "Prometheus's text, or OpenMetrics where `Accept` names it."),),
+        responses=(
+            ResponseSpec(200, "Prometheus's text, or OpenMetrics where `Accept` names it."),
+        ),
     ),
     Route(
         method="GET",
@@ -60,9 +62,9 @@ ROUTES = [
         tag=TAG,
         summary="This document",
         access=Access.OPEN,
-        answers=(
-            Answer(200, "OpenAPI 3.1.", dict[str, Any]),
-            Answer(304, "What `If-None-Match` names is still current."),
+        responses=(
+            ResponseSpec(200, "OpenAPI 3.1.", dict[str, Any]),
+            ResponseSpec(304, "What `If-None-Match` names is still current."),
         ),
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relais_common.jobs.errors import RequestCancelled, RequestExpired
-from relais_orchestrator.api.route import Answer, Route
+from relais_orchestrator.api.route import ResponseSpec, Route
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED, NOT_ANSWERED
 from relais_orchestrator.api.tokens import handlers
 from relais_orchestrator.api.tokens.schemas import (
@@ -29,7 +29,7 @@ def _tokenize(path: str, operation_id: str = "") -> Route:
         body=TokenizeRequest,
         example={"prompt": "How long is the wait at the town hall?"},
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The ids.", TokenizeResponse),),
+        responses=(ResponseSpec(200, "The ids.", TokenizeResponse),),
         errors=ERRORS,
     )
 
@@ -45,7 +45,7 @@ def _detokenize(path: str, operation_id: str = "") -> Route:
         body=DetokenizeRequest,
         example={"tokens": [5, 6, 7]},
         headers=(IDEMPOTENCY_KEY,),
-        answers=(Answer(200, "The text.", DetokenizeResponse),),
+        responses=(ResponseSpec(200, "The text.", DetokenizeResponse),),
         errors=ERRORS,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relais_common.jobs.errors import Forbidden, InvalidRequest, StoreUnavailable
 from relais_common.jobs.limits import USAGE_DAYS
-from relais_orchestrator.api.route import Answer, Route
+from relais_orchestrator.api.route import ResponseSpec, Route
 from relais_orchestrator.api.usage import handlers as usage
 from relais_orchestrator.api.usage.schemas import UsageQuery, UsageResponse
 
@@ -17,7 +17,7 @@ ROUTES = [
         summary="See what a key took",
         description=f"By day and model, kept for {USAGE_DAYS} days. A request counts once it has ended.",
         query=UsageQuery,
-        answers=(Answer(200, "Days with nothing are left out.", UsageResponse),),
+        responses=(ResponseSpec(200, "Days with nothing are left out.", UsageResponse),),
         errors=(Forbidden, InvalidRequest, StoreUnavailable),
     )
 ]

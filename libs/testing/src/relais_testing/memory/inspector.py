@@ -1,4 +1,4 @@
-"""`Operations` over plain data in this process."""
+"""`Inspector` over plain data in this process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.events import Failed
-from relais_common.jobs.job import Accepted, Job, OnDisconnect, Priority, Status
-from relais_common.jobs.operations import (
+from relais_common.jobs.inspection import (
     ChannelFilter,
     ChannelView,
     DeadLetter,
     KeyBacklog,
     QueueView,
 )
+from relais_common.jobs.job import Accepted, Job, OnDisconnect, Priority, Status
 from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec
 from relais_testing.memory.model import MemoryModel, Record
@@ -38,7 +38,7 @@ class Admit(Protocol):
     ) -> Accepted: ...
 
 
-class MemoryOperations:
+class MemoryInspector:
     """Looking at queues, replaying and dropping dead letters.
 
     Args:

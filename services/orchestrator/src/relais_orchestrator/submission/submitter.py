@@ -73,7 +73,7 @@ _WHAT: dict[ModelOperation, str] = {
 }
 
 
-class Intake:
+class Submitter:
     """Accepts drafts for the models that this deployment declares.
 
     Args:

@@ -1,4 +1,4 @@
-"""`Operations` over Redis."""
+"""`Inspector` over Redis."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import DecodeError, Unreadable
 from relais_common.jobs.events import Failed
-from relais_common.jobs.job import Accepted, OnDisconnect, Operation, Priority, Status, StopReason
-from relais_common.jobs.operations import (
+from relais_common.jobs.inspection import (
     ChannelFilter,
     ChannelView,
     DeadLetter,
     KeyBacklog,
     QueueView,
 )
+from relais_common.jobs.job import Accepted, OnDisconnect, Operation, Priority, Status, StopReason
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.script_values import JobArguments, read_acceptance, read_seconds
 
 
-class RedisOperations:
+class RedisInspector:
     """Reads queues; replays and drops dead letters."""
 
     def __init__(self, scripts: Scripts) -> None:

@@ -10,6 +10,7 @@ import pytest
 from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import QueueFull, TooManyInFlight, Unreadable
+from relais_common.jobs.inspection import ChannelFilter, ChannelView, KeyBacklog
 from relais_common.jobs.job import (
     Accepted,
     Job,
@@ -21,7 +22,6 @@ from relais_common.jobs.job import (
     StopReason,
     TakenJob,
 )
-from relais_common.jobs.operations import ChannelFilter, ChannelView, KeyBacklog
 from relais_common.queue import keys, script_values
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
@@ -67,7 +67,7 @@ async def listed(
     limit: int = 100,
     latest: bool = False,
 ) -> list[ChannelView]:
-    return await ports.operations.channels(MODEL, which=which, limit=limit, latest=latest)
+    return await ports.inspector.channels(MODEL, which=which, limit=limit, latest=latest)
 
 
 async def listed_ids(
@@ -83,7 +83,7 @@ async def listed_ids(
 async def replay(
     ports: Ports, channel_id: str, as_channel: str | None = None, *, max_waiting: int = 100
 ) -> Accepted | None:
-    return await ports.operations.replay(
+    return await ports.inspector.replay(
         channel_id,
         new_channel_id=new_channel_id(MODEL) if as_channel is None else as_channel,
         max_waiting=max_waiting,
@@ -94,7 +94,7 @@ async def replay(
 
 
 async def test_queue_that_was_never_used_is_all_zeros(ports: Ports) -> None:
-    view = await ports.operations.queue(MODEL, top_keys=5)
+    view = await ports.inspector.queue(MODEL, top_keys=5)
     assert asdict(view) == {
         "model": MODEL,
         "waiting": 0,
@@ -120,7 +120,7 @@ async def test_queue_counts_waiting_jobs_by_priority_and_key(ports: Ports) -> No
         *[make_job("a", priority=Priority.LOW) for _ in range(2)],
         make_job("c"),
     )
-    view = await ports.operations.queue(MODEL, top_keys=2)
+    view = await ports.inspector.queue(MODEL, top_keys=2)
     assert view.waiting == 8
     assert view.waiting_by_priority == {"high": 2, "normal": 4, "low": 2, "batch": 0}
     assert view.waiting_by_key == (KeyBacklog("a", 4), KeyBacklog("b", 3))
@@ -133,7 +133,7 @@ async def test_queue_counts_what_was_cancelled_or_taken_no_more(ports: Ports) ->
     await enqueue(ports, *jobs)
     await ports.intake.cancel(gone.channel_id, StopReason.CLIENT)
     await take_one(ports)
-    view = await ports.operations.queue(MODEL, top_keys=5)
+    view = await ports.inspector.queue(MODEL, top_keys=5)
     assert (view.waiting, view.running) == (1, 1)
     assert view.waiting_by_priority == {"high": 0, "normal": 1, "low": 0, "batch": 0}
     assert view.waiting_by_key == (KeyBacklog("a", 1),)
@@ -142,7 +142,7 @@ async def test_queue_counts_what_was_cancelled_or_taken_no_more(ports: Ports) ->
 async def test_queue_shows_suspects_among_the_waiting(ports: Ports) -> None:
     await suspect(ports, make_job("a"))
     await enqueue(ports, make_job("b"))
-    view = await ports.operations.queue(MODEL, top_keys=5)
+    view = await ports.inspector.queue(MODEL, top_keys=5)
     assert (view.waiting, view.suspects, view.running, view.dead_letters) == (2, 1, 0, 0)
     assert view.waiting_by_key == (KeyBacklog("a", 1), KeyBacklog("b", 1))
 
@@ -151,7 +151,7 @@ async def test_queue_tells_the_mean_service_time_and_the_wait_at_its_end(ports: 
     taken = await running(ports)
     await finish(ports, taken.lease, 2)
     await enqueue(ports, *[make_job() for _ in range(3)])
-    view = await ports.operations.queue(MODEL, top_keys=5)
+    view = await ports.inspector.queue(MODEL, top_keys=5)
     assert view.service_s is not None
     assert view.service_s >= 0
     assert view.estimated_wait_s is not None
@@ -160,8 +160,8 @@ async def test_queue_tells_the_mean_service_time_and_the_wait_at_its_end(ports: 
 
 async def test_each_model_has_a_queue_of_its_own(ports: Ports) -> None:
     await enqueue(ports, make_job(model="other/model"))
-    assert (await ports.operations.queue(MODEL, top_keys=5)).waiting == 0
-    assert (await ports.operations.queue("other/model", top_keys=5)).waiting == 1
+    assert (await ports.inspector.queue(MODEL, top_keys=5)).waiting == 0
+    assert (await ports.inspector.queue("other/model", top_keys=5)).waiting == 1
     assert await listed(ports) == []
 
 
@@ -176,7 +176,7 @@ async def test_queue_view_of_many_keys_finds_the_longest_and_the_oldest(
     for job in tombstones:
         await ports.intake.cancel(job.channel_id, StopReason.CLIENT)
     await redis_store.redis.hset(keys.job(oldest.channel_id), "accepted_at", "1.0")
-    view = await ports.operations.queue(MODEL, top_keys=2)
+    view = await ports.inspector.queue(MODEL, top_keys=2)
     assert view.waiting_by_key == (KeyBacklog("key-300", 60), KeyBacklog("key-0", 2))
     assert view.oldest_waiting_s is not None
     assert view.oldest_waiting_s > 1e9
@@ -283,15 +283,15 @@ async def test_page_of_waiting_jobs_is_full_though_many_run(ports: Ports) -> Non
 
 async def test_nothing_is_dead_at_first(ports: Ports) -> None:
     await enqueue(ports, job := make_job())
-    assert await ports.operations.dead_letters(MODEL, limit=10) == []
-    assert await ports.operations.dead_letter(job.channel_id) is None
-    assert await ports.operations.dead_letter(make_job().channel_id) is None
+    assert await ports.inspector.dead_letters(MODEL, limit=10) == []
+    assert await ports.inspector.dead_letter(job.channel_id) is None
+    assert await ports.inspector.dead_letter(make_job().channel_id) is None
 
 
 async def test_dead_letter_says_whose_it_was_and_why(ports: Ports) -> None:
     job = make_job("a", priority=Priority.LOW, messages=(Message("user", SECRET),))
     taken = await dead(ports, job)
-    (letter,) = await ports.operations.dead_letters(MODEL, limit=10)
+    (letter,) = await ports.inspector.dead_letters(MODEL, limit=10)
     assert (letter.channel_id, letter.key_id) == (taken.job.channel_id, "a")
     assert (letter.priority, letter.operation) == (Priority.LOW, Operation.CHAT)
     assert (letter.takes, letter.failures, letter.worker) == (1, 1, "worker-1")
@@ -301,23 +301,23 @@ async def test_dead_letter_says_whose_it_was_and_why(ports: Ports) -> None:
     assert letter.request_bytes > len(SECRET)
     assert letter.replayed_as is None
     assert SECRET not in repr(letter)
-    assert await ports.operations.dead_letter(taken.job.channel_id) == letter
-    assert (await ports.operations.queue(MODEL, top_keys=5)).dead_letters == 1
+    assert await ports.inspector.dead_letter(taken.job.channel_id) == letter
+    assert (await ports.inspector.queue(MODEL, top_keys=5)).dead_letters == 1
 
 
 async def test_dead_letters_are_listed_newest_first(ports: Ports) -> None:
     order = [(await dead(ports)).job.channel_id for _ in range(4)]
-    letters = await ports.operations.dead_letters(MODEL, limit=3)
+    letters = await ports.inspector.dead_letters(MODEL, limit=3)
     assert [letter.channel_id for letter in letters] == order[:0:-1]
-    assert await ports.operations.dead_letters(MODEL, limit=0) == []
+    assert await ports.inspector.dead_letters(MODEL, limit=0) == []
 
 
 async def test_other_failures_are_no_dead_letters(ports: Ports) -> None:
     taken = await running(ports)
     await ports.intake.cancel(taken.job.channel_id, StopReason.CLIENT)
     await crash(ports, taken.lease)
-    assert await ports.operations.dead_letter(taken.job.channel_id) is None
-    assert await ports.operations.drop(taken.job.channel_id) is False
+    assert await ports.inspector.dead_letter(taken.job.channel_id) is None
+    assert await ports.inspector.drop(taken.job.channel_id) is False
     assert await replay(ports, taken.job.channel_id) is None
 
 
@@ -345,15 +345,15 @@ async def test_replayed_letter_leaves_the_list_and_remembers_its_new_channel(por
     other = (await dead(ports)).job.channel_id
     old = (await dead(ports)).job.channel_id
     await replay(ports, old, new := new_channel_id(MODEL))
-    letters = await ports.operations.dead_letters(MODEL, limit=10)
+    letters = await ports.inspector.dead_letters(MODEL, limit=10)
     assert [letter.channel_id for letter in letters] == [other]
-    letter = await ports.operations.dead_letter(old)
+    letter = await ports.inspector.dead_letter(old)
     assert letter is not None
     assert (letter.replayed_as, letter.request_bytes) == (new, 0)
     state = await ports.intake.state(old)
     assert state is not None
     assert state.replayed_as == new
-    assert (await ports.operations.queue(MODEL, top_keys=5)).dead_letters == 1
+    assert (await ports.inspector.queue(MODEL, top_keys=5)).dead_letters == 1
 
 
 async def test_replay_sent_twice_queues_once(ports: Ports) -> None:
@@ -393,7 +393,7 @@ async def test_replay_waits_like_any_other_request(ports: Ports) -> None:
     # It counts among its key's requests, too.
     with pytest.raises(TooManyInFlight):
         await ports.intake.enqueue(make_job("b"), max_waiting=100, max_inflight_per_key=4)
-    view = await ports.operations.queue(MODEL, top_keys=5)
+    view = await ports.inspector.queue(MODEL, top_keys=5)
     assert view.waiting_by_key == (KeyBacklog("b", 4),)
     assert [one.job.channel_id for one in await take(ports, 4)][-1] == accepted.channel_id
     assert await ports.intake.depth(MODEL) == QueueDepth(waiting=0, running=4)
@@ -404,7 +404,7 @@ async def test_full_queue_takes_no_replay_and_keeps_the_letter(ports: Ports) -> 
     await enqueue(ports, make_job(), make_job())
     with pytest.raises(QueueFull):
         await replay(ports, old, max_waiting=2)
-    letter = await ports.operations.dead_letter(old)
+    letter = await ports.inspector.dead_letter(old)
     assert letter is not None
     assert letter.replayed_as is None
     assert await replay(ports, old, max_waiting=3) is not None
@@ -417,17 +417,17 @@ async def test_replay_that_dies_again_is_a_dead_letter_of_its_own(ports: Ports) 
     taken = await take_one(ports)
     await start(ports, taken.lease)
     await crash(ports, taken.lease, max_failures=1)
-    letters = await ports.operations.dead_letters(MODEL, limit=10)
+    letters = await ports.inspector.dead_letters(MODEL, limit=10)
     assert [letter.channel_id for letter in letters] == [accepted.channel_id]
     assert await replay(ports, accepted.channel_id) is not None
 
 
 async def test_dropped_letter_is_gone_and_dropping_again_says_the_same(ports: Ports) -> None:
     old = (await dead(ports)).job.channel_id
-    assert await ports.operations.drop(old) is True
-    assert await ports.operations.drop(old) is True
-    assert await ports.operations.dead_letters(MODEL, limit=10) == []
-    assert await ports.operations.dead_letter(old) is None
+    assert await ports.inspector.drop(old) is True
+    assert await ports.inspector.drop(old) is True
+    assert await ports.inspector.dead_letters(MODEL, limit=10) == []
+    assert await ports.inspector.dead_letter(old) is None
     assert await replay(ports, old) is None
     assert await ports.intake.depth(MODEL) == QueueDepth(0, 0)
     # Its client can still read how it ended.
@@ -440,16 +440,16 @@ async def test_dropped_letter_is_gone_and_dropping_again_says_the_same(ports: Po
 async def test_replayed_letter_can_not_be_dropped(ports: Ports) -> None:
     old = (await dead(ports)).job.channel_id
     await replay(ports, old)
-    assert await ports.operations.drop(old) is False
+    assert await ports.inspector.drop(old) is False
     assert await ports.intake.depth(MODEL) == QueueDepth(waiting=1, running=0)
 
 
 async def test_unknown_channels_are_no_dead_letters(ports: Ports) -> None:
     unknown = make_job().channel_id
-    assert await ports.operations.drop(unknown) is False
+    assert await ports.inspector.drop(unknown) is False
     assert await replay(ports, unknown) is None
     await enqueue(ports, job := make_job())
-    assert await ports.operations.drop(job.channel_id) is False
+    assert await ports.inspector.drop(job.channel_id) is False
     assert await replay(ports, job.channel_id) is None
     assert await ports.intake.depth(MODEL) == QueueDepth(waiting=1, running=0)
 
@@ -470,7 +470,7 @@ async def test_request_of_a_replayed_or_dropped_letter_is_deleted(redis_store: R
     ports = redis_ports(redis_store)
     replayed, dropped = [(await dead(ports)).job.channel_id for _ in range(2)]
     await replay(ports, replayed)
-    await ports.operations.drop(dropped)
+    await ports.inspector.drop(dropped)
     for channel_id in (replayed, dropped):
         assert not await redis_store.redis.hexists(keys.job(channel_id), "payload")
         assert await redis_store.redis.ttl(keys.job(channel_id)) > 0
@@ -483,11 +483,11 @@ async def test_dropped_letter_is_remembered_as_long_as_any_other_end(
     ports = redis_ports(redis_store)
     old = (await dead(ports, make_job(result_ttl_s=500.0))).job.channel_id
     assert await redis_store.redis.ttl(keys.job(old)) > 1000
-    await ports.operations.drop(old)
+    await ports.inspector.drop(old)
     assert 440 < await redis_store.redis.ttl(keys.job(old)) <= 500
     late = (await dead(ports, make_job(result_ttl_s=70.0))).job.channel_id
     await redis_store.redis.hset(keys.job(late), "finished_at", "1.0")
-    await ports.operations.drop(late)
+    await ports.inspector.drop(late)
     assert 50 < await redis_store.redis.ttl(keys.job(late)) <= 60
 
 
@@ -497,10 +497,10 @@ async def test_letter_too_many_is_forgotten_with_its_request(
     monkeypatch.setattr(script_values, "DEAD_LETTERS_KEPT", 2)
     ports = redis_ports(redis_store)
     order = [(await dead(ports, make_job(result_ttl_s=500.0))).job.channel_id for _ in range(4)]
-    letters = await ports.operations.dead_letters(MODEL, limit=10)
+    letters = await ports.inspector.dead_letters(MODEL, limit=10)
     assert [letter.channel_id for letter in letters] == order[:1:-1]
     for channel_id in order[:2]:
-        assert await ports.operations.dead_letter(channel_id) is None
+        assert await ports.inspector.dead_letter(channel_id) is None
         assert not await redis_store.redis.hexists(keys.job(channel_id), "payload")
         assert 0 < await redis_store.redis.ttl(keys.job(channel_id)) <= 500
 
@@ -510,8 +510,8 @@ async def test_letters_whose_state_expired_leave_the_list(redis_store: RedisStor
     order = [(await dead(ports)).job.channel_id for _ in range(4)]
     for channel_id in order[:2]:
         await redis_store.redis.delete(keys.job(channel_id))
-    assert (await ports.operations.queue(MODEL, top_keys=5)).dead_letters == 2
-    letters = await ports.operations.dead_letters(MODEL, limit=10)
+    assert (await ports.inspector.queue(MODEL, top_keys=5)).dead_letters == 2
+    letters = await ports.inspector.dead_letters(MODEL, limit=10)
     assert [letter.channel_id for letter in letters] == order[:1:-1]
     assert await redis_store.redis.llen(keys.dead(MODEL)) == 2
     assert await replay(ports, order[0]) is None
@@ -537,8 +537,8 @@ async def test_letter_of_another_version_is_kept_though_it_cannot_be_replayed(
     await redis_store.redis.hset(keys.job(old), "payload", '{"shape":"of tomorrow"}')
     with pytest.raises(Unreadable):
         await replay(ports, old)
-    assert await ports.operations.dead_letter(old) is not None
-    assert await ports.operations.drop(old)
+    assert await ports.inspector.dead_letter(old) is not None
+    assert await ports.inspector.drop(old)
 
 
 async def test_channels_whose_state_expired_are_left_out(redis_store: RedisStore) -> None:
@@ -557,12 +557,12 @@ async def test_views_change_nothing(redis_store: RedisStore) -> None:
     await take(ports, 2)
     await suspect(ports)
     before = await _dump(redis_store)
-    await ports.operations.queue(MODEL, top_keys=5)
+    await ports.inspector.queue(MODEL, top_keys=5)
     for which in ChannelFilter:
         for latest in (False, True):
             await listed(ports, which, latest=latest)
-    await ports.operations.dead_letters(MODEL, limit=10)
-    await ports.operations.dead_letter(letter.job.channel_id)
+    await ports.inspector.dead_letters(MODEL, limit=10)
+    await ports.inspector.dead_letter(letter.job.channel_id)
     assert await _dump(redis_store) == before
 
 
