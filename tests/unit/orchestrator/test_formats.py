@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from relais_common.jobs.events import Completed, RankedToken, Timings, TokenLogprob, Usage
+from relais_orchestrator.api.answering import Whole
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
@@ -38,7 +39,7 @@ def unknown_fields(model: BaseModel) -> list[str]:
 
 
 def test_whole_chat() -> None:
-    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole("text", COMPLETED))
+    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole(Whole("text", [], COMPLETED)))
     assert answer.id == "chatcmpl-org~2fm.abc"
     assert (answer.model, answer.created) == ("org/m", 1_700_000_000)
     (choice,) = answer.choices
@@ -64,7 +65,7 @@ def test_chat_chunks() -> None:
 
 
 def test_whole_completion() -> None:
-    answer = checked(Completion, CompletionFormat(IDENTITY).whole("text", COMPLETED))
+    answer = checked(Completion, CompletionFormat(IDENTITY).whole(Whole("text", [], COMPLETED)))
     assert answer.id == "cmpl-org~2fm.abc"
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("text", "length")
     assert answer.usage.total_tokens == 12
@@ -88,16 +89,16 @@ def test_completion_chunks() -> None:
 @pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
 def test_the_stop_that_was_met_is_told_where_there_was_one(shape: Format) -> None:
     met = replace(STOPPED, stop_reason="mot")
-    for body in (shape.finish(met), shape.whole("", met)):
+    for body in (shape.finish(met), shape.whole(Whole("", [], met))):
         assert cast(Any, body)["choices"][0]["stop_reason"] == "mot"
-    for body in (shape.finish(STOPPED), shape.whole("", STOPPED)):
+    for body in (shape.finish(STOPPED), shape.whole(Whole("", [], STOPPED))):
         assert "stop_reason" not in cast(Any, body)["choices"][0]
 
 
 def test_probabilities_of_a_chat() -> None:
     shape = ChatFormat(IDENTITY)
     for body, kind in (
-        (shape.whole("é", COMPLETED, TOLD), ChatCompletion),
+        (shape.whole(Whole("é", TOLD, COMPLETED)), ChatCompletion),
         (shape.tokens("é", TOLD, 0), ChatCompletionChunk),
     ):
         first, second = checked(kind, body).choices[0].logprobs.content
@@ -108,7 +109,7 @@ def test_probabilities_of_a_chat() -> None:
 
 def test_probabilities_of_a_completion() -> None:
     shape = CompletionFormat(IDENTITY)
-    told = checked(Completion, shape.whole("é", COMPLETED, TOLD)).choices[0].logprobs
+    told = checked(Completion, shape.whole(Whole("é", TOLD, COMPLETED))).choices[0].logprobs
     assert (told.tokens, told.token_logprobs, told.text_offset) == (["", "é"], [-0.5, -1.5], [0, 0])
     assert told.top_logprobs == [{"": -0.5}, {"é": -1.5, "e": -0.5}]
     choice = shape.tokens("é", TOLD[1:], 7)["choices"][0]

@@ -31,7 +31,7 @@ from relais_common.jobs.errors import (
     UpstreamUnavailable,
     WorkerLost,
 )
-from relais_orchestrator.api.openai import answers
+from relais_orchestrator.api import answering
 from relais_orchestrator.api.route import Header
 from relais_orchestrator.submission.submitter import IDEMPOTENCY_KEY_FORM
 
@@ -41,7 +41,7 @@ IDEMPOTENCY_KEY = Header(
     "The same key with the same body finds the first request again, and queues nothing.",
 )
 QUEUE_MS = Header(
-    answers.QUEUE_MS,
+    answering.QUEUE_MS,
     Annotated[int, Field(ge=0)],
     "Milliseconds between acceptance and the engine's start. Missing from a stream that had to begin before it.",
 )

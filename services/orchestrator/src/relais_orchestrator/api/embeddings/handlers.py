@@ -20,6 +20,7 @@ from relais_common.jobs.errors import ChannelNotFound
 from relais_common.jobs.events import Completed, Vectors
 from relais_common.jobs.job import OnDisconnect, Operation
 from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.api.answering import QUEUE_MS, PendingAnswer, open_answer
 from relais_orchestrator.api.embeddings.schemas import (
     CohereRerankResponse,
     EmbeddingUsage,
@@ -28,7 +29,6 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreList,
     ScoreType,
 )
-from relais_orchestrator.api.openai.answers import QUEUE_MS, PendingAnswer, open_answer
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.large_answers import send_json
@@ -178,7 +178,7 @@ async def _ask(request: web.Request, route: Reading) -> tuple[Asked, _Done]:
 
 async def _end_of(parts: Parts, answer: PendingAnswer) -> _Done:
     channel_id = answer.channel_id
-    _, _, completed = await answer.whole()
+    completed = (await answer.whole()).completed
     packed = await parts.queue.vectors(channel_id)
     if packed is None or completed.vectors is None:
         raise ChannelNotFound("the vectors of this request have expired")
@@ -196,7 +196,7 @@ def _lines(
 ) -> Wait:
     async def wait() -> bytes:
         answer = PendingAnswer(
-            parts, channel_id, None, caller, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
+            parts, channel_id, caller, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
         )
         done = await _end_of(parts, answer)
         body = bytearray()

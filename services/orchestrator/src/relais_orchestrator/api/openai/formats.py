@@ -11,6 +11,7 @@ from msgspec import to_builtins
 
 from relais_common.jobs.chat import Message
 from relais_common.jobs.events import Completed, RankedToken, Token, TokenLogprob, Usage
+from relais_orchestrator.api.answering import Whole
 from relais_orchestrator.api.openai.objects import (
     Candidate,
     ChatAnswer,
@@ -89,14 +90,8 @@ class Format(Protocol):
         """Return the final chunk with the usage, if it was requested."""
         ...
 
-    def whole(
-        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
-    ) -> Body:
-        """Return the response to a non-streaming request.
-
-        Args:
-            tokens: details of each token; None if not requested.
-        """
+    def whole(self, whole: Whole) -> Body:
+        """Return the response to a non-streaming request."""
         ...
 
 
@@ -150,13 +145,12 @@ class ChatFormat:
             "timings": completed.timings,
         }
 
-    def whole(
-        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
-    ) -> ChatCompletion:
+    def whole(self, whole: Whole) -> ChatCompletion:
+        completed = whole.completed
         choice: ChatChoice = {
             "index": 0,
-            "message": _message(text, completed.message),
-            "logprobs": None if tokens is None else _chat_logprobs(tokens),
+            "message": _message(whole.text, completed.message),
+            "logprobs": _chat_logprobs(whole.tokens) if whole.tokens else None,
             "finish_reason": completed.finish_reason,
         }
         if completed.message is not None and not completed.message.tool_calls:
@@ -214,12 +208,11 @@ class CompletionFormat:
             "timings": completed.timings,
         }
 
-    def whole(
-        self, text: str, completed: Completed, tokens: Sequence[TokenLogprob] | None = None
-    ) -> TextCompletion:
-        logprobs = None if tokens is None else _text_logprobs(tokens, 0)
+    def whole(self, whole: Whole) -> TextCompletion:
+        completed = whole.completed
+        logprobs = _text_logprobs(whole.tokens, 0) if whole.tokens else None
         return {
-            **self._chunk([_last_text_choice(text, completed, logprobs)]),
+            **self._chunk([_last_text_choice(whole.text, completed, logprobs)]),
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }

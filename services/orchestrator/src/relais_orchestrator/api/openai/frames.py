@@ -6,20 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
+from relais_common.jobs.errors import RelaisError
 from relais_common.jobs.events import Completed, Event, Started, Token, TokenLogprob
 from relais_orchestrator.api.openai.formats import Format, usage_so_far
+from relais_orchestrator.http.responses import error_body
 from relais_orchestrator.streams import sse
 
 DONE = sse.data_frame(b"[DONE]")
 _PLACE = "\0"  # no model's name
 
 
-class Frames:
-    """Encodes one stream, with one frame per token even if tokens arrive together.
+class ChunkFrames:
+    """Encodes one stream as chunks, with one frame per token even if tokens arrive together.
 
     Args:
         continuous_usage: with `include_usage`, every chunk has the usage so far, as vLLM's.
     """
+
+    keepalive = sse.KEEPALIVE
 
     __slots__ = (
         "_after", "_before", "_continuous_usage", "_include_usage", "_input_tokens", "_offset", "_output_tokens",
@@ -65,6 +69,10 @@ class Frames:
             elif isinstance(event, Completed):
                 pieces.append(self._end(event))
         return b"".join(pieces)
+
+    def failure(self, error: RelaisError) -> bytes:
+        """Return a last chunk with the error."""
+        return sse.data_frame(orjson.dumps(error_body(error.info)))
 
     def _tokens(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
         chunk = self._shape.tokens(text, tokens, self._offset)

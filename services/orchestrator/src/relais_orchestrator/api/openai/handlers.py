@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 
+import orjson
 from aiohttp import web
 
+from relais_common.jobs.channels import channel_model
 from relais_common.jobs.job import OnDisconnect
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.answering import PendingAnswer, open_answer
 from relais_orchestrator.api.openai import objects
-from relais_orchestrator.api.openai.answers import PendingAnswer, identity_of, open_answer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
+from relais_orchestrator.api.openai.frames import ChunkFrames
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
@@ -37,23 +41,40 @@ async def _answer(
     request: web.Request, route: Reading, shape_of: Callable[[Identity], Format]
 ) -> web.StreamResponse:
     with ExitStack() as open_request:
-        asked, answer = await open_answer(request, route, open_request, shape_of)
+        asked, answer = await open_answer(request, route, open_request)
+        shape = shape_of(_identity_of(answer.channel_id))
+        frames = _frames(asked, shape) if asked.stream else None
         # It holds the prompt; a response may take minutes, and thousands may be open.
         del asked
-        return await answer.give(request)
+        if frames is not None:
+            return await answer.stream(request, frames)
+        whole = await answer.whole()
+        return json_response(shape.whole(whole), headers=whole.headers)
+
+
+def _frames(asked: Asked, shape: Format) -> ChunkFrames:
+    return ChunkFrames(
+        shape, include_usage=asked.include_usage, continuous_usage=asked.continuous_usage
+    )
+
+
+def _identity_of(channel_id: str) -> Identity:
+    """Return that of a response that begins now. As in vLLM, it has the model's own name, whichever alias was used."""
+    return Identity(channel_id, channel_model(channel_id), int(time.time()))
 
 
 def _line(
     shape_of: Callable[[Identity], Format], parts: Parts, caller: Caller, _: Asked, channel_id: str
 ) -> Wait:
-    return PendingAnswer(
-        parts,
-        channel_id,
-        shape_of(identity_of(channel_id)),
-        caller,
-        on_disconnect=OnDisconnect.CONTINUE,
-        repeatable=True,
-    ).json
+    shape = shape_of(_identity_of(channel_id))
+    answer = PendingAnswer(
+        parts, channel_id, caller, on_disconnect=OnDisconnect.CONTINUE, repeatable=True
+    )
+
+    async def wait() -> bytes:
+        return orjson.dumps(shape.whole(await answer.whole()))
+
+    return wait
 
 
 CHAT_LINES = Endpoint(Reading.CHAT, partial(_line, ChatFormat))

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs.channels import channel_model
-from relais_orchestrator.api.openai.answers import open_answer
+from relais_orchestrator.api.answering import open_answer
 from relais_orchestrator.api.tokens.schemas import DetokenizeResponse, TokenizeResponse
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.http.reading import Reading
@@ -40,5 +40,5 @@ async def _ask(request: web.Request, route: Reading) -> tuple[str, str]:
     """Queue the request and wait for its end. Returns the model's own name and the worker's answer."""
     with ExitStack() as open_request:
         _, answer = await open_answer(request, route, open_request)
-        text, _, _ = await answer.whole()
-        return channel_model(answer.channel_id), text
+        whole = await answer.whole()
+        return channel_model(answer.channel_id), whole.text

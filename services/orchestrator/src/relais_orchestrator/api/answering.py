@@ -1,17 +1,19 @@
-"""Turns a channel's events into the response to one open HTTP request."""
+"""Follows a channel for one open HTTP request, whose response is in the words of some API.
+
+A dialect brings `Frames` for streams, and makes its whole response of `Whole`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
 
-import orjson
 from aiohttp import web
 
 from relais_common.jobs import errors
-from relais_common.jobs.channels import channel_model
 from relais_common.jobs.chat import parts_of
 from relais_common.jobs.errors import (
     Draining,
@@ -38,96 +40,114 @@ from relais_common.queue.ports import LiveBatch
 from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.accepting import accept
-from relais_orchestrator.api.openai.formats import Format, Identity
-from relais_orchestrator.api.openai.frames import Frames
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.http.bodies import read_asked
 from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.responses import error_body, json_response
 from relais_orchestrator.streams import sse
 from relais_orchestrator.submission.drafts import Asked
 
 QUEUE_MS = "X-Relais-Queue-Ms"
 
 QUEUED = 1
-"""The event after which a response begins; it has no counterpart in OpenAI's API."""
+"""The event after which a response begins; it has no counterpart in other APIs."""
 
 LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
 """Errors raised if nobody waits for the response any more."""
 
-_Whole = tuple[str, list[TokenLogprob], Completed]
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The whole answer of a completed request.
+
+    Attributes:
+        text: of all its tokens; `completed.message` is the answer where it is more than that.
+        tokens: details of each token; empty if not requested.
+    """
+
+    text: str
+    tokens: Sequence[TokenLogprob]
+    completed: Completed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the headers of a response with it."""
+        return {QUEUE_MS: str(int(self.completed.timings.queue_s * 1000))}
+
+
+class Frames(Protocol):
+    """One stream in the words of an API.
+
+    Attributes:
+        keepalive: what is sent in a silence.
+    """
+
+    keepalive: bytes
+
+    def head(self) -> bytes:
+        """Return the frames that precede all events."""
+        ...
+
+    def of(self, events: Iterable[Event]) -> bytes:
+        """Return the frames of these events; empty if they have none. Other ends than `completed` come to `failure`."""
+        ...
+
+    def failure(self, error: RelaisError) -> bytes:
+        """Return the frames that end a stream without its answer.
+
+        Args:
+            error: how the request ended; or why its stream ends sooner: `Draining`, `KeyRevoked`, `LogRewound`.
+        """
+        ...
 
 
 class PendingAnswer:
     """Follows one channel for the client that waits for it. Keeps nothing of the request, which may be large.
 
     Args:
-        shape: format of the response; None if only `whole` is used.
-        stream: whether to send chunks as they come.
         on_disconnect: what happens to the job when the client leaves.
         caller: sender of the request; the response ends if its key is revoked.
-        repeatable: the request has an `Idempotency-Key`: others may wait for this channel too, or come back for it,
-            so its end is left to the watcher's lease, which runs out once nobody reads.
+        repeatable: others may wait for this channel too, or come back for it (the request has an `Idempotency-Key`), so
+            its end is left to the watcher's lease, which runs out once nobody reads.
     """
 
-    __slots__ = (
-        "_accepted_s", "_caller", "_continuous_usage", "_include_usage", "_on_disconnect", "_parts", "_repeatable",
-        "_shape", "_stream", "channel_id",
-    )  # fmt: skip
+    __slots__ = ("_accepted_s", "_caller", "_on_disconnect", "_parts", "_repeatable", "channel_id")
 
     def __init__(
         self,
         parts: Parts,
         channel_id: str,
-        shape: Format | None,
         caller: Caller,
         *,
-        stream: bool = False,
-        include_usage: bool = False,
-        continuous_usage: bool = False,
         on_disconnect: OnDisconnect,
         repeatable: bool,
     ) -> None:
         self._parts = parts
         self.channel_id = channel_id
-        self._shape = shape
         self._caller = caller
-        self._stream = stream
-        self._include_usage = include_usage
-        self._continuous_usage = continuous_usage
         self._on_disconnect = on_disconnect
         self._repeatable = repeatable
         self._accepted_s = asyncio.get_running_loop().time()
 
-    async def give(self, request: web.Request) -> web.StreamResponse:
-        """Send the response: whole at the end, or in chunks, whose headers follow once the engine accepts the request.
+    async def stream(
+        self, request: web.Request, frames: Frames, *, at_once: bool = False
+    ) -> web.StreamResponse:
+        """Send the answer as it comes.
+
+        Args:
+            at_once: send headers and head now, not only when the engine has accepted the request.
 
         Raises:
-            RelaisError: the request did not complete. Once headers are sent, an error chunk ends the
-                stream instead.
+            RelaisError: the request did not complete. Once headers are sent, `frames.failure` ends the stream instead.
         """
-        assert self._shape is not None
-        if not self._stream:
-            text, tokens, completed = await self.whole()
-            return json_response(
-                self._shape.whole(text, completed, tokens or None),
-                headers={QUEUE_MS: str(int(completed.timings.queue_s * 1000))},
-            )
         try:
             async with self._watched():
-                return await self._pump(request, self._shape)
+                return await self._pump(request, frames, at_once=at_once)
         except LEFT:
             await self._leave()
             raise
 
-    async def json(self) -> bytes:
-        """Wait for the end and return the whole response's JSON. Raises RelaisError as `whole` does."""
-        assert self._shape is not None
-        text, tokens, completed = await self.whole()
-        return orjson.dumps(self._shape.whole(text, completed, tokens or None))
-
-    async def whole(self) -> _Whole:
-        """Wait for the end and return the whole text, its token details and the last event.
+    async def whole(self) -> Whole:
+        """Wait for the end and return the whole answer.
 
         Raises:
             RelaisError: the request did not complete.
@@ -150,7 +170,7 @@ class PendingAnswer:
         if self._on_disconnect is OnDisconnect.CANCEL and not self._repeatable:
             await self._parts.submitter.stop(self.channel_id)
 
-    async def _collect(self) -> _Whole:
+    async def _collect(self) -> Whole:
         while True:
             try:
                 return await self._collect_once()
@@ -158,7 +178,7 @@ class PendingAnswer:
                 # Nothing of the lost part was sent, so the log's current answer applies.
                 continue
 
-    async def _collect_once(self) -> _Whole:
+    async def _collect_once(self) -> Whole:
         reading = _Reading(self._parts, self._caller)
         text: list[str] = []
         tokens: list[TokenLogprob] = []
@@ -173,19 +193,21 @@ class PendingAnswer:
                         text.clear()
                         tokens.clear()
                     elif isinstance(event, Completed):
-                        return "".join(text), tokens, event
+                        return Whole("".join(text), tokens, event)
                     elif (error := _no_answer(event)) is not None:
                         raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
-    async def _pump(self, request: web.Request, shape: Format) -> web.StreamResponse:
+    async def _pump(
+        self, request: web.Request, frames: Frames, *, at_once: bool
+    ) -> web.StreamResponse:
         out = sse.EventStream(
             request, write_timeout_s=self._parts.settings.streaming.write_timeout_s
         )
-        frames = Frames(
-            shape, include_usage=self._include_usage, continuous_usage=self._continuous_usage
-        )
         reading = _Reading(self._parts, self._caller)
+        if at_once:
+            await out.begin()
+            await out.write(frames.head())
         try:
             async with aclosing(self._parts.follower.follow(self.channel_id, QUEUED)) as seen:
                 async for one in seen:
@@ -195,7 +217,7 @@ class PendingAnswer:
             if not out.begun:
                 raise
             forget_frames(error)
-            await out.write(sse.data_frame(orjson.dumps(error_body(error.info))))
+            await out.write(frames.failure(error))
             if isinstance(error, LEFT):
                 await self._leave()
         await out.end()
@@ -209,7 +231,7 @@ class PendingAnswer:
             return
         error = _no_answer(events[-1]) if events else None
         if error is None or len(events) > 1:
-            data = frames.of(events) if events else sse.KEEPALIVE
+            data = frames.of(events) if events else frames.keepalive
             if not out.begun:
                 # `started`, or a silence long enough that a proxy might give up.
                 headers: dict[str, str] = {}
@@ -224,16 +246,8 @@ class PendingAnswer:
             raise error
 
 
-def identity_of(channel_id: str) -> Identity:
-    """Return that of a response that begins now. As in vLLM, it has the model's own name, whichever alias was used."""
-    return Identity(channel_id, channel_model(channel_id), int(time.time()))
-
-
 async def open_answer(
-    request: web.Request,
-    route: Reading,
-    open_request: ExitStack,
-    shape_of: Callable[[Identity], Format] | None = None,
+    request: web.Request, route: Reading, open_request: ExitStack
 ) -> tuple[Asked, PendingAnswer]:
     """Queue what the body asks for. The request counts as open, and as its key's stream, until `open_request` ends.
 
@@ -245,15 +259,10 @@ async def open_answer(
         open_request.enter_context(parts.drain.request())
         open_request.enter_context(parts.streams.of(caller.key_id))
         accepted = await accept(request, asked.draft, caller=caller, body=body)
-    channel_id = accepted.channel_id
     answer = PendingAnswer(
         parts,
-        channel_id,
-        None if shape_of is None else shape_of(identity_of(channel_id)),
+        accepted.channel_id,
         caller,
-        stream=asked.stream,
-        include_usage=asked.include_usage,
-        continuous_usage=asked.continuous_usage,
         on_disconnect=asked.draft.on_disconnect,
         repeatable="Idempotency-Key" in request.headers,
     )
