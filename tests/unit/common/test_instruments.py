@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_counters_add_up_and_begin_at_zero() -> None:
     registry = CollectorRegistry()
     counter = Counter(registry, "relais_things_total", "Things.", {"kind": ("a", "b")})
-    counter.of("a").add()
-    counter.of("a").add(2)
+    counter.of("a").inc()
+    counter.of("a").inc(2)
     seen = read(registry)
     assert seen.families["relais_things"].type == "counter"
     assert seen.of("relais_things_total", kind="a") == 3
@@ -36,7 +36,7 @@ def test_a_gauge_may_be_asked_for_its_value_and_forgets_what_is_no_longer_known(
     gauge = Gauge(registry, "relais_level", "Level.", {"kind": ("a", "b")})
     levels = [1, 2]
     gauge.read(lambda: levels[-1], "a")
-    gauge.of("b").value = 7
+    gauge.of("b").set(7)
     levels.append(3)
     assert (read(registry).of("relais_level", kind="a"), read(registry).of("relais_level")) == (
         3,
@@ -77,7 +77,7 @@ def test_what_a_label_does_not_declare_counts_as_other(hostile: list[str]) -> No
         registry, "relais_things_total", "Things.", {"model": ("a", "b"), "kind": ("x",)}
     )
     for value in hostile:
-        counter.of(value, value).add()
+        counter.of(value, value).inc()
     seen = read(registry)
     assert len(seen.samples) <= counter.most_series
     assert {sample.labels["model"] for sample in seen.samples} <= {"a", "b", OTHER}
@@ -86,7 +86,7 @@ def test_what_a_label_does_not_declare_counts_as_other(hostile: list[str]) -> No
 
 def test_registries_of_one_process_share_nothing_of_ours() -> None:
     one, other = new_registry("relais-common"), new_registry("relais-common")
-    Counter(one, "relais_things_total", "Things.").of().add()
+    Counter(one, "relais_things_total", "Things.").of().inc()
     assert read(one).of("relais_things_total") == 1
     assert "relais_things" not in read(other).families
     assert read(other).of("relais_build_info", service="common") == 1

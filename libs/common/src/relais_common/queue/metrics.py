@@ -69,7 +69,7 @@ class StoreMetrics:
         try:
             yield
         except StoreUnavailable:
-            self._errors.of(step).add()
+            self._errors.of(step).inc()
             raise
         finally:
             if step != _WAITS:
@@ -77,5 +77,5 @@ class StoreMetrics:
 
     def reaped(self, reaped: Reaped) -> None:
         """Count what one pass of the reaper did."""
-        self._reaped.of("requeued").add(reaped.requeued)
-        self._reaped.of("ended").add(reaped.ended)
+        self._reaped.of("requeued").inc(reaped.requeued)
+        self._reaped.of("ended").inc(reaped.ended)

@@ -181,12 +181,12 @@ class JobMetrics:
         if self._fresh and taken.tail <= 1:
             kind = "first"
             of.durations.queue.of(self._model).observe(taken.queued_s)
-        of.outcomes.takes.of(self._model, kind).add()
+        of.outcomes.takes.of(self._model, kind).inc()
 
     def started(self, prompt_tokens: int) -> None:
         """The engine has accepted its prompt."""
         self._prompt_tokens += prompt_tokens
-        self._of.tokens.prompt.of(self._model).add(prompt_tokens)
+        self._of.tokens.prompt.of(self._model).inc(prompt_tokens)
 
     def published(self) -> None:
         """The log has more of its tokens."""
@@ -209,17 +209,17 @@ class JobMetrics:
             return
         of.durations.whole.of(model, status).observe(time.monotonic() - self._accepted_s)
         if isinstance(terminal, Completed):
-            of.outcomes.success.of(model, self._operation, terminal.finish_reason).add()
+            of.outcomes.success.of(model, self._operation, terminal.finish_reason).inc()
             self._measure(terminal)
 
     def _measure(self, completed: Completed) -> None:
         of, model, timings, usage = self._of, self._model, completed.timings, completed.usage
-        of.tokens.cached.of(model).add(usage.cached_tokens)
-        of.tokens.reasoning.of(model).add(usage.reasoning_tokens or 0)
+        of.tokens.cached.of(model).inc(usage.cached_tokens)
+        of.tokens.reasoning.of(model).inc(usage.reasoning_tokens or 0)
         if completed.message is not None:
-            of.outcomes.tool_calls.of(model, "read").add(len(completed.message.tool_calls))
+            of.outcomes.tool_calls.of(model, "read").inc(len(completed.message.tool_calls))
         # A server elsewhere may tell how many there were at the end only.
-        of.tokens.prompt.of(model).add(max(0, (usage.input_tokens or 0) - self._prompt_tokens))
+        of.tokens.prompt.of(model).inc(max(0, (usage.input_tokens or 0) - self._prompt_tokens))
         of.durations.prefill.of(model).observe(timings.prefill_s)
         of.durations.decode.of(model).observe(timings.decode_s)
         # Of a continued one the usage counts tokens that came up elsewhere.
@@ -229,7 +229,7 @@ class JobMetrics:
 
     def unreadable_call(self) -> None:
         """The model wrote a tool call that cannot be read, or none where it had to."""
-        self._of.outcomes.tool_calls.of(self._model, "unreadable").add()
+        self._of.outcomes.tool_calls.of(self._model, "unreadable").inc()
 
     def handed_back(self) -> None:
         """It waits again: this worker stops, or its engine has died."""
@@ -248,5 +248,5 @@ class JobMetrics:
         if self._has_left:
             return False
         self._has_left = True
-        how.of(self._model, *labels).add()
+        how.of(self._model, *labels).inc()
         return True

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from prometheus_client import Histogram
 
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue.ports import JobSource
 from relais_common.runtime.backoff import Backoff
-from relais_common.runtime.metrics.instruments import Distribution
 from relais_common.worker.held import LINES_PER_APPEND, HeldJob
 
 log = structlog.get_logger(__name__)
@@ -26,10 +26,10 @@ class Publisher:
     """
 
     def __init__(
-        self, source: JobSource, *, interval_s: float = 0.0, sizes: Distribution | None = None
+        self, source: JobSource, *, interval_s: float = 0.0, sizes: Histogram | None = None
     ) -> None:
         self._source = source
-        self._sizes = Distribution(()) if sizes is None else sizes
+        self._sizes = sizes
         self._interval_s = interval_s
         self._due: dict[HeldJob, None] = {}
         self._later: dict[HeldJob, None] = {}
@@ -106,7 +106,7 @@ class Publisher:
                 # There were more events than fit one call, or the log became shorter.
                 if len(append.lines) == LINES_PER_APPEND or verdict.tail < append.last_seq:
                     unfinished.append(held)
-            if batch:
+            if batch and self._sizes is not None:
                 self._sizes.observe(events)
             self._send_at_once(unfinished)
 

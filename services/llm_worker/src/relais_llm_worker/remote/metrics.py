@@ -23,4 +23,4 @@ class RemoteMetrics:
 
     def ignored(self, model: str, field: str) -> None:
         """A value of this field was left out."""
-        self._ignored.of(model, field).add()
+        self._ignored.of(model, field).inc()

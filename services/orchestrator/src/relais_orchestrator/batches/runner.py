@@ -228,9 +228,9 @@ class HeldBatch:
 
     def _note_end(self, batch: Document) -> None:
         log.info("batch_ended", batch_id=self._batch_id, status=batch["status"], **batch["counts"])
-        self._metrics.ended.of(batch["status"]).add()
+        self._metrics.ended.of(batch["status"]).inc()
         for status in ("completed", "failed"):
-            self._metrics.requests.of(status).add(batch["counts"][status])
+            self._metrics.requests.of(status).inc(batch["counts"][status])
 
     async def _lines(self, file: StoredFile) -> AsyncIterator[tuple[int, bytes | None]]:
         async for line in input_lines(self._parts, self._files, file):

@@ -97,7 +97,7 @@ class QueueMetrics:
             self._looked_s = time.monotonic()
 
     def _forget(self) -> None:
-        self._up.value = 0
+        self._up.set(0)
         for gauge in (
             *(self._waiting, self._oldest, self._suspects, self._leased),
             *(self._unfinished, self._dead, self._wait, self._workers, self._capacity),
@@ -107,26 +107,26 @@ class QueueMetrics:
 
     def _show(self, views: Sequence[QueueView], workers: Sequence[WorkerState]) -> None:
         self._forget()
-        self._up.value = 1
+        self._up.set(1)
         for view in views:
             for priority, waiting in view.waiting_by_priority.items():
-                self._waiting.of(view.model, priority).value = waiting
-            self._oldest.of(view.model).value = view.oldest_waiting_s or 0.0
-            self._suspects.of(view.model).value = view.suspects
-            self._leased.of(view.model).value = view.running
-            self._unfinished.of(view.model).value = view.waiting + view.running
-            self._dead.of(view.model).value = view.dead_letters
-            self._traces.of(view.model).value = view.waiting_traces
-            self._oldest_trace.of(view.model).value = view.oldest_trace_s or 0.0
+                self._waiting.of(view.model, priority).set(waiting)
+            self._oldest.of(view.model).set(view.oldest_waiting_s or 0.0)
+            self._suspects.of(view.model).set(view.suspects)
+            self._leased.of(view.model).set(view.running)
+            self._unfinished.of(view.model).set(view.waiting + view.running)
+            self._dead.of(view.model).set(view.dead_letters)
+            self._traces.of(view.model).set(view.waiting_traces)
+            self._oldest_trace.of(view.model).set(view.oldest_trace_s or 0.0)
             if view.estimated_wait_s is not None:
-                self._wait.of(view.model).value = view.estimated_wait_s
+                self._wait.of(view.model).set(view.estimated_wait_s)
         self._workers.start_at_zero()
         self._capacity.start_at_zero()
         for worker in workers:
             state = _state(worker)
-            self._workers.of(worker.model, state).add()
+            self._workers.of(worker.model, state).inc()
             if state == "ready":
-                self._capacity.of(worker.model).add(worker.capacity)
+                self._capacity.of(worker.model).inc(worker.capacity)
 
 
 def _state(worker: WorkerState) -> str:

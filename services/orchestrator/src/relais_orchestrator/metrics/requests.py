@@ -91,9 +91,9 @@ class RequestMetrics:
 
     def accepted(self, job: Job, accepted: Accepted) -> None:
         if accepted.duplicate:
-            self._repeated.of(job.model).add()
+            self._repeated.of(job.model).inc()
         else:
-            self._accepted.of(job.model, job.operation, job.priority).add()
+            self._accepted.of(job.model, job.operation, job.priority).inc()
 
     def middleware(self, native: Traffic, openai: Traffic) -> Middleware:
         """Middleware that measures requests; must run inside the one that turns errors into responses.
@@ -110,7 +110,7 @@ class RequestMetrics:
             request[TRAFFIC] = traffic
             began_s = time.monotonic()
             status = 500
-            self._in_flight.add()
+            self._in_flight.inc()
             try:
                 response = await handler(request)
                 status = response.status
@@ -118,7 +118,7 @@ class RequestMetrics:
             except RelaisError as error:
                 status = error.status
                 if route in SUBMITTING and not isinstance(error, EndedOtherwise):
-                    self._rejections.of(error.code).add()
+                    self._rejections.of(error.code).inc()
                 raise
             except web.HTTPException as error:
                 status = error.status
@@ -127,8 +127,8 @@ class RequestMetrics:
                 status = CLIENT_GONE
                 raise
             finally:
-                self._in_flight.add(-1)
-                self._requests.of(request.method, route, str(status)).add()
+                self._in_flight.dec()
+                self._requests.of(request.method, route, str(status)).inc()
                 if request.get(RESPONSE_BEGUN):
                     traffic.ended += 1
                 else:

@@ -91,7 +91,7 @@ class TraceWriter:
         batch = await self._outbox.collect(
             model, writer=self._name, limit=BATCH, claim_after_s=self._claim_after_s
         )
-        self._metrics.set_aside.of(model).add(batch.unreadable)
+        self._metrics.set_aside.of(model).inc(batch.unreadable)
         if not batch.traces:
             return batch.more
         began_s = time.monotonic()
@@ -101,7 +101,7 @@ class TraceWriter:
             one.entry_id for at, one in enumerate(batch.traces) if at not in outcome.not_written
         ]
         await self._outbox.written(model, written)
-        self._metrics.written.of(model).add(len(written))
+        self._metrics.written.of(model).inc(len(written))
         await self._set_aside(model, {batch.traces[at]: why for at, why in outcome.refused.items()})
         if outcome.postponed:
             raise SinkUnavailable(next(iter(outcome.postponed.values())))
@@ -111,7 +111,7 @@ class TraceWriter:
         for one, why in refused.items():
             log.error("trace_refused", channel_id=one.trace.channel_id, error=why)
         await self._outbox.set_aside(model, [one.entry_id for one in refused])
-        self._metrics.set_aside.of(model).add(len(refused))
+        self._metrics.set_aside.of(model).inc(len(refused))
 
     def _note(self, error: Exception | None) -> None:
         if error is None:
@@ -119,7 +119,7 @@ class TraceWriter:
                 log.info("trace_writes_resumed")
             self._waits = False
             return
-        self._metrics.errors.of("redis" if isinstance(error, StoreUnavailable) else "mongodb").add()
+        self._metrics.errors.of("redis" if isinstance(error, StoreUnavailable) else "mongodb").inc()
         if not self._waits:
             log.warning("trace_write_failed", error=str(error))
         self._waits = True

@@ -38,7 +38,7 @@ def new_registry(package: str) -> CollectorRegistry:
         "What runs here; always 1.",
         {label: (value,) for label, value in built.items()},
     )
-    info.of(*built.values()).value = 1
+    info.of(*built.values()).set(1)
     return registry
 
 

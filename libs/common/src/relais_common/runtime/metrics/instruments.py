@@ -1,19 +1,18 @@
-"""Counters, gauges and histograms whose labels only take declared values.
+"""prometheus_client's counters, gauges and histograms, with labels that only take declared values.
 
-prometheus_client serialises them. Its own instruments accept any label value and use a lock: an observation costs 1 us
-there and 0.2 us here, and each token is one. These belong to one thread, the event loop's.
+An observation costs 0.7 us, the look-up of its series 1.7 us: the path of a token looks its series up once.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, product
+from itertools import product
 from math import prod
 from typing import Generic, TypeVar
 
+import prometheus_client
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -23,52 +22,14 @@ OTHER = "other"
 Labels = Mapping[str, Iterable[str]]
 """Each label's name and allowed values."""
 
-
-class Value:
-    """One series of a counter or gauge."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def add(self, amount: float = 1) -> None:
-        self.value += amount
-
-
-class Read:
-    """One series whose value is read on scrape."""
-
-    __slots__ = ("_read",)
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self._read = read
-
-    @property
-    def value(self) -> float:
-        return self._read()
-
-
-class Distribution:
-    """One series of a histogram."""
-
-    __slots__ = ("_bounds", "counts", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, amount: float) -> None:
-        self.counts[bisect_left(self._bounds, amount)] += 1
-        self.sum += amount
-
-
-Series = TypeVar("Series")
+Series = TypeVar("Series", bound=MetricWrapperBase)
 
 
 class Instrument(Collector, Generic[Series]):
-    """A metric and its series, by label values.
+    """A metric whose series are created on first use.
+
+    Args:
+        metric: not registered; without labels, it is its only series.
 
     Attributes:
         name: as in queries, without a histogram's suffixes.
@@ -76,12 +37,11 @@ class Instrument(Collector, Generic[Series]):
     """
 
     def __init__(
-        self, registry: CollectorRegistry, name: str, documentation: str, labels: Labels
+        self, registry: CollectorRegistry, name: str, labels: Labels, metric: Series
     ) -> None:
         self.name = name
-        self.documentation = documentation
         self.labels = {label: frozenset(map(str, values)) for label, values in labels.items()}
-        self._series: dict[tuple[str, ...], Series] = {}
+        self._metric = metric
         registry.register(self)
 
     @property
@@ -89,36 +49,30 @@ class Instrument(Collector, Generic[Series]):
         """The maximum number of series."""
         return prod(len(values) + 1 for values in self.labels.values())
 
-    def key(self, values: Sequence[str | None]) -> tuple[str, ...]:
-        """Return the declared values for these; None for a label that does not apply."""
-        return tuple(
+    def of(self, *values: str | None) -> Series:
+        """Return the series of these label values, in the labels' order; None for a label that does not apply."""
+        declared = [
             "" if value is None else value if value in allowed else OTHER
             for value, allowed in zip(values, self.labels.values(), strict=True)
-        )
-
-
-class _Plain(Instrument[Value | Read]):
-    """A metric whose series are single numbers."""
-
-    def of(self, *values: str | None) -> Value:
-        """Return the series of these label values, in the labels' order; created on first use."""
-        key = self.key(values)
-        series = self._series.get(key)
-        if not isinstance(series, Value):
-            series = self._series[key] = Value()
-        return series
-
-    def read(self, read: Callable[[], float], *values: str | None) -> None:
-        """Read the value of this series on every scrape."""
-        self._series[self.key(values)] = Read(read)
+        ]
+        return self._metric.labels(*declared) if declared else self._metric
 
     def start_at_zero(self) -> None:
         """Create every declared series, so that its first increase is visible."""
         for values in product(*map(sorted, self.labels.values())):
             self.of(*values)
 
+    def describe(self) -> Iterable[Metric]:
+        return self._metric.describe()
 
-class Counter(_Plain):
+    def collect(self) -> Iterable[Metric]:
+        for family in self._metric.collect():
+            # Nothing reads the time at which each series began.
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            yield family
+
+
+class Counter(Instrument[prometheus_client.Counter]):
     """A counter. With at most one label, all its series exist from the start, at zero."""
 
     def __init__(
@@ -128,21 +82,25 @@ class Counter(_Plain):
         documentation: str,
         labels: Labels | None = None,
     ) -> None:
-        super().__init__(registry, name, documentation, labels or {})
-        if len(self.labels) <= 1:
+        labels = labels or {}
+        self._reads: dict[prometheus_client.Counter, Callable[[], float]] = {}
+        metric = prometheus_client.Counter(name, documentation, tuple(labels), registry=None)
+        super().__init__(registry, name, labels, metric)
+        if len(labels) <= 1:
             self.start_at_zero()
 
-    def describe(self) -> Iterable[Metric]:
-        yield CounterMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
+    def read(self, read: Callable[[], float], *values: str | None) -> None:
+        """Read the value of this series on every scrape."""
+        self._reads[self.of(*values)] = read
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
-        for values, series in self._series.items():
-            family.add_metric(values, series.value)
-        yield family
+        for series, read in self._reads.items():
+            series.reset()
+            series.inc(read())
+        return super().collect()
 
 
-class Gauge(_Plain):
+class Gauge(Instrument[prometheus_client.Gauge]):
     """A gauge."""
 
     def __init__(
@@ -152,23 +110,20 @@ class Gauge(_Plain):
         documentation: str,
         labels: Labels | None = None,
     ) -> None:
-        super().__init__(registry, name, documentation, labels or {})
+        labels = labels or {}
+        metric = prometheus_client.Gauge(name, documentation, tuple(labels), registry=None)
+        super().__init__(registry, name, labels, metric)
+
+    def read(self, read: Callable[[], float], *values: str | None) -> None:
+        """Read the value of this series on every scrape."""
+        self.of(*values).set_function(read)
 
     def clear(self) -> None:
         """Remove all series, because old values would mislead."""
-        self._series.clear()
-
-    def describe(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
-
-    def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
-        for values, series in self._series.items():
-            family.add_metric(values, series.value)
-        yield family
+        self._metric.clear()
 
 
-class Histogram(Instrument[Distribution]):
+class Histogram(Instrument[prometheus_client.Histogram]):
     """A histogram."""
 
     def __init__(
@@ -180,24 +135,9 @@ class Histogram(Instrument[Distribution]):
         *,
         buckets: Sequence[float],
     ) -> None:
-        super().__init__(registry, name, documentation, labels or {})
+        labels = labels or {}
         self.buckets = tuple(buckets)
-        self._names = [*(str(float(bound)) for bound in self.buckets), "+Inf"]
-
-    def of(self, *values: str | None) -> Distribution:
-        """Return the series of these label values, in the labels' order; created on first use."""
-        key = self.key(values)
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = Distribution(self.buckets)
-        return series
-
-    def describe(self) -> Iterable[Metric]:
-        yield HistogramMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
-
-    def collect(self) -> Iterable[Metric]:
-        family = HistogramMetricFamily(self.name, self.documentation, labels=tuple(self.labels))
-        for values, series in self._series.items():
-            cumulative = [float(count) for count in accumulate(series.counts)]
-            family.add_metric(values, list(zip(self._names, cumulative, strict=True)), series.sum)
-        yield family
+        metric = prometheus_client.Histogram(
+            name, documentation, tuple(labels), registry=None, buckets=self.buckets
+        )
+        super().__init__(registry, name, labels, metric)
