@@ -16,7 +16,7 @@ from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.app import open_engines
-from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.int8_model import make_int8_model
 from relais_testing.process_stack import DEMO_MODEL, VLLM_ON_CPU

@@ -12,7 +12,7 @@ from relais_common.jobs.chat import Chat, ChatOptions, FunctionCall, Message, To
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import NOTHING, Chunk, Emitted
+from relais_llm_worker.engine import NOTHING, Chunk, Emitted
 from relais_llm_worker.parsed_answer import ParsedAnswer
 from relais_llm_worker.settings import ChatSettings
 from relais_testing.chunks import emitted, parts

@@ -9,7 +9,7 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from relais_llm_worker.app import open_engines
-from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.contracts.engine import EngineContract
 from relais_testing.process_stack import VLLM_ON_CPU

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relais_common.jobs.errors import SettingsError
+from relais_common.queue.client.address import redis_url
 from relais_common.queue.client.clusters import parse
-from relais_common.runtime.environ import redis_url
 
 
 def test_nodes_and_credentials_are_told_apart() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relais_common.jobs.errors import SettingsError
+from relais_common.queue.client.address import redis_url
 from relais_common.runtime import environ
 
 Reader = Callable[[dict[str, str]], object]
@@ -75,8 +76,8 @@ def test_any_value_is_read_or_a_settings_error(raw: str) -> None:
         lambda: environ.number(env, "X", 1.0),
         lambda: environ.flag(env, "X", True),
         lambda: environ.choice(env, "X", "a", ("a",)),
-        lambda: environ.redis_url({"REDIS_URL": raw}),
-        lambda: environ.redis_url({"REDIS_PORT": raw}),
+        lambda: redis_url({"REDIS_URL": raw}),
+        lambda: redis_url({"REDIS_PORT": raw}),
     ]
     for read in readers:
         try:
@@ -86,29 +87,29 @@ def test_any_value_is_read_or_a_settings_error(raw: str) -> None:
 
 
 def test_redis_is_on_this_machine_by_default() -> None:
-    assert environ.redis_url({}) == "redis://127.0.0.1:6379/0"
+    assert redis_url({}) == "redis://127.0.0.1:6379/0"
 
 
 def test_redis_address_is_made_of_its_parts() -> None:
     env = {"REDIS_HOST": "redis", "REDIS_PORT": "6380", "REDIS_PASSWORD": "p@ss/word:é#"}
-    assert environ.redis_url(env) == "redis://:p%40ss%2Fword%3A%C3%A9%23@redis:6380/0"
+    assert redis_url(env) == "redis://:p%40ss%2Fword%3A%C3%A9%23@redis:6380/0"
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/2", "rediss://u:p@h", "unix:///run/redis.sock"])
 def test_redis_url_goes_before_its_parts(url: str) -> None:
-    assert environ.redis_url({"REDIS_URL": url, "REDIS_HOST": "other"}) == url
+    assert redis_url({"REDIS_URL": url, "REDIS_HOST": "other"}) == url
 
 
 def test_bad_redis_url_is_refused_without_its_password() -> None:
     with pytest.raises(SettingsError, match="REDIS_URL") as refused:
-        environ.redis_url({"REDIS_URL": "http://:secret@host"})
+        redis_url({"REDIS_URL": "http://:secret@host"})
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "x"])
 def test_bad_redis_port_is_refused(port: str) -> None:
     with pytest.raises(SettingsError, match="REDIS_PORT"):
-        environ.redis_url({"REDIS_PORT": port})
+        redis_url({"REDIS_PORT": port})
 
 
 def test_rerankers_are_models_too_and_no_embedding_models() -> None:

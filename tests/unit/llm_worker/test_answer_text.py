@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 
 # Few letters, so that stop strings occur, overlap and nearly occur; one is two bytes long.
 PIECES = [b"a", b"b", b"ab", b"", b"\xc3", b"\xa9", b"c a"]

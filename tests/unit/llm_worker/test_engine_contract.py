@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.engine import Engine
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_testing.contracts.engine import EngineContract
 

@@ -8,7 +8,7 @@ from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused
 from relais_common.jobs.events import RankedToken
 from relais_common.jobs.job import Sampling
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engines.engine_deterministic import (
     DEFAULT_ANSWER_TOKENS,
     DeterministicEngine,

@@ -16,7 +16,7 @@ from relais_common.jobs.job import Job, OnWorkerLoss, Sampling, TakenJob
 from relais_common.queue import codec
 from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
-from relais_llm_worker.engines.engine import EngineLoad
+from relais_llm_worker.engine import EngineLoad
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import models_of
 from relais_llm_worker.generate import GenerateHandler

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relais_llm_worker.engines.parent_death import die_with_worker
+from relais_llm_worker.parent_death import die_with_worker
 from relais_testing.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
@@ -74,5 +74,5 @@ def test_plugin_does_nothing_in_the_worker_itself(monkeypatch: pytest.MonkeyPatc
     def unexpected(_: int) -> None:
         raise AssertionError("the worker would die with whoever started it")
 
-    monkeypatch.setattr("relais_llm_worker.engines.parent_death.die_with", unexpected)
+    monkeypatch.setattr("relais_llm_worker.parent_death.die_with", unexpected)
     die_with_worker()

@@ -11,7 +11,7 @@ import pytest
 from relais_common.jobs.chat import ChatOptions, Message, joined
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.job import Job, Sampling
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import LocalModel, models_of
 from relais_llm_worker.model import Cut

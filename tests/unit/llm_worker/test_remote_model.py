@@ -29,7 +29,7 @@ from relais_common.jobs.errors import (
 )
 from relais_common.jobs.events import Usage
 from relais_common.jobs.job import Job, Sampling
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
 from relais_llm_worker.remote.tries import MAX_BUSY

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relais_common.jobs.chat import joined
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engine import Chunk, Emitted
 
 
 def parts(chunks: Sequence[Chunk]) -> tuple[str, str, list[tuple[str, str]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from relais_common.runtime.environ import redis_url
+from relais_common.queue.client.address import redis_url
 from relais_testing.builders import MODEL
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
 from relais_testing.stack import Front, Stack, answer_to, chat_request

@@ -11,7 +11,7 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 
-from relais_llm_worker.engines.parent_death import die_with_worker, guard_forks
+from relais_llm_worker.parent_death import die_with_worker, guard_forks
 
 
 def spawned(ready: Connection) -> None:

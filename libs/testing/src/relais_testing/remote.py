@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.config.llm_table import TableEntry
 from relais_common.jobs.job import Job
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engine import Chunk
 from relais_llm_worker.model import Cut, Model
 from relais_llm_worker.remote.model import Limits, RemoteModel
 from relais_llm_worker.remote.opening import open_remote_models

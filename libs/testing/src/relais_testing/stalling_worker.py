@@ -13,8 +13,8 @@ from relais_common.jobs.chat import Chat
 from relais_common.jobs.errors import EngineDead
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.__main__ import main
+from relais_llm_worker.engine import NOTHING, Emitted, Generation
 from relais_llm_worker.engines import engine_deterministic
-from relais_llm_worker.engines.engine import NOTHING, Emitted, Generation
 
 
 class StallingEngine(engine_deterministic.DeterministicEngine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relais_common.queue.client.address import redis_url
 from relais_common.queue.redis_store import RedisSettings
 from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
@@ -27,7 +28,7 @@ def read_settings(env: Environ) -> Settings:
     """Read and validate all settings. Raises SettingsError, which names the setting."""
     models = environ.models(env)
     return Settings(
-        redis=RedisSettings(url=environ.redis_url(env)),
+        redis=RedisSettings(url=redis_url(env)),
         models=models,
         aliases=environ.aliases(env, models),
         max_waiting=environ.max_waiting(env),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 
 
 class HeldText:

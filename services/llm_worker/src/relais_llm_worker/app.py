@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, run_worker
-from relais_llm_worker.engines.engine import Engine
+from relais_llm_worker.engine import Engine
 from relais_llm_worker.engines.local import models_of
 from relais_llm_worker.generate import GenerateHandler
 from relais_llm_worker.model import Model

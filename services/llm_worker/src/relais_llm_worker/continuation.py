@@ -12,7 +12,7 @@ from relais_common.jobs.job import Sampling
 from relais_common.queue.codec import decode_event
 from relais_common.queue.ports import EventLog
 from relais_common.runtime.backoff import Backoff
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 
 PAGE = 1000

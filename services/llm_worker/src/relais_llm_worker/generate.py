@@ -17,7 +17,7 @@ from relais_common.worker.held import HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_common.worker.starting import note_start
 from relais_llm_worker.continuation import read_emitted
-from relais_llm_worker.engines.engine import NOTHING, Chunk
+from relais_llm_worker.engine import NOTHING, Chunk
 from relais_llm_worker.model import Cut, Model
 
 log = structlog.get_logger(__name__)

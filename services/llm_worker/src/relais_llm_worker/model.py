@@ -9,7 +9,7 @@ from typing import Protocol
 
 from relais_common.jobs.job import Job
 from relais_common.worker.status import ModelStatus
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engine import Chunk, Emitted
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from relais_common.jobs.chat import ChatOptions, Message, ToolCall, ToolCallDelta, joined
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engine import Chunk, Emitted
 
 
 @dataclass(frozen=True, slots=True)

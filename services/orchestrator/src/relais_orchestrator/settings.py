@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relais_common.config.llm_table import read_mapping
 from relais_common.jobs.errors import SettingsError
+from relais_common.queue.client.address import redis_url
 from relais_common.queue.redis_store import AcceptWait, RedisSettings
 from relais_common.runtime import environ, logs
 from relais_common.runtime.connections import ConnectionBounds
@@ -117,7 +118,7 @@ def read_settings(env: Environ) -> Settings:
     trusted = _trusted_proxies(env)
     return Settings(
         env=name,
-        redis=RedisSettings(url=environ.redis_url(env)),
+        redis=RedisSettings(url=redis_url(env)),
         accept_wait=AcceptWait(
             fsync=environ.flag(env, "ACCEPT_WAIT_FSYNC", False),
             replicas=environ.integer(env, "ACCEPT_WAIT_REPLICAS", 0),

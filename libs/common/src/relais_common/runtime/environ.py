@@ -7,13 +7,11 @@ setting and says what it accepts. An empty value counts as unset, as in an env f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
 
 from relais_common.config.aliases import roots_of
 from relais_common.config.llm_table import TableEntry, read_llm_table, read_mapping
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
-from relais_common.queue.client import clusters, sentinels
 
 Environ = Mapping[str, str]
 LARGEST = 1e9
@@ -140,33 +138,3 @@ def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
 def max_waiting(environ: Environ) -> int:
     """Read `MAX_WAITING`: waiting requests of one model."""
     return integer(environ, "MAX_WAITING", 10_000, at_least=1)
-
-
-_REDIS_SCHEMES = (
-    *("redis://", "rediss://", "unix://"),
-    *sentinels.SCHEMES,
-    *clusters.SCHEMES,
-)
-
-
-def redis_url(environ: Environ) -> str:
-    """Read `REDIS_URL`, or build it from `REDIS_HOST`, `REDIS_PORT` and `REDIS_PASSWORD`."""
-    url = optional_text(environ, "REDIS_URL")
-    if url is not None:
-        try:
-            if url.startswith(sentinels.SCHEMES):
-                sentinels.parse(url)
-            elif url.startswith(clusters.SCHEMES):
-                clusters.parse(url)
-        except ValueError as error:
-            raise SettingsError(f"REDIS_URL: {error}") from None
-        if not url.startswith(_REDIS_SCHEMES):
-            raise SettingsError(
-                "REDIS_URL takes a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address"
-            )
-        return url
-    host = text(environ, "REDIS_HOST", "127.0.0.1")
-    port = integer(environ, "REDIS_PORT", 6379, at_least=1, at_most=65535)
-    password = optional_text(environ, "REDIS_PASSWORD")
-    credentials = "" if password is None else f":{quote(password, safe='')}@"
-    return f"redis://{credentials}{host}:{port}/0"

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import EngineDead, EngineStuck, SettingsError
 from relais_common.jobs.job import WorkerState
+from relais_common.queue.client.address import redis_url
 from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.ports import EventLog, JobSource, Recovery, WorkerRegistry
 from relais_common.queue.reaper import reap_for_ever
@@ -67,7 +68,7 @@ def read_service_settings(env: Environ, *, health_port: int) -> ServiceSettings:
     if any(character.isspace() for character in worker_id):
         raise SettingsError(f"WORKER_ID is {worker_id!r}; it takes no white space")
     return ServiceSettings(
-        redis=RedisSettings(url=environ.redis_url(env)),
+        redis=RedisSettings(url=redis_url(env)),
         worker_id=worker_id,
         lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),

@@ -9,7 +9,7 @@ import pytest
 from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineRefused
 from relais_common.jobs.job import Sampling
-from relais_llm_worker.engines.engine import NOTHING, Chunk, Emitted, Engine
+from relais_llm_worker.engine import NOTHING, Chunk, Emitted, Engine
 from relais_testing.waiting import wait_until
 
 TOKENS = 12

@@ -9,7 +9,7 @@ import pytest
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.job import Job, Sampling
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut, Model
 from relais_testing.builders import make_job
 from relais_testing.remote import say

@@ -21,7 +21,7 @@ from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, N
 from relais_common.jobs.events import RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import (
+from relais_llm_worker.engine import (
     NOTHING,
     Chunk,
     Emitted,

@@ -11,7 +11,7 @@ from relais_common.jobs.errors import EngineRefused, EngineStuck
 from relais_common.jobs.job import Job
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
-from relais_llm_worker.engines.engine import NOTHING, Chunk, Engine, exceeds_context
+from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
 from relais_llm_worker.engines.places import Places
 from relais_llm_worker.engines.stall import StallWatch
 from relais_llm_worker.model import Answer, Cut

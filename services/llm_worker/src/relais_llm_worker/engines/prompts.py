@@ -10,7 +10,7 @@ from msgspec import to_builtins
 
 from relais_common.jobs.chat import Message
 from relais_common.worker.turns import Turns
-from relais_llm_worker.engines.engine import exceeds_context
+from relais_llm_worker.engine import exceeds_context
 
 SHORT_TEXT = 2_000
 """Number of characters that a tokenizer processes in well under a millisecond."""

@@ -13,7 +13,7 @@ from relais_common.jobs.events import TokenLogprob, Usage
 from relais_common.jobs.job import Job
 from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle
-from relais_llm_worker.engines.engine import Chunk, Emitted
+from relais_llm_worker.engine import Chunk, Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.bodies import Question, ask, ask_to_go_on
 from relais_llm_worker.remote.bounds import Bounds

@@ -15,7 +15,7 @@ from relais_common.jobs.job import Job
 from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import require_resumable
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engine import Chunk
 from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar, obstacle_of
 from relais_llm_worker.remote.bodies import prompt_of

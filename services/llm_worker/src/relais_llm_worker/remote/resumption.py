@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relais_common.jobs.errors import EngineRefused, NotResumable
-from relais_llm_worker.engines.engine import Emitted
+from relais_llm_worker.engine import Emitted
 from relais_llm_worker.remote.errors import Lost, Misplaced
 from relais_llm_worker.remote.exchange import Client
 from relais_llm_worker.remote.server import Server

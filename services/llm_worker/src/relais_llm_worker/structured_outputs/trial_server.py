@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from relais_llm_worker.engines.parent_death import die_with
+from relais_llm_worker.parent_death import die_with
 from relais_llm_worker.structured_outputs.specification import Budget, Library
 from relais_llm_worker.structured_outputs.walk import (
     TOO_COSTLY,

@@ -16,7 +16,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
-from relais_llm_worker.engines.engine import ModelInfo
+from relais_llm_worker.engine import ModelInfo
 from relais_llm_worker.engines.vllm.arguments import in_one_line
 
 _NAME = "VLLM_ENGINE_ARGS: --lora-modules"

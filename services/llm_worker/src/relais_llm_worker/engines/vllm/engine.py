@@ -23,7 +23,7 @@ from relais_common.jobs.chat import Chat
 from relais_common.jobs.errors import EngineDead, EngineRefused, NotResumable
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import (
+from relais_llm_worker.engine import (
     NOTHING,
     Emitted,
     EngineLoad,

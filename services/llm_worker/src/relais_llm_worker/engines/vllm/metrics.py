@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from relais_llm_worker.engines.engine import EngineLoad
+from relais_llm_worker.engine import EngineLoad
 
 
 class LoadGauge:

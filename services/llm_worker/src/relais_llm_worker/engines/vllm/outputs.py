@@ -12,7 +12,7 @@ from relais_common.jobs.errors import EngineDead, EngineFailed
 from relais_common.jobs.events import RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
-from relais_llm_worker.engines.engine import Chunk
+from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engines.token_texts import TokenTexts
 from relais_llm_worker.parsed_answer import ParsedAnswer
 

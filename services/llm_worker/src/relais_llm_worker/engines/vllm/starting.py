@@ -17,14 +17,14 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from relais_common.jobs.errors import SettingsError
-from relais_llm_worker.engines.engine import ModelInfo
-from relais_llm_worker.engines.parent_death import guard_forks
+from relais_llm_worker.engine import ModelInfo
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.vllm.adapters import adapters_of, digest_of, load_adapter
 from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
 from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
+from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.settings import NOT_VLLM_S, EngineSettings, StructuredOutputsSettings
 from relais_llm_worker.structured_outputs.of_vllm import library_of
 from relais_llm_worker.structured_outputs.specification import Budget
