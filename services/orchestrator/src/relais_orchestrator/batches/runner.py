@@ -24,6 +24,7 @@ from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.feeding import Feeder
 from relais_orchestrator.batches.lines import input_lines, input_of
 from relais_orchestrator.batches.merging import Merge
+from relais_orchestrator.batches.pace import Pace
 from relais_orchestrator.batches.store import BatchStore, Document
 from relais_orchestrator.batches.validation import Validation, validate
 from relais_orchestrator.files.store import FileStore, StoredFile
@@ -84,6 +85,7 @@ class HeldBatch:
         self._batch_id: str = batch["_id"]
         self._holder = holder
         self._feeder: Feeder | None = None
+        self._pace = Pace()
         self._is_cancelled = batch["status"] == "cancelling"
         self._expires_at: datetime = batch["expires_at"]
 
@@ -135,11 +137,15 @@ class HeldBatch:
             return True
         return False
 
-    def _progress(self) -> dict[str, int]:
+    def _progress(self) -> dict[str, Any]:
         feeder = self._feeder
         if feeder is None:
             return {}
-        return {"counts.completed": feeder.completed, "counts.failed": feeder.failed}
+        return {
+            "counts.completed": feeder.completed,
+            "counts.failed": feeder.failed,
+            "requests_per_s": self._pace.note(feeder.completed + feeder.failed),
+        }
 
     def _stop_feeding(self) -> None:
         """Stop feeding if the batch is cancelled, or its time is over."""

@@ -125,6 +125,27 @@ class BatchStore:
             found = await self._batches.find(wanted).sort(order).limit(limit + 1).to_list(None)
         return found[:limit], len(found) > limit
 
+    async def open(self, *, limit: int) -> list[Document]:
+        """Return the batches of all keys that have not ended, the oldest first."""
+        with database_errors():
+            found = self._batches.find({"status": {"$in": ACTIVE}})
+            return await found.sort("created_at", ASCENDING).limit(limit).to_list(None)
+
+    async def positions(self, batches: Iterable[Document]) -> dict[str, int]:
+        """Return, of those among these that have not ended, how many older ones of the same model have not either."""
+        models = {one["model"] for one in batches if one["status"] in ACTIVE and "model" in one}
+        if not models:
+            return {}
+        wanted = {"status": {"$in": ACTIVE}, "model": {"$in": list(models)}}
+        with database_errors():
+            found = self._batches.find(wanted, {"model": 1}).sort("created_at", ASCENDING)
+            ahead = dict.fromkeys(models, -1)
+            positions: dict[str, int] = {}
+            async for one in found:
+                ahead[one["model"]] += 1
+                positions[one["_id"]] = ahead[one["model"]]
+        return positions
+
     async def cancel(self, batch_id: str, *, key_id: str) -> Document:
         """Ask for a batch's end; again, if somebody has. Raises BatchNotFound, BatchEnded."""
         with database_errors():

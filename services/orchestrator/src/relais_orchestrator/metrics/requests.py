@@ -106,7 +106,7 @@ class RequestMetrics:
         async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
             resource = request.match_info.route.resource
             route = OTHER if resource is None else resource.canonical
-            traffic = native if route.startswith("/v1/channels/") else openai
+            traffic = native if route.startswith(("/v1/channels/", "/v1/batches/")) else openai
             request[TRAFFIC] = traffic
             began_s = time.monotonic()
             status = 500

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 from aiohttp import web
 
 from relais_common.jobs.errors import FilesUnavailable, InvalidRequest
-from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.access.callers import admin_key_id, caller_of
 from relais_orchestrator.api.batches.schemas import (
     MAX_WINDOW_HOURS,
     BatchesQuery,
     BatchList,
+    BatchObject,
     BatchRequest,
+    OpenBatches,
+    OpenBatchesQuery,
     batch_object,
 )
 from relais_orchestrator.api.files.handlers import store_of
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.batches.store import BatchStore
+from relais_orchestrator.batches.store import BatchStore, Document
 from relais_orchestrator.http.bodies import read_body
 from relais_orchestrator.http.parsing import parse_body, parse_query
 from relais_orchestrator.http.responses import json_response
@@ -77,15 +81,29 @@ async def list_batches(request: web.Request) -> web.Response:
     """`GET /v1/batches`."""
     caller = caller_of(request)
     query = parse_query(BatchesQuery, request.query)
-    found, has_more = await batches_of(request).page(
-        key_id=caller.key_id, after=query.after, limit=query.limit
-    )
+    store = batches_of(request)
+    found, has_more = await store.page(key_id=caller.key_id, after=query.after, limit=query.limit)
     body: BatchList = {
         "object": "list",
-        "data": [batch_object(batch) for batch in found],
+        "data": await shown(store, found),
         "first_id": found[0]["_id"] if found else None,
         "last_id": found[-1]["_id"] if found else None,
         "has_more": has_more,
+    }
+    return json_response(body)
+
+
+async def list_open_batches(request: web.Request) -> web.Response:
+    """`GET /v1/admin/batches`: batches of all keys that have not ended, the oldest first."""
+    admin_key_id(request)
+    query = parse_query(OpenBatchesQuery, request.query)
+    store = batches_of(request)
+    found = await store.open(limit=query.limit)
+    objects = await shown(store, found)
+    body: OpenBatches = {
+        "batches": [
+            {**one, "key_id": batch["key_id"]} for one, batch in zip(objects, found, strict=True)
+        ]
     }
     return json_response(body)
 
@@ -94,15 +112,21 @@ async def show_batch(request: web.Request) -> web.Response:
     """`GET /v1/batches/{batch_id}`."""
     caller = caller_of(request)
     batch_id = request.match_info["batch_id"]
-    return json_response(
-        batch_object(await batches_of(request).find(batch_id, key_id=caller.key_id))
-    )
+    store = batches_of(request)
+    (batch,) = await shown(store, [await store.find(batch_id, key_id=caller.key_id)])
+    return json_response(batch)
 
 
 async def cancel_batch(request: web.Request) -> web.Response:
     """`POST /v1/batches/{batch_id}/cancel`."""
     caller = caller_of(request)
     batch_id = request.match_info["batch_id"]
-    return json_response(
-        batch_object(await batches_of(request).cancel(batch_id, key_id=caller.key_id))
-    )
+    store = batches_of(request)
+    (batch,) = await shown(store, [await store.cancel(batch_id, key_id=caller.key_id)])
+    return json_response(batch)
+
+
+async def shown(store: BatchStore, batches: Sequence[Document]) -> list[BatchObject]:
+    """Return batches as the API shows them. Raises FilesUnavailable."""
+    positions = await store.positions(batches)
+    return [batch_object(one, positions.get(one["_id"])) for one in batches]

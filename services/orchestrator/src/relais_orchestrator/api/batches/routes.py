@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from relais_common.jobs.errors import (
     BatchEnded,
     BatchNotFound,
@@ -9,16 +11,23 @@ from relais_common.jobs.errors import (
     FilesUnavailable,
     InvalidRequest,
     TooManyBatches,
+    TooManyStreams,
 )
+from relais_orchestrator.api.admin.routes import TAG as OPERATORS
 from relais_orchestrator.api.batches import handlers as batches
+from relais_orchestrator.api.batches.events import stream_batch
 from relais_orchestrator.api.batches.schemas import (
     BatchesQuery,
     BatchList,
     BatchObject,
     BatchRequest,
+    BatchStatus,
+    OpenBatches,
+    OpenBatchesQuery,
 )
 from relais_orchestrator.api.files.routes import TAG
-from relais_orchestrator.api.route import ResponseSpec, Route
+from relais_orchestrator.api.route import Access, Events, Header, ResponseSpec, Route
+from relais_orchestrator.api.schemas.errors import ErrorResponse
 
 ROUTES = [
     Route(
@@ -58,6 +67,31 @@ ROUTES = [
         errors=(BatchNotFound, FilesUnavailable),
     ),
     Route(
+        method="GET",
+        path="/v1/batches/{batch_id}/events",
+        handler=stream_batch,
+        tag=TAG,
+        summary="Watch a batch",
+        headers=(Header("Last-Event-ID", str, "The event that the client has seen last."),),
+        responses=(
+            ResponseSpec(
+                200,
+                "The events, until the batch has ended or the server stops.",
+                events=Events(
+                    "Each event is the batch as it is now, under the name of its status: at once, and whenever it has "
+                    "changed, once a second at most. `batch_not_found` and `key_revoked` end the stream.",
+                    (
+                        *((status, BatchObject) for status in get_args(BatchStatus)),
+                        ("batch_not_found", ErrorResponse),
+                        ("key_revoked", ErrorResponse),
+                    ),
+                ),
+            ),
+            ResponseSpec(204, "The batch has ended, and the client has seen its end."),
+        ),
+        errors=(BatchNotFound, TooManyStreams, FilesUnavailable),
+    ),
+    Route(
         method="POST",
         path="/v1/batches/{batch_id}/cancel",
         handler=batches.cancel_batch,
@@ -66,5 +100,18 @@ ROUTES = [
         description="What has ended is in its files; what has not is in the error file as `batch_cancelled`.",
         responses=(ResponseSpec(200, "The batch, which is about to end.", BatchObject),),
         errors=(BatchNotFound, BatchEnded, FilesUnavailable),
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/batches",
+        handler=batches.list_open_batches,
+        tag=OPERATORS,
+        summary="List what every key's batches do",
+        access=Access.ADMIN,
+        query=OpenBatchesQuery,
+        responses=(
+            ResponseSpec(200, "Batches that have not ended, the oldest first.", OpenBatches),
+        ),
+        errors=(InvalidRequest, FilesUnavailable),
     ),
 ]

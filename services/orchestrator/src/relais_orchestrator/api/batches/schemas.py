@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from typing_extensions import TypedDict
 
 from relais_orchestrator.api.files.schemas import ExpiresAfter
 from relais_orchestrator.api.schemas.closed import CLOSED
-from relais_orchestrator.batches.store import Document
+from relais_orchestrator.batches.store import ACTIVE, Document
 
 MAX_PAGE = 100
 MAX_WINDOW_HOURS = 168
@@ -105,6 +106,21 @@ class BatchUsage(TypedDict):
 
 
 @with_config(CLOSED)
+class BatchProgress(TypedDict):
+    """How far a batch is that has not ended.
+
+    Attributes:
+        position: batches of the same model that were created earlier and have not ended; null while it is validated.
+        requests_per_s: of the last minute; null while nobody knows.
+        estimated_end_at: when all requests will have ended at this rate, in Unix seconds.
+    """
+
+    position: int | None
+    requests_per_s: float | None
+    estimated_end_at: int | None
+
+
+@with_config(CLOSED)
 class BatchObject(TypedDict):
     id: str
     object: Literal["batch"]
@@ -126,8 +142,29 @@ class BatchObject(TypedDict):
     cancelling_at: int | None
     cancelled_at: int | None
     request_counts: RequestCounts
+    progress: Annotated[BatchProgress | None, Field(description="Until the batch has ended.")]
     usage: Annotated[BatchUsage | None, Field(description="Once the batch has ended.")]
     metadata: dict[str, str] | None
+
+
+class OpenBatchesQuery(BaseModel):
+    """How many open batches to list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(default=100, ge=1, le=1000)
+
+
+@with_config(CLOSED)
+class OpenBatch(BatchObject):
+    """A batch as operators see it."""
+
+    key_id: str
+
+
+@with_config(CLOSED)
+class OpenBatches(TypedDict):
+    batches: list[OpenBatch]
 
 
 @with_config(CLOSED)
@@ -139,8 +176,12 @@ class BatchList(TypedDict):
     has_more: bool
 
 
-def batch_object(batch: Document) -> BatchObject:
-    """Return a batch as OpenAI's API shows it."""
+def batch_object(batch: Document, position: int | None = None) -> BatchObject:
+    """Return a batch as OpenAI's API shows it, and its progress.
+
+    Args:
+        position: of a batch that has not ended.
+    """
     errors = batch.get("errors")
     return {
         "id": batch["_id"],
@@ -163,8 +204,22 @@ def batch_object(batch: Document) -> BatchObject:
         "cancelling_at": _seconds(batch.get("cancelling_at")),
         "cancelled_at": _seconds(batch.get("cancelled_at")),
         "request_counts": batch["counts"],
+        "progress": _progress(batch, position) if batch["status"] in ACTIVE else None,
         "usage": _usage(batch.get("usage")),
         "metadata": batch.get("metadata"),
+    }
+
+
+def _progress(batch: Document, position: int | None) -> BatchProgress:
+    counts, now_s = batch["counts"], time.time()
+    # A rate that nobody keeps up to date says nothing.
+    is_fed = batch["status"] == "in_progress" and batch["lease"]["until"] > now_s
+    rate = batch.get("requests_per_s") if is_fed else None
+    left = counts["total"] - counts["completed"] - counts["failed"]
+    return {
+        "position": position,
+        "requests_per_s": None if rate is None else round(rate, 3),
+        "estimated_end_at": int(now_s + left / rate) if rate else None,
     }
 
 

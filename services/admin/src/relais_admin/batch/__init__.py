@@ -1,0 +1,1 @@
+"""`relais batch`: submit, watch, cancel and download batches."""
