@@ -25,7 +25,8 @@ RECONNECT_HINT = b"retry: 1000\n\n"
 
 async def stream_batch(request: web.Request) -> web.StreamResponse:
     """Send the batch whenever it has changed, until it has ended."""
-    parts, store, caller = request.app[PARTS], batches_of(request), caller_of(request)
+    caller = caller_of(request)
+    parts, store = request.app[PARTS], batches_of(request)
     batch_id = request.match_info["batch_id"]
     batch = await store.find(batch_id, key_id=caller.key_id)
     seen = request.headers.get("Last-Event-ID", "")
