@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -14,6 +16,7 @@ from typing import cast
 
 import pytest
 
+from relais_common.runtime.connections import READ_BYTES_PER_TURN, UNSENT_BYTES, BoundedConnection
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, chat_request
 from relais_testing.waiting import wait_until
@@ -218,3 +221,63 @@ async def test_another_expectation_is_417_and_no_error_of_ours(
     assert code_of(answer) == "expectation_failed"
     assert b"\r\nX-Request-Id: " in answer
     assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+async def test_uploads_at_once_are_read_in_turns(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await stack.front()
+    received = BoundedConnection.data_received
+    now, most, total = 0, 0, 0
+
+    def count(connection: BoundedConnection, data: bytes) -> None:
+        nonlocal now, total
+        now, total = now + len(data), total + len(data)
+        received(connection, data)
+
+    monkeypatch.setattr(BoundedConnection, "data_received", count)
+    async with AsyncExitStack() as opened:
+        writers = []
+        for _ in range(20):
+            _, writer = await opened.enter_async_context(connection(front, upload(1_000_000)))
+            writers.append(writer)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        for writer in writers:
+            writer.write(b" " * 500_000)
+        while total < 20 * 500_000:
+            await asyncio.sleep(0)
+            most, now = max(most, now), 0
+    assert most < READ_BYTES_PER_TURN + (256 << 10)
+
+
+async def test_a_flood_of_one_key_delays_another_key_by_little(
+    stack: Stack, key_file: KeyFile
+) -> None:
+    front = await stack.front(**key_file.settings)
+    async with AsyncExitStack() as opened:
+        flood = [await opened.enter_async_context(connection(front)) for _ in range(200)]
+        reader, writer = await opened.enter_async_context(connection(front))
+        for _, sender in flood:
+            sender.write(head("GET /v1/models HTTP/1.1", **ONE))
+        answered = [asyncio.create_task(one.readline()) for one, _ in flood]
+        # Behind all of them, as the system hands them over.
+        await asyncio.sleep(0)
+        writer.write(head("GET /v1/models HTTP/1.1", **TWO))
+        assert b" 200 " in await reader.readline()
+        assert sum(task.done() for task in answered) < 150
+        assert all(b" 200 " in line for line in await asyncio.gather(*answered))
+
+
+async def test_the_system_holds_little_of_an_answer_that_nobody_reads(stack: Stack) -> None:
+    front = await stack.front()
+    async with connection(front) as (_, writer):
+        ours = writer.get_extra_info("sockname")
+        (accepted,) = [
+            one
+            for one in gc.get_objects()
+            if isinstance(one, asyncio.Transport) and one.get_extra_info("peername") == ours
+        ]
+        option = socket.TCP_NOTSENT_LOWAT
+        held = accepted.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, option)
+        assert held == UNSENT_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from relais_common.queue.fanout import BufferedSubscription, Fanout
+from relais_common.queue.fanout import MERGED_BYTES, BufferedSubscription, Fanout
 from relais_common.queue.ports import LiveBatch
 
 
@@ -14,9 +14,28 @@ def batch(number: int) -> LiveBatch:
 
 async def test_batches_come_out_in_order() -> None:
     subscription = BufferedSubscription(10)
-    for number in range(3):
+    for number in (0, 2, 4):
         subscription.put(batch(number))
-    assert [await subscription.next(0) for _ in range(4)] == [batch(0), batch(1), batch(2), None]
+    assert [await subscription.next(0) for _ in range(4)] == [batch(0), batch(2), batch(4), None]
+
+
+async def test_what_follows_on_comes_in_one_piece() -> None:
+    subscription = BufferedSubscription(10)
+    for number in (1, 2, 3, 7, 8, 8):
+        subscription.put(batch(number))
+    got = [await subscription.next(0) for _ in range(4)]
+    whole = [LiveBatch(1, [b"line"] * 3), LiveBatch(7, [b"line"] * 2), batch(8), None]
+    assert got == whole
+
+
+async def test_a_piece_of_several_batches_is_bounded_and_counts_no_more() -> None:
+    lines = [b"x" * (MERGED_BYTES // 2)]
+    subscription = BufferedSubscription(max_bytes=2 * MERGED_BYTES)
+    for first in range(3):
+        for number in range(3):
+            subscription.put(LiveBatch(first * 3 + number, lines))
+        got = [await subscription.next(0) for _ in range(2)]
+        assert got == [LiveBatch(first * 3, lines * 2), LiveBatch(first * 3 + 2, lines)]
 
 
 async def test_reader_that_waits_is_woken() -> None:

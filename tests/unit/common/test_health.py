@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Iterator
+
 import aiohttp
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
 
 from relais_common.runtime.health import open_health_server
 
@@ -43,3 +48,41 @@ async def test_port_is_free_again_afterwards() -> None:
         pass
     async with open_health_server("127.0.0.1", port, ready, CollectorRegistry()) as again:
         assert again == port
+
+
+class Costly:
+    """Metrics that take long to write out."""
+
+    def __init__(self) -> None:
+        self.written = 0
+        self.took_s = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        self.written += 1
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < 0.01:
+            pass
+        self.took_s += time.monotonic() - began_s
+        yield GaugeMetricFamily("written", "How often.", self.written)
+
+
+async def test_scrapers_take_a_small_part_of_the_time_however_many_there_are() -> None:
+    registry, costly = CollectorRegistry(), Costly()
+    registry.register(costly)
+    async with (
+        open_health_server("127.0.0.1", 0, Readiness(), registry) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+    ):
+        costly.written, costly.took_s, began_s = 0, 0.0, time.monotonic()
+
+        async def scrape(times: int) -> None:
+            for _ in range(times):
+                # As it was asked for or later, never earlier.
+                before = costly.written
+                async with client.get("/metrics") as response:
+                    text = await response.text()
+                assert float(text.rpartition(" ")[2]) > before
+
+        await asyncio.gather(*(scrape(5) for _ in range(20)))
+        assert costly.written <= 2 * 5 + 2
+        assert costly.took_s < (time.monotonic() - began_s) / 4

@@ -170,8 +170,12 @@ async def test_overlapping_live_batches_are_trimmed_to_what_is_new(
         await asyncio.sleep(0.01)
         for first_seq in (2, 2, 3):
             await append(ports, taken.lease, first_seq, token_line("a"), token_line("b"))
-        assert await coming == LiveBatch(2, [token_line("a"), token_line("b")])
-        assert await next_lines(batches) == LiveBatch(4, [token_line("b")])
+        seen = await coming
+        assert isinstance(seen, LiveBatch)
+        assert seen.first_seq == 2
+        while len(seen.lines) < 3:
+            seen.lines += (await next_lines(batches)).lines
+        assert seen.lines == [token_line("a"), token_line("b"), token_line("b")]
 
 
 class Lossy:

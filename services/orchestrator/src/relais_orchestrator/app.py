@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import structlog
 from aiohttp import web
 
@@ -18,6 +19,7 @@ from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisStore, open_store
 from relais_common.runtime import garbage
+from relais_common.runtime.connections import bound_unsent
 from relais_common.runtime.health import add_health_routes
 from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route, new_registry
@@ -25,7 +27,7 @@ from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
 from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
-from relais_orchestrator.api.docs.handlers import DOCUMENT, ApiDocument
+from relais_orchestrator.api.docs.handlers import DOCUMENT
 from relais_orchestrator.api.docs.pages import add_docs_page
 from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
 from relais_orchestrator.api.route import KEYS
@@ -37,6 +39,8 @@ from relais_orchestrator.files.expiry import expire_files
 from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body
+from relais_orchestrator.http.door import Door
+from relais_orchestrator.http.fixed import Fixed
 from relais_orchestrator.http.held import HeldBytes
 from relais_orchestrator.http.large_answers import hold_answers
 from relais_orchestrator.http.open_files import allow_most_open_files
@@ -122,6 +126,7 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
     app = web.Application(
         middlewares=[
             metrics.middleware,
+            Door().middleware,
             parts.settings.cors.middleware,
             screen,
             hold_answers,
@@ -138,7 +143,8 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
             parts.drain.stamp,
         )
     )
-    app[DOCUMENT] = ApiDocument.of(build_document(ROUTES, _deployment(parts)))
+    document = orjson.dumps(build_document(ROUTES, _deployment(parts)))
+    app[DOCUMENT] = Fixed(document, "application/json")
     app.add_routes(
         route.to_aiohttp(expect_handler=expect_body)
         for route in ROUTES
@@ -225,7 +231,9 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         await runner.setup()
         parts.drain.close_idle = runner.close_idle
         try:
-            await web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG).start()
+            site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+            await site.start()
+            bound_unsent(site)
             port: int = runner.addresses[0][1]
             async with (
                 background(

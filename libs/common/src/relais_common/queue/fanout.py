@@ -10,6 +10,9 @@ MAX_BATCHES = 256
 MAX_BYTES = 1 << 20
 """Buffer bound of one reader; a stream of tokens needs a few kilobytes."""
 
+MERGED_BYTES = 16 << 10
+"""What a reader that fell behind gets in one piece."""
+
 
 class BufferedSubscription:
     """One reader's buffer. A full buffer is emptied, because the reader can read everything from the log."""
@@ -59,7 +62,17 @@ class BufferedSubscription:
             self._dropped = False
             return None
         batch = self._batches.pop(0)
-        self._bytes -= _size(batch)
+        size = _size(batch)
+        if self._batches:
+            lines = list(batch.lines)
+            while self._batches and self._batches[0].first_seq == batch.first_seq + len(lines):
+                if size + _size(self._batches[0]) > MERGED_BYTES:
+                    break
+                more = self._batches.pop(0)
+                size += _size(more)
+                lines += more.lines
+            batch = LiveBatch(batch.first_seq, lines, batch.received_s)
+        self._bytes -= size
         return batch
 
     def _wake(self) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import Counter
+import socket
+from collections import Counter, deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 import structlog
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
@@ -26,6 +27,16 @@ MAX_HEADERS = 128
 LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped. A connection that is closed over unread bytes is reset, and
 the client, or the proxy in between, would lose the answer."""
+
+MUCH_BYTES = 16 << 10
+READ_PER_TURN = 4
+"""Uploads that are read in one turn of the event loop while others wait; the system gives up to 256 KB of each."""
+
+READ_BYTES_PER_TURN = READ_PER_TURN * (256 << 10)
+
+UNSENT_BYTES = 16 << 10
+"""What the system takes of an answer beyond what is on its way. By default it would hold megabytes of each for clients
+that do not read, and nobody would notice that they do not."""
 
 TOO_LARGE = ErrorInfo(
     f"the path with its query and each header have at most {MAX_LINE_BYTES} bytes, and there are at most"
@@ -86,7 +97,7 @@ _TOO_MANY_CONNECTIONS = _too_many_connections()
 class BoundedConnection(RequestHandler):
     """One connection. Its errors are typed JSON, also for bytes that are no request."""
 
-    __slots__ = ("counted_as",)
+    __slots__ = ("_unfinished", "_waits_for_turn", "counted_as")
 
     _manager: BoundedServer | None
 
@@ -94,12 +105,43 @@ class BoundedConnection(RequestHandler):
         wire = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         assert self._manager is not None
         self.counted_as: str | None = None
+        self._waits_for_turn = False
+        self._unfinished: StreamReader | None = None
         if self._manager.is_full_for(wire):
             self._force_close = True
             wire.write(_TOO_MANY_CONNECTIONS)
             wire.close()
             return
         super().connection_made(wire)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages:
+            self._unfinished = self._messages[-1][1]
+        if self._unfinished is not None and self._unfinished.is_eof():
+            self._unfinished = None
+        if self._manager is None or not data:
+            return
+        # Bodies, and requests that were sent without waiting for answers.
+        if len(data) >= MUCH_BYTES or self._unfinished is not None or len(self._messages) > 1:
+            self._manager.note_read(self, len(data))
+        else:
+            self._manager.forget(self)
+
+    def wait_for_turn(self) -> None:
+        """Read nothing; for the server, when others are to be read first."""
+        self._waits_for_turn = True
+        self._pause_transport_reading()
+
+    def read_again(self) -> None:
+        """Read on; for the server, at this connection's turn."""
+        self._waits_for_turn = False
+        if not self._reading_paused and not self._buffer_paused:
+            self._resume_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        if not self._waits_for_turn:
+            super()._resume_transport_reading()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -182,6 +224,10 @@ class BoundedServer(web.Server):
         self.bounds = bounds
         self._connection = connection
         self._of_address: Counter[str] = Counter()
+        self._read_bytes = 0
+        # Longest without being read first.
+        self._uploading: dict[BoundedConnection, None] = {}
+        self._held_back: deque[BoundedConnection] = deque()
 
     def __call__(self) -> RequestHandler:
         return self._connection(self, loop=self._loop, **self._kwargs)
@@ -203,11 +249,38 @@ class BoundedServer(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         assert isinstance(handler, BoundedConnection)
+        self.forget(handler)
         address, handler.counted_as = handler.counted_as, None
         if address is not None:
             self._of_address[address] -= 1
             if self._of_address[address] == 0:
                 del self._of_address[address]
+
+    def note_read(self, connection: BoundedConnection, size: int) -> None:
+        """Count what was read of an upload. Once it is much, uploads are read in turns, a few in each of the loop's."""
+        if not self._read_bytes and not self._held_back:
+            self._loop.call_soon(self._begin_turn)
+        self._read_bytes += size
+        self.forget(connection)
+        self._uploading[connection] = None
+        if self._read_bytes >= READ_BYTES_PER_TURN:
+            for one in self._uploading:
+                one.wait_for_turn()
+            self._held_back.extend(self._uploading)
+            self._uploading.clear()
+
+    def forget(self, connection: BoundedConnection) -> None:
+        self._uploading.pop(connection, None)
+
+    def _begin_turn(self) -> None:
+        self._read_bytes = 0
+        for _ in range(min(READ_PER_TURN, len(self._held_back))):
+            one = self._held_back.popleft()
+            if one.connected:
+                self._uploading[one] = None
+                one.read_again()
+        if self._held_back:
+            self._loop.call_soon(self._begin_turn)
 
     def _counted_as(self, transport: asyncio.Transport) -> str | None:
         """What the peer is counted by; None for a proxy."""
@@ -253,6 +326,14 @@ class BoundedServer(web.Server):
                     connection.note_cut(request)
                     transport.abort()
             stalled = still
+
+
+def bound_unsent(site: web.TCPSite) -> None:
+    """Bound what the system holds of answers on the connections of this site; where it cannot, nothing happens."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        for listening in getattr(site._server, "sockets", ()):
+            listening.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
 
 
 class BoundedRunner(web.AppRunner):

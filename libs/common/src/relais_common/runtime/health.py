@@ -19,6 +19,8 @@ BOUNDS = ConnectionBounds(
 )
 """Bounds for a server that only probes and Prometheus use."""
 
+PROBES = ("/healthz", "/readyz", "/health")
+
 Check = Callable[[], Awaitable[str | None]]
 """Returns why the process is not ready, or None if it is."""
 
@@ -38,9 +40,8 @@ def add_health_routes(app: web.Application, ready: Check) -> None:
             return _json({"status": "ready"}, 200)
         return _json({"status": "not ready", "reason": reason}, 503)
 
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/health", readyz)
+    for path, handler in zip(PROBES, (healthz, readyz, readyz), strict=True):
+        app.router.add_get(path, handler)
 
 
 def _json(body: dict[str, str], status: int) -> web.Response:

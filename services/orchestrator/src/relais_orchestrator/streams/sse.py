@@ -74,7 +74,7 @@ TRAFFIC: web.RequestKey[Traffic] = web.RequestKey("traffic", Traffic)
 
 
 FITS = 32 << 10
-"""Bytes that an empty transport accepts without waiting: half of its high-water mark."""
+"""Bytes that aiohttp writes without waiting, where it has just waited."""
 
 
 class SlowReader(ConnectionError):
@@ -101,16 +101,22 @@ class EventStream:
         self._request[RESPONSE_BEGUN] = True
         self.traffic.begun += 1
         await self.response.prepare(self._request)
+        if self._request.transport is not None:
+            # Each drain waits for the last byte: what comes meanwhile costs nothing until the client reads.
+            self._request.transport.set_write_buffer_limits(0)
 
     async def write(self, data: bytes) -> None:
-        """Write data. Raises SlowReader if the client's buffers stay full for `write_timeout_s`."""
+        """Write data, and wait until the system has taken it. Raises SlowReader if that takes `write_timeout_s`."""
         self._count(data)
-        transport = self._request.transport
-        if transport is None or transport.get_write_buffer_size() or len(data) > FITS:
+        writer, transport = self._request.writer, self._request.transport
+        if len(data) > FITS:
             await self._in_time(self.response.write(data))
-        else:
-            # This write cannot block, and a timer costs as much as the write.
-            await self.response.write(data)
+            return
+        writer.buffer_size = 0
+        await self.response.write(data)
+        # A timer costs as much as a write.
+        if transport is not None and transport.get_write_buffer_size():
+            await self._in_time(writer.drain())
 
     def _count(self, data: bytes) -> None:
         traffic = self.traffic

@@ -5,16 +5,18 @@ The files come from the package `swagger-ui-py`; none of its code is run.
 
 from __future__ import annotations
 
+import mimetypes
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from relais_orchestrator.http.fixed import Fixed
+
 OURS = Path(__file__).parent / "page"
 HEADERS = {
-    # Browsers revalidate every time and get a 304, so that an upgrade is visible at once.
-    "Cache-Control": "no-cache",
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
         " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,16 +37,16 @@ def add_docs_page(app: web.Application, root_path: str) -> None:
             for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
         },
     }
-    app.add_routes(web.get(path, _sends(file)) for path, file in files.items())
+    app.add_routes(web.get(path, _fixed(file).send) for path, file in files.items())
     for path in ("/", "/docs/"):
         app.add_routes([web.get(path, _leads_to(f"{root_path}/docs"))])
 
 
-def _sends(file: Path) -> Handler:
-    async def send(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(file, headers=HEADERS)
-
-    return send
+@cache
+def _fixed(file: Path) -> Fixed:
+    content_type, _ = mimetypes.guess_type(file.name)
+    assert content_type is not None
+    return Fixed(file.read_bytes(), content_type, HEADERS)
 
 
 def _leads_to(location: str) -> Handler:
