@@ -9,7 +9,7 @@ import pytest
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import KeyStorageFull, StorageFull
 from relais_common.jobs.inspection import DEAD_LETTERS_KEPT
-from relais_common.jobs.job import Idempotency, Job, Status, StopReason
+from relais_common.jobs.job import Idempotency, Job, Sampling, Status, StopReason
 from relais_common.queue import keys
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job, token_line
@@ -87,6 +87,19 @@ async def test_answer_is_counted_while_it_grows_and_after_its_end(ports: Ports) 
     assert await held(ports) - before > 200_000
     with pytest.raises(REFUSED):
         await bounded(ports, make_job(), 250_000)
+
+
+async def test_log_probabilities_that_came_are_not_expected_any_more(ports: Ports) -> None:
+    """Or answers that grow as they were expected to would take the room of other keys."""
+    asked = make_job("key-a", sampling=Sampling(logprobs=19, max_tokens=200))
+    await bounded(ports, asked, 4_000_000)
+    taken = await take_one(ports)
+    await ports.source.renew([taken.lease], lease_s=60.0)
+    before, expected = await held(ports), asked.expected_result_bytes
+    assert before > expected
+    await append(ports, taken.lease, 2, *[token_line("x" * (expected // 250))] * 200)
+    await ports.source.renew([taken.lease], lease_s=60.0)
+    assert await held(ports) < before + expected / 4
 
 
 async def test_accepted_job_is_found_again_by_its_key_when_there_is_no_room(ports: Ports) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from relais_common.jobs.job import InputType
 from relais_common.queue import keys
+from relais_common.queue.intake.redis_intake import RedisJobIntake
 from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.embedding_worker import EmbeddingWorker, open_embedding_worker
 from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
@@ -331,6 +334,42 @@ async def test_native_request_leaves_vectors_to_be_fetched(front: Front) -> None
         packed = np.frombuffer(await response.read(), "<f4").reshape(2, 8)
     np.testing.assert_array_equal(packed, np.asarray(rows, np.float32))
     np.testing.assert_allclose(rows, alone("one", "two words"), atol=1e-6)
+
+
+@pytest.mark.usefixtures("embedder")
+async def test_vectors_are_not_fetched_for_more_clients_than_may_be_sent_them(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_at_once, size = 3, 2048 * 8 * 4
+    front = await stack.front(
+        EMBEDDING_MODELS=EMBEDDER,
+        MAX_BODY_BYTES="100000",
+        MAX_HELD_BYTES_PER_KEY=str(held_at_once * size),
+    )
+    inputs = [f"text {number}" for number in range(2048)]
+    channel_id = await front.submit({"model": EMBEDDER, "input": inputs})
+    await wait_until(lambda: front.is_terminal(channel_id))
+    fetch, fetched = RedisJobIntake.vectors, 0
+
+    async def counted(queue: RedisJobIntake, channel_id: str) -> bytes | None:
+        nonlocal fetched
+        fetched += 1
+        return await fetch(queue, channel_id)
+
+    monkeypatch.setattr(RedisJobIntake, "vectors", counted)
+    request = f"GET /v1/channels/{channel_id}/vectors HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    loop = asyncio.get_running_loop()
+    statuses = []
+    with ExitStack() as opened:
+        for _ in range(12):
+            client = opened.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", front.port))
+            await loop.sock_sendall(client, request)
+            statuses.append((await loop.sock_recv(client, 20)).split()[1])
+    assert statuses == [b"200"] * held_at_once + [b"429"] * (12 - held_at_once)
+    assert fetched == held_at_once
 
 
 async def test_request_without_vectors_has_none_to_fetch(front: Front, stack: Stack) -> None:

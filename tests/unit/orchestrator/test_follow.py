@@ -173,9 +173,10 @@ async def test_overlapping_live_batches_are_trimmed_to_what_is_new(
         seen = await coming
         assert isinstance(seen, LiveBatch)
         assert seen.first_seq == 2
-        while len(seen.lines) < 3:
-            seen.lines += (await next_lines(batches)).lines
-        assert seen.lines == [token_line("a"), token_line("b"), token_line("b")]
+        lines = [*seen.lines]
+        while len(lines) < 3:
+            lines += (await next_lines(batches)).lines
+        assert lines == [token_line("a"), token_line("b"), token_line("b")]
 
 
 class Lossy:

@@ -88,7 +88,7 @@ class Record:
         """What there is to hold of it at this time."""
         logged = sum(map(len, self.log))
         if self.finished_at_s is None:
-            return len(codec.encode_job(self.job)) + logged + self.expected_bytes
+            return len(codec.encode_job(self.job)) + max(logged, self.expected_bytes)
         over_s = now_s - self.finished_at_s
         result = len((self.text or "").encode()) + len(self.vectors or b"")
         result = result if over_s < self.job.result_ttl_s else 0

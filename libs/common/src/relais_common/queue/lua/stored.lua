@@ -23,10 +23,11 @@ local function job_bytes(id)
 end
 local function log_bytes(id) return redis.call('MEMORY', 'USAGE', log_key(id)) or 0 end
 
--- An unfinished job is counted with as much as its own field `bytes` says: what there is, and the result it is expected to have.
+-- An unfinished job is counted with as much as its own field `bytes` says: what there is, and what is expected and not there
+-- yet. Log probabilities come with the log; beside vectors there is next to none.
 local function settle_bytes(id)
   local owner, before, expected = unpack(redis.call('HMGET', job_key(id), 'key_id', 'bytes', 'expected'))
-  local bytes = job_bytes(id) + log_bytes(id) + tonumber(expected or '0')
+  local bytes = job_bytes(id) + math.max(log_bytes(id), tonumber(expected or '0'))
   if bytes ~= tonumber(before or '0') then
     redis.call('HSET', job_key(id), 'bytes', bytes)
     hold(owner, bytes - tonumber(before or '0'))

@@ -36,6 +36,8 @@ from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
 
+FLOAT_BYTES = 4
+"""Of a number in packed vectors."""
 PARTS_AT_ONCE = 16
 """Vectors that a line of a batch turns into JSON before others have their turn."""
 
@@ -224,7 +226,7 @@ SCORE_LINES = Endpoint(
 
 def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:
     """Yield each vector as JSON: an array of numbers, or a base64 string."""
-    size = 4 * shape.dimensions
+    size = FLOAT_BYTES * shape.dimensions
     for start in range(0, shape.count * size, size):
         row = packed[start : start + size]
         yield b'"%b"' % base64.b64encode(row) if base64_rows else orjson.dumps(unpack(row))

@@ -8,12 +8,12 @@ from aiohttp import web
 from msgspec import to_builtins
 
 from relais_common.jobs.errors import VectorsNotFound
-from relais_common.jobs.events import Completed, Failed
+from relais_common.jobs.events import Completed, Failed, Vectors
 from relais_common.jobs.job import Accepted, ChannelState, StopReason
 from relais_common.queue import codec
 from relais_orchestrator.access.callers import own_channel
 from relais_orchestrator.api.accepting import accept
-from relais_orchestrator.api.embeddings.handlers import as_json
+from relais_orchestrator.api.embeddings.handlers import FLOAT_BYTES, as_json
 from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
     ChannelResponse,
@@ -110,16 +110,21 @@ async def vectors(request: web.Request) -> web.StreamResponse:
     state = await own_channel(request)
     outcome = None if state.outcome is None else codec.decode_event(state.outcome)
     shape = outcome.vectors if isinstance(outcome, Completed) else None
-    packed = await request.app[PARTS].queue.vectors(state.channel_id)
-    if packed is None or shape is None:
-        raise VectorsNotFound("this request has no vectors, or not yet", param="channel_id")
-    if "application/octet-stream" in request.headers.get("Accept", ""):
-        return web.Response(body=packed, content_type="application/octet-stream")
+    parts = request.app[PARTS]
+    # Before they are fetched: clients who do not read would all be given them.
+    size = 0 if shape is None else shape.count * shape.dimensions * FLOAT_BYTES
+    with parts.held.of(state.key_id, size):
+        async with parts.held.turn(state.key_id):
+            packed = await parts.queue.vectors(state.channel_id)
+        if packed is None or shape is None:
+            raise VectorsNotFound("this request has no vectors, or not yet", param="channel_id")
+        if "application/octet-stream" in request.headers.get("Accept", ""):
+            return web.Response(body=packed, content_type="application/octet-stream")
+        return await send_json(request, _vectors_text(packed, shape), holds_bytes=0)
 
-    def text() -> Iterator[bytes]:
-        yield b'{"count":%d,"dimensions":%d,"vectors":[' % (shape.count, shape.dimensions)
-        for index, row in enumerate(as_json(packed, shape, base64_rows=False)):
-            yield b"," + row if index else row
-        yield b"]}"
 
-    return await send_json(request, text(), holds_bytes=len(packed))
+def _vectors_text(packed: bytes, shape: Vectors) -> Iterator[bytes]:
+    yield b'{"count":%d,"dimensions":%d,"vectors":[' % (shape.count, shape.dimensions)
+    for index, row in enumerate(as_json(packed, shape, base64_rows=False)):
+        yield b"," + row if index else row
+    yield b"]}"
