@@ -31,6 +31,12 @@ THIS_RUN = pytest.StashKey[leftovers.Run]()
 MOTHERS = pytest.StashKey[Callable[[], set[int]]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-counts", action="store_true", help="make the many requests that a claim is about"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Whatever ends this process, nothing that its tests started lives on."""
     stack = ExitStack()

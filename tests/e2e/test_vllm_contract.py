@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
+from relais_common.jobs.chat import Chat, Message
+from relais_common.jobs.errors import NotResumable
+from relais_common.jobs.job import Sampling
 from relais_llm_worker.app import open_engines
-from relais_llm_worker.engine import Engine
+from relais_llm_worker.continuation import obstacle
+from relais_llm_worker.engine import NOTHING, Chunk, Emitted, Engine
 from relais_llm_worker.settings import read_settings
+from relais_testing.chunks import emitted
 from relais_testing.contracts.engine import EngineContract
 from relais_testing.process_stack import VLLM_ON_CPU
 
@@ -31,6 +38,95 @@ async def vllm() -> AsyncIterator[Engine]:
             patch.setenv(name, value)
         async with open_engines(read_settings(VLLM_ON_CPU).engine, CollectorRegistry()) as engines:
             yield engines[0]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "marks": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 6, "maxItems": 6},
+        "name": {"type": "string", "maxLength": 12},
+    },
+    "required": ["marks", "name"],
+    "additionalProperties": False,
+}
+GREEDY = Sampling(temperature=0.0, ignore_eos=True)
+TOKENS = 60
+STATEFUL = {
+    "json": replace(GREEDY, ignore_eos=False, structured_outputs={"json": SCHEMA}),
+    "schema": Sampling(
+        temperature=0.0,
+        min_tokens=20,
+        logprobs=2,
+        response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}},
+    ),
+    "regex": replace(GREEDY, ignore_eos=False, structured_outputs={"regex": "[a-z ]{80,90}"}),
+    "penalties": replace(GREEDY, presence_penalty=1.5, frequency_penalty=0.3),
+    "all penalties": replace(GREEDY, frequency_penalty=-1.0, repetition_penalty=1.3),
+    "seed": replace(GREEDY, seed=5, temperature=1.3, top_p=0.9),
+    "seed and schema": Sampling(seed=5, temperature=1.3, structured_outputs={"json": SCHEMA}),
+}
+
+
+async def _said(engine: Engine, sampling: Sampling, begun: Emitted = NOTHING) -> list[Chunk]:
+    prompt = await engine.encode_chat("a-key", Chat((Message("user", "Merci beaucoup."),)))
+    async with engine.generate("a-request", prompt, sampling, TOKENS, begun) as generation:
+        return [chunk async for chunk in generation.chunks()]
+
+
+def _ids(chunks: list[Chunk]) -> list[int]:
+    return [token_id for chunk in chunks for token_id in chunk.token_ids]
+
+
+async def _check_cuts(engine: Engine, sampling: Sampling, *cuts: int) -> None:
+    whole = await _said(engine, sampling)
+    token_ids = _ids(whole)
+    assert len(token_ids) > 10
+    for cut in cuts or (1, len(whole) // 2, len(whole) - 1):
+        begun = emitted(whole[:cut])
+        rest = await _said(engine, sampling, begun)
+        assert [*begun.token_ids, *_ids(rest)] == token_ids
+        assert begun.text + "".join(chunk.text for chunk in rest) == "".join(
+            chunk.text for chunk in whole
+        )
+        assert rest[-1].finish_reason == whole[-1].finish_reason
+        told = [one for chunk in whole[cut:] for one in chunk.logprobs or ()]
+        again = [one for chunk in rest for one in chunk.logprobs or ()]
+        assert [one.token for one in again] == [one.token for one in told]
+        assert [one.logprob for one in again] == pytest.approx([one.logprob for one in told])
+
+
+@pytest.mark.parametrize("sampling", STATEFUL.values(), ids=STATEFUL)
+async def test_what_depends_on_earlier_steps_goes_on_to_the_letter(
+    vllm: Engine, sampling: Sampling
+) -> None:
+    assert vllm.info.forces_tokens
+    assert obstacle(sampling) is not None
+    await _check_cuts(vllm, sampling)
+
+
+async def test_bad_words_are_found_across_the_cut(vllm: Engine) -> None:
+    token_ids = _ids(await _said(vllm, GREEDY))
+    for first, second in pairwise(token_ids):
+        word = await vllm.decode("a-key", [first, second])
+        if word == word.strip() and await vllm.encode_text("a-key", word) == [first, second]:
+            break
+    else:
+        pytest.fail("none of its words is of two tokens")
+    sampling = replace(GREEDY, bad_words=(word,))
+    whole = await _said(vllm, sampling)
+    assert (first, second) not in set(pairwise(_ids(whole)))
+    cuts = [cut for cut, chunk in enumerate(whole, 1) if chunk.token_ids[-1] == first]
+    assert cuts, "it was about to be said"
+    await _check_cuts(vllm, sampling, *cuts)
+
+
+async def test_tokens_that_the_engine_would_not_make_are_not_gone_on_from(vllm: Engine) -> None:
+    """As after a change of the grammar's settings: no JSON begins like this."""
+    strange = await vllm.encode_text("a-key", "Bonjour")
+    text = await vllm.decode("a-key", strange)
+    with pytest.raises(NotResumable):
+        await _said(vllm, STATEFUL["json"], Emitted(tuple(strange), text, steps=(len(strange),)))
+    await _said(vllm, STATEFUL["json"])
 
 
 class TestVllm(EngineContract):

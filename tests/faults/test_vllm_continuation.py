@@ -69,23 +69,20 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
         (REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 500}, None),
     ]
     penalised = text_of(await whole(REMARKS[1], {"repetition_penalty": 1.05, "max_tokens": 500}))
-    refused: list[dict[str, Any]] = [{"presence_penalty": 0.5}, {"seed": 3, "temperature": 0.8}]
     channels = [await submit(session, front.url, remark, params) for remark, params, _ in wanted]
-    cut_off = [await submit(session, front.url, REMARKS[2], params) for params in refused]
     begun = await asyncio.gather(
         *(
             read_events(session, events_url(front.url, channel_id), stop_after=FEW_EVENTS)
-            for channel_id in [*channels, *cut_off]
+            for channel_id in channels
         )
     )
     doomed.kill()
-    states = [await state_of(session, front.url, one) for one in [*channels, *cut_off]]
+    states = [await state_of(session, front.url, one) for one in channels]
     # One whose lease is over by now waits for another worker.
     cut = [state["status"] in ("running", "queued") for state in states]
-    assert sum(cut[: len(channels)]) >= 4, "they were to be cut in the middle"
-    assert all(cut[len(channels) :])
+    assert sum(cut) >= 4, "they were to be cut in the middle"
     heir = start("llm_worker", **settings)
-    for (_, _, expected), channel_id, seen in zip(wanted, channels, begun, strict=False):
+    for (_, _, expected), channel_id, seen in zip(wanted, channels, begun, strict=True):
         rest = await read_events(session, events_url(front.url, channel_id), after=int(seen[-1].id))
         events = seen + rest
         assert ids_of(events) == list(range(1, len(events) + 1))
@@ -93,12 +90,9 @@ async def test_answers_cut_by_a_kill_are_those_that_were_not_cut(
         assert text_of(events) == (penalised if expected is None else expected)
         ids = [one for event in events if event.name == "token" for one in event.json["token_ids"]]
         assert events[-1].json["usage"]["output_tokens"] == len(ids)
-    for channel_id in cut_off:
-        (*_, last) = await read_events(session, events_url(front.url, channel_id))
-        assert (last.name, last.json["error"]["code"]) == ("failed", "not_resumable")
     # Which of them, not how often: a machine that stands still for a whole lease makes the heir its own heir.
     told = [line for line in heir.log_path.read_text().splitlines() if '"job_continued"' in line]
-    assert len({json.loads(line)["channel_id"] for line in told}) == sum(cut[: len(channels)])
+    assert len({json.loads(line)["channel_id"] for line in told}) == sum(cut)
 
 
 async def test_a_killed_engine_process_ends_its_worker_and_no_answer(

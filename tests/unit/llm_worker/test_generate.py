@@ -258,6 +258,16 @@ async def test_what_a_fresh_request_cannot_carry_over_is_named(
     assert bench.engine.steps == 0
 
 
+async def test_engine_that_makes_tokens_again_goes_on_whatever_was_asked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = replace(bench.engine.info, forces_tokens=True)
+    monkeypatch.setattr(DeterministicEngine, "info", property(lambda _: able))
+    taken = await bench.cut(prompt_job("abc", seed=1, presence_penalty=0.5), 5)
+    _, held = await bench.go_on(taken)
+    assert "".join(held.text) == answer_to_prompt("abc", 32)
+
+
 @pytest.mark.parametrize(
     "sampling",
     [{"seed": 1, "temperature": 0.0}, {"temperature": 0.7}, {"repetition_penalty": 1.2}],

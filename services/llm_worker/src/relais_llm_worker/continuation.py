@@ -61,25 +61,29 @@ def _emitted(tokens: Sequence[Token]) -> Emitted:
     )
 
 
-def require_resumable(cut: Cut, revisions: Collection[str], sampling: Sampling) -> None:
+def require_resumable(
+    cut: Cut, revisions: Collection[str], sampling: Sampling, *, forces_tokens: bool = False
+) -> None:
     """Raise NotResumable unless prompt and tokens are sufficient to continue here.
 
     Args:
         revisions: revisions of the model that can run here.
         sampling: parameters, with the model's defaults filled in.
+        forces_tokens: the engine can make the emitted tokens again, which overcomes every `obstacle`.
     """
     why_not = None
     if not (cut.emitted.token_ids and cut.prompt_token_ids):
         why_not = "its tokens are not known"
     elif cut.model_revision not in revisions:
         why_not = "the model has changed since"
-    why_not = why_not or obstacle(sampling)
+    if why_not is None and not forces_tokens:
+        why_not = obstacle(sampling)
     if why_not is not None:
         raise NotResumable(f"the worker was lost in the middle of the answer, and {why_not}")
 
 
 def obstacle(sampling: Sampling, chat: ChatOptions | None = None) -> str | None:
-    """Return what a new request with prompt and emitted tokens cannot preserve, or None if it preserves everything.
+    """Return what a prompt with the emitted tokens at its end does not preserve, or None if it preserves everything.
 
     Sampling without a seed can continue: the rest is drawn from the same distribution. Greedy choice, repetition
     penalty (it counts prompt and answer alike), logit bias, allowed tokens and stop tokens depend on the tokens alone.

@@ -22,6 +22,7 @@ class ModelInfo:
         max_model_len: prompt and answer together, in tokens.
         max_num_seqs: sequences that the engine runs at once, of all its models.
         parent: the model that this one is an adapter of, if it is one.
+        forces_tokens: an answer can continue whatever its parameters: the engine makes the emitted tokens again first.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelInfo:
     max_model_len: int
     max_num_seqs: int
     parent: str | None = None
+    forces_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Generation(Protocol):
         """Yield chunks in order; the last one has a `finish_reason`.
 
         Raises:
+            NotResumable: before the first chunk: the engine would not make the emitted tokens again.
             EngineFailed: this request failed; the engine keeps running.
             EngineDead: the engine has died.
         """

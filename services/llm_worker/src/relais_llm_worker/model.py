@@ -56,7 +56,7 @@ class Model(Protocol):
     def status(self) -> ModelStatus: ...
 
     def can_continue(self, job: Job) -> bool:
-        """Return whether this job's parameters allow its answer to continue exactly after an interruption."""
+        """Return whether this job's answer can continue exactly, without its tokens being made again one by one."""
         ...
 
     def answer(self, job: Job, cut: Cut | None = None) -> AbstractAsyncContextManager[Answer]:

@@ -88,7 +88,8 @@ class LocalModel:
         if cut is None:
             prompt, emitted = await self._encode(job), NOTHING
         else:
-            require_resumable(cut, {revision}, sampling)
+            forces_tokens = self._engine.info.forces_tokens
+            require_resumable(cut, {revision}, sampling, forces_tokens=forces_tokens)
             prompt, emitted = list(cut.prompt_token_ids), cut.emitted
         max_tokens = self._max_tokens(job, len(prompt))
         # The bounds of the deployment that began it may have allowed more.

@@ -23,6 +23,7 @@ from relais_common.jobs.chat import Chat
 from relais_common.jobs.errors import EngineDead, EngineRefused, NotResumable
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.continuation import obstacle
 from relais_llm_worker.engine import (
     NOTHING,
     Emitted,
@@ -168,11 +169,14 @@ class VllmEngine:
         parsed = self._chats.parsed_answer(chat, prompt_token_ids)
         if not (text.replay(emitted) if parsed is None else parsed.replay(text, emitted)):
             raise NotResumable("its tokens give another text here")
+        # A prompt does not bring these into the state in which they were; made again, the tokens do.
+        is_forced = obstacle(sampling) is not None
+        prefilled, forced = ((), emitted.token_ids) if is_forced else (emitted.token_ids, ())
         collector = await self._add(
-            request_id, prompt_token_ids, sampling, max_tokens, emitted.token_ids, chat
+            request_id, prompt_token_ids, sampling, max_tokens, prefilled, forced, chat
         )
         logprobs = self._logprobs(sampling.logprobs, emitted)
-        run = VllmGeneration(collector, text, sampling, logprobs, parsed)
+        run = VllmGeneration(collector, text, sampling, logprobs, parsed, forced)
         try:
             yield run
         finally:
@@ -219,12 +223,13 @@ class VllmEngine:
         prompt_token_ids: list[int],
         sampling: Sampling,
         max_tokens: int,
-        emitted: tuple[int, ...],
+        prefilled: tuple[int, ...],
+        forced: tuple[int, ...],
         chat: Chat | None,
     ) -> RequestOutputCollector:
-        token_ids = [*prompt_token_ids, *emitted]
+        token_ids = [*prompt_token_ids, *prefilled]
         try:
-            params = sampling_params(sampling, max_tokens, len(emitted))
+            params = sampling_params(sampling, max_tokens, len(prefilled), forced)
             # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
             prompt: Any = tokens_input(token_ids)
             if params.structured_outputs is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from relais_common.jobs.errors import EngineDead, EngineFailed
+from relais_common.jobs.errors import EngineDead, EngineFailed, NotResumable
 from relais_common.jobs.events import RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
@@ -57,8 +57,10 @@ class VllmGeneration:
         sampling: Sampling,
         logprobs: Logprobs | None,
         parsed: ParsedAnswer | None,
+        forced: Sequence[int] = (),
     ) -> None:
         self._parsed = parsed
+        self._forced = forced
         self._collector = collector
         self._text = text
         self._keep_stop = sampling.include_stop_str_in_output
@@ -74,17 +76,31 @@ class VllmGeneration:
                 raise EngineDead("vLLM's engine is dead") from error
             self.finished = output.finished
             completion = output.outputs[0]
+            repeated = self._repeated(completion)
             if completion.finish_reason not in (None, "stop", "length"):
                 raise EngineFailed("the engine ended the request with an error")
-            chunk = self._chunk(
-                tuple(completion.token_ids), completion.finish_reason, completion.stop_reason
-            )
+            token_ids = tuple(completion.token_ids[repeated:])
+            if not token_ids and not self.finished:
+                continue
+            chunk = self._chunk(token_ids, completion.finish_reason, completion.stop_reason)
             chunk.cached_tokens = output.num_cached_tokens or 0
             if self._logprobs is not None:
-                chunk.logprobs = self._logprobs.of(chunk.token_ids, completion.logprobs or ())
+                told = (completion.logprobs or ())[repeated:]
+                chunk.logprobs = self._logprobs.of(chunk.token_ids, told)
             yield chunk if self._parsed is None else self._parsed.tell_apart(chunk)
             if chunk.finish_reason is not None:
                 return
+
+    def _repeated(self, completion: Any) -> int:
+        """Return how many of the new tokens are forced ones, which have been published."""
+        count = min(len(self._forced), len(completion.token_ids))
+        if not self._forced:
+            return 0
+        expected, self._forced = self._forced[:count], self._forced[count:]
+        ended = completion.finish_reason is not None and len(completion.token_ids) <= count
+        if tuple(completion.token_ids[:count]) != tuple(expected) or ended:
+            raise NotResumable("the engine does not make its tokens again")
+        return count
 
     def _chunk(
         self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from relais_common.jobs.job import Sampling
+from relais_llm_worker.engines.vllm.forced_tokens import FORCED
 from relais_llm_worker.structured_outputs.of_vllm import params_of
 
 SETTLED = (
@@ -22,10 +24,16 @@ SETTLED = (
 )
 
 
-def sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> SamplingParams:
+def sampling_params(
+    sampling: Sampling, max_tokens: int, emitted: int, forced: Sequence[int] = ()
+) -> SamplingParams:
     """Return vLLM's parameters for the rest of an answer; None leaves a value to vLLM.
 
     Text and stop strings are handled by `AnswerText`, so that a resumed stream follows the same rules.
+
+    Args:
+        emitted: how many of the answer's tokens are part of the prompt.
+        forced: the tokens that come first after the prompt.
     """
     given = {name: value for name in SETTLED if (value := getattr(sampling, name)) is not None}
     if "min_tokens" in given:
@@ -43,6 +51,7 @@ def sampling_params(sampling: Sampling, max_tokens: int, emitted: int) -> Sampli
         thinking_token_budget=sampling.thinking_token_budget,
         structured_outputs=params_of(sampling),
         output_kind=RequestOutputKind.DELTA,
+        extra_args={FORCED: list(forced)} if forced else None,
     )
 
 

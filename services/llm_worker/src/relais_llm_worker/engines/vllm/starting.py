@@ -23,6 +23,7 @@ from relais_llm_worker.engines.vllm.adapters import adapters_of, digest_of, load
 from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
 from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
+from relais_llm_worker.engines.vllm.forced_tokens import add_processor, has_processor
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.settings import NOT_VLLM_S, EngineSettings, StructuredOutputsSettings
@@ -102,6 +103,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge, Sequence[LoRAR
         config = arguments.create_engine_config(context)
     except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(f"vLLM refuses its settings: {in_one_line(error)}") from error
+    add_processor(config)
     gauge = LoadGauge()
     llm = AsyncLLM.from_vllm_config(
         config,
@@ -122,6 +124,7 @@ def _info(llm: AsyncLLM, gauge: LoadGauge, settings: EngineSettings) -> ModelInf
         max_model_len=llm.model_config.max_model_len,
         # Of each engine, where there are several (data parallelism).
         max_num_seqs=settings.max_num_seqs * gauge.engines,
+        forces_tokens=has_processor(llm.model_config),
     )
 
 
