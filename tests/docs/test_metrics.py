@@ -49,7 +49,7 @@ def worker(registry: CollectorRegistry) -> None:
 
 def orchestrator(registry: CollectorRegistry) -> None:
     store = MemoryStore()
-    RequestMetrics(registry, MODELS, {"/v1/models"})
+    RequestMetrics(registry, MODELS, {"/v1/models"}, ())
     StreamMetrics(registry)
     QueueMetrics(registry, store.inspector, store, MODELS)
     TraceMetrics(registry, MODELS)

@@ -52,7 +52,7 @@ def known_series() -> dict[str, Known]:
     registries = [registry]
     for make in (
         lambda one: WorkerMetrics(one, ("m",)),
-        lambda one: RequestMetrics(one, ("m",), {"/v1/models"}),
+        lambda one: RequestMetrics(one, ("m",), {"/v1/models"}, ()),
         StreamMetrics,
         lambda one: QueueMetrics(one, store.inspector, store, ("m",)),
         lambda one: TraceMetrics(one, ("m",)),

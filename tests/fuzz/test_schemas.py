@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_common.queue import codec
+from relais_orchestrator.api.parsing import MAX_PARAM_LENGTH, model_of
 from relais_orchestrator.api.table import ROUTES
-from relais_orchestrator.http.parsing import MAX_PARAM_LENGTH, model_of
-from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.reading.messages import answer_of
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading
+from relais_orchestrator.submission.reading.messages import answer_of
 from relais_testing.builders import MODEL, make_job
 from relais_testing.worst_bodies import PATHS
 

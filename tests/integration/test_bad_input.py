@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relais_common.jobs.channels import new_channel_id
-from relais_orchestrator.http.parsing import MAX_PARAM_LENGTH
+from relais_orchestrator.api.parsing import MAX_PARAM_LENGTH
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack, chat_request
 from relais_testing.waiting import wait_until

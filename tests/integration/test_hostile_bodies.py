@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from relais_orchestrator.http import bodies
-from relais_orchestrator.http.reading import Reading, read
-from relais_orchestrator.http.reading.readers import Readers
-from relais_orchestrator.metrics.requests import SUBMITTING
+from relais_orchestrator.api import accepting
+from relais_orchestrator.api.table import SUBMITTING
+from relais_orchestrator.submission.reading import Reading, read
+from relais_orchestrator.submission.reading.readers import Readers
 from relais_testing.builders import MODEL
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, chat_request
@@ -78,7 +78,7 @@ async def test_rights_and_model_come_before_the_body(
     # Of two names the last counts, here as in the whole body.
     twice = b'{"model":"%b",%b' % (MODEL.encode(), json.dumps(wrong).encode()[1:])
     assert await status(front, PATHS[Reading.CHAT], twice, "bad") == 404
-    monkeypatch.setattr(bodies, "read_body", None)  # no byte of it
+    monkeypatch.setattr(accepting, "read_body", None)  # no byte of it
     for path in PATHS.values():
         assert await status(front, path, {**wrong, "model": MODEL}, "none") == 404
     assert bodies_read == []

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
-from relais_orchestrator.api.table import ROUTES
+from relais_orchestrator.api.table import ROUTES, SUBMITTING
 from relais_orchestrator.metrics import queues
-from relais_orchestrator.metrics.requests import SUBMITTING
 from relais_testing.builders import MODEL
 from relais_testing.scrape import Scraped, scrape
 from relais_testing.sse_client import read_events, sse_events

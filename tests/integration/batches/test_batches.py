@@ -391,3 +391,24 @@ async def test_revoked_key_stops_its_batches(stack: Stack, kept: Kept, tmp_path:
 
     await wait_until(over)
     assert await stack.idle()
+
+
+async def test_batch_for_an_unknown_endpoint_is_left_to_others_until_its_time_is_over(
+    client: BatchClient, worker: Worker, kept: Kept
+) -> None:
+    batches = kept.database[BATCHES]
+    known = await batches.find_one({"_id": await client.create(encode(lines(1)))})
+    assert known is not None
+    unknown = known | {"_id": "batch_newer", "endpoint": "/v1/newer", "status": "validating"}
+    await batches.insert_one(unknown | {"lease": {"holder": "", "until": 0.0}})
+    # Claimed after the older one, if at all.
+    await client.ended(await client.create(encode(lines(1))))
+    untouched = await batches.find_one({"_id": "batch_newer"})
+    assert untouched is not None
+    assert (untouched["status"], untouched["lease"]["until"]) == ("validating", 0.0)
+
+    past = datetime.now(UTC) - timedelta(hours=1)
+    await batches.update_one({"_id": "batch_newer"}, {"$set": {"expires_at": past}})
+    batch = await client.ended("batch_newer")
+    assert batch["status"] == "failed"
+    assert [one["param"] for one in batch["errors"]["data"]] == ["endpoint"]

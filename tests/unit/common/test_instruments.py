@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from relais_common.runtime.metrics.exposition import new_registry
 from relais_common.runtime.metrics.instruments import OTHER, Counter, Gauge, Histogram
 from relais_common.runtime.metrics.labels import error_types
-from relais_orchestrator.http import parsing
+from relais_orchestrator.api import parsing
 from relais_testing.scrape import read
 
 ROOT = Path(__file__).resolve().parents[3]

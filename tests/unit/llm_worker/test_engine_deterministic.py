@@ -14,6 +14,7 @@ from relais_llm_worker.engines.engine_deterministic import (
     DeterministicEngine,
     answer_text,
     answer_token_ids,
+    said_text,
 )
 
 PROMPT = list(b"prompt")
@@ -186,3 +187,19 @@ async def test_conversations_differ_by_role_and_turn() -> None:
     one, two, three = [await engine.encode_chat("a-key", chat) for chat in conversations]
     assert len({tuple(ids) for ids in (one, two, three)}) == 3
     assert await engine.encode_text("a-key", "é") == list("é".encode())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (b"say", None),
+        (b"[say]a[/say] [say]b[/say]", b"b"),
+        (b"[say]a[say]b[/say]c[/say]", b"a[say]b"),
+        (b"[say]a[/say][say]b", b"a"),
+        # Minutes if every beginning were followed to the end of the prompt.
+        (b"[say]" * 200_000, None),
+    ],
+    ids=["none", "the last", "nested", "open", "many"],
+)
+def test_prompt_says_what_the_answer_is(prompt: bytes, said: bytes | None) -> None:
+    assert said_text(list(prompt), None) == said

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 
-from relais_orchestrator.http.door import Door
+from relais_orchestrator.api.door import Door
 
 COST_S = 0.005
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import cast
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from relais_common.jobs.errors import ServerBusy, TooManyBytes
-from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.http.held import HOLDER, HeldBytes
+from relais_orchestrator.http.held import HELD, HOLDER, HeldBytes
 from relais_orchestrator.http.large_answers import PIECE_BYTES, send_json
 from relais_testing.waiting import wait_until
 
@@ -35,7 +32,7 @@ async def test_no_more_is_made_than_the_client_takes() -> None:
         return await send_json(request, rows(), holds_bytes=HOLDS)
 
     app = web.Application()
-    app[PARTS] = cast(Parts, SimpleNamespace(held=held))
+    app[HELD] = held
     app.add_routes([web.get("/", answer)])
     async with TestServer(app, handler_cancellation=True) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=4096)
@@ -69,7 +66,7 @@ async def test_a_key_with_many_answers_leaves_others_their_turns() -> None:
         return await send_json(request, rows(key_id), holds_bytes=1)
 
     app = web.Application()
-    app[PARTS] = cast(Parts, SimpleNamespace(held=HeldBytes(HOLDS)))
+    app[HELD] = HeldBytes(HOLDS)
     app.add_routes([web.get("/", answer)])
 
     async def fetch(client: TestClient[web.Request, web.Application], key_id: str) -> None:

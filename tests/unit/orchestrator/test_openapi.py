@@ -16,9 +16,9 @@ from relais_common.queue.codec import NAMES
 from relais_common.runtime.health import add_health_routes
 from relais_common.runtime.metrics.exposition import add_metrics_route
 from relais_orchestrator.api.docs.document import build_document
+from relais_orchestrator.api.parsing import parse_body
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.table import ROUTES
-from relais_orchestrator.http.parsing import parse_body
 from relais_testing.documented import DEPLOYMENT, check_json, document
 
 

@@ -14,8 +14,7 @@ from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_common.jobs.job import OnDisconnect, Priority, Sampling
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
-from relais_orchestrator.api.schemas.sampling import SamplingParams
-from relais_orchestrator.http.parsing import (
+from relais_orchestrator.api.parsing import (
     MAX_CONTAINERS,
     MAX_PARAM_LENGTH,
     MAX_STRINGS,
@@ -23,6 +22,7 @@ from relais_orchestrator.http.parsing import (
     parse_body,
     parse_leniently,
 )
+from relais_orchestrator.api.schemas.sampling import SamplingParams
 
 SECRET = "s3cr3t-value"
 MESSAGES = [{"role": "user", "content": "x"}]

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relais_common.jobs.errors import InternalError, InvalidRequest, ModelNotFound, PayloadTooLarge
-from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.reading.messages import answer_of
-from relais_orchestrator.http.reading.readers import SMALL_BYTES, Readers, open_readers
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading
+from relais_orchestrator.submission.reading.messages import answer_of
+from relais_orchestrator.submission.reading.readers import SMALL_BYTES, Readers, open_readers
 from relais_testing.waiting import wait_until
 
 LARGE = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES}).encode()
@@ -92,7 +92,7 @@ async def test_process_that_died_is_replaced(readers: Readers) -> None:
 
 async def test_process_ends_when_its_parent_does() -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "relais_orchestrator.http.reading"),
+        *(sys.executable, "-P", "-m", "relais_orchestrator.submission.reading"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -7,8 +7,8 @@ import pytest
 from relais_common.config.api_keys import ApiKey
 from relais_common.jobs.errors import RateLimited
 from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.api.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
 from relais_orchestrator.http import key_buckets
-from relais_orchestrator.http.refused import BODIES_PER_MINUTE, LEAST_BYTES, Refused
 from relais_testing.clock import Clock
 
 LARGEST = 1 << 20
@@ -69,7 +69,25 @@ def test_keys_that_it_remembers_are_bounded(
     monkeypatch.setattr(key_buckets, "MAX_KEYS", 10)
     for number in range(50):
         bucket.charge(Caller(f"key-{number}", ApiKey(digests=())), 1)
-    assert len(bucket._buckets._used) == 10
+    assert list(bucket._buckets._used) == [f"key-{number}" for number in range(40, 50)]
+
+
+def test_key_that_is_remembered_costs_the_same_however_many_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return 0.0
+
+    monkeypatch.setattr(key_buckets, "MAX_KEYS", 100)
+    buckets = key_buckets.KeyBuckets(60, clock)
+    for number in range(200):
+        looks = 0
+        buckets.charge(f"key-{number}", 1)
+        assert looks <= 2
 
 
 def test_small_bound_on_bodies_leaves_room_for_small_mistakes(clock: Clock) -> None:

@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from relais_common.jobs.errors import InvalidRequest
+from relais_orchestrator.api.parsing import parse_body
 from relais_orchestrator.api.schemas import structure_bounds as bounds
 from relais_orchestrator.api.schemas.sampling import SamplingParams
-from relais_orchestrator.http.parsing import parse_body
 
 
 def nested(levels: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
-from relais_orchestrator.http import parsing
-from relais_orchestrator.http.parsing import MAX_STRINGS, model_of
-from relais_orchestrator.http.reading import Reading, read
-from relais_orchestrator.http.reading.readers import SMALL_BYTES, Readers, open_readers
+from relais_orchestrator.api import parsing
+from relais_orchestrator.api.parsing import MAX_STRINGS, model_of
+from relais_orchestrator.submission.reading import Reading, read
+from relais_orchestrator.submission.reading.readers import SMALL_BYTES, Readers, open_readers
 from relais_testing.builders import MODEL
 from relais_testing.worst_bodies import ids_written_as_fractions, worst_bodies
 
@@ -48,13 +48,13 @@ def counted() -> Iterator[Steps]:
 def errors_built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many errors each refusal had to choose from."""
     built: list[int] = []
-    refusal = parsing._refusal
+    refusal = parsing.refusal
 
     def counting(error: Any) -> InvalidRequest:
         built.append(error.error_count())
         return refusal(error)
 
-    monkeypatch.setattr(parsing, "_refusal", counting)
+    monkeypatch.setattr(parsing, "refusal", counting)
     return built
 
 
@@ -101,7 +101,7 @@ async def test_large_bodies_take_little_of_the_event_loop() -> None:
 async def test_no_large_body_is_parsed_by_the_event_loop_s_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("relais_orchestrator.http.reading.readers.read", None)
+    monkeypatch.setattr("relais_orchestrator.submission.reading.readers.read", None)
     async with open_readers() as readers:
         for route in (Reading.CHAT, Reading.SCORE):
             with pytest.raises(InvalidRequest):

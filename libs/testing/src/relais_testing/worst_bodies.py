@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.submission.reading import Reading
 
 BYTES = 1 << 20
 

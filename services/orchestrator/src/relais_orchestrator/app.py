@@ -29,23 +29,23 @@ from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT
 from relais_orchestrator.api.docs.pages import add_docs_page
-from relais_orchestrator.api.kpis.reader import KpiReader, open_kpis
+from relais_orchestrator.api.door import Door
+from relais_orchestrator.api.kpis.reader import KPIS, KpiReader, open_kpis
+from relais_orchestrator.api.refused import Refused
 from relais_orchestrator.api.route import KEYS
-from relais_orchestrator.api.table import ROUTES
+from relais_orchestrator.api.table import ROUTES, SUBMITTING
 from relais_orchestrator.app_keys import PARTS, Parts
+from relais_orchestrator.batches.parts import BATCHES, BatchParts
 from relais_orchestrator.batches.runner import run_batches
 from relais_orchestrator.batches.store import BatchStore
 from relais_orchestrator.files.expiry import expire_files
 from relais_orchestrator.files.store import FileStore
 from relais_orchestrator.http import ignored_fields, rate_headers, request_ids
 from relais_orchestrator.http.bodies import expect_body
-from relais_orchestrator.http.door import Door
 from relais_orchestrator.http.fixed import Fixed
-from relais_orchestrator.http.held import HeldBytes
+from relais_orchestrator.http.held import HELD, HeldBytes
 from relais_orchestrator.http.large_answers import hold_answers
 from relais_orchestrator.http.open_files import allow_most_open_files
-from relais_orchestrator.http.reading.readers import Readers, open_readers
-from relais_orchestrator.http.refused import Refused
 from relais_orchestrator.http.screening import screen
 from relais_orchestrator.http.server import Runner
 from relais_orchestrator.http.trailing_slashes import TrailingSlashes
@@ -57,12 +57,14 @@ from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher, stay_present
 from relais_orchestrator.submission.catalogue import Catalogue
 from relais_orchestrator.submission.model_states import ModelStates
+from relais_orchestrator.submission.reading.readers import Readers, open_readers
 from relais_orchestrator.submission.submitter import Submitter
 from relais_orchestrator.tracing.running import writing_traces
 
 log = structlog.get_logger(__name__)
 
 SECRET_RETRY_S = 0.5
+ENDPOINTS = {route.path: route.batch for route in ROUTES if route.batch is not None}
 BACKLOG = 4096
 """Length of the accept queue; further clients retry after a second. Linux caps it at `somaxconn`."""
 
@@ -74,8 +76,7 @@ def create_parts(
     key_ring: KeyRing,
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
-    kpis: KpiReader | None,
-    files: tuple[FileStore, BatchStore] | None,
+    files: FileStore | None,
     readers: Readers,
 ) -> Parts:
     """Build everything that the handlers share."""
@@ -110,17 +111,20 @@ def create_parts(
         drain=drain,
         streams=Streams(settings.limits.max_streams_per_key),
         readers=readers,
-        held=HeldBytes(settings.limits.max_held_bytes_per_key),
         accounts=store.accounts,
-        kpis=kpis,
-        files=None if files is None else files[0],
-        batches=None if files is None else files[1],
-        endpoints={route.path: route.batch for route in ROUTES if route.batch is not None},
+        files=files,
         started_at_s=int(time.time()),
     )
 
 
-def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) -> web.Application:
+def create_app(
+    parts: Parts,
+    store: RedisStore,
+    metrics: OrchestratorMetrics,
+    *,
+    batches: BatchParts | None = None,
+    kpis: KpiReader | None = None,
+) -> web.Application:
     """Build the HTTP application over parts that are already open."""
     refused = Refused(parts.settings.limits.max_body_bytes)
     app = web.Application(
@@ -134,6 +138,11 @@ def create_app(parts: Parts, store: RedisStore, metrics: OrchestratorMetrics) ->
         ]
     )
     app[PARTS] = parts
+    app[HELD] = HeldBytes(parts.settings.limits.max_held_bytes_per_key)
+    if batches is not None:
+        app[BATCHES] = batches
+    if kpis is not None:
+        app[KPIS] = kpis
     app.on_response_prepare.extend(
         (
             request_ids.stamp,
@@ -209,7 +218,9 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         open_files(settings) as files,
         open_readers(ignore_unknown=settings.ignore_unknown) as readers,
     ):
-        metrics = open_metrics(registry, store, settings.models)
+        metrics = open_metrics(
+            registry, store, settings.models, [route.template for route in ROUTES], SUBMITTING
+        )
         parts = create_parts(
             settings,
             store,
@@ -217,12 +228,12 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             key_ring,
             catalogue,
             metrics,
-            kpis,
-            files,
+            None if files is None else files[0],
             readers,
         )
+        batches = None if files is None else BatchParts(parts, *files, ENDPOINTS)
         runner = Runner(
-            create_app(parts, store, metrics),
+            create_app(parts, store, metrics, batches=batches, kpis=kpis),
             settings.connections,
             settings.proxy,
             TrailingSlashes(route.path for route in ROUTES if route.access in KEYS),
@@ -244,7 +255,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                         for model in settings.models
                     ),
                     runner.cut_unread(),
-                    *_on_files(files, parts, metrics),
+                    *_on_files(batches, metrics),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,
@@ -272,14 +283,13 @@ async def open_files(settings: Settings) -> AsyncIterator[tuple[FileStore, Batch
 
 
 def _on_files(
-    stores: tuple[FileStore, BatchStore] | None, parts: Parts, metrics: OrchestratorMetrics
+    batches: BatchParts | None, metrics: OrchestratorMetrics
 ) -> list[Coroutine[Any, Any, None]]:
-    if stores is None:
+    if batches is None:
         return []
-    files, batches = stores
     return [
-        expire_files(files, batches.input_files),
-        run_batches(parts, files, batches, metrics.batches),
+        expire_files(batches.files, batches.store.input_files),
+        run_batches(batches, metrics.batches),
     ]
 
 

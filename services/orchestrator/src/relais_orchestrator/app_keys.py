@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from relais_common.queue.ports import Accounts, Inspector, JobIntake, WorkerRegistry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
-from relais_orchestrator.api.kpis.reader import KpiReader
-from relais_orchestrator.batches.endpoints import Endpoint
-from relais_orchestrator.batches.store import BatchStore
 from relais_orchestrator.files.store import FileStore
-from relais_orchestrator.http.held import HeldBytes
-from relais_orchestrator.http.reading.readers import Readers
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams.drain import Drain
 from relais_orchestrator.streams.follow import Follower
@@ -22,6 +16,7 @@ from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher
 from relais_orchestrator.submission.catalogue import Catalogue
 from relais_orchestrator.submission.model_states import ModelStates
+from relais_orchestrator.submission.reading.readers import Readers
 from relais_orchestrator.submission.submitter import Submitter
 
 
@@ -43,12 +38,8 @@ class Parts:
     drain: Drain
     streams: Streams
     readers: Readers
-    held: HeldBytes
     accounts: Accounts
-    kpis: KpiReader | None
     files: FileStore | None
-    batches: BatchStore | None
-    endpoints: Mapping[str, Endpoint]
     started_at_s: int
 
 

@@ -13,7 +13,6 @@ from relais_common.queue.redis_store import AcceptWait, RedisSettings
 from relais_common.runtime import environ, logs
 from relais_common.runtime.connections import ConnectionBounds
 from relais_common.runtime.environ import Environ
-from relais_orchestrator.api.embeddings.schemas import MAX_INPUTS
 from relais_orchestrator.batches.settings import BatchSettings, read_batch_settings
 from relais_orchestrator.files.settings import FileLimits, read_file_limits
 from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
@@ -23,6 +22,10 @@ from relais_orchestrator.tracing.settings import TraceSettings, read_trace_setti
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 ENVS = ("dev", "staging", "prod")
+
+
+MAX_INPUTS = 32_768
+"""The highest allowed value of `MAX_EMBEDDING_INPUTS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

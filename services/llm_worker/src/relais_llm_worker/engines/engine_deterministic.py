@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import hashlib
-import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice, starmap
@@ -39,7 +38,7 @@ _WORDS = tuple(
 )
 DEFAULT_ANSWER_TOKENS = 32
 _CUT = "passé".encode()
-_SAID = re.compile(rb"\[say\](.*?)\[/say\]", re.DOTALL)
+_SAY, _SAID = b"[say]", b"[/say]"
 _SAID_BYTES = 5
 _SAID_IDS = 1 << 16
 """Ids from here on are parts of a text that the prompt asked for; those below are words."""
@@ -78,12 +77,19 @@ def answer_token_ids(prompt_token_ids: list[int], count: int) -> Iterator[int]:
         yield int.from_bytes(digest[:2], "big")
 
 
+def _last_said(prompt: bytes) -> bytes | None:
+    said, start = None, prompt.find(_SAY)
+    while start >= 0 and (end := prompt.find(_SAID, start)) >= 0:
+        said = prompt[start + len(_SAY) : end]
+        start = prompt.find(_SAY, end)
+    return said
+
+
 def said_text(prompt_token_ids: list[int], chat: Chat | None) -> bytes | None:
     """Return the answer that a prompt asks for: the last `[say]...[/say]`, or the call that a chat demands."""
-    said = _SAID.findall(bytes(prompt_token_ids))
-    if said:
-        last: bytes = said[-1]
-        return last
+    said = _last_said(bytes(prompt_token_ids))
+    if said is not None:
+        return said
     if chat is None or not chat.options.must_call:
         return None
     name = chat.options.named or chat.options.tools[0]["function"]["name"]

@@ -39,12 +39,11 @@ from relais_common.queue.codec import decode_event
 from relais_common.queue.ports import LiveBatch
 from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.api.accepting import accept
+from relais_orchestrator.api.accepting import accept, read_asked
 from relais_orchestrator.app_keys import PARTS, Parts
-from relais_orchestrator.http.bodies import read_asked
-from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.streams import sse
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading
 
 QUEUE_MS = "X-Relais-Queue-Ms"
 

@@ -84,7 +84,7 @@ class Route:
         body: the request's type.
         form: the request's type, if it is sent as `multipart/form-data`.
         example: a valid body, to which the document adds a model if it has one.
-        asks: what its model must answer.
+        asks: what its model must answer; None if it queues no request.
         query: the type of the query string, or single parameters if the handler reads them itself.
         operation_id: for a second path of the same operation.
         errors: errors beyond those that `access` and `body` imply.
@@ -102,7 +102,7 @@ class Route:
     body: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
     example: Mapping[str, Any] | None = None
-    asks: Operation = Operation.CHAT
+    asks: Operation | None = None
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
     responses: tuple[ResponseSpec, ...]

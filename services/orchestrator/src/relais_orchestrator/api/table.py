@@ -26,3 +26,6 @@ ROUTES: tuple[Route, ...] = (
     *kpis.ROUTES,
     *service.ROUTES,
 )
+
+SUBMITTING = frozenset(route.template for route in ROUTES if route.asks is not None)
+"""The paths of routes that queue requests."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.http.reading import Reading
+from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.submission.drafts import Asked
-
-if TYPE_CHECKING:
-    from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.submission.reading import Reading
 
 Wait = Callable[[], Awaitable[bytes]]
 """Waits for a request's end and returns the response's JSON. Raises RelaisError if the request did not complete."""
 
-AnswerLine = Callable[["Parts", Caller, Asked, str], Wait]
+AnswerLine = Callable[[Parts, Caller, Asked, str], Wait]
 """Returns how to wait for a channel. What it returns keeps no more of the request than the response needs."""
 
 

@@ -37,11 +37,11 @@ from relais_common.jobs.job import StopReason
 from relais_common.runtime.backoff import Backoff
 from relais_common.runtime.lifecycle import pause
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.endpoints import Wait
 from relais_orchestrator.batches.lines import Line, custom_id_of, input_lines, read_line
-from relais_orchestrator.batches.store import BatchStore, Document, LineResult, Usage
-from relais_orchestrator.files.store import FileStore, StoredFile
+from relais_orchestrator.batches.parts import BatchParts
+from relais_orchestrator.batches.store import Document, LineResult, Usage
+from relais_orchestrator.files.store import StoredFile
 from relais_orchestrator.http.responses import error_body
 
 log = structlog.get_logger(__name__)
@@ -109,15 +109,11 @@ class Feeder:
 
     def __init__(
         self,
-        parts: Parts,
-        files: FileStore,
-        store: BatchStore,
+        parts: BatchParts,
         batch: Document,
         file: StoredFile,
     ) -> None:
         self._parts = parts
-        self._files = files
-        self._store = store
         self._batch_id: str = batch["_id"]
         self._key_id: str = batch["key_id"]
         self._path: str = batch["endpoint"]
@@ -166,7 +162,7 @@ class Feeder:
 
     async def _read_ended(self) -> None:
         last = 0
-        while page := await self._store.ended_lines(
+        while page := await self._parts.store.ended_lines(
             self._batch_id, after=last, limit=ENDED_AT_ONCE
         ):
             for number, ok in page:
@@ -179,14 +175,14 @@ class Feeder:
         self.failed += not ok
 
     def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        return input_lines(self._parts, self._files, self._file)
+        return input_lines(self._parts, self._file)
 
     async def _feed_once(self) -> None:
         """Feed every line that is neither in flight nor ended. Some may have been lost when this returns."""
         async for number, text in self._lines():
             if number >= len(self._ended) or self._ended[number] or number in self._inflight:
                 continue
-            caller = self._parts.key_ring.client(self._key_id)
+            caller = self._parts.shared.key_ring.client(self._key_id)
             try:
                 line = await read_line(self._parts, self._path, caller, text)
             except RelaisError as error:
@@ -206,12 +202,12 @@ class Feeder:
                 return
             left_s = self._expires_at.timestamp() - time.time()
             try:
-                accepted = await self._parts.submitter.feed(
+                accepted = await self._parts.shared.submitter.feed(
                     line.asked.draft,
                     caller=caller,
                     channel_id=line_channel_id(self._model, self._batch_id, number),
                     deadline_s=max(1.0, left_s),
-                    most=self._parts.settings.batches.inflight,
+                    most=self._parts.shared.settings.batches.inflight,
                 )
             except WAIT as refused:
                 log.debug("batch_waits", batch_id=self._batch_id, code=refused.code)
@@ -228,13 +224,13 @@ class Feeder:
 
     async def _room(self) -> int:
         """Return how many lines may be in flight: enough that no worker runs dry."""
-        state = (await self._parts.model_states.all()).get(self._model)
+        state = (await self._parts.shared.model_states.all()).get(self._model)
         capacity = 0 if state is None else state.capacity
-        return min(self._parts.settings.batches.inflight, max(LEAST_INFLIGHT, 2 * capacity))
+        return min(self._parts.shared.settings.batches.inflight, max(LEAST_INFLIGHT, 2 * capacity))
 
     def _follow(self, number: int, line: Line, caller: Caller, channel_id: str) -> None:
         endpoint = self._parts.endpoints[self._path]
-        answer = endpoint.answer(self._parts, caller, line.asked, channel_id)
+        answer = endpoint.answer(self._parts.shared, caller, line.asked, channel_id)
         task = asyncio.create_task(self._await_end(number, line.custom_id, channel_id, answer))
         self._inflight[number] = task
 
@@ -298,7 +294,9 @@ class Feeder:
                 continue
             stored = self._results.copy()
             try:
-                await self._store.add_results(self._batch_id, stored, expires_at=self._expires_at)
+                await self._parts.store.add_results(
+                    self._batch_id, stored, expires_at=self._expires_at
+                )
             except FilesUnavailable:
                 await backoff.pause()
                 continue
@@ -319,7 +317,7 @@ class Feeder:
 
         Lines are fed in order, so those behind a long row of lines that nobody knows were never fed.
         """
-        unknown, most = 0, 2 * self._parts.settings.batches.inflight
+        unknown, most = 0, 2 * self._parts.shared.settings.batches.inflight
         async for number, text in self._lines():
             if number >= len(self._ended) or unknown > most:
                 break
@@ -351,7 +349,9 @@ class Feeder:
         """Return whether the channel is known."""
         while True:
             try:
-                return await self._parts.queue.cancel(channel_id, StopReason.CLIENT) is not None
+                return (
+                    await self._parts.shared.queue.cancel(channel_id, StopReason.CLIENT) is not None
+                )
             except StoreUnavailable:
                 await asyncio.sleep(RETRY_S)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from relais_common.jobs.errors import InvalidRequest, RelaisError
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.app_keys import Parts
+from relais_orchestrator.batches.parts import BatchParts
 from relais_orchestrator.batches.store import Document
 from relais_orchestrator.files.store import FileStore, StoredFile
 from relais_orchestrator.submission.drafts import Asked
@@ -59,11 +59,11 @@ async def input_of(files: FileStore, batch: Document) -> StoredFile:
     return await files.find(batch["input_file_id"], key_id=batch["key_id"], expired=True)
 
 
-def input_lines(
-    parts: Parts, files: FileStore, file: StoredFile
-) -> AsyncIterator[tuple[int, bytes | None]]:
+def input_lines(parts: BatchParts, file: StoredFile) -> AsyncIterator[tuple[int, bytes | None]]:
     """Return the lines of an input, as `lines_of` does."""
-    return lines_of(files.read(file), parts.settings.limits.max_body_bytes + ENVELOPE_BYTES)
+    return lines_of(
+        parts.files.read(file), parts.shared.settings.limits.max_body_bytes + ENVELOPE_BYTES
+    )
 
 
 async def lines_of(
@@ -104,14 +104,14 @@ def custom_id_of(text: bytes | None) -> str:
         return ""
 
 
-async def read_line(parts: Parts, path: str, caller: Caller, text: bytes | None) -> Line:
+async def read_line(parts: BatchParts, path: str, caller: Caller, text: bytes | None) -> Line:
     """Return what a line asks for.
 
     Raises:
         RelaisError: it is refused, as its route would refuse it.
     """
     if text is None:
-        most = parts.settings.limits.max_body_bytes
+        most = parts.shared.settings.limits.max_body_bytes
         raise wrong_line("line_too_long", f"the line's body is larger than {most} bytes")
     try:
         line = _LINES.decode(text)
@@ -126,14 +126,14 @@ async def read_line(parts: Parts, path: str, caller: Caller, text: bytes | None)
     if line.url != path:
         raise wrong_line("invalid_url", f"url: the batch is for {path}", "url")
     try:
-        asked = await parts.readers.read(
+        asked = await parts.shared.readers.read(
             parts.endpoints[path].reading, bytes(line.body), caller.key_id
         )
         if asked.stream:
             raise InvalidRequest(
                 "stream: lines are not streamed", param="stream", code="unsupported_value"
             )
-        model = parts.submitter.check(asked.draft, caller)
+        model = parts.shared.submitter.check(asked.draft, caller)
     except RelaisError as error:
         error.param = "body" if error.param is None else f"body.{error.param}"
         raise

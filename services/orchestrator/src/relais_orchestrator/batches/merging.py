@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from relais_common.jobs.errors import FileNotKnown
-from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.feeding import result_line
 from relais_orchestrator.batches.lines import custom_id_of, input_lines, input_of
-from relais_orchestrator.batches.store import BatchStore, Document, LineResult
-from relais_orchestrator.files.store import FileStore, FileWriter
+from relais_orchestrator.batches.parts import BatchParts
+from relais_orchestrator.batches.store import Document, LineResult
+from relais_orchestrator.files.store import FileWriter
 
 
 class Merge:
@@ -20,12 +20,8 @@ class Merge:
         ends_as: the status that the batch is about to get.
     """
 
-    def __init__(
-        self, parts: Parts, files: FileStore, store: BatchStore, batch: Document, ends_as: str
-    ) -> None:
+    def __init__(self, parts: BatchParts, batch: Document, ends_as: str) -> None:
         self._parts = parts
-        self._files = files
-        self._store = store
         self._batch = batch
         self._ends_as = ends_as
         self._writers: dict[bool, FileWriter] = {}
@@ -34,7 +30,7 @@ class Merge:
 
     async def run(self) -> Document:
         """Write both files, let clients see them, and return the changes of the batch that name them."""
-        await self._files.delete_of_batch(self._batch["_id"])
+        await self._parts.files.delete_of_batch(self._batch["_id"])
         try:
             await self._write_lines()
             file_ids = {ok: await self._close(writer) for ok, writer in self._writers.items()}
@@ -54,7 +50,7 @@ class Merge:
         }
 
     async def _write_lines(self) -> None:
-        results = self._store.results(self._batch["_id"])
+        results = self._parts.store.results(self._batch["_id"])
         result = await anext(results, None)
         try:
             async for number, text in self._lines():
@@ -71,8 +67,8 @@ class Merge:
                 result = await anext(results, None)
 
     async def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        file = await input_of(self._files, self._batch)
-        async for number, text in input_lines(self._parts, self._files, file):
+        file = await input_of(self._parts.files, self._batch)
+        async for number, text in input_lines(self._parts, file):
             if number <= self._batch["last_line"]:
                 yield number, text
 
@@ -84,7 +80,7 @@ class Merge:
     async def _write(self, result: LineResult) -> None:
         if result.ok not in self._writers:
             kind = "output" if result.ok else "error"
-            self._writers[result.ok] = await self._files.create(
+            self._writers[result.ok] = await self._parts.files.create(
                 key_id=self._batch["key_id"],
                 filename=f"{self._batch['_id']}_{kind}.jsonl",
                 purpose="batch_output",

@@ -20,14 +20,14 @@ from relais_common.jobs.errors import (
 )
 from relais_common.jobs.job import StopReason
 from relais_common.runtime.lifecycle import cancel_and_wait, pause
-from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.feeding import Feeder
 from relais_orchestrator.batches.lines import input_lines, input_of
 from relais_orchestrator.batches.merging import Merge
 from relais_orchestrator.batches.pace import Pace
-from relais_orchestrator.batches.store import BatchStore, Document
+from relais_orchestrator.batches.parts import BatchParts
+from relais_orchestrator.batches.store import Document
 from relais_orchestrator.batches.validation import Validation, validate
-from relais_orchestrator.files.store import FileStore, StoredFile
+from relais_orchestrator.files.store import StoredFile
 from relais_orchestrator.metrics.batches import BatchMetrics
 
 log = structlog.get_logger(__name__)
@@ -40,9 +40,7 @@ MAX_HELD = 256
 """Batches that one orchestrator runs at once."""
 
 
-async def run_batches(
-    parts: Parts, files: FileStore, store: BatchStore, metrics: BatchMetrics
-) -> None:
+async def run_batches(parts: BatchParts, metrics: BatchMetrics) -> None:
     """Take batches for ever."""
     held: set[asyncio.Task[None]] = set()
     metrics.held.read(lambda: len(held))
@@ -50,16 +48,16 @@ async def run_batches(
         while True:
             batch = None
             holder = secrets.token_hex(8)
-            if not parts.drain.started and len(held) < MAX_HELD:
+            if not parts.shared.drain.started and len(held) < MAX_HELD:
                 try:
-                    batch = await store.claim(holder)
+                    batch = await parts.store.claim(holder, parts.endpoints)
                 except FilesUnavailable:
                     log.debug("batches_not_looked_for")
             if batch is None:
-                await pause(store.created, LOOK_EVERY_S)
-                store.created.clear()
+                await pause(parts.store.created, LOOK_EVERY_S)
+                parts.store.created.clear()
                 continue
-            held_batch = HeldBatch(parts, files, store, metrics, batch, holder)
+            held_batch = HeldBatch(parts, metrics, batch, holder)
             task = group.create_task(held_batch.run())
             held.add(task)
             task.add_done_callback(held.discard)
@@ -70,16 +68,12 @@ class HeldBatch:
 
     def __init__(
         self,
-        parts: Parts,
-        files: FileStore,
-        store: BatchStore,
+        parts: BatchParts,
         metrics: BatchMetrics,
         batch: Document,
         holder: str,
     ) -> None:
         self._parts = parts
-        self._files = files
-        self._store = store
         self._metrics = metrics
         self._batch = batch
         self._batch_id: str = batch["_id"]
@@ -108,15 +102,17 @@ class HeldBatch:
 
     async def _keep(self, work: asyncio.Task[None]) -> None:
         """Extend the lease until the work is done, the lease is lost, or this orchestrator drains."""
-        lease_s = self._parts.settings.batches.lease_s
+        lease_s = self._parts.shared.settings.batches.lease_s
         valid_until = time.monotonic() + lease_s
-        while not work.done() and not self._parts.drain.started:
+        while not work.done() and not self._parts.shared.drain.started:
             await asyncio.wait({work}, timeout=BEAT_S)
             began = time.monotonic()
             try:
-                batch = await self._store.renew(self._batch_id, self._holder, self._progress())
+                batch = await self._parts.store.renew(
+                    self._batch_id, self._holder, self._progress()
+                )
                 if batch is not None and batch["status"] == "in_progress" and self._is_revoked():
-                    batch = await self._store.cancel(self._batch_id, key_id=batch["key_id"])
+                    batch = await self._parts.store.cancel(self._batch_id, key_id=batch["key_id"])
             except FilesUnavailable:
                 if time.monotonic() <= valid_until:
                     continue
@@ -132,7 +128,7 @@ class HeldBatch:
 
     def _is_revoked(self) -> bool:
         try:
-            self._parts.key_ring.check_client(self._batch["key_id"])
+            self._parts.shared.key_ring.check_client(self._batch["key_id"])
         except KeyRevoked:
             return True
         return False
@@ -158,20 +154,24 @@ class HeldBatch:
         if self._batch["status"] == "validating" and not await self._validate():
             return
         # One that was cancelled while it was validated has nothing in the queue.
-        if "last_line" in self._batch and self._batch["status"] != "finalizing":
+        is_known = self._batch["endpoint"] in self._parts.endpoints
+        if is_known and "last_line" in self._batch and self._batch["status"] != "finalizing":
             await self._feed()
         await self._end()
 
     async def _validate(self) -> bool:
         """Return whether the batch goes on."""
+        endpoint = self._batch["endpoint"]
         try:
-            caller = self._parts.key_ring.client(self._batch["key_id"])
-            lines = self._lines(await input_of(self._files, self._batch))
-            found = await validate(self._parts, self._batch["endpoint"], caller, lines)
+            if endpoint not in self._parts.endpoints:
+                raise InvalidRequest("no server runs requests to this endpoint", param="endpoint")
+            caller = self._parts.shared.key_ring.client(self._batch["key_id"])
+            lines = self._lines(await input_of(self._parts.files, self._batch))
+            found = await validate(self._parts, endpoint, caller, lines)
         except FileNotKnown:
             found = Validation()
             found.note(InvalidRequest("the input file was deleted", param="input_file_id"))
-        except KeyRevoked as error:
+        except (InvalidRequest, KeyRevoked) as error:
             found = Validation()
             found.note(error)
         changes: dict[str, Any] = {"model": found.model}
@@ -191,11 +191,11 @@ class HeldBatch:
 
     async def _feed(self) -> None:
         try:
-            file = await input_of(self._files, self._batch)
+            file = await input_of(self._parts.files, self._batch)
             try:
                 await self._run_feeder(file)
             except KeyRevoked:
-                await self._store.cancel(self._batch_id, key_id=self._batch["key_id"])
+                await self._parts.store.cancel(self._batch_id, key_id=self._batch["key_id"])
                 self._is_cancelled = True
                 await self._run_feeder(file)
         except FileNotKnown:
@@ -203,7 +203,7 @@ class HeldBatch:
             log.error("batch_input_lost", batch_id=self._batch_id)
 
     async def _run_feeder(self, file: StoredFile) -> None:
-        self._feeder = Feeder(self._parts, self._files, self._store, self._batch, file)
+        self._feeder = Feeder(self._parts, self._batch, file)
         self._stop_feeding()
         await self._feeder.run()
 
@@ -221,16 +221,16 @@ class HeldBatch:
         ends_as = "cancelled" if self._is_cancelled else self._batch.get("ends_as", "expired")
         files: dict[str, Any] = {}
         if "last_line" in self._batch:
-            merge = Merge(self._parts, self._files, self._store, self._batch, ends_as)
+            merge = Merge(self._parts, self._batch, ends_as)
             files = await merge.run()
         when = "cancelling" if self._is_cancelled else "finalizing"
         batch = await self._move(ends_as, files, when=when)
         if batch is not None:
             self._note_end(batch)
-            await self._store.drop_results(self._batch_id)
+            await self._parts.store.drop_results(self._batch_id)
 
     async def _move(self, to: str, changes: Mapping[str, Any], *, when: str) -> Document | None:
-        return await self._store.move(self._batch_id, self._holder, to, changes, when=when)
+        return await self._parts.store.move(self._batch_id, self._holder, to, changes, when=when)
 
     def _note_end(self, batch: Document) -> None:
         log.info("batch_ended", batch_id=self._batch_id, status=batch["status"], **batch["counts"])
@@ -239,13 +239,13 @@ class HeldBatch:
             self._metrics.requests.of(status).inc(batch["counts"][status])
 
     async def _lines(self, file: StoredFile) -> AsyncIterator[tuple[int, bytes | None]]:
-        async for line in input_lines(self._parts, self._files, file):
+        async for line in input_lines(self._parts, file):
             if self._is_cancelled:
                 return
             yield line
 
     async def _release(self) -> None:
         try:
-            await self._store.release(self._batch_id, self._holder)
+            await self._parts.store.release(self._batch_id, self._holder)
         except FilesUnavailable:
             log.debug("batch_not_released", batch_id=self._batch_id)

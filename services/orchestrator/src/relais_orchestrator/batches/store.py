@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -173,13 +173,23 @@ class BatchStore:
             ).to_list(None)
         return [one["input_file_id"] for one in found]
 
-    async def claim(self, holder: str) -> Document | None:
-        """Take the oldest batch that nobody holds; None if there is none."""
+    async def claim(self, holder: str, endpoints: Collection[str]) -> Document | None:
+        """Take the oldest batch that nobody holds; None if there is none.
+
+        A batch for an endpoint not among these is left to a newer orchestrator until its time is over.
+        """
         now_s = time.time()
         with database_errors():
             await self._prepare()
             return await self._batches.find_one_and_update(
-                {"status": {"$in": ACTIVE}, "lease.until": {"$lt": now_s}},
+                {
+                    "status": {"$in": ACTIVE},
+                    "lease.until": {"$lt": now_s},
+                    "$or": [
+                        {"endpoint": {"$in": list(endpoints)}},
+                        {"expires_at": {"$lt": datetime.now(UTC)}},
+                    ],
+                },
                 {"$set": {"lease": {"holder": holder, "until": now_s + self._settings.lease_s}}},
                 sort=[("created_at", ASCENDING)],
                 return_document=True,

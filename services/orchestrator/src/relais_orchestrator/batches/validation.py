@@ -10,8 +10,8 @@ from typing import Any
 from relais_common.jobs.channels import MAX_BATCH_LINES
 from relais_common.jobs.errors import RelaisError
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.app_keys import Parts
 from relais_orchestrator.batches.lines import read_line, wrong_line
+from relais_orchestrator.batches.parts import BatchParts
 
 MAX_ERRORS = 100
 
@@ -36,7 +36,7 @@ class Validation:
 
 
 async def validate(
-    parts: Parts,
+    parts: BatchParts,
     path: str,
     caller: Caller,
     lines: AsyncIterator[tuple[int, bytes | None]],
@@ -48,7 +48,7 @@ async def validate(
     """
     found = Validation()
     seen: set[bytes] = set()
-    most = parts.settings.batches.max_lines
+    most = parts.shared.settings.batches.max_lines
     async for number, text in lines:
         found.total += 1
         found.last_line = number

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from aiohttp import HttpVersion11, web
 
 from relais_common.jobs.errors import (
     InvalidRequest,
-    ModelNotFound,
     PayloadTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
 )
 from relais_common.runtime.lifecycle import lived_timeout
-from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.access.callers import caller_of
-from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http import ignored_fields
-from relais_orchestrator.http.held import HOLDER, Held
-from relais_orchestrator.http.parsing import model_of
-from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.http.held import Held
 
 JSON_TYPE = "application/json"
 
@@ -45,14 +34,14 @@ async def ask_for_body(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
-async def read_body(request: web.Request, held: Held) -> bytes:
+async def read_body(request: web.Request, held: Held, *, max_bytes: int, timeout_s: float) -> bytes:
     """Read the raw body. Unlike `request.read()`, this does not keep it on the request.
 
     Args:
         held: counts its bytes as they arrive.
 
     Raises:
-        PayloadTooLarge: over the application's bound; nothing beyond it is kept.
+        PayloadTooLarge: over `max_bytes`; nothing beyond it is kept.
         RequestTimeout: it did not arrive in time.
         TooManyBytes, ServerBusy: too many bytes are held already.
         UnsupportedMediaType: it is declared as something other than JSON.
@@ -62,10 +51,8 @@ async def read_body(request: web.Request, held: Held) -> bytes:
     stated = request.headers.get("Content-Type", JSON_TYPE).partition(";")[0].strip().lower()
     if stated not in (JSON_TYPE, "application/octet-stream"):
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
-    parts = request.app[PARTS]
-    limit, timeout_s = parts.settings.limits.max_body_bytes, parts.settings.limits.body_timeout_s
-    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes")
-    if (request.content_length or 0) > limit:
+    too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
+    if (request.content_length or 0) > max_bytes:
         raise too_large
     await ask_for_body(request)
     body = bytearray()
@@ -74,7 +61,7 @@ async def read_body(request: web.Request, held: Held) -> bytes:
             while chunk := await request.content.readany():
                 held.add(len(chunk))
                 body += chunk
-                if len(body) > limit:
+                if len(body) > max_bytes:
                     raise too_large
     except TimeoutError:
         raise RequestTimeout(f"the body did not come within {timeout_s:g} s") from None
@@ -84,28 +71,3 @@ async def read_body(request: web.Request, held: Held) -> bytes:
             code="invalid_body",
         ) from None
     return bytes(body)
-
-
-@asynccontextmanager
-async def read_asked(
-    request: web.Request, route: Reading
-) -> AsyncIterator[tuple[Caller, bytes, Asked]]:
-    """Give the caller, the body, and the parsed request. Cheap checks come first.
-
-    Leave the context once the job is queued: until then its key holds the body, also while it waits to be parsed.
-
-    Raises:
-        RelaisError: the request was refused; nothing of it is kept.
-    """
-    parts = request.app[PARTS]
-    caller = caller_of(request)
-    if not parts.catalogue.names_of(caller):
-        raise ModelNotFound("this key may use no model", param="model")
-    with parts.held.of(request.get(HOLDER, "")) as held:
-        body = await read_body(request, held)
-        model = model_of(body)
-        if model is not None:
-            parts.catalogue.root_of(model, caller)
-        asked = await parts.readers.read(route, body, caller.key_id)
-        ignored_fields.note(request, asked.ignored)
-        yield caller, body, asked

@@ -85,3 +85,6 @@ class Held:
     def release(self) -> None:
         self._held.remove(self._key_id, self._size)
         self._size = 0
+
+
+HELD: web.AppKey[HeldBytes] = web.AppKey("held", HeldBytes)

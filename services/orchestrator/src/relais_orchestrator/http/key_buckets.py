@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from relais_common.jobs.limits import Bucket
@@ -16,7 +17,7 @@ class KeyBuckets:
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute
         self._clock = clock
-        self._used: dict[str, tuple[float, float]] = {}
+        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """What each key has used, and when."""
 
     def of(self, key_id: str) -> Bucket:
@@ -28,9 +29,7 @@ class KeyBuckets:
     def charge(self, key_id: str, amount: float) -> None:
         """Use up this much of the key's bucket."""
         used = self.of(key_id).used + amount
-        self._used.pop(key_id, None)
         self._used[key_id] = used, self._clock()
+        self._used.move_to_end(key_id)
         if len(self._used) > MAX_KEYS:
-            self._used = {key: kept for key, kept in self._used.items() if self.of(key).used}
-            while len(self._used) > MAX_KEYS:
-                del self._used[next(iter(self._used))]
+            self._used.popitem(last=False)

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.held import HOLDER, HeldBytes
+from relais_orchestrator.http.held import HELD, HOLDER, HeldBytes
 
 PIECE_BYTES = 64 << 10
 """A connection's high-water mark; smaller responses are not counted."""
@@ -21,7 +20,7 @@ async def hold_answers(request: web.Request, handler: Handler) -> web.StreamResp
     response = await handler(request)
     body = response.body if isinstance(response, web.Response) else None
     if isinstance(body, bytes) and len(body) > PIECE_BYTES:
-        with request.app[PARTS].held.of(request.get(HOLDER, ""), len(body)):
+        with request.app[HELD].of(request.get(HOLDER, ""), len(body)):
             await response.prepare(request)
             await response.write_eof()
     return response
@@ -43,7 +42,7 @@ async def send_json(
     Raises:
         TooManyBytes, ServerBusy: too many bytes are held already.
     """
-    held, key_id = request.app[PARTS].held, request.get(HOLDER, "")
+    held, key_id = request.app[HELD], request.get(HOLDER, "")
     left = iter(parts)
     with held.of(key_id, holds_bytes):
         response = web.StreamResponse(headers=headers)

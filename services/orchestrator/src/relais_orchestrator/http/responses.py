@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs.errors import ErrorInfo
-from relais_orchestrator.api.schemas.errors import ErrorResponse
+from relais_orchestrator.http.errors import ErrorResponse
 
 
 def json_response(

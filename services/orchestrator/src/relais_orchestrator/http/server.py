@@ -17,8 +17,8 @@ from relais_orchestrator.http.behind_proxy import BehindProxy
 from relais_orchestrator.http.problems import problems
 from relais_orchestrator.http.refusal_log import RefusalLog
 from relais_orchestrator.http.request_ids import SERVER, new_request_id
+from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC
 from relais_orchestrator.http.trailing_slashes import TrailingSlashes
-from relais_orchestrator.streams.sse import RESPONSE_BEGUN, TRAFFIC
 
 
 class _Connection(BoundedConnection):

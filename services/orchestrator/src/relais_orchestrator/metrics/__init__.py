@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from relais_common.queue.redis_store import RedisStore
-from relais_orchestrator.api.table import ROUTES
 from relais_orchestrator.metrics.batches import BatchMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
@@ -33,12 +33,16 @@ class OrchestratorMetrics:
 
 
 def open_metrics(
-    registry: CollectorRegistry, store: RedisStore, models: tuple[str, ...]
+    registry: CollectorRegistry,
+    store: RedisStore,
+    models: tuple[str, ...],
+    routes: Collection[str],
+    submitting: Collection[str],
 ) -> OrchestratorMetrics:
-    """Return the metrics of an orchestrator with these models."""
+    """Return the metrics of an orchestrator with these models and routes, of which `submitting` queue requests."""
     return OrchestratorMetrics(
         registry,
-        RequestMetrics(registry, models, [route.template for route in ROUTES]),
+        RequestMetrics(registry, models, routes, submitting),
         StreamMetrics(registry),
         QueueMetrics(registry, store.inspector, store.registry, models),
         TraceMetrics(registry, models),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from http import HTTPStatus
 
 from aiohttp import web
@@ -16,24 +16,7 @@ from relais_common.jobs.job import Accepted, Job, Operation, Priority
 from relais_common.runtime.metrics import buckets
 from relais_common.runtime.metrics.instruments import OTHER, Counter, Gauge, Histogram
 from relais_common.runtime.metrics.labels import error_types
-from relais_orchestrator.streams.sse import RESPONSE_BEGUN, TRAFFIC, Traffic
-
-SUBMITTING = frozenset(
-    {
-        "/v1/requests",
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/rerank",
-        "/v1/score",
-        "/v2/rerank",
-        "/v1/tokenize",
-        "/v1/detokenize",
-        "/tokenize",
-        "/detokenize",
-    }
-)
-"""Routes that queue requests."""
+from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC, Traffic
 
 CLIENT_GONE = 499
 """The status of a request whose client had left."""
@@ -46,11 +29,17 @@ class RequestMetrics:
 
     Args:
         routes: the templates of all routes.
+        submitting: of these, the ones that queue requests.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, models: Iterable[str], routes: Iterable[str]
+        self,
+        registry: CollectorRegistry,
+        models: Iterable[str],
+        routes: Iterable[str],
+        submitting: Collection[str],
     ) -> None:
+        self._submitting = submitting
         routes = frozenset(routes)
         statuses = [str(status.value) for status in HTTPStatus] + [str(CLIENT_GONE)]
         self._requests = Counter(
@@ -117,7 +106,7 @@ class RequestMetrics:
                 return response
             except RelaisError as error:
                 status = error.status
-                if route in SUBMITTING and not isinstance(error, EndedOtherwise):
+                if route in self._submitting and not isinstance(error, EndedOtherwise):
                     self._rejections.of(error.code).inc()
                 raise
             except web.HTTPException as error:

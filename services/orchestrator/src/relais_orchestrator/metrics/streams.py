@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.runtime.metrics import buckets
 from relais_common.runtime.metrics.instruments import Counter, Gauge, Histogram
-from relais_orchestrator.streams.sse import Traffic
+from relais_orchestrator.http.traffic import Traffic
 
 
 class StreamMetrics:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from relais_common.queue.codec import split_event
 from relais_common.queue.ports import LiveBatch
+from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC, Traffic
 
 KEEPALIVE = b": keep-alive\n\n"
 HEADERS = {
@@ -42,35 +42,6 @@ def named_frame(name: bytes, data: bytes) -> bytes:
 def data_frame(data: bytes) -> bytes:
     """Return one frame in OpenAI's style, with data only."""
     return b"data: %b\n\n" % data
-
-
-RESPONSE_BEGUN: web.RequestKey[bool] = web.RequestKey("response_begun", bool)
-"""Set once headers are sent, when an error can no longer be a status."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Counters of one kind of stream.
-
-    Attributes:
-        begun: streams whose headers were sent.
-        ended: of these, streams that have ended.
-        resumed: of these, streams whose client already had events.
-        frames: frames sent, without comments.
-        cut: streams whose client read too slowly.
-    """
-
-    begun: int = 0
-    ended: int = 0
-    resumed: int = 0
-    frames: int = 0
-    sent_bytes: int = 0
-    keepalives: int = 0
-    cut: int = 0
-
-
-TRAFFIC: web.RequestKey[Traffic] = web.RequestKey("traffic", Traffic)
-"""The counters for a request's stream."""
 
 
 FITS = 32 << 10

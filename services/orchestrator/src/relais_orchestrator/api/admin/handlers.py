@@ -7,7 +7,6 @@ from aiohttp import web
 
 from relais_common.jobs.channels import channel_model, new_channel_id
 from relais_common.jobs.errors import DeadLetterNotFound, ModelNotFound
-from relais_orchestrator.access.callers import admin_key_id
 from relais_orchestrator.api.admin.schemas import (
     AdminQuery,
     ChannelsQuery,
@@ -19,8 +18,9 @@ from relais_orchestrator.api.admin.schemas import (
     ReplayedResponse,
     WorkersResponse,
 )
+from relais_orchestrator.api.callers import admin_key_id
+from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.parsing import parse_query
 from relais_orchestrator.http.responses import json_response
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs.errors import BatchNotFound, FilesUnavailable, KeyRevoked
-from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.batches.handlers import batches_of, shown
+from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.batches.store import ACTIVE, BatchStore, Document
 from relais_orchestrator.http.responses import error_body

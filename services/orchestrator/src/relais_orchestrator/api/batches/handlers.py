@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 
 from relais_common.jobs.errors import FilesUnavailable, InvalidRequest
-from relais_orchestrator.access.callers import admin_key_id, caller_of
+from relais_orchestrator.api.accepting import read_whole
 from relais_orchestrator.api.batches.schemas import (
     MAX_WINDOW_HOURS,
     BatchesQuery,
@@ -20,11 +20,11 @@ from relais_orchestrator.api.batches.schemas import (
     OpenBatchesQuery,
     batch_object,
 )
+from relais_orchestrator.api.callers import admin_key_id, caller_of
 from relais_orchestrator.api.files.handlers import store_of
-from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.api.parsing import parse_body, parse_query
+from relais_orchestrator.batches.parts import BATCHES, BatchParts
 from relais_orchestrator.batches.store import BatchStore, Document
-from relais_orchestrator.http.bodies import read_body
-from relais_orchestrator.http.parsing import parse_body, parse_query
 from relais_orchestrator.http.responses import json_response
 
 log = structlog.get_logger(__name__)
@@ -32,19 +32,21 @@ log = structlog.get_logger(__name__)
 
 def batches_of(request: web.Request) -> BatchStore:
     """Return the store. Raises FilesUnavailable if this deployment has none."""
-    store = request.app[PARTS].batches
-    if store is None:
+    return _parts_of(request).store
+
+
+def _parts_of(request: web.Request) -> BatchParts:
+    parts = request.app.get(BATCHES)
+    if parts is None:
         raise FilesUnavailable("no batches are kept here: MONGODB_URL is not set")
-    return store
+    return parts
 
 
 async def create_batch(request: web.Request) -> web.Response:
     """`POST /v1/batches`. The input is validated later, because a client would not wait so long."""
     caller = caller_of(request)
-    parts = request.app[PARTS]
-    batches = batches_of(request)
-    with parts.held.of(caller.key_id) as held:
-        wanted = parse_body(BatchRequest, await read_body(request, held))
+    parts = _parts_of(request)
+    wanted = parse_body(BatchRequest, await read_whole(request, caller))
     if wanted.endpoint not in parts.endpoints:
         raise InvalidRequest(
             f"endpoint: one of {', '.join(sorted(parts.endpoints))}",
@@ -62,7 +64,7 @@ async def create_batch(request: web.Request) -> web.Response:
             "input_file_id: the file's purpose is not batch", param="input_file_id"
         )
     expires = wanted.output_expires_after
-    batch = await batches.create(
+    batch = await parts.store.create(
         key_id=caller.key_id,
         window=timedelta(hours=hours),
         fields={

@@ -27,7 +27,7 @@ from relais_orchestrator.api.batches.schemas import (
 )
 from relais_orchestrator.api.files.routes import TAG
 from relais_orchestrator.api.route import Access, Events, Header, ResponseSpec, Route
-from relais_orchestrator.api.schemas.errors import ErrorResponse
+from relais_orchestrator.http.errors import ErrorResponse
 
 ROUTES = [
     Route(

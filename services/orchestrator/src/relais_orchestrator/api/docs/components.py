@@ -12,7 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.schemas import deployed
-from relais_orchestrator.api.schemas.errors import ErrorResponse
+from relais_orchestrator.http.errors import ErrorResponse
 
 Json = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Deployment:
     ignore_unknown: bool
     max_deadline_s: float
 
-    def models_for(self, asked: Operation) -> tuple[str, ...]:
+    def models_for(self, asked: Operation | None) -> tuple[str, ...]:
         """Return the models that answer this; the fittest first."""
         if asked is Operation.RERANK:
             return (*self.rerank_models, *self.embedding_models)

@@ -23,8 +23,8 @@ from relais_common.jobs.errors import (
 from relais_orchestrator.api.docs.components import Deployment, Json, Plain, Schemas, inline_schema
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
-from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.http import ignored_fields, request_ids
+from relais_orchestrator.http.errors import ErrorResponse
 
 REQUEST_ID = Header(
     "X-Request-Id",

@@ -32,9 +32,9 @@ from relais_orchestrator.api.embeddings.schemas import (
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.large_answers import send_json
-from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading
 
 FLOAT_BYTES = 4
 """Of a number in packed vectors."""

@@ -18,9 +18,7 @@ from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
 from relais_orchestrator.api.schemas.unsupported import NotSupported
-
-MAX_INPUTS = 32_768
-"""The highest allowed value of `MAX_EMBEDDING_INPUTS`."""
+from relais_orchestrator.settings import MAX_INPUTS
 
 Texts = Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
 Inputs = (

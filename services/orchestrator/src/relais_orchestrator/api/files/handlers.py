@@ -5,12 +5,14 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from relais_common.jobs.errors import FileInUse, FilesUnavailable, RangeNotSatisfiable, RelaisError
-from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.api.files.schemas import FileDeleted, FileList, FilesQuery, file_object
 from relais_orchestrator.api.files.uploads import Upload
+from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.batches.parts import BATCHES
 from relais_orchestrator.files.store import BUFFER_BYTES, FileStore, StoredFile
-from relais_orchestrator.http.parsing import parse_query
+from relais_orchestrator.http.held import HELD
 from relais_orchestrator.http.responses import json_response
 
 
@@ -27,7 +29,7 @@ async def upload_file(request: web.Request) -> web.Response:
     caller = caller_of(request)
     parts = request.app[PARTS]
     # What the writer buffers; it also bounds a key's uploads at once.
-    with parts.drain.request(), parts.held.of(caller.key_id, 2 * BUFFER_BYTES):
+    with parts.drain.request(), request.app[HELD].of(caller.key_id, 2 * BUFFER_BYTES):
         file = await Upload(request, store_of(request), caller.key_id).receive()
     return json_response(file_object(file))
 
@@ -69,7 +71,7 @@ async def download_file(request: web.Request) -> web.StreamResponse:
     response.headers[hdrs.ACCEPT_RANGES] = "bytes"
     if partial:
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{file.size_bytes}"
-    with request.app[PARTS].held.of(file.key_id, BUFFER_BYTES):
+    with request.app[HELD].of(file.key_id, BUFFER_BYTES):
         await response.prepare(request)
         if request.method != "HEAD":
             try:
@@ -87,8 +89,8 @@ async def download_file(request: web.Request) -> web.StreamResponse:
 async def delete_file(request: web.Request) -> web.Response:
     """`DELETE /v1/files/{file_id}`."""
     file = await _own_file(request)
-    batches = request.app[PARTS].batches
-    if batches is not None and file.file_id in await batches.input_files():
+    batches = request.app.get(BATCHES)
+    if batches is not None and file.file_id in await batches.store.input_files():
         raise FileInUse("a batch that has not ended reads this file; cancel it first")
     await store_of(request).delete(file.file_id)
     body: FileDeleted = {"id": file.file_id, "object": "file", "deleted": True}

@@ -18,6 +18,7 @@ from relais_common.jobs.errors import (
 )
 from relais_common.runtime.lifecycle import lived_timeout
 from relais_orchestrator.api.files.schemas import MAX_FILENAME, PURPOSES, ExpiresAfter
+from relais_orchestrator.api.parsing import refusal
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.files.store import FileStore, FileWriter, StoredFile, file_too_large
 from relais_orchestrator.http import ignored_fields
@@ -153,9 +154,7 @@ class Upload:
                 return ExpiresAfter.model_validate_strings(given).seconds
             return ExpiresAfter.model_validate_json(whole).seconds
         except ValidationError as error:
-            one = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            param = "expires_after" + "".join(f"[{part}]" for part in one["loc"])
-            raise InvalidRequest(f"{param}: {one['msg']}", param=param) from None
+            raise refusal(error, field="expires_after") from None
 
     async def _in_time(self, reading: Awaitable[T]) -> T:
         """Bound each read: a large file may take long, a silent client may not."""

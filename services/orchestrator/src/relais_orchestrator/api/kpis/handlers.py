@@ -9,10 +9,10 @@ from aiohttp import web
 from relais_common.insights.objectives import Objectives, parse_objectives
 from relais_common.insights.periods import Period, parse_period
 from relais_common.jobs.errors import InvalidRequest, KpisUnavailable
-from relais_orchestrator.access.callers import admin_key_id
+from relais_orchestrator.api.callers import admin_key_id
+from relais_orchestrator.api.kpis.reader import KPIS
 from relais_orchestrator.api.kpis.schemas import MAX_DAYS, KpisQuery
-from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.parsing import parse_query
+from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.http.responses import json_response
 
 
@@ -21,7 +21,7 @@ async def kpis(request: web.Request) -> web.Response:
     admin_key_id(request)
     query = parse_query(KpisQuery, request.query)
     period, objectives = _period(query), _objectives(query)
-    reader = request.app[PARTS].kpis
+    reader = request.app.get(KPIS)
     if reader is None:
         raise KpisUnavailable("no traces are kept here: MONGODB_URL is not set")
     return json_response(await reader.report(period, query.by, objectives))

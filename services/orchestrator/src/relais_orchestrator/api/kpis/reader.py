@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import structlog
+from aiohttp import web
 
 from relais_common.insights.mongo import Database, MongoSettings, PyMongoError, open_database
 from relais_common.insights.objectives import Objectives
@@ -39,6 +40,10 @@ class KpiReader:
             raise KpisUnavailable(
                 "the trace database does not answer", retry_after_s=RETRY_AFTER_S
             ) from error
+
+
+KPIS: web.AppKey[KpiReader] = web.AppKey("kpis", KpiReader)
+"""Not set if this deployment keeps no traces."""
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from relais_common.jobs.events import Timings, TokenLogprob, Usage, Vectors
 from relais_common.jobs.job import Operation, Status
 from relais_orchestrator.api.schemas.answers import AnswerMessage, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
-from relais_orchestrator.api.schemas.errors import ErrorObject
+from relais_orchestrator.http.errors import ErrorObject
 
 ChannelId = Annotated[
     str, Field(description="The request's name, and the handle to its stream and result.")

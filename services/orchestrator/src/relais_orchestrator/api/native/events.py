@@ -12,7 +12,7 @@ from relais_common.jobs.events import Queued
 from relais_common.jobs.job import ChannelState, OnDisconnect, Status
 from relais_common.queue.codec import encode_event, split_event
 from relais_common.queue.ports import LiveBatch
-from relais_orchestrator.access.callers import KeyCheck, readable_channel
+from relais_orchestrator.api.callers import KeyCheck, readable_channel
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.http.responses import error_body
 from relais_orchestrator.streams import sse

@@ -11,8 +11,8 @@ from relais_common.jobs.errors import VectorsNotFound
 from relais_common.jobs.events import Completed, Failed, Vectors
 from relais_common.jobs.job import Accepted, ChannelState, StopReason
 from relais_common.queue import codec
-from relais_orchestrator.access.callers import own_channel
-from relais_orchestrator.api.accepting import accept
+from relais_orchestrator.api.accepting import accept, read_asked
+from relais_orchestrator.api.callers import own_channel
 from relais_orchestrator.api.embeddings.handlers import FLOAT_BYTES, as_json
 from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
@@ -21,10 +21,10 @@ from relais_orchestrator.api.native.answers import (
     VectorsResult,
 )
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.bodies import read_asked
+from relais_orchestrator.http.held import HELD
 from relais_orchestrator.http.large_answers import send_json
-from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import error_body, json_response
+from relais_orchestrator.submission.reading import Reading
 
 
 async def submit(request: web.Request) -> web.Response:
@@ -110,12 +110,12 @@ async def vectors(request: web.Request) -> web.StreamResponse:
     state = await own_channel(request)
     outcome = None if state.outcome is None else codec.decode_event(state.outcome)
     shape = outcome.vectors if isinstance(outcome, Completed) else None
-    parts = request.app[PARTS]
+    held = request.app[HELD]
     # Before they are fetched: clients who do not read would all be given them.
     size = 0 if shape is None else shape.count * shape.dimensions * FLOAT_BYTES
-    with parts.held.of(state.key_id, size):
-        async with parts.held.turn(state.key_id):
-            packed = await parts.queue.vectors(state.channel_id)
+    with held.of(state.key_id, size):
+        async with held.turn(state.key_id):
+            packed = await request.app[PARTS].queue.vectors(state.channel_id)
         if packed is None or shape is None:
             raise VectorsNotFound("this request has no vectors, or not yet", param="channel_id")
         if "application/octet-stream" in request.headers.get("Accept", ""):

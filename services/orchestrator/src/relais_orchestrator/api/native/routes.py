@@ -16,6 +16,7 @@ from relais_common.jobs.errors import (
     VectorsNotFound,
 )
 from relais_common.jobs.events import Completed, Event, Token
+from relais_common.jobs.job import Operation
 from relais_common.queue.codec import NAMES
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.native import events
@@ -29,8 +30,8 @@ from relais_orchestrator.api.native.answers import (
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
-from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
+from relais_orchestrator.http.errors import ErrorResponse
 
 TAG = "Requests"
 _DATA: dict[type[Event], Any] = {Token: TokenEvent, Completed: CompletedEvent}
@@ -46,6 +47,7 @@ ROUTES = [
         method="POST",
         path="/v1/requests",
         handler=native.submit,
+        asks=Operation.CHAT,
         tag=TAG,
         summary="Put a request in the queue",
         description="Answers once the request is accepted; it goes on whoever leaves. Its events are at `events_url`.",

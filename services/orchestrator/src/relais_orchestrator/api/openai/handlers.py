@@ -13,18 +13,18 @@ from aiohttp import web
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.job import OnDisconnect
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.access.callers import caller_of
 from relais_orchestrator.api.answering import PendingAnswer, open_answer
+from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.api.openai import objects
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 from relais_orchestrator.api.openai.frames import ChunkFrames
 from relais_orchestrator.api.openai.objects import ModelList, ModelObject
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
-from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.drafts import Asked
 from relais_orchestrator.submission.model_states import ModelState
+from relais_orchestrator.submission.reading import Reading
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:

@@ -8,6 +8,7 @@ from relais_common.jobs.errors import (
     RequestExpired,
     TooManyStreams,
 )
+from relais_common.jobs.job import Operation
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.openai import handlers
 from relais_orchestrator.api.openai.objects import (
@@ -20,13 +21,13 @@ from relais_orchestrator.api.openai.objects import (
 )
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.route import Events, ResponseSpec, Route
-from relais_orchestrator.api.schemas.errors import ErrorResponse
 from relais_orchestrator.api.shared import (
     IDEMPOTENCY_KEY,
     NOT_ACCEPTED,
     NOT_ANSWERED,
     QUEUE_MS,
 )
+from relais_orchestrator.http.errors import ErrorResponse
 
 TAG = "OpenAI"
 STREAM = (
@@ -40,6 +41,7 @@ ROUTES = [
         method="POST",
         path="/v1/chat/completions",
         handler=handlers.chat_completions,
+        asks=Operation.CHAT,
         batch=handlers.CHAT_LINES,
         tag=TAG,
         summary="Answer a chat",
@@ -69,6 +71,7 @@ ROUTES = [
         method="POST",
         path="/v1/completions",
         handler=handlers.completions,
+        asks=Operation.CHAT,
         batch=handlers.COMPLETION_LINES,
         tag=TAG,
         summary="Continue a text",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,7 +18,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_orchestrator.api.schemas.branches import branch
-from relais_orchestrator.api.schemas.sampling import STRICT, fits_the_wire
+from relais_orchestrator.api.schemas.sampling import STRICT
+from relais_orchestrator.api.schemas.structure_bounds import json_bytes
 from relais_orchestrator.api.schemas.unsupported import NotSupported
 
 MAX_MESSAGES = 2048
@@ -192,7 +192,7 @@ TemplateName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]
 
 def fits_a_template(told: dict[str, Any]) -> dict[str, Any]:
     """Refuse values that are longer than a template can need, or that a job cannot carry."""
-    if len(orjson.dumps(fits_the_wire(told))) > MAX_TEMPLATE_BYTES:
+    if json_bytes(told) > MAX_TEMPLATE_BYTES:
         raise PydanticCustomError("too_long", f"at most {MAX_TEMPLATE_BYTES} bytes of JSON")
     return told
 

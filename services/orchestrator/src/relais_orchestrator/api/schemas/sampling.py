@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, Any, Literal, Self
 
-import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -41,25 +39,12 @@ TokenId = Annotated[int, Whole(0, 2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=MAX_TOKENS)]
 
 
-def fits_the_wire(schema: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a schema that is deeper, or has larger integers, than a job can carry."""
-    try:
-        orjson.dumps(schema)
-    except TypeError:
-        raise PydanticCustomError(
-            "too_deep", "it is too deep, or a number in it too large"
-        ) from None
-    return schema
-
-
 class JsonSchema(BaseModel):
     model_config = STRICT
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     description: str | None = None
-    schema_: Annotated[
-        dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)
-    ] = Field(alias="schema")
+    schema_: Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS)] = Field(alias="schema")
     strict: bool | None = None
 
     _bounded = field_validator("schema_")(check_schema)
@@ -104,10 +89,9 @@ class StructuredOutputs(BaseModel):
         }
     )
 
-    json_: (
-        Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)]
-        | None
-    ) = Field(default=None, alias="json", description="A JSON schema.")
+    json_: Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS)] | None = Field(
+        default=None, alias="json", description="A JSON schema."
+    )
     json_object: Literal[True] | None = Field(default=None, description="Any JSON object.")
     regex: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
     choice: (

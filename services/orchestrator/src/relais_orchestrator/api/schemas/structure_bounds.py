@@ -41,10 +41,20 @@ _REPETITION = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 _RULE = re.compile(r"^\s*[?!]?[\w.-]+(?:\s*::=|\s*:)", re.MULTILINE)
 
 
+def json_bytes(value: dict[str, Any]) -> int:
+    """Return the size of an object as JSON. Refuses what is deeper, or has larger integers, than a job can carry."""
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:
+        raise PydanticCustomError(
+            "too_deep", "it is too deep, or a number in it too large"
+        ) from None
+
+
 def check_schema(schema: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return a JSON schema if it is within the bounds."""
     if schema is not None:
-        if len(orjson.dumps(schema)) > MAX_SCHEMA_BYTES:
+        if json_bytes(schema) > MAX_SCHEMA_BYTES:
             raise _too_much("bytes", MAX_SCHEMA_BYTES)
         _Tally().count(schema)
         _check_references(schema)

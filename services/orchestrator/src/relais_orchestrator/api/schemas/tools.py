@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import ChatOptions
 from relais_orchestrator.api.schemas.branches import branch
-from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT, fits_the_wire
+from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
 from relais_orchestrator.api.schemas.structure_bounds import check_parameters, check_schema
 
 MAX_TOOLS = 128
@@ -34,10 +33,9 @@ class Function(BaseModel):
 
     name: ToolName
     description: str | None = None
-    parameters: (
-        Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(fits_the_wire)]
-        | None
-    ) = Field(default=None, description="A JSON schema of the arguments, which are an object.")
+    parameters: Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS)] | None = Field(
+        default=None, description="A JSON schema of the arguments, which are an object."
+    )
     strict: bool | None = Field(
         default=None,
         description="Keep the arguments to the schema where the model may choose whether to call. Needs the "
@@ -71,7 +69,7 @@ class NamedTool(BaseModel):
 
 
 def _fit_a_prompt(tools: list[Tool]) -> list[Tool]:
-    if sum(len(orjson.dumps(tool.model_dump())) for tool in tools) > MAX_TOOLS_BYTES:
+    if sum(len(tool.model_dump_json().encode()) for tool in tools) > MAX_TOOLS_BYTES:
         raise PydanticCustomError("too_long", "at most {most} bytes", {"most": MAX_TOOLS_BYTES})
     return tools
 

@@ -11,8 +11,8 @@ from relais_common.jobs.channels import channel_model
 from relais_orchestrator.api.answering import open_answer
 from relais_orchestrator.api.tokens.schemas import DetokenizeResponse, TokenizeResponse
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.reading import Reading
 from relais_orchestrator.http.responses import json_response
+from relais_orchestrator.submission.reading import Reading
 
 
 async def tokenize(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relais_common.jobs.errors import RequestCancelled, RequestExpired
+from relais_common.jobs.job import Operation
 from relais_orchestrator.api.route import ResponseSpec, Route
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED, NOT_ANSWERED
 from relais_orchestrator.api.tokens import handlers
@@ -23,6 +24,7 @@ def _tokenize(path: str, operation_id: str = "") -> Route:
         path=path,
         operation_id=operation_id,
         handler=handlers.tokenize,
+        asks=Operation.CHAT,
         tag=TAG,
         summary="Turn a text or a chat into token ids",
         description="It waits in the queue as any request does, and counts no tokens.",
@@ -40,6 +42,7 @@ def _detokenize(path: str, operation_id: str = "") -> Route:
         path=path,
         operation_id=operation_id,
         handler=handlers.detokenize,
+        asks=Operation.CHAT,
         tag=TAG,
         summary="Turn token ids into their text",
         body=DetokenizeRequest,

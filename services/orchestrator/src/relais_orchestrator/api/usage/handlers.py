@@ -9,7 +9,8 @@ from aiohttp import web
 
 from relais_common.jobs.errors import Forbidden, InvalidRequest
 from relais_common.jobs.limits import USAGE_DAYS, DayUsage
-from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.callers import caller_of
+from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.api.usage.schemas import (
     ALL_KEYS,
     Counts,
@@ -18,7 +19,6 @@ from relais_orchestrator.api.usage.schemas import (
     UsageResponse,
 )
 from relais_orchestrator.app_keys import PARTS
-from relais_orchestrator.http.parsing import parse_query
 from relais_orchestrator.http.responses import json_response
 
 

@@ -78,7 +78,7 @@ def parse_body(schema: type[Schema], body: bytes) -> Schema:
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def parse_leniently(schema: type[Schema], body: bytes) -> tuple[Schema, tuple[str, ...]]:
@@ -93,11 +93,11 @@ def parse_leniently(schema: type[Schema], body: bytes) -> tuple[Schema, tuple[st
     except ValidationError as error:
         kinds = {one["type"] for one in error.errors(include_url=False, include_input=False)}
         if _UNKNOWN not in kinds:
-            raise _refusal(error) from None
+            raise refusal(error) from None
     try:
         parsed = schema.model_validate_json(body, extra="allow")
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
     return parsed, tuple(dict.fromkeys(_taken_out(parsed)))
 
 
@@ -120,7 +120,7 @@ def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
     try:
         return schema.model_validate_strings(dict(query))
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
 
 
 def _check_parts(body: bytes) -> None:
@@ -142,15 +142,23 @@ def _fits(text: bytes) -> bool:
     return containers <= MAX_CONTAINERS and text.count(b",") <= MAX_VALUES
 
 
-def _refusal(error: ValidationError) -> InvalidRequest:
+def refusal(error: ValidationError, *, field: str = "") -> InvalidRequest:
+    """Return the refusal that names the first invalid field.
+
+    Args:
+        field: of a form, if it was parsed by itself; fields in it are named `field[name]`.
+    """
     # Without inputs, which would be converted to Python objects.
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         deep = "recursion limit" in errors[0]["msg"]
         problem = "nested too deeply" if deep else "not valid JSON"
-        return InvalidRequest(f"the body is {problem}", code="invalid_json")
+        what = field or "the body"
+        return InvalidRequest(f"{what} is {problem}", param=field or None, code="invalid_json")
     one = max(errors[:_ERRORS_READ], key=_relevance)
-    param = ".".join(_path(one))[:MAX_PARAM_LENGTH]
+    path = _path(one)
+    param = field + "".join(f"[{part}]" for part in path) if field else ".".join(path)
+    param = param[:MAX_PARAM_LENGTH]
     kind = one["type"]
     message = _MESSAGES.get(kind, one["msg"])
     code = _CODES.get(kind, "invalid_type" if _is_of_type(one) else "invalid_value")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from relais_orchestrator.api.schemas.closed import CLOSED
+_CLOSED = ConfigDict(extra="forbid")
 
 
-@with_config(CLOSED)
+@with_config(_CLOSED)
 class ErrorObject(TypedDict):
     message: Annotated[str, Field(description="One sentence for a person.")]
     type: Annotated[str, Field(description="The error's family.")]
@@ -20,7 +20,7 @@ class ErrorObject(TypedDict):
     code: Annotated[str | None, Field(description="A stable word for programs.")]
 
 
-@with_config(CLOSED)
+@with_config(_CLOSED)
 class ErrorResponse(TypedDict):
     """An error."""
 

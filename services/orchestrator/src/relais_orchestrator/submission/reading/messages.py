@@ -7,8 +7,8 @@ import struct
 import traceback
 
 from relais_common.jobs.errors import InternalError, RelaisError
-from relais_orchestrator.http.reading import Reading, read
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading, read
 
 REQUEST = struct.Struct("<B?Q")
 """Request header: route, whether to ignore unknown fields, and length of the body that follows."""

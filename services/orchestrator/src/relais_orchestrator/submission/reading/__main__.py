@@ -8,8 +8,13 @@ import sys
 from typing import BinaryIO
 
 from relais_common.runtime import heap
-from relais_orchestrator.http.reading import Reading
-from relais_orchestrator.http.reading.messages import NICENESS, REQUEST, answer_of, encode_answer
+from relais_orchestrator.submission.reading import Reading
+from relais_orchestrator.submission.reading.messages import (
+    NICENESS,
+    REQUEST,
+    answer_of,
+    encode_answer,
+)
 
 
 def serve(bodies: BinaryIO, answers: BinaryIO) -> None:

@@ -20,9 +20,9 @@ from relais_orchestrator.api.embeddings.schemas import (
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.parsing import parse_body, parse_leniently
 from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
 from relais_orchestrator.http import ignored_fields
-from relais_orchestrator.http.parsing import parse_body, parse_leniently
 from relais_orchestrator.submission import drafts
 from relais_orchestrator.submission.drafts import Asked
 

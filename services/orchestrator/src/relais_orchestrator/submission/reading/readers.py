@@ -15,9 +15,9 @@ import structlog
 
 from relais_common.jobs.errors import InternalError, RelaisError
 from relais_common.runtime.lifecycle import cancel_and_wait
-from relais_orchestrator.http.reading import Reading, read
-from relais_orchestrator.http.reading.messages import ANSWER, REQUEST
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.reading import Reading, read
+from relais_orchestrator.submission.reading.messages import ANSWER, REQUEST
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +105,7 @@ class _Reader:
     async def _exchange(self, route: Reading, body: bytes) -> Asked | RelaisError:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "relais_orchestrator.http.reading"),
+                *(sys.executable, "-P", "-m", "relais_orchestrator.submission.reading"),
                 stdin=PIPE,
                 stdout=PIPE,
                 limit=PIPE_BYTES,

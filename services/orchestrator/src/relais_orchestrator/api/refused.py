@@ -10,9 +10,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from relais_common.jobs.errors import EndedOtherwise, RateLimited, RelaisError
 from relais_orchestrator.access.auth import Caller
-from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.callers import caller_of
+from relais_orchestrator.api.table import SUBMITTING
 from relais_orchestrator.http.key_buckets import KeyBuckets
-from relais_orchestrator.metrics.requests import SUBMITTING
 
 BODIES_PER_MINUTE = 16
 """Number of refused bodies of maximum size that a key may send per minute; smaller ones count by bytes."""

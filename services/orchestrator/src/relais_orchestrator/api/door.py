@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 
 from relais_common.jobs.errors import Unauthorized
 from relais_common.runtime.health import PROBES
-from relais_orchestrator.access.callers import caller_of
+from relais_orchestrator.api.callers import caller_of
 
 TURN_S = 0.002
 """How long requests may take to begin in one turn of the event loop; one may always begin."""
