@@ -231,26 +231,6 @@ async def test_batch_whose_input_is_gone_fails(client: BatchClient, front: Front
     )
 
 
-async def test_batch_of_an_unknown_route_stops_no_other(
-    client: BatchClient, worker: Worker, kept: Kept
-) -> None:
-    """Its route belongs to another version of the orchestrator."""
-    await client.ended(await client.create(encode(lines(1))))
-    batch = await kept.database[BATCHES].find_one({})
-    assert batch is not None
-    lease = {"holder": "", "until": 0.0}
-    other = {"_id": "batch_other", "endpoint": "/v1/gone", "status": "validating", "lease": lease}
-    await kept.database[BATCHES].insert_one(batch | other)
-
-    async def taken() -> bool:
-        found = await kept.database[BATCHES].find_one({"_id": "batch_other"})
-        return found is not None and found["lease"]["holder"] != ""
-
-    await wait_until(taken)
-    batch = await client.ended(await client.create(encode(lines(1))))
-    assert batch["status"] == "completed"
-
-
 async def test_other_keys_see_nothing_of_a_batch(front: Front, client: BatchClient) -> None:
     batch_id = await client.create(encode(lines(1)))
     other = {"Authorization": "Bearer other"}

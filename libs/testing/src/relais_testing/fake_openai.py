@@ -185,8 +185,32 @@ class FakeServer:
             self.open -= 1
 
     async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        chat = request.path.endswith("chat/completions")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        out = _Chunks(response, self.model, chat=request.path.endswith("chat/completions"))
         with_ids = self.vllm and bool(body.get("return_token_ids"))
+        if out.chat:
+            known = {"prompt_token_ids": PROMPT_IDS} if with_ids else {}
+            await out.send({"delta": {"role": "assistant", "content": ""}}, **known)
+        if self.script is not None:
+            await self._follow_script(out, self.script)
+        elif not await self._write_words(out, request, body, with_ids=with_ids):
+            return response
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _follow_script(self, out: _Chunks, script: list[dict[str, Any]]) -> None:
+        *most_of_it, last = script
+        for delta in most_of_it:
+            await out.send({"delta": delta})
+        await out.send({"delta": last, "finish_reason": last.get("finish_reason", "stop")})
+        details = {"completion_tokens_details": {"reasoning_tokens": 7}}
+        await out.send(None, usage={"prompt_tokens": 5, "completion_tokens": 9, **details})
+
+    async def _write_words(
+        self, out: _Chunks, request: web.Request, body: dict[str, Any], *, with_ids: bool
+    ) -> bool:
+        """Return whether the answer came to its end."""
         prompt = body.get("prompt")
         begin = 0
         if isinstance(prompt, list) and prompt[: len(PROMPT_IDS)] == PROMPT_IDS:
@@ -194,72 +218,70 @@ class FakeServer:
         most = body.get("max_tokens") or UNBOUNDED
         end = begin + most if body.get("ignore_eos") else min(begin + most, DEFAULT_LENGTH)
         reason = "length" if end == begin + most else "stop"
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
-
-        async def send(choice: dict[str, Any] | None, **fields: Any) -> None:
-            choices = [] if choice is None else [{"index": 0, **choice}]
-            chunk = {"id": "x", "model": self.model, "choices": choices, **fields}
-            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-
-        def piece(text: str, **fields: Any) -> dict[str, Any]:
-            return {**({"delta": {"content": text}} if chat else {"text": text}), **fields}
-
         # vLLM gives the prompt back with the other half of a character that it ended in.
         before = "THE PROMPT" if begin - 1 in self.halves else ""
-        if chat:
-            known = {"prompt_token_ids": PROMPT_IDS} if with_ids else {}
-            await send({"delta": {"role": "assistant", "content": ""}}, **known)
-        if self.script is not None:
-            *most_of_it, last = self.script
-            for delta in most_of_it:
-                await send({"delta": delta})
-            await send({"delta": last, "finish_reason": last.get("finish_reason", "stop")})
-            details = {"completion_tokens_details": {"reasoning_tokens": 7}}
-            await send(None, usage={"prompt_tokens": 5, "completion_tokens": 9, **details})
-            await response.write(b"data: [DONE]\n\n")
-            return response
         if self.thinks:
-            await send({"delta": {"reasoning": "hm"}, **({"token_ids": [1]} if with_ids else {})})
-        numbers = list(range(begin, end))
-        for count, at in enumerate(range(0, len(numbers), self.per_chunk), 1):
-            some = numbers[at : at + self.per_chunk]
+            ids = {"token_ids": [1]} if with_ids else {}
+            await out.send({"delta": {"reasoning": "hm"}, **ids})
+        for count, at in enumerate(range(begin, end, self.per_chunk), 1):
+            some = list(range(at, min(at + self.per_chunk, end)))
             fields: dict[str, Any] = {"token_ids": [FIRST_ID + n for n in some]} if with_ids else {}
-            if with_ids and not chat and count == 1:
+            if with_ids and not out.chat and count == 1:
                 fields["prompt_token_ids"] = PROMPT_IDS if begin == 0 else prompt
-            if (logprobs := _logprobs(some, body, chat=chat)) is not None:
+            if (logprobs := _logprobs(some, body, chat=out.chat)) is not None:
                 fields["logprobs"] = logprobs
-            if some[-1] == numbers[-1] and self.vllm:
+            if some[-1] == end - 1 and self.vllm:
                 fields["finish_reason"] = reason
-            await send(piece(before + "".join(map(self._text, some)), **fields))
+            await out.send_text(before + "".join(map(self._text, some)), **fields)
             await asyncio.sleep(self.pause_s)
-            if self.garbage_after == count:
-                await response.write(b"data: {nonsense\n\n")
-                return response
-            if self.error_after == count:
-                error = json.dumps({"error": self.error}).encode()
-                await response.write(b"data: " + error + b"\n\n")
-                return response
-            if self.cut_after == count and self.cuts != 0:
-                self.cuts = None if self.cuts is None else self.cuts - 1
-                if self.cut_when is not None:
-                    await self.cut_when.wait()
-                assert request.transport is not None
-                request.transport.abort()
-                return response
-            if self.hold_after == count:
-                await asyncio.Event().wait()
+            if await self._fails_after(count, out, request):
+                return False
         if not self.vllm:
-            await send(piece("", finish_reason=reason))
+            await out.send_text("", finish_reason=reason)
         if self.usage:
-            usage = {
-                "prompt_tokens": len(PROMPT_IDS) + begin,
-                "completion_tokens": len(numbers),
-                "total_tokens": 0,
-            }
-            await send(None, usage=usage)
-        await response.write(b"data: [DONE]\n\n")
-        return response
+            counts = {"prompt_tokens": len(PROMPT_IDS) + begin, "completion_tokens": end - begin}
+            await out.send(None, usage=counts | {"total_tokens": 0})
+        return True
+
+    async def _fails_after(self, count: int, out: _Chunks, request: web.Request) -> bool:
+        """Do what this server is to do wrong after so many chunks; return whether that ends the answer."""
+        if self.garbage_after == count:
+            await out.write(b"{nonsense")
+            return True
+        if self.error_after == count:
+            await out.write(json.dumps({"error": self.error}).encode())
+            return True
+        if self.cut_after == count and self.cuts != 0:
+            self.cuts = None if self.cuts is None else self.cuts - 1
+            if self.cut_when is not None:
+                await self.cut_when.wait()
+            assert request.transport is not None
+            request.transport.abort()
+            return True
+        if self.hold_after == count:
+            await asyncio.Event().wait()
+        return False
+
+
+class _Chunks:
+    """Writes the chunks of one answer."""
+
+    def __init__(self, response: web.StreamResponse, model: str, *, chat: bool) -> None:
+        self._response = response
+        self._model = model
+        self.chat = chat
+
+    async def write(self, data: bytes) -> None:
+        await self._response.write(b"data: %b\n\n" % data)
+
+    async def send(self, choice: dict[str, Any] | None, **fields: Any) -> None:
+        choices = [] if choice is None else [{"index": 0, **choice}]
+        chunk = {"id": "x", "model": self._model, "choices": choices, **fields}
+        await self.write(json.dumps(chunk).encode())
+
+    async def send_text(self, text: str, **fields: Any) -> None:
+        piece = {"delta": {"content": text}} if self.chat else {"text": text}
+        await self.send({**piece, **fields})
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -79,10 +80,13 @@ def _account(job: dict[bytes, bytes]) -> bytes:
     return (b"batch " if job[b"priority"] == b"batch" else b"") + job[b"key_id"]
 
 
+_Jobs = dict[str, dict[bytes, bytes]]
+
+
 async def check_whole(redis: Any) -> None:
     """Every job is where its status says, and whatever is counted is what there is."""
     base = keys.model_base(MODEL)
-    jobs: dict[str, dict[bytes, bytes]] = {}
+    jobs: _Jobs = {}
     async for name in redis.scan_iter(match="*:job:*", count=1000):
         assert await redis.ttl(name) > 0, f"{name!r} stays for ever"
         jobs[name.decode().rpartition(":job:")[2]] = await redis.hgetall(name)
@@ -105,19 +109,33 @@ async def check_whole(redis: Any) -> None:
     watched = {one.decode() for one in await redis.zrange(keys.watched(MODEL), 0, -1)}
     assert watched <= living
 
+    await _check_counts(redis, jobs, queued=queued, running=inflight)
+    await _check_bytes(redis, jobs, living)
+    assert await redis.exists(f"{base}:redo") == 0, "something was left to do"
+
+
+async def _check_counts(
+    redis: Any, jobs: _Jobs, *, queued: Collection[str], running: Collection[str]
+) -> None:
+    """Check the numbers of jobs, of all and of each key."""
     counts = await redis.hgetall(keys.counts(MODEL))
     assert int(counts.get(b"waiting", 0)) == len(queued)
+    assert b"drifted" not in counts
     by_priority = Counter(jobs[one][b"priority"].decode() for one in queued)
     for priority in Priority:
         assert int(counts.get(f"waiting:{priority}".encode(), 0)) == by_priority[priority]
     open_jobs = await redis.hgetall(keys.open_jobs(MODEL))
     assert {key: int(number) for key, number in open_jobs.items()} == Counter(
-        _account(jobs[one]) for one in living
+        _account(jobs[one]) for one in (*queued, *running)
     )
-    running = await redis.hgetall(keys.running_jobs(MODEL))
-    assert {key: int(number) for key, number in running.items()} == Counter(
-        _account(jobs[one]) for one in inflight
+    running_jobs = await redis.hgetall(keys.running_jobs(MODEL))
+    assert {key: int(number) for key, number in running_jobs.items()} == Counter(
+        _account(jobs[one]) for one in running
     )
+
+
+async def _check_bytes(redis: Any, jobs: _Jobs, living: Collection[str]) -> None:
+    """Check what is held, of each key and in all, with what fades."""
     held = Counter[bytes]()
     for one in living:
         held[jobs[one][b"key_id"]] += int(jobs[one].get(b"bytes", 0))
@@ -128,9 +146,8 @@ async def check_whole(redis: Any) -> None:
         assert int(whole) == sum(map(int, sums.values()))
     by_key = await redis.hgetall(keys.held(MODEL))
     assert {key: int(own) for key, own in by_key.items()} == {k: v for k, v in held.items() if v}
+    counts = await redis.hgetall(keys.counts(MODEL))
     assert int(counts.get(b"bytes", 0)) == sum(held.values())
-    assert await redis.exists(f"{base}:redo") == 0, "something was left to do"
-    assert b"drifted" not in counts
 
 
 async def end_everything(ports: Ports, redis: Any) -> None:

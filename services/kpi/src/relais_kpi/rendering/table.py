@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -42,53 +42,67 @@ def render(report: Report, now: datetime) -> RenderableType:
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
+class _Totals:
+    """Rows of figures beside those of the period before."""
+
+    def __init__(self, now: Figures, before: Figures) -> None:
+        self._columns = ("NOW", "BEFORE", "CHANGE") if before.requests else ("NOW",)
+        self._now, self._before = now, before
+        self.table = _table(_name(""), *map(_number, self._columns))
+
+    def _add(self, name: str, *cells: str) -> None:
+        _add(self.table, name, *cells[: len(self._columns)])
+
+    def count(
+        self, name: str, of: Callable[[Figures], float], *, unless_zero: bool = False
+    ) -> None:
+        now, before = of(self._now), of(self._before)
+        if now or before or not unless_zero:
+            self._add(name, words.count(now), words.count(before), words.change(now, before))
+
+    def share(self, name: str, now: float | None, before: float | None) -> None:
+        self._add(name, words.share(now), words.share(before), words.points(now, before))
+
+    def part(self, name: str, of: Callable[[Figures], int]) -> None:
+        parts = [
+            of(one) / one.requests if one.requests else None for one in (self._now, self._before)
+        ]
+        self.share(name, *parts)
+
+    def causes(self, of: Callable[[Figures], Sequence[Cause]]) -> None:
+        earlier = of(self._before)
+        for cause in of(self._now)[:MOST_CAUSES]:
+            self.share(f"  {cause.cause}", cause.share, _share_of(cause, earlier, self._before))
+
+
 def _totals(report: Report) -> Table:
     now, before = report.total, report.previous
-    columns = ("NOW", "BEFORE", "CHANGE") if before.requests else ("NOW",)
-    table = _table(_name(""), *map(_number, columns))
-
-    def add(name: str, *cells: str) -> None:
-        _add(table, name, *cells[: len(columns)])
-
-    def counted(name: str, one: float, other: float) -> None:
-        add(name, words.count(one), words.count(other), words.change(one, other))
-
-    def shared(name: str, one: float | None, other: float | None) -> None:
-        add(name, words.share(one), words.share(other), words.points(one, other))
-
-    counted("requests", now.requests, before.requests)
-    shared("success rate", now.success_rate, before.success_rate)
-    for cause in now.causes[:MOST_CAUSES]:
-        shared(f"  {cause.cause}", cause.share, _share_of(cause, before.causes, before))
-    shared("mistakes of clients", _part(now, now.mistaken), _part(before, before.mistaken))
-    for cause in now.mistakes[:MOST_CAUSES]:
-        shared(f"  {cause.cause}", cause.share, _share_of(cause, before.mistakes, before))
-    shared("cancelled", _part(now, now.cancelled), _part(before, before.cancelled))
-    shared("  client gone", _part(now, now.abandoned), _part(before, before.abandoned))
-    shared("retried", _part(now, now.retried), _part(before, before.retried))
+    rows = _Totals(now, before)
+    rows.count("requests", lambda one: one.requests)
+    rows.share("success rate", now.success_rate, before.success_rate)
+    rows.causes(lambda one: one.causes)
+    rows.part("mistakes of clients", lambda one: one.mistaken)
+    rows.causes(lambda one: one.mistakes)
+    rows.part("cancelled", lambda one: one.cancelled)
+    rows.part("  client gone", lambda one: one.abandoned)
+    rows.part("retried", lambda one: one.retried)
     if now.goodput is not None and before.goodput is not None:
-        shared("goodput", now.goodput.share, before.goodput.share)
+        rows.share("goodput", now.goodput.share, before.goodput.share)
         was = dict(missed(before.goodput))
         for why, share in missed(now.goodput):
             none = 0.0 if before.goodput.judged else None
-            shared(f"  missed: {why}", share, was.get(why, none))
-    counted("input tokens/s", now.input_tokens_per_s, before.input_tokens_per_s)
-    counted("output tokens/s", now.output_tokens_per_s, before.output_tokens_per_s)
-    counted("wasted tokens", now.wasted_tokens, before.wasted_tokens)
-    if now.reasoning_tokens or before.reasoning_tokens:
-        counted("reasoning tokens", now.reasoning_tokens, before.reasoning_tokens)
-    if now.tool_calls or before.tool_calls:
-        counted("tool calls", now.tool_calls, before.tool_calls)
-    return table
+            rows.share(f"  missed: {why}", share, was.get(why, none))
+    rows.count("input tokens/s", lambda one: one.input_tokens_per_s)
+    rows.count("output tokens/s", lambda one: one.output_tokens_per_s)
+    rows.count("wasted tokens", lambda one: one.wasted_tokens)
+    rows.count("reasoning tokens", lambda one: one.reasoning_tokens, unless_zero=True)
+    rows.count("tool calls", lambda one: one.tool_calls, unless_zero=True)
+    return rows.table
 
 
 def _share_of(cause: Cause, earlier: Sequence[Cause], before: Figures) -> float | None:
     none = 0.0 if before.requests else None
     return next((one.share for one in earlier if one.cause == cause.cause), none)
-
-
-def _part(figures: Figures, count: int) -> float | None:
-    return count / figures.requests if figures.requests else None
 
 
 def _latencies(report: Report) -> Table:

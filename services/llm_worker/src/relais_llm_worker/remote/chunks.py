@@ -262,12 +262,13 @@ class ChunkReader:
             match part:
                 case {"type": "text", "text": str(text)}:
                     texts.append(text)
-                case {"type": "reasoning", "text": str(text)}:
-                    thoughts.append(text)
-                case {"type": "thinking" | "reasoning", "thinking": str(text)}:
-                    thoughts.append(text)
                 case {"type": "thinking", "thinking": list(parts)}:
                     thoughts += [_part_text(one) for one in parts]
+                case {"type": "reasoning", "text": str(text)} | {
+                    "type": "thinking" | "reasoning",
+                    "thinking": str(text),
+                }:
+                    thoughts.append(text)
                 case _:
                     self._ignore("content")
         self._charge(sum(map(len, (*texts, *thoughts))))

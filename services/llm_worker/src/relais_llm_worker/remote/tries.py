@@ -81,21 +81,9 @@ class Tries:
         self._all += 1
         self._error = error.passed_on or self._error
         away = self._away[server] = _Away()
-        loop = asyncio.get_running_loop()
         match error:
             case Busy():
-                self._busy += 1
-                if self._busy == 1:
-                    self._busy_since_s = loop.time()
-                rest_s = min(FIRST_REST_S * 2.0 ** (self._busy - 1), LONGEST_OWN_REST_S)
-                if error.retry_after_s is not None:
-                    rest_s = error.retry_after_s
-                away.until_s = loop.time() + rest_s
-                if self._busy >= MAX_BUSY:
-                    raise self.given_up()
-                # Nothing is asked before the time that a server names: there is only another server then.
-                if away.until_s - self._busy_since_s > self._patience_s:
-                    away.until_s = math.inf
+                away.until_s = self._back_at_s(error)
             case Misplaced():
                 away.until_s = math.inf
             case Lost():
@@ -109,6 +97,20 @@ class Tries:
                 del self._away[server]
         if self._all >= MAX_TRIES:
             raise self.given_up()
+
+    def _back_at_s(self, busy: Busy) -> float:
+        """Return when to ask a busy server again: not before the time that it names; inf for never."""
+        now_s = asyncio.get_running_loop().time()
+        self._busy += 1
+        if self._busy == 1:
+            self._busy_since_s = now_s
+        if self._busy >= MAX_BUSY:
+            raise self.given_up()
+        rest_s = busy.retry_after_s
+        if rest_s is None:
+            rest_s = min(FIRST_REST_S * 2.0 ** (self._busy - 1), LONGEST_OWN_REST_S)
+        back_at_s = now_s + rest_s
+        return math.inf if back_at_s - self._busy_since_s > self._patience_s else back_at_s
 
     def given_up(self) -> RelaisError:
         """What the client is told where no server is left to ask."""

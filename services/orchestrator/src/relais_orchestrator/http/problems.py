@@ -57,33 +57,39 @@ async def problems(
 
 def _answer_to(error: Exception, request: web.Request, refusals: RefusalLog) -> web.Response:
     """Raises the error itself where an answer has begun."""
-    match error:
-        case RelaisError():
-            if isinstance(error, RateLimited):
-                rate_headers.note(request, error.buckets)
-            info = error.info
-        case web.HTTPNotFound():
-            info = NotFound(f"there is no {shown_path(request)}").info
-        case web.HTTPMethodNotAllowed():
-            info = MethodNotAllowed(f"{shown_path(request)} takes {_allowed(error)}").info
-        case web.HTTPExpectationFailed():
-            info = EXPECTATION_FAILED
-        case web.HTTPException():
-            info = ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
-        case ConnectionError():
+    info = _info_of(error, request)
+    if info is None:
+        if isinstance(error, ConnectionError):
             # The client has gone: what is answered reaches nobody, but aiohttp takes it for a fault of ours if raised.
             log.info("client_disconnected", path=shown_path(request), error=str(error))
-            return error_response(INTERNAL)
-        case _:
+        else:
             log.error("request_crashed", path=shown_path(request), exc_info=error)
             if request.writer.output_size > 0:
                 raise error
-            return error_response(INTERNAL)
+        return error_response(INTERNAL)
     _log(info, request, refusals)
     response = error_response(info, retry_after_s=getattr(error, "retry_after_s", None))
+    if isinstance(error, RateLimited):
+        rate_headers.note(request, error.buckets)
     if isinstance(error, web.HTTPMethodNotAllowed):
         response.headers["Allow"] = _allowed(error)
     return response
+
+
+def _info_of(error: Exception, request: web.Request) -> ErrorInfo | None:
+    """Return what a client is told; None for what is not its doing."""
+    match error:
+        case RelaisError():
+            return error.info
+        case web.HTTPNotFound():
+            return NotFound(f"there is no {shown_path(request)}").info
+        case web.HTTPMethodNotAllowed():
+            return MethodNotAllowed(f"{shown_path(request)} takes {_allowed(error)}").info
+        case web.HTTPExpectationFailed():
+            return EXPECTATION_FAILED
+        case web.HTTPException():
+            return ErrorInfo(error.reason, "invalid_request_error", None, None, error.status)
+    return None
 
 
 def _allowed(error: web.HTTPMethodNotAllowed) -> str:
