@@ -18,7 +18,7 @@ from relais_testing import leftovers
 from relais_testing.key_leaks import keys_without_expiry
 from relais_testing.memory import MemoryStore
 from relais_testing.process_stack import forking
-from relais_testing.spreading import scope_of
+from relais_testing.spreading import scope_of, turn_of
 from relais_testing.valkey import ValkeyServer
 
 # In CI a failure must come back at the next run; at a desk, chance may find new ones.
@@ -54,16 +54,19 @@ def _leaves_no_process(pytestconfig: pytest.Config) -> Iterator[None]:
     assert not left, f"the test left processes behind:\n{leftovers.describe(left)}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Processes of one run must agree on the tests' names, which an address in memory is no part of."""
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"the name of {item.nodeid} changes from run to run: give ids")
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: turn_of(item.nodeid))
 
 
 @pytest.hookimpl
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several processes (`-n`), each test goes to whichever is free, but for those that belong together."""
+    config.option.loadscopereorder = False  # `turn_of` has ordered them
     scheduler = LoadScopeScheduling(config, log)
     # Not xdist's own groups: they hang on node ids that tests can rename, and pytest 9.2's cannot be.
     scheduler._split_scope = scope_of

@@ -16,21 +16,27 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 from relais_testing.leftovers import FORKED
 
-SERVICES = (
+LIGHT = (
     "relais_orchestrator.app",
     "relais_llm_worker.app",
     "relais_llm_worker.engines.engine_deterministic",
     "relais_embedding_worker.app",
     "uvloop",
 )
-VLLM = (*SERVICES, "relais_llm_worker.engines.vllm.starting", "vllm.entrypoints.openai.api_server")
+HEAVY = (
+    *LIGHT,
+    "relais_llm_worker.engines.vllm.starting",
+    "relais_embedding_worker.encoder_sentence_transformers",
+    "vllm.entrypoints.openai.api_server",
+    "relais_testing.forked_engines",
+)
 _MOST_BYTES = 1 << 18
 
 
@@ -138,6 +144,38 @@ class Mother:
                 pass_fds=(theirs.fileno(),),
             )
         return ours
+
+
+_mothers: list[Mother] = []
+
+
+@contextmanager
+def forking(light: Mother, heavy: Mother) -> Iterator[None]:
+    """Let every service be forked by one of them, as long as it lasts; end them and all their children then."""
+    _mothers.extend((light, heavy))
+    try:
+        yield
+    finally:
+        _mothers.clear()
+        light.close()
+        heavy.close()
+
+
+def mother_of(module: str, settings: Mapping[str, str]) -> Mother | None:
+    """The one that forks this module with these settings; None where none does."""
+    if (
+        not _mothers or "PYTHONPATH" in settings
+    ):  # which may name another tree than the mothers import from
+        return None
+    light, heavy = _mothers
+    encodes = module == "relais_embedding_worker" or "EMBEDDING_MODEL" in settings
+    if (
+        module == "relais_testing.vllm_command"
+        or settings.get("ENGINE") == "vllm"
+        or (encodes and settings.get("EMBEDDING_ENGINE") != "deterministic")
+    ):
+        return heavy
+    return light
 
 
 def _serve(requests: socket.socket) -> Callable[[], object] | None:

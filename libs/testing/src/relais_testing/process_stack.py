@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from relais_testing.prefork import SERVICES, VLLM, Mother
+from relais_testing import prefork
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
@@ -60,23 +60,14 @@ VLLM_SERVE_ON_CPU = {
 
 Starter = Callable[..., ServiceProcess]
 
-_mothers: dict[str, Mother] = {}
-
 
 @contextmanager
 def forking() -> Iterator[Callable[[], set[int]]]:
-    """Fork what starters start, as long as it lasts. Gives the ids of the processes that do it."""
-    _mothers.update(light=Mother(SERVICES, {}), vllm=Mother(VLLM, VLLM_SERVE_ON_CPU))
-    try:
-        yield lambda: {one.pid for one in _mothers.values() if one.pid is not None}
-    finally:
-        for mother in _mothers.values():
-            mother.close()
-        _mothers.clear()
-
-
-def _mother(settings: dict[str, str]) -> Mother | None:
-    return _mothers.get("vllm" if settings.get("ENGINE") == "vllm" else "light")
+    """Fork services, as long as it lasts. Gives the ids of the processes that do it."""
+    light = prefork.Mother(prefork.LIGHT, {})
+    heavy = prefork.Mother(prefork.HEAVY, VLLM_SERVE_ON_CPU)
+    with prefork.forking(light, heavy):
+        yield lambda: {one.pid for one in (light, heavy) if one.pid is not None}
 
 
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
@@ -100,7 +91,6 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
             ports[service],
             log_path,
             environment,
-            mother=_mother(environment),
         )
         if wait:
             return stack.enter_context(process)
@@ -134,7 +124,6 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
             "PORT",
             folder / f"vllm-serve-{len(list(folder.iterdir()))}.log",
             {**VLLM_SERVE_ON_CPU, **settings},
-            mother=_mothers.get("vllm"),
             arguments=[*served, *more],
             ready_path="/health",
         )

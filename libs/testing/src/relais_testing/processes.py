@@ -16,7 +16,7 @@ from types import TracebackType
 import psutil
 
 from relais_testing import leftovers
-from relais_testing.prefork import Forked, Mother
+from relais_testing.prefork import Forked, mother_of
 from relais_testing.tcp_ports import HOST, free_port
 
 START_TIMEOUT_S = 300.0  # longer than any test: theirs decides
@@ -25,12 +25,13 @@ START_TIMEOUT_S = 300.0  # longer than any test: theirs decides
 class ServiceProcess:
     """One service, its log file, and the port on which it says that it is ready.
 
+    It is forked from a process that has imported it, where there is one.
+
     Args:
         module: what `python -m` runs.
         port_setting: the setting that gives it its port; where `settings` lacks it, a free one is chosen.
         arguments: of its command line.
         command: what runs in place of `python -m module`.
-        mother: forks it, where it is not to pay for its imports.
         ready_path: answers 200 once it is ready.
     """
 
@@ -43,7 +44,6 @@ class ServiceProcess:
         *,
         arguments: Sequence[str] = (),
         command: Sequence[str] | None = None,
-        mother: Mother | None = None,
         ready_path: str = "/readyz",
     ) -> None:
         self._ready_path = ready_path
@@ -53,6 +53,7 @@ class ServiceProcess:
         inherited = {key: os.environ[key] for key in passed_on if key in os.environ}
         environment = {**inherited, **settings, port_setting: str(self.port)}
         self._process: subprocess.Popen[bytes] | Forked
+        mother = None if command else mother_of(module, settings)
         if mother is not None:
             self._process = mother.fork(module, arguments, environment, log_path)
             return

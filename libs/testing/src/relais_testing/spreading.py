@@ -1,21 +1,22 @@
-"""Which tests run in one process, one after another, where a run has several (`pytest -n`)."""
+"""Which tests run in one process, one after another, where a run has several (`pytest -n`), and which begin."""
 
 from __future__ import annotations
 
 import re
 
-# What shares something that is slow to make. A model takes a core to load and more than a gigabyte, so those that load
-# vLLM share few processes whether they share it or not.
+# What imports vLLM or torch, or forks what has: so that few processes of a run do.
 _TOGETHER = {
-    "vllm e2e": re.compile(
-        r"/e2e/test_(vllm|vllm_contract|openai_compat|serve_benchmark)\.|::test_a_vllm_worker_|::test_real_models_"
+    "models of servers": re.compile(
+        r"/e2e/test_(clients|lora|openai_compat|serve_benchmark|vllm|vllm_tools)\.|::test_a_vllm_worker_"
     ),
-    "vllm faults": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
-    "clients": re.compile(r"/e2e/test_clients\."),
-    "encoders": re.compile(r"/e2e/test_(embeddings|encoder)\."),
+    "models in the test's process": re.compile(
+        r"/e2e/test_(embeddings|embeddings_benchmark|encoder|engine_args|trials|vllm_chats|vllm_contract)\."
+    ),
+    "models of servers that die": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
 }
 # Many small tests, with fixtures for the whole file.
 _BY_FILE = re.compile(r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.")
+_LONG = re.compile(r"/(e2e|faults)/")
 
 
 def scope_of(node_id: str) -> str:
@@ -24,3 +25,12 @@ def scope_of(node_id: str) -> str:
         if pattern.search(node_id):
             return name
     return node_id.partition("::")[0] if _BY_FILE.search(node_id) else node_id
+
+
+def turn_of(node_id: str) -> int:
+    """By this number the longest begin, so that the short ones fill the end."""
+    names = [*_TOGETHER]
+    scope = scope_of(node_id)
+    if scope in names:
+        return names.index(scope)
+    return len(names) + (0 if _LONG.search(node_id) else 1)

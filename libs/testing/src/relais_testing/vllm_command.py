@@ -11,6 +11,8 @@ import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from relais_llm_worker.parent_death import guard_forks
+
 
 def _version(distribution_name: str) -> str:
     try:
@@ -26,6 +28,8 @@ if __name__ == "__main__":
     importlib.metadata.version = _version
     if sys.argv[1] == "serve":
         sys.argv += ["--host", "127.0.0.1", "--port", os.environ["PORT"]]
+        # An engine that is forked has the port too.
+        guard_forks()
     from vllm.entrypoints.cli.main import main
 
     main()
