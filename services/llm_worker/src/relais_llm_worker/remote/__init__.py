@@ -1,1 +1,1 @@
-"""Models that run already, behind servers that speak OpenAI's API: vLLM, TGI, Ollama, llama.cpp."""
+"""Models behind servers with OpenAI's API: vLLM, TGI, Ollama, llama.cpp."""

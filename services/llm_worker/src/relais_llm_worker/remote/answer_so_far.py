@@ -1,4 +1,4 @@
-"""One answer of a model behind servers: what went out, and what is asked for so that the rest follows."""
+"""One answer of a model behind servers: what was sent to the client, and the requests for the rest of it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from relais_llm_worker.remote.resumption import Meaning
 from relais_llm_worker.remote.server import Served, Server
 
 BEGUN = Chunk((), "")
-"""Before all others: a server has the job."""
+"""The first chunk of every answer: a server has accepted the job."""
 
 
 def obstacle_of(job: Job) -> str | None:
-    """Return why this job's answer cannot go on at another server, or None if it can."""
+    """Return why this job's answer cannot continue at another server; None if it can."""
     if job.chat.may_call:
         return "its tool calls are read by the server that was lost"
     return obstacle(job.sampling)
 
 
 class AnswerSoFar:
-    """One answer, over all its tries.
+    """One answer, across all its tries.
 
     Attributes:
-        prompt_token_ids: as the first server that told them was given them.
-        revision: the one it must go on with; None where any will do.
-        token_ids, text, reasoning, deltas: what went out.
+        prompt_token_ids: as the first server that reports them received them.
+        revision: the weights that it must continue with; None if any will do.
+        token_ids, text, reasoning, deltas: what was sent to the client.
     """
 
     def __init__(self, model: str, job: Job, max_output_tokens: int) -> None:
@@ -58,26 +58,26 @@ class AnswerSoFar:
         self._held: HeldText | None = None
 
     def take_up(self, cut: Cut) -> None:
-        """What an earlier holder gave counts as given."""
+        """Begin with what an earlier holder sent."""
         self.prompt_token_ids, self.revision = cut.prompt_token_ids, cut.model_revision
         self.token_ids, self.text = list(cut.emitted.token_ids), cut.emitted.text
 
     def require_another_try(self) -> None:
-        """Raises NotResumable where text went out and the rest of it cannot be had."""
+        """Raise NotResumable if text was sent and the answer cannot continue elsewhere."""
         why_not = None if self._all_known else "its tokens are not known"
         why_not = why_not or obstacle_of(self.job)
         if self._has_begun and why_not is not None:
             raise NotResumable(f"the server was lost in the middle of the answer, and {why_not}")
 
     def require_no_tools(self) -> None:
-        """Raises NotResumable where the rest of the answer may be tool calls, which only its server can read."""
+        """Raise NotResumable if the rest may be tool calls, which only the server that began them can parse."""
         if self.job.chat.may_call:
             raise NotResumable(
                 f"the worker was lost in the middle of the answer, and {obstacle_of(self.job)}"
             )
 
     async def one_try(self, client: Client, server: Server) -> AsyncGenerator[Chunk]:
-        """`BEGUN` once the server has it, then chunks that follow what went out. Raises as `Client.stream` does."""
+        """Yield `BEGUN` once the server has accepted it, then the missing chunks. Raises as `Client.stream` does."""
         served = server.served(self._model)
         repeated: tuple[int, ...] = ()
         if not self._has_begun:
@@ -115,14 +115,14 @@ class AnswerSoFar:
         return bool(self.token_ids or self.text or self.reasoning or self.deltas)
 
     def _room(self, served: Served) -> int:
-        """Tokens that may still come."""
+        """Return how many tokens may still come."""
         most = self._most
         if served.max_model_len is not None:
             most = min(most, served.max_model_len - len(self.prompt_token_ids))
         return most - len(self.token_ids)
 
     async def _ask_to_go_on(self, meaning: Meaning, room: int) -> tuple[Question, tuple[int, ...]]:
-        """The question, and the ids that went out and will come again."""
+        """Return the request for the rest, and the token ids that it will repeat."""
         emitted = Emitted(tuple(self.token_ids), self.text)
         kept = await meaning.whole(emitted)
         if self._held is None:
@@ -166,14 +166,14 @@ class AnswerSoFar:
         self.revision = served.revision if served.tells_ids and self.prompt_token_ids else None
 
     def _note_kind(self, delta: Delta) -> None:
-        """Once there was anything but text with its ids, ids alone do not tell the answer."""
+        """Note whether token ids alone still describe the answer: not after anything but text with ids."""
         if delta.aside or (delta.text and not delta.token_ids):
             self._all_known = False
 
     def _chunk(
         self, delta: Delta, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
     ) -> Chunk:
-        """What goes out now."""
+        """Return the chunk to send now."""
         held = self._held
         assert held is not None
         if not self._all_known:
@@ -218,7 +218,7 @@ class AnswerSoFar:
         )
 
     def _usage(self, counts: Counts) -> Usage:
-        """As the server counts; where it does not, a piece of text is taken for a token."""
+        """Return the server's token counts; without them, each piece of text counts as a token."""
         known = len(self.prompt_token_ids) or None
         return Usage(
             known if counts.input_tokens is None else counts.input_tokens,
@@ -228,10 +228,10 @@ class AnswerSoFar:
 
 
 class _Unsent:
-    """What a try has brought that has not gone out.
+    """Received parts of an answer that were not sent yet.
 
     Args:
-        repeated: ids that went out and will come again first.
+        repeated: sent ids that the server repeats first.
     """
 
     def __init__(self, repeated: tuple[int, ...]) -> None:
@@ -240,7 +240,7 @@ class _Unsent:
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def add(self, delta: Delta) -> None:
-        """Raises NotResumable where other ids come again than went out."""
+        """Add a delta. Raises NotResumable if the server repeats other ids than those sent."""
         ids = delta.token_ids or ()
         count = min(len(self._repeated), len(ids))
         if ids[:count] != self._repeated[:count]:
@@ -251,7 +251,7 @@ class _Unsent:
             self._logprobs += delta.logprobs[count:]
 
     def take(self) -> tuple[tuple[int, ...], tuple[TokenLogprob, ...]]:
-        """Ids and their probabilities."""
+        """Return ids and their probabilities."""
         taken = self._ids, self._logprobs
         self._ids, self._logprobs = (), ()
         return taken

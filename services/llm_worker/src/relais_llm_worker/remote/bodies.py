@@ -1,4 +1,4 @@
-"""Jobs in OpenAI's shape. Pure."""
+"""Converts jobs to bodies of OpenAI's API. Pure."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Question:
 
 
 def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Question:
-    """The job as its client posed it.
+    """Return the request for a job from its beginning.
 
     Args:
-        max_tokens: None leaves it to the server.
-        with_ids: have the server tell token ids; stop strings are then found here.
+        max_tokens: None for the server's default.
+        with_ids: request token ids; stop strings are then found here.
     """
     prompt = prompt_of(job)
     if job.messages is not None:
@@ -45,7 +45,7 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
 
 
 def prompt_of(job: Job) -> dict[str, Any]:
-    """What the prompt is made of."""
+    """Return the fields of the prompt."""
     if job.messages is None:
         return {"prompt": list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt}
     prompt: dict[str, Any] = {"messages": [_message(turn) for turn in job.messages]}
@@ -62,7 +62,7 @@ def _message(turn: Message) -> dict[str, Any]:
 
 
 def _options(chat: ChatOptions) -> dict[str, Any]:
-    """What is said of tools and reasoning. Without tools, nothing can be said of calls."""
+    """Return the fields of tools and reasoning. Fields of calls are only allowed with tools."""
     said = to_builtins(chat) if chat.tools else {}
     if chat.tools:
         said["tool_choice"] = chat.tool_choice
@@ -74,12 +74,12 @@ def _options(chat: ChatOptions) -> dict[str, Any]:
 def ask_to_go_on(
     job: Job, model: str, prompt_token_ids: list[int], emitted: int, max_tokens: int
 ) -> Question:
-    """What is left of the answer.
+    """Return the request for the rest of an answer.
 
     Args:
-        prompt_token_ids: the prompt's, and those of the answer so far.
-        emitted: how many of them are the answer's.
-        max_tokens: of what is left.
+        prompt_token_ids: of the prompt and of the answer so far.
+        emitted: how many of them belong to the answer.
+        max_tokens: of the rest.
     """
     sampling = job.sampling
     if sampling.min_tokens is not None:

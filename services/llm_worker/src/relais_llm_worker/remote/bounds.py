@@ -1,4 +1,4 @@
-"""How much a server may send in answer to one request."""
+"""Bounds on what a server may send in response to one request."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TEMPLATE_TOKENS = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What an answer may hold.
+    """Bounds on one answer.
 
     Attributes:
-        tokens: the most it was asked for.
-        candidates: likeliest tokens told beside each; None where none are told.
+        tokens: the maximum that was requested.
+        candidates: likeliest tokens reported for each; None without log probabilities.
         prompt_bytes: of the request.
     """
 
@@ -29,17 +29,17 @@ class Bounds:
 
     @property
     def stream_bytes(self) -> int:
-        """Of all chunks together, as they are sent. What servers say beside a token takes some hundred bytes."""
+        """Return the bound on all chunks as sent. What servers add to a token takes some hundred bytes."""
         return MAX_EVENT_BYTES + self.tokens * (_TOKEN_BYTES + self._told() * _CANDIDATE_BYTES)
 
     @property
     def characters(self) -> int:
-        """Of text and of what is told beside it. A token has four on average; only a run of spaces has a hundred."""
+        """Return the bound on characters. A token has four on average; only a run of spaces has a hundred."""
         return _SPARE_CHARACTERS + self.tokens * _TOKEN_CHARACTERS * (1 + self._told())
 
     @property
     def prompt_tokens(self) -> int:
-        """A token has at least one byte, but for those of the chat template."""
+        """Return the bound on prompt tokens: each has at least one byte, except those of the chat template."""
         return self.prompt_bytes + _TEMPLATE_TOKENS
 
     def _told(self) -> int:

@@ -1,7 +1,7 @@
-"""The chunks of one answer, as servers write them: what is known of them is read, what is not is left out and counted.
+"""Reads the chunks of one answer. Unknown or invalid values are left out and counted.
 
-Every value comes from elsewhere: a wrong type, a number out of range or an unknown word reaches neither clients nor
-Redis. Each field is checked by itself, so that one that is wrong does not cost the others.
+Values come from outside: a wrong type, a number out of range or an unknown word must reach neither clients nor Redis.
+Each field is checked separately, so that an invalid one does not affect the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from relais_llm_worker.remote.sse import Event
 
 MAX_TOKEN_ID = (1 << 31) - 1
 MAX_COUNT = 1 << 24
-"""Tokens that any model reads or writes at once; more is no count."""
+"""Upper bound on token counts; larger numbers are invalid."""
 IGNORED_FIELDS = (
     "event",
     "choices",
@@ -37,7 +37,7 @@ IGNORED_FIELDS = (
     "logprobs",
     "usage",
 )
-"""Where values may be left out: the label `field` of the metric."""
+"""Fields whose values may be left out: the values of the metric's label `field`."""
 
 Known = TypeVar("Known", bound=Struct)
 _CHUNK_CHARACTERS = 16
@@ -108,12 +108,12 @@ _LABELS = {
     "prompt_token_ids": "token_ids",
     **dict.fromkeys(_Usage.__struct_fields__, "usage"),
 }
-"""Of fields that have another name in the metric."""
+"""Names in the metric, where they differ from the field's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Tokens as a server counts them; None where it does not say."""
+    """Token counts as reported by a server; None if it reports none."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -129,10 +129,10 @@ class Delta:
     """One chunk of a stream.
 
     Attributes:
-        token_ids: None where the server does not tell.
-        prompt_token_ids: on the first chunk, where the server tells.
-        reasoning, tool_calls: what the server keeps apart from the text.
-        counts: what all chunks so far say.
+        token_ids: None if the server does not report them.
+        prompt_token_ids: on the first chunk, if the server reports them.
+        reasoning, tool_calls: what the server separates from the text.
+        counts: of all chunks so far.
     """
 
     text: str = ""
@@ -147,7 +147,7 @@ class Delta:
 
     @property
     def aside(self) -> bool:
-        """Whether there is something beside the text."""
+        """Return whether there is reasoning or a tool call."""
         return bool(self.reasoning or self.tool_calls)
 
 
@@ -155,12 +155,12 @@ class ChunkReader:
     """Reads one stream's events.
 
     Attributes:
-        counts: the last that the server said of each.
-        said_something: there was text, or something kept apart from it.
+        counts: the latest reported values.
+        said_something: whether there was text, reasoning or a tool call.
 
     Args:
-        ignore: called with one of `IGNORED_FIELDS` for each value that is left out.
-        fail: raises what an error in the stream means.
+        ignore: called with one of `IGNORED_FIELDS` for each omitted value.
+        fail: raises the error that an error in the stream stands for.
     """
 
     def __init__(
@@ -176,10 +176,10 @@ class ChunkReader:
         self._begun: dict[int, bool] = {}  # calls, and whether they have a name
 
     def read(self, event: Event) -> Delta | None:
-        """None where it says nothing that counts.
+        """Return the event's delta; None if it has none.
 
         Raises:
-            Lost: it is no JSON.
+            Lost: it is not JSON.
             TooMuch: the answer is longer than it may be.
         """
         if not event.data and event.name != b"error":
@@ -225,7 +225,7 @@ class ChunkReader:
         )
 
     def _known(self, kind: type[Known], given: dict[str, Any]) -> Known:
-        """What is known of an object; fields that are wrong are counted and left at their defaults."""
+        """Return the known fields of an object; invalid ones are counted and get their defaults."""
         try:
             return msgspec.convert(given, kind)
         except msgspec.ValidationError:
@@ -241,14 +241,14 @@ class ChunkReader:
         return msgspec.convert(fit, kind)
 
     def _choice(self, choices: list[Any]) -> _Choice | None:
-        """The only one that was asked for."""
+        """Return the first choice; only one was requested."""
         fit = [one for one in choices if isinstance(one, dict) and _is_first(one.get("index"))]
         if len(fit) != len(choices) or len(fit) > 1:
             self._ignore("choices")
         return self._known(_Choice, fit[0]) if fit else None
 
     def _text(self, content: Any) -> tuple[str, str]:
-        """A chunk's text, and the reasoning within it. Some servers send parts, as clients do."""
+        """Return a chunk's text, and the reasoning within it. Some servers send parts, as clients do."""
         if content is None:
             return "", ""
         if isinstance(content, str):
@@ -275,7 +275,7 @@ class ChunkReader:
         return "".join(texts), "".join(thoughts)
 
     def _reasoning(self, delta: dict[str, Any]) -> str:
-        """Under vLLM's name, or the older one. Servers that send both send the same under each."""
+        """Return the reasoning, under vLLM's name or the older one. Servers that send both send the same text."""
         for name in ("reasoning", "reasoning_content"):
             given = delta.get(name)
             if isinstance(given, str) and given:
@@ -286,7 +286,7 @@ class ChunkReader:
         return ""
 
     def _calls(self, given: Any) -> tuple[ToolCallDelta, ...]:
-        """The next parts of calls, each with id and name once, whatever the server repeats or leaves out."""
+        """Return the next parts of calls, each with id and name once, whatever the server repeats or omits."""
         if not given:
             return ()
         if not isinstance(given, list):

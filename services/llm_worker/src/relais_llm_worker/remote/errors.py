@@ -1,4 +1,4 @@
-"""How one try at one server may fail; `RemoteModel` decides what follows."""
+"""The ways in which one try at one server fails; `RemoteModel` decides what follows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from relais_common.jobs.errors import RelaisError
 
 
 class TryFailed(Exception):
-    """Another try may go well. The message is for the log and names no secret.
+    """Another try may succeed. The message is for the log and contains no secret.
 
     Attributes:
-        passed_on: what the client is told where no other try follows; None for a general word.
+        passed_on: the client's error if no other try follows; None for a general one.
     """
 
     passed_on: RelaisError | None = None
 
 
 class Unreachable(TryFailed):
-    """No connection: the server has not seen the request."""
+    """There was no connection: the server has not seen the request."""
 
 
 class Busy(TryFailed):
@@ -39,8 +39,8 @@ class Misplaced(TryFailed):
 
 
 class Lost(TryFailed):
-    """The server, or the way to it, was lost with the request on board; or what it says makes no sense."""
+    """The connection was lost during the request, or the response makes no sense."""
 
 
 class TooMuch(Exception):
-    """The server sends more than so many tokens can hold. The same request would bring the same again."""
+    """The server sends more than the requested tokens can hold; another try would do the same."""

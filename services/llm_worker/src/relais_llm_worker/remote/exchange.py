@@ -1,4 +1,4 @@
-"""One request to one server: its answer's chunks, or why there is none."""
+"""Sends one request to one server, and yields the chunks of its answer."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ END_BYTES = 64 << 10
 CALL_TIMEOUT_S = 10.0
 MAX_CALL_BYTES = 1 << 20
 _STREAM_TYPES = frozenset(("text/event-stream", "text/plain", "application/octet-stream"))
-"""Some servers label a stream as text; where nothing is said, aiohttp says the last."""
+"""Media types of streams: some servers use text, and aiohttp reports the last one if there is none."""
 _CHUNKS_PER_TURN = 100
-"""What lies in one buffer may be thousands of chunks: others get their turn in between."""
+"""Chunks read before other tasks get a turn; one buffer may hold thousands."""
 
 
 class Client:
-    """Asks servers.
+    """Sends requests to servers.
 
     Args:
         read_timeout_s: the longest silence, before the first chunk and between two.
-        ignore: called with a model's name and a field for each value of an answer that is left out.
+        ignore: called with a model's name and a field for each omitted value of an answer.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Client:
     async def stream(
         self, server: Server, question: Question, bounds: Bounds
     ) -> AsyncGenerator[Delta]:
-        """Chunks as they come, the last with its counts. Closed early, it closes the connection, and the server stops.
+        """Yield chunks as they arrive, the last one with token counts. Closing it early stops the server.
 
         Raises:
-            TryFailed: another try may go well.
-            EngineRefused: the server says that the request is wrong.
-            EngineFailed: the server failed at this request.
+            TryFailed: another try may succeed.
+            EngineRefused: the server rejects the request as invalid.
+            EngineFailed: the server failed on this request.
         """
         model = question.body["model"]
         reader = ChunkReader(bounds, lambda field: self._ignore(model, field), _fail)
@@ -110,14 +110,14 @@ class Client:
                 f"the model's server sent more than {bounds.tokens} tokens can hold"
             ) from None
         finally:
-            # Read to its end, the connection may serve another request; else closing it is what stops the server.
+            # A connection read to its end can serve another request; otherwise closing it stops the server.
             if whole:
                 response.release()
             else:
                 response.close()
 
     async def call(self, server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON object that answers one POST. Raises as `stream` does."""
+        """POST a body and return the JSON object of the response. Raises as `stream` does."""
         response = await self._post(server, Question(path, body))
         try:
             if response.status != 200:
@@ -138,7 +138,7 @@ class Client:
                 data=orjson.dumps(question.body),
                 headers={"Content-Type": "application/json", **server.headers},
                 timeout=self._timeout,
-                # Another place is another server, to which this one's key must not go.
+                # A redirect leads to another server, which must not get this one's key.
                 allow_redirects=False,
             )
         except (ClientConnectorError, ConnectionTimeoutError) as error:
@@ -148,10 +148,10 @@ class Client:
 
 
 class _Chunks:
-    """A response's chunks.
+    """Reads a response's chunks.
 
     Attributes:
-        done: the server has said that no more come.
+        done: whether the server has ended the stream.
     """
 
     def __init__(self, response: ClientResponse, reader: ChunkReader, most_bytes: int) -> None:
@@ -161,7 +161,7 @@ class _Chunks:
         self.done = False
 
     async def read(self) -> AsyncGenerator[Delta]:
-        """Until `[DONE]`, or until the connection ends. Raises as `ChunkReader.read` does."""
+        """Yield deltas until `[DONE]` or the end of the connection. Raises as `ChunkReader.read` does."""
         pieces = self._response.content.iter_any()
         count = 0
         try:
@@ -180,7 +180,7 @@ class _Chunks:
 
 
 def _fail(chunk: Any) -> NoReturn:
-    """What an error within a stream means: as the status would that it names; without one, the server is lost."""
+    """Raise the error that a status would raise which the stream's error names; without one, Lost."""
     said = read_error(chunk)
     error = meaning(said.status or 502, said)
     if isinstance(error, EngineFailed):
@@ -189,9 +189,9 @@ def _fail(chunk: Any) -> NoReturn:
 
 
 async def _last_words(last: Delta, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta]:
-    """What comes once there was a reason to end: the counts, as a rule.
+    """Yield what follows a finish reason: usually the counts.
 
-    Some servers give a reason with every chunk: only the last of what is yielded here has one.
+    Some servers send a reason with every chunk; only the last delta yielded here has one.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + LAST_WORDS_TIMEOUT_S
@@ -211,7 +211,7 @@ async def _last_words(last: Delta, deltas: AsyncGenerator[Delta]) -> AsyncGenera
 
 
 async def _read_to_end(response: ClientResponse) -> bool:
-    """What is left after `[DONE]`: the end of the body, without which the connection cannot be used again."""
+    """Read to the end of the body, so that the connection can be reused; return whether it ended."""
     left = END_BYTES
     try:
         async with asyncio.timeout(END_TIMEOUT_S):
@@ -233,7 +233,7 @@ async def _require_stream(response: ClientResponse) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """What went wrong with a connection. The text of some errors holds the URL: the class is enough for those."""
+    """Return a connection error's text, or its class if the text contains the URL."""
     if isinstance(error, ClientConnectorError):
         return error.os_error.strerror or "no connection"
     return type(error).__name__

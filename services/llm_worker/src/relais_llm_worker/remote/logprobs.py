@@ -1,4 +1,4 @@
-"""Logarithms of tokens' probabilities, in the two forms of OpenAI's API."""
+"""Log probabilities, in the two forms of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_logprobs(given: Any, candidates: int) -> tuple[TokenLogprob, ...]:
     """Read a chat's list of objects, or a completion's list for each of their fields.
 
     Args:
-        candidates: the most that are kept beside each token.
+        candidates: maximum kept for each token.
 
     Raises:
         ValueError: it has neither form.

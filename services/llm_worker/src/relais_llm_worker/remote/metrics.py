@@ -1,4 +1,4 @@
-"""What a remote worker measures of servers' answers."""
+"""Metrics of servers' answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relais_llm_worker.remote.chunks import IGNORED_FIELDS
 
 
 class RemoteMetrics:
-    """Of one worker process with `ENGINE=remote`."""
+    """Metrics of one worker process with `ENGINE=remote`."""
 
     def __init__(self, registry: CollectorRegistry, models: Sequence[str]) -> None:
         self._ignored = Counter(
@@ -22,5 +22,5 @@ class RemoteMetrics:
         )
 
     def ignored(self, model: str, field: str) -> None:
-        """A value of this field was left out."""
+        """Count an omitted value of this field."""
         self._ignored.of(model, field).inc()

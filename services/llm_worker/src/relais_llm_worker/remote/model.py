@@ -1,4 +1,4 @@
-"""A model behind servers: one answer may take several tries, and go on at another server where the first one died."""
+"""A model behind servers. An answer may take several tries, and continues at another server if one fails."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of every request.
+    """Limits of every request.
 
     Attributes:
-        max_output_tokens: the most it gets.
-        max_failures: tries in a row that may end with a server lost, nothing having come of them.
+        max_output_tokens: maximum output of a request.
+        max_failures: consecutive tries without progress that may lose a server.
     """
 
     max_output_tokens: int
@@ -52,12 +52,15 @@ class RemoteModel:
 
     @property
     def name(self) -> str:
+        """The model's name."""
         return self._name
 
     def room(self, held: int) -> int:
+        """Return how many more jobs may begin now."""
         return self._pool.room(held)
 
     def status(self) -> ModelStatus:
+        """Return capacity, context and readiness."""
         return ModelStatus(
             capacity=self._pool.capacity,
             max_model_len=self._pool.max_model_len,
@@ -65,10 +68,12 @@ class RemoteModel:
         )
 
     def can_continue(self, job: Job) -> bool:
+        """Return whether the answer can continue at another server."""
         return obstacle_of(job) is None
 
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
+        """As `Model.answer`."""
         so_far = AnswerSoFar(self._name, job, self._limits.max_output_tokens)
         if cut is not None:
             require_resumable(cut, self._pool.revisions(), job.sampling)
@@ -80,6 +85,7 @@ class RemoteModel:
             yield Answer(so_far.prompt_token_ids, so_far.revision or "", chunks)
 
     async def tokenize(self, job: Job) -> list[int]:
+        """As `Model.tokenize`."""
         tokens = (await self._call(job, "/tokenize", prompt_of(job))).get("tokens")
         try:
             return msgspec.convert(tokens, list[int])
@@ -87,6 +93,7 @@ class RemoteModel:
             raise EngineFailed("the model's server gave no token ids") from None
 
     async def detokenize(self, job: Job) -> str:
+        """As `Model.detokenize`."""
         body = {"tokens": list(job.prompt or ())}
         text = (await self._call(job, "/detokenize", body)).get("prompt")
         if not isinstance(text, str):
@@ -94,7 +101,7 @@ class RemoteModel:
         return text
 
     async def _call(self, job: Job, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask one of the servers; vLLM's alone know these paths."""
+        """Ask one of the vLLM servers; others lack these paths."""
         tries = Tries(self._limits.max_failures, job.deadline_s)
         async with self._pool.place(job.key_id, tries) as server:
             try:
@@ -112,7 +119,7 @@ class RemoteModel:
             return answer
 
     async def check_health(self) -> None:
-        """Servers that are down come back; nothing ends with them."""
+        """Never raises: servers that are down may come back."""
 
     async def _chunks(self, so_far: AnswerSoFar) -> AsyncGenerator[Chunk]:
         backoff = Backoff()
@@ -156,7 +163,7 @@ class RemoteModel:
                 await backoff.pause()
 
     def _heed(self, server: Server, error: TryFailed, job: Job) -> None:
-        """What a failed try says of the server. One request's refusal says little."""
+        """Update the server's state after a failed try. One request's refusal says little about it."""
         match error:
             case Busy():
                 server.note_busy(job.channel_id, job.key_id, error.retry_after_s)

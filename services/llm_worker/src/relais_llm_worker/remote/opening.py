@@ -1,4 +1,4 @@
-"""Opening every model of a table: one client, one server per way to a URL, one pool per model."""
+"""Opens every model of a table: one client, one server per URL and headers, one pool per model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Access(NamedTuple):
 async def open_remote_models(
     settings: RemoteSettings, limits: Limits, registry: CollectorRegistry
 ) -> AsyncIterator[Sequence[RemoteModel]]:
-    """The models of the table, in its order. Servers are looked at for as long as the context lasts."""
+    """Yield the models of the table, in its order, and probe their servers inside the context."""
     changes = Changes()
     servers: dict[_Access, Server] = {}
     models: dict[str, dict[_Access, Server]] = {}
@@ -86,7 +86,7 @@ def _is_default(settings: RemoteSettings) -> bool:
 
 
 async def _report_default(model: str, server: Server) -> None:
-    """Log that nobody chose this model and server, and whether the server answers, once it was looked at."""
+    """Log that this model and server are the default, and after the first probe whether the server answers."""
     await server.looked.wait()
     log.warning(
         "llm_table_default_used",

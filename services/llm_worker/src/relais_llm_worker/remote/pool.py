@@ -1,4 +1,4 @@
-"""The servers of one model: whose turn it is, and waiting for one."""
+"""Chooses among the servers of one model, and waits for one."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ FULL_REST_S = 5.0
 
 
 class Changes:
-    """Wakes whoever waits for something to change."""
+    """Wakes everybody who waits for a change."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
+        """Wake all waiters."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self) -> None:
+        """Wait for the next change."""
         await self._event.wait()
 
 
 class Pool:
-    """Hands out places, at the server that has the largest share of them free."""
+    """Hands out places at the server with the largest free share."""
 
     def __init__(self, model: str, servers: Sequence[Server], changes: Changes) -> None:
         self._model = model
@@ -41,10 +43,10 @@ class Pool:
         self._full_until_s = 0.0
 
     def room(self, held: int) -> int:
-        """Places free, less the jobs of ours that wait for one already.
+        """Return the free places, minus our jobs that wait for one.
 
-        Those that a server has put off take no place from others meanwhile. Where a key has as many of them as may
-        wait, one job is taken now and then: it may be another key's.
+        Requests that a server has put off occupy no place. If a key has the maximum of such requests, a job is still
+        taken now and then, because it may belong to another key.
         """
         free = sum(server.free for server in self._up())
         room = free - (held - self._placed - self._resting.total())
@@ -54,17 +56,18 @@ class Pool:
 
     @property
     def capacity(self) -> int:
+        """Return the places of all servers that answer."""
         return sum(server.max_concurrency for server in self._up())
 
     @property
     def max_model_len(self) -> int | None:
-        """The shortest context among the servers that answer."""
+        """Return the shortest context among the servers that answer."""
         lengths = [server.served(self._model).max_model_len for server in self._up()]
         return min((length for length in lengths if length is not None), default=None)
 
     @property
     def not_ready(self) -> str | None:
-        """Why no server can run the model; None where one can."""
+        """Return why no server can run the model; None if one can."""
         reasons = []
         for server in self._servers:
             reason = server.why_not(self._model)
@@ -82,17 +85,17 @@ class Pool:
         revision: str | None = None,
         avoid: Server | None = None,
     ) -> AsyncIterator[Server]:
-        """A place at a server, as soon as there is one.
+        """Return a context that waits for a place at a server and holds it.
 
         Args:
-            key_id: whose request it is.
-            tries: that it has behind it.
-            revision: the only one that will do.
-            avoid: the last choice.
+            key_id: the key of the request.
+            tries: its earlier tries.
+            revision: the required weights.
+            avoid: a server to use only if there is no other.
 
         Raises:
-            NotResumable: none of the servers has this revision, as far as is known.
-            RelaisError: every server has refused the request, or has put it off while too many others wait likewise.
+            NotResumable: no server is known to have this revision.
+            RelaisError: every server has refused the request, or put it off while too many others wait.
         """
         server = self._choose(key_id, tries, revision, avoid)
         if server is None:
@@ -128,7 +131,7 @@ class Pool:
 
     @contextmanager
     def _rest(self, key_id: str, tries: Tries) -> Iterator[None]:
-        """Count a request that was put off: as many of each key, and twice as many in all, as there are places."""
+        """Count a request that was put off: at most one per place for each key, and two in all."""
         most = self._most_resting
         if self._resting[key_id] >= most or self._resting.total() >= 2 * most:
             self._full_until_s = asyncio.get_running_loop().time() + FULL_REST_S
@@ -141,7 +144,7 @@ class Pool:
             self._resting = +self._resting  # keys that wait no more are forgotten
 
     def revisions(self) -> set[str]:
-        """Of every server, as it was when it answered last; of those that tell token ids."""
+        """Return the last known revisions of the servers that report token ids."""
         found = (server.served(self._model) for server in self._servers)
         return {served.revision for served in found if served.tells_ids}
 

@@ -1,4 +1,4 @@
-"""Looking at a server: does it answer, and what does it serve?"""
+"""Probes a server: whether it answers, and what it serves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_NAME_LENGTH = 500
 MAX_NAMED = 5
 _VLLM = "vllm"
 _PATIENCE = 2
-"""Silences in a row after which a server counts as down: a busy one may miss one."""
+"""Consecutive unanswered probes after which a server counts as down; a busy one may miss one."""
 
 
 async def probe_for_ever(
@@ -37,7 +37,7 @@ async def probe_for_ever(
     every_s: float,
     connect_timeout_s: float,
 ) -> None:
-    """Look every `every_s` seconds, sooner while it is down."""
+    """Probe the server every `every_s` seconds, more often while it is down."""
     timeout = ClientTimeout(total=ANSWER_TIMEOUT_S, sock_connect=connect_timeout_s)
     backoff = Backoff(longest_s=every_s)
     silences = 0
@@ -68,13 +68,13 @@ async def probe_for_ever(
 
 
 class _Unfit(ValueError):
-    """It answers, and cannot be used."""
+    """The server answers but cannot be used."""
 
 
 async def _look(
     session: ClientSession, server: Server, timeout: ClientTimeout
 ) -> dict[str, dict[str, Any]]:
-    """Its models' cards by name; none where it lists no models.
+    """Return the cards of its models by name; empty if it lists none.
 
     Raises:
         ClientError, TimeoutError, OSError, ValueError: it cannot be used.
@@ -104,7 +104,7 @@ async def _look(
 async def _get(
     session: ClientSession, server: Server, path: str, timeout: ClientTimeout
 ) -> AsyncIterator[ClientResponse]:
-    """Closed at the end, whatever else was to come."""
+    """Yield the response to a GET, and close its connection."""
     response = await session.get(
         server.url + path, headers=server.headers, timeout=timeout, allow_redirects=False
     )
@@ -137,7 +137,7 @@ async def _note(
 
 
 async def _vllm_s(client: Client, server: Server, model: str, card: dict[str, Any]) -> Served:
-    """vLLM's card names the weights' place; an answer's fingerprint tells version, precision and the like."""
+    """Return what identifies the weights: the path in vLLM's card, and an answer's fingerprint."""
     body = {"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):

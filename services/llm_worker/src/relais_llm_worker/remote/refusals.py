@@ -1,4 +1,4 @@
-"""What a server's refusal means: for the request, for the server, and for the client."""
+"""Interprets a server's refusal: for the request, the server and the client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RATE_LIMITED = 429
 _UNAVAILABLE = frozenset((408, 425, 503, 529))
 _LOST = frozenset((502, 504))
 _OURS = frozenset((401, 402, 404, 405, 407))
-"""Refusals of this deployment's key, account, address or model: no client can do anything about them."""
+"""Refusals of this deployment's key, account, address or model, which no client can fix."""
 _STATUS_OF = {
     "invalid_request_error": 400,
     "context_length_exceeded": 400,
@@ -54,7 +54,7 @@ _CODES = frozenset(
         "unsupported_value",
     )
 )
-"""OpenAI's, passed on as they are."""
+"""Codes of OpenAI, passed on unchanged."""
 CONTEXT = "context_length_exceeded"
 _OVERFLOW = re.compile(
     # vLLM, SGLang, llama.cpp, Ollama and OpenAI; then vLLM, TGI, and others.
@@ -77,12 +77,12 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An error in OpenAI's form, or in one that is near to it.
+    """An error in OpenAI's form, or a similar one.
 
     Attributes:
-        shaped: it has that form; a page of some proxy has not.
-        words: its type and code.
-        status: the HTTP status that it names, by number or by word.
+        shaped: whether it has that form, unlike a proxy's page.
+        words: type and code.
+        status: the HTTP status that it names, as a number or a word.
     """
 
     message: str = ""
@@ -93,7 +93,7 @@ class Said:
 
 
 def read_error(body: Any) -> Said:
-    """What an error's body says."""
+    """Parse the body of an error."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, str):
         return Said(error, status=_STATUS_OF.get(error.lower()), shaped=True)
@@ -116,10 +116,10 @@ def read_error(body: Any) -> Said:
 
 
 async def read_capped(response: ClientResponse, most_bytes: int, timeout_s: float) -> bytes:
-    """A body that is whole within these bounds.
+    """Read a whole body within these bounds.
 
     Raises:
-        Lost: it is not, or is compressed.
+        Lost: it exceeds them, or is compressed.
     """
     require_plain(response)
     body = bytearray()
@@ -135,13 +135,13 @@ async def read_capped(response: ClientResponse, most_bytes: int, timeout_s: floa
 
 
 def require_plain(response: ClientResponse) -> None:
-    """Raises Lost where the answer is compressed: it was not asked to be, and may unpack to anything."""
+    """Raise Lost if the response is compressed: that was not requested, and it may unpack to any size."""
     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
         raise Lost("its answer is compressed")
 
 
 async def refusal(response: ClientResponse) -> Exception:
-    """What a status other than 200 means."""
+    """Return the error that a status other than 200 stands for."""
     try:
         said = read_error(
             orjson.loads(await read_capped(response, MAX_ERROR_BYTES, ERROR_TIMEOUT_S))
@@ -152,7 +152,7 @@ async def refusal(response: ClientResponse) -> Exception:
 
 
 def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exception:
-    """What an error with this status means."""
+    """Return the error that this status and body stand for."""
     answers = f"it answers {status}"
     if status != _RATE_LIMITED and _overflows(said):
         # Whatever the status: no other try would go better.
@@ -192,10 +192,10 @@ def _refused(status: int, said: Said) -> UpstreamRefused:
 def exceeds_context(
     error: UpstreamRefused, max_model_len: int | None, param: str
 ) -> UpstreamRefused:
-    """Word the refusal of a request that is too long as OpenAI's clients expect; any other is returned as it is.
+    """Return the refusal of a request that is too long in OpenAI's words; any other is returned unchanged.
 
     Args:
-        max_model_len: as far as the server told.
+        max_model_len: if the server reports it.
         param: the field with the prompt.
     """
     if error.code != CONTEXT:

@@ -1,4 +1,4 @@
-"""Where a cut answer can be gone on with. vLLM alone tells what its tokens mean."""
+"""Finds the token at which an interrupted answer can continue. Only vLLM reports the text of tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMPARED = 8
 
 
 class Meaning:
-    """What a server says that tokens of a model mean."""
+    """The text of a model's tokens, as a server reports it."""
 
     def __init__(self, client: Client, server: Server, model: str) -> None:
         self._client = client
@@ -25,10 +25,10 @@ class Meaning:
         self._model = model
 
     async def whole(self, emitted: Emitted) -> int:
-        """How many of the tokens lie before the last place between two characters: nearly always all.
+        """Return how many of the tokens end at a character boundary: nearly always all.
 
-        The server is to make the others again: given half a character as the end of a prompt, vLLM gives the whole
-        prompt back with the other half.
+        The server generates the others again: if a prompt ends within a character, vLLM returns the whole prompt with
+        the other half.
         """
         count = len(emitted.token_ids)
         first = max(0, count - _LONGEST_CHARACTER)
@@ -40,12 +40,12 @@ class Meaning:
         return first
 
     async def held_back(self, emitted: Emitted, stops: Sequence[str]) -> str:
-        """The text of the tokens that did not go out, since it may begin a stop string.
+        """Return the text of tokens that was not sent because it may begin a stop string.
 
-        It is the longest end of the text that one of these begins with, whatever came before.
+        It is the longest end of the text with which a stop string begins.
 
         Raises:
-            NotResumable: what came before it is not what went out.
+            NotResumable: the text before it differs from what was sent.
         """
         longest = max(map(len, stops))
         text = await self._text(emitted.token_ids[-(longest + _COMPARED + _LONGEST_CHARACTER) :])

@@ -1,4 +1,4 @@
-"""One URL: whether it answers, what it serves, and how many of its places are free."""
+"""One server: whether it answers, what it serves, and how many of its places are free."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Served:
     """One model at one server.
 
     Attributes:
-        revision: what identifies the weights and how they are run, as far as the server tells.
-        tells_ids: the server is vLLM: it tells token ids, takes them as a prompt, and turns them into text.
+        revision: identifies the weights and how they are run, as far as the server reports it.
+        tells_ids: whether the server is vLLM: it reports token ids, accepts them as a prompt, and detokenizes them.
     """
 
     revision: str = ""
@@ -31,26 +31,26 @@ class Served:
 
 
 SEVERAL = 3
-"""Requests of a key, or keys, that a server must put off with nothing going well in between, before it is let alone."""
+"""Consecutive requests of a key, or keys, that a server puts off before it gets a rest."""
 RECENT_S = 10.0
-"""For so long after a request went well, those that are put off say nothing of the server: only their keys wait."""
+"""How long after a success requests that are put off count against their keys only."""
 PACE_S = 1.0
-"""Between two tries of those whose requests were put off, until one goes well."""
+"""Time between two tries of requests that were put off, until one succeeds."""
 MAX_KEYS = 1000
 LONGEST_REST_S = 60.0
 REST_MARGIN_S = 0.01  # a timer may fire a little early
 
 
 class Server:
-    """Places, state, and what the last look at it found.
+    """A server's places, its state, and the result of the last probe.
 
     Attributes:
-        listed: the models it names itself; None before the first look.
-        looks: how often it was looked at and was found to be up or down.
-        looked: set once it was.
+        listed: the models that it lists; None before the first probe.
+        looks: number of probes that found it up or down.
+        looked: set after the first one.
 
     Args:
-        changed: called when a place or the server itself comes back.
+        changed: called when a place becomes free or the server comes back.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Server:
 
     @property
     def free(self) -> int:
-        """Places free, whether or not it answers: a single one after a rest, until something goes well."""
+        """Return the free places, whether or not it answers: only one after a rest, until a request succeeds."""
         places = max(0, self.max_concurrency - self.running)
         return min(1, places) if self._is_doubtful else places
 
     @property
     def refuses(self) -> bool:
-        """The last request that it answered was refused. It may be that request, or the server."""
+        """Return whether it refused its last request, which may be the request's fault or the server's."""
         return self._misplaced or bool(self._keys_put_off)
 
     @property
@@ -95,11 +95,11 @@ class Server:
         return len(self._keys_put_off) >= SEVERAL and now_s - self._went_well_s > RECENT_S
 
     def takes(self, key_id: str) -> bool:
-        """Whether requests of this key may be tried now."""
+        """Return whether requests of this key may be tried now."""
         return asyncio.get_running_loop().time() >= self._key_rests_until_s.get(key_id, 0.0)
 
     def why_not(self, model: str) -> str | None:
-        """Why this server cannot run the model now; None where it can."""
+        """Return why this server cannot run the model now; None if it can."""
         if self.why_down is not None:
             return self.why_down
         if asyncio.get_running_loop().time() < self._rests_until_s:
@@ -107,11 +107,11 @@ class Server:
         return self._why_not.get(model)
 
     def served(self, model: str) -> Served:
-        """The model as it was when the server answered last."""
+        """Return the model as the server last reported it."""
         return self._served.get(model, Served())
 
     def note_good(self, key_id: str) -> None:
-        """It has begun to answer a request of this key."""
+        """Note that it has begun to answer a request of this key."""
         self._misplaced = False
         rested = self._key_rests_until_s.pop(key_id, None) is not None or self._is_doubtful
         self._put_off.pop(key_id, None)
@@ -121,10 +121,10 @@ class Server:
             self._changed()
 
     def note_busy(self, channel_id: str, key_id: str, retry_after_s: float | None) -> None:
-        """It will take a request later.
+        """Note that it has put off a request.
 
-        After several of one key, that key's others wait; after some of several keys everybody's, unless one
-        went well lately.
+        After several of one key, that key's other requests wait; after some of several keys, all requests wait, unless
+        one succeeded recently.
         """
         requests = self._put_off.setdefault(key_id, set())
         if len(requests) < SEVERAL:
@@ -148,17 +148,17 @@ class Server:
             loop.call_later(rest_s + REST_MARGIN_S, self._changed)
 
     def note_misplaced(self, reason: str) -> None:
-        """It refuses this deployment, or one request in a way that looks like it: others go elsewhere if they can."""
+        """Note that it refuses this deployment, or seems to: other requests prefer other servers."""
         if not self._misplaced:
             log.error("server_refused", url=self.shown, reason=reason)
         self._misplaced = True
 
     def doubt(self) -> None:
-        """Have it looked at now."""
+        """Have it probed now."""
         self._doubt.set()
 
     async def doubted(self, timeout_s: float) -> None:
-        """Wait for so long, or until somebody finds that it does not answer."""
+        """Wait for this time, or until somebody doubts that it answers."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._doubt.wait()
@@ -166,16 +166,16 @@ class Server:
             pass
 
     def begin_look(self) -> None:
-        """Doubts from before are dealt with by the look that begins."""
+        """Begin a probe, which settles earlier doubts."""
         self._doubt.clear()
 
     def note_up(
         self, served: Mapping[str, Served], why_not: Mapping[str, str], listed: Collection[str]
     ) -> None:
-        """It answers: with these models, and without those.
+        """Note that it answers, with these models.
 
         Args:
-            listed: every model it names, ours or not.
+            listed: every model that it lists, ours or not.
         """
         if self.why_down is not None or why_not != self._why_not:
             log.info("server_up", url=self.shown, missing=dict(why_not))
@@ -184,13 +184,13 @@ class Server:
         self.note_looked()
 
     def note_looked(self) -> None:
-        """It was looked at, and nothing is new."""
+        """Note a probe that found nothing new."""
         self.looks += 1
         self.looked.set()
         self._changed()
 
     def note_down(self, reason: str) -> None:
-        """It does not answer; what it served is remembered, for those who wait to go on there."""
+        """Note that it does not answer. Its models are remembered for answers that may continue there."""
         if self.why_down is None or not self.looked.is_set():
             log.warning("server_down", url=self.shown, reason=reason)
         self.why_down = reason
@@ -199,11 +199,13 @@ class Server:
         self._doubt.set()
 
     def begin(self, key_id: str) -> None:
+        """Occupy a place."""
         self.running += 1
         # Until one has gone well, one at a time.
         self._rest(key_id, PACE_S)
 
     def end(self) -> None:
+        """Free a place."""
         self.running -= 1
         self._changed()
 

@@ -1,4 +1,4 @@
-"""What the remote engine is told."""
+"""Settings of the remote engine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from relais_common.config.llm_table import TableEntry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSettings:
-    """Which servers, and how they are asked.
+    """The servers, and how to use them.
 
     Attributes:
-        max_concurrency: of each server, where its entry says nothing else.
+        max_concurrency: default number of places of a server.
         read_timeout_s: the longest silence, before the first chunk of an answer and between two.
-        probe_every_s: how often each server is looked at.
+        probe_every_s: time between two probes of a server.
     """
 
     table: tuple[TableEntry, ...]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from relais_llm_worker.remote.errors import Lost, TooMuch
 
 MAX_EVENT_BYTES = 8 << 20
-"""The first chunk of an answer may hold the token ids of a long prompt: a million of them fit."""
+"""Bound on one event. The first chunk of an answer may hold a million token ids of the prompt."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -16,8 +16,8 @@ class Event(NamedTuple):
     """One event that has data.
 
     Attributes:
-        name: what stands after `event:`; empty where nothing does.
-        data: what stands after `data:`; several such lines are joined.
+        name: the value of `event:`; empty without one.
+        data: the value of `data:`; several lines are joined.
     """
 
     name: bytes

@@ -1,4 +1,4 @@
-"""Where one request has been tried, and so where it may be tried next, and when its client is told instead."""
+"""Records one request's tries: where it may be tried next, and when to give up."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Un
 from relais_llm_worker.remote.server import Server
 
 MAX_BUSY = 6
-"""Tries in a row that servers may put off."""
+"""Maximum of consecutive tries that servers put off."""
 MAX_TRIES = 20
-"""In a row, whatever became of each: of them all, nothing came."""
+"""Maximum of consecutive tries without progress, for whatever reason."""
 LONGEST_PATIENCE_S = 60.0
-"""From the first of them; half of the request's deadline where that is sooner, so that its client learns why."""
+"""How long a request may be put off, or half of its deadline if shorter, so that its client gets a reason."""
 FIRST_REST_S = 0.5
 LONGEST_OWN_REST_S = 8.0
 
 
 @dataclass(slots=True)
 class _Away:
-    """What keeps a request from a server: a time, or a look at it that is still to come."""
+    """What a request waits for at a server: a time, or the next probe."""
 
     until_s: float = 0.0
     looks: int = 0
 
 
 class Tries:
-    """One request's.
+    """The tries of one request.
 
     Args:
-        max_lost: tries in a row that may end with a server lost.
+        max_lost: maximum of consecutive tries that lose a server.
         deadline_s: of the request.
     """
 
@@ -45,38 +45,38 @@ class Tries:
         self._error: RelaisError | None = None
 
     def fits(self, server: Server) -> bool:
-        """Whether this request may go there now."""
+        """Return whether this request may be sent there now."""
         away = self._away.get(server)
         if away is None:
             return True
         return away.looks <= server.looks and asyncio.get_running_loop().time() >= away.until_s
 
     def refused_by(self, server: Server) -> bool:
-        """Whether it will not be asked again, for this request."""
+        """Return whether the server is ruled out for this request."""
         away = self._away.get(server)
         return away is not None and away.until_s == math.inf
 
     @property
     def put_off(self) -> bool:
-        """Whether a server has asked for a later try."""
+        """Return whether a server has asked for a later try."""
         return self.next_s() is not None
 
     def next_s(self) -> float | None:
-        """When the first server comes back by time alone, on the loop's clock."""
+        """Return the earliest time at which a server may be tried again, on the loop's clock."""
         now_s = asyncio.get_running_loop().time()
         times = [away.until_s for away in self._away.values() if now_s < away.until_s < math.inf]
         return min(times, default=None)
 
     def note_progress(self) -> None:
-        """What went before counts no more."""
+        """Forget earlier tries after progress."""
         self._lost = self._busy = self._all = 0
         self._away.clear()
 
     def note(self, server: Server, error: TryFailed) -> None:
-        """Take in a failed try.
+        """Record a failed try.
 
         Raises:
-            RelaisError: its client is told, and there is no other try.
+            RelaisError: there is no other try; the error is the client's.
         """
         self._all += 1
         self._error = error.passed_on or self._error
@@ -113,5 +113,5 @@ class Tries:
         return math.inf if back_at_s - self._busy_since_s > self._patience_s else back_at_s
 
     def given_up(self) -> RelaisError:
-        """What the client is told where no server is left to ask."""
+        """Return the client's error if no server is left."""
         return self._error or UpstreamUnavailable("the model's servers take no more requests now")

@@ -25,23 +25,23 @@ SHORTEST_PAUSE_S = 0.05
 
 
 class Commands(Protocol):
-    """Where commands go. `run` must be running meanwhile."""
+    """Sends commands to Redis while `run` is running."""
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
-        """Have a command sent at the end of this turn; of its keys, the first says where to.
+        """Send a command at the end of this turn of the event loop, to the server that has its first key.
 
         Returns:
-            What Redis answers, as protocol version 2 has it; bytes are not decoded. Raises what the client raises.
+            The reply, as in protocol version 2; bytes are not decoded. It may raise redis-py's errors.
         """
         ...
 
     async def run(self) -> None:
-        """Carry them, for ever."""
+        """Send commands and receive their replies, for ever."""
         ...
 
 
 class _Call:
-    """One call: what to send, who waits for the answer, and what became of it so far."""
+    """One call: its bytes, the future of its reply, and its failures so far."""
 
     __slots__ = ("answer", "asked_beat", "failures", "packed")
 
@@ -57,15 +57,14 @@ class _Call:
 
 
 class Calls:
-    """Calls share a connection, which `run` keeps; each has an answer, an error and an end of its own.
+    """Sends all calls over one connection, which `run` keeps open; each has its own reply, error and timeout.
 
-    An error is that of its call only. A call that is cancelled is not sent, or its answer is thrown away. When the
-    connection fails, calls that were answered are done, and the others are sent again over a new one: whether Redis
-    carried them out is unknown, so each must be one that may be sent twice. One that fails too often, or is not
-    answered in time, fails alone. Nothing that blocks may be sent: what comes behind it would wait.
+    A cancelled call is not sent, or its reply is dropped. If the connection fails, unanswered calls are sent again over
+    a new one. Whether Redis executed them is unknown, so every call must be safe to send twice. A call that fails too
+    often, or gets no reply in time, fails alone. Blocking commands are not allowed: later calls would wait for them.
 
     Args:
-        make_link: a new connection each time.
+        make_link: creates a new connection.
         timeout_s: how long one call may take before it counts as lost; see `lived_timeout`.
         connect_timeout_s: how long opening a connection may take.
     """
@@ -95,7 +94,7 @@ class Calls:
         return answer
 
     async def run(self) -> None:
-        """Carry calls, over one connection after another. A connection is opened when there is something to send."""
+        """Send calls and receive replies, reconnecting as needed. Connects when there is something to send."""
         try:
             while True:
                 while not self._waiting:
@@ -117,9 +116,9 @@ class Calls:
             await first_failure(self._write(link), self._read(link), self._watch_times())
 
     async def _write(self, link: Link) -> None:
-        self._asked.set()  # what waits already
+        self._asked.set()  # for calls that already wait
         while True:
-            # Whoever runs in the same turn as the first to ask has asked, too, before this goes on.
+            # By the time this resumes, everything else that runs in this turn has added its calls.
             await self._asked.wait()
             self._asked.clear()
             turn = [call for call in self._waiting if not call.answer.done()]
@@ -137,9 +136,9 @@ class Calls:
 
     def _hand_over(self, answer: Any) -> None:
         if isinstance(answer, exceptions.ConnectionError):
-            raise answer  # it loads its data, or wants another password: the same for all
+            raise answer  # Redis is loading, or rejects the password: every call is affected
         if isinstance(answer, exceptions.ReadOnlyError):
-            # It did nothing, and would refuse every write. The address may lead to the new primary by now.
+            # Nothing was written, and every write would be refused. The address may lead to the new primary by now.
             raise exceptions.ConnectionError("the server has become a replica") from answer
         call = self._sent.popleft()
         self._answers += 1
@@ -152,7 +151,7 @@ class Calls:
         while True:
             await asyncio.sleep(self._timeout_s / BEATS)
             self._beats += 1
-            # They are in the order in which they were asked for.
+            # They are in the order in which they were sent.
             if self._sent and self._is_late(self._sent[0]):
                 raise TimeoutError
 
@@ -160,7 +159,7 @@ class Calls:
         return self._beats - call.asked_beat > BEATS
 
     def _note_lost(self, error: Exception) -> None:
-        """Have what is unanswered sent again, unless the lost connection was once too often for it."""
+        """Queue unanswered calls again, except those that have failed too often."""
         timed_out = isinstance(error, TimeoutError | exceptions.TimeoutError)
         for call in self._charged(timed_out):
             call.failures += 1
@@ -172,12 +171,12 @@ class Calls:
         self._sent.clear()
 
     def _charged(self, timed_out: bool) -> list[_Call]:
-        """The calls for which the lost connection counts."""
+        """Return the calls for which the lost connection counts as a failure."""
         calls = self._unanswered()
         if timed_out and self._sent:
             return [call for call in calls if self._is_late(call)]
         if not timed_out and self._answers:
-            # It worked until a moment ago. Only of the call whose turn it was can the loss be more than bad luck.
+            # The connection worked until now, so only the call that was being answered can have caused the loss.
             return [call for call in calls if self._sent and call is self._sent[0]]
         return calls
 

@@ -1,4 +1,4 @@
-"""The client's own connections, for what may not share one: blocking pops, subscriptions, waits for replicas."""
+"""redis-py's own clients, for what cannot share a connection: blocking pops, subscriptions, waits for replicas."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from relais_common.queue.client.topology import Node, Topology
 
 
 class Clients(Protocol):
-    """Whose Redis has which key."""
+    """Finds the Redis that has a key."""
 
     def of(self, key: str) -> AbstractAsyncContextManager[Redis]:
-        """A client of the server that has this key. Raises what the client raises where none can be found."""
+        """Return a client of the server that has this key. Raises redis-py's errors if there is none."""
         ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close all connections."""
 
 
 class OneServer:
-    """One client for all keys."""
+    """Uses one client for all keys."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -38,10 +39,10 @@ class OneServer:
 
 
 class ClusterNodes:
-    """A client for each node that was asked for so far. After an error who has what is asked anew.
+    """Keeps a client for each cluster node in use. After an error, the slots are looked up again.
 
     Args:
-        connect: to one node.
+        connect: returns a client of one node, by its URL.
     """
 
     def __init__(self, topology: Topology, connect: Callable[[str], Redis]) -> None:

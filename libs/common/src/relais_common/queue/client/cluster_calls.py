@@ -1,4 +1,4 @@
-"""Calls to a Redis Cluster: each goes to the node that has its key."""
+"""Calls to a Redis Cluster: each is sent to the node that has its key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relais_common.runtime.lifecycle import cancel_and_wait
 log = structlog.get_logger(__name__)
 
 PAUSE_S = 0.1
-"""Before the cluster is asked again who has what."""
+"""Pause before the slots are looked up again."""
 
 _ELSEWHERE = (
     exceptions.MovedError,
@@ -25,13 +25,13 @@ _ELSEWHERE = (
     exceptions.TryAgainError,
     exceptions.ConnectionError,
 )
-"""What says that the node is not, or no longer, the one to ask."""
+"""Errors that mean that another node may have the key."""
 
 _KEY_AT = {"EVALSHA": 3, "EVAL": 3, "PING": None}
 
 
 class _Call:
-    """One call, and the present try."""
+    """One call and its current attempt."""
 
     __slots__ = ("answer", "asked_s", "trial", "words")
 
@@ -45,7 +45,7 @@ class _Call:
 
     @property
     def key(self) -> str | bytes | None:
-        """None where any node will do."""
+        """Return the call's key; None if any node will do."""
         at = _KEY_AT.get(str(self.words[0]), 1)
         if at is None:
             return None
@@ -53,19 +53,19 @@ class _Call:
         return key if isinstance(key, bytes) else str(key)
 
     def give_up(self, answer: asyncio.Future[Any]) -> None:
-        """Its caller has gone."""
+        """Cancel the attempt if the caller has cancelled the call."""
         if answer.cancelled() and self.trial is not None:
             self.trial.cancel()
 
 
 class ClusterCalls:
-    """`Calls` for each node, and what goes from one to another.
+    """Keeps `Calls` for each node, and moves calls between them.
 
-    A call whose node has lost the slot, or cannot be reached, waits until the cluster says who has it, for as long as
-    one call may take. So every call must be one that may be sent twice.
+    A call whose node has lost the slot, or is unreachable, waits until the cluster names the new one, up to the timeout
+    of a call. Every call must therefore be safe to send twice.
 
     Args:
-        make_calls: to one node.
+        make_calls: returns the `Calls` of one node, by its URL.
         timeout_s: how long one call may take before it counts as lost.
     """
 
@@ -83,14 +83,14 @@ class ClusterCalls:
         self._closed = False
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
-        """As `Calls.send`."""
+        """Send a command, as `Calls.send` does."""
         call = _Call(words, self._loop.create_future(), self._loop.time())
         call.answer.add_done_callback(call.give_up)
         self._send(call)
         return call.answer
 
     async def run(self) -> None:
-        """Know the cluster, and carry calls. It is asked who has what at the first call, and when that has changed."""
+        """Send calls and receive replies. Slots are looked up at the first call, and again after they have moved."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -179,6 +179,6 @@ def _fail(call: _Call, error: Exception) -> None:
 
 
 def _forget(answer: asyncio.Future[Any]) -> None:
-    """What comes of it shows in the call behind it."""
+    """Ignore the reply; the next call shows whether it worked."""
     if not answer.cancelled():
         answer.exception()

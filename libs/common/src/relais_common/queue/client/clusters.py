@@ -2,7 +2,7 @@
 
     redis+cluster://[[user]:password@]host[:6379][,host[:6379]...]
 
-Any of its nodes will do: they name the others. `rediss+cluster://` speaks TLS, to all of them.
+Any node will do, because each names the others. `rediss+cluster://` uses TLS for all nodes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _FORM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """Whom to ask at first, and how to reach any of its nodes.
+    """The address of a cluster.
 
     Attributes:
-        nodes: hosts and ports.
+        nodes: hosts and ports of the nodes to ask first.
     """
 
     nodes: tuple[tuple[str, int], ...]
     _prefix: str = field(repr=False)
 
     def url_of(self, node: tuple[str, int]) -> str:
-        """A node's own URL."""
+        """Return the URL of a node."""
         host, port = node
         return f"{self._prefix}{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def parse(url: str) -> ClusterAddress:
-    """Raises ValueError, which does not show the URL: it may have a password."""
+    """Parse the address. Raises ValueError, without the URL, which may contain a password."""
     match = _FORM.fullmatch(url)
     if match is None:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Connections to Redis: how long to wait, how often to try again, and what a failure is called."""
+"""Connections to Redis, with their timeouts, retries and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIRM_TIMEOUT_S = 5.0
 """How long to wait for the confirmation of a subscription."""
 
 LONGEST_BLOCK_S = 10.0
-"""How long one blocking pop may last; the connection gives up `timeout_s` later."""
+"""Duration of one blocking pop; the connection times out `timeout_s` later."""
 
 _UNAVAILABLE = (
     ConnectionError,
@@ -60,13 +60,13 @@ _UNAVAILABLE_PREFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class RedisSettings:
-    """Where Redis is.
+    """The address of Redis, and bounds on its use.
 
     Attributes:
         url: `redis://[[user]:password@]host:port[/db]`, or `rediss://` for TLS, or one with Sentinels (`sentinels`),
             or a cluster (`clusters`).
         timeout_s: how long one command may take before it counts as lost.
-        max_connections: of acceptances that wait (`AcceptWait`); what is more than that waits for a connection first.
+        max_connections: connections for acceptances that wait (`AcceptWait`); further ones wait for a free connection.
     """
 
     url: str = field(repr=False)
@@ -75,10 +75,10 @@ class RedisSettings:
 
 
 def connect_for_calls(settings: RedisSettings) -> Calls:
-    """For ordinary commands and scripts. Retries with jitter: every command here may be sent twice.
+    """Return calls for ordinary commands and scripts. Retries with jitter: every command here may be sent twice.
 
-    A refused or lost connection is tried again at once; a Redis that takes connections and says nothing is not, or
-    each command would hang for several times `timeout_s`.
+    A refused or lost connection is retried; a Redis that accepts connections and does not answer is not, because each
+    command would then hang for several times `timeout_s`.
     """
     return Calls(
         links(settings.url),
@@ -88,7 +88,7 @@ def connect_for_calls(settings: RedisSettings) -> Calls:
 
 
 def connect(settings: RedisSettings) -> Redis:
-    """A client with a connection for each command under way: for those that wait. Retries as `Calls` does."""
+    """Return a client with one connection per command, for commands that wait. Retries as `Calls` does."""
     url, who_is_master = where(settings.url)
     pool = BlockingConnectionPool.from_url(
         url,
@@ -108,7 +108,7 @@ def connect(settings: RedisSettings) -> Redis:
 
 
 def connect_blocking(settings: RedisSettings) -> Redis:
-    """A client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
+    """Return a client for blocking pops and subscriptions, which outlive `timeout_s` and must not be retried."""
     url, who_is_master = where(settings.url)
     redis = Redis.from_url(
         url,
@@ -125,7 +125,7 @@ def connect_blocking(settings: RedisSettings) -> Redis:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what the client raises when Redis is away, loading or full into `StoreUnavailable`."""
+    """Turn redis-py's errors into `StoreUnavailable` if Redis is unreachable, loading or full."""
     try:
         yield
     except _UNAVAILABLE as error:

@@ -1,4 +1,4 @@
-"""Connections to whichever Redis the Sentinels call the master at that moment."""
+"""Connections to the Redis that the Sentinels currently name as master."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from relais_common.queue.client.sentinels import SentinelAddress
 log = structlog.get_logger(__name__)
 
 ASK_TIMEOUT_S = 0.5
-"""Of one Sentinel; the next is asked then, and first from then on."""
+"""Timeout of one Sentinel, after which the next one is asked, from then on first."""
 
 
 class Sentinels:
-    """Who is the master? The one that answered last is asked first."""
+    """Asks Sentinels for the master, starting with the one that answered last."""
 
     def __init__(self, address: SentinelAddress) -> None:
         self._address = address
@@ -26,7 +26,7 @@ class Sentinels:
         self._last: tuple[str, int] | None = None
 
     async def master(self) -> tuple[str, int]:
-        """Host and port. Raises the client's ConnectionError where none of them knows."""
+        """Return the master's host and port. Raises redis-py's ConnectionError if no Sentinel knows it."""
         count, first = len(self._address.sentinels), self._first
         for step in range(count):
             index = (first + step) % count
@@ -62,7 +62,7 @@ class Sentinels:
 
 
 class FollowsMaster(Connection):
-    """A connection that asks anew each time it is made, and is given up when its Redis has become a replica."""
+    """A connection that looks up the master whenever it connects, and closes once its server has become a replica."""
 
     __slots__ = ()
     sentinels: Sentinels
@@ -72,6 +72,7 @@ class FollowsMaster(Connection):
         await super()._connect()  # type: ignore[no-untyped-call] # of the client
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a reply. Raises ConnectionError if the server has become a replica."""
         try:
             return await super().read_response(*args, **kwargs)
         except ReadOnlyError as error:

@@ -25,11 +25,11 @@ READ_BYTES = 1 << 16
 
 
 class Link(AbstractConnection):
-    """A connection that says what became of what was sent, and gives at once all that has come.
+    """A connection with reliable cancellation, whose replies are read in batches.
 
-    The client sends with `asyncio.wait_for`, which in Python 3.11 forgets a cancellation that comes when the bytes
-    have just left: a loop would go on for ever after the one cancellation that was meant to end it. And where Redis has
-    just closed the connection, uvloop raises a RuntimeError, of which the client knows nothing.
+    redis-py sends with `asyncio.wait_for`, which in Python 3.11 loses a cancellation that arrives just after the bytes
+    were sent; a loop would then never end. And if Redis has just closed the connection, uvloop raises a RuntimeError,
+    which redis-py does not expect.
     """
 
     __slots__ = ()
@@ -37,6 +37,7 @@ class Link(AbstractConnection):
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = True
     ) -> None:
+        """Send a command. Raises ConnectionError or CancelledError where redis-py would lose them."""
         task = asyncio.current_task()
         before = 0 if task is None else task.cancelling()
         try:
@@ -44,14 +45,14 @@ class Link(AbstractConnection):
         except RuntimeError as error:
             raise ConnectionError(f"the connection was closed: {error}") from error
         if task is not None and task.cancelling() > before:
-            # The answer will be read by nobody, least of all by this connection's next user.
+            # Nobody will read the reply, and the connection's next user must not.
             await self.disconnect(nowait=True)
             raise asyncio.CancelledError
 
     async def receive(self) -> AsyncGenerator[list[Any]]:
-        """What Redis says, as often as something comes: all answers and messages that are there by then.
+        """Yield replies and messages as they arrive, all that are available at once.
 
-        Errors are among them; bytes are not decoded. By the client's own way each would pass through ten coroutines.
+        Errors are yielded like replies; bytes are not decoded. redis-py's own way takes ten coroutines for each reply.
 
         Raises:
             ConnectionError: Redis closed the connection.
@@ -74,7 +75,7 @@ class Link(AbstractConnection):
 
 
 def where(url: str) -> tuple[str, Sentinels | None]:
-    """The URL for the client, and who knows which server is meant where the URL does not say."""
+    """Return the URL for redis-py, and the Sentinels that know the server if the URL names a service."""
     if not url.startswith(sentinels.SCHEMES):
         return url, None
     address = sentinels.parse(url)
@@ -82,7 +83,7 @@ def where(url: str) -> tuple[str, Sentinels | None]:
 
 
 def use_links(pool: ConnectionPool, who_is_master: Sentinels | None) -> None:
-    """Have a pool make links."""
+    """Make a pool create links."""
     kind = pool.connection_class  # by the address: TCP, TLS or a local socket
     name, mended = kind.__name__, (Link, kind)
     if who_is_master is None:
@@ -93,7 +94,7 @@ def use_links(pool: ConnectionPool, who_is_master: Sentinels | None) -> None:
 
 
 def links(url: str) -> Callable[[], Link]:
-    """Makes links that have not been opened, of no pool: whoever has one sees to its times and its end."""
+    """Return a function that creates unopened links outside any pool; their user applies timeouts and closes them."""
     server_url, who_is_master = where(url)
     pool = ConnectionPool.from_url(
         server_url,
@@ -108,7 +109,7 @@ def links(url: str) -> Callable[[], Link]:
 
 @asynccontextmanager
 async def opened(link: Link, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncIterator[Link]:
-    """Open a link, log in, and close it in the end.
+    """Open a link, log in, and close it on exit.
 
     Raises:
         TimeoutError: it took longer than `timeout_s`.

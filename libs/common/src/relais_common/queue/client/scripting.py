@@ -1,4 +1,4 @@
-"""Running the scripts of `relais_common.queue` by their digest, and timing the steps of the protocol."""
+"""Runs the Lua scripts by their digest, and times the steps of the protocol."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DIGESTS = {name: scripts.digest(name) for name in scripts.NAMES}
 
 
 class Scripts:
-    """Every script of the protocol.
+    """Runs the scripts of the protocol.
 
     Attributes:
-        calls: for steps that are no script.
-        metrics: what times the steps; None: nothing does.
+        calls: for steps that are not scripts.
+        metrics: records durations and errors; None if they are not measured.
     """
 
     def __init__(self, calls: Commands, metrics: StoreMetrics | None = None) -> None:
@@ -33,7 +33,7 @@ class Scripts:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time one step of the protocol, by the name that its port has for it.
+        """Time one step of the protocol, under its name in the port.
 
         Raises:
             StoreUnavailable: Redis cannot be reached; whether the step was done is unknown, so call again.
@@ -42,10 +42,10 @@ class Scripts:
             yield
 
     async def run(self, name: str, base: str, *arguments: Argument, step: str = "") -> Any:
-        """Run a step that is one script, on the model whose keys begin with `base`.
+        """Run a step that consists of one script, on the model whose keys begin with `base`.
 
         Args:
-            step: its name where the script has another one.
+            step: its name, if it differs from the script's.
 
         Raises:
             StoreUnavailable: as in `step`.

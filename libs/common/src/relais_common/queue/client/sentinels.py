@@ -1,8 +1,8 @@
-"""The address of a Redis that Sentinels look after. Standard library only.
+"""The address of a Redis behind Sentinels. Standard library only.
 
     redis+sentinel://[[user]:password@]sentinel[:26379][,sentinel[:26379]...]/service[/db][?sentinel_password=...]
 
-`rediss+sentinel://` speaks TLS, to the Sentinels too.
+`rediss+sentinel://` uses TLS, for the Sentinels too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FORM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SentinelAddress:
-    """Who to ask, and for what.
+    """The address of a Redis behind Sentinels.
 
     Attributes:
-        sentinels: hosts and ports, to be asked in turn.
-        service: the name under which they watch the Redis.
-        password: theirs; None where they have none.
-        tls: on all connections.
-        server_url: the Redis's own URL, with the service in place of the host.
+        sentinels: hosts and ports, asked in turn.
+        service: the name under which they monitor the Redis.
+        password: of the Sentinels; None if they have none.
+        tls: whether all connections use TLS.
+        server_url: the URL of the Redis, with the service in place of the host.
     """
 
     sentinels: tuple[tuple[str, int], ...]
@@ -40,7 +40,7 @@ class SentinelAddress:
 
 
 def parse(url: str) -> SentinelAddress:
-    """Raises ValueError, which does not show the URL: it may have a password."""
+    """Parse the address. Raises ValueError, without the URL, which may contain a password."""
     match = _FORM.fullmatch(url)
     query = parse_qs(match["query"] or "", strict_parsing=bool(match["query"])) if match else {}
     if match is None or not query.keys() <= {"sentinel_password"}:
@@ -60,7 +60,7 @@ def parse(url: str) -> SentinelAddress:
 
 
 def split_hosts(hosts: str, port: int) -> tuple[tuple[str, int], ...]:
-    """`host[:port],host[:port]`, each of the form `HOST`, with this port where none is named."""
+    """Split `host[:port],host[:port]`, each of the form `HOST`; `port` is the default."""
     found = []
     for item in hosts.split(","):
         host, separator, own = item.rpartition(":")

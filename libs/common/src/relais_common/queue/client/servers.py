@@ -1,4 +1,4 @@
-"""One server, or a cluster of them: how each part of the store reaches it."""
+"""Opens the connections of each part of the store, to one server or a cluster."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from relais_common.queue.client.topology import Topology
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Ways there. All connect lazily.
+    """The connections of a store. All connect lazily.
 
     Attributes:
-        calls: for all that is short; trace_calls: for traces, which come in long answers, so that nothing else waits
-            behind them. Both must `run`.
-        blocking: for pops and subscriptions of one model that block.
-        waiting: for acceptances that wait for a disk or replicas: each keeps a connection busy.
-        make_link: for live messages. A cluster hands them on to all its nodes: any will do, and after a loss another.
-        redis: of one server, for whoever must look behind the ports.
+        calls: for everything short. Must `run`.
+        trace_calls: for traces, whose replies are long, so that nothing else waits behind them. Must `run`.
+        blocking: for pops and subscriptions, which block.
+        waiting: for acceptances that wait for the disk or for replicas; each occupies a connection.
+        make_link: for live messages. In a cluster, every node gets them: any will do, and after a failure another.
+        redis: a client of one server, for what the ports do not offer.
     """
 
     calls: Commands
@@ -45,10 +45,10 @@ class Servers:
 
 @asynccontextmanager
 async def reach(settings: RedisSettings, *, longest_wait_s: float) -> AsyncIterator[Servers]:
-    """By the settings' URL.
+    """Open the connections that the settings name.
 
     Args:
-        longest_wait_s: of an acceptance.
+        longest_wait_s: longest wait of an acceptance.
     """
     patient = replace(settings, timeout_s=settings.timeout_s + longest_wait_s)
     if settings.url.startswith(clusters.SCHEMES):

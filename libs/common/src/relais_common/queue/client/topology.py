@@ -1,4 +1,4 @@
-"""Which node of a Redis Cluster has which slots."""
+"""Knows which node of a Redis Cluster has which slots."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = structlog.get_logger(__name__)
 Node = tuple[str, int]
 
 ASK_TIMEOUT_S = 1.0
-"""Of one node; the next is asked then."""
+"""Timeout of one node, after which the next one is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Slots that follow each other, both ends included, and their primary."""
+    """Consecutive slots, both ends included, and their primary."""
 
     first: int
     last: int
@@ -31,7 +31,7 @@ class _Span:
 
 
 class Topology:
-    """As the cluster told it last; before that, it has nobody's slots."""
+    """The slots as the cluster last reported them; empty before that."""
 
     def __init__(self, address: ClusterAddress) -> None:
         self._address = address
@@ -41,14 +41,15 @@ class Topology:
 
     @property
     def nodes(self) -> list[Node]:
-        """Those that have slots, or those that are known from the address."""
+        """Return the nodes that have slots, or else those of the address."""
         return self._nodes or list(self._address.nodes)
 
     def url_of(self, node: Node) -> str:
+        """Return the URL of a node."""
         return self._address.url_of(node)
 
     def node_of(self, key: str | bytes) -> Node | None:
-        """Who has this key; None where that is not known."""
+        """Return the node that has this key; None if unknown."""
         slot = key_slot(key if isinstance(key, bytes) else key.encode())
         at = bisect_right(self._spans, slot, key=lambda span: span.first) - 1
         if at < 0 or slot > self._spans[at].last:
@@ -56,17 +57,17 @@ class Topology:
         return self._spans[at].node
 
     def next_node(self) -> Node:
-        """Another one each time."""
+        """Return the nodes in turn, one per call."""
         nodes = self.nodes
         self._turn += 1
         return nodes[self._turn % len(nodes)]
 
     def forget(self) -> None:
-        """What was told may be true no longer."""
+        """Forget the slots, which may have moved."""
         self._spans = []
 
     async def refresh(self) -> None:
-        """Ask one node after the other. Raises the client's ConnectionError where none of them knows."""
+        """Ask the nodes in turn for the slots. Raises redis-py's ConnectionError if none answers."""
         for node in dict.fromkeys((*self._nodes, *self._address.nodes)):
             try:
                 answer = await self._ask(node)
