@@ -17,16 +17,18 @@ ENDED = ("failed", "completed", "expired", "cancelled")
 
 
 def line(number: int, *, url: str = CHAT, body: Any = None, **fields: Any) -> dict[str, Any]:
-    """One request of an input file; fields replace or add."""
+    """Return one request of an input file; `fields` replace or add fields."""
     body = chat_request(f"line {number}", max_tokens=4) if body is None else body
     return {"custom_id": f"r-{number}", "method": "POST", "url": url, "body": body} | fields
 
 
 def lines(count: int, **fields: Any) -> list[dict[str, Any]]:
+    """Return this many requests."""
     return [line(number, **fields) for number in range(count)]
 
 
 def encode(requests: Iterable[dict[str, Any]]) -> bytes:
+    """Return requests as an input file."""
     return b"".join(json.dumps(one).encode() + b"\n" for one in requests)
 
 
@@ -59,9 +61,11 @@ class BatchClient:
         return str((await self.json("POST", "/v1/batches", json=body | fields))["id"])
 
     async def show(self, batch_id: str) -> dict[str, Any]:
+        """Return the batch."""
         return await self.json("GET", f"/v1/batches/{batch_id}")
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
+        """Cancel the batch."""
         return await self.json("POST", f"/v1/batches/{batch_id}/cancel")
 
     async def ended(self, batch_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -76,7 +80,7 @@ class BatchClient:
         return found
 
     async def content(self, file_id: str | None) -> list[dict[str, Any]]:
-        """Return the lines of a file; none of no file."""
+        """Return the lines of a file; empty if there is no file."""
         if file_id is None:
             return []
         url = f"{self._base_url}/v1/files/{file_id}/content"
@@ -85,6 +89,7 @@ class BatchClient:
             return [json.loads(one) for one in (await response.read()).splitlines()]
 
     async def json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request and return the JSON of its response, which must be a 200."""
         async with self._session.request(
             method, self._base_url + path, headers=self._headers, **options
         ) as response:

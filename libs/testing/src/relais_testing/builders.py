@@ -1,4 +1,4 @@
-"""Jobs and events with defaults, so that a test says only what matters to it."""
+"""Jobs and events with defaults, so that a test states only what matters to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPLETED = Completed("stop", Usage(3, 2), Timings(queue_s=0.1, prefill_s=0.2, d
 
 
 def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job:
-    """A chat job; any field of `Job` may be given."""
+    """Return a chat job; any field of `Job` may be given."""
     defaults: dict[str, Any] = {
         "channel_id": new_channel_id(model),
         "operation": Operation.CHAT,
@@ -33,15 +33,15 @@ def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job
 
 
 def token_line(text: str = "a", *token_ids: int) -> bytes:
-    """An encoded `token` event."""
+    """Return an encoded `token` event."""
     return codec.encode_event(Token(text, token_ids or (1,)))
 
 
 def worker_metrics(model: str = MODEL) -> WorkerMetrics:
-    """Metrics that nobody reads."""
+    """Return metrics that nobody reads."""
     return WorkerMetrics(CollectorRegistry(), [model])
 
 
 def hold(taken: TakenJob) -> HeldJob:
-    """A job in the hands of a worker whose metrics nobody reads."""
+    """Return a job held by a worker whose metrics nobody reads."""
     return HeldJob(taken, JobMetrics(worker_metrics(taken.job.model), taken))

@@ -1,4 +1,4 @@
-"""Answers as their chunks tell them."""
+"""Answers, put together from their chunks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parts(chunks: Sequence[Chunk]) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def emitted(chunks: Sequence[Chunk]) -> Emitted:
-    """Return what a log has of an answer that was cut after these chunks."""
+    """Return the published part of an answer that was interrupted after these chunks."""
     return Emitted(
         tuple(one for chunk in chunks for one in chunk.token_ids),
         "".join(chunk.text for chunk in chunks),

@@ -1,10 +1,10 @@
-"""A clock that a test owns."""
+"""A clock that a test sets."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Stands still until the test moves `now_s`. Takes the place of a clock's function, or of the module `time`."""
+    """A clock that stands still until the test changes `now_s`. Replaces a clock function, or the module `time`."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self.now_s = now_s

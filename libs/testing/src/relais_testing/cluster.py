@@ -17,13 +17,13 @@ from relais_testing.valkey import ValkeyServer
 SLOTS = 16384
 PRIMARIES = 3
 NODE_TIMEOUT_MS = 1000
-"""Of silence, after which the others call a node dead."""
+"""Silence after which the other nodes consider a node dead."""
 
 AGREE_TIMEOUT_S = 60.0
 
 
 class Cluster:
-    """The primaries, in the order of their slots, and the replicas that were asked for."""
+    """The primaries, in the order of their slots, and the requested replicas."""
 
     def __init__(self, primaries: Sequence[ValkeyServer], replicas: Sequence[ValkeyServer]) -> None:
         self.primaries = primaries
@@ -31,14 +31,15 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """As `REDIS_URL` takes it."""
+        """Return the address for `REDIS_URL`."""
         return "redis+cluster://" + ",".join(f"{one.host}:{one.port}" for one in self.primaries)
 
     def primary_of(self, key: str) -> ValkeyServer:
-        """Whose the key was at the beginning."""
+        """Return the node that had the key at the start."""
         return self.primaries[key_slot(key.encode()) * PRIMARIES // SLOTS]
 
     def flush(self) -> None:
+        """Delete all keys."""
         for one in self.primaries:
             with Redis.from_url(one.url) as redis:
                 redis.flushall()
@@ -48,7 +49,7 @@ class Cluster:
 def running_cluster(
     folder: Path, *, appendonly: bool = False, replica_of: str | None = None
 ) -> Iterator[Cluster]:
-    """Started, and agreed on who has what.
+    """Yield a started cluster whose nodes agree on their slots.
 
     Args:
         replica_of: a key; the node that has it gets a replica.
@@ -85,7 +86,7 @@ def _node(folder: Path, appendonly: bool) -> ValkeyServer:
 
 
 def ask(server: ValkeyServer, *words: str | int | bytes) -> Any:
-    """What a node answers to `CLUSTER ...`."""
+    """Return a node's reply to `CLUSTER ...`."""
     with Redis(host=HOST, port=server.port) as redis:
         return redis.execute_command("CLUSTER", *words)
 
@@ -106,7 +107,7 @@ def _follows(server: ValkeyServer) -> bool:
 
 
 def until(met: Callable[[], bool]) -> None:
-    """Wait for what nodes tell each other."""
+    """Wait until gossip has made the condition true."""
     end_s = time.monotonic() + AGREE_TIMEOUT_S
     while not met():
         assert time.monotonic() < end_s, "the cluster does not come to agree"

@@ -1,4 +1,4 @@
-"""What infra/compose says, read without Docker."""
+"""Reads infra/compose without Docker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = {
     "embedding-worker": "embedding_worker",
     "kpi": "kpi",
 }
-"""Services that run this repository's code, and its folder."""
+"""The services that run this repository's code, and their folders."""
 
 _VARIABLE = re.compile(
     r"(?<!\$)\$\{(?P<name>[A-Z_]+)(?:(?P<operator>:?[-?])(?P<rest>(?:[^{}]|\{[^{}]*\})*))?\}"
@@ -29,12 +29,13 @@ _VARIABLE = re.compile(
 
 
 def services() -> dict[str, Any]:
+    """Return the services of the file."""
     found: dict[str, Any] = yaml.safe_load(FILE.read_text())["services"]
     return found
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """As Compose puts variables in: `${NAME}`, `${NAME-default}`, `${NAME:-default}`, `${NAME:?error}`."""
+    """Substitute variables as Compose does: `${NAME}`, `${NAME-default}`, `${NAME:-default}`, `${NAME:?error}`."""
 
     def one(match: re.Match[str]) -> str:
         value = values.get(match["name"])
@@ -47,7 +48,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 
 def variables(text: str) -> set[str]:
-    """Names that Compose looks up in a text, in defaults too."""
+    """Return the variables in a text, including those in defaults."""
     found = set()
     for match in _VARIABLE.finditer(text):
         found |= {match["name"], *variables(match["rest"] or "")}
@@ -55,7 +56,7 @@ def variables(text: str) -> set[str]:
 
 
 def environment(name: str, values: Mapping[str, str]) -> dict[str, str]:
-    """What the service's container gets beside what its image sets, where .env has these values."""
+    """Return the variables that a service's container gets in addition to its image's, with these values in .env."""
     found = {}
     for key, value in services()[name].get("environment", {}).items():
         if value is not None:
@@ -66,6 +67,6 @@ def environment(name: str, values: Mapping[str, str]) -> dict[str, str]:
 
 
 def env_file(path: Path, *, commented: bool = False) -> dict[str, str]:
-    """Lines NAME=value; those behind a # too, where they are wanted."""
+    """Return the lines NAME=value, optionally the commented-out ones too."""
     pattern = re.compile(rf"^{'#?' if commented else ''}([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
     return dict(pattern.findall(path.read_text()))

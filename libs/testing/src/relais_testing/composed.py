@@ -14,7 +14,7 @@ from relais_testing.manifests import ROOT
 
 
 def free_port_range(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
+    """Return the first of this many consecutive free ports."""
     for first in range(18_080, 30_000, count):
         try:
             for port in range(first, first + count):
@@ -31,7 +31,7 @@ class Composed:
     """`docker compose` over infra/compose with some files on top.
 
     Attributes:
-        settings: what of its env file is this run's own.
+        settings: the settings that this run adds to its env file.
     """
 
     project: str
@@ -40,7 +40,7 @@ class Composed:
     settings: Mapping[str, str]
 
     def run(self, *arguments: str, check: bool = True, timeout_s: float = 120) -> str:
-        """Run `docker compose ...`; gives what it prints. Where it fails, what it and the containers say."""
+        """Run `docker compose ...` and return its output. A failure reports its output and the containers' logs."""
         done = self._compose(*arguments, timeout_s=timeout_s)
         if check and done.returncode:
             logs = self._compose("logs", "--no-color", "--tail", "15", timeout_s=30).stdout
@@ -48,15 +48,15 @@ class Composed:
         return done.stdout
 
     def url(self, index: int = 1) -> str:
-        """Of an orchestrator, as it is published."""
+        """Return the published URL of an orchestrator."""
         return "http://" + self.run("port", "--index", str(index), "orchestrator", "8080").strip()
 
     def containers(self, service: str) -> list[str]:
-        """Ids, also of those that have ended."""
+        """Return the containers' ids, including ended ones."""
         return self.run("ps", "--all", "--quiet", service).split()
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """What the engine knows of the service's first container."""
+        """Return `docker inspect` of the service's first container."""
         done = subprocess.run(
             ["docker", "inspect", self.containers(service)[0]],
             capture_output=True,
@@ -67,7 +67,7 @@ class Composed:
         return found
 
     def shell(self, service: str, script: str) -> tuple[int, str]:
-        """Run a script inside the service's container: exit code and output."""
+        """Run a script inside the service's container; return exit code and output."""
         done = self._compose("exec", "--no-TTY", service, "sh", "-c", script, timeout_s=60)
         return done.returncode, (done.stdout + done.stderr).strip()
 

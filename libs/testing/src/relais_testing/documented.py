@@ -1,4 +1,4 @@
-"""Holds every answer that a test reads to the OpenAPI document."""
+"""Checks every response that a test reads against the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEPLOYMENT = Deployment(
     max_deadline_s=86_400,
 )
 OUTSIDE = re.compile(r"/|/docs(/.*)?")
-"""Pages for people, and the way there."""
+"""Pages for people, and redirects to them."""
 
 
 @cache
@@ -42,7 +42,7 @@ def _validator(reference: str) -> Draft202012Validator:
 
 
 def check_json(schema: dict[str, Any], value: Any) -> None:
-    """Raises jsonschema's ValidationError; the schema may point into the document."""
+    """Validate a value. Raises jsonschema's ValidationError; the schema may refer to the document."""
     _validator(json.dumps(schema)).validate(value)
 
 
@@ -55,7 +55,7 @@ def _patterns() -> list[tuple[re.Pattern[str], Route]]:
 
 
 def documented_response(method: str, path: str, status: int) -> dict[str, Any] | None:
-    """What the document says of this answer; None where no route has the path or the method."""
+    """Return what the document says about this response; None if no route has the path or method."""
     fitting = [route for pattern, route in _patterns() if pattern.fullmatch(path)]
     for route in fitting:
         if method in route.methods:
@@ -68,7 +68,7 @@ def documented_response(method: str, path: str, status: int) -> dict[str, Any] |
 
 
 class DocumentedResponse(aiohttp.ClientResponse):
-    """Fails the test where a status, a header, a content type or a body is not what the document says."""
+    """Fails the test if a status, header, content type or body contradicts the document."""
 
     _said: dict[str, Any] | None = None
 

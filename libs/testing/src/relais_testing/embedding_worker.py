@@ -23,7 +23,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class EmbeddingWorker:
-    """One worker at work."""
+    """A running worker."""
 
     encoder: WatchedEncoder
     batches: Batches
@@ -31,7 +31,7 @@ class EmbeddingWorker:
     serving: asyncio.Task[None]
 
     async def drain(self) -> None:
-        """As after SIGTERM."""
+        """Drain, as after SIGTERM."""
         self.stop.set()
         await self.serving
 
@@ -40,7 +40,7 @@ class EmbeddingWorker:
 async def open_embedding_worker(
     redis_url: str, *, model: str = MODEL, encoder: WatchedEncoder | None = None, **environ: str
 ) -> AsyncIterator[EmbeddingWorker]:
-    """Any setting may be given. What it holds at the end is handed back."""
+    """Yield a running worker; any setting may be given. It hands back its jobs at the end."""
     settings = read_settings(
         {
             "REDIS_URL": redis_url,

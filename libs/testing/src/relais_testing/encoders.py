@@ -16,13 +16,13 @@ from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
 def whole(
     encoder: Encoder, inputs: Sequence[Input], input_type: InputType | None = None
 ) -> list[Tokens]:
-    """Tokens of the inputs, each of which is looked at to its end."""
+    """Return the tokens of whole inputs."""
     reach = max((len(one) for one in inputs), default=0)
     return [one for one in encoder.tokenize(inputs, input_type, reach) if one is not None]
 
 
 class WatchedEncoder(DeterministicEncoder):
-    """Deterministic.
+    """A deterministic encoder that a test can hold, count and break.
 
     Attributes:
         gate: cleared, batches stay in the encoder.
@@ -63,7 +63,7 @@ class WatchedEncoder(DeterministicEncoder):
 
 
 class WatchedReranker(WatchedEncoder):
-    """Deterministic too: a score is the share of the query's words that the document has."""
+    """A deterministic reranker: the score is the share of the query's words in the document."""
 
     def __init__(self, *, max_tokens: int = 64) -> None:
         super().__init__(max_tokens=max_tokens)

@@ -1,4 +1,4 @@
-"""Environments of their own for what cannot share ours: pinned, hashed, made where they are missing.
+"""Separate environments for packages that cannot share ours: pinned, hashed, created if missing.
 
 `python -m relais_testing.environments` makes those of `clients` beforehand.
 """
@@ -20,7 +20,7 @@ FOLDER = Path(sys.prefix) / "environments"
 
 
 def python_of(name: str, *, sees_ours: bool = False) -> Path:
-    """Return the Python that has `requirements/NAME.txt`. SystemExit where it cannot be installed.
+    """Return the Python of an environment with `requirements/NAME.txt`. Raises SystemExit if it cannot be installed.
 
     Args:
         sees_ours: what is missing there, torch for one, is imported from this environment.
@@ -42,7 +42,7 @@ def python_of(name: str, *, sees_ours: bool = False) -> Path:
 
 
 def clients() -> tuple[Path, Path]:
-    """Return two folders for docs/clients.md: programs, Python and Node.js among them, and Node's packages."""
+    """Return two folders for docs/clients.md: programs (with Python and Node.js), and Node's packages."""
     programs = python_of("clients", sees_ours=True).parent
     files = [ROOT / "requirements" / "node" / f"package{part}.json" for part in ("", "-lock")]
     folder = FOLDER / "node"

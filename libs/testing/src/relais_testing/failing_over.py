@@ -1,4 +1,4 @@
-"""Streams under way while their Redis is killed and another takes its place."""
+"""Streams whose Redis is killed and replaced by another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def _read_whole(front: Front, channel_id: str) -> list[SseEvent]:
 async def assert_streams_go_on(
     url: str, kill: Callable[[], None], is_over: Callable[[], Awaitable[bool]]
 ) -> None:
-    """To the letter, with what was accepted at one replica.
+    """Check that streams continue exactly, with what one replica had accepted.
 
     Args:
         url: as `REDIS_URL` has it.

@@ -1,7 +1,7 @@
-"""An OpenAI-compatible server of the tests' own, that misbehaves when told to.
+"""An OpenAI-compatible server that misbehaves on request.
 
-It answers with words of its own, `word-0 word-1 ...`, a token each. Where `vllm` is set it does as vLLM does: tells
-token ids, goes on from them, turns them into text. A token's id is 100 and its number in the answer.
+It answers `word-0 word-1 ...`, one token each. With `vllm` it behaves like vLLM: it reports token ids, continues from
+them, and detokenizes them. A token's id is 100 plus its number in the answer.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ UNBOUNDED = 10_000
 
 
 def answer(count: int = DEFAULT_LENGTH) -> str:
-    """The first `count` tokens' text."""
+    """Return the text of the first `count` tokens."""
     return "".join(f"word-{number} " for number in range(count))
 
 
 def answer_ids(count: int) -> list[int]:
+    """Return the ids of the first `count` tokens."""
     return list(range(FIRST_ID, FIRST_ID + count))
 
 
 def logprob_of(number: int, count: int) -> TokenLogprob:
-    """What the server tells of token `number`, with so many of the likeliest in its place."""
+    """Return the log probability of token `number`, with this many of the likeliest."""
     ranked = tuple(RankedToken(f"t{number}-{rank}", -0.5 * rank) for rank in range(count))
     return TokenLogprob(f"t{number}-0", 0.0, ranked)
 
@@ -56,24 +57,24 @@ def _logprobs(numbers: list[int], body: dict[str, Any], *, chat: bool) -> dict[s
 
 @dataclass
 class FakeServer:
-    """What it does, and what it was asked.
+    """A server that records its requests.
 
     Attributes:
-        refuse: (status, body, headers) of the next answers, the first one first.
-        refuse_where: requests with this word are put off for ever.
+        refuse: (status, body, headers) of the next responses, in order.
+        refuse_where: requests that contain this word are always put off.
         cut_after: number of text chunks after which the connection is closed.
-        cuts: how many streams are cut so; None for all.
-        cut_when: waited for before that; what a busy client has not read by then goes with the connection.
-        hold_after: number of text chunks after which nothing more comes.
-        garbage_after: number of text chunks after which comes what is no JSON.
-        error_after: number of text chunks after which the server says that it fails.
-        error: what it says then.
+        cuts: how many streams are cut; None for all.
+        cut_when: awaited before the cut; what the client has not read by then is lost.
+        hold_after: number of text chunks after which the stream hangs.
+        garbage_after: number of text chunks after which a chunk is not JSON.
+        error_after: number of text chunks after which the server reports an error.
+        error: that error.
         per_chunk: tokens in each chunk.
-        halves: numbers of tokens that only begin a character; the next one ends it, and brings both texts.
-        script: what the answer's chunks bring, in place of words: deltas, the last with its `finish_reason`.
-        thinks: the answer begins with a thought, kept apart from the text.
+        halves: numbers of tokens that end within a character; the next token has both texts.
+        script: the deltas of the answer instead of words, the last with its `finish_reason`.
+        thinks: whether the answer begins with reasoning.
         asked: bodies of all streams, with their path.
-        open: streams that are under way.
+        open: number of open streams.
         dropped: streams that the client closed before their end.
     """
 
@@ -107,10 +108,11 @@ class FakeServer:
 
     @property
     def url(self) -> str:
+        """Return the base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """On the port it had, if it had one."""
+        """Start on the same port as before, if there was one."""
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -125,7 +127,7 @@ class FakeServer:
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_port=True).start()
 
     async def stop(self) -> None:
-        """Streams under way are cut."""
+        """Stop, and cut open streams."""
         if self._runner is not None:
             runner, self._runner = self._runner, None
             await runner.cleanup()
@@ -210,7 +212,7 @@ class FakeServer:
     async def _write_words(
         self, out: _Chunks, request: web.Request, body: dict[str, Any], *, with_ids: bool
     ) -> bool:
-        """Return whether the answer came to its end."""
+        """Write the answer; return whether it was completed."""
         prompt = body.get("prompt")
         begin = 0
         if isinstance(prompt, list) and prompt[: len(PROMPT_IDS)] == PROMPT_IDS:
@@ -244,7 +246,7 @@ class FakeServer:
         return True
 
     async def _fails_after(self, count: int, out: _Chunks, request: web.Request) -> bool:
-        """Do what this server is to do wrong after so many chunks; return whether that ends the answer."""
+        """Misbehave as configured after this many chunks; return whether that ends the answer."""
         if self.garbage_after == count:
             await out.write(b"{nonsense")
             return True
@@ -286,7 +288,7 @@ class _Chunks:
 
 @asynccontextmanager
 async def open_fake_server(**options: Any) -> AsyncIterator[FakeServer]:
-    """One that runs; options are those of `FakeServer`."""
+    """Yield a running server with these options of `FakeServer`."""
     server = FakeServer(**options)
     await server.start()
     try:

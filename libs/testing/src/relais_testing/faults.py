@@ -1,4 +1,4 @@
-"""Any port, with a switch that takes its store away."""
+"""Wraps any port so that its store can fail."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CONTEXTS = ("subscribe", "stop_requests")
 
 
 class Faults:
-    """Decides what becomes of the calls to the ports it was put `around`.
+    """Decides which calls to the wrapped ports fail.
 
     Attributes:
-        away: while True, every call raises StoreUnavailable, and nothing is carried out.
+        away: while True, every call raises StoreUnavailable and nothing is executed.
         calls: name and arguments of every call, in order.
     """
 
@@ -29,19 +29,19 @@ class Faults:
         self._lost_answers: Counter[str] = Counter()
 
     def around(self, port: Port) -> Port:
-        """The same port, at the mercy of these faults."""
+        """Return the same port with these faults."""
         return cast("Port", _Faulty(port, self))
 
     def refuse(self, method: str, times: int = 1) -> None:
-        """The next calls fail before they are carried out."""
+        """Make the next calls fail before they are executed."""
         self._refusals[method] += times
 
     def lose_answer(self, method: str, times: int = 1) -> None:
-        """The next calls are carried out, but their answer is lost."""
+        """Make the next calls lose their answer after they were executed."""
         self._lost_answers[method] += times
 
     def count(self, method: str) -> int:
-        """How often a method was called."""
+        """Return how often a method was called."""
         return sum(name == method for name, _, _ in self.calls)
 
     def begin(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A server that attacks whoever asks it: the message says how, or names the status of a refusal.
+"""A server that attacks its clients. The message names the attack, or the status of a refusal.
 
 `PORT=8000 python -m relais_testing.hostile_openai MODEL` runs one. Everything else is answered as an OpenAI-compatible
 server does, in one chunk. It speaks over bare sockets, so that nothing keeps it from breaking HTTP.
@@ -59,7 +59,7 @@ def usage(**counts: Any) -> Attack:
 
 
 def flood(first: bytes, piece: bytes, most_bytes: int = FLOOD_BYTES) -> Attack:
-    """As much as the other side takes, up to a bound."""
+    """Send as much as the other side accepts, up to a bound."""
 
     async def attack(write: Write) -> None:
         await write(first)
@@ -78,7 +78,7 @@ def error(message: str, **fields: Any) -> bytes:
 
 
 def hold(*parts: bytes) -> Attack:
-    """Says so much, and nothing more."""
+    """Send this much, and then nothing."""
 
     async def attack(write: Write) -> None:
         await says(*parts)(write)
@@ -88,7 +88,7 @@ def hold(*parts: bytes) -> Attack:
 
 
 def trickle(first: bytes, piece: bytes) -> Attack:
-    """Never silent, never done."""
+    """Send slowly without end."""
 
     async def attack(write: Write) -> None:
         await write(head() + first)
@@ -242,7 +242,7 @@ class HostileServer:
 
 @asynccontextmanager
 async def open_hostile_server(model: str, port: int = 0) -> AsyncIterator[HostileServer]:
-    """One that runs, on a free port where none is named."""
+    """Yield a running server, on a free port by default."""
     hostile = HostileServer(model)
     tasks: set[asyncio.Task[None]] = set()
 

@@ -1,4 +1,4 @@
-"""Raw HTTP that was damaged at random: the same seed damages alike."""
+"""Raw HTTP with random damage, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSE_S = 60.0
 
 
 def damaged(corpus: Sequence[bytes], chance: random.Random) -> bytes:
-    """One of the corpus, with one to four changes."""
+    """Return a request of the corpus with one to four changes."""
     request = bytearray(chance.choice(corpus))
     for _ in range(chance.randint(1, 4)):
         at = chance.randint(0, len(request))
@@ -49,7 +49,7 @@ def damaged(corpus: Sequence[bytes], chance: random.Random) -> bytes:
 
 
 async def answer_to(port: int, request: bytes, split: int) -> bytes:
-    """Send the request in two parts; everything that comes until the server closes.
+    """Send the request in two parts; return everything until the server closes.
 
     Raises:
         TimeoutError: it did not close.
@@ -71,7 +71,7 @@ async def answer_to(port: int, request: bytes, split: int) -> bytes:
 
 
 def complaint(request: bytes, answer: bytes) -> str | None:
-    """What is wrong with an answer: it is a clean close, or HTTP whose refusals are typed."""
+    """Return what is wrong with a response: it must be a clean close, or HTTP with typed refusals."""
     if not answer:
         return None
     first = ANSWER.match(answer)

@@ -10,7 +10,7 @@ _SELECTOR = re.compile(r'(?P<name>[a-z_]+)\{(?P<label>[a-z_]+)="(?P<value>[^"]*)
 
 
 def read_value(page: str, value_location: str) -> float | None:
-    """The value of the first sample that has the labels; None is an error, at which KEDA leaves the replicas alone."""
+    """Return the value of the first sample with these labels; None is an error, after which KEDA changes nothing."""
     selector = _SELECTOR.fullmatch(value_location)
     assert selector is not None
     for sample in Scraped(page).samples:
@@ -21,5 +21,5 @@ def read_value(page: str, value_location: str) -> float | None:
 
 
 def wanted_replicas(value: float, target: int, *, most: int) -> int:
-    """What KEDA and its autoscaler make of an AverageValue, after the cool-down: none where it is 0."""
+    """Return the replicas that KEDA and its autoscaler choose for an AverageValue, after the cool-down."""
     return min(-(-int(value) // target), most)

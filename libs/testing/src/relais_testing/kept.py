@@ -1,4 +1,4 @@
-"""What orchestrators have written to a database of a test's own."""
+"""Reads what orchestrators have written to a test's database."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from relais_testing.waiting import wait_until
 
 
 class Kept:
-    """A database, and the settings with which an orchestrator writes there."""
+    """A database, and an orchestrator's settings for it."""
 
     def __init__(self, database: Database, settings: dict[str, str]) -> None:
         self.database = database
         self.settings = settings
 
     async def documents(self) -> list[dict[str, Any]]:
-        """In no order."""
+        """Return all trace documents, unordered."""
         return await self.database[COLLECTION].find({}).to_list(None)
 
     async def ids(self) -> list[str]:
-        """Of all traces, sorted."""
+        """Return the ids of all traces, sorted."""
         return sorted(one["_id"] for one in await self.documents())
 
     async def count(self) -> int:
+        """Return the number of traces."""
         return await self.database[COLLECTION].count_documents({})
 
     async def document(self, channel_id: str) -> dict[str, Any]:
-        """Of this request, once it is there."""
+        """Wait for the document of this request."""
 
         async def there() -> dict[str, Any] | None:
             found: dict[str, Any] | None = await self.database[COLLECTION].find_one(
@@ -44,7 +45,7 @@ class Kept:
 
 @asynccontextmanager
 async def open_kept(url: str, **settings: str) -> AsyncIterator[Kept]:
-    """A fresh database on a server; timings are short, any setting may be given."""
+    """Yield a fresh database, with settings of short timings; any setting may be given."""
     name = f"test-{uuid4().hex}"
     async with open_database(MongoSettings(url=url, database=name)) as database:
         yield Kept(

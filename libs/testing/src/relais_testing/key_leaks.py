@@ -1,4 +1,4 @@
-"""Which Redis keys would live for ever."""
+"""Finds Redis keys without expiry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAY_STAY = re.compile(
 
 
 def keys_without_expiry(redis: Redis) -> list[str]:
-    """Names of keys that neither expire nor are among those that may stay."""
+    """Return keys that neither expire nor are allowed to stay."""
     names = [name.decode() for name in redis.scan_iter(count=1000)]
     return [
         name for name in sorted(names) if not MAY_STAY.fullmatch(name) and redis.ttl(name) == -1

@@ -1,4 +1,4 @@
-"""A file of API keys that a test changes as it goes. The key of client `one` is `key-of-one`."""
+"""A file of API keys that a test can change. The key of client `one` is `key-of-one`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any
 
 
 def key_of(client: str) -> str:
+    """Return the key of a client."""
     return f"key-of-{client}"
 
 
 def dev_key_id(token: str) -> str:
-    """As an orchestrator names a client of `ENV=dev`."""
+    """Return the key id of a client with `ENV=dev`."""
     return f"dev-{hashlib.sha256(token.encode()).hexdigest()[:16]}"
 
 
 def bearer(client: str) -> dict[str, str]:
-    """The header with which a client shows its key."""
+    """Return the header with a client's key."""
     return {"Authorization": f"Bearer {key_of(client)}"}
 
 
 class KeyFile:
-    """The file; what is not said of a client is not limited."""
+    """The file. Rights that are not given are unlimited."""
 
     def __init__(self, path: Path, **clients: dict[str, Any]) -> None:
         self.path = path
         self.write(**clients)
 
     def write(self, **clients: dict[str, Any]) -> None:
-        """These clients and no others, each with its rights."""
+        """Write a file with these clients and their rights."""
         entries = {name: {"key": key_of(name), **rights} for name, rights in clients.items()}
         self.path.write_text(json.dumps(entries))
 
     @property
     def settings(self) -> dict[str, str]:
-        """What an orchestrator needs to know of it."""
+        """Return the settings that name the file."""
         return {"ENV": "prod", "API_KEYS": str(self.path)}

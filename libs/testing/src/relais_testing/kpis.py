@@ -1,4 +1,4 @@
-"""Reports out of trace documents, with no database in between."""
+"""Makes reports of trace documents without a database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OBJECTIVES = Objectives(ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 def fold_of(
     documents: Iterable[Mapping[str, Any]], period: Period = PERIOD, axes: Iterable[Axis] = Axis
 ) -> Fold:
-    """Of those that ended in the period; through stored documents, as a report reads them."""
+    """Fold the traces that ended in the period, through stored documents, as a report does."""
     rollups: dict[Group, Rollup] = {}
     roll_up(documents, rollups)
     fold = Fold(axes)
@@ -37,6 +37,7 @@ def report_of(
     by: Axis = Axis.MODEL,
     objectives: Objectives = OBJECTIVES,
 ) -> Report:
+    """Return the report of these traces."""
     documents = list(documents)
     return build_report(
         fold_of(documents, period),

@@ -21,17 +21,17 @@ from pathlib import Path
 
 MARK = "RELAIS_TEST_RUN"
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
-"""Put in front of a command: the kernel sends it SIGTERM when the process that started it dies."""
+"""Prefix of a command: the kernel sends it SIGTERM when its parent dies."""
 
 FORKED = "relais_testing.forked"
 """Audit event: a process was forked on request by another one."""
 
 Processes = frozenset[tuple[int, str]]
-"""Process ids, each with its start time, so that an id that is used again is another process."""
+"""Process ids with start times, so that a reused id is another process."""
 
 
 def marked(mark: str) -> Processes:
-    """The living processes that carry the mark, and all their descendants."""
+    """Return the living processes with the mark, and all their descendants."""
     needle = f"\0{MARK}={mark}\0".encode()
     found: set[int] = set()
     children: dict[int, list[int]] = {}
@@ -72,7 +72,7 @@ def kill(processes: Processes) -> None:
 
 
 def describe(processes: Processes) -> str:
-    """Their command lines, one a line."""
+    """Return their command lines, one per line."""
     lines = []
     for pid, _ in sorted(processes):
         try:
@@ -99,13 +99,13 @@ class Run:
         sys.addaudithook(self._note)
 
     def begin_test(self) -> None:
-        """What runs now belongs to fixtures of wider scope."""
+        """Note the processes of fixtures with a wider scope."""
         if self._started_some:
             self._known = marked(self._mark)
             self._started_some = False
 
     def end_test(self, of_run: set[int], grace_s: float = 5.0) -> Processes:
-        """Processes of the test that still run and are not of the whole run. Those on their way out get time to go.
+        """Return and kill processes of the test that still run; ending ones get time to exit.
 
         Kills what it returns.
         """

@@ -1,4 +1,4 @@
-"""The services' own readers of settings, over what a manifest gives them."""
+"""Reads the settings that a manifest gives to the services, with their own readers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ READERS: dict[str, Callable[[Mapping[str, str]], Any]] = {
 
 
 def ours(overlay: Rendered) -> list[Workload]:
-    """Those that run this repository's code."""
+    """Return the workloads that run this repository's code."""
     return [one for one in overlay.workloads.values() if "relais-" in one.container["image"]]
 
 
 def servers(overlay: Rendered) -> list[Workload]:
-    """Of them, those that run until they are stopped."""
+    """Return those of them that run until they are stopped."""
     return [one for one in ours(overlay) if one.name != "kpi"]
 
 
 def settings_of(overlay: Rendered, name: str, folder: Path) -> Any:
-    """Read as the service would, with its files in place of the container's."""
+    """Return the settings as the service reads them, with files of the repository instead of the container's."""
     workload = overlay.workloads[name]
     environment = overlay.environment(workload)
     for variable, value in environment.items():

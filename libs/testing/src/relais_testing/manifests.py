@@ -1,4 +1,4 @@
-"""What infra/minikube renders to, as `kubectl kustomize` does it, and what of it a container would see."""
+"""Renders infra/minikube with `kubectl kustomize`, and shows what a container would see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that makes pods, all of one container."""
+    """A workload whose pods have one container."""
 
     manifest: Manifest
 
@@ -80,11 +80,11 @@ class Rendered:
         return {one["metadata"]["name"]: Workload(one) for one in self.of(*WORKLOADS)}
 
     def selected(self, selector: Manifest) -> list[str]:
-        """The workloads whose pods a label selector picks."""
+        """Return the workloads whose pods a label selector selects."""
         return [name for name, one in self.workloads.items() if selects(selector, one.labels)]
 
     def environment(self, workload: Workload) -> dict[str, str]:
-        """What the container's process finds; the names of pods and nodes are made up."""
+        """Return the environment of the container; names of pods and nodes are made up."""
         found: dict[str, str] = {}
         for source in workload.container.get("envFrom", []):
             ((kind, reference),) = source.items()
@@ -107,7 +107,7 @@ class Rendered:
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def mounted_file(self, workload: Workload, path: str) -> str:
-        """The text of a file that the container sees through a Secret or ConfigMap."""
+        """Return the text of a file that the container gets from a Secret or ConfigMap."""
         volumes = {volume["name"]: volume for volume in workload.pod["volumes"]}
         for mount in workload.container["volumeMounts"]:
             folder, _, file = path.rpartition("/")
@@ -121,7 +121,7 @@ class Rendered:
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
-    """Whether a LabelSelector picks these labels."""
+    """Return whether a LabelSelector selects these labels."""
     wanted = selector.get("matchLabels", {})
     if any(labels.get(key) != value for key, value in wanted.items()):
         return False
@@ -147,7 +147,7 @@ def render(overlay: str, folder: Path) -> Rendered:
 
 
 def texts(manifest: object) -> Iterator[str]:
-    """Every text in it."""
+    """Yield every text in a document."""
     if isinstance(manifest, dict):
         for key, value in manifest.items():
             yield str(key)

@@ -14,7 +14,7 @@ from relais_testing.tcp_ports import HOST
 
 
 def binary_path() -> Path:
-    """The server inside the wheel."""
+    """Return the server in the wheel."""
     return Path(str(distribution("secantusdb").locate_file("secantusdb.scripts/secantusd-rs")))
 
 
@@ -32,7 +32,7 @@ class MongoServer(StoreProcess):
 
     @property
     def url(self) -> str:
-        """The address, as `MONGODB_URL` takes it."""
+        """Return the address for `MONGODB_URL`."""
         return f"mongodb://{HOST}:{self.port}/?directConnection=true"
 
     def _command(self, port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What NetworkPolicies admit: Kubernetes's rules, for the parts of them that ours use."""
+"""What NetworkPolicies admit, by Kubernetes's rules, as far as ours use them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def admitted(
     port: int,
     protocol: str,
 ) -> bool:
-    """Whether a connection can be made: out of the source and into the target."""
+    """Return whether the policies of source and target admit a connection."""
     return _may(policies, namespace, source, target, port, protocol, "Egress") and _may(
         policies, namespace, target, source, port, protocol, "Ingress"
     )
@@ -37,7 +37,7 @@ def admitted(
 def flows(
     policies: Sequence[Manifest], namespace: str, peers: Iterable[Peer]
 ) -> set[tuple[str, str, int]]:
-    """All that is admitted into or out of the namespace, over any port that a peer has."""
+    """Return all connections admitted into or out of the namespace, over any port of a peer."""
     peers = list(peers)
     found = set()
     for source in peers:

@@ -49,7 +49,7 @@ def _listens(port: int) -> bool:
 
 
 def render(variables: dict[str, str]) -> str:
-    """The template as envsubst fills it in: each of its variables, and nothing else that looks like one."""
+    """Fill in the template as envsubst does: its own variables and nothing else."""
     return re.sub(
         r"\$\{(RELAIS_[A-Z_]+)\}", lambda match: variables[match[1]], TEMPLATE.read_text()
     )
@@ -57,7 +57,7 @@ def render(variables: dict[str, str]) -> str:
 
 @contextmanager
 def nginx_before(upstreams: Sequence[str], folder: Path, *, root_path: str = "") -> Iterator[str]:
-    """Yields the base URL, root path included."""
+    """Yield the base URL, including the root path."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     servers = " ".join(

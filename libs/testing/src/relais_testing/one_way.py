@@ -1,4 +1,4 @@
-"""A TCP link that can let requests through and keep the answers back."""
+"""A TCP link that can pass requests on and withhold the answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relais_testing.tcp_ports import HOST
 
 
 class OneWayLink:
-    """Between a client and a server on this machine. Made by `open_link`."""
+    """A link between a client and a server on this machine, made by `open_link`."""
 
     def __init__(self, to_port: int) -> None:
         self._to_port = to_port
@@ -21,7 +21,7 @@ class OneWayLink:
         self._pairs: set[asyncio.Task[None]] = set()
 
     def keep_answers_from(self, words: bytes) -> None:
-        """The next message with these words arrives; of its answer and of all later ones nothing is heard."""
+        """Pass on the next message with these words, and withhold its answer and all later ones."""
         self._last_words = words
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,7 +61,7 @@ class OneWayLink:
 
 @asynccontextmanager
 async def open_link(to_port: int) -> AsyncIterator[tuple[OneWayLink, int]]:
-    """A link to a port of this machine; gives it and the port on which it listens."""
+    """Yield a link to a port of this machine, and the port on which it listens."""
     link = OneWayLink(to_port)
     server = await asyncio.start_server(link.accept, HOST, 0)
     try:

@@ -19,7 +19,7 @@ class Owned(Generic[T]):
         self._task = asyncio.create_task(self._live())
 
     async def enter(self) -> T:
-        """What the context manager gives, once it is open."""
+        """Open the context and return its value."""
         both: set[asyncio.Future[Any]] = {self._entered, self._task}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
@@ -27,7 +27,7 @@ class Owned(Generic[T]):
         return self._entered.result()
 
     async def leave(self) -> None:
-        """Close it; may be called again. What went wrong inside is raised."""
+        """Close it and raise its error; may be called again."""
         self._leave.set()
         await self._task
 
@@ -38,7 +38,7 @@ class Owned(Generic[T]):
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it is over, however it ends."""
+    """Cancel a task and wait for its end."""
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

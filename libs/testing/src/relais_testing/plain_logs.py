@@ -6,7 +6,7 @@ import structlog
 
 
 def use_plain_logs() -> None:
-    """One line an event, with a short traceback, to stdout."""
+    """Log one line per event, with a short traceback, to stdout."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -37,10 +37,12 @@ class Ports:
 
 
 def memory_ports(store: MemoryStore) -> Ports:
+    """Return the ports in memory."""
     return Ports(store, store, store, store, store, store, store.inspector, store, store, store)
 
 
 def redis_ports(store: RedisStore) -> Ports:
+    """Return the ports of a Redis store."""
     return Ports(
         store.intake,
         store.source,

@@ -1,4 +1,4 @@
-"""What a machine without power does to an append-only file: its end, not yet on the disk, is gone.
+"""Simulates a power loss: the end of an append-only file that was not yet on the disk is lost.
 
     mark = written(server)          # bytes so far
     ...
@@ -25,12 +25,12 @@ def _file(server: ValkeyServer) -> Path:
 
 
 def written(server: ValkeyServer) -> int:
-    """Bytes that the server has handed to the system, on the disk or not."""
+    """Return the bytes that the server has written, on the disk or not."""
     return _file(server).stat().st_size
 
 
 def lose_power(server: ValkeyServer, size: int) -> int:
-    """Kill the server and cut its file to `size` bytes; how many were lost. A command cut in two counts as lost."""
+    """Kill the server, cut its file to `size` bytes, and return how many were lost, with a command cut in two."""
     server.kill()
     lost = written(server) - size
     assert lost >= 0
@@ -40,7 +40,7 @@ def lose_power(server: ValkeyServer, size: int) -> int:
 
 
 def wait_written(redis_url: str) -> None:
-    """Return once the system has all that was answered so far: a kill then loses none of it."""
+    """Wait until everything answered so far is written, so that a kill loses none of it."""
     end_s = time.monotonic() + 30
     with Redis.from_url(redis_url) as redis:
         while redis.info("persistence")["aof_buffer_length"] > 0:

@@ -50,7 +50,7 @@ class Forked:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code once it has ended; minus the signal's number where one ended it."""
+        """Return the exit code after its end; minus the number of a signal that ended it."""
         if self.returncode is None and select.select([self._end], [], [], 0)[0]:
             self._collect()
         return self.returncode
@@ -65,7 +65,7 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """To a process that has not been collected: its id is nobody else's."""
+        """Send a signal. Its id is not reused, because it was not collected yet."""
         if self.poll() is None:
             signal.pidfd_send_signal(self._end, number)
 
@@ -81,7 +81,7 @@ class Forked:
 
 
 class Mother:
-    """The process that others are forked from; started at the first fork.
+    """The process from which others are forked; started at the first fork.
 
     Args:
         modules: what it imports.
@@ -97,7 +97,7 @@ class Mother:
 
     @property
     def pid(self) -> int | None:
-        """None before the first fork."""
+        """Return its process id; None before the first fork."""
         return self._process.pid if self._process is not None else None
 
     def fork(
@@ -115,11 +115,11 @@ class Mother:
         return Forked(self, self._ask(request))
 
     def collect(self, pid: int) -> int:
-        """Exit code of a child that has ended."""
+        """Return the exit code of an ended child."""
         return self._ask({"collect": pid})
 
     def close(self) -> None:
-        """End it and whatever of its children lives."""
+        """End it and its living children."""
         if self._process is not None and self._socket is not None:
             self._socket.close()
             self._process.wait()

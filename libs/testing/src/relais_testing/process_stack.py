@@ -1,4 +1,4 @@
-"""Which settings a stack of real processes gets, and how its services are started."""
+"""Settings and start of a stack of real processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Starter = Callable[..., ServiceProcess]
 
 @contextmanager
 def forking() -> Iterator[Callable[[], set[int]]]:
-    """Fork services, as long as it lasts. Gives the ids of the processes that do it."""
+    """Fork services inside the context; yields the ids of the processes that do it."""
     light = prefork.Mother(prefork.LIGHT, {})
     heavy = prefork.Mother(prefork.HEAVY, VLLM_SERVE_ON_CPU)
     with prefork.forking(light, heavy):
@@ -71,7 +71,7 @@ def forking() -> Iterator[Callable[[], set[int]]]:
 
 
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
-    """Starts services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
+    """Return a starter of services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
 
     `module` is what runs in the service's place. With `wait=False` a service need not live long enough to be ready.
     """

@@ -77,7 +77,7 @@ class ServiceProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; minus the signal's number where one ended it."""
+        """Return the exit code: None while it runs, minus the number of a signal that ended it."""
         return self._process.poll()
 
     def __enter__(self) -> ServiceProcess:
@@ -93,7 +93,7 @@ class ServiceProcess:
         self.kill()
 
     def wait_ready(self) -> None:
-        """Until it says so. A process that ends before fails the test with its log."""
+        """Wait until it is ready. A process that ends before fails the test with its log."""
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
@@ -105,23 +105,23 @@ class ServiceProcess:
 
     @property
     def alive(self) -> bool:
-        """It has not exited."""
+        """Return whether it still runs."""
         return self._process.poll() is None
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process below this one, an engine's among them."""
+        """Return all descendants of this process, including an engine's."""
         return psutil.Process(self.pid).children(recursive=True)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def terminate(self, timeout_s: float = 300.0) -> int:
-        """SIGTERM, and wait; the exit code."""
+        """Send SIGTERM, wait, and return the exit code."""
         self._process.terminate()
         return self._process.wait(timeout=timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL, to this process alone: what it leaves behind is for the tests to see."""
+        """Send SIGKILL to this process alone; tests check what it leaves behind."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(timeout=10)

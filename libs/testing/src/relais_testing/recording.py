@@ -1,4 +1,4 @@
-"""An environment that notes what was asked of it."""
+"""An environment that records its look-ups."""
 
 from __future__ import annotations
 

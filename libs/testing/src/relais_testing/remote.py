@@ -1,4 +1,4 @@
-"""Remote models over servers of the tests' own."""
+"""Remote models over test servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "m"
 
 @dataclass
 class Said:
-    """What came of a job so far."""
+    """The answer to a job so far."""
 
     prompt_token_ids: tuple[int, ...] = ()
     revision: str = ""
@@ -43,7 +43,7 @@ class Said:
 
 
 async def say(model: Model, job: Job, cut: Cut | None = None, said: Said | None = None) -> Said:
-    """All of the answer; what came before an error is in `said`."""
+    """Read the whole answer; `said` has what came before an error."""
     said = Said() if said is None else said
     async with model.answer(job, cut) as answer:
         said.prompt_token_ids = tuple(answer.prompt_token_ids)
@@ -62,7 +62,7 @@ async def open_remote(
     read_timeout_s: float = 30.0,
     api_key: str | None = None,
 ) -> AsyncIterator[RemoteModel]:
-    """The model that these servers serve, once all of them were found to."""
+    """Yield the model of these servers, once all were probed."""
     table = [TableEntry(NAME, server.url, api_key) for server in servers]
     async with open_table(
         table,
@@ -83,7 +83,7 @@ async def open_table(
     max_output_tokens: int = 1000,
     read_timeout_s: float = 30.0,
 ) -> AsyncIterator[Sequence[RemoteModel]]:
-    """The models of a table."""
+    """Yield the models of a table."""
     settings = RemoteSettings(
         table=tuple(table),
         max_concurrency=max_concurrency,

@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that carries requests on and eats chosen replies.
+"""A proxy in front of Redis that passes requests on and drops chosen replies.
 
     async with ReplyEater(server.host, server.port) as eater:
         eater.eat("append", times=3)          # the next three replies to this script
@@ -56,11 +56,11 @@ class ReplyEater:
         self._next[name] += times
 
     def eat_every(self, name: str, nth: int) -> None:
-        """From now on, eat every nth reply."""
+        """Eat every nth reply from now on."""
         self._every[name] = nth
 
     def hold(self, name: str) -> None:
-        """From now on, keep such requests here: they never reach Redis, and are never answered."""
+        """Withhold such requests from now on: they never reach Redis and are never answered."""
         self._held.add(name)
 
     def stop_eating(self) -> None:
@@ -69,7 +69,7 @@ class ReplyEater:
 
     @property
     def url(self) -> str:
-        """Where clients connect, as `REDIS_URL` takes it."""
+        """Return the address for clients, for `REDIS_URL`."""
         assert self._server is not None, "the proxy is not open"
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"redis://{host}:{port}/0"
@@ -163,7 +163,7 @@ def _name(words: list[bytes]) -> str:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:
-    """One request: an array of bulk strings."""
+    """Read one request: an array of bulk strings."""
     head = await reader.readuntil(b"\r\n")
     raw, words = [head], []
     for _ in range(int(head[1:])):
@@ -175,7 +175,7 @@ async def _read_request(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes
 
 
 async def _read_reply(reader: asyncio.StreamReader) -> bytes:
-    """One reply of RESP 2 or 3, as it came."""
+    """Read one reply of RESP 2 or 3."""
     head = await reader.readuntil(b"\r\n")
     kind, rest = head[:1], head[1:-2]
     parts = [head]

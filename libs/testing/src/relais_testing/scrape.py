@@ -1,4 +1,4 @@
-"""Reading `/metrics` as Prometheus does."""
+"""Reads `/metrics` as Prometheus does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.samples import Sample
 
 
 class Scraped:
-    """The samples of one look."""
+    """The samples of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -18,7 +18,7 @@ class Scraped:
         ]
 
     def of(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels; 0 where there is none."""
+        """Return the sum of a metric's samples with these labels; 0 without any."""
         return sum(
             sample.value
             for sample in self.samples
@@ -26,17 +26,17 @@ class Scraped:
         )
 
     def names(self, prefix: str) -> set[str]:
-        """Of families; a counter's without `_total`."""
+        """Return the names of families; a counter's without `_total`."""
         return {name for name in self.families if name.startswith(prefix)}
 
 
 def read(registry: CollectorRegistry) -> Scraped:
-    """What a scraper would be told."""
+    """Read a registry as a scraper would."""
     return Scraped(generate_latest(registry).decode())
 
 
 async def scrape(session: aiohttp.ClientSession, base_url: str) -> Scraped:
-    """`GET /metrics`."""
+    """Read `GET /metrics`."""
     async with session.get(f"{base_url}/metrics") as response:
         assert response.status == 200, await response.text()
         return Scraped(await response.text())

@@ -1,4 +1,4 @@
-"""Scripts that fail at a chosen command, and what must hold of a store whatever has failed in it."""
+"""Scripts that fail at a chosen command, and what must always hold of a store."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class FaultyScripts(Scripts):
 
 
 def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
-    """Every port of the store whose steps are scripts, and what makes them fail."""
+    """Return every port whose steps are scripts, and the object that makes them fail."""
     faulty = FaultyScripts(store.calls)
     ports = replace(
         redis_ports(store),
@@ -76,7 +76,7 @@ def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:
 
 
 def _account(job: dict[bytes, bytes]) -> bytes:
-    """Under what a job is counted towards its key's bounds and turns."""
+    """Return the name under which a job counts towards its key's bounds and turns."""
     return (b"batch " if job[b"priority"] == b"batch" else b"") + job[b"key_id"]
 
 
@@ -84,7 +84,7 @@ _Jobs = dict[str, dict[bytes, bytes]]
 
 
 async def check_whole(redis: Any) -> None:
-    """Every job is where its status says, and whatever is counted is what there is."""
+    """Check that every job is where its status says, and that all counts are right."""
     base = keys.model_base(MODEL)
     jobs: _Jobs = {}
     async for name in redis.scan_iter(match="*:job:*", count=1000):
@@ -151,7 +151,7 @@ async def _check_bytes(redis: Any, jobs: _Jobs, living: Collection[str]) -> None
 
 
 async def end_everything(ports: Ports, redis: Any) -> None:
-    """Whoever has a job now dies; a healthy worker brings every one to its end."""
+    """Let every holder die, and a healthy worker complete all jobs."""
     for number in range(50):
         for one in await redis.zrange(keys.inflight(MODEL), 0, -1):
             await redis.zadd(keys.inflight(MODEL), {one: 1.0})
@@ -168,7 +168,7 @@ async def end_everything(ports: Ports, redis: Any) -> None:
 
 
 async def check_ends(ports: Ports, redis: Any) -> None:
-    """Each job has one terminal event, its last, one `queued`, one trace, and its place in the account."""
+    """Check that each job has one terminal event, its last, one `queued`, one trace, and a place in the account."""
     ids = [
         name.decode().rpartition(":job:")[2]
         async for name in redis.scan_iter(match="*:job:*", count=1000)

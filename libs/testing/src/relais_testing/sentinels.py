@@ -27,19 +27,19 @@ sentinel failover-timeout {service} 5000
 
 
 class Sentinels:
-    """Three of them; two make a quorum."""
+    """Three Sentinels with a quorum of two."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self.ports = ports
 
     @property
     def url(self) -> str:
-        """As `REDIS_URL` takes it."""
+        """Return the address for `REDIS_URL`."""
         hosts = ",".join(f"{HOST}:{port}" for port in self.ports)
         return f"redis+sentinel://{hosts}/{SERVICE}/0"
 
     def master_port(self) -> int | None:
-        """Where most of them say that the primary is."""
+        """Return the port that most of them name as the primary's."""
         said = []
         for port in self.ports:
             with Redis(host=HOST, port=port, decode_responses=True) as sentinel:
@@ -51,7 +51,7 @@ class Sentinels:
         return max(set(said), key=said.count) if said else None
 
     def know_each_other_and_the_replica(self) -> bool:
-        """Before that there is no fail-over."""
+        """Return whether they know each other and the replica; before that there is no fail-over."""
         for port in self.ports:
             with Redis(host=HOST, port=port, decode_responses=True) as sentinel:
                 try:
@@ -65,7 +65,7 @@ class Sentinels:
 
 @contextmanager
 def running_sentinels(primary: ValkeyServer, folder: Path) -> Iterator[Sentinels]:
-    """They take a moment to find each other: `know_each_other_and_the_replica`."""
+    """Yield Sentinels, which take a moment to find each other: `know_each_other_and_the_replica`."""
     with ExitStack() as stack:
         ports = []
         for index in range(3):

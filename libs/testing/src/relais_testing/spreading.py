@@ -1,4 +1,4 @@
-"""Which tests run in one process, one after another, where a run has several (`pytest -n`), and which begin."""
+"""Groups tests that must run in one process, one after another (`pytest -n`), and says which begin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONG = re.compile(r"/(e2e|faults)/")
 
 
 def scope_of(node_id: str) -> str:
-    """A name that is the same for tests that belong together."""
+    """Return the same name for tests that belong together."""
     for name, pattern in _TOGETHER.items():
         if pattern.search(node_id):
             return name

@@ -1,4 +1,4 @@
-"""Reading server-sent events as a client does, by the rules of the HTML standard."""
+"""Reads server-sent events by the rules of the HTML standard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohttp
 
 @dataclass(frozen=True)
 class SseEvent:
-    """One event; `id` is empty where the frame had none."""
+    """One event; `id` is empty if the frame had none."""
 
     id: str
     name: str
@@ -24,7 +24,7 @@ class SseEvent:
 
 
 async def sse_events(response: aiohttp.ClientResponse) -> AsyncIterator[SseEvent]:
-    """Events until the response ends. Comments and an event cut in two are dropped."""
+    """Yield events until the response ends. Comments and an incomplete event are dropped."""
     fields: dict[str, str] = {}
     async for raw in response.content:
         line = raw.decode().rstrip("\n")
@@ -42,7 +42,7 @@ async def sse_events(response: aiohttp.ClientResponse) -> AsyncIterator[SseEvent
 async def read_events(
     session: aiohttp.ClientSession, url: str, *, after: int | None = None, stop_after: int = 10**9
 ) -> list[SseEvent]:
-    """Open a channel's stream and read it to its end, or until `stop_after` events have come.
+    """Read a channel's stream to its end, or until `stop_after` events have come.
 
     A waiting request's place in the queue, which is told now and then and is no event of the log, is left out.
     """
@@ -60,9 +60,10 @@ async def read_events(
 
 
 def text_of(events: list[SseEvent]) -> str:
-    """The text of a native stream's tokens."""
+    """Return the text of a native stream's tokens."""
     return "".join(event.json["text"] for event in events if event.name == "token")
 
 
 def ids_of(events: list[SseEvent]) -> list[int]:
+    """Return the ids of events."""
     return [int(event.id) for event in events]

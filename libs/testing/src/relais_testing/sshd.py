@@ -33,7 +33,7 @@ SetEnv {environment}
 
 @dataclass(frozen=True)
 class Sshd:
-    """Where it is, and what a client needs."""
+    """Its address, and what a client needs."""
 
     port: int
     user: str
@@ -60,7 +60,7 @@ def _listens(port: int) -> bool:
 
 @contextmanager
 def running_sshd(folder: Path, environment: dict[str, str]) -> Iterator[Sshd]:
-    """Sessions get `environment` on top of their own."""
+    """Yield a running sshd; logins get `environment` in addition to their own."""
     folder.mkdir()
     _make_key(folder / "host_key")
     _make_key(folder / "user_key")

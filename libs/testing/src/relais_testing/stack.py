@@ -44,13 +44,13 @@ SHORT = {
 
 
 def orchestrator_settings(redis_url: str, **environ: str) -> Settings:
-    """Settings with short timings; any environment variable may be given."""
+    """Return settings with short timings; any environment variable may be given."""
     return read_settings(SHORT | {"REDIS_URL": redis_url} | environ)
 
 
 @dataclass(frozen=True)
 class Front:
-    """An orchestrator, and a client's session to it; every answer is held to the OpenAPI document."""
+    """An orchestrator and a client; every response is checked against the OpenAPI document."""
 
     parts: Parts
     url: str
@@ -58,43 +58,48 @@ class Front:
 
     @property
     def port(self) -> int:
+        """Return the port."""
         return int(self.url.rpartition(":")[2])
 
     def get(self, path: str, **kwargs: Any) -> Any:
+        """GET a path."""
         return self.session.get(path, **kwargs)
 
     def delete(self, path: str, **kwargs: Any) -> Any:
+        """DELETE a path."""
         return self.session.delete(path, **kwargs)
 
     def post(self, path: str, body: Any, **kwargs: Any) -> Any:
-        """Bytes are sent as they are, anything else as JSON."""
+        """POST a body: bytes unchanged, anything else as JSON."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | kwargs.pop("headers", {})
         return self.session.post(path, data=data, headers=headers, **kwargs)
 
     async def submit(self, body: dict[str, Any], **headers: str) -> str:
-        """`POST /v1/requests`; the channel id."""
+        """Send `POST /v1/requests` and return the channel id."""
         async with self.post("/v1/requests", body, headers=headers) as response:
             assert response.status == 202, await response.text()
             channel_id: str = (await response.json())["channel_id"]
             return channel_id
 
     async def state(self, channel_id: str, **headers: str) -> dict[str, Any]:
-        """`GET /v1/channels/{channel_id}`."""
+        """Return the JSON of `GET /v1/channels/{channel_id}`."""
         async with self.get(f"/v1/channels/{channel_id}", headers=headers) as response:
             assert response.status == 200, await response.text()
             body: dict[str, Any] = await response.json()
             return body
 
     async def status(self, channel_id: str) -> str:
+        """Return the status of a channel."""
         status: str = (await self.state(channel_id))["status"]
         return status
 
     async def is_terminal(self, channel_id: str) -> bool:
+        """Return whether the channel has ended."""
         return await self.status(channel_id) not in ("queued", "running")
 
     def lose_its_voice(self) -> None:
-        """Nothing it says of readers or cancels reaches Redis any more, as when its process has died."""
+        """Withhold its watches and cancels from Redis, as if its process had died."""
 
         async def unreachable(*_: object, **__: object) -> None:
             raise StoreUnavailable("this orchestrator is gone")
@@ -105,7 +110,7 @@ class Front:
 
 @asynccontextmanager
 async def open_front(redis_url: str, **environ: str) -> AsyncIterator[Front]:
-    """An orchestrator on a port of its own."""
+    """Yield an orchestrator on its own port."""
     async with open_orchestrator(orchestrator_settings(redis_url, **environ)) as (parts, port):
         url = f"http://127.0.0.1:{port}"
         connector = aiohttp.TCPConnector(limit=0)
@@ -119,7 +124,7 @@ async def open_front(redis_url: str, **environ: str) -> AsyncIterator[Front]:
 
 
 class Stack:
-    """Everything that was opened on one Redis; `close` ends what is left, the last first."""
+    """Everything opened on one Redis; `close` ends the rest in reverse order."""
 
     def __init__(self, redis_url: str, store: RedisStore, stack: AsyncExitStack) -> None:
         self.redis_url = redis_url
@@ -130,14 +135,17 @@ class Stack:
 
     @classmethod
     async def open(cls, redis_url: str) -> Stack:
+        """Open a stack on this Redis."""
         stack = AsyncExitStack()
         store = await stack.enter_async_context(open_store(RedisSettings(redis_url)))
         return cls(redis_url, store, stack)
 
     async def close(self) -> None:
+        """Close everything that is still open."""
         await self._stack.aclose()
 
     async def front(self, **environ: str) -> Front:
+        """Open an orchestrator."""
         owned = Owned(open_front(self.redis_url, **environ))
         self._stack.push_async_callback(owned.leave)
         front = await owned.enter()
@@ -145,10 +153,11 @@ class Stack:
         return front
 
     async def close_front(self, front: Front) -> None:
+        """Close one orchestrator."""
         await self._fronts[id(front)].leave()
 
     async def worker(self, **options: Any) -> Worker:
-        """Options are those of `relais_testing.worker.open_worker`."""
+        """Open a worker with options of `relais_testing.worker.open_worker`."""
         owned = Owned(open_worker(self.redis_url, **options))
         self._stack.push_async_callback(owned.leave)
         worker = await owned.enter()
@@ -156,21 +165,21 @@ class Stack:
         return worker
 
     async def idle(self) -> bool:
-        """Nothing waits, nothing runs."""
+        """Return whether nothing waits or runs."""
         depth = await self.store.intake.depth(MODEL)
         return depth.waiting == 0 and depth.running == 0
 
 
 def chat_request(content: str = "hello", **fields: Any) -> dict[str, Any]:
-    """A body for `/v1/chat/completions` or `/v1/requests`."""
+    """Return a body for `/v1/chat/completions` or `/v1/requests`."""
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
 
 
 def answer_to(content: str, count: int = DEFAULT_ANSWER_TOKENS) -> str:
-    """What the deterministic engine says to `chat_request(content)`."""
+    """Return the deterministic engine's answer to `chat_request(content)`."""
     return answer_to_prompt(f"<user>{content}<assistant>", count)
 
 
 def answer_to_prompt(prompt: str, count: int) -> str:
-    """What the deterministic engine makes of a plain prompt."""
+    """Return the deterministic engine's answer to a plain prompt."""
     return answer_text(list(prompt.encode()), count)

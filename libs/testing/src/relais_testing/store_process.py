@@ -1,4 +1,4 @@
-"""A store's server as a process that a test may kill and bring back: what Valkey's and MongoDB's have in common."""
+"""A store's server as a process that a test can kill and restart: the common part of Valkey and MongoDB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATTEMPTS = 5
 
 
 class StoreProcess(ABC):
-    """One process on its own port. It keeps its port and data over `stop`, `kill`, `restart`.
+    """One process on its own port, which keeps port and data across `stop`, `kill` and `restart`.
 
     Args:
         data_dir: where it runs, logs and persists; the caller removes it.
@@ -33,15 +33,15 @@ class StoreProcess(ABC):
 
     @abstractmethod
     def _command(self, port: int) -> list[str]:
-        """Its command line."""
+        """Return its command line."""
 
     @abstractmethod
     def _is_ready(self, connection: socket.socket) -> bool:
-        """Ask a server that has taken a connection."""
+        """Return whether a server that accepts connections is ready."""
 
     @property
     def pid(self) -> int:
-        """Of the living process: for signals such as SIGSTOP."""
+        """Return its process id, for signals such as SIGSTOP."""
         assert self._process is not None, "the server does not run"
         return self._process.pid
 
@@ -71,11 +71,11 @@ class StoreProcess(ABC):
         raise RuntimeError(f"{type(self).__name__} did not start:\n{told}")
 
     def stop(self) -> None:
-        """SIGTERM, and wait: the server closes its files and its connections."""
+        """Send SIGTERM and wait; the server closes its files and connections."""
         self._end(kill=False)
 
     def kill(self) -> None:
-        """SIGKILL: nothing is flushed that the system has not got already."""
+        """Send SIGKILL; unwritten data is lost."""
         self._end(kill=True)
 
     def restart(self, *, kill: bool = True) -> None:

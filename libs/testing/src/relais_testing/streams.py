@@ -1,4 +1,4 @@
-"""Streams of the deterministic engine over the native routes: begun, and checked to the letter."""
+"""Begins and checks streams of the deterministic engine over the native routes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ TOKENS = 300
 
 
 def expected(prompt: str, tokens: int = TOKENS) -> str:
+    """Return the expected text."""
     return answer_text(list(prompt.encode()), tokens)
 
 
 def check_whole(events: list[SseEvent], prompt: str, tokens: int = TOKENS) -> None:
-    """One stream, however often it moved: every event once, in order, and the text as if nothing had happened."""
+    """Check one stream, however often it moved: every event once, in order, with the undisturbed text."""
     assert ids_of(events) == list(range(1, len(events) + 1))
     names = [event.name for event in events]
     assert (names.count("started"), names.count("restarted"), names[-1]) == (1, 0, "completed")
@@ -31,7 +32,7 @@ def check_whole(events: list[SseEvent], prompt: str, tokens: int = TOKENS) -> No
 async def begin(
     session: aiohttp.ClientSession, front: ServiceProcess, prompt: str, tokens: int = TOKENS
 ) -> asyncio.Task[list[SseEvent]]:
-    """A client that reads its stream over one connection; some tokens have come."""
+    """Return a client that reads its stream over one connection, after its first tokens."""
     channel_id = await submit(session, front.url, prompt, tokens)
     url = events_url(front.url, channel_id)
     reading = asyncio.create_task(read_events(session, url))

@@ -1,4 +1,4 @@
-"""Ports for servers that must be told theirs, such as one that a test kills and starts again at the same place."""
+"""Ports for servers that need a fixed one, for example because a test restarts them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _RANGE = range(20_000, 32_000)
 
 
 def free_port(*, in_a_row: int = 1) -> int:
-    """A port on which nobody listens, and which no other test run of this machine gets while this one lives.
+    """Return a free port that no other test run of this machine gets while this one lives.
 
-    With `in_a_row` the first of so many, for services that count up from the port they are given.
+    With `in_a_row`, return the first of this many consecutive ports.
     """
     for first in random.sample(_RANGE, len(_RANGE)):
         reservations: list[socket.socket] = []
@@ -35,7 +35,7 @@ def free_port(*, in_a_row: int = 1) -> int:
 
 
 def _reserve(port: int) -> socket.socket | None:
-    """Whoever binds this name has the port; the kernel takes it back when the process ends, however it ends."""
+    """Reserve a port by binding its name, which the kernel frees when the process ends."""
     reservation = socket.socket(socket.AF_UNIX)
     try:
         reservation.bind(f"\0relais-tests-port-{port}")

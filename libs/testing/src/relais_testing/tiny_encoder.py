@@ -1,4 +1,4 @@
-"""Sentence-transformers models with random weights, made in a moment: for what MiniLM has not got."""
+"""Small sentence-transformers models with random weights, for features that MiniLM lacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIZES = {
 
 
 def make_encoder(folder: Path, *, pools_prompt: bool = True, **config: Any) -> Path:
-    """Write it to the folder. It has prompts; what is in `config` stands in its `config.json`."""
+    """Write a model with prompts to the folder; `config` is added to its `config.json`."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel
@@ -41,7 +41,7 @@ def make_encoder(folder: Path, *, pools_prompt: bool = True, **config: Any) -> P
 
 
 def make_reranker(folder: Path, *, labels: int = 1, **config: Any) -> Path:
-    """Write a cross-encoder to the folder. What is in `config` stands in its `config.json`."""
+    """Write a cross-encoder to the folder; `config` is added to its `config.json`."""
     from transformers import BertConfig, BertForSequenceClassification
 
     # Weights of the usual size would give all pairs nearly the same score.

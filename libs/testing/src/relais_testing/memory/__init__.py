@@ -1,4 +1,4 @@
-"""The ports in memory: the same promises in one process, for tests and demonstrations."""
+"""The ports in memory, with the same promises, for tests and demonstrations."""
 
 from relais_testing.memory.store import MemoryStore
 

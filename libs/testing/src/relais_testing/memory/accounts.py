@@ -1,4 +1,4 @@
-"""What keys have used of one model, as plain data: the steps that `accounts.lua` takes in Redis."""
+"""Usage of one model by key, as plain data: the steps of `accounts.lua`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 
 
 class MemoryAccounts:
-    """Of one model: what is used of each minute, and what each day took."""
+    """Usage of one model by minute and by day."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class MemoryAccounts:
         self._days: dict[tuple[date, str], Counter[str]] = {}
 
     def reserve(self, key_id: str, quota: Quota, model: str) -> Buckets:
-        """Take a request and its tokens out of a key's minute, both or neither.
+        """Take a request and its tokens from a key's minute, both or neither.
 
         Raises:
             RateLimited, TokensOverLimit: it does not fit.
@@ -43,7 +43,7 @@ class MemoryAccounts:
         return buckets(quota, requests + 1, tokens + quota.tokens)
 
     def settle(self, key_id: str, status: Status, usage: Usage, quota: Quota) -> None:
-        """Put what a job took on its key's account, and in the place of what it had reserved."""
+        """Replace a job's reservation by its usage, and add that to its key's account."""
         today = datetime.fromtimestamp(self._clock(), UTC).date()
         account = self._days.setdefault((today, key_id), Counter())
         account[status] += 1
@@ -73,7 +73,7 @@ class MemoryAccounts:
 
 
 def measure(log: list[bytes]) -> tuple[Usage, int]:
-    """Tokens of a job whose holder did not count them, from its log: those since the answer last began, and before."""
+    """Count a job's tokens in its log, if its holder did not: those since the answer last began, and those before."""
     input_tokens = output_tokens = void_tokens = 0
     for line in log:
         event = codec.decode_event(line)

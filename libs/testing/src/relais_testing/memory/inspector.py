@@ -23,7 +23,7 @@ from relais_testing.memory.model import MemoryModel, Record
 
 
 class Accept(Protocol):
-    """What the queue answers for a job it has."""
+    """Describes the acceptance of a job."""
 
     def __call__(
         self, model: MemoryModel, record: Record, *, duplicate: bool = False
@@ -31,7 +31,7 @@ class Accept(Protocol):
 
 
 class Admit(Protocol):
-    """Takes in a job, as an enqueue does."""
+    """Queues a job, as `enqueue` does."""
 
     def __call__(
         self, model: MemoryModel, job: Job, *, tracing: Tracing | None = None
@@ -39,7 +39,7 @@ class Admit(Protocol):
 
 
 class MemoryInspector:
-    """Looking at queues, replaying and dropping dead letters.
+    """Inspects queues, replays and drops dead letters.
 
     Args:
         accepted: describes a job that is there.

@@ -1,4 +1,4 @@
-"""One model's jobs, lanes and logs as plain data, with the atomic steps that the scripts take in Redis."""
+"""One model's jobs, lanes and logs as plain data, with the atomic steps of the scripts."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MOST_PREEMPTED = 8
 
 
 def _account(job: Job) -> tuple[bool, str]:
-    """Under what a job is counted towards its key's bounds and turns."""
+    """Return the name under which a job counts towards its key's bounds and turns."""
     return job.priority is Priority.BATCH, job.key_id
 
 
 def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
-    """How a job ends that was asked to stop and that nobody holds."""
+    """Return the end of a job that was asked to stop and that nobody holds."""
     match reason:
         case StopReason.DEADLINE:
             return Status.EXPIRED, [codec.EXPIRED_LINE]
@@ -49,7 +49,7 @@ def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
 
 @dataclass(slots=True)
 class Record:
-    """A job and all that is known of it."""
+    """A job and its state."""
 
     job: Job
     order: int
@@ -81,11 +81,11 @@ class Record:
 
     @property
     def suspect(self) -> bool:
-        """It was charged, or its last two takes were barren: it runs alone."""
+        """Return whether it must run alone: it was charged, or its last two takes gave no token."""
         return self.failures > 0 or self.barren > 1
 
     def stored_bytes(self, now_s: float) -> int:
-        """What there is to hold of it at this time."""
+        """Return the bytes held for it now."""
         logged = sum(map(len, self.log))
         if self.finished_at_s is None:
             return len(codec.encode_job(self.job)) + max(logged, self.expected_bytes)
@@ -165,7 +165,7 @@ class MemoryModel:
         self._fanout.publish(record.job.channel_id, LiveBatch(first_seq, lines))
 
     def refuse_where_full(self, model: str, max_waiting: int, unfinished: int) -> None:
-        """Raises QueueFull where as many wait as may; when a tenth has been served there is room again.
+        """Raise QueueFull if too many wait; there is room again once a tenth has been served.
 
         Args:
             unfinished: of the key that asks; one that has none has room for one.
@@ -185,17 +185,17 @@ class MemoryModel:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more is held than the last job came with as a bound."""
+        """Return whether more is held than the bound that came with the last job."""
         return self.max_stored_bytes is not None and self.stored_bytes > self.max_stored_bytes
 
     def expected_bytes(self, job: Job) -> int:
-        """Of its result, until it is there."""
+        """Return the bytes to expect for its result."""
         if self.max_stored_bytes is None:
             return 0
         return min(job.expected_result_bytes, self.max_stored_bytes // 8)
 
     def refuse_where_crowded(self, job: Job) -> None:
-        """Raises StorageFull, KeyStorageFull. A quarter of the bound is left to the answers of what is accepted."""
+        """Raise StorageFull or KeyStorageFull. A quarter of the bound is reserved for answers of accepted jobs."""
         if self.max_stored_bytes is None:
             return
         now, room = self._clock(), 0.75 * self.max_stored_bytes
@@ -212,7 +212,7 @@ class MemoryModel:
         raise storage_full(job.model, stored, retry_after_s=1.0)
 
     def refuse_where_traces_wait(self, model: str, tracing: Tracing | None) -> None:
-        """Raises TracesFull where as many wait for the database as may, or they take a quarter of the room."""
+        """Raise TracesFull if too many traces wait for the database, or they take a quarter of the bound."""
         if tracing is None:
             return
         quarter = None if self.max_stored_bytes is None else self.max_stored_bytes / 4
@@ -222,7 +222,7 @@ class MemoryModel:
             raise traces_full(model, len(self.traces))
 
     def unfinished(self, job: Job) -> int:
-        """Jobs of its key that have not ended; lines of batches and others are counted apart."""
+        """Return its key's unfinished jobs; lines of batches count separately."""
         return sum(
             _account(record.job) == _account(job) and not record.status.is_terminal
             for record in self.records.values()
@@ -236,7 +236,7 @@ class MemoryModel:
         text: str,
         usage: Usage | None = None,
     ) -> None:
-        """End a job; the last of `lines` is its terminal event. Without `usage`, its log says what it took."""
+        """End a job; the last of `lines` is its terminal event. Without `usage`, tokens are counted in its log."""
         channel_id, was = record.job.channel_id, record.status
         self.append(record, len(record.log) + 1, lines)
         record.status, record.finished_at_s = status, self._clock()
@@ -258,7 +258,7 @@ class MemoryModel:
     def _trace(
         self, record: Record, usage: Usage, void_tokens: int, lines: list[bytes], text: str
     ) -> Trace:
-        """Of a record that has just ended."""
+        """Return the trace of a record that has just ended."""
         job, outcome = record.job, codec.decode_event(lines[-1])
         now = self._clock()
         if any(line.startswith(b"token ") for line in lines):
@@ -321,7 +321,7 @@ class MemoryModel:
         heard_at_s: float | None = None,
         blamed: bool = False,
     ) -> bool:
-        """What becomes of a job whose holder has let go of it; `max_failures` is set after a crash.
+        """Decide what happens to a job that its holder no longer has; `max_failures` is set after a crash.
 
         Args:
             heard_at_s: when a holder that is gone was last heard of.
@@ -342,7 +342,7 @@ class MemoryModel:
         return True
 
     def _charge(self, record: Record, *, blamed: bool) -> int:
-        """A worker died with this job: how often it was charged by now, 0 where this time it was not."""
+        """Charge a job whose worker died; return its charges, 0 if it was not charged this time."""
         if blamed:
             record.failures += 1
             return record.failures
@@ -356,7 +356,7 @@ class MemoryModel:
         return 0
 
     def makes_way(self, worker_id: str, *, idle: bool) -> bool:
-        """Whether this worker is the one that becomes idle for a suspect."""
+        """Return whether this worker becomes idle for a suspect."""
         until_s, host = self.host
         if host == worker_id and idle:
             self.host = (0.0, "")
@@ -366,7 +366,7 @@ class MemoryModel:
         return True
 
     def share(self, worker_id: str, held: int, waited: int) -> int:
-        """How many more make it even, where those that lately had room share what they hold and what waits.
+        """Return how many more jobs give an even share, among workers that recently had room.
 
         What it has left before and nobody took it may take after all: its part first, then twice as much, ...
         """
@@ -378,7 +378,7 @@ class MemoryModel:
         return max(even, math.ceil(waiting / workers) * 2 ** (waited - 1)) if waited else even
 
     def note_room(self, worker_id: str, held: int | None) -> None:
-        """This worker has room beside what it holds now; None where it has none."""
+        """Note how many jobs this worker holds while it has room; None if it has no room."""
         if held is None:
             self.takers.pop(worker_id, None)
         else:
@@ -409,12 +409,12 @@ class MemoryModel:
         return chosen
 
     def runs(self, priority: Priority, key_id: str) -> int:
-        """Running jobs of a key; lines of batches and others are counted apart."""
+        """Return the running jobs of a key; lines of batches count separately."""
         account = (priority is Priority.BATCH, key_id)
         return sum(_account(self.records[one].job) == account for one in self.inflight)
 
     def next_owner(self, priority: Priority, without: Collection[str] = ()) -> str | None:
-        """Of the keys that run least, the one whose turn it is."""
+        """Return the key whose turn it is among those with the fewest running jobs."""
         wanted = (owner for owner in self.turns[priority] if owner not in without)
         return min(wanted, key=partial(self.runs, priority), default=None)
 
@@ -426,7 +426,7 @@ class MemoryModel:
         lease_s: float,
         without: Collection[str] = (),
     ) -> Record | None:
-        """Hand over one job of this key; None where the time of all was up."""
+        """Hand over one job of this key; None if all have expired."""
         turns = self.turns[priority]
         turns.remove(owner)
         turns.append(owner)
@@ -440,7 +440,7 @@ class MemoryModel:
     def preempt(
         self, offers: list[Record], worker_id: str, lease_s: float, without: Collection[str]
     ) -> tuple[list[Record], list[Record]]:
-        """Hand places on to keys that run at least two less: what was taken, and what waits again instead."""
+        """Hand places to keys that run at least two jobs fewer; return the jobs taken and the jobs put back."""
         taken: list[Record] = []
         gone: list[Record] = []
         order = list(Priority)
@@ -471,7 +471,7 @@ class MemoryModel:
         return taken, gone
 
     def _yields(self, job: Job, to: Priority) -> float:
-        """How readily a running job gives its place to one of this priority: a line of a batch always does."""
+        """Return how readily a running job gives its place to this priority; lines of batches always do."""
         if job.priority is Priority.BATCH and to is not Priority.BATCH:
             return math.inf
         return self.runs(job.priority, job.key_id)
@@ -497,7 +497,7 @@ class MemoryModel:
                 self.passed[priority] += 1
 
     def may_be_read(self, record: Record) -> bool:
-        """Whether a watcher of it still exists, though it has let its lease run out."""
+        """Return whether a watcher of it is present, though its lease has expired."""
         return any(self.present[watcher] > 0 for watcher in record.watchers)
 
     def due(self, ledger: dict[str, float], limit: int) -> list[Record]:

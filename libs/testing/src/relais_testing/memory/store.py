@@ -39,7 +39,7 @@ from relais_testing.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopp
 
 
 class MemoryStore:
-    """Every port at once, but for `inspector`. `clock` gives seconds; a test may turn it by hand."""
+    """Every port except `inspector`. `clock` returns seconds; a test may set it."""
 
     def __init__(
         self, clock: Callable[[], float] = time.time, *, watch_grace_s: float = 30.0

@@ -12,7 +12,7 @@ from relais_testing.memory.model import MOST_BYTES, MemoryModel, Record
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """What a take gives.
+    """The result of a take.
 
     Attributes:
         more: something waits for whoever asks next.
@@ -26,7 +26,7 @@ class Handed:
 
 
 def repeated(model: MemoryModel, request: TakeRequest) -> Handed | None:
-    """What this call was given before; None where it is new."""
+    """Return what this call got before; None if it is new."""
     last_call, last_ids, last_gone = model.memos.get(request.worker_id, ("", [], ()))
     if last_call != request.call_id:
         return None
@@ -42,7 +42,7 @@ def repeated(model: MemoryModel, request: TakeRequest) -> Handed | None:
 
 
 def by_preemption(model: MemoryModel, request: TakeRequest) -> Handed:
-    """Jobs of other keys for what the worker offers."""
+    """Return jobs of other keys for the places that the worker offers."""
     verdicts = [(one, model.verdict(one.channel_id, one.fence)) for one in request.offers]
     offers = [model.records[one.channel_id] for one, it in verdicts if it.held and it.stop is None]
     taken, gone = model.preempt(offers, request.worker_id, request.lease_s, request.without)
@@ -52,7 +52,7 @@ def by_preemption(model: MemoryModel, request: TakeRequest) -> Handed:
 
 
 def in_turn(model: MemoryModel, request: TakeRequest) -> Handed:
-    """A suspect alone, or what is this worker's share."""
+    """Return one suspect alone, or this worker's share."""
     worker_id, held = request.worker_id, request.held
     taken = _suspect(model, request) if request.idle and request.limit > 0 else []
     make_way = model.makes_way(worker_id, idle=request.idle)

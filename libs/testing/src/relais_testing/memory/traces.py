@@ -1,4 +1,4 @@
-"""Where a job's time goes, and traces on their way, as plain data: the steps that `traces.lua` takes in Redis."""
+"""Times of jobs, and traces in transit, as plain data: the steps of `traces.lua`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relais_common.queue import codec
 
 @dataclass(slots=True)
 class Hands:
-    """In whose hands a job was, and for how long; times are seconds since the epoch."""
+    """Who held a job, and for how long; times are seconds since the epoch."""
 
     waits_since_s: float
     lease_s: float = 0.0
@@ -26,7 +26,7 @@ class Hands:
 
     @property
     def progressed(self) -> bool:
-        """Whether the present take, or the last one, has given a token."""
+        """Return whether the current take, or the last one, produced a token."""
         return self.token_at_s is not None
 
     def take(self, now_s: float, lease_s: float) -> None:
@@ -40,14 +40,14 @@ class Hands:
             self.first_token_at_s = now_s
 
     def leave(self, now_s: float, heard_at_s: float | None) -> None:
-        """The holder lets go now, or was last heard of then."""
+        """Note that the holder gives it up now, or was last heard of at that time."""
         at_s = now_s if heard_at_s is None else heard_at_s
         at_s = min(now_s, max(at_s, self.taken_at_s, self.token_at_s or 0.0))
         self.spent = self.phases(at_s)
         self.waits_since_s, self.stalls, self.held = at_s, self.first_token_at_s is not None, False
 
     def phases(self, now_s: float) -> Phases:
-        """Until now; a running job's waits are in `spent`."""
+        """Return the phases until now; a running job's waits are in `spent`."""
         spent = self.spent
         if self.held:
             first_s = now_s if self.token_at_s is None else self.token_at_s
@@ -66,7 +66,7 @@ class Hands:
 
 
 class MemoryTraces:
-    """Of one model: traces that wait, and who has had which since when."""
+    """Traces of one model that wait, with their readers and times."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -108,7 +108,7 @@ class MemoryTraces:
         return TraceBatch(traces, more=len(found) > limit)
 
     def forget(self, entry_ids: list[str]) -> list[Trace]:
-        """Those that were still there."""
+        """Forget these traces; return those that were still there."""
         there = [self._waiting.pop(one) for one in entry_ids if one in self._waiting]
         for one in entry_ids:
             self._held.pop(one, None)
@@ -119,7 +119,7 @@ class MemoryTraces:
 
 
 def published(log: list[bytes]) -> str:
-    """What was published of an answer that nobody is left to say."""
+    """Return the published part of an answer that nobody continues."""
     texts: list[str] = []
     for line in log:
         event = codec.decode_event(line)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script; their colours are the page's; what they show they say in words too. Pure."""
+"""Charts as inline SVG without scripts, in the page's colours, with their values as text too. Pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _INNER_WIDTH, _INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 _FLOOR = TOP + _INNER_HEIGHT
 _NAME_CHARACTERS = 19
 _LABELS = 7
-"""At most so many along the bottom."""
+"""Maximum number of labels along the bottom."""
 
 Format = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How values are written: on the axis, and where they are told exactly."""
+    """How values are written: on the axis, and in exact form."""
 
     tick: Format
     show: Format
@@ -29,7 +29,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values in the order of the chart's labels; None: nothing was measured. `tone` is a class of the page's style."""
+    """Values in the order of the chart's labels, None where nothing was measured. `tone` is a CSS class of the page."""
 
     name: str
     tone: str
@@ -38,7 +38,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A line across a distribution, at a value."""
+    """A line across a distribution at a value."""
 
     name: str
     tone: str
@@ -48,7 +48,7 @@ class Mark:
 def bars(
     title: str, labels: Sequence[str], series: Sequence[Series], scale: Scale, ticks: Sequence[str]
 ) -> str:
-    """Bars, the series stacked from the bottom."""
+    """Draw bars, with the series stacked from the bottom."""
     sums = [sum(one.values[at] or 0 for one in series) for at in range(len(labels))]
     top = nice_top(max(sums, default=0))
     step = _INNER_WIDTH / max(1, len(labels))
@@ -78,7 +78,7 @@ def lines(
     top: float | None = None,
     bound: Mark | None = None,
 ) -> str:
-    """Lines; broken where nothing was measured. `bound` is drawn across, where it fits."""
+    """Draw lines, broken where nothing was measured. `bound` is drawn across if it fits."""
     values = [value for one in series for value in one.values if value is not None]
     top = nice_top(max(values, default=0)) if top is None else top
     step = _INNER_WIDTH / max(1, len(labels))
@@ -109,7 +109,7 @@ def lines(
 def distribution(
     title: str, bins: Sequence[tuple[float, int]], scale: Scale, marks: Sequence[Mark]
 ) -> str:
-    """How often which duration: columns of equal width on a logarithmic scale. `bins` are sorted middles and counts."""
+    """Draw a histogram of durations on a logarithmic scale. `bins` are sorted middles and counts."""
     whole = sum(count for _, count in bins)
     low, high = _range_of(bins, whole)
     columns = 40
@@ -154,7 +154,7 @@ def distribution(
 
 
 def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scale) -> str:
-    """A bar for each name, as long as its parts together; each part is a series with one value."""
+    """Draw a bar for each name, as long as the sum of its parts; each part is a series with one value."""
     height, left, right = 30, 140, 74
     inner = WIDTH - left - right
     longest = max((sum(one.values[0] or 0 for one in parts) for _, parts in rows), default=0) or 1
@@ -178,7 +178,7 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[Series]]], scale: Scal
 
 
 def nice_top(highest: float) -> float:
-    """A round number that is not under it, for four steps of a scale."""
+    """Return a round number, at least this value, that divides well into four steps."""
     if highest <= 0:
         return 1.0
     size = 10.0 ** math.floor(math.log10(highest))
@@ -199,7 +199,7 @@ def _runs(values: Sequence[float | None]) -> Iterator[list[tuple[int, float]]]:
 
 
 def _range_of(bins: Sequence[tuple[float, int]], whole: int) -> tuple[float, float]:
-    """From the first of a thousand to the last of a thousand, at least a factor of ten apart."""
+    """Return the range without the outer thousandths, at least a factor of ten wide."""
     seen, low, high = 0, bins[-1][0], bins[-1][0]
     for middle, count in bins:
         if seen <= whole * 0.002:
@@ -213,7 +213,7 @@ def _range_of(bins: Sequence[tuple[float, int]], whole: int) -> tuple[float, flo
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between them: as many to each power of ten as there is room for."""
+    """Return round numbers between them, as many for each power of ten as there is room for."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found: list[float] = []
     for mantissas in ((1, 2, 5), (1, 3), (1,)):

@@ -1,4 +1,4 @@
-"""What the HTML page shows: the report, and what its charts need beside it."""
+"""Collects what the HTML page shows: the report, and the data of its charts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from relais_common.insights.rollups import HOUR, Group, Rollup
 from relais_common.insights.store import read_fold, rolled_up_to
 
 MOST_HOURS = 7 * 24
-"""In a longer period, charts go by day."""
+"""In a longer period, charts show days instead of hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What the page shows: the report, and what its charts need beside it.
+    """The report, and the data of its charts.
 
     Attributes:
-        all_requests: for the distributions.
-        times: hours or days, all of the period, in order.
+        all_requests: figures of all requests, for the distributions.
+        times: all hours or days of the period, in order.
     """
 
     report: Report
@@ -36,7 +36,7 @@ class Page:
 async def read_page(
     database: Database, period: Period, *, by: Axis, objectives: Objectives
 ) -> Page:
-    """Everything that the page shows, out of the rollups."""
+    """Read everything that the page shows from the rollups."""
     time_axis = Axis.HOUR if period.seconds <= MOST_HOURS * 3600 else Axis.DAY
     fold = await read_fold(database, period, dict.fromkeys((by, time_axis, Axis.MODEL, Axis.KEY)))
     report = build_report(
@@ -58,7 +58,7 @@ async def read_page(
 
 
 def whole(rows: list[Row], axis: Axis, period: Period, objectives: Objectives) -> list[Row]:
-    """With the hours or days in which nothing ended."""
+    """Add the hours or days in which nothing ended."""
     known = {row.name: row for row in rows}
     nothing = figures_of(Rollup(), seconds=1.0, objectives=objectives)
     step = HOUR if axis is Axis.HOUR else DAY

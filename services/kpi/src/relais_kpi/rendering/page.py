@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, nothing from elsewhere, readable on a phone, in light and in dark."""
+"""Renders a report as one HTML file without scripts or external resources, for phones too, light and dark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relais_kpi.rendering.summary import beside, findings, objectives, sentences
 
 
 def render_page(page: Page, now: datetime) -> str:
-    """The whole file."""
+    """Return the whole file."""
     report = page.report
     title = f"Relais, {words.moment(report.since)} to {words.moment(report.until)} UTC"
     parts = [_head(report), _look(report, now)]

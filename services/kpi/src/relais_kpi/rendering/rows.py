@@ -1,4 +1,4 @@
-"""A report for a spreadsheet: a line for the period, one for the period before, one for each part."""
+"""Renders a report as CSV: a line for the period, one for the period before, one for each part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def render_csv(report: Report) -> str:
-    """With a header; times in UTC, durations in seconds, shares from 0 to 1; empty where there is nothing."""
+    """Return lines with a header: times in UTC, durations in seconds, shares from 0 to 1, empty if not measured."""
     out = io.StringIO()
     lines = [_line("total", "", report.total, 1.0), _line("previous", "", report.previous, None)]
     lines += [_line(report.by.value, row.name, row.figures, row.share) for row in report.rows]

@@ -1,4 +1,4 @@
-"""The page's sections, from the tiles to the tables."""
+"""Renders the page's sections, from the tiles to the tables."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ SHARES = Scale(words.percent, words.share)
 
 
 def tiles(report: Report) -> str:
+    """Return the key figures of the period as tiles."""
     now, before = report.total, report.previous
     shown = [
         tile(
@@ -54,7 +55,7 @@ def tiles(report: Report) -> str:
 
 
 def _share_tile(name: str, now: float | None, before: float | None) -> list[str]:
-    """Nothing where no request is judged by it."""
+    """Return no tile if no request is judged by the objective."""
     if now is None:
         return []
     note = _versus(words.points, now, before)
@@ -71,13 +72,14 @@ def _versus(
 
 
 def _direction(now: float | None, before: float | None) -> int:
-    """1 for more, -1 for less, 0 for nearly the same."""
+    """Return 1 for more, -1 for less, 0 for nearly the same."""
     if now is None or before is None or abs(now - before) <= 0.002 * abs(before):
         return 0
     return 1 if now > before else -1
 
 
 def over_time(page: Page) -> str:
+    """Return the charts of figures over time."""
     axis, rows, bound = page.time_axis, page.times, _bound(page.report.objectives.ttft_s)
     labels, ticks = [_time_label(axis, row) for row in rows], _ticks(axis, rows)
     unit = "hour" if axis is Axis.HOUR else "day"
@@ -182,7 +184,7 @@ def _time_label(axis: Axis, row: Row) -> str:
 
 
 def _ticks(axis: Axis, rows: Sequence[Row]) -> list[str]:
-    """Hours of a day, or days."""
+    """Return the labels: hours of a day, or days."""
     if axis is Axis.DAY or len(rows) > 72:
         days = [
             row.name[5:10] if axis is Axis.DAY or row.name[11:13] == "00" else "" for row in rows
@@ -196,6 +198,7 @@ def _ticks(axis: Axis, rows: Sequence[Row]) -> list[str]:
 
 
 def distributions(page: Page) -> str:
+    """Return the distributions of durations."""
     total, wanted, all_requests = page.report.total, page.report.objectives, page.all_requests
     drawn = [
         _distribution(name, sketch, latency, _bound(bound_s))
@@ -229,6 +232,7 @@ def _distribution(name: str, sketch: Sketch, latency: Latency, bound: Mark | Non
 
 
 def time_spent(page: Page) -> str:
+    """Return the charts of where requests spent their time."""
     tones = (("queue", "amber"), ("prefill", "violet"), ("decode", "blue"), ("stalled", "red"))
     rows = [
         (row.name, [Series(phase, tone, [getattr(phases, f"{phase}_s")]) for phase, tone in tones])
@@ -263,6 +267,7 @@ def time_spent(page: Page) -> str:
 
 
 def tables(page: Page) -> Iterator[str]:
+    """Return the tables of parts, causes and slowest requests."""
     yield _breakdown("By model", page.models)
     yield _breakdown("By key", page.keys)
     by = page.report.by

@@ -1,4 +1,4 @@
-"""What a report says, in sentences; and what in it asks to be looked at. Pure."""
+"""Summarises a report in sentences, and lists what needs attention. Pure."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ LARGE_QUEUE = 0.5
 LARGE_CANCELS = 0.1
 LARGE_MISTAKES = 0.1
 FEW = 50
-"""Requests under which a share or a 99th percentile says little."""
+"""Number of requests below which a share or a 99th percentile says little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something to look at: what, and what may be done."""
+    """Something that needs attention: what it is, and what can be done."""
 
     what: str
     advice: str
 
 
 def beside(report: Report) -> str:
-    """What the figures of the period are compared with."""
+    """Return what the period is compared with, in words."""
     span = words.length(report.until - report.since)
     if report.total.requests and not report.previous.requests:
         return f"no data of the {span} before to compare with"
@@ -39,7 +39,7 @@ def beside(report: Report) -> str:
 
 
 def sentences(report: Report) -> list[str]:
-    """A paragraph for somebody who reads nothing else."""
+    """Return the summary as one paragraph."""
     total, previous = report.total, report.previous
     span = words.length(report.until - report.since)
     if not total.requests:
@@ -77,7 +77,7 @@ def sentences(report: Report) -> list[str]:
 
 
 def findings(report: Report, now: datetime) -> list[Finding]:
-    """The most pressing first; nothing where all is well."""
+    """Return what needs attention, most urgent first; empty if all is well."""
     found: list[Finding] = []
     total = report.total
     if report.rolled_up_to is None or report.rolled_up_to < min(report.until, now) - STALE:
@@ -179,7 +179,7 @@ def _latency_findings(report: Report) -> list[Finding]:
 
 
 def missed(goodput: Goodput) -> list[tuple[str, float]]:
-    """Why requests did not meet all objectives, each as a share of those judged; nothing where all did."""
+    """Return why requests missed objectives, each as a share of the judged ones; empty if all met them."""
     if goodput.missed is None:
         return []
     shares = (
@@ -196,7 +196,7 @@ def _missed(goodput: Goodput) -> str:
 
 
 def objectives(wanted: ObjectivesView) -> str:
-    """`first token within 1.00 s, ...`."""
+    """Return the objectives in words: `first token within 1.00 s, ...`."""
     parts = [
         f"{name} {words.tick(bound)}"
         for name, bound in (

@@ -1,4 +1,4 @@
-"""A report for a terminal, in 80 columns: where space is short, names are cut, numbers never."""
+"""Renders a report for a terminal of 80 columns. If space is short, names are cut, numbers never."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_CAUSES = 5
 
 
 def render(report: Report, now: datetime) -> RenderableType:
-    """All of it, from the summary to the slowest requests."""
+    """Return the whole report, from the summary to the slowest requests."""
     parts: list[RenderableType] = [
         Text(
             f"{words.moment(report.since)} to {words.moment(report.until)} UTC, {beside(report)}",
@@ -191,7 +191,7 @@ def _table(*columns: Column) -> Table:
 
 
 def _name(header: str) -> Column:
-    """Of any length: takes what the others leave."""
+    """Return a column of names, which takes the remaining width."""
     return Column(header, overflow="ellipsis")
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def count(number: float) -> str:
-    """`1,234`; over a million, three digits of it: `1.23M`."""
+    """Format a count: `1,234`; above a million with three digits: `1.23M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -18,7 +18,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Three digits: `420 ms`, `4.21 s`; from two minutes on `3 min 20 s`, `2 h 05 min`."""
+    """Format a duration with three digits: `420 ms`, `4.21 s`; from two minutes on `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return NONE
     if seconds < 5e-7:
@@ -33,7 +33,7 @@ def duration(seconds: float | None) -> str:
 
 
 def brief(seconds: float | None) -> str:
-    """Three digits and a unit, for narrow columns: `420 ms`, `125 s`, `20.8 min`, `3.50 h`."""
+    """Format a duration for narrow columns, with three digits and a unit: `420 ms`, `125 s`, `20.8 min`, `3.50 h`."""
     if seconds is not None and seconds >= 999.5:
         unit, size = ("h", 3600) if seconds >= 3600 else ("min", 60)
         return f"{_digits(seconds / size)}{_THIN}{unit}"
@@ -43,7 +43,7 @@ def brief(seconds: float | None) -> str:
 
 
 def tick(seconds: float) -> str:
-    """A round duration, for an axis: `50 ms`, `2 s`, `5 min`."""
+    """Format a round duration for an axis: `50 ms`, `2 s`, `5 min`."""
     for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= size * (1 if unit == "s" else 10):
             return f"{seconds / size:.3g}{_THIN}{unit}"
@@ -51,12 +51,12 @@ def tick(seconds: float) -> str:
 
 
 def percent(part: float) -> str:
-    """A round share, for an axis."""
+    """Format a round share for an axis."""
     return f"{part * 100:.3g}{_THIN}%"
 
 
 def share(part: float | None) -> str:
-    """`98.2 %`; `99.97 %` or `0.04 %` near the ends: 100 % is all of it, 0 % is nothing."""
+    """Format a share: `98.2 %`; near the ends `99.97 %` or `0.04 %`, because 100 % means all and 0 % means none."""
     if part is None:
         return NONE
     percent = part * 100
@@ -68,25 +68,26 @@ def share(part: float | None) -> str:
 
 
 def change(now: float | None, before: float | None) -> str:
-    """By how much, in proportion: `+6.8 %`."""
+    """Format a relative change: `+6.8 %`."""
     if now is None or before is None or not before:
         return NONE
     return _signed((now / before - 1) * 100, "%")
 
 
 def points(now: float | None, before: float | None) -> str:
-    """Between two shares, in percentage points: `+0.3 pt`."""
+    """Format the difference of two shares in percentage points: `+0.3 pt`."""
     if now is None or before is None:
         return NONE
     return _signed((now - before) * 100, "pt")
 
 
 def moment(at: datetime) -> str:
+    """Format a point in time, in UTC."""
     return at.strftime("%Y-%m-%d %H:%M")
 
 
 def length(of: timedelta) -> str:
-    """`24 hours`, `7 days`."""
+    """Format the length of a period: `24 hours`, `7 days`."""
     hours = round(of.total_seconds() / 3600)
     if hours % 24 == 0 and hours > 24:
         return f"{hours // 24} days"
