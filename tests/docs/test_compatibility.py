@@ -1,4 +1,4 @@
-"""docs/compatibility.md names every field of the OpenAI routes, and they answer for every field of OpenAI's."""
+"""docs/compatibility.md names every field of OpenAI's and Anthropic's routes, which know all fields of these APIs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from anthropic.types import MessageCountTokensParams
+from anthropic.types.beta.message_count_tokens_params import (
+    MessageCountTokensParams as BetaCountTokensParams,
+)
+from anthropic.types.beta.message_create_params import (
+    MessageCreateParamsBase as BetaMessageParams,
+)
+from anthropic.types.message_create_params import MessageCreateParamsBase as MessageParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
 from pydantic import BaseModel, ValidationError
 
+from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnChats
 from relais_orchestrator.api.schemas.messages import TemplateKwargs
@@ -21,12 +30,16 @@ ROUTES = [
     pytest.param(ChatCompletionRequest, "Chat completions", ChatParams, id="chat"),
     pytest.param(CompletionRequest, "Text completions", TextParams, id="text"),
 ]
+MESSAGES = "Messages"
+HEADERS = {"betas", "user_profile_id", "workspace_id"}
+"""What Anthropic's client sends as headers."""
 VLLM = "vLLM's fields, on both"
 GOOD: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "x"}],
     "prompt": "x",
     "stream": True,
+    "max_tokens": 16,
 }
 
 
@@ -94,3 +107,33 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
         elif state == "no effect":
             value = True if field == "parallel_tool_calls" else "x"
             assert codes(schema, field, {"a": "x"} if field == "metadata" else value) == []
+
+
+def test_every_field_of_messages_is_documented_and_every_documented_one_exists() -> None:
+    own = section("Relais's own fields, on both").keys()
+    assert section(MESSAGES).keys() | own == MessagesRequest.model_fields.keys()
+    assert CountTokensRequest.model_fields.keys() < MessagesRequest.model_fields.keys()
+
+
+@pytest.mark.parametrize("params", [MessageParams, BetaMessageParams])
+def test_no_field_of_messages_of_the_official_client_is_unknown(params: type) -> None:
+    assert get_type_hints(params).keys() - HEADERS - MessagesRequest.model_fields.keys() == set()
+
+
+@pytest.mark.parametrize("params", [MessageCountTokensParams, BetaCountTokensParams])
+def test_no_field_of_counts_of_the_official_client_is_unknown(params: type) -> None:
+    assert get_type_hints(params).keys() - HEADERS - CountTokensRequest.model_fields.keys() == set()
+
+
+def test_what_messages_refuse_and_accept_is_what_the_page_says() -> None:
+    for field, state in section(MESSAGES).items():
+        if state == "refused":
+            assert codes(MessagesRequest, field, {"a": 1}) == ["unsupported_parameter"], field
+            assert codes(MessagesRequest, field, None) == []
+        elif state.startswith("at "):
+            assert codes(MessagesRequest, field, "other") == ["unsupported_value"], field
+            for value in re.findall(r"`([^`]*)`", state):
+                assert codes(MessagesRequest, field, [] if value == "[]" else value) == [], field
+        elif state == "no effect":
+            value = {"user_id": "x"} if field == "metadata" else {"type": "ephemeral"}
+            assert codes(MessagesRequest, field, value) == [], field

@@ -108,13 +108,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_every_section_has_a_snippet() -> None:
     assert list(SNIPPETS) == re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
-    assert {*CHATS, *STRUCTURED, *BENCHMARKS, "curl", "Open WebUI"} == set(SNIPPETS)
+    others = {"curl", "Open WebUI", "Coding agents"}
+    assert {*CHATS, *STRUCTURED, *BENCHMARKS, *others} == set(SNIPPETS)
 
 
 # The rest of what a client prints, after the answer.
 CHATS = {
     "openai (Python)": rf"{REMARK}\n\[{{dimensions}}, {{dimensions}}\]",
     "openai (Node.js)": "",
+    "anthropic (Python)": rf"True\n\['{MODEL}', '{EMBEDDING_MODEL}'\]",
+    "anthropic (Node.js)": "end_turn",
     "Vercel AI SDK": "{dimensions}",
     "LangChain": "{dimensions}",
     "LlamaIndex": "{dimensions}",
@@ -184,3 +187,21 @@ def test_settings_of_open_webui_lead_to_the_routes_that_it_asks(stack: Stack) ->
         texts = {"model": settings["RAG_EMBEDDING_MODEL"], "input": ["town hall", "mairie"]}
         vectors = session.post("/embeddings", json=texts).json()["data"]
     assert [len(one["embedding"]) for one in vectors] == [stack.dimensions] * 2
+
+
+def test_settings_of_a_coding_agent_lead_to_the_routes_that_it_asks(stack: Stack) -> None:
+    settings = dict(
+        re.findall(r"^export (\w+)=(\S+)$", SNIPPETS["Coding agents"]["code"], re.MULTILINE)
+    )
+    base = settings["ANTHROPIC_BASE_URL"].replace(SERVER, stack.url)
+    headers = {"X-Api-Key": settings["ANTHROPIC_API_KEY"], "Anthropic-Version": "2023-06-01"}
+    request = {
+        "model": settings["ANTHROPIC_MODEL"],
+        "messages": [{"role": "user", "content": QUESTION}],
+    }
+    with httpx.Client(base_url=base, headers=headers, timeout=60) as session:
+        assert session.head("/").status_code < 400
+        counted = session.post("/v1/messages/count_tokens?beta=true", json=request)
+        answer = session.post("/v1/messages?beta=true", json={**request, "max_tokens": 32_000})
+    assert answer.json()["content"][0]["text"] == stack.answer
+    assert answer.json()["usage"]["input_tokens"] == counted.json()["input_tokens"]

@@ -41,6 +41,10 @@ checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
         "POST /v1/batches",
         "POST /v1/completions",
         "POST /v1/chat/completions",
+        "POST /v1/messages",
+        "POST /v1/messages/count_tokens",
+        "GET /v1/models",
+        "GET /v1/channels/{channel_id}/events",
         "GET /v1/usage",
         "GET /v1/kpis",
     )

@@ -102,7 +102,7 @@ SAMPLING: list[tuple[str, Any, str, str]] = [
     ("logit_bias", {"1": NAN}, "logit_bias.1", "invalid_value"),
     ("logit_bias", [], "logit_bias", "invalid_type"),
     ("response_format", {}, "response_format", "invalid_value"),
-    ("response_format", {"type": "xml"}, "response_format", "invalid_value"),
+    ("response_format", {"type": "xml"}, "response_format.type", "invalid_value"),
     ("response_format", "json", "response_format", "invalid_type"),
     (
         "response_format",

@@ -178,6 +178,8 @@ async def test_more_tokens_than_fit_beside_the_prompt_are_refused(bench: Bench) 
     assert "50 prompt tokens" in error.message
     terminal, _ = await bench.handle(prompt_job("x" * 50, max_tokens=50))
     assert terminal.usage.output_tokens == 50
+    terminal, _ = await bench.handle(prompt_job("x" * 50, max_tokens=51, adapts_bounds=True))
+    assert (terminal.usage.output_tokens, terminal.finish_reason) == (50, "length")
 
 
 @pytest.mark.parametrize("prompt", ["", ()])

@@ -68,7 +68,7 @@ def chat(**fields: Any) -> InvalidRequest:
         ({"stop": ["a", 2]}, "stop.1", "invalid_type"),
         ({"stop": ["a"] * 17}, "stop", "invalid_value"),
         ({"logit_bias": {"1": "x"}}, "logit_bias.1", "invalid_type"),
-        ({"response_format": {"type": "yaml"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
             "response_format.json_schema.schema",
@@ -222,10 +222,10 @@ def test_long_names_of_unknown_fields_are_cut() -> None:
 
 
 def test_every_parameter_of_a_job_has_a_field_of_its_name() -> None:
-    # `to_sampling` goes by names; logprobs are said differently on each route.
+    # `to_sampling` goes by names; logprobs are said differently on each route, and clipping on one.
     assert {
         field.name for field in dataclasses.fields(Sampling)
-    } - SamplingParams.model_fields.keys() == {"logprobs"}
+    } - SamplingParams.model_fields.keys() == {"logprobs", "adapts_bounds"}
 
 
 def test_good_bodies_become_requests() -> None:

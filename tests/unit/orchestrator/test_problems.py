@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from relais_common.jobs.errors import InvalidRequest
+from relais_orchestrator.api.table import error_body_of
 from relais_orchestrator.http.problems import problems
 from relais_orchestrator.http.refusal_log import RefusalLog
 from relais_orchestrator.streams.sse import EventStream
@@ -38,7 +39,9 @@ async def test_client_that_leaves_between_two_writes_is_no_error_of_ours(
             over.set()
         return out.response
 
-    app = web.Application(middlewares=[web.middleware(partial(problems, refusals=RefusalLog()))])
+    app = web.Application(
+        middlewares=[web.middleware(partial(problems, refusals=RefusalLog(), bodies=error_body_of))]
+    )
     app.add_routes([web.get("/", stream)])
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
@@ -66,7 +69,9 @@ async def test_a_request_that_failed_is_not_kept_until_a_collection(error: Excep
             kept = first
         raise kept from None
 
-    app = web.Application(middlewares=[web.middleware(partial(problems, refusals=RefusalLog()))])
+    app = web.Application(
+        middlewares=[web.middleware(partial(problems, refusals=RefusalLog(), bodies=error_body_of))]
+    )
     app.add_routes([web.get("/", refuse)])
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         gc.disable()

@@ -18,6 +18,8 @@ PATHS = {
     Reading.COHERE_RERANK: "/v2/rerank",
     Reading.TOKENIZE: "/v1/tokenize",
     Reading.DETOKENIZE: "/v1/detokenize",
+    Reading.MESSAGES: "/v1/messages",
+    Reading.COUNT_TOKENS: "/v1/messages/count_tokens",
 }
 _TEXTS = {"messages": b'[{"role":"user","content":"x"}]'}
 _GOOD: dict[Reading, dict[str, bytes]] = {
@@ -30,6 +32,8 @@ _GOOD: dict[Reading, dict[str, bytes]] = {
     Reading.COHERE_RERANK: {"query": b'"x"', "documents": b'["x"]'},
     Reading.TOKENIZE: {"prompt": b'"x"'},
     Reading.DETOKENIZE: {"tokens": b"[1]"},
+    Reading.MESSAGES: {"messages": _TEXTS["messages"], "max_tokens": b"1"},
+    Reading.COUNT_TOKENS: {"messages": _TEXTS["messages"]},
 }
 """The least that each takes beside its model."""
 
@@ -43,6 +47,15 @@ _LONG: dict[Reading, tuple[str, ...]] = {
     Reading.COHERE_RERANK: ("documents", "query", "top_n"),
     Reading.TOKENIZE: ("prompt", "messages", "tools"),
     Reading.DETOKENIZE: ("tokens",),
+    Reading.MESSAGES: (
+        "messages",
+        "system",
+        "tools",
+        "stop_sequences",
+        "metadata",
+        "cache_control",
+    ),
+    Reading.COUNT_TOKENS: ("messages", "system", "tools"),
 }
 """Fields that are tried with all values below."""
 
@@ -62,6 +75,7 @@ _ELEMENTS = {
     "parts": b'{"type":"text","text":"x"}',
     "parts of another type": b'{"type":"input_text","text":"x"}',
     "messages": b'{"role":"user","content":"x"}',
+    "calls": b'{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f","input":{}}]}',
     "long messages": b'{"role":"user","content":"' + b"x" * 2020 + b'"}',
     "texts": b'"' + b"x" * 2045 + b'"',
     "huge numbers": b"9" * 4000,

@@ -25,6 +25,7 @@ from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, add_metrics_route, new_registry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.access.key_file import KeyFile
+from relais_orchestrator.api.channel_streams import STREAM_FORMATS
 from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT
@@ -33,7 +34,7 @@ from relais_orchestrator.api.door import Door
 from relais_orchestrator.api.kpis.reader import KPIS, KpiReader, open_kpis
 from relais_orchestrator.api.refused import Refused
 from relais_orchestrator.api.route import KEYS
-from relais_orchestrator.api.table import ROUTES, SUBMITTING
+from relais_orchestrator.api.table import FORMATS, ROUTES, SUBMITTING, error_body_of
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.parts import BATCHES, BatchParts
 from relais_orchestrator.batches.runner import run_batches
@@ -138,6 +139,7 @@ def create_app(
         ]
     )
     app[PARTS] = parts
+    app[STREAM_FORMATS] = FORMATS
     app[HELD] = HeldBytes(parts.settings.limits.max_held_bytes_per_key)
     if batches is not None:
         app[BATCHES] = batches
@@ -237,6 +239,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             settings.connections,
             settings.proxy,
             TrailingSlashes(route.path for route in ROUTES if route.access in KEYS),
+            error_body_of,
             shutdown_timeout_s=1.0,
         )
         await runner.setup()

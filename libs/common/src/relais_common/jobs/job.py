@@ -79,6 +79,8 @@ class Sampling:
     """How tokens are chosen, in vLLM's words. None leaves the choice to the model's own defaults.
 
     Attributes:
+        adapts_bounds: a `max_tokens` over what the context has room for is cut to it, and a `thinking_token_budget` for
+            a model without reasoning is left out; else such a request is refused.
         include_stop_str_in_output: the answer ends after the stop string, or the stop token's text, not before it.
         structured_outputs: one of `json`, `json_object`, `regex`, `choice` and `grammar`, as vLLM takes them; an engine
             may make a `structural_tag` of tools.
@@ -87,6 +89,7 @@ class Sampling:
     """
 
     max_tokens: int | None = None
+    adapts_bounds: bool = False
     min_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -152,7 +152,7 @@ class LocalModel:
             raise exceeds_context(limit, param, f"{prompt_tokens} tokens")
         asked = job.sampling.max_tokens
         room = limit - prompt_tokens
-        if asked is not None and asked > room:
+        if asked is not None and asked > room and not job.sampling.adapts_bounds:
             raise EngineRefused(
                 f"This model's maximum context length is {limit} tokens, prompt and answer together."
                 f" You asked for {prompt_tokens} prompt tokens and max_tokens {asked}.",

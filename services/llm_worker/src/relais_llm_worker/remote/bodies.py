@@ -13,7 +13,7 @@ from relais_common.jobs.job import Job, Sampling
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 # Said by other means.
-_OURS = frozenset(("max_tokens", "stop", "logprobs"))
+_OURS = frozenset(("max_tokens", "adapts_bounds", "stop", "logprobs"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,18 +62,20 @@ class KeyRing:
         kinds = COSTLY_STRUCTURES if self._any_token else ()
         return replace(key, structured_outputs=frozenset(kinds))
 
-    def identify(self, authorization: str | None) -> Caller:
-        """Return the caller for an `Authorization` header.
+    def identify(self, authorization: str | None, api_key: str | None = None) -> Caller:
+        """Return the caller for an `Authorization` header, or else for one of `X-Api-Key`.
 
         Raises:
             Unauthorized: no key, or an unknown one.
         """
+        if not authorization and api_key:
+            authorization = f"Bearer {api_key}"
         scheme, _, token = (authorization or "").strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
             if self._any_token and not authorization:
                 return Caller(ANONYMOUS, self._stranger)
-            raise Unauthorized("send your key as Authorization: Bearer KEY")
+            raise Unauthorized("send your key as Authorization: Bearer KEY, or as X-Api-Key: KEY")
         shown = digest(token)
         found = self._find(shown)
         if found is not None:

@@ -193,7 +193,7 @@ class PendingAnswer:
                         tokens.clear()
                     elif isinstance(event, Completed):
                         return Whole("".join(text), tokens, event)
-                    elif (error := _no_answer(event)) is not None:
+                    elif (error := no_answer(event)) is not None:
                         raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
@@ -228,7 +228,7 @@ class PendingAnswer:
         """Send all events of a batch in one write. Raises RelaisError if the request did not complete."""
         if not events and not silence:
             return
-        error = _no_answer(events[-1]) if events else None
+        error = no_answer(events[-1]) if events else None
         if error is None or len(events) > 1:
             data = frames.of(events) if events else frames.keepalive
             if not out.begun:
@@ -297,17 +297,25 @@ class _Reading:
                 raise Draining("this server is shutting down; send the request again")
             self._parts.key_ring.check(self._caller)
             return []
-        if not one.status.is_terminal:
-            return []
-        outcome = decode_event(one.outcome or b"")
-        rest = Token((one.text or "")[self._text_length :], ())
-        if not self._said and isinstance(outcome, Completed) and outcome.message is not None:
-            rest.reasoning = outcome.message.reasoning or ""
-            rest.tool_calls = parts_of(outcome.message.tool_calls)
-        return [rest, outcome]
+        return left_of(one, self._text_length, self._said) if one.status.is_terminal else []
 
 
-def _no_answer(event: Event) -> RelaisError | None:
+def left_of(state: ChannelState, text_length: int = 0, said: bool = False) -> list[Event]:
+    """Return what is left of a channel whose log has expired.
+
+    Args:
+        text_length: characters of the text that were read before.
+        said: whether anything was read before.
+    """
+    outcome = decode_event(state.outcome or b"")
+    rest = Token((state.text or "")[text_length:], ())
+    if not said and isinstance(outcome, Completed) and outcome.message is not None:
+        rest.reasoning = outcome.message.reasoning or ""
+        rest.tool_calls = parts_of(outcome.message.tool_calls)
+    return [rest, outcome]
+
+
+def no_answer(event: Event) -> RelaisError | None:
     """Return the error for an end other than `completed`; None for any other event."""
     match event:
         case Failed(error):

@@ -21,7 +21,10 @@ KeyCheck = Callable[[], None]
 
 def caller_of(request: web.Request) -> Caller:
     """Raises Unauthorized."""
-    caller = request.app[PARTS].key_ring.identify(request.headers.get("Authorization"))
+    headers = request.headers
+    caller = request.app[PARTS].key_ring.identify(
+        headers.get("Authorization"), headers.get("X-Api-Key")
+    )
     request[HOLDER] = caller.key_id
     return caller
 

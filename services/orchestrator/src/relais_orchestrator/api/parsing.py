@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_orchestrator.api.schemas import unsupported
-from relais_orchestrator.api.schemas.branches import is_branch
+from relais_orchestrator.api.schemas.branches import is_branch, is_tag
 from relais_orchestrator.api.schemas.messages import MAX_MODEL_NAME
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -181,8 +181,14 @@ def _path(error: ErrorDetails) -> list[str]:
     location = error["loc"]
     if len(location) > 1 and location[-1] == _KEY:
         location = location[:-1]
-    return [
+    path = [
         str(part)
-        for before, part in zip(("", *location), location, strict=False)
-        if not (is_branch(part) or (before == "response_format" and part in _FORMATS))
+        for place, part in enumerate(location)
+        if not (
+            is_branch(part)
+            or is_tag(location[:place])
+            or (location[place - 1 : place] == ("response_format",) and part in _FORMATS)
+        )
     ]
+    # What is wrong with an object of an unknown type is its type.
+    return [*path, "type"] if error["type"] == "union_tag_invalid" else path

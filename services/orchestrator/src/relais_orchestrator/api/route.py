@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from relais_common.jobs.errors import RelaisError
 from relais_common.jobs.job import Operation
 from relais_orchestrator.batches.endpoints import Endpoint
+from relais_orchestrator.http.errors import ErrorResponse
 
 
 class Access(Enum):
@@ -87,6 +88,7 @@ class Route:
         asks: what its model must answer; None if it queues no request.
         query: the type of the query string, or single parameters if the handler reads them itself.
         operation_id: for a second path of the same operation.
+        error: the type of every error's body.
         errors: errors beyond those that `access` and `body` imply.
         batch: how batches run requests to this route; None if they may not.
         links: follow-up routes by name, with the response fields that go into their path.
@@ -107,6 +109,7 @@ class Route:
     headers: tuple[Header, ...] = ()
     responses: tuple[ResponseSpec, ...]
     operation_id: str = ""
+    error: Any = ErrorResponse
     errors: tuple[type[RelaisError], ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     batch: Endpoint | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -31,7 +31,7 @@ from relais_common.jobs.errors import (
     UpstreamUnavailable,
     WorkerLost,
 )
-from relais_orchestrator.api import answering
+from relais_orchestrator.api import answering, channel_streams
 from relais_orchestrator.api.route import Header
 from relais_orchestrator.submission.submitter import IDEMPOTENCY_KEY_FORM
 
@@ -44,6 +44,18 @@ QUEUE_MS = Header(
     answering.QUEUE_MS,
     Annotated[int, Field(ge=0)],
     "Milliseconds between acceptance and the engine's start. Missing from a stream that had to begin before it.",
+)
+STREAM = Header(
+    channel_streams.STREAM,
+    Literal["resumable"],
+    "With `stream: true`: frames have ids, and `queued` events tell the position of a request that waits. Headers "
+    "leave at once. Where the connection breaks, the stream goes on at the URL of `X-Relais-Events-Url` with "
+    "`Last-Event-ID`, at any server.",
+)
+EVENTS_URL = Header(
+    channel_streams.EVENTS_URL,
+    str,
+    "Where a resumable stream goes on, with a signed token that does for a key.",
 )
 NOT_ACCEPTED = (
     ModelNotFound,

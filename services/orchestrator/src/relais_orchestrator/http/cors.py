@@ -18,7 +18,9 @@ EXPOSED_HEADERS = ", ".join(
         "Location",
         "OpenAI-Processing-Ms",
         "Retry-After",
+        "Request-Id",
         ignored_fields.HEADER,
+        "X-Relais-Events-Url",
         "X-Relais-Queue-Ms",
         "X-Request-Id",
         *(

@@ -5,6 +5,9 @@ It wraps the whole application, and also assigns request ids.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -21,7 +24,7 @@ from relais_common.runtime.garbage import forget_frames
 from relais_orchestrator.http import rate_headers, request_ids
 from relais_orchestrator.http.held import HOLDER
 from relais_orchestrator.http.refusal_log import RefusalLog
-from relais_orchestrator.http.responses import error_response
+from relais_orchestrator.http.responses import ErrorBody, error_response
 
 log = structlog.get_logger(__name__)
 
@@ -42,21 +45,36 @@ def shown_path(request: web.BaseRequest) -> str:
     return request.path[:MAX_SHOWN_PATH]
 
 
+ErrorBodies = Callable[[web.Request], ErrorBody]
+"""Chooses the shape of a request's errors."""
+
+
 async def problems(
-    request: web.Request, handler: Handler, *, refusals: RefusalLog
+    request: web.Request, handler: Handler, *, refusals: RefusalLog, bodies: ErrorBodies
 ) -> web.StreamResponse:
+    """Answer a request.
+
+    Args:
+        bodies: makes the errors' bodies.
+    """
     request_ids.begin(request)
     try:
         return await handler(request)
     except Exception as error:  # noqa: BLE001 - all become answers, or are raised again
         try:
-            return _answer_to(error, request, refusals)
+            return _answer_to(error, request, refusals, bodies(request))
         finally:
             forget_frames(error)
 
 
-def _answer_to(error: Exception, request: web.Request, refusals: RefusalLog) -> web.Response:
+def _answer_to(
+    error: Exception, request: web.Request, refusals: RefusalLog, body_of: ErrorBody
+) -> web.Response:
     """Raises the error itself where an answer has begun."""
+
+    def body(info: ErrorInfo) -> Any:
+        return body_of(info, request[request_ids.REQUEST_ID])
+
     info = _info_of(error, request)
     if info is None:
         if isinstance(error, ConnectionError):
@@ -66,9 +84,10 @@ def _answer_to(error: Exception, request: web.Request, refusals: RefusalLog) -> 
             log.error("request_crashed", path=shown_path(request), exc_info=error)
             if request.writer.output_size > 0:
                 raise error
-        return error_response(INTERNAL)
+        return error_response(INTERNAL, body(INTERNAL))
     _log(info, request, refusals)
-    response = error_response(info, retry_after_s=getattr(error, "retry_after_s", None))
+    retry_after_s = getattr(error, "retry_after_s", None)
+    response = error_response(info, body(info), retry_after_s=retry_after_s)
     if isinstance(error, RateLimited):
         rate_headers.note(request, error.buckets)
     if isinstance(error, web.HTTPMethodNotAllowed):

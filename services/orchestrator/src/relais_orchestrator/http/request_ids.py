@@ -12,6 +12,9 @@ from aiohttp import web
 SERVER = "relais"
 """Sent instead of the library's header, which reveals versions."""
 
+ANTHROPIC_VERSION = "Anthropic-Version"
+"""The request header that Anthropic's clients send."""
+
 FORM = r"^[A-Za-z0-9._:-]{1,128}$"
 _FORM = re.compile(FORM)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -41,5 +44,8 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers of every response; for `Application.on_response_prepare`."""
     took_s = asyncio.get_running_loop().time() - request[_BEGAN_S]
     response.headers["X-Request-Id"] = request[REQUEST_ID]
+    if ANTHROPIC_VERSION in request.headers:
+        # What its clients show with an error.
+        response.headers["Request-Id"] = request[REQUEST_ID]
     response.headers["Server"] = SERVER
     response.headers["OpenAI-Processing-Ms"] = str(int(took_s * 1000))

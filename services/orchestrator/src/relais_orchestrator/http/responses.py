@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -32,11 +33,21 @@ def error_body(info: ErrorInfo) -> ErrorResponse:
     }
 
 
-def error_response(info: ErrorInfo, *, retry_after_s: float | None = None) -> web.Response:
-    """Return OpenAI's error object with its status, and `Retry-After` in whole seconds, rounded up."""
+ErrorBody = Callable[[ErrorInfo, str], Any]
+"""Makes the body of an error, in the shape of one API, of what happened and the request's id."""
+
+
+def error_response(
+    info: ErrorInfo, body: Any = None, *, retry_after_s: float | None = None
+) -> web.Response:
+    """Return an error with its status, and `Retry-After` in whole seconds, rounded up.
+
+    Args:
+        body: OpenAI's error object by default.
+    """
     headers = (
         {} if retry_after_s is None else {"Retry-After": str(max(1, -int(-retry_after_s // 1)))}
     )
     if info.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(error_body(info), status=info.status, headers=headers)
+    return json_response(body or error_body(info), status=info.status, headers=headers)

@@ -1,4 +1,4 @@
-"""The orchestrator's HTTP server. Every error is OpenAI's error object, even for malformed requests."""
+"""The orchestrator's HTTP server. Every error is an API's error object; for malformed requests, OpenAI's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relais_common.runtime.connections import (
     error_of,
 )
 from relais_orchestrator.http.behind_proxy import BehindProxy
-from relais_orchestrator.http.problems import problems
+from relais_orchestrator.http.problems import ErrorBodies, problems
 from relais_orchestrator.http.refusal_log import RefusalLog
 from relais_orchestrator.http.request_ids import SERVER, new_request_id
 from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC
@@ -60,12 +60,14 @@ class Runner(BoundedRunner):
         bounds: ConnectionBounds,
         proxy: BehindProxy,
         slashes: TrailingSlashes,
+        error_bodies: ErrorBodies,
         *,
         shutdown_timeout_s: float,
     ) -> None:
         self._refusals = RefusalLog()
         self._proxy = proxy
         self._slashes = slashes
+        self._error_bodies = error_bodies
         super().__init__(
             app,
             bounds,
@@ -76,7 +78,9 @@ class Runner(BoundedRunner):
     def _handler(self, plain: Any) -> Any:
         # Wraps the application instead of being a middleware: routing and `Expect` come before middlewares.
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await problems(request, plain, refusals=self._refusals)
+            return await problems(
+                request, plain, refusals=self._refusals, bodies=self._error_bodies
+            )
 
         return handle
 

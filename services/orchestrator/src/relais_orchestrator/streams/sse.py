@@ -13,6 +13,9 @@ from relais_common.queue.ports import LiveBatch
 from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC, Traffic
 
 KEEPALIVE = b": keep-alive\n\n"
+KEEPALIVE_LINE = b": keep-alive\n"
+"""For streams with ids, in which some clients take an empty line for an event without data."""
+
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
@@ -92,7 +95,7 @@ class EventStream:
     def _count(self, data: bytes) -> None:
         traffic = self.traffic
         traffic.sent_bytes += len(data)
-        if data is KEEPALIVE:
+        if data is KEEPALIVE or data is KEEPALIVE_LINE:
             traffic.keepalives += 1
         else:
             traffic.frames += data.count(b"\n\n")

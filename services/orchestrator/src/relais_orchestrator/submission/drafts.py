@@ -23,6 +23,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreRequest,
     as_list,
 )
+from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.schemas.tools import plain
@@ -84,7 +85,8 @@ def _draft(
     | EmbeddingRequest
     | RerankRequest
     | CohereRerankRequest
-    | ScoreRequest,
+    | ScoreRequest
+    | MessagesRequest,
 ) -> Draft:
     """What every route has."""
     return Draft(
@@ -188,6 +190,29 @@ def tokenize(wanted: TokenizeRequest) -> Asked:
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
             chat=ChatOptions(tools=plain(wanted.tools)),
+        )
+    )
+
+
+def messages(wanted: MessagesRequest) -> Asked:
+    draft = replace(
+        _draft(wanted),
+        messages=wanted.to_messages(),
+        chat_template_kwargs=wanted.to_template_kwargs(),
+        chat=wanted.to_options(),
+        sampling=wanted.to_sampling(),
+    )
+    return Asked(draft, stream=bool(wanted.stream))
+
+
+def count_tokens(wanted: CountTokensRequest) -> Asked:
+    options = wanted.to_options()
+    return Asked(
+        replace(
+            _tokens(wanted.model, Operation.TOKENIZE),
+            messages=wanted.to_messages(),
+            chat_template_kwargs=wanted.to_template_kwargs(),
+            chat=ChatOptions(tools=options.tools, reasoning_effort=options.reasoning_effort),
         )
     )
 

@@ -106,6 +106,9 @@ class VllmChats:
         Raises:
             EngineRefused: the tools do not go together with the rest.
         """
+        if sampling.adapts_bounds and not self._reads_reasoning:
+            # vLLM would refuse a budget for what it cannot tell apart.
+            sampling = replace(sampling, thinking_token_budget=None)
         if not self._is_parsed(chat):
             return sampling
         request = _request(chat, sampling)
@@ -130,7 +133,7 @@ class VllmChats:
 
     def engine_arguments(self, chat: Chat | None, prompt_token_ids: list[int]) -> dict[str, Any]:
         """Return what the engine is told of reasoning, after which structured outputs begin."""
-        if chat is None or self._parser is None or self._parser.reasoning_parser_cls is None:
+        if chat is None or not self._reads_reasoning:
             return {}
         request = _request(chat)
         return {
@@ -144,11 +147,12 @@ class VllmChats:
     def _reads_calls(self) -> bool:
         return self._parser is not None and self._parser.tool_parser_cls is not None
 
+    @property
+    def _reads_reasoning(self) -> bool:
+        return self._parser is not None and self._parser.reasoning_parser_cls is not None
+
     def _is_parsed(self, chat: Chat) -> bool:
-        if self._parser is None:
-            return False
-        has_reasoning = self._parser.reasoning_parser_cls is not None
-        return has_reasoning or (bool(chat.options.tools) and self._reads_calls)
+        return self._reads_reasoning or (bool(chat.options.tools) and self._reads_calls)
 
     def open_parser(self, request: ChatCompletionRequest) -> Parser:
         """Return a parser in its first state."""

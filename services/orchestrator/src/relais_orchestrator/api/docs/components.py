@@ -12,7 +12,6 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.schemas import deployed
-from relais_orchestrator.http.errors import ErrorResponse
 
 Json = dict[str, Any]
 
@@ -87,8 +86,8 @@ class Schemas:
 
 
 def _bodies(routes: Iterable[Route]) -> Iterable[tuple[Any, JsonSchemaMode]]:
-    yield ErrorResponse, "serialization"
     for route in routes:
+        yield route.error, "serialization"
         if route.body is not None:
             yield route.body, "validation"
         if route.form is not None:

@@ -16,6 +16,12 @@ from relais_orchestrator.api.route import Header, Route
 
 SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "Your key."},
+    "api_key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Api-Key",
+        "description": "The same key, as Anthropic's clients send it.",
+    },
     "events_token": {
         "type": "apiKey",
         "in": "query",
@@ -39,7 +45,7 @@ def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
         "info": {
             "title": "Relais",
             "version": deployment.version,
-            "description": "Language models behind a queue: by Relais's own routes, and by OpenAI's.",
+            "description": "Language models behind a queue: by Relais's own routes, and by OpenAI's and Anthropic's.",
             "x-relais-first-request": _first_request(deployment),
         },
         "servers": [{"url": deployment.root_path or "/"}],

@@ -24,7 +24,6 @@ from relais_orchestrator.api.docs.components import Deployment, Json, Plain, Sch
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
 from relais_orchestrator.http import ignored_fields, request_ids
-from relais_orchestrator.http.errors import ErrorResponse
 
 REQUEST_ID = Header(
     "X-Request-Id",
@@ -62,9 +61,9 @@ PATH_PARAMETERS = {
 }
 SECURITY: dict[Access, list[Json]] = {
     Access.OPEN: [],
-    Access.KEY: [{"key": []}],
-    Access.KEY_OR_EVENTS_URL: [{"key": []}, {"events_token": []}],
-    Access.ADMIN: [{"key": []}],
+    Access.KEY: [{"key": []}, {"api_key": []}],
+    Access.KEY_OR_EVENTS_URL: [{"key": []}, {"api_key": []}, {"events_token": []}],
+    Access.ADMIN: [{"key": []}, {"api_key": []}],
 }
 
 
@@ -97,7 +96,7 @@ def describe(route: Route, schemas: Schemas, deployment: Deployment) -> Json:
         str(response.status): _response(response, route, schemas) for response in route.responses
     }
     for status, errors in _errors_by_status(route).items():
-        responses.setdefault(str(status), _refusal(status, errors, schemas))
+        responses.setdefault(str(status), _refusal(route, status, errors, schemas))
     operation["responses"] = dict(sorted(responses.items()))
     return operation
 
@@ -199,12 +198,12 @@ def _events(events: Events, schemas: Schemas) -> Json:
     return {"schema": {"description": events.description, "anyOf": described}}
 
 
-def _refusal(status: int, errors: list[type[RelaisError]], schemas: Schemas) -> Json:
+def _refusal(route: Route, status: int, errors: list[type[RelaisError]], schemas: Schemas) -> Json:
     lines = [f"- `{error.code}`: {inspect.getdoc(error)}" for error in errors]
     return {
         "description": "\n".join(lines),
         "headers": _headers((*HEADERS_OF.get(status, ()), REQUEST_ID, PROCESSING_MS)),
-        "content": {"application/json": {"schema": schemas.of(ErrorResponse, "serialization")}},
+        "content": {"application/json": {"schema": schemas.of(route.error, "serialization")}},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import StringConstraints
 
@@ -18,6 +18,7 @@ from relais_common.jobs.errors import (
 from relais_common.jobs.events import Completed, Event, Token
 from relais_common.jobs.job import Operation
 from relais_common.queue.codec import NAMES
+from relais_orchestrator.api.channel_streams import StreamName
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.native import events
 from relais_orchestrator.api.native import handlers as native
@@ -35,7 +36,7 @@ from relais_orchestrator.http.errors import ErrorResponse
 
 TAG = "Requests"
 _DATA: dict[type[Event], Any] = {Token: TokenEvent, Completed: CompletedEvent}
-EventId = Annotated[str, StringConstraints(pattern=rf"^[0-9]{{0,{events.MAX_SEQ_DIGITS}}}$")]
+EventId = Annotated[str, StringConstraints(pattern=events.EVENT_ID_FORM)]
 LINKS = {
     "get_channels_channel_id": "channel_id",
     "get_channels_channel_id_events": "channel_id",
@@ -121,6 +122,18 @@ ROUTES = [
                 "last_event_id",
                 EventId,
                 "Likewise, for an EventSource that begins in the middle; the header goes before it.",
+            ),
+            Query(
+                "format",
+                StreamName,
+                "`native`, as described here, or the chunks of OpenAI's API or the events of Anthropic's, with ids "
+                "that mean the same at every server.",
+            ),
+            *(
+                Query(
+                    name, Literal["true", "false"], "With `format=openai`: as in `stream_options`."
+                )
+                for name in events.OPTIONS
             ),
         ),
         responses=(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from relais_common.jobs.errors import (
-    ModelNotFound,
     RequestCancelled,
     RequestExpired,
     TooManyStreams,
@@ -14,23 +13,23 @@ from relais_orchestrator.api.openai import handlers
 from relais_orchestrator.api.openai.objects import (
     ChatCompletion,
     ChatCompletionChunk,
-    ModelList,
-    ModelObject,
     TextCompletion,
     TextCompletionChunk,
 )
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.route import Events, ResponseSpec, Route
 from relais_orchestrator.api.shared import (
+    EVENTS_URL,
     IDEMPOTENCY_KEY,
     NOT_ACCEPTED,
     NOT_ANSWERED,
     QUEUE_MS,
+    STREAM,
 )
 from relais_orchestrator.http.errors import ErrorResponse
 
 TAG = "OpenAI"
-STREAM = (
+CHUNKS = (
     "Chunks, then `[DONE]`. Headers leave when the engine has accepted the request. What fails after that is a "
     "last chunk with an `error`, and no `[DONE]`."
 )
@@ -51,18 +50,18 @@ ROUTES = [
             "messages": [{"role": "user", "content": "How long is the wait at the town hall?"}],
             "max_completion_tokens": 64,
         },
-        headers=(IDEMPOTENCY_KEY,),
+        headers=(IDEMPOTENCY_KEY, STREAM),
         responses=(
             ResponseSpec(
                 200,
                 "The answer; a stream with `stream: true`.",
                 ChatCompletion,
                 Events(
-                    STREAM,
+                    CHUNKS,
                     (("message", ChatCompletionChunk), ("message", ErrorResponse)),
                     last_data="[DONE]",
                 ),
-                (QUEUE_MS, *RATE_LIMITS),
+                (QUEUE_MS, EVENTS_URL, *RATE_LIMITS),
             ),
         ),
         errors=ERRORS,
@@ -85,7 +84,7 @@ ROUTES = [
                 "The text; a stream with `stream: true`.",
                 TextCompletion,
                 Events(
-                    STREAM,
+                    CHUNKS,
                     (("message", TextCompletionChunk), ("message", ErrorResponse)),
                     last_data="[DONE]",
                 ),
@@ -93,26 +92,5 @@ ROUTES = [
             ),
         ),
         errors=ERRORS,
-    ),
-    Route(
-        method="GET",
-        path="/v1/models",
-        handler=handlers.list_models,
-        tag=TAG,
-        summary="List the models",
-        responses=(
-            ResponseSpec(
-                200, "Those declared that the key may use, with a worker or without.", ModelList
-            ),
-        ),
-    ),
-    Route(
-        method="GET",
-        path="/v1/models/{model:.+}",
-        handler=handlers.show_model,
-        tag=TAG,
-        summary="See one model",
-        responses=(ResponseSpec(200, "The model.", ModelObject),),
-        errors=(ModelNotFound,),
     ),
 ]

@@ -6,10 +6,18 @@ from pydantic import Tag
 
 _MARK = "|"
 
+TAGGED = "tagged"
+"""Names the branch of a list whose items are told apart by a field. Pydantic puts an item's tag behind its index."""
+
 
 def branch(name: str) -> Tag:
     """Name a branch of a union, as in `Annotated[str, branch("text")]`."""
     return Tag(_MARK + name)
+
+
+def is_tag(before: tuple[str | int, ...]) -> bool:
+    """Return whether the part of an error's location that follows these is the tag of an item."""
+    return before[-2:-1] == (_MARK + TAGGED,)
 
 
 def is_branch(part: str | int) -> bool:

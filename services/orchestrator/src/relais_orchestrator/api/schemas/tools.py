@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
 from relais_orchestrator.api.schemas.structure_bounds import check_parameters, check_schema
 
+_Tool = TypeVar("_Tool", bound=BaseModel)
 MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 262_144
 """Of all tools together, as JSON."""
@@ -68,16 +69,15 @@ class NamedTool(BaseModel):
     function: NamedFunction
 
 
-def _fit_a_prompt(tools: list[Tool]) -> list[Tool]:
+def fit_a_prompt(tools: list[_Tool]) -> list[_Tool]:
+    """Refuse tools that are longer together than a prompt needs."""
     if sum(len(tool.model_dump_json().encode()) for tool in tools) > MAX_TOOLS_BYTES:
         raise PydanticCustomError("too_long", "at most {most} bytes", {"most": MAX_TOOLS_BYTES})
     return tools
 
 
 Tools = (
-    Annotated[
-        list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS), AfterValidator(_fit_a_prompt)
-    ]
+    Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS), AfterValidator(fit_a_prompt)]
     | None
 )
 

@@ -18,6 +18,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     RerankRequest,
     ScoreRequest,
 )
+from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.parsing import parse_body, parse_leniently
@@ -41,6 +42,8 @@ class Reading(IntEnum):
     COHERE_RERANK = auto()
     TOKENIZE = auto()
     DETOKENIZE = auto()
+    MESSAGES = auto()
+    COUNT_TOKENS = auto()
 
 
 def _reads(
@@ -65,6 +68,8 @@ _HOW = {
     Reading.COHERE_RERANK: _reads(CohereRerankRequest, drafts.rerank),
     Reading.TOKENIZE: _reads(TokenizeRequest, drafts.tokenize),
     Reading.DETOKENIZE: _reads(DetokenizeRequest, drafts.detokenize),
+    Reading.MESSAGES: _reads(MessagesRequest, drafts.messages),
+    Reading.COUNT_TOKENS: _reads(CountTokensRequest, drafts.count_tokens),
 }
 
 

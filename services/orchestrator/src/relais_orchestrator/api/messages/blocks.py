@@ -1,0 +1,239 @@
+"""Messages of a request and their content blocks, and what they are inside: chat messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from relais_common.jobs.chat import FunctionCall, Message, ToolCall
+from relais_orchestrator.api.schemas.branches import TAGGED, branch
+from relais_orchestrator.api.schemas.messages import MAX_PARTS, CallId
+from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
+from relais_orchestrator.api.schemas.structure_bounds import json_bytes
+from relais_orchestrator.api.schemas.tools import ToolName
+from relais_orchestrator.api.schemas.unsupported import NotSupported
+
+ATTRIBUTION = "x-anthropic-billing-header"
+"""How a coding agent begins a block of the system prompt that names itself. It differs in every request, so that no
+prefix of the prompt would ever be cached; vLLM leaves it out as well."""
+
+Hint = Annotated[dict[str, Any], Field(max_length=16)] | None
+"""An object without effect here."""
+
+
+def _fits_a_job(told: dict[str, Any]) -> dict[str, Any]:
+    """Refuse values that a job cannot carry."""
+    json_bytes(told)
+    return told
+
+
+class _Block(BaseModel):
+    model_config = STRICT
+
+    cache_control: Hint = Field(
+        default=None, description="No effect: every prompt's prefix may be cached."
+    )
+
+
+class TextBlock(_Block):
+    type: Literal["text"]
+    text: str
+    citations: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
+        default=None, description="No effect."
+    )
+
+
+class ImageBlock(_Block):
+    type: Literal["image"]
+    source: Annotated[None, NotSupported("images are not supported")]
+    transformations: Hint = None
+
+
+class ThinkingBlock(BaseModel):
+    """Reasoning of an earlier answer. Chat templates may show it to the model."""
+
+    model_config = STRICT
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = Field(default=None, description="Not checked.")
+
+
+class RedactedThinkingBlock(BaseModel):
+    """Reasoning that only its maker can read: left out."""
+
+    model_config = STRICT
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class ToolUseBlock(_Block):
+    """What an earlier answer called."""
+
+    type: Literal["tool_use"]
+    id: CallId
+    name: ToolName
+    input: Annotated[dict[str, Any], Field(max_length=MAX_KEYWORDS), AfterValidator(_fits_a_job)]
+    caller: Hint = Field(default=None, description="No effect.")
+    toolset_name: Annotated[None, NotSupported("toolsets are not supported")] = None
+
+
+class ToolReferenceBlock(_Block):
+    """The name of a tool that a search for tools found. All tools are in the prompt already."""
+
+    type: Literal["tool_reference"]
+    tool_name: ToolName
+
+
+class ToolResultBlock(_Block):
+    type: Literal["tool_result"]
+    tool_use_id: CallId
+    content: (
+        Annotated[str, branch("text")]
+        | Annotated[
+            list[
+                Annotated[TextBlock | ImageBlock | ToolReferenceBlock, Field(discriminator="type")]
+            ],
+            Field(fail_fast=True, max_length=MAX_PARTS),
+            branch(TAGGED),
+        ]
+        | None
+    ) = None
+    is_error: bool | None = Field(default=None, description="No effect: the content says so.")
+    toolset_name: Annotated[None, NotSupported("toolsets are not supported")] = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else _joined(self.content or ())
+
+
+Block = Annotated[
+    TextBlock | ImageBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock,
+    Field(discriminator="type"),
+]
+_TYPES = {
+    "user": ("text", "image", "tool_result"),
+    "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
+    "system": ("text",),
+}
+"""The types of blocks that messages of each role may have."""
+
+
+def _of_its_role(role: str, types: tuple[str, ...]) -> dict[str, JsonValue]:
+    block: dict[str, JsonValue] = {"properties": {"type": {"enum": [*types]}}}
+    content: dict[str, JsonValue] = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": block}]
+    }
+    return {"properties": {"role": {"const": role}, "content": content}}
+
+
+class InputMessage(BaseModel):
+    """A message of the conversation. An answer's `content` may be sent back unchanged."""
+
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={"anyOf": [_of_its_role(*one) for one in _TYPES.items()]}
+    )
+
+    role: Literal["user", "assistant", "system"]
+    content: (
+        Annotated[str, branch("text")]
+        | Annotated[
+            list[Block], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), branch(TAGGED)
+        ]
+    )
+
+    @model_validator(mode="after")
+    def _blocks_of_its_role(self) -> Self:
+        known = _TYPES[self.role]
+        for place, block in enumerate(self.blocks):
+            if block.type not in known:
+                kind = PydanticCustomError(
+                    "role", "not in messages of role {role}", {"role": self.role}
+                )
+                fault = InitErrorDetails(type=kind, loc=("content", place, "type"), input=None)
+                raise ValidationError.from_exception_data("InputMessage", [fault])
+        return self
+
+    @property
+    def blocks(self) -> list[Block]:
+        if isinstance(self.content, str):
+            return [TextBlock(type="text", text=self.content)]
+        return self.content
+
+
+System = (
+    Annotated[str, branch("text")]
+    | Annotated[list[TextBlock], Field(fail_fast=True, max_length=MAX_PARTS), branch("blocks")]
+    | None
+)
+
+
+def to_messages(system: System, turns: Iterable[InputMessage]) -> tuple[Message, ...]:
+    """Return the conversation as a job has it: a turn's tool results are messages of their own, which come first."""
+    said = system if isinstance(system, str) else _joined(system or ())
+    leading = [Message("system", said)] if said else []
+    return (*leading, *(message for turn in _turns(turns) for message in _messages(*turn)))
+
+
+def _turns(turns: Iterable[InputMessage]) -> Iterator[tuple[str, list[Block]]]:
+    """Yield roles and blocks; consecutive messages of one role are one turn, as at Anthropic."""
+    role, blocks = "", list[Block]()
+    for one in turns:
+        if one.role != role and blocks:
+            yield role, blocks
+            blocks = []
+        role = one.role
+        blocks += one.blocks
+    yield role, blocks
+
+
+def _messages(role: str, blocks: list[Block]) -> Iterator[Message]:
+    if role == "assistant":
+        yield _answer(blocks)
+        return
+    results = [one for one in blocks if isinstance(one, ToolResultBlock)]
+    for one in results:
+        yield Message("tool", one.text, tool_call_id=one.tool_use_id)
+    text = _joined(blocks)
+    if text or not results:
+        yield Message(role, text)
+
+
+def _answer(blocks: list[Block]) -> Message:
+    """Return an earlier answer. Its texts were one text, so nothing comes between them."""
+    texts = [one.text for one in blocks if isinstance(one, TextBlock)]
+    calls = [one for one in blocks if isinstance(one, ToolUseBlock)]
+    thoughts = "".join(one.thinking for one in blocks if isinstance(one, ThinkingBlock))
+    return Message(
+        "assistant",
+        "".join(texts) if texts or not calls else None,
+        reasoning=thoughts or None,
+        tool_calls=tuple(
+            ToolCall(one.id, FunctionCall(one.name, orjson.dumps(one.input).decode()))
+            for one in calls
+        ),
+    )
+
+
+def _joined(blocks: Iterable[BaseModel]) -> str:
+    """Return the text of blocks that a client wrote, each on a line of its own."""
+    # Where images come to be supported, they are mapped here.
+    return "\n".join(
+        one.text if isinstance(one, TextBlock) else one.tool_name
+        for one in blocks
+        if isinstance(one, ToolReferenceBlock)
+        or (isinstance(one, TextBlock) and not one.text.startswith(ATTRIBUTION))
+    )

@@ -1,0 +1,35 @@
+"""Errors in Anthropic's shape. Pure."""
+
+from __future__ import annotations
+
+from relais_common.jobs.errors import ErrorInfo
+from relais_orchestrator.api.messages.objects import ErrorEnvelope
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+TOO_LONG = "prompt is too long"
+"""What clients look for before they make a conversation shorter."""
+
+
+def error_envelope(info: ErrorInfo, request_id: str) -> ErrorEnvelope:
+    """Return Anthropic's error object, with our code and the field at fault among its details."""
+    message = info.message
+    if info.code == "context_length_exceeded":
+        message = f"{TOO_LONG}: {message}"
+    other = "invalid_request_error" if info.status < 500 else "api_error"
+    return {
+        "type": "error",
+        "error": {
+            "type": _TYPES.get(info.status, other),
+            "message": message,
+            "details": {"error_code": info.code, "param": info.param},
+        },
+        "request_id": request_id,
+    }

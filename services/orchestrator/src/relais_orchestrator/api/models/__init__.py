@@ -1,0 +1,1 @@
+"""The models of this deployment, in OpenAI's form and in Anthropic's."""
