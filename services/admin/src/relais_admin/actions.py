@@ -33,15 +33,18 @@ class Output:
     shown: RenderableType
 
     def as_json(self) -> str:
+        """Return the body as JSON for `--json`."""
         return orjson.dumps(self.body, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 async def queues(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Show the queues of models."""
     views = [await store.inspector.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
     return Output({"queues": views}, tables.queues(views))
 
 
 async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Show live workers."""
     states = [
         state
         for state in await store.registry.alive()
@@ -52,6 +55,7 @@ async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
 
 
 async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Show unfinished requests."""
     found = {
         model: await store.inspector.channels(
             model, which=wanted.which, limit=wanted.limit, latest=wanted.latest
@@ -63,6 +67,7 @@ async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
 
 
 async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Show dead letters."""
     found = {
         model: await store.inspector.dead_letters(model, limit=wanted.limit)
         for model in wanted.models
@@ -72,6 +77,7 @@ async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Out
 
 
 async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Show one dead letter. Raises DeadLetterNotFound."""
     letter = await store.inspector.dead_letter(wanted.channel_id)
     if letter is None:
         raise _no_dead_letter(wanted)
@@ -79,6 +85,7 @@ async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Outp
 
 
 async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Output:
+    """Queue a dead letter again, on a new channel."""
     accepted = await store.inspector.replay(
         wanted.channel_id,
         new_channel_id=new_channel_id(channel_model(wanted.channel_id)),
@@ -98,6 +105,7 @@ async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Ou
 
 
 async def drop(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Delete the request of a dead letter."""
     if not await store.inspector.drop(wanted.channel_id):
         raise _no_dead_letter(wanted)
     body = {"channel_id": wanted.channel_id, "dropped": True}
@@ -105,6 +113,7 @@ async def drop(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
 
 
 async def cancel(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
+    """Cancel a request."""
     status = await store.intake.cancel(wanted.channel_id, StopReason.CLIENT)
     if status is None:
         raise ChannelNotFound(f"there is no channel {wanted.channel_id}")

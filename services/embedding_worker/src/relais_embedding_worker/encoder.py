@@ -59,7 +59,8 @@ class Encoder(Protocol):
     """An embedding model. One thread calls `encode`; two others call `tokenize` concurrently."""
 
     @property
-    def info(self) -> EncoderInfo: ...
+    def info(self) -> EncoderInfo:
+        """Return what the encoder is and how it is limited."""
 
     def tokenize(
         self, inputs: Sequence[Input], input_type: InputType | None, reach: int

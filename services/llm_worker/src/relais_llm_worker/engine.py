@@ -134,9 +134,11 @@ class Engine(Protocol):
     """Tokenises prompts, generates tokens, and reports its load."""
 
     @property
-    def info(self) -> ModelInfo: ...
+    def info(self) -> ModelInfo:
+        """Return what the engine runs, and its limits."""
 
-    def load(self) -> EngineLoad: ...
+    def load(self) -> EngineLoad:
+        """Return its present load."""
 
     async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
         """Return a conversation's token ids, through the model's chat template.

@@ -47,13 +47,15 @@ class Model(Protocol):
     """One model, in this process or behind servers."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Return the name of the model."""
 
     def room(self, held: int) -> int:
         """Return how many more jobs it could begin now, while this worker holds `held`."""
         ...
 
-    def status(self) -> ModelStatus: ...
+    def status(self) -> ModelStatus:
+        """Return capacity, context and readiness."""
 
     def can_continue(self, job: Job) -> bool:
         """Return whether this job's answer can continue exactly, without its tokens being made again one by one."""

@@ -29,6 +29,7 @@ class Period:
 
     @property
     def seconds(self) -> float:
+        """Return the length in seconds."""
         return (self.until - self.since).total_seconds()
 
     @property

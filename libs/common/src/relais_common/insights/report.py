@@ -32,6 +32,7 @@ class Axis(StrEnum):
 
     @property
     def is_time(self) -> bool:
+        """Return whether the parts are hours or days."""
         return self in (Axis.HOUR, Axis.DAY)
 
 
@@ -146,6 +147,7 @@ class Fold:
         self.tokens_of_keys: Counter[str] = Counter()
 
     def add(self, group: Group, rollup: Rollup) -> None:
+        """Add one rollup."""
         self.total.merge(rollup)
         for axis, parts in self.parts.items():
             parts.setdefault(NAMES[axis](group), Rollup()).merge(rollup)

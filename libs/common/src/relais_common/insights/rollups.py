@@ -74,6 +74,7 @@ class Group:
 
     @classmethod
     def of(cls, trace: Mapping[str, Any]) -> Group:
+        """Return the group of a trace."""
         return cls(
             hour_of(trace["finished_at"]),
             trace["model"],
@@ -120,10 +121,12 @@ class Rollup:
 
     @property
     def requests(self) -> int:
+        """Return the number of requests."""
         return self.by_status.total()
 
     @property
     def completed(self) -> int:
+        """Return the number of completed requests."""
         return self.by_status[Status.COMPLETED]
 
     def add(self, trace: Mapping[str, Any]) -> None:
@@ -166,6 +169,7 @@ class Rollup:
             self._keep_slowest([one])
 
     def merge(self, other: Rollup) -> None:
+        """Add another rollup to this one."""
         for mine, others in (
             (self.by_status, other.by_status),
             (self.causes, other.causes),
@@ -220,6 +224,7 @@ class Rollup:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Rollup:
+        """Read a rollup from its document."""
         return cls(
             by_status=Counter(document["by_status"]),
             causes=_counter(document["causes"]),

@@ -39,6 +39,7 @@ class Sketch:
         self.max_s = 0.0
 
     def add(self, duration_s: float) -> None:
+        """Add one duration."""
         index = math.ceil(math.log(duration_s) * _BINS_PER_E) if duration_s > SHORTEST_S else _ZERO
         self.bins[index] = self.bins.get(index, 0) + 1
         self.count += 1
@@ -46,6 +47,7 @@ class Sketch:
         self.max_s = max(self.max_s, duration_s)
 
     def merge(self, other: Sketch) -> None:
+        """Add another sketch to this one."""
         mine = self.bins
         for index, count in other.bins.items():
             mine[index] = mine.get(index, 0) + count
@@ -69,6 +71,7 @@ class Sketch:
 
     @property
     def mean_s(self) -> float | None:
+        """Return the mean in seconds; None without durations."""
         return self.sum_us / 1e6 / self.count if self.count else None
 
     def sorted_bins(self) -> Iterator[tuple[float, int]]:
@@ -89,6 +92,7 @@ class Sketch:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Sketch:
+        """Read a sketch from its document."""
         sketch = cls()
         sketch.bins = dict(zip(document["bins"], document["counts"], strict=True))
         sketch.count = document["count"]
@@ -103,4 +107,5 @@ def middle_s(index: int) -> float:
 
 
 def microseconds(duration_s: float) -> int:
+    """Convert seconds to whole microseconds."""
     return round(duration_s * 1e6)

@@ -90,6 +90,7 @@ class ChatOptions(Struct, frozen=True, omit_defaults=True):
 
     @property
     def must_call(self) -> bool:
+        """Return whether the answer must be a tool call."""
         return self.may_call and self.tool_choice != "auto"
 
 

@@ -49,6 +49,7 @@ class RelaisError(Exception):
 
     @property
     def info(self) -> ErrorInfo:
+        """Return the error in the form of events and responses."""
         return ErrorInfo(self.message, self.type, self.param, self.code, self.status)
 
 

@@ -71,6 +71,7 @@ class Status(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
+        """Return whether a job in this status has ended."""
         return self not in (Status.QUEUED, Status.RUNNING)
 
 

@@ -39,6 +39,7 @@ class Quota:
 
     @property
     def limits_anything(self) -> bool:
+        """Return whether there is any limit."""
         return self.requests_per_minute is not None or self.tokens_per_minute is not None
 
 
@@ -51,6 +52,7 @@ class Bucket:
 
     @property
     def remaining(self) -> int:
+        """Return what is left, in whole units."""
         return max(0, int(self.per_minute - self.used + 1e-6))
 
     @property
@@ -115,4 +117,5 @@ class DayUsage:
 
     @property
     def requests(self) -> int:
+        """Return the number of requests of the day."""
         return self.completed + self.failed + self.cancelled + self.expired

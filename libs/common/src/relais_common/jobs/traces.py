@@ -41,6 +41,7 @@ class Phases:
 
     @property
     def total_s(self) -> float:
+        """Return the sum of all phases."""
         return self.queue_s + self.prefill_s + self.decode_s + self.stalled_s
 
 

@@ -110,6 +110,7 @@ class Fanout:
             del self._readers[channel]
 
     def publish(self, channel: str, batch: LiveBatch) -> None:
+        """Hand a batch to the readers of its channel."""
         for subscription in self._readers.get(channel, ()):
             subscription.put(batch)
 

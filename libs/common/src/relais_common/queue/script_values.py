@@ -121,6 +121,7 @@ class JobArguments(NamedTuple):
 
     @classmethod
     def of(cls, job: Job, *, watch_grace_s: float) -> JobArguments:
+        """Return the arguments of a job."""
         return cls(
             id=job.channel_id,
             payload=codec.encode_job(job),

@@ -19,10 +19,12 @@ LARGEST = 1e9
 
 
 def text(environ: Environ, name: str, default: str) -> str:
+    """Read a text."""
     return environ.get(name, "").strip() or default
 
 
 def optional_text(environ: Environ, name: str) -> str | None:
+    """Read a text; None if unset."""
     return environ.get(name, "").strip() or None
 
 
@@ -32,6 +34,7 @@ def words(environ: Environ, name: str, default: str) -> tuple[str, ...]:
 
 
 def choice(environ: Environ, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """Read one of the allowed words."""
     value = text(environ, name, default)
     if value not in allowed:
         raise SettingsError(f"{name} is {value!r}; it takes one of: {', '.join(allowed)}")
@@ -41,6 +44,7 @@ def choice(environ: Environ, name: str, default: str, allowed: tuple[str, ...]) 
 def integer(
     environ: Environ, name: str, default: int, *, at_least: int = 0, at_most: int | None = None
 ) -> int:
+    """Read a whole number within bounds."""
     value = optional_integer(environ, name, at_least=at_least, at_most=at_most)
     return default if value is None else value
 
@@ -48,6 +52,7 @@ def integer(
 def optional_integer(
     environ: Environ, name: str, *, at_least: int = 0, at_most: int | None = None
 ) -> int | None:
+    """Read a whole number within bounds; None if unset."""
     raw = optional_text(environ, name)
     if raw is None:
         return None
@@ -69,6 +74,7 @@ def number(
     at_least: float = 0.0,
     at_most: float = LARGEST,
 ) -> float:
+    """Read a number within bounds."""
     raw = optional_text(environ, name)
     if raw is None:
         return default
@@ -82,6 +88,7 @@ def number(
 
 
 def flag(environ: Environ, name: str, default: bool) -> bool:
+    """Read a switch: true or false."""
     raw = optional_text(environ, name)
     if raw is None:
         return default

@@ -34,6 +34,7 @@ def probe(arguments: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
 
 
 def main() -> None:
+    """Ask a health route; exit with 0 if it answers well."""
     code, said = probe(sys.argv[1:], os.environ)
     sys.stdout.write(f"{said}\n")
     sys.exit(code)

@@ -60,10 +60,12 @@ class HeldJob:
 
     @property
     def job(self) -> Job:
+        """Return the job."""
         return self.taken.job
 
     @property
     def lease(self) -> Lease:
+        """Return its lease."""
         return self.taken.lease
 
     @property
@@ -193,15 +195,19 @@ class HeldJobs:
         return len(self._jobs)
 
     def all(self) -> Sequence[HeldJob]:
+        """Return all held jobs."""
         return list(self._jobs.values())
 
     def get(self, channel_id: str) -> HeldJob | None:
+        """Return the job of a channel; None if it is not held."""
         return self._jobs.get(channel_id)
 
     def add(self, held: HeldJob) -> None:
+        """Hold a job."""
         self._jobs[held.lease.channel_id] = held
 
     def remove(self, held: HeldJob) -> None:
+        """Hold a job no longer."""
         # Only this lease: the job may be back here under a later one.
         if self._jobs.get(held.lease.channel_id) is held:
             del self._jobs[held.lease.channel_id]

@@ -74,6 +74,7 @@ class Publisher:
             self._timer = None
 
     async def run(self) -> None:
+        """Send scheduled events for ever."""
         try:
             await self._run()
         finally:

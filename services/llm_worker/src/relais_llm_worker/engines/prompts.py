@@ -26,15 +26,19 @@ class Tokenizer(Protocol):
     """The port of a tokenizer. Threads may call it concurrently: it keeps no state between calls."""
 
     @property
-    def max_chars_per_token(self) -> int: ...
+    def max_chars_per_token(self) -> int:
+        """Return the length of the longest token."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text."""
 
-    def decode(self, token_ids: list[int]) -> str: ...
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of token ids."""
 
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, tokenize: bool, **kwargs: Any
-    ) -> Any: ...
+    ) -> Any:
+        """Return the prompt of a chat."""
 
 
 def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -46,7 +46,8 @@ class Compiler(Protocol):
     """A library with the model's tokenizer."""
 
     @property
-    def stop_token_ids(self) -> tuple[int, ...]: ...
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Return the ids that may end an answer."""
 
     def compile(self, kind: str, text: str) -> Callable[[], Matcher]:
         """Return a matcher at the start of an answer. Raises Refused, or the library's own errors."""

@@ -30,6 +30,7 @@ class Validation:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, error: RelaisError, line: int | None = None) -> None:
+        """Note an error, of a line or of the whole batch."""
         self.errors.append(
             {"code": error.code, "message": error.message, "param": error.param, "line": line}
         )

@@ -50,6 +50,7 @@ class HeldBytes:
             held.release()
 
     def add(self, key_id: str, size: int) -> None:
+        """Count bytes against a key. Raises TooManyBytes or ServerBusy."""
         held = self._of_key[key_id]
         # A lone item is admitted whatever its size; otherwise it never would be.
         if held and held + size > self._most_per_key:
@@ -64,6 +65,7 @@ class HeldBytes:
         self._of_key[key_id] += size
 
     def remove(self, key_id: str, size: int) -> None:
+        """Count bytes of a key no longer."""
         self._of_key[key_id] -= size
         if self._of_key[key_id] == 0:
             del self._of_key[key_id]
@@ -83,6 +85,7 @@ class Held:
         self._size += size
 
     def release(self) -> None:
+        """Count none of its bytes any longer."""
         self._held.remove(self._key_id, self._size)
         self._size = 0
 

@@ -32,6 +32,7 @@ def begin(request: web.Request) -> None:
 
 
 def new_request_id() -> str:
+    """Return a new request id."""
     return f"req-{secrets.token_urlsafe(16)}"
 
 

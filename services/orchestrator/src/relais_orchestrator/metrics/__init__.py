@@ -29,6 +29,7 @@ class OrchestratorMetrics:
 
     @property
     def middleware(self) -> Middleware:
+        """Return the middleware that measures requests."""
         return self.requests.middleware(self.streams.native, self.streams.openai)
 
 

@@ -79,6 +79,7 @@ class RequestMetrics:
         )
 
     def accepted(self, job: Job, accepted: Accepted) -> None:
+        """Count an accepted request."""
         if accepted.duplicate:
             self._repeated.of(job.model).inc()
         else:

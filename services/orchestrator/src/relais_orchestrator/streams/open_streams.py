@@ -26,6 +26,7 @@ class Streams:
         return _Place(self, key_id)
 
     def enter(self, key_id: str) -> None:
+        """Count a stream of a key. Raises TooManyStreams."""
         if self._open[key_id] >= self._most:
             raise TooManyStreams(
                 f"this key has {self._most} streams open at this server",
@@ -34,6 +35,7 @@ class Streams:
         self._open[key_id] += 1
 
     def leave(self, key_id: str) -> None:
+        """Count a stream of a key no longer."""
         self._open[key_id] -= 1
         if self._open[key_id] == 0:
             del self._open[key_id]

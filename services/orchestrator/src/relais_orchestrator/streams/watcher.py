@@ -73,6 +73,7 @@ class Watcher:
             self._left.add(channel_id)
 
     async def run(self) -> None:
+        """Renew the leases of watched channels for ever."""
         renewed = True
         while True:
             # After an outage, this must run before the reapers, which pause for a worker's lease only.

@@ -98,6 +98,7 @@ def _draft(
 
 
 def chat(wanted: ChatCompletionRequest) -> Asked:
+    """Convert a chat completion."""
     draft = replace(
         _draft(wanted),
         messages=tuple(turn.to_message() for turn in wanted.messages),
@@ -111,6 +112,7 @@ def chat(wanted: ChatCompletionRequest) -> Asked:
 
 
 def completion(wanted: CompletionRequest) -> Asked:
+    """Convert a text completion."""
     sampling = wanted.to_sampling(logprobs=wanted.logprobs)
     draft = replace(_draft(wanted), prompt=_prompt(wanted.prompt), sampling=sampling)
     return _asked(draft, wanted)
@@ -135,6 +137,7 @@ def _prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | tupl
 
 
 def native(wanted: SubmitRequest) -> Asked:
+    """Convert a native request."""
     messages, prompt = wanted.messages, wanted.prompt
     embedding = None
     if wanted.input is not None:
@@ -156,6 +159,7 @@ def native(wanted: SubmitRequest) -> Asked:
 
 
 def embeddings(wanted: EmbeddingRequest) -> Asked:
+    """Convert a request for embeddings."""
     embedding = Embedding(
         inputs=_each(wanted.input), input_type=wanted.input_type, dimensions=wanted.dimensions
     )
@@ -163,6 +167,7 @@ def embeddings(wanted: EmbeddingRequest) -> Asked:
 
 
 def rerank(wanted: RerankRequest | CohereRerankRequest) -> Asked:
+    """Convert a request to rank documents."""
     texts = tuple(one if isinstance(one, str) else one.text for one in wanted.documents)
     embedding = Embedding(inputs=texts, queries=(wanted.query,), input_type=InputType.PASSAGE)
     return Asked(
@@ -173,6 +178,7 @@ def rerank(wanted: RerankRequest | CohereRerankRequest) -> Asked:
 
 
 def score(wanted: ScoreRequest) -> Asked:
+    """Convert a request for scores."""
     embedding = Embedding(
         inputs=tuple(as_list(wanted.text_2)),
         queries=tuple(as_list(wanted.text_1)),
@@ -182,6 +188,7 @@ def score(wanted: ScoreRequest) -> Asked:
 
 
 def tokenize(wanted: TokenizeRequest) -> Asked:
+    """Convert a request to tokenize."""
     messages = wanted.messages
     return Asked(
         replace(
@@ -218,6 +225,7 @@ def count_tokens(wanted: CountTokensRequest) -> Asked:
 
 
 def detokenize(wanted: DetokenizeRequest) -> Asked:
+    """Convert a request to detokenize."""
     draft = _tokens(wanted.model, Operation.DETOKENIZE)
     return Asked(replace(draft, prompt=tuple(wanted.tokens)))
 

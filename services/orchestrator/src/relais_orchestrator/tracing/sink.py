@@ -28,6 +28,7 @@ class Outcome:
 
     @property
     def not_written(self) -> AbstractSet[int]:
+        """Return the traces that were not written."""
         return self.refused.keys() | self.postponed.keys()
 
 

@@ -33,6 +33,7 @@ class AcceptWait:
 
     @property
     def wanted(self) -> bool:
+        """Return whether acceptances wait at all."""
         return self.fsync or self.replicas > 0
 
     @property

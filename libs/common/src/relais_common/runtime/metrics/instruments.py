@@ -63,9 +63,11 @@ class Instrument(Collector, Generic[Series]):
             self.of(*values)
 
     def describe(self) -> Iterable[Metric]:
+        """Return the metric without its values, for checks of names."""
         return self._metric.describe()
 
     def collect(self) -> Iterable[Metric]:
+        """Return the metric with its values."""
         for family in self._metric.collect():
             # Nothing reads the time at which each series began.
             family.samples = [one for one in family.samples if not one.name.endswith("_created")]
@@ -94,6 +96,7 @@ class Counter(Instrument[prometheus_client.Counter]):
         self._reads[self.of(*values)] = read
 
     def collect(self) -> Iterable[Metric]:
+        """Return the metric with its values, after reading those that are read on scrape."""
         for series, read in self._reads.items():
             series.reset()
             series.inc(read())

@@ -82,6 +82,7 @@ class Schemas:
         self.components: dict[str, Json] = definitions.get("$defs", {})
 
     def of(self, kind: Any, mode: JsonSchemaMode) -> Json:
+        """Return a reference to the schema of a type."""
         return dict(self._of[kind, mode])
 
 

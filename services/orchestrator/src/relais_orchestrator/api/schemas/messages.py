@@ -170,6 +170,7 @@ class ChatMessage(BaseModel):
         return self
 
     def to_message(self) -> Message:
+        """Convert to the job's type."""
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
