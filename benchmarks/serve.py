@@ -32,6 +32,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--clients", type=int, nargs="+", default=[1, 16, 64])
     add("--tokens", type=int, default=128)
+    add(
+        "--tools",
+        action="store_true",
+        help="calls that are demanded, with a schema; for our client",
+    )
     add("--rounds", type=int, default=5)
     add("--client", choices=CLIENTS, default="ours", help="vllm: `vllm bench serve`")
     add("--defaults-too", action="store_true", help="a third server: `vllm serve` as it comes")
@@ -45,7 +50,7 @@ class Load:
     Attributes:
         clients: at once.
         requests: of each, one after another.
-        tokens: of each answer.
+        tokens: of each answer; 0 for calls of a tool, which end by themselves.
         client: ours, or vLLM's.
     """
 
@@ -61,8 +66,8 @@ def loads(clients: Sequence[int], *, tokens: int, client: str) -> list[Load]:
 
 
 @contextmanager
-def _started(names: Sequence[str]) -> Iterator[dict[str, Server]]:
-    engine = engine_environment()
+def _started(names: Sequence[str], wanted: Sequence[Load]) -> Iterator[dict[str, Server]]:
+    engine = engine_environment(tools=any(load.tokens == 0 for load in wanted))
     arguments = serve_arguments(engine)
     # What else the environment says suits this machine.
     as_it_comes = {**engine, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
@@ -109,7 +114,7 @@ async def _measure(server: Server, load: Load, number: int) -> Measured:
     assert process.returncode == 0, "the client got something else"
     told = orjson.loads(out)
     streams = told["streams"]
-    tokens = load.tokens * len(streams)
+    tokens = sum(one["tokens"] for one in streams)
     return Measured(
         tokens=tokens,
         elapsed_s=told["elapsed_s"],
@@ -131,7 +136,7 @@ async def measure(
         AssertionError, RuntimeError: a client got anything but whole answers.
     """
     measured: dict[int, list[Round]] = {load.clients: [] for load in wanted}
-    with _started(names) as servers:
+    with _started(names, wanted) as servers:
         for number in range(rounds):
             for load in wanted:
                 one = {
@@ -143,10 +148,19 @@ async def measure(
 
 
 async def run(
-    *, clients: list[int], tokens: int, rounds: int, client: str, defaults_too: bool, hold: bool
+    *,
+    clients: list[int],
+    tokens: int,
+    tools: bool,
+    rounds: int,
+    client: str,
+    defaults_too: bool,
+    hold: bool,
 ) -> bool:
     """Measure, print a table for each number of clients, and the bars. False where one is missed."""
-    wanted = loads(clients, tokens=tokens, client=client)
+    if tools and client != "ours":
+        raise SystemExit("--tools needs our client")
+    wanted = loads(clients, tokens=0 if tools else tokens, client=client)
     if hold:
         await _hold(wanted, rounds)
         return True
@@ -155,7 +169,8 @@ async def run(
     cores, busy = os.cpu_count(), os.getloadavg()[0]
     print(f"\n{rounds} rounds in turns, client: {client}, {cores} cores, load {busy:.1f}")
     for load in wanted:
-        print(f"\n{load.clients} clients x {load.requests} requests x {tokens} tokens")
+        length = f"{tokens} tokens" if load.tokens else "one call"
+        print(f"\n{load.clients} clients x {load.requests} requests x {length}")
         print(report.text(tables[load.clients]))
     bars = report.bars(tables)
     print()
@@ -166,7 +181,7 @@ async def run(
 
 async def _hold(wanted: Sequence[Load], rounds: int) -> None:
     """Relais alone, for a profiler that is told its pids."""
-    with _started([RELAIS]) as servers:
+    with _started([RELAIS], wanted) as servers:
         print(orjson.dumps(servers[RELAIS].pids).decode(), flush=True)
         for number in range(rounds):
             for load in wanted:

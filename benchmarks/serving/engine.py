@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import orjson
+
 from relais_llm_worker.settings import read_settings
 from relais_testing.process_stack import DEMO_MODEL, MODEL, VLLM_ON_CPU
 
@@ -18,14 +20,19 @@ _ON_GPU = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+_TOOLS = {"VLLM_TOOL_CALL_PARSER": "hermes", "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"}
 _PASSED_ON = ("VLLM_", "HF_", "CUDA_", "OMP_", "LD_LIBRARY_PATH", "SERVED_MODEL_NAME")
 
 
-def engine_environment() -> Environment:
-    """What `scripts/bootstrap.sh` would give, and what the caller's own environment says otherwise."""
+def engine_environment(*, tools: bool = False) -> Environment:
+    """What `scripts/bootstrap.sh` would give, and what the caller's own environment says otherwise.
+
+    Args:
+        tools: calls are read, and demanded in the form that both sides have.
+    """
     base = _ON_GPU if os.environ.get("RELAIS_DEVICE") == "cuda" else VLLM_ON_CPU
     given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    environment = {**base, "VLLM_MAX_NUM_SEQS": "64", **given}
+    environment = {**base, "VLLM_MAX_NUM_SEQS": "64", **(_TOOLS if tools else {}), **given}
     if read_settings(environment).engine.enforce_eager:
         # As Relais's worker sets it for its own engine: what one does not compile, the other does not.
         environment.setdefault("TORCHDYNAMO_DISABLE", "1")
@@ -49,4 +56,16 @@ def serve_arguments(environment: Environment) -> list[str]:
     for name, value in options.items():
         if value is not None:
             arguments += [f"--{name}", str(value)]
-    return [*arguments, "--enforce-eager"] if engine.enforce_eager else arguments
+    if engine.enforce_eager:
+        arguments.append("--enforce-eager")
+    if engine.chats.tool_call_parser is not None:
+        grammars = engine.structured_outputs
+        config = {
+            "backend": grammars.backend,
+            "disable_any_whitespace": grammars.disable_any_whitespace,
+            "disable_additional_properties": grammars.disable_additional_properties,
+        }
+        arguments += ["--structured-outputs-config", orjson.dumps(config).decode()]
+        arguments += ["--enable-auto-tool-choice", "--tool-call-parser"]
+        arguments.append(engine.chats.tool_call_parser)
+    return arguments

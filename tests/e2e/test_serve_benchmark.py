@@ -27,3 +27,12 @@ async def test_both_give_the_same_answers_and_every_figure() -> None:
     # One at a time, no batch can flip a near-tie.
     assert tables[1][RELAIS].same_texts == 2
     assert len(bars(tables)) == 4
+
+
+async def test_both_make_the_same_calls_where_they_must() -> None:
+    # The client fails the run unless every call's arguments are JSON with the right fields.
+    load = Load(clients=2, requests=1, tokens=0, client="ours")
+    rows = (await measure([load], rounds=1, names=(PEER, RELAIS)))[2]
+    assert [row.texts for row in rows.values()] == [2, 2]
+    assert rows[RELAIS].same_texts == 2
+    assert all(row.tokens_per_s > 0 for row in rows.values())
