@@ -1,4 +1,4 @@
-"""What a worker measures: of itself, and of each job from its take on."""
+"""Metrics of a worker, and of each job from its take on."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class _ByModel:
 
 
 class WorkerMetrics:
-    """Of one worker process.
+    """Metrics of one worker process.
 
     Attributes:
-        running, capacity, kv_cache_usage: gauges by model, for the service to `read` from.
-        tokens: counters by model; that of what the engine generates is for the service to `read` from.
-        durations, outcomes: what jobs took, and how they came and went.
-        batch: events in one call that adds to logs.
+        running, capacity, kv_cache_usage: gauges by model, which the service connects with `read`.
+        tokens: counters by model; the service connects that of generated tokens with `read`.
+        durations, outcomes: durations of jobs, and how they came and went.
+        batch: number of events in one `append`.
     """
 
     def __init__(self, registry: CollectorRegistry, models: Sequence[str]) -> None:
@@ -167,11 +167,11 @@ class _Outcomes:
 
 
 class JobMetrics:
-    """Of one job, from its take until it leaves this worker."""
+    """Measures one job, from its take until it leaves this worker."""
 
     def __init__(self, of: WorkerMetrics, taken: TakenJob) -> None:
         self._of, self._model, self._operation = of, taken.job.model, taken.job.operation
-        self._gap = of.durations.gap.of(self._model)  # on the path of a token: looked up once
+        self._gap = of.durations.gap.of(self._model)  # looked up once, because each token needs it
         self._accepted_s = time.monotonic() - taken.queued_s
         self._fresh = taken.interrupted is None  # nobody has published tokens of it before
         self._published_s: float | None = None
@@ -184,12 +184,12 @@ class JobMetrics:
         of.outcomes.takes.of(self._model, kind).inc()
 
     def started(self, prompt_tokens: int) -> None:
-        """The engine has accepted its prompt."""
+        """Note that the engine has accepted its prompt."""
         self._prompt_tokens += prompt_tokens
         self._of.tokens.prompt.of(self._model).inc(prompt_tokens)
 
     def published(self) -> None:
-        """The log has more of its tokens."""
+        """Note that the log has more of its tokens."""
         if self._has_left:
             return
         now_s = time.monotonic()
@@ -200,7 +200,7 @@ class JobMetrics:
         self._published_s = now_s
 
     def finished(self, terminal: Terminal, *, with_tokens: bool) -> None:
-        """The log has its end, and tokens with it."""
+        """Note that the log has its end, and whether tokens came with it."""
         if with_tokens:
             self.published()
         of, model, status = self._of, self._model, STATUS_OF[type(terminal)]
@@ -218,33 +218,33 @@ class JobMetrics:
         of.tokens.reasoning.of(model).inc(usage.reasoning_tokens or 0)
         if completed.message is not None:
             of.outcomes.tool_calls.of(model, "read").inc(len(completed.message.tool_calls))
-        # A server elsewhere may tell how many there were at the end only.
+        # A remote server may report the number only at the end.
         of.tokens.prompt.of(model).inc(max(0, (usage.input_tokens or 0) - self._prompt_tokens))
         of.durations.prefill.of(model).observe(timings.prefill_s)
         of.durations.decode.of(model).observe(timings.decode_s)
-        # Of a continued one the usage counts tokens that came up elsewhere.
+        # The usage of a continued job includes tokens of other workers.
         if self._fresh and usage.output_tokens > 1:
             per_token_s = timings.decode_s / (usage.output_tokens - 1)
             of.durations.per_token.of(model).observe(per_token_s)
 
     def unreadable_call(self) -> None:
-        """The model wrote a tool call that cannot be read, or none where it had to."""
+        """Count a tool call that cannot be read, or a missing one that was demanded."""
         self._of.outcomes.tool_calls.of(self._model, "unreadable").inc()
 
     def handed_back(self) -> None:
-        """It waits again: this worker stops, or its engine has died."""
+        """Note that it waits again, because this worker stops or its engine has died."""
         self._leaves(self._of.outcomes.handed_back)
 
     def preempted(self) -> None:
-        """It waits again: another key has its place."""
+        """Note that it waits again, because another key has its place."""
         self._leaves(self._of.outcomes.preempted)
 
     def lost(self) -> None:
-        """It is not this worker's any more."""
+        """Note that this worker has lost it."""
         self._leaves(self._of.outcomes.lost)
 
     def _leaves(self, how: Counter, *labels: str | None) -> bool:
-        """Count how it leaves. False where it has left already."""
+        """Count how it leaves; return False if it has left already."""
         if self._has_left:
             return False
         self._has_left = True

@@ -21,7 +21,7 @@ RETRIES = 3
 """How often a call whose connection failed is sent again."""
 
 SHORTEST_PAUSE_S = 0.05
-"""Before connecting again; doubled at each further try, and cut at random so that processes do not try in step."""
+"""Pause before reconnecting, doubled at each further try. Shortened at random, so that processes do not retry in step."""
 
 
 class Commands(Protocol):

@@ -19,10 +19,10 @@ LATEST_S = 2.0
 STOOD_STILL = "the queue stood still"
 
 MOST_SKEW_S = 2.0
-"""By which the clocks of a model's Redis and of this process may differ without a warning."""
+"""Difference between the clocks of a model's Redis and of this process that is tolerated without a warning."""
 
 _CLOCK = "return redis.call('TIME')"
-"""With the model's key, so that a cluster asks the node whose clock the reaper's script goes by."""
+"""Has the model's key, so that a cluster asks the node whose clock the reaper's script uses."""
 
 
 class RedisRecovery:
@@ -63,7 +63,7 @@ class RedisRecovery:
     def _compare_clocks(self, model: str, redis_s: float, took_s: float) -> None:
         """Warn once when a model's Redis and this process begin to disagree on the time.
 
-        Leases and deadlines go by the first; where the nodes of a cluster differ, each is off against this process.
+        Leases and deadlines use Redis's clock. In a cluster, each node is compared with this process.
         """
         ahead_s = redis_s - time.time()
         if abs(ahead_s) <= MOST_SKEW_S + took_s:
