@@ -21,7 +21,7 @@ RETRIES = 3
 """How often a call whose connection failed is sent again."""
 
 SHORTEST_PAUSE_S = 0.05
-"""Pause before reconnecting, doubled at each further try. Shortened at random, so that processes do not retry in step."""
+"""Pause before reconnecting, doubled at each further try, and shortened at random to spread the processes' retries."""
 
 
 class Commands(Protocol):
