@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server gives to the official client: 45 calls, and the shape of each answer.
+"""What an OpenAI-compatible server gives to the official client: 68 calls, and the shape of each answer.
 
     .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --key KEY --model relais-demo
     .venv/bin/python examples/openai_compat.py http://127.0.0.1:8080 --against http://127.0.0.1:8000  # `vllm serve`
@@ -62,6 +62,8 @@ USED_TOOL = [
     {"role": "assistant", "tool_calls": [CALLED]},
     {"role": "tool", "tool_call_id": "call_1", "content": "3"},
 ]
+BEGUN = [user("What is the mark?"), {"role": "assistant", "content": "The mark"}]
+CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 EXTRA = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "ignore_eos": True}
 
@@ -85,12 +87,39 @@ CALLS: dict[str, Callable[[Session], Shape]] = {
     "chat-json-schema": lambda one: one.chat(response_format=JSON_SCHEMA, max_tokens=30),
     "chat-extra-body": lambda one: one.chat(user="me", extra_body=EXTRA),
     "chat-two-answers": lambda one: one.chat(n=2, temperature=0.8),
+    "chat-two-answers-stream": lambda one: one.chat(n=2, temperature=0.8, **WITH_USAGE),
+    "chat-two-answers-logprobs": lambda one: one.chat(
+        n=2, temperature=0.8, logprobs=True, top_logprobs=1
+    ),
+    "chat-no-answer": lambda one: one.chat(n=0),
+    "chat-continue": lambda one: one.chat(messages=BEGUN, extra_body=CONTINUE),
+    "chat-continue-echo": lambda one: one.chat(
+        messages=BEGUN, extra_body={**CONTINUE, "echo": True}
+    ),
+    "chat-continue-and-begin": lambda one: one.chat(
+        messages=BEGUN, extra_body={**CONTINUE, "add_generation_prompt": True}
+    ),
+    "chat-documents": lambda one: one.chat(extra_body={"documents": [{"title": "t", "text": "x"}]}),
+    "chat-prompt-logprobs": lambda one: one.chat(extra_body={"prompt_logprobs": 1}),
+    "chat-prompt-logprobs-stream": lambda one: one.chat(
+        stream=True, extra_body={"prompt_logprobs": 1}
+    ),
+    "chat-token-ids": lambda one: one.chat(extra_body={"return_token_ids": True}),
+    "chat-token-ids-stream": lambda one: one.chat(
+        stream=True, extra_body={"return_token_ids": True}
+    ),
+    "chat-tokens-as-ids": lambda one: one.chat(
+        logprobs=True, extra_body={"return_tokens_as_token_ids": True}
+    ),
+    "chat-truncated": lambda one: one.chat(extra_body={"truncate_prompt_tokens": 5}),
+    "chat-special-tokens": lambda one: one.chat(extra_body={"add_special_tokens": True}),
     "chat-tools": lambda one: one.chat(tools=[TOOL]),
     "chat-tools-stream": lambda one: one.chat(tools=[TOOL], stream=True),
     "chat-tools-none": lambda one: one.chat(tools=[TOOL], tool_choice="none"),
     "chat-tools-strict": lambda one: one.chat(tools=[STRICT], tool_choice="none"),
     "chat-required": lambda one: one.tools("required"),
     "chat-required-stream": lambda one: one.tools("required", **WITH_USAGE),
+    "chat-required-twice": lambda one: one.tools("required", n=2, temperature=0.8),
     "chat-required-one": lambda one: one.tools("required", parallel_tool_calls=False),
     "chat-required-cut": lambda one: one.tools("required", max_tokens=8),
     "chat-named": lambda one: one.tools(NAMED),
@@ -102,6 +131,7 @@ CALLS: dict[str, Callable[[Session], Shape]] = {
         tools=[{"type": "function", "function": {"description": "x"}}]
     ),
     "chat-reasoning-effort": lambda one: one.chat(reasoning_effort="low"),
+    "chat-reasoning-left-out": lambda one: one.chat(extra_body={"include_reasoning": False}),
     "chat-reasoning-back": lambda one: one.chat(
         messages=[user("a"), {"role": "assistant", "content": "b", "reasoning": "c"}, user("d")]
     ),
@@ -115,6 +145,13 @@ CALLS: dict[str, Callable[[Session], Shape]] = {
     "text-token-ids": lambda one: one.text([5, 6, 7]),
     "text-stream-usage": lambda one: one.text(**WITH_USAGE),
     "text-logprobs": lambda one: one.text(["Bonjour"], logprobs=2),
+    "text-two-prompts": lambda one: one.text(["Bonjour", "Merci"], n=2, temperature=0.8),
+    "text-two-prompts-stream": lambda one: one.text([[5, 6], [7, 8]], **WITH_USAGE),
+    "text-echo": lambda one: one.text(echo=True, logprobs=1),
+    "text-echo-alone": lambda one: one.text(echo=True, logprobs=0, max_tokens=0),
+    "text-echo-of-ids": lambda one: one.text([5, 6, 7], echo=True, stream=True),
+    "text-token-ids-told": lambda one: one.text(extra_body={"return_token_ids": True}),
+    "text-truncated": lambda one: one.text("mot " * 5000, extra_body={"truncate_prompt_tokens": 9}),
 }
 
 
@@ -157,8 +194,9 @@ def _lines(value: Any, path: str = "") -> Iterator[str]:
         if path:
             yield f"{path}{OBJECT}"
         for name, inner in value.items():
-            # Tokens are keys in a completion's top_logprobs.
-            name = "*" if path.endswith(".top_logprobs[]") and inner.__class__ is float else name
+            # Tokens are keys in a completion's top_logprobs, and their ids in what is told of a prompt.
+            of_token = path.endswith(".top_logprobs[]") and inner.__class__ is float
+            name = "*" if of_token or path.endswith("prompt_logprobs[]") else name
             yield from _lines(inner, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         yield f"{path}: list"

@@ -83,7 +83,7 @@ class Feed:
         )
         verdicts = await asyncio.gather(
             *(
-                self._store.source.start(job.lease, prompt_token_ids=(1,), model_revision="feed")
+                self._store.source.start(job.lease, prompts=((1,),), model_revision="feed")
                 for job in taken.jobs
             )
         )

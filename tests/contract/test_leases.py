@@ -221,7 +221,7 @@ async def test_successor_is_told_of_the_log_it_goes_on_from(ports: Ports) -> Non
     await crash(ports, taken.lease)
     successor = await take_one(ports, worker_id="w2")
     assert (successor.tail, successor.failures) == (3, 0)
-    assert successor.interrupted == Interrupted((1, 2, 3), "r1")
+    assert successor.interrupted == Interrupted(((1, 2, 3),), "r1")
 
 
 async def test_crash_before_the_engine_had_the_job_is_charged_once_it_was_alone(

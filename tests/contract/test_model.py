@@ -179,6 +179,7 @@ class TwoStores(RuleBasedStateMachine):
         on_disconnect=st.sampled_from(OnDisconnect),
         idempotency=st.none()
         | st.builds(Idempotency, st.sampled_from("kl"), st.sampled_from("xy")),
+        n=st.sampled_from([1, 1, 3]),
     )
     def enqueue(
         self,
@@ -187,9 +188,10 @@ class TwoStores(RuleBasedStateMachine):
         deadline_s: float,
         on_disconnect: OnDisconnect,
         idempotency: Idempotency | None,
+        n: int = 1,
     ) -> None:
         job = make_job(
-            key_id, priority=priority, deadline_s=deadline_s, on_disconnect=on_disconnect
+            key_id, priority=priority, deadline_s=deadline_s, on_disconnect=on_disconnect, n=n
         )
         accepted = self._enqueue(job, idempotency)
         if accepted is not None and not accepted.duplicate:
@@ -280,7 +282,7 @@ class TwoStores(RuleBasedStateMachine):
     def start(self, pick: int) -> None:
         if lease := self._lease(pick):
             self._same(
-                lambda ports: ports.source.start(lease, prompt_token_ids=[1, 2], model_revision="r")
+                lambda ports: ports.source.start(lease, prompts=[[1, 2]], model_revision="r")
             )
 
     @rule(pick=PICKS, ahead=st.integers(-2, 2), count=st.integers(0, 3), emits=st.booleans())
@@ -372,7 +374,7 @@ class TwoStores(RuleBasedStateMachine):
         assert depth.running == statuses[Status.RUNNING]
 
     @invariant()
-    def running_jobs_of_each_key_are_counted(self) -> None:
+    def running_answers_of_each_key_are_counted(self) -> None:
         counted, there = self._runner.run(self._running_in_redis())
         assert counted == there
 
@@ -384,10 +386,11 @@ class TwoStores(RuleBasedStateMachine):
             job.channel_id: f"batch {job.key_id}" if job.priority is Priority.BATCH else job.key_id
             for job in self._jobs
         }
-        return (
-            {owner.decode(): int(count) for owner, count in counted.items()},
-            Counter(owners[one] for one in running),
-        )
+        answers = {job.channel_id: job.answers for job in self._jobs}
+        there: Counter[str] = Counter()
+        for one in running:
+            there[owners[one]] += answers[one]
+        return {owner.decode(): int(count) for owner, count in counted.items()}, there
 
     @invariant()
     def bytes_are_those_of_each_job_once(self) -> None:

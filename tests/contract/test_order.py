@@ -266,3 +266,21 @@ async def test_lines_of_batches_move_no_other_request_of_their_key_back(ports: P
     a, b = make_job("a"), make_job("b")
     await enqueue(ports, a, b)
     assert await drain(ports) == ids([a, b])
+
+
+async def test_each_answer_of_a_job_takes_a_place(ports: Ports) -> None:
+    jobs = [make_job(n=3), make_job(), make_job(n=2), make_job()]
+    await enqueue(ports, *jobs)
+    # The last job that begins may have more answers than there is room for: they wait at the worker.
+    assert [ids(await take(ports, 4)), ids(await take(ports, 1)), ids(await take(ports, 1))] == [
+        ids(jobs[:2]),
+        ids(jobs[2:3]),
+        ids(jobs[3:]),
+    ]
+
+
+async def test_the_key_that_runs_fewest_answers_goes_first(ports: Ports) -> None:
+    first, second, third = make_job("many", n=3), make_job("many"), make_job("few")
+    fourth = make_job("few")
+    await enqueue(ports, first, second, third, fourth)
+    assert await drain(ports) == ids([first, third, fourth, second])

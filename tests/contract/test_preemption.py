@@ -285,3 +285,14 @@ async def test_everything_ends_once_however_places_change_hands(ports: Ports) ->
 
 def test_running_counts_have_a_key_of_their_own() -> None:
     assert keys.running_jobs(MODEL) == f"{keys.model_base(MODEL)}:running"
+
+
+async def test_a_job_of_several_answers_gives_its_place_like_as_many_jobs(ports: Ports) -> None:
+    many, one = make_job("many", n=4), make_job("one")
+    await enqueue(ports, many)
+    held = await take(ports, 4)
+    await enqueue(ports, one)
+    took = await offer(ports, held)
+    assert (ids(took.jobs), took.preempted) == (ids([one]), (many.channel_id,))
+    # There is room again for all but one of its answers.
+    assert ids(await take(ports, 3)) == ids([many])

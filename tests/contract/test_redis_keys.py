@@ -207,7 +207,7 @@ async def test_counts_of_jobs_whose_state_expired_before_anybody_ended_them_are_
     kept = [make_job(key, priority=priority) for key in "abc" for priority in Priority]
     await enqueue(ports, doomed[0], *kept, *doomed[1:])
     running, crashed = await take(ports, 2)
-    await ports.source.start(crashed.lease, prompt_token_ids=[1], model_revision="r")
+    await ports.source.start(crashed.lease, prompts=[[1]], model_revision="r")
     await ports.source.release([crashed.lease], max_failures=9)
     for job in doomed:
         await redis_store.redis.delete(keys.job(job.channel_id), keys.log(job.channel_id))

@@ -23,6 +23,7 @@ from relais_orchestrator.api.messages.schemas import CountTokensRequest, Message
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnChats
 from relais_orchestrator.api.schemas.messages import TemplateKwargs
+from relais_orchestrator.api.schemas.prompting import ChatPromptFields
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 ROW = re.compile(r"^\| `(?P<field>\w+)` \| (?P<state>[^|]*) \|", re.MULTILINE)
@@ -52,7 +53,8 @@ def section(title: str) -> dict[str, str]:
 
 def vllms(schema: type[BaseModel]) -> dict[str, str]:
     """The same of vLLM's fields on this route."""
-    of_chats = RefusedOnChats.model_fields.keys() | TemplateKwargs.model_fields.keys()
+    kinds = (RefusedOnChats, ChatPromptFields, TemplateKwargs)
+    of_chats = {"echo"}.union(*(kind.model_fields for kind in kinds))
     chats = of_chats if schema is CompletionRequest else ()
     return {name: state for name, state in section(VLLM).items() if name not in chats}
 

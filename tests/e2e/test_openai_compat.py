@@ -48,4 +48,4 @@ def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> N
 
 
 def test_there_are_as_many_calls_as_the_page_says() -> None:
-    assert len(CALLS) == 45
+    assert len(CALLS) == 68

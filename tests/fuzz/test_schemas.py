@@ -139,7 +139,9 @@ def check(route: Reading, body: bytes) -> None:
         job = make_job(
             model="m",
             messages=draft.messages,
-            prompt=draft.prompt,
+            prompts=draft.prompts,
+            n=draft.n,
+            prompting=draft.prompting,
             embedding=draft.embedding,
             sampling=draft.sampling,
             chat_template_kwargs=draft.chat_template_kwargs,

@@ -285,7 +285,7 @@ def test_live_batch_survives(first_seq: int, events: list[Event]) -> None:
 
 
 def test_token_ids_are_a_json_array() -> None:
-    assert codec.encode_token_ids(iter((1, 2, 3))) == b"[1,2,3]"
+    assert codec.encode_prompts([(1, 2, 3)]) == b"[1,2,3]"
 
 
 DECODERS: list[Callable[[bytes], object]] = [

@@ -10,14 +10,18 @@ from typing import Any, cast
 import pytest
 
 from relais_common.jobs.chat import Message
-from relais_common.jobs.errors import EngineRefused, NotResumable
-from relais_common.jobs.events import Completed, Restarted, Started, Token, TokenLogprob
+from relais_common.jobs.errors import EngineFailed, EngineRefused, NotResumable
+from relais_common.jobs.events import AnswerEnd, Completed, Restarted, Started, Token, TokenLogprob
 from relais_common.jobs.job import Job, OnWorkerLoss, Sampling, TakenJob
 from relais_common.queue import codec
 from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
 from relais_llm_worker.engine import EngineLoad
-from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
+from relais_llm_worker.engines.engine_deterministic import (
+    DeterministicEngine,
+    answer_pieces,
+    answer_token_ids,
+)
 from relais_llm_worker.engines.local import models_of
 from relais_llm_worker.generate import GenerateHandler
 from relais_testing.builders import hold, make_job
@@ -75,7 +79,7 @@ class Bench:
         """The job in a second worker's hands, after a first one published `count` tokens and died."""
         taken = await self.taken(job)
         prompt = list(job.prompt.encode()) if isinstance(job.prompt, str) else []
-        await self.ports.source.start(taken.lease, prompt_token_ids=prompt, model_revision=revision)
+        await self.ports.source.start(taken.lease, prompts=[prompt], model_revision=revision)
         engine = DeterministicEngine("m", max_model_len=100, max_num_seqs=4, tokens_per_s=0)
         # What this engine does not follow is of no matter here.
         sampling = replace(job.sampling, bad_words=(), structured_outputs=None)
@@ -361,7 +365,7 @@ async def test_job_that_was_only_started_by_another_worker_is_done_from_the_begi
     bench: Bench, ports: Ports
 ) -> None:
     first = await bench.taken(make_job(messages=(Message("user", "a"),)))
-    await ports.source.start(first.lease, prompt_token_ids=[1], model_revision="r")
+    await ports.source.start(first.lease, prompts=[[1]], model_revision="r")
     await ports.source.release([first.lease])
     await bench.go_on(await take_one(ports, worker_id="w", idle=True))
     log = await events(ports, first.job.channel_id)
@@ -421,3 +425,48 @@ async def test_engine_that_is_faster_than_the_store_waits_for_it(
     assert isinstance(await handling, Completed)
     await end_task(publishing)
     assert sum(isinstance(one, Token) for one in await events(ports, job.channel_id)) > MOST_UNSENT
+
+
+def several(tokens: int, *, begun: dict[int, int]) -> list[bytes]:
+    """What a log has of answers to `abc` that have begun: so many tokens of each, in turn; whole ones have ended."""
+    lines = []
+    for position in range(tokens):
+        for index, count in begun.items():
+            if position >= count:
+                continue
+            pieces = answer_pieces(list(b"abc"), tokens, index)
+            ids = list(answer_token_ids(list(b"abc"), tokens, index))
+            token = Token(pieces[position], (ids[position],), index=index)
+            if position == tokens - 1:
+                token.end = AnswerEnd("length", tokens)
+            lines.append(codec.encode_event(token))
+    return lines
+
+
+async def test_several_answers_go_on_each_where_it_stopped(bench: Bench, ports: Ports) -> None:
+    job = replace(prompt_job("abc", max_tokens=12), n=4)
+    taken = await bench.taken(job)
+    await ports.source.start(taken.lease, prompts=[b"abc"], model_revision="deterministic-1")
+    # One has ended, one has not begun, and two were cut.
+    await append(ports, taken.lease, 3, *several(12, begun={0: 12, 1: 5, 3: 8}))
+    await ports.source.release([taken.lease])
+    terminal, held = await bench.go_on(await take_one(ports, worker_id="second", idle=True))
+    texts = [one.message.content for one in terminal.answers if one.message is not None]
+    assert texts == [answer_to_prompt("abc", 12, index) for index in range(4)]
+    logged = [one for one in await events(ports, job.channel_id) if isinstance(one, Token)]
+    for index in range(4):
+        own = [token for token in logged if token.index == index]
+        assert [token.token_ids[0] for token in own] == list(
+            answer_token_ids(list(b"abc"), 12, index)
+        )
+        assert [token.end is not None for token in own] == [False] * 11 + [True]
+    assert (terminal.usage.input_tokens, terminal.usage.output_tokens) == (3, 48)
+    assert bench.engine.steps == 12 + 12 + 7 + 4 - 12
+    assert "".join(held.text) == answer_to_prompt("abc", 12)
+
+
+async def test_if_one_answer_fails_the_others_are_stopped(bench: Bench) -> None:
+    job = make_job(prompts=("abc", "[engine-fault]"), sampling=Sampling(max_tokens=50))
+    with pytest.raises(EngineFailed):
+        await bench.handle(job)
+    assert bench.engine.running == frozenset()

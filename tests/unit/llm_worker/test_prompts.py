@@ -36,7 +36,7 @@ class WatchedTokenizer:
     def characters(self) -> int:
         return sum(length for length, _ in self.calls)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
         self.calls.append((len(text), threading.get_ident()))
         if len(text) > SLICE:
             assert self.gate.wait(20)

@@ -28,7 +28,7 @@ from relais_common.jobs.errors import (
     UpstreamUnavailable,
 )
 from relais_common.jobs.events import Usage
-from relais_common.jobs.job import Job, Sampling
+from relais_common.jobs.job import Job, PromptOptions, Sampling
 from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
@@ -141,6 +141,38 @@ async def test_sampling_goes_on_by_name_and_nothing_else_does(rig: Rig) -> None:
         "logit_bias": {"5": 1.0},
         "max_tokens": 4,
     }
+
+
+async def test_how_a_prompt_is_made_goes_on_by_vllm_s_names(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    options = ChatOptions(
+        add_generation_prompt=False,
+        continue_final_message=True,
+        documents=({"text": "x"},),
+        include_reasoning=False,
+    )
+    made = PromptOptions(add_special_tokens=True, truncate_prompt_tokens=5)
+    await say(model, replace(chat(), chat=options, prompting=made))
+    told = {
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+        "documents": [{"text": "x"}],
+        "include_reasoning": False,
+        "add_special_tokens": True,
+        "truncate_prompt_tokens": 5,
+    }
+    body = server.asked[0][1]
+    assert {name: body.get(name) for name in told} == told
+    assert "tool_choice" not in body
+    await say(model, chat())
+    assert not server.asked[1][1].keys() & told.keys()
+
+
+async def test_what_streams_of_servers_do_not_tell_is_refused_by_name(rig: Rig) -> None:
+    server, model = await rig.both(vllm=True)
+    with pytest.raises(EngineRefused) as caught:
+        await say(model, replace(prompt(), prompting=PromptOptions(prompt_logprobs=1)))
+    assert (caught.value.param, server.asked) == ("prompt_logprobs", [])
 
 
 async def test_what_the_chat_template_is_told_goes_on_too(rig: Rig) -> None:

@@ -41,7 +41,7 @@ class Endless:
         return False
 
     async def handle(self, held: HeldJob) -> Terminal:
-        await note_start(self._source, held, prompt_token_ids=(1,), model_revision="r")
+        await note_start(self._source, held, prompts=((1,),), model_revision="r")
         self.begun += 1
         never: asyncio.Future[Terminal] = asyncio.get_running_loop().create_future()
         return await never

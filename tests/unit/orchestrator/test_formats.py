@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,14 +11,20 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from relais_common.jobs.events import Completed, RankedToken, Timings, TokenLogprob, Usage
-from relais_orchestrator.api.answering import Whole
+from relais_common.jobs.events import Completed, RankedToken, Timings, Token, TokenLogprob, Usage
+from relais_orchestrator.api.answering import Whole, WholeAnswer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
 COMPLETED = Completed("length", Usage(7, 5, 3), Timings(queue_s=0, prefill_s=0, decode_s=0))
 
 STOPPED = replace(COMPLETED, finish_reason="stop")
+
+
+def whole(text: str, completed: Completed, tokens: Sequence[TokenLogprob] = ()) -> Whole:
+    return Whole([WholeAnswer(text, list(tokens), end=completed)], completed)
+
+
 TOLD = (TokenLogprob("", -0.5), TokenLogprob("é", -1.5, (RankedToken("e", -0.5),)))
 
 
@@ -39,7 +45,7 @@ def unknown_fields(model: BaseModel) -> list[str]:
 
 
 def test_whole_chat() -> None:
-    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole(Whole("text", [], COMPLETED)))
+    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole(whole("text", COMPLETED)))
     assert answer.id == "chatcmpl-org~2fm.abc"
     assert (answer.model, answer.created) == ("org/m", 1_700_000_000)
     (choice,) = answer.choices
@@ -51,7 +57,7 @@ def test_whole_chat() -> None:
 
 def test_chat_chunks() -> None:
     shape = ChatFormat(IDENTITY)
-    head = checked(ChatCompletionChunk, shape.head() or {})
+    head = checked(ChatCompletionChunk, shape.head(0)[0])
     assert (head.choices[0].delta.role, head.choices[0].delta.content) == ("assistant", "")
     text = checked(ChatCompletionChunk, shape.text("é"))
     assert text.choices[0].delta.content == "é"
@@ -65,7 +71,7 @@ def test_chat_chunks() -> None:
 
 
 def test_whole_completion() -> None:
-    answer = checked(Completion, CompletionFormat(IDENTITY).whole(Whole("text", [], COMPLETED)))
+    answer = checked(Completion, CompletionFormat(IDENTITY).whole(whole("text", COMPLETED)))
     assert answer.id == "cmpl-org~2fm.abc"
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("text", "length")
     assert answer.usage.total_tokens == 12
@@ -73,7 +79,7 @@ def test_whole_completion() -> None:
 
 def test_completion_chunks() -> None:
     shape = CompletionFormat(IDENTITY)
-    assert shape.head() is None
+    assert shape.head(0) == []
     # Until its last chunk a stream has no reason to end, though the package's type always has one.
     chunk = shape.text("é")
     assert chunk["choices"][0]["finish_reason"] is None
@@ -89,17 +95,17 @@ def test_completion_chunks() -> None:
 @pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
 def test_the_stop_that_was_met_is_told_where_there_was_one(shape: Format) -> None:
     met = replace(STOPPED, stop_reason="mot")
-    for body in (shape.finish(met), shape.whole(Whole("", [], met))):
+    for body in (shape.finish(met), shape.whole(whole("", met))):
         assert cast(Any, body)["choices"][0]["stop_reason"] == "mot"
-    for body in (shape.finish(STOPPED), shape.whole(Whole("", [], STOPPED))):
+    for body in (shape.finish(STOPPED), shape.whole(whole("", STOPPED))):
         assert "stop_reason" not in cast(Any, body)["choices"][0]
 
 
 def test_probabilities_of_a_chat() -> None:
     shape = ChatFormat(IDENTITY)
     for body, kind in (
-        (shape.whole(Whole("é", TOLD, COMPLETED)), ChatCompletion),
-        (shape.tokens("é", TOLD, 0), ChatCompletionChunk),
+        (shape.whole(whole("é", COMPLETED, TOLD)), ChatCompletion),
+        (shape.token(Token("é", (), TOLD), 0), ChatCompletionChunk),
     ):
         first, second = checked(kind, body).choices[0].logprobs.content
         assert (first.token, first.bytes, first.top_logprobs) == ("", [], [])
@@ -109,10 +115,10 @@ def test_probabilities_of_a_chat() -> None:
 
 def test_probabilities_of_a_completion() -> None:
     shape = CompletionFormat(IDENTITY)
-    told = checked(Completion, shape.whole(Whole("é", TOLD, COMPLETED))).choices[0].logprobs
+    told = checked(Completion, shape.whole(whole("é", COMPLETED, TOLD))).choices[0].logprobs
     assert (told.tokens, told.token_logprobs, told.text_offset) == (["", "é"], [-0.5, -1.5], [0, 0])
     assert told.top_logprobs == [{"": -0.5}, {"é": -1.5, "e": -0.5}]
-    choice = shape.tokens("é", TOLD[1:], 7)["choices"][0]
+    choice = shape.token(Token("é", (), TOLD[1:]), 7)["choices"][0]
     assert choice["logprobs"] is not None
     assert choice["logprobs"]["text_offset"] == [7]
 

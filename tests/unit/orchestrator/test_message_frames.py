@@ -21,7 +21,7 @@ from relais_common.jobs.chat import (
 )
 from relais_common.jobs.errors import ErrorInfo, ModelNotFound
 from relais_common.jobs.events import Completed, Event, Started, Timings, Token, Usage
-from relais_orchestrator.api.answering import Whole
+from relais_orchestrator.api.answering import Whole, WholeAnswer
 from relais_orchestrator.api.messages.errors import error_envelope
 from relais_orchestrator.api.messages.formats import whole_message
 from relais_orchestrator.api.messages.frames import PING, MessageFrames
@@ -65,7 +65,7 @@ def streamed(*events: Event) -> ClientMessage:
 
 
 def whole(text: str, end: Completed) -> ClientMessage:
-    message = whole_message(CHANNEL, Whole(text, (), end))
+    message = whole_message(CHANNEL, Whole([WholeAnswer(text, end=end)], end))
     return ClientMessage.model_validate(orjson.loads(orjson.dumps(message)), strict=True)
 
 

@@ -139,7 +139,7 @@ def test_native_request_has_exactly_one_input(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "param"),
-    [([], "prompt"), ("", "prompt"), (["a", "b"], "prompt"), ([1, -1], "prompt.1"), (5, "prompt")],
+    [([], "prompt"), ("", "prompt"), (["a"] * 129, "prompt"), ([1, -1], "prompt.1"), (5, "prompt")],
 )
 def test_prompt_of_many_types_is_refused_where_it_is_wrong(prompt: Any, param: str) -> None:
     assert refusal(CompletionRequest, {"model": "m", "prompt": prompt}).param == param
@@ -222,10 +222,10 @@ def test_long_names_of_unknown_fields_are_cut() -> None:
 
 
 def test_every_parameter_of_a_job_has_a_field_of_its_name() -> None:
-    # `to_sampling` goes by names; logprobs are said differently on each route, and clipping on one.
+    # `to_sampling` goes by names. Logprobs are said differently on each route, clipping on one; the last is engines'.
     assert {
         field.name for field in dataclasses.fields(Sampling)
-    } - SamplingParams.model_fields.keys() == {"logprobs", "adapts_bounds"}
+    } - SamplingParams.model_fields.keys() == {"logprobs", "adapts_bounds", "structures_reasoning"}
 
 
 def test_good_bodies_become_requests() -> None:

@@ -20,7 +20,7 @@ from relais_orchestrator.submission.reading.readers import SMALL_BYTES, Readers,
 from relais_testing.waiting import wait_until
 
 LARGE = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES}).encode()
-WRONG = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "n": 2}).encode()
+WRONG = json.dumps({"model": "m", "prompt": "x" * SMALL_BYTES, "best_of": 2}).encode()
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ async def test_what_is_read_elsewhere_is_what_is_read_here(readers: Readers) -> 
     asked = await readers.read(Reading.COMPLETION, LARGE, "one")
     assert asked == answer_of(Reading.COMPLETION, LARGE)
     assert isinstance(asked, Asked)
-    assert asked.draft.prompt == "x" * SMALL_BYTES
+    assert asked.draft.prompts == ("x" * SMALL_BYTES,)
 
 
 async def test_refusals_keep_their_kind_and_words(readers: Readers) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await readers.read(Reading.COMPLETION, WRONG, "one")
-    assert (caught.value.param, caught.value.code) == ("n", "unsupported_value")
+    assert (caught.value.param, caught.value.code) == ("best_of", "unsupported_value")
     with pytest.raises(PayloadTooLarge):
         await readers.read(Reading.COMPLETION, b'"' * 200_000, "one")
 
@@ -77,7 +77,7 @@ async def test_body_of_a_client_that_left_is_read_to_its_end_and_the_next_gets_i
         with contextlib.suppress(asyncio.CancelledError):
             await leaving
     asked = await readers.read(Reading.COMPLETION, LARGE, "one")
-    assert asked.draft.prompt == "x" * SMALL_BYTES
+    assert asked.draft.prompts == ("x" * SMALL_BYTES,)
 
 
 async def test_process_that_died_is_replaced(readers: Readers) -> None:

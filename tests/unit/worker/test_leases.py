@@ -53,7 +53,7 @@ async def _take_several(store: MemoryStore, count: int) -> list[HeldJob]:
 
 
 async def _start(store: MemoryStore, held: HeldJob) -> None:
-    verdict = await store.start(held.lease, prompt_token_ids=[1], model_revision="r")
+    verdict = await store.start(held.lease, prompts=[[1]], model_revision="r")
     held.note_started(verdict.tail)
     held.heed(verdict)
 

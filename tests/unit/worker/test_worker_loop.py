@@ -235,7 +235,7 @@ async def charge(store: MemoryStore) -> None:
         TakeRequest(MODEL, 1, worker_id="late", call_id="1", lease_s=-1, idle=False)
     )
     [taken] = take.jobs
-    await store.start(taken.lease, prompt_token_ids=[1], model_revision="r")
+    await store.start(taken.lease, prompts=[[1]], model_revision="r")
     await store.reap(MODEL, max_failures=3, limit=10)
 
 

@@ -68,7 +68,7 @@ class Worker:
         return HeldJob(taken, JobMetrics(self.metrics, taken))
 
     async def start(self, held: HeldJob, prompt_tokens: int = 3) -> None:
-        await note_start(self.store, held, prompt_token_ids=[1] * prompt_tokens, model_revision="r")
+        await note_start(self.store, held, prompts=[[1] * prompt_tokens], model_revision="r")
 
     async def append(self, held: HeldJob, count: int = 1) -> None:
         for _ in range(count):

@@ -27,7 +27,7 @@ def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job
         "log_ttl_s": 60.0,
         "result_ttl_s": 120.0,
     }
-    if not fields.keys() & {"prompt", "embedding"}:
+    if not fields.keys() & {"prompt", "prompts", "embedding"}:
         defaults["messages"] = (Message("user", "Où est la gare ?"),)
     return Job(key_id=key_id, model=model, **(defaults | fields))
 

@@ -175,11 +175,11 @@ def chat_request(content: str = "hello", **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
 
 
-def answer_to(content: str, count: int = DEFAULT_ANSWER_TOKENS) -> str:
-    """Return the deterministic engine's answer to `chat_request(content)`."""
-    return answer_to_prompt(f"<user>{content}<assistant>", count)
+def answer_to(content: str, count: int = DEFAULT_ANSWER_TOKENS, index: int = 0) -> str:
+    """Return the deterministic engine's answer to `chat_request(content)`; of several, this one."""
+    return answer_to_prompt(f"<user>{content}<assistant>", count, index)
 
 
-def answer_to_prompt(prompt: str, count: int) -> str:
+def answer_to_prompt(prompt: str, count: int, index: int = 0) -> str:
     """Return the deterministic engine's answer to a plain prompt."""
-    return answer_text(list(prompt.encode()), count)
+    return answer_text(list(prompt.encode()), count, index)

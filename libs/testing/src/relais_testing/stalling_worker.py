@@ -39,9 +39,10 @@ class StallingEngine(engine_deterministic.DeterministicEngine):
         max_tokens: int,
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
+        prompt_logprobs: int | None = None,
     ) -> AsyncIterator[Generation]:
         async with super().generate(
-            request_id, prompt_token_ids, sampling, max_tokens, emitted, chat
+            request_id, prompt_token_ids, sampling, max_tokens, emitted, chat, prompt_logprobs
         ) as generation:
             if b"[stall]" in bytes(prompt_token_ids):
                 self._stalled = True

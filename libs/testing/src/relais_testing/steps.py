@@ -55,7 +55,7 @@ async def running(ports: Ports, job: Job | None = None) -> TakenJob:
 
 async def start(ports: Ports, lease: Lease) -> Verdict:
     """Start a job."""
-    return await ports.source.start(lease, prompt_token_ids=[1, 2, 3], model_revision="r1")
+    return await ports.source.start(lease, prompts=[[1, 2, 3]], model_revision="r1")
 
 
 async def append(

@@ -52,7 +52,7 @@ class JobHandler(ABC):
         asked = self._asked(held.job)
         began_s = time.monotonic()
         starting = asyncio.create_task(
-            note_start(self._source, held, prompt_token_ids=(), model_revision=self._info.revision)
+            note_start(self._source, held, prompts=((),), model_revision=self._info.revision)
         )
         try:
             key_id = held.job.key_id

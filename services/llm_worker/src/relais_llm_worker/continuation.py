@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 from relais_common.jobs.chat import ChatOptions, joined
 from relais_common.jobs.errors import NotResumable, StoreUnavailable
-from relais_common.jobs.events import Restarted, Token
+from relais_common.jobs.events import Prompt, Restarted, Token
 from relais_common.jobs.job import Sampling
 from relais_common.queue.codec import decode_event
 from relais_common.queue.ports import EventLog
@@ -18,15 +20,29 @@ from relais_llm_worker.model import Cut
 PAGE = 1000
 
 
-async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitted:
-    """Read tokens and what they say from a channel's first `tail` events, without those that a `restarted` made void.
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What a log has of a job.
 
-    There are no token ids if any of it came without them: the rest would not be enough.
+    Attributes:
+        answers: what was published of each, by index.
+        prompts: those that were told.
+    """
+
+    answers: Mapping[int, Emitted] = field(default_factory=dict)
+    prompts: Collection[int] = ()
+
+
+async def read_logged(event_log: EventLog, channel_id: str, tail: int) -> Logged:
+    """Read a channel's first `tail` events, without what a `restarted` made void.
+
+    An answer has no token ids if any of it came without them: the rest would not be enough.
 
     Waits while the store is unavailable, and for events that the log has lost since the take: if they do not come
     back, the lease is lost too, and its next renewal reports it.
     """
-    tokens: list[Token] = []
+    tokens: defaultdict[int, list[Token]] = defaultdict(list)
+    prompts: set[int] = set()
     backoff = Backoff()
     position = 0
     while position < tail:
@@ -41,11 +57,13 @@ async def read_emitted(event_log: EventLog, channel_id: str, tail: int) -> Emitt
         for line in lines:
             match decode_event(line):
                 case Token() as token:
-                    tokens.append(token)
+                    tokens[token.index].append(token)
+                case Prompt() as prompt:
+                    prompts.add(prompt.index)
                 case Restarted():
                     tokens.clear()
         position += len(lines)
-    return _emitted(tokens)
+    return Logged({index: _emitted(of_one) for index, of_one in tokens.items()}, prompts)
 
 
 def _emitted(tokens: Sequence[Token]) -> Emitted:
@@ -58,6 +76,7 @@ def _emitted(tokens: Sequence[Token]) -> Emitted:
         "".join(token.reasoning for token in tokens),
         joined(deltas),
         tuple(len(token.token_ids) for token in known),
+        tokens[-1].end,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from relais_common.jobs.chat import Chat, Message, ToolCall, ToolCallDelta
 from relais_common.jobs.errors import EngineRefused
-from relais_common.jobs.events import TokenLogprob, Usage
+from relais_common.jobs.events import AnswerEnd, PromptLogprob, TokenLogprob, Usage
 from relais_common.jobs.job import Sampling
 
 
@@ -58,6 +58,7 @@ class Chunk:
         finish_reason: `stop` or `length` on the last chunk, else None.
         stop_reason: the stop string or token id that matched, if one did.
         cached_tokens: prompt tokens found in the prefix cache.
+        prompt_logprobs: on the first chunk, if requested: of each token of the prompt, and of candidates for its place.
         usage: on the last chunk, from a server that counts tokens but does not report ids.
         logprobs: one for each id, if requested.
         reasoning, tool_calls: what the ids say beside their text.
@@ -78,6 +79,7 @@ class Chunk:
     message: Message | None = None
     reasoning_tokens: int | None = None
     unreadable: bool = False
+    prompt_logprobs: tuple[tuple[PromptLogprob, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Emitted:
         text: the published text; shorter than the ids' text while part of it is held back.
         reasoning, tool_calls: published beside it.
         steps: how many ids each event has. Parsers of reasoning and tools get them in the same portions again.
+        end: how it ended, if it did: only one of several can have, while its job goes on.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -96,6 +99,7 @@ class Emitted:
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     steps: tuple[int, ...] = ()
+    end: AnswerEnd | None = None
 
 
 NOTHING = Emitted()
@@ -140,11 +144,14 @@ class Engine(Protocol):
     def load(self) -> EngineLoad:
         """Return its present load."""
 
-    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
+    async def encode_chat(
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+    ) -> list[int]:
         """Return a conversation's token ids, through the model's chat template.
 
         Args:
             key_id: the request's key; long prompts of several keys take turns.
+            add_special_tokens: put the model's before what the template writes.
 
         Raises:
             EngineRefused: the template rejects it, it is far longer than the context, or the model has no tools.
@@ -158,8 +165,14 @@ class Engine(Protocol):
         """
         ...
 
-    async def encode_text(self, key_id: str, text: str) -> list[int]:
-        """Return a plain prompt's token ids, preceded by the model's special tokens.
+    async def encode_text(
+        self, key_id: str, text: str, *, add_special_tokens: bool = True, keep: int | None = None
+    ) -> list[int]:
+        """Return a plain prompt's token ids.
+
+        Args:
+            add_special_tokens: put the model's before it.
+            keep: how many tokens are left of it, the last ones; None for all.
 
         Raises:
             EngineRefused: it is far longer than the context.
@@ -197,14 +210,17 @@ class Engine(Protocol):
         max_tokens: int,
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
+        prompt_logprobs: int | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
         """Return a context that hands the request to the engine on entry.
 
         Args:
+            request_id: the job's channel id; of answers to a prompt after its first with `#` and their number.
             sampling: settled for this chat.
             max_tokens: bound of the whole answer; more than `emitted` has.
             emitted: output of an interrupted engine. Chunks continue after it, ids and text.
             chat: the conversation that the prompt is made of, if it is one: its answer may have reasoning and calls.
+            prompt_logprobs: how many candidates to tell of each token of the prompt; None tells nothing.
 
         Raises (on entry):
             NotResumable: the answer cannot continue after `emitted`.

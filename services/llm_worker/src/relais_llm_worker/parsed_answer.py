@@ -72,6 +72,9 @@ class ParsedAnswer:
         parsed = self._take(chunk.text, chunk.token_ids, finished=finished)
         chunk.text, chunk.reasoning = parsed.content, parsed.reasoning
         chunk.tool_calls = tuple(parsed.tool_calls)
+        if not self._options.include_reasoning:
+            # As in vLLM: they would tell what it is.
+            chunk.logprobs = None
         if finished:
             self._finish(chunk)
         return chunk
@@ -83,6 +86,8 @@ class ParsedAnswer:
         if not self._options.parallel_tool_calls:
             first = [delta for delta in parsed.tool_calls if delta.index == 0]
             parsed = Parsed(parsed.content, parsed.reasoning, first)
+        if not self._options.include_reasoning:
+            parsed = Parsed(parsed.content, "", parsed.tool_calls)
         self._content.append(parsed.content)
         self._reasoning.append(parsed.reasoning)
         self._deltas += parsed.tool_calls
@@ -95,6 +100,8 @@ class ParsedAnswer:
             chunk.finish_reason = "tool_calls"
         chunk.reasoning_tokens = self._parser.reasoning_tokens(self._token_ids)
         whole = self._parser.whole("".join(self._text), self._token_ids)
+        if not self._options.include_reasoning:
+            whole = replace(whole, reasoning=None)
         calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
         # As in vLLM, an answer that had to be a call has empty content rather than none.
         said = whole.content or ("" if self._options.must_call else None)

@@ -68,12 +68,20 @@ class ChatOptions(Struct, frozen=True, omit_defaults=True):
         tool_choice: `none`, `auto`, `required`, or the function to be called, in OpenAI's shape.
         parallel_tool_calls: whether the answer may have several calls.
         reasoning_effort: for models whose chat templates know it; `none` asks for no reasoning.
+        include_reasoning: whether the answer tells it.
+        add_generation_prompt: the template ends with what begins an answer.
+        continue_final_message: the answer continues the last message.
+        documents: for templates that know them.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: str | None = None
+    include_reasoning: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    documents: tuple[dict[str, str], ...] = ()
 
     @property
     def may_call(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from relais_common.jobs.chat import Message, ToolCallDelta
 from relais_common.jobs.errors import ErrorInfo
@@ -22,10 +24,15 @@ class Started:
     """The engine has accepted the prompt.
 
     Attributes:
-        input_tokens: prompt length after the chat template; None if a server does not report it.
+        input_tokens: prompt length after the chat template; None if a server does not report it, or of several prompts.
     """
 
     input_tokens: int | None
+
+    @classmethod
+    def with_prompts(cls, prompts: Sequence[Sequence[int]]) -> Self:
+        """Of a job with these prompts, as far as their ids are known."""
+        return cls(len(prompts[0]) or None if len(prompts) == 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,52 @@ class TokenLogprob:
     top_logprobs: tuple[RankedToken, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PromptLogprob:
+    """A candidate for the place of a prompt's token.
+
+    Attributes:
+        logprob, rank: None for the first token, before which there is nothing; 1 is the likeliest.
+    """
+
+    token_id: int
+    token: str
+    logprob: float | None
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the engine has it, for requests that ask for it; before the tokens of its answers.
+
+    Attributes:
+        text: where it is to be repeated.
+        logprobs: where requested, of each token: itself, then the likeliest candidates.
+        index: which of several.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str | None = None
+    logprobs: tuple[tuple[PromptLogprob, ...], ...] | None = None
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    """How one of several answers ended.
+
+    Attributes:
+        message: as in `Completed`; in its `answers`, of every answer.
+        reasoning_tokens: as in `Usage`.
+    """
+
+    finish_reason: str
+    output_tokens: int
+    stop_reason: str | int | None = None
+    message: Message | None = None
+    reasoning_tokens: int | None = None
+
+
 @dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Token:
     """One step of the engine: its text and its token ids.
@@ -62,6 +115,8 @@ class Token:
         logprobs: one for each id, if requested.
         reasoning: the next part of what the model thinks before its answer.
         tool_calls: the next parts of the answer's tool calls.
+        index: of the answer, among all of the job: number of the prompt times `n`, plus the number of the answer to it.
+        end: on the last one of each answer, if the job has several.
     """
 
     text: str
@@ -69,6 +124,8 @@ class Token:
     logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    index: int = 0
+    end: AnswerEnd | None = None
 
     @property
     def says_something(self) -> bool:
@@ -137,6 +194,7 @@ class Completed:
     Attributes:
         message: the whole answer, where it is more than the text of its tokens: it has reasoning or tool calls, or the
             model's calls could not be read and are text.
+        answers: all of them, if the job has several; the other fields are the first's, but for the usage of all.
     """
 
     finish_reason: str
@@ -145,6 +203,7 @@ class Completed:
     stop_reason: str | int | None = None
     vectors: Vectors | None = None
     message: Message | None = None
+    answers: tuple[AnswerEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +228,7 @@ class Expired:
 
 
 Terminal = Completed | Failed | Cancelled | Expired
-Event = Queued | Started | Token | Restarted | Terminal
+Event = Queued | Started | Prompt | Token | Restarted | Terminal
 
 
 def counted_usage(terminal: Terminal) -> Usage | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from relais_common.jobs.chat import Chat, ChatOptions, Message
 from relais_common.jobs.limits import Buckets
@@ -12,6 +12,9 @@ from relais_common.jobs.limits import Buckets
 EXPECTED_TOKENS = 1024
 LOGPROB_BYTES = 48
 """Of one token and its log probability, as a log has them."""
+MOST_PROMPT_LOGPROBS = 32_768
+"""Log probabilities that are told of one prompt: of its tokens, and of the candidates for their places."""
+
 EXPECTED_DIMENSIONS = 1024
 """Of a vector whose model has not said how many it gives. Counted until the end; then what it has."""
 
@@ -87,6 +90,9 @@ class Sampling:
             may make a `structural_tag` of tools.
         thinking_token_budget: the most tokens of reasoning.
         logprobs: how many of the likeliest tokens are told beside each one that was chosen; None tells nothing.
+        structures_reasoning: the structured output has the reasoning in it; else it begins after that.
+        return_tokens_as_token_ids: there, tokens are told as `token_id:<id>`.
+        max_tokens: 0 for none at all: only the prompt is asked for.
     """
 
     max_tokens: int | None = None
@@ -112,6 +118,32 @@ class Sampling:
     structured_outputs: dict[str, Any] | None = None
     logprobs: int | None = None
     thinking_token_budget: int | None = None
+    return_tokens_as_token_ids: bool = False
+    structures_reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """How a prompt is made of what was given, and what is told of it; in vLLM's words.
+
+    Attributes:
+        add_special_tokens: None for the usual: plain prompts get the model's, chats what their template writes.
+        truncate_prompt_tokens: keep so many of its last tokens; -1 for what fits beside an answer.
+        echo: tell its text.
+        return_token_ids: tell its ids.
+        prompt_logprobs: tell its tokens' log probabilities, and those of so many of the likeliest in their place.
+    """
+
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = None
+    echo: bool = False
+    return_token_ids: bool = False
+    prompt_logprobs: int | None = None
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether anything of it is told."""
+        return self.echo or self.return_token_ids or self.prompt_logprobs is not None
 
 
 class InputType(StrEnum):
@@ -142,11 +174,15 @@ class Embedding:
 class Job:
     """One accepted request.
 
-    Exactly one of `messages`, `prompt` and `embedding` is given; a prompt is text or token ids. What is to be
-    tokenised, or turned back into text, is a prompt or messages; the answer to the first is a JSON array, as text.
+    Exactly one of `messages`, `prompt`, `prompts` and `embedding` is given; a prompt is text or token ids. What is to
+    be tokenised, or turned back into text, is a prompt or messages; the answer to the first is a JSON array, as text.
 
     Attributes:
         channel_id: the job's name everywhere, and the client's handle to its stream.
+        prompts: several, each with answers of its own.
+        prompting: how the prompt is made, and what is told of it.
+        n: answers to each prompt, or to the chat.
+        index: of a job that is one of several answers to a prompt: which.
         chat_template_kwargs: what the model's chat template is told beside the messages, by the names that it knows.
         chat: how the messages are to be answered.
         key_id: whose request it is; jobs of one key share a lane in the queue.
@@ -161,6 +197,10 @@ class Job:
     operation: Operation
     messages: tuple[Message, ...] | None = None
     prompt: str | tuple[int, ...] | None = None
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    prompting: PromptOptions = field(default_factory=PromptOptions)
+    n: int = 1
+    index: int = 0
     embedding: Embedding | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
@@ -171,6 +211,27 @@ class Job:
     deadline_s: float
     log_ttl_s: float
     result_ttl_s: float
+
+    @property
+    def answers(self) -> int:
+        """How many answers it has. Each takes a place, at a worker and of its key's."""
+        return self.n * max(1, len(self.prompts))
+
+    def one(self, index: int) -> Self:
+        """Return the job of this answer alone. As in vLLM, each has a seed of its own, if any is given."""
+        if self.answers == 1:
+            return self
+        which, index = divmod(index, self.n)
+        prompt = self.prompts[which] if self.prompts else self.prompt
+        sampling = self.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + index)
+        return replace(self, prompt=prompt, prompts=(), n=1, index=index, sampling=sampling)
+
+    @property
+    def prompt_logprobs(self) -> int | None:
+        """How many candidates are told of each token of the prompt: by the first answer to it, for all."""
+        return None if self.index else self.prompting.prompt_logprobs
 
     @property
     def conversation(self) -> Chat | None:
@@ -186,10 +247,13 @@ class Job:
         if asked is not None:
             dimensions = 1 if asked.queries else asked.dimensions or EXPECTED_DIMENSIONS
             return 4 * len(asked.inputs) * dimensions
+        of_prompts = 0
+        if self.prompting.prompt_logprobs is not None:
+            of_prompts = max(1, len(self.prompts)) * MOST_PROMPT_LOGPROBS * LOGPROB_BYTES
         if self.sampling.logprobs is None:
-            return 0
+            return of_prompts
         tokens = self.sampling.max_tokens or EXPECTED_TOKENS
-        return tokens * (1 + self.sampling.logprobs) * LOGPROB_BYTES
+        return of_prompts + self.answers * tokens * (1 + self.sampling.logprobs) * LOGPROB_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +298,11 @@ class Interrupted:
     """What an earlier holder's engine ran, of a job whose log holds tokens already.
 
     Attributes:
-        prompt_token_ids: the prompt as that engine was given it.
+        prompts: the ids of each prompt, as that engine was given it; of several, those that were begun have any.
         model_revision: the weights that it ran.
     """
 
-    prompt_token_ids: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
     model_revision: str
 
 

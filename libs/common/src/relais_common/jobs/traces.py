@@ -62,9 +62,10 @@ class Trace:
         wasted_tokens: tokens generated for nobody: by requests that did not complete, or made void by a restart.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
         first_token_at_s: when the first token was published; None if none was, as for embeddings.
-        content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt` or `embedding` as the
-            request had them, and `chat` with its tools; `answer`, what was published of its text, and `message`, the
-            whole answer where it is more. More than 2 MiB of both is left out, and there is `omitted_bytes` alone.
+        content: what was asked and answered, where `TRACE_CONTENT=full`: `messages`, `prompt`, `prompts` or `embedding`
+            as the request had them, and `chat` with its tools; `answer`, what was published of its text, and `message`,
+            the whole answer where it is more; `answers`, all of several. More than 2 MiB of both is left out, and there
+            is `omitted_bytes` alone.
             Vectors are never there.
     """
 

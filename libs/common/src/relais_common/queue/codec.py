@@ -8,7 +8,7 @@ parsing it. A live message is the number of its first event, a newline, and its 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,11 +17,14 @@ import orjson
 from relais_common.jobs.chat import ChatOptions, Message, ToolCallDelta
 from relais_common.jobs.errors import DecodeError, ErrorInfo, Unreadable, WorkerLost
 from relais_common.jobs.events import (
+    AnswerEnd,
     Cancelled,
     Completed,
     Event,
     Expired,
     Failed,
+    Prompt,
+    PromptLogprob,
     Queued,
     RankedToken,
     Restarted,
@@ -40,6 +43,7 @@ from relais_common.jobs.job import (
     OnWorkerLoss,
     Operation,
     Priority,
+    PromptOptions,
     Sampling,
     StopReason,
     WorkerState,
@@ -49,6 +53,7 @@ from relais_common.queue.ports import LiveBatch
 NAMES: dict[type[Event], bytes] = {
     Queued: b"queued",
     Started: b"started",
+    Prompt: b"prompt",
     Token: b"token",
     Restarted: b"restarted",
     Completed: b"completed",
@@ -82,15 +87,36 @@ def _rest_of(token: Token) -> bytes:
         rest += b',"reasoning":' + orjson.dumps(token.reasoning)
     if token.tool_calls:
         rest += b',"tool_calls":' + _dumps(token.tool_calls)
+    if token.index:
+        rest += b',"index":%d' % token.index
+    if token.end is not None:
+        rest += b',"end":' + _dumps(_end_fields(token.end))
     return rest
 
 
+def _end_fields(end: AnswerEnd) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "finish_reason": end.finish_reason,
+        "output_tokens": end.output_tokens,
+        "stop_reason": end.stop_reason,
+    }
+    if end.message is not None:
+        fields["message"] = end.message
+    if end.reasoning_tokens is not None:
+        fields["reasoning_tokens"] = end.reasoning_tokens
+    return fields
+
+
 def _completed_fields(event: Completed) -> dict[str, Any]:
-    """Return the fields, without those that only chats have."""
+    """Return the fields, without those that only chats have, or only jobs with several answers."""
     names = (field.name for field in dataclasses.fields(event))
     fields = {name: getattr(event, name) for name in names}
     if event.message is None:
         del fields["message"]
+    if event.answers:
+        fields["answers"] = [_end_fields(one) for one in event.answers]
+    else:
+        del fields["answers"]
     if event.usage.reasoning_tokens is None:
         usage = dataclasses.asdict(event.usage)
         del usage["reasoning_tokens"]
@@ -127,11 +153,16 @@ def decode_event(line: bytes) -> Event:
                 token.reasoning = fields.get("reasoning", "")
                 if (tool_calls := fields.get("tool_calls")) is not None:
                     token.tool_calls = msgspec.convert(tool_calls, tuple[ToolCallDelta, ...])
+                token.index = fields.get("index", 0)
+                if (end := fields.get("end")) is not None:
+                    token.end = _end(end)
                 return token
             case b"queued":
                 return Queued(**fields)
             case b"started":
                 return Started(**fields)
+            case b"prompt":
+                return _prompt(fields)
             case b"restarted":
                 return Restarted(**fields)
             case b"completed":
@@ -142,6 +173,7 @@ def decode_event(line: bytes) -> Event:
                     stop_reason=fields["stop_reason"],
                     vectors=_vectors(fields.get("vectors")),
                     message=msgspec.convert(fields.get("message"), Message | None),
+                    answers=tuple(map(_end, fields.get("answers", ()))),
                 )
             case b"failed":
                 return Failed(ErrorInfo(**fields["error"]))
@@ -152,6 +184,18 @@ def decode_event(line: bytes) -> Event:
     except (*_WRONG, KeyError) as error:
         raise DecodeError(f"event {name!r}: {error}") from error
     raise DecodeError(f"unknown event {name!r}")
+
+
+def _prompt(fields: dict[str, Any]) -> Prompt:
+    logprobs = fields["logprobs"]
+    if logprobs is not None:
+        logprobs = tuple(tuple(PromptLogprob(**one) for one in place) for place in logprobs)
+    return Prompt(tuple(fields["token_ids"]), fields["text"], logprobs, fields["index"])
+
+
+def _end(fields: dict[str, Any]) -> AnswerEnd:
+    message = msgspec.convert(fields.pop("message", None), Message | None)
+    return AnswerEnd(**fields, message=message)
 
 
 def _token_logprob(fields: dict[str, Any]) -> TokenLogprob:
@@ -197,8 +241,10 @@ def decode_job(payload: bytes) -> Job:
             on_worker_loss=OnWorkerLoss(fields.pop("on_worker_loss", OnWorkerLoss.FAIL)),
             messages=msgspec.convert(messages, tuple[Message, ...] | None),
             prompt=_text_or_ids(prompt),
+            prompts=tuple(map(_text_or_ids, fields.pop("prompts", ()))),
             embedding=_embedding(fields.pop("embedding", None)),
             sampling=Sampling(**sampling),
+            prompting=PromptOptions(**fields.pop("prompting", {})),
             chat=msgspec.convert(fields.pop("chat", {}), ChatOptions),
             **fields,
         )
@@ -222,15 +268,16 @@ def _embedding(fields: dict[str, Any] | None) -> Embedding | None:
     )
 
 
-def encode_token_ids(token_ids: Iterable[int]) -> bytes:
-    """Encode token ids as a JSON array."""
-    return orjson.dumps(list(token_ids))
+def encode_prompts(prompts: Sequence[Sequence[int]]) -> bytes:
+    """Encode the token ids of a job's prompts: of one as a JSON array, of several as an array of arrays."""
+    return orjson.dumps(list(prompts[0]) if len(prompts) == 1 else [list(one) for one in prompts])
 
 
-def decode_token_ids(payload: bytes) -> tuple[int, ...]:
-    """Decode token ids from `encode_token_ids`. Raises DecodeError."""
+def decode_prompts(payload: bytes) -> tuple[tuple[int, ...], ...]:
+    """Decode token ids from `encode_prompts`. Raises DecodeError."""
     try:
-        return tuple(orjson.loads(payload))
+        found = orjson.loads(payload)
+        return tuple(map(tuple, found if found and isinstance(found[0], list) else [found]))
     except (ValueError, TypeError) as error:
         raise DecodeError(f"token ids: {error}") from error
 

@@ -175,12 +175,12 @@ class JobSource(Protocol):
         ...
 
     async def start(
-        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+        self, lease: Lease, *, prompts: Sequence[Sequence[int]], model_revision: str
     ) -> Verdict:
-        """Record that the engine has accepted the prompt; append `started` the first time.
+        """Record that the engine has accepted the prompt, or some of several; append `started` the first time.
 
         Args:
-            prompt_token_ids: empty if the engine does not report them.
+            prompts: the token ids of each; empty if the engine does not report them, or has not accepted it yet.
         """
         ...
 

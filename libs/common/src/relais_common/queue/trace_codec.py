@@ -13,7 +13,7 @@ from relais_common.jobs.job import Operation, Priority, Status
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec
 
-_ASKED = ("messages", "chat", "prompt", "embedding")
+_ASKED = ("messages", "chat", "prompt", "prompts", "embedding")
 
 
 def decode_trace(entry: Sequence[bytes]) -> Trace:
@@ -29,6 +29,7 @@ def _trace(fields: dict[str, bytes]) -> Trace:
     channel_id = fields["channel_id"].decode()
     outcome = _outcome(fields["outcome"])
     message, error = outcome.get("message") or {}, outcome.get("error") or {}
+    answers = [one["message"] for one in outcome.get("answers", ())]
     input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
     queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
     first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
@@ -52,12 +53,12 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         cached_tokens=cached_tokens,
         wasted_tokens=wasted_tokens,
         reasoning_tokens=(outcome.get("usage") or {}).get("reasoning_tokens") or 0,
-        tool_calls=len(message.get("tool_calls", ())),
+        tool_calls=sum(len(one.get("tool_calls", ())) for one in answers or [message]),
         accepted_at_s=float(fields["accepted_at"]),
         first_token_at_s=float(first_token_at) if first_token_at else None,
         finished_at_s=float(fields["finished_at"]),
         phases=Phases(queue_s=queue_s, prefill_s=prefill_s, decode_s=decode_s, stalled_s=stalled_s),
-        content=_content(fields, message),
+        content=_content(fields, message, answers),
     )
 
 
@@ -70,23 +71,29 @@ def _outcome(line: bytes) -> dict[str, Any]:
     return outcome
 
 
-def _content(fields: dict[str, bytes], message: dict[str, Any]) -> dict[str, Any] | None:
+def _content(
+    fields: dict[str, bytes], message: dict[str, Any], answers: list[dict[str, Any]]
+) -> dict[str, Any] | None:
     if "omitted_bytes" in fields:
         return {"omitted_bytes": int(fields["omitted_bytes"])}
     if "request" not in fields:
         return None
-    return content_of(fields["request"], fields["answer"].decode(), message)
+    return content_of(fields["request"], fields["answer"].decode(), message, answers)
 
 
-def content_of(payload: bytes, answer: str, message: dict[str, Any]) -> dict[str, Any]:
+def content_of(
+    payload: bytes, answer: str, message: dict[str, Any], answers: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Return the prompt, if the request can be decoded, and the answer.
 
     Args:
         message: the whole answer, where it is more than its text.
+        answers: all of them, where there are several.
     """
     try:
         request = orjson.loads(payload)
     except orjson.JSONDecodeError:
         request = {}
-    asked = {name: request[name] for name in _ASKED if request.get(name) not in (None, {})}
-    return {**asked, "answer": answer, **({"message": message} if message else {})}
+    asked = {name: request[name] for name in _ASKED if request.get(name) not in (None, {}, [])}
+    told = {name: value for name, value in (("message", message), ("answers", answers)) if value}
+    return {**asked, "answer": answer, **told}

@@ -48,7 +48,7 @@ class Handler(Protocol):
     """The port of a kind of worker: runs one job, and reports how many more fit."""
 
     def room(self, held: int) -> int:
-        """Return how many more jobs the engine can take now, while this worker holds `held`."""
+        """Return how many more answers the engine can begin now, while this worker holds `held`."""
         ...
 
     def enough_of(self) -> Collection[str]:
@@ -154,7 +154,7 @@ class Consumer:
                 await backoff.pause()
 
     def _room(self) -> int:
-        held = len(self._held_jobs)
+        held = self._held_jobs.places
         if self._held_jobs.suspect or (held and time.monotonic() < self._make_way_until_s):
             return 0
         return self._handler.room(held)
@@ -178,7 +178,7 @@ class Consumer:
         without: Collection[str],
         offers: Sequence[Lease],
     ) -> Take:
-        held_before = len(self._held_jobs)
+        held_before = self._held_jobs.places
         take = await self._source.take(
             TakeRequest(
                 self._settings.model,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from relais_common.jobs.events import Restarted, Token
+from relais_common.jobs.events import Prompt, Restarted, Token
 from relais_common.jobs.job import Append, Job, Lease, StopReason, TakenJob, Verdict
 from relais_common.queue import codec
 from relais_common.worker.metrics import JobMetrics
@@ -36,7 +36,8 @@ class HeldJob:
 
     Attributes:
         metrics: to be told what becomes of it.
-        text: the answer so far, in pieces.
+        places: how many of its answers have not ended; the last one counts until the job has gone.
+        text: the (first) answer so far, in pieces.
         vectors: the result of a request for vectors, packed.
         pieces: number of token events that this holder published.
         tells_ids: whether all that they say came with token ids.
@@ -45,6 +46,7 @@ class HeldJob:
     def __init__(self, taken: TakenJob, metrics: JobMetrics) -> None:
         self.taken = taken
         self.metrics = metrics
+        self.places = taken.job.answers
         self.text: list[str] = []
         self.vectors = b""
         self.pieces = 0
@@ -103,14 +105,14 @@ class HeldJob:
         """True while the log lacks events other than those sent with the job's end."""
         return self._acknowledged < len(self._lines) and not self._ending
 
-    def add(self, event: Token | Restarted) -> None:
+    def add(self, event: Prompt | Token | Restarted) -> None:
         """Number an event, which a publisher must send."""
         self._lines.append(codec.encode_event(event))
         if isinstance(event, Token):
-            self.text.append(event.text)
+            self._note_text(event)
             self.pieces += 1
             self.tells_ids = self.tells_ids and (bool(event.token_ids) or not event.says_something)
-        else:
+        elif isinstance(event, Restarted):
             self.text.clear()
             self.pieces, self.tells_ids = 0, True
 
@@ -120,7 +122,11 @@ class HeldJob:
         It must not be in the log without the end, because a successor would then generate more.
         """
         self._last_lines = (codec.encode_event(event),)
-        self.text.append(event.text)
+        self._note_text(event)
+
+    def _note_text(self, event: Token) -> None:
+        if event.index == 0:
+            self.text.append(event.text)
 
     def note_started(self, tail: int) -> None:
         """Continue numbering after `started`, which the queue itself may have appended."""
@@ -193,6 +199,11 @@ class HeldJobs:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    @property
+    def places(self) -> int:
+        """How many answers they have that have not ended."""
+        return sum(held.places for held in self._jobs.values())
 
     def all(self) -> Sequence[HeldJob]:
         """Return all held jobs."""

@@ -216,8 +216,9 @@ class JobMetrics:
         of, model, timings, usage = self._of, self._model, completed.timings, completed.usage
         of.tokens.cached.of(model).inc(usage.cached_tokens)
         of.tokens.reasoning.of(model).inc(usage.reasoning_tokens or 0)
-        if completed.message is not None:
-            of.outcomes.tool_calls.of(model, "read").inc(len(completed.message.tool_calls))
+        for answer in completed.answers or (completed,):
+            if answer.message is not None:
+                of.outcomes.tool_calls.of(model, "read").inc(len(answer.message.tool_calls))
         # A remote server may report the number only at the end.
         of.tokens.prompt.of(model).inc(max(0, (usage.input_tokens or 0) - self._prompt_tokens))
         of.durations.prefill.of(model).observe(timings.prefill_s)

@@ -196,7 +196,7 @@ async def serve(
             worker_id=worker_id,
             model=model.name,
             capacity=status.capacity,
-            running=len(held_jobs),
+            running=held_jobs.places,
             draining=stop.is_set(),
             max_model_len=status.max_model_len,
             kv_cache_usage=status.kv_cache_usage,
@@ -207,7 +207,7 @@ async def serve(
     source = store.source
     publisher = Publisher(source, interval_s=settings.stream_interval_s, sizes=metrics.batch)
     handler = model.make_handler(Desk(source, store.log, publisher, metrics, held_jobs))
-    metrics.running.read(lambda: len(held_jobs), model.name)
+    metrics.running.read(lambda: held_jobs.places, model.name)
     metrics.capacity.read(lambda: model.status().capacity, model.name)
     if model.status().kv_cache_usage is not None:
         metrics.kv_cache_usage.read(lambda: model.status().kv_cache_usage or 0.0, model.name)

@@ -11,20 +11,27 @@ from relais_common.worker.held import HeldJob
 
 
 async def note_start(
-    source: JobSource, held: HeldJob, *, prompt_token_ids: Sequence[int], model_revision: str
+    source: JobSource,
+    held: HeldJob,
+    *,
+    prompts: Sequence[Sequence[int]],
+    model_revision: str,
+    newest: int = 0,
 ) -> None:
-    """Call `JobSource.start` until it succeeds; the engine continues while the store is unavailable."""
+    """Call `JobSource.start` until it succeeds; the engine continues while the store is unavailable.
+
+    Args:
+        newest: the prompt that the engine has accepted now.
+    """
     backoff = Backoff()
     while True:
         try:
-            verdict = await source.start(
-                held.lease, prompt_token_ids=prompt_token_ids, model_revision=model_revision
-            )
+            verdict = await source.start(held.lease, prompts=prompts, model_revision=model_revision)
         except StoreUnavailable:
             await backoff.pause()
             continue
         if verdict.held:
-            held.metrics.started(len(prompt_token_ids))
+            held.metrics.started(len(prompts[newest]))
         held.note_started(verdict.tail)
         held.heed(verdict)
         return

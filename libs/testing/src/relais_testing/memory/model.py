@@ -66,7 +66,7 @@ class Record:
     preempted: int = 0
     worker: str = ""
     engaged: bool = False
-    prompt_token_ids: tuple[int, ...] = ()
+    prompts: tuple[tuple[int, ...], ...] = ()
     model_revision: str = ""
     stop: StopReason | None = None
     ended_by: int | None = None
@@ -222,10 +222,11 @@ class MemoryModel:
             raise traces_full(model, len(self.traces))
 
     def unfinished(self, job: Job) -> int:
-        """Return its key's unfinished jobs; lines of batches count separately."""
+        """Return its key's unfinished answers; lines of batches count separately."""
         return sum(
-            _account(record.job) == _account(job) and not record.status.is_terminal
+            record.job.answers
             for record in self.records.values()
+            if _account(record.job) == _account(job) and not record.status.is_terminal
         )
 
     def conclude(
@@ -264,12 +265,15 @@ class MemoryModel:
         if any(line.startswith(b"token ") for line in lines):
             record.hands.note_token(now)
         message = outcome.message if isinstance(outcome, Completed) else None
+        answers = [one.message for one in getattr(outcome, "answers", ())]
         told = outcome.usage if isinstance(outcome, Completed) else usage
         lost = 0 if record.status is Status.COMPLETED else usage.output_tokens
         content = None
         if record.tracing is not None and record.tracing.content:
             answer = text or published(record.log)
-            content = content_of(codec.encode_job(job), answer, to_builtins(message) or {})
+            content = content_of(
+                codec.encode_job(job), answer, to_builtins(message) or {}, to_builtins(answers)
+            )
         return Trace(
             channel_id=job.channel_id,
             key_id=job.key_id,
@@ -290,7 +294,7 @@ class MemoryModel:
             cached_tokens=usage.cached_tokens,
             wasted_tokens=void_tokens + lost,
             reasoning_tokens=told.reasoning_tokens or 0,
-            tool_calls=len(message.tool_calls) if message is not None else 0,
+            tool_calls=sum(len(one.tool_calls) for one in answers or [message] if one is not None),
             accepted_at_s=record.accepted_at_s,
             first_token_at_s=record.hands.first_token_at_s,
             finished_at_s=now,
@@ -409,9 +413,10 @@ class MemoryModel:
         return chosen
 
     def runs(self, priority: Priority, key_id: str) -> int:
-        """Return the running jobs of a key; lines of batches count separately."""
+        """Return the running answers of a key; lines of batches count separately."""
         account = (priority is Priority.BATCH, key_id)
-        return sum(_account(self.records[one].job) == account for one in self.inflight)
+        jobs = (self.records[one].job for one in self.inflight)
+        return sum(job.answers for job in jobs if _account(job) == account)
 
     def next_owner(self, priority: Priority, without: Collection[str] = ()) -> str | None:
         """Return the key whose turn it is among those with the fewest running jobs."""

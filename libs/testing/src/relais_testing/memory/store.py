@@ -99,7 +99,7 @@ class MemoryStore:
                 return self._accepted(model, model.records[channel_id], duplicate=True)
         unfinished = model.unfinished(job)
         model.refuse_where_full(job.model, max_waiting, unfinished)
-        if max_inflight_per_key is not None and unfinished >= max_inflight_per_key:
+        if max_inflight_per_key is not None and unfinished + job.answers > max_inflight_per_key:
             raise TooManyInFlight(
                 f"{unfinished} requests of this key to {job.model!r} have not ended",
                 retry_after_s=model.estimated_wait_s(1) or 1.0,
@@ -251,24 +251,24 @@ class MemoryStore:
             preempted=record.preempted,
             deadline_in_s=model.seconds_left(record),
             queued_s=model.seconds_queued(record),
-            interrupted=Interrupted(record.prompt_token_ids, record.model_revision)
+            interrupted=Interrupted(record.prompts, record.model_revision)
             if record.hands.first_token_at_s is not None and record.started_at_s is not None
             else None,
         )
 
     async def start(
-        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+        self, lease: Lease, *, prompts: Sequence[Sequence[int]], model_revision: str
     ) -> Verdict:
         model, record = self._of(lease.channel_id)
         verdict = model.verdict(lease.channel_id, lease.fence)
         if record is None or not verdict.held:
             return verdict
         record.engaged = True
-        record.prompt_token_ids = tuple(prompt_token_ids)
+        record.prompts = tuple(map(tuple, prompts))
         record.model_revision = model_revision
         if record.started_at_s is None:
             record.started_at_s = self._clock()
-            line = codec.encode_event(Started(len(prompt_token_ids) or None))
+            line = codec.encode_event(Started.with_prompts(prompts))
             model.append(record, len(record.log) + 1, [line])
         return model.verdict(lease.channel_id, lease.fence)
 

@@ -65,7 +65,8 @@ def in_turn(model: MemoryModel, request: TakeRequest) -> Handed:
         limit = min(room, model.share(worker_id, held, request.waited))
     taken += _turns(model, request, limit)
     left = limit < room and model.next_priority(request.without) is not None
-    model.note_room(worker_id, held + len(taken) if len(taken) < room else None)
+    answers = _answers(taken)
+    model.note_room(worker_id, held + answers if answers < room else None)
     waits = model.next_priority() is not None or (request.idle and bool(model.suspects))
     handed = Handed(taken, make_way, left, more=waits and not crowded)
     _remember(model, request, handed)
@@ -83,7 +84,7 @@ def _suspect(model: MemoryModel, request: TakeRequest) -> list[Record]:
 def _turns(model: MemoryModel, request: TakeRequest, limit: int) -> list[Record]:
     taken: list[Record] = []
     payload_bytes, without = 0, request.without
-    while len(taken) < limit and payload_bytes < MOST_BYTES:
+    while _answers(taken) < limit and payload_bytes < MOST_BYTES:
         priority = model.next_priority(without)
         owner = priority and model.next_owner(priority, without)
         if priority is None or owner is None:
@@ -93,6 +94,10 @@ def _turns(model: MemoryModel, request: TakeRequest, limit: int) -> list[Record]
             taken.append(record)
             payload_bytes += len(codec.encode_job(record.job))
     return taken
+
+
+def _answers(taken: list[Record]) -> int:
+    return sum(record.job.answers for record in taken)
 
 
 def _remember(model: MemoryModel, request: TakeRequest, handed: Handed) -> None:

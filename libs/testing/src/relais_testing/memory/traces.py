@@ -124,7 +124,7 @@ def published(log: list[bytes]) -> str:
     for line in log:
         event = codec.decode_event(line)
         if isinstance(event, Token):
-            texts.append(event.text)
+            texts += [event.text] if event.index == 0 else []
         elif isinstance(event, Restarted):
             texts.clear()
     return "".join(texts)

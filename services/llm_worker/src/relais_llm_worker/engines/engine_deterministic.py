@@ -1,6 +1,7 @@
 """An engine whose tokens follow from the prompt, for tests and benchmarks of everything around an engine.
 
-Token i of an answer is a word chosen by a hash of the prompt and i, so any worker gives the same answer, and
+Token i of an answer is a word chosen by a hash of the prompt and i (and of the number of the answer, where several
+are wanted), so any worker gives the same answer, and
 a resumed answer can be verified exactly. It needs no model and no GPU.
 """
 
@@ -17,7 +18,7 @@ import orjson
 
 from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
-from relais_common.jobs.events import RankedToken, TokenLogprob
+from relais_common.jobs.events import PromptLogprob, RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import (
@@ -30,6 +31,7 @@ from relais_llm_worker.engine import (
     exceeds_context,
 )
 from relais_llm_worker.engines.markup import MarkupParser
+from relais_llm_worker.engines.token_texts import id_as_text
 from relais_llm_worker.parsed_answer import ParsedAnswer
 
 _WORDS = tuple(
@@ -52,26 +54,32 @@ def _token_bytes(position: int, token_id: int) -> bytes:
     return _CUT[-1:] + word if position % 8 == 4 else word
 
 
-def answer_pieces(prompt_token_ids: list[int], count: int) -> list[str]:
-    """Return the text that each of the first `count` tokens of the answer to a prompt adds."""
+def answer_pieces(prompt_token_ids: list[int], count: int, index: int = 0) -> list[str]:
+    """Return the text that each of the first `count` tokens of this answer to a prompt adds."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
-    token_ids = answer_token_ids(prompt_token_ids, count)
+    token_ids = answer_token_ids(prompt_token_ids, count, index)
     return [decode(piece) for piece in starmap(_token_bytes, enumerate(token_ids))]
 
 
-def answer_text(prompt_token_ids: list[int], count: int) -> str:
-    """Return the text of the first `count` tokens of the answer to a prompt."""
-    return "".join(answer_pieces(prompt_token_ids, count))
+def answer_text(prompt_token_ids: list[int], count: int, index: int = 0) -> str:
+    """Return the text of the first `count` tokens of this answer to a prompt."""
+    return "".join(answer_pieces(prompt_token_ids, count, index))
 
 
-def chat_prompt(turns: Iterable[tuple[str, str]]) -> list[int]:
-    """Return the prompt token ids of a conversation of (role, content)."""
-    return list(("".join(f"<{role}>{text}" for role, text in turns) + "<assistant>").encode())
+def chat_prompt(turns: Iterable[tuple[str, str]], *, is_open: bool = False) -> list[int]:
+    """Return the prompt token ids of a conversation of (role, content).
+
+    Args:
+        is_open: nothing begins an answer after it.
+    """
+    begins = "" if is_open else "<assistant>"
+    return list(("".join(f"<{role}>{text}" for role, text in turns) + begins).encode())
 
 
-def answer_token_ids(prompt_token_ids: list[int], count: int) -> Iterator[int]:
-    """The first `count` token ids of the answer to a prompt, each made when it is asked for."""
-    seed = hashlib.sha256(repr(prompt_token_ids).encode()).digest()
+def answer_token_ids(prompt_token_ids: list[int], count: int, index: int = 0) -> Iterator[int]:
+    """The first `count` token ids of this answer to a prompt, each made when it is asked for."""
+    asked = f"{prompt_token_ids!r}{index or ''}"
+    seed = hashlib.sha256(asked.encode()).digest()
     for i in range(count):
         digest = hashlib.sha256(seed + i.to_bytes(4, "big")).digest()
         yield int.from_bytes(digest[:2], "big")
@@ -107,6 +115,19 @@ def told_logprob(piece: str, token_id: int, count: int) -> TokenLogprob:
     return TokenLogprob(piece, ranked[0].logprob, tuple(ranked[:count]))
 
 
+def told_prompt(token_ids: Sequence[int], count: int) -> tuple[tuple[PromptLogprob, ...], ...]:
+    """Return deterministic log probabilities of a prompt: each token is the likeliest, followed by the next bytes."""
+    return tuple(
+        (PromptLogprob(token_id, chr(token_id), None, None),)
+        if at == 0
+        else tuple(
+            PromptLogprob(token_id + rank, chr(token_id + rank), -at / 1000 - rank, rank + 1)
+            for rank in range(max(1, count))
+        )
+        for at, token_id in enumerate(token_ids)
+    )
+
+
 def _written(message: Message) -> str:
     """Return a message's text, with its calls."""
     calls = "".join(
@@ -135,7 +156,7 @@ class DeterministicEngine:
     ) -> None:
         self._info = ModelInfo(name, "deterministic-1", max_model_len, max_num_seqs)
         self._step_s = 1 / tokens_per_s if tokens_per_s else 0.0
-        self._running: set[str] = set()
+        self._running: list[str] = []
         self._dead = False
         self.steps = 0
 
@@ -152,23 +173,32 @@ class DeterministicEngine:
         # It has no KV cache; its places are the only limit.
         return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
 
-    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
+    async def encode_chat(
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+    ) -> list[int]:
         messages, options = chat.messages, chat.options
         told = {**chat.template_kwargs}
         if options.may_call:
             told["tools"] = orjson.dumps(options.tools).decode()
         if options.reasoning_effort is not None:
             told["reasoning_effort"] = options.reasoning_effort
+        if options.documents:
+            told["documents"] = orjson.dumps(options.documents).decode()
         turns = [(name, str(value)) for name, value in told.items()]
         turns += [
             (f"{turn.role} {turn.name}" if turn.name else turn.role, _written(turn))
             for turn in messages
         ]
         self._require_fit("messages", sum(len(text) for _, text in turns))
-        return chat_prompt(turns)
+        is_open = options.continue_final_message or not options.add_generation_prompt
+        return [0] * add_special_tokens + chat_prompt(turns, is_open=is_open)
 
-    async def encode_text(self, key_id: str, text: str) -> list[int]:
-        self._require_fit("prompt", len(text))
+    async def encode_text(
+        self, key_id: str, text: str, *, add_special_tokens: bool = True, keep: int | None = None
+    ) -> list[int]:
+        # It has no special tokens.
+        if keep is None:
+            self._require_fit("prompt", len(text))
         return list(text.encode())
 
     async def decode(self, key_id: str, token_ids: Sequence[int]) -> str:
@@ -200,6 +230,7 @@ class DeterministicEngine:
         max_tokens: int,
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
+        prompt_logprobs: int | None = None,
     ) -> AsyncIterator[Generation]:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")
@@ -208,12 +239,15 @@ class DeterministicEngine:
         for name in ("bad_words", "allowed_token_ids"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
-        run = _Generation(self, prompt_token_ids, sampling, max_tokens, emitted, chat)
-        self._running.add(request_id)
+        index = int(request_id.partition("#")[2] or 0)
+        run = _Generation(
+            self, prompt_token_ids, sampling, max_tokens, emitted, chat, index, prompt_logprobs
+        )
+        self._running.append(request_id)
         try:
             yield run
         finally:
-            self._running.discard(request_id)
+            self._running.remove(request_id)
 
     async def check_health(self) -> None:
         if self._dead:
@@ -238,7 +272,11 @@ class _Generation:
         max_tokens: int,
         emitted: Emitted,
         chat: Chat | None,
+        index: int,
+        prompt_logprobs: int | None,
     ) -> None:
+        self._prompt_logprobs = prompt_logprobs
+        self._as_ids = sampling.return_tokens_as_token_ids
         self._engine = engine
         self._prompt_token_ids = prompt_token_ids
         self._max_tokens = max_tokens
@@ -252,7 +290,7 @@ class _Generation:
         self._ends_itself = own_length < max_tokens or (
             self._said is not None and own_length == max_tokens
         )
-        self._token_ids: Iterator[int] = answer_token_ids(prompt_token_ids, self._length)
+        self._token_ids: Iterator[int] = answer_token_ids(prompt_token_ids, self._length, index)
         self._parsed: ParsedAnswer | None = None
         if self._said is not None:
             self._token_ids = iter(range(_SAID_IDS, _SAID_IDS + self._length))
@@ -312,7 +350,11 @@ class _Generation:
             text = self._text.give(ended=reason is not None)
             chunk = Chunk((token_id,), text, reason, matched)
             if self._logprobs is not None:
-                chunk.logprobs = (told_logprob(self._piece, token_id, self._logprobs),)
+                piece = id_as_text((token_id,)) if self._as_ids else self._piece
+                chunk.logprobs = (told_logprob(piece, token_id, self._logprobs),)
+            if self._prompt_logprobs is not None:
+                chunk.prompt_logprobs = told_prompt(self._prompt_token_ids, self._prompt_logprobs)
+                self._prompt_logprobs = None
             yield chunk if self._parsed is None else self._parsed.tell_apart(chunk)
             if matched is not None:
                 return

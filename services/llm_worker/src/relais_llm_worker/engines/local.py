@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from relais_common.jobs.errors import EngineRefused, EngineStuck
-from relais_common.jobs.job import Job
+from relais_common.jobs.job import MOST_PROMPT_LOGPROBS, Job, PromptOptions
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
@@ -92,6 +92,8 @@ class LocalModel:
             require_resumable(cut, {revision}, sampling, forces_tokens=forces_tokens)
             prompt, emitted = list(cut.prompt_token_ids), cut.emitted
         max_tokens = self._max_tokens(job, len(prompt))
+        prompt_logprobs = job.prompt_logprobs if emitted == NOTHING else None
+        _check_prompt_logprobs(prompt_logprobs, len(prompt))
         # The bounds of the deployment that began it may have allowed more.
         if len(emitted.token_ids) >= max_tokens:
             yield Answer(prompt, revision, _ended())
@@ -104,8 +106,9 @@ class LocalModel:
                 sampling, key_id=job.key_id, param="tools" if of_tools else None
             )
         with self._stalls.running(job.channel_id, structured=structured):
+            request_id = f"{job.channel_id}#{job.index}" if job.index else job.channel_id
             async with self._engine.generate(
-                job.channel_id, prompt, sampling, max_tokens, emitted, chat
+                request_id, prompt, sampling, max_tokens, emitted, chat, prompt_logprobs
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 
@@ -136,11 +139,31 @@ class LocalModel:
             raise EngineStuck(suspects)
 
     async def _encode(self, job: Job) -> list[int]:
+        keep, special = self._kept(job.prompting), job.prompting.add_special_tokens
         if (chat := job.conversation) is not None:
-            return await self._engine.encode_chat(job.key_id, chat)
-        if isinstance(job.prompt, str):
-            return await self._engine.encode_text(job.key_id, job.prompt)
-        return list(job.prompt or ())
+            ids = await self._engine.encode_chat(
+                job.key_id, chat, add_special_tokens=special is True
+            )
+        elif isinstance(job.prompt, str):
+            ids = await self._engine.encode_text(
+                job.key_id, job.prompt, add_special_tokens=special is not False, keep=keep
+            )
+        else:
+            ids = list(job.prompt or ())
+        return ids if keep is None else ids[max(0, len(ids) - keep) :]
+
+    def _kept(self, prompting: PromptOptions) -> int | None:
+        """Return how many tokens a prompt keeps, at most; None for all."""
+        keep, limit = prompting.truncate_prompt_tokens, self._engine.info.max_model_len
+        if keep is None:
+            return None
+        if keep > limit:
+            raise EngineRefused(
+                f"truncate_prompt_tokens: this model's maximum context length is {limit} tokens",
+                param="truncate_prompt_tokens",
+                code="invalid_value",
+            )
+        return limit - 1 if keep < 0 else keep
 
     def _max_tokens(self, job: Job, prompt_tokens: int) -> int:
         """Return the requested number, limited to what the model and this deployment allow."""
@@ -186,6 +209,17 @@ def models_of(
         )
         for one in engines
     ]
+
+
+def _check_prompt_logprobs(count: int | None, prompt_tokens: int) -> None:
+    """Raise EngineRefused if more would be told of a prompt than a log can hold."""
+    if count is not None and prompt_tokens * (count + 1) > MOST_PROMPT_LOGPROBS:
+        raise EngineRefused(
+            f"prompt_logprobs: {prompt_tokens} tokens with {count} candidates each are more than "
+            f"{MOST_PROMPT_LOGPROBS} log probabilities",
+            param="prompt_logprobs",
+            code="invalid_value",
+        )
 
 
 async def _ended() -> AsyncIterator[Chunk]:

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
     def max_chars_per_token(self) -> int:
         """Return the length of the longest token."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
         """Return the token ids of a text."""
 
     def decode(self, token_ids: list[int]) -> str:
@@ -66,22 +66,43 @@ class Prompts:
         self._slices = Turns("tokenize")
         self._long = Turns("tokenize-long")
 
-    async def of_text(self, key_id: str, text: str) -> list[int]:
-        """Tokenise a text, preceded by the model's special tokens.
+    async def of_text(
+        self,
+        key_id: str,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        keep: int | None = None,
+        param: str = "prompt",
+    ) -> list[int]:
+        """Tokenise a text.
+
+        Args:
+            add_special_tokens: put the model's before it.
+            keep: how many tokens are left of it, the last ones; None for all.
+            param: the field to blame.
 
         Raises:
             EngineRefused: it does not fit.
         """
+        truncation: dict[str, Any] = {}
+        if keep is not None:
+            # vLLM's tokenizers cut from the left. What so many tokens cannot reach need not be read.
+            truncation = {"truncation": True, "max_length": keep}
+            text = text[-(keep * self._tokenizer.max_chars_per_token + SLICE) :]
 
         def encode() -> list[int]:
-            return list(self._tokenizer.encode(text))
+            return list(
+                self._tokenizer.encode(text, add_special_tokens=add_special_tokens, **truncation)
+            )
 
         # Each thread switch waits for the GIL, 5 ms while this thread is busy: longer than a short text takes.
         if len(text) <= SHORT_TEXT:
             return encode()
         if len(text) <= SLICE:
             return await self._slices.run(key_id, encode)
-        await self._require_fit(key_id, text, "prompt")
+        if keep is None:
+            await self._require_fit(key_id, text, param)
         return await self._long.run(key_id, encode)
 
     async def text_of(self, key_id: str, token_ids: Sequence[int]) -> str:
@@ -94,11 +115,15 @@ class Prompts:
         messages: Sequence[Message],
         variables: Mapping[str, Any],
         conversation: Callable[[Sequence[Message]], list[dict[str, Any]]] = plain,
+        *,
+        add_special_tokens: bool = False,
     ) -> list[int]:
         """Apply the chat template and tokenise the result.
 
         Args:
+            variables: also arguments of `apply_chat_template` in place of the usual.
             conversation: returns messages as the template takes them.
+            add_special_tokens: put the model's before what the template writes.
 
         Raises:
             EngineRefused: it does not fit.
@@ -108,12 +133,15 @@ class Prompts:
         def apply(*, tokenize: bool) -> Any:
             return self._tokenizer.apply_chat_template(
                 conversation(messages),
-                add_generation_prompt=True,
                 tokenize=tokenize,
                 return_dict=False,
                 **self._chat_template,
-                **variables,
+                **{"add_generation_prompt": True, **variables},
             )
+
+        if add_special_tokens:
+            text = await self._slices.run(key_id, lambda: apply(tokenize=False))
+            return await self.of_text(key_id, text, param="messages")
 
         def begin() -> str | list[int]:
             text: str = apply(tokenize=False)

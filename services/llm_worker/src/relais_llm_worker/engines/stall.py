@@ -25,8 +25,8 @@ class StallWatch:
     def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._stall_s = stall_s
         self._clock = clock
-        self._running: dict[str, bool] = {}
-        self._left: dict[str, bool] = {}
+        self._running: dict[object, tuple[str, bool]] = {}
+        self._left: dict[object, tuple[str, bool]] = {}
         self._steps = 0
         self._looked_s = clock()
         self.quiet_s = 0.0
@@ -38,12 +38,13 @@ class StallWatch:
         Args:
             structured: whether the output is constrained, so that a step may take arbitrarily long.
         """
-        self._running[channel_id] = structured
+        one = object()  # of the answers of a job, each is a request
+        self._running[one] = channel_id, structured
         try:
             yield
         finally:
             # An unresponsive engine still has an aborted request.
-            self._left[channel_id] = self._running.pop(channel_id)
+            self._left[one] = self._running.pop(one)
 
     def look(self, steps: int) -> frozenset[str]:
         """Record the engine's step count. Returns the suspected requests if it is stuck, else none.
@@ -61,8 +62,9 @@ class StallWatch:
         self.quiet_s += min(since_s, LONGEST_LOOK_S)
         if self.quiet_s < self._stall_s:
             return frozenset()
-        suspects = self._left | self._running
-        return frozenset(one for one in suspects if suspects[one]) or frozenset(suspects)
+        suspects = [*self._left.values(), *self._running.values()]
+        constrained = frozenset(channel_id for channel_id, structured in suspects if structured)
+        return constrained or frozenset(channel_id for channel_id, _ in suspects)
 
     @property
     def is_worrying(self) -> bool:

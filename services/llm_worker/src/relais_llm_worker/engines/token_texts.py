@@ -8,6 +8,11 @@ _BROKEN = "\ufffd"
 _LONGEST_CHARACTER = 4  # in bytes, and so in tokens
 
 
+def id_as_text(token_ids: Sequence[int]) -> str:
+    """Return the last of these ids as vLLM writes it in place of its text."""
+    return f"token_id:{token_ids[-1]}"
+
+
 class TokenTexts:
     """Texts of one answer's single tokens, as in vLLM: the token that ends a character has it whole.
 

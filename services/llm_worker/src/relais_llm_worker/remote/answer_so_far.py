@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 import orjson
 
@@ -102,6 +103,8 @@ class AnswerSoFar:
                     yield BEGUN
                 unsent.add(delta)
                 self._note_kind(delta)
+                if delta.reasoning and not self.job.chat.include_reasoning:
+                    delta = replace(delta, reasoning="")
                 # Ids go out with text alone, so that the log ends, as a rule, where a character does.
                 if not (delta.text or delta.aside) and delta.finish_reason is None:
                     continue

@@ -41,18 +41,28 @@ def ask(job: Job, model: str, max_tokens: int | None, *, with_ids: bool) -> Ques
         path = COMPLETIONS
         if job.sampling.logprobs is not None:
             prompt["logprobs"] = job.sampling.logprobs
+    if job.prompting.truncate_prompt_tokens is not None:
+        prompt["truncate_prompt_tokens"] = job.prompting.truncate_prompt_tokens
     return Question(path, prompt | _rest(job.sampling, model, max_tokens, with_ids=with_ids))
 
 
 def prompt_of(job: Job) -> dict[str, Any]:
     """Return the fields of the prompt."""
+    prompt: dict[str, Any] = {}
+    if job.prompting.add_special_tokens is not None:
+        prompt["add_special_tokens"] = job.prompting.add_special_tokens
     if job.messages is None:
-        return {"prompt": list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt}
-    prompt: dict[str, Any] = {"messages": [_message(turn) for turn in job.messages]}
+        prompt["prompt"] = list(job.prompt) if isinstance(job.prompt, tuple) else job.prompt
+        return prompt
+    prompt["messages"] = [_message(turn) for turn in job.messages]
     if job.chat_template_kwargs:
         prompt["chat_template_kwargs"] = job.chat_template_kwargs
     if job.chat.tools:
         prompt["tools"] = list(job.chat.tools)
+    if not job.chat.add_generation_prompt:
+        prompt["add_generation_prompt"] = False
+    if job.chat.continue_final_message:
+        prompt["continue_final_message"] = True
     return prompt
 
 
@@ -63,11 +73,12 @@ def _message(turn: Message) -> dict[str, Any]:
 
 def _options(chat: ChatOptions) -> dict[str, Any]:
     """Return the fields of tools and reasoning. Fields of calls are only allowed with tools."""
-    said = to_builtins(chat) if chat.tools else {}
+    said: dict[str, Any] = to_builtins(chat)
     if chat.tools:
         said["tool_choice"] = chat.tool_choice
-    if chat.reasoning_effort is not None:
-        said["reasoning_effort"] = chat.reasoning_effort
+    else:
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            said.pop(name, None)
     return said
 
 

@@ -74,6 +74,13 @@ class RemoteModel:
     @asynccontextmanager
     async def answer(self, job: Job, cut: Cut | None = None) -> AsyncIterator[Answer]:
         """As `Model.answer`."""
+        if job.prompting.prompt_logprobs is not None:
+            raise EngineRefused(
+                "prompt_logprobs: servers tell none while they stream, as this model's are asked to"
+                " (also of `echo` with log probabilities)",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
         so_far = AnswerSoFar(self._name, job, self._limits.max_output_tokens)
         if cut is not None:
             require_resumable(cut, self._pool.revisions(), job.sampling)

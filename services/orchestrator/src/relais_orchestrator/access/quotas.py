@@ -29,9 +29,9 @@ def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
         return Quota(requests_per_minute=key.requests_per_minute)
     tokens = _input_tokens(job)
     if job.sampling.max_tokens is not None:
-        tokens += job.sampling.max_tokens
+        tokens += job.answers * job.sampling.max_tokens
     elif job.embedding is None:
-        tokens = max(tokens, min(tokens + output_tokens, per_minute))
+        tokens = max(tokens, min(tokens + job.answers * output_tokens, per_minute))
     return Quota(
         requests_per_minute=key.requests_per_minute, tokens_per_minute=per_minute, tokens=tokens
     )
@@ -43,10 +43,10 @@ def _input_tokens(job: Job) -> int:
         # A cross-encoder reads a query with each of its documents.
         times = len(inputs) // len(queries) if job.operation is Operation.RERANK else 1
         return sum(map(_tokens, inputs)) + times * sum(map(_tokens, queries))
-    if job.prompt is not None:
-        return _tokens(job.prompt)
+    if job.messages is None:
+        return sum(_tokens(prompt) for prompt in job.prompts or (job.prompt or "",))
     beside = [told for told in (job.chat_template_kwargs, job.chat.tools) if told]
-    return sum(TOKENS_PER_MESSAGE + _message_tokens(turn) for turn in job.messages or ()) + sum(
+    return sum(TOKENS_PER_MESSAGE + _message_tokens(turn) for turn in job.messages) + sum(
         _tokens(json.dumps(told)) for told in beside
     )
 

@@ -6,9 +6,10 @@ A dialect brings `Frames` for streams, and makes its whole response of `Whole`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
@@ -24,11 +25,13 @@ from relais_common.jobs.errors import (
     RelaisError,
 )
 from relais_common.jobs.events import (
+    AnswerEnd,
     Cancelled,
     Completed,
     Event,
     Expired,
     Failed,
+    Prompt,
     Restarted,
     Started,
     Token,
@@ -54,18 +57,39 @@ LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
 """Errors raised if nobody waits for the response any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """The whole answer of a completed request.
+@dataclass(slots=True)
+class WholeAnswer:
+    """One answer of a completed request.
 
     Attributes:
-        text: of all its tokens; `completed.message` is the answer where it is more than that.
+        text: of all its tokens; `end.message` is the answer where it is more than that.
         tokens: details of each token; empty if not requested.
+        end: how it ended; set once it has.
     """
 
-    text: str
-    tokens: Sequence[TokenLogprob]
+    text: str = ""
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    end: AnswerEnd | Completed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All that a completed request has.
+
+    Attributes:
+        answers: in order of their index.
+        prompts: where requested, as the engine had them.
+    """
+
+    answers: Sequence[WholeAnswer]
     completed: Completed
+    prompts: Mapping[int, Prompt] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """Return the text of the only answer, or the first."""
+        return self.answers[0].text
 
     @property
     def headers(self) -> dict[str, str]:
@@ -179,20 +203,28 @@ class PendingAnswer:
 
     async def _collect_once(self) -> Whole:
         reading = _Reading(self._parts, self._caller)
-        text: list[str] = []
-        tokens: list[TokenLogprob] = []
+        texts: defaultdict[int, list[str]] = defaultdict(list)
+        answers: defaultdict[int, WholeAnswer] = defaultdict(WholeAnswer)
+        prompts: dict[int, Prompt] = {}
         async with aclosing(self._parts.follower.follow(self.channel_id, QUEUED)) as seen:
             async for one in seen:
                 for event in reading.events(one):
                     if isinstance(event, Token):
-                        text.append(event.text)
-                        if event.logprobs is not None:
-                            tokens += event.logprobs
+                        texts[event.index].append(event.text)
+                        answers[event.index].token_ids += event.token_ids
+                        answers[event.index].tokens += event.logprobs or ()
+                    elif isinstance(event, Prompt):
+                        prompts[event.index] = event
                     elif isinstance(event, Restarted):
-                        text.clear()
-                        tokens.clear()
+                        texts.clear()
+                        answers.clear()
                     elif isinstance(event, Completed):
-                        return Whole("".join(text), tokens, event)
+                        ends: Sequence[AnswerEnd | Completed] = event.answers or (event,)
+                        for index, end in enumerate(ends):
+                            answers[index].text = "".join(texts[index])
+                            answers[index].end = end
+                        ordered = [answers[index] for index in sorted(answers)]
+                        return Whole(ordered, event, prompts)
                     elif (error := no_answer(event)) is not None:
                         raise error
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
@@ -271,13 +303,13 @@ async def open_answer(
 class _Reading:
     """Decodes the events that a follower returns."""
 
-    __slots__ = ("_caller", "_parts", "_said", "_text_length")
+    __slots__ = ("_caller", "_lengths", "_parts", "_said")
 
     def __init__(self, parts: Parts, caller: Caller) -> None:
         self._parts = parts
         self._caller = caller
-        self._text_length = 0
-        self._said = False
+        self._lengths: Counter[int] = Counter()  # of the text of each answer
+        self._said: set[int] = set()
 
     def events(self, one: LiveBatch | ChannelState | None) -> list[Event]:
         """Return the events of a batch, or what is left of them if the log has expired; none after a silence.
@@ -287,32 +319,46 @@ class _Reading:
         """
         if isinstance(one, LiveBatch):
             events = [decode_event(line) for line in one.lines]
-            self._text_length += sum(len(one.text) for one in events if isinstance(one, Token))
-            self._said = self._said or any(
-                one.says_something for one in events if isinstance(one, Token)
-            )
+            for event in events:
+                if isinstance(event, Token):
+                    self._lengths[event.index] += len(event.text)
+                    if event.says_something:
+                        self._said.add(event.index)
             return events
         if one is None:
             if self._parts.drain.over:
                 raise Draining("this server is shutting down; send the request again")
             self._parts.key_ring.check(self._caller)
             return []
-        return left_of(one, self._text_length, self._said) if one.status.is_terminal else []
+        return left_of(one, self._lengths, self._said) if one.status.is_terminal else []
 
 
-def left_of(state: ChannelState, text_length: int = 0, said: bool = False) -> list[Event]:
+def left_of(
+    state: ChannelState, lengths: Mapping[int, int] = {}, said: Collection[int] = ()
+) -> list[Event]:
     """Return what is left of a channel whose log has expired.
 
     Args:
-        text_length: characters of the text that were read before.
-        said: whether anything was read before.
+        lengths: characters of each answer's text that were read before.
+        said: answers of which anything was read before.
     """
     outcome = decode_event(state.outcome or b"")
-    rest = Token((state.text or "")[text_length:], ())
-    if not said and isinstance(outcome, Completed) and outcome.message is not None:
-        rest.reasoning = outcome.message.reasoning or ""
-        rest.tool_calls = parts_of(outcome.message.tool_calls)
-    return [rest, outcome]
+    ends: Sequence[Event | AnswerEnd] = (outcome,)
+    if isinstance(outcome, Completed) and outcome.answers:
+        ends = outcome.answers
+    rests: list[Event] = []
+    for index, end in enumerate(ends):
+        message = end.message if isinstance(end, (Completed, AnswerEnd)) else None
+        rest = Token(state.text or "", (), index=index)
+        if isinstance(end, AnswerEnd):
+            rest.end = end
+            rest.text = "" if message is None else message.content or ""
+        rest.text = rest.text[lengths.get(index, 0) :]
+        if index not in said and message is not None:
+            rest.reasoning = message.reasoning or ""
+            rest.tool_calls = parts_of(message.tool_calls)
+        rests.append(rest)
+    return [*rests, outcome]
 
 
 def no_answer(event: Event) -> RelaisError | None:

@@ -13,6 +13,7 @@ from relais_common.jobs.job import (
     OnWorkerLoss,
     Operation,
     Priority,
+    PromptOptions,
     Sampling,
 )
 from relais_orchestrator.api.embeddings.schemas import (
@@ -26,6 +27,7 @@ from relais_orchestrator.api.embeddings.schemas import (
 from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
+from relais_orchestrator.api.schemas.prompts import each
 from relais_orchestrator.api.schemas.tools import plain
 from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
 
@@ -46,14 +48,21 @@ class Draft:
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
     messages: tuple[Message, ...] | None = None
-    prompt: str | tuple[int, ...] | None = None
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    n: int = 1
     embedding: Embedding | None = None
     inputs_field: str = "input"
     chat_template_kwargs: dict[str, Any] | None = None
     chat: ChatOptions = field(default_factory=ChatOptions)
+    prompting: PromptOptions = field(default_factory=PromptOptions)
     sampling: Sampling = field(default_factory=Sampling)
     is_delivered: bool = False
     operation: Operation | None = None
+
+    @property
+    def answers(self) -> int:
+        """How many answers it asks for."""
+        return self.n * max(1, len(self.prompts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class Asked:
 
     Attributes:
         stream, include_usage, continuous_usage: options of the OpenAI routes.
+        begins: what an answer to a chat continues, if that is to be repeated.
+        tells_logprobs: of a text completion.
         base64: whether to return vectors as base64.
         top_n: number of results of a ranking; None for all.
         return_documents: whether a ranking includes its documents.
@@ -72,6 +83,8 @@ class Asked:
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
+    begins: str = ""
+    tells_logprobs: bool = False
     base64: bool = False
     top_n: int | None = None
     return_documents: bool = True
@@ -104,18 +117,32 @@ def chat(wanted: ChatCompletionRequest) -> Asked:
         messages=tuple(turn.to_message() for turn in wanted.messages),
         chat_template_kwargs=wanted.chat_template_kwargs,
         chat=wanted.to_options(),
+        n=wanted.n or 1,
+        prompting=replace(
+            wanted.to_prompting(echo=bool(wanted.echo), echoed_logprobs=wanted.top_logprobs),
+            echo=False,
+        ),
         sampling=wanted.to_sampling(
             max_tokens=wanted.max_completion_tokens, logprobs=wanted.told_logprobs
         ),
     )
-    return _asked(draft, wanted)
+    begins = ""
+    if wanted.echo and wanted.messages[-1].role == "assistant":
+        begins = wanted.messages[-1].to_message().content or ""
+    return replace(_asked(draft, wanted), begins=begins)
 
 
 def completion(wanted: CompletionRequest) -> Asked:
     """Convert a text completion."""
     sampling = wanted.to_sampling(logprobs=wanted.logprobs)
-    draft = replace(_draft(wanted), prompt=_prompt(wanted.prompt), sampling=sampling)
-    return _asked(draft, wanted)
+    draft = replace(
+        _draft(wanted),
+        prompts=each(wanted.prompt),
+        n=wanted.n or 1,
+        prompting=wanted.to_prompting(echo=bool(wanted.echo), echoed_logprobs=wanted.logprobs),
+        sampling=sampling,
+    )
+    return replace(_asked(draft, wanted), tells_logprobs=wanted.logprobs is not None)
 
 
 def _asked(draft: Draft, wanted: ChatCompletionRequest | CompletionRequest) -> Asked:
@@ -125,15 +152,6 @@ def _asked(draft: Draft, wanted: ChatCompletionRequest | CompletionRequest) -> A
         include_usage=wanted.include_usage,
         continuous_usage=wanted.continuous_usage,
     )
-
-
-def _prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | tuple[int, ...]:
-    if isinstance(prompt, str):
-        return prompt
-    first = prompt[0]
-    if isinstance(first, str):
-        return first
-    return tuple(first if isinstance(first, list) else cast("list[int]", prompt))
 
 
 def native(wanted: SubmitRequest) -> Asked:
@@ -150,7 +168,11 @@ def native(wanted: SubmitRequest) -> Asked:
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
             chat=wanted.to_options(),
-            prompt=tuple(prompt) if isinstance(prompt, list) else prompt,
+            prompts=each(prompt),
+            n=wanted.params.n or 1,
+            prompting=wanted.params.to_prompting(
+                echo=bool(wanted.params.echo), echoed_logprobs=wanted.params.logprobs
+            ),
             embedding=embedding,
             sampling=wanted.params.to_sampling(logprobs=wanted.params.logprobs),
             on_worker_loss=wanted.on_worker_loss,
@@ -193,7 +215,7 @@ def tokenize(wanted: TokenizeRequest) -> Asked:
     return Asked(
         replace(
             _tokens(wanted.model, Operation.TOKENIZE),
-            prompt=wanted.prompt,
+            prompts=each(wanted.prompt),
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
             chat=ChatOptions(tools=plain(wanted.tools)),
@@ -227,7 +249,7 @@ def count_tokens(wanted: CountTokensRequest) -> Asked:
 def detokenize(wanted: DetokenizeRequest) -> Asked:
     """Convert a request to detokenize."""
     draft = _tokens(wanted.model, Operation.DETOKENIZE)
-    return Asked(replace(draft, prompt=tuple(wanted.tokens)))
+    return Asked(replace(draft, prompts=each(wanted.tokens)))
 
 
 def _tokens(model: str, operation: Operation) -> Draft:

@@ -159,7 +159,7 @@ class Submitter:
         """Queue a line of a batch, unless it is there.
 
         Args:
-            most: lines of this key and model that may be unfinished.
+            most: answers to lines of this key and model that may be unfinished.
 
         Raises:
             RelaisError: as `accept`.
@@ -186,7 +186,7 @@ class Submitter:
             job,
             # The other half is for those who wait for their answers.
             max_waiting=max(1, self._limits.max_waiting // 2),
-            max_inflight_per_key=most,
+            max_inflight_per_key=max(most, job.answers),
             max_stored_bytes=self._limits.max_stored_bytes,
             tracing=self._tracing,
         )
@@ -232,11 +232,16 @@ class Submitter:
 
     async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
         quota = quota_of(key, job, output_tokens=self._limits.reserved_output_tokens)
-        at_once = key.concurrent_requests
+        most = key.concurrent_requests or self._limits.max_inflight_per_key
+        if job.answers > most:
+            raise InvalidRequest(
+                f"n: this key may have {most} unfinished answers, and this request has {job.answers}",
+                param="n",
+            )
         enqueue = self._queue.enqueue(
             job,
             max_waiting=self._limits.max_waiting,
-            max_inflight_per_key=at_once or self._limits.max_inflight_per_key,
+            max_inflight_per_key=most,
             quota=quota,
             max_stored_bytes=self._limits.max_stored_bytes,
             idempotency=idempotency,
@@ -292,7 +297,10 @@ def _job(
         key_id=caller.key_id,
         operation=operation,
         messages=draft.messages,
-        prompt=draft.prompt,
+        prompt=draft.prompts[0] if len(draft.prompts) == 1 else None,
+        prompts=draft.prompts if len(draft.prompts) > 1 else (),
+        n=draft.n,
+        prompting=draft.prompting,
         embedding=draft.embedding,
         chat_template_kwargs=draft.chat_template_kwargs,
         chat=draft.chat,

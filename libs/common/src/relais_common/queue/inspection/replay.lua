@@ -7,7 +7,7 @@
 local letter, max_waiting, id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
   watch_grace_s, on_worker_loss = unpack(ARGV)
 local key = job_key(letter)
-local status, replayed_as, trace = unpack(redis.call('HMGET', key, 'status', 'replayed_as', 'trace'))
+local status, replayed_as, trace, answers = unpack(redis.call('HMGET', key, 'status', 'replayed_as', 'trace', 'answers'))
 local queued = replayed_as and redis.call('EXISTS', job_key(replayed_as)) == 1
 local whole = redis.call('HEXISTS', key, 'payload') == 1
 if queued and not whole then return known(replayed_as) end
@@ -21,7 +21,7 @@ redis.call('HSET', key, 'replayed_as', id)
 local at, wait
 if not queued then
   at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
-    watch_grace_s, on_worker_loss, trace or '', {})
+    watch_grace_s, on_worker_loss, trace or '', answers and {answers = answers} or {})
 end
 redis.call('LREM', DEAD, 0, letter)
 redis.call('HDEL', key, 'payload')

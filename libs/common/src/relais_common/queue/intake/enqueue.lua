@@ -4,19 +4,20 @@
 --       owner: the key's id
 --       on_disconnect: 'continue' | 'cancel'; on_worker_loss: 'fail' | 'restart'
 --       trace: 'none', without content, | 'full' | '' for no trace
---       max_open: unfinished jobs of the key; it, max_bytes and what is per minute are 0 for any number
+--       max_open: unfinished answers of the key; it, max_bytes and what is per minute are 0 for any number
 --       idempotency: a Redis key, '' for none
 --       tokens: to be reserved
 --       watcher: the orchestrator whose client asks, '' where it has no presence
 --       expected_bytes: of the result
+--       answers: how many it has
 -- Returns {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
 --         | {'limited', requests used, tokens used}
 local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
   on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
-  tokens_per_minute, tokens, max_traces, watcher, expected_bytes = unpack(ARGV)
-max_open, max_bytes = tonumber(max_open), tonumber(max_bytes)
+  tokens_per_minute, tokens, max_traces, watcher, expected_bytes, answers = unpack(ARGV)
+max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
 requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 local SPANS_SEEN = 128
 
@@ -63,7 +64,7 @@ end
 local open = tonumber(redis.call('HGET', OPEN, account(priority, owner)) or '0')
 local full = why_full(tonumber(max_waiting), open)
 if full then return full end
-if max_open > 0 and open >= max_open then return {'key_full', open, estimated_wait(1)} end
+if max_open > 0 and open + answers > max_open then return {'key_full', open, estimated_wait(1)} end
 -- `take` holds to it too, and has it from here.
 if count('max_bytes') ~= max_bytes then redis.call('HSET', COUNTS, 'max_bytes', max_bytes) end
 -- A store that is small beside what it may hold is not filled by what is only expected.
@@ -77,6 +78,7 @@ if not fits then return {'limited', seconds(requests_used), seconds(tokens_used)
 
 local further = {}
 if expected > 0 then further.expected = expected end
+if answers > 1 then further.answers = answers end
 if on_disconnect == 'cancel' and watcher ~= '' then further.watchers = watcher end
 if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = tokens, tokens_per_minute end
 if idempotency ~= '' then

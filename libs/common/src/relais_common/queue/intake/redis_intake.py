@@ -47,6 +47,7 @@ class EnqueueArguments(NamedTuple):
     max_traces: int
     watcher: str
     expected_bytes: int
+    answers: int
 
 
 class RedisJobIntake:
@@ -92,6 +93,7 @@ class RedisJobIntake:
             max_traces=0 if tracing is None else tracing.max_waiting,
             watcher=watcher_id,
             expected_bytes=job.expected_result_bytes,
+            answers=job.answers,
         )
         arguments = (*JobArguments.of(job, watch_grace_s=self._watch_grace_s), *further)
         answer = await self._accept(arguments, job, findable=idempotency is not None)

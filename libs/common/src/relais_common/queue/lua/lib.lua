@@ -36,13 +36,16 @@ end
 -- its own bounds and turns. No key's id has a space.
 local function account(priority, owner) return priority == BATCH and BATCH .. ' ' .. owner or owner end
 
--- Unfinished jobs of a key.
+-- How many answers a job has, each of which counts: one, unless it says so.
+local function answers_of(id) return tonumber(redis.call('HGET', job_key(id), 'answers') or '1') end
+
+-- Unfinished answers of a key.
 local function count_open(priority, owner, by)
   local name = account(priority, owner)
   if redis.call('HINCRBY', OPEN, name, by) <= 0 then redis.call('HDEL', OPEN, name) end
 end
 
--- Running jobs of a key.
+-- Running answers of a key.
 local function count_running(priority, owner, by)
   local name = account(priority, owner)
   if redis.call('HINCRBY', RUNNING, name, by) <= 0 then redis.call('HDEL', RUNNING, name) end
@@ -132,7 +135,7 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
     redis.call('RPUSH', turns_key(priority), owner)
   end
   count_waiting(priority, 1)
-  count_open(priority, owner, 1)
+  count_open(priority, owner, further.answers or 1)
   if on_disconnect == 'cancel' then
     redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
   end
@@ -217,6 +220,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
     restarts, barren = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
     'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren'))
+  local answers = answers_of(id)
   log_lines(id, lines, #lines - 1)
   local tail, took = redis.call('LLEN', log_key(id)) + 1, tally(id, status, usage, restarts)
   local todo = {{'RPUSH', log_key(id), last}}
@@ -243,7 +247,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   carry_out(fading)
   -- From here on it is all counted again where it is not right.
   hold(owner, log_left + job_left - (bytes or 0))
-  count_open(priority, owner, -1)
+  count_open(priority, owner, -answers)
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
@@ -256,7 +260,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
     end
     return
   end
-  count_running(priority, owner, -1)
+  count_running(priority, owner, -answers)
   if status == 'completed' then
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
@@ -275,7 +279,7 @@ local function requeue(id)
   redis.call('HSET', key, 'status', 'queued')
   redis.call('ZREM', INFLIGHT, id)
   count_waiting(priority, 1)
-  count_running(priority, owner, -1)
+  count_running(priority, owner, -answers_of(id))
   if is_suspect(failures, barren) then
     redis.call('RPUSH', SUSPECTS, id)
     return

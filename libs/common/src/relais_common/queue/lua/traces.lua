@@ -38,7 +38,7 @@ local function oldest_trace_s()
   return oldest and seconds(math.max(0, NOW - string.match(oldest[1], '^%d+') / 1000)) or ''
 end
 
--- What was published of the answer of a job that ended with nobody to say it, or as much of it as is too long for a record.
+-- What was published of the (first) answer of a job that ended with nobody to say it, or as much of it as is too long for a record.
 -- O(events of its log).
 local function published(id)
   local texts, bytes, at, page = {}, 0, 0, nil
@@ -49,7 +49,7 @@ local function published(id)
       local name, data = string.match(line, '^(%S+) (.*)$')
       -- Whatever stands there, the job must end.
       local read, token = pcall(cjson.decode, name == 'token' and data or '')
-      local text = read and type(token) == 'table' and token.text
+      local text = read and type(token) == 'table' and not token.index and token.text
       if type(text) == 'string' then
         texts[#texts + 1], bytes = text, bytes + #text
       elseif name == 'restarted' then

@@ -91,7 +91,7 @@ class RedisJobSource:
         payload: bytes,
         deadline_in: bytes,
         queued: bytes,
-        prompt: bytes,
+        prompts: bytes,
         revision: bytes,
         suspect: bytes,
         preempted: bytes,
@@ -110,8 +110,8 @@ class RedisJobSource:
                 preempted=int(preempted),
                 deadline_in_s=float(deadline_in),
                 queued_s=float(queued),
-                interrupted=Interrupted(codec.decode_token_ids(prompt), revision.decode())
-                if prompt
+                interrupted=Interrupted(codec.decode_prompts(prompts), revision.decode())
+                if prompts
                 else None,
             )
         except DecodeError as error:
@@ -120,7 +120,7 @@ class RedisJobSource:
             return None
 
     async def start(
-        self, lease: Lease, *, prompt_token_ids: Sequence[int], model_revision: str
+        self, lease: Lease, *, prompts: Sequence[Sequence[int]], model_revision: str
     ) -> Verdict:
         return _verdict(
             await self._scripts.run(
@@ -128,8 +128,8 @@ class RedisJobSource:
                 keys.channel_base(lease.channel_id),
                 lease.channel_id,
                 lease.fence,
-                codec.encode_event(Started(len(prompt_token_ids) or None)),
-                codec.encode_token_ids(prompt_token_ids),
+                codec.encode_event(Started.with_prompts(prompts)),
+                codec.encode_prompts(prompts),
                 model_revision,
             )
         )

@@ -1,6 +1,6 @@
 -- Note that the engine has accepted the prompt. What a successor needs to go on is stored with it.
 -- KEYS[1] base
--- ARGV: id, fence, started line, prompt token ids (JSON), model revision
+-- ARGV: id, fence, started line, token ids of its prompts so far (JSON), model revision
 -- Returns a verdict {held, tail, stop}
 local id, fence, line, token_ids, revision = unpack(ARGV)
 local answer = verdict(id, fence)

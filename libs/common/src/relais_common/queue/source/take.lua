@@ -1,7 +1,7 @@
--- Move up to n waiting jobs into a worker's hands. O(n), plus swept tombstones.
+-- Move waiting jobs with n answers into a worker's hands; the last one may have more. O(n), plus swept tombstones.
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
---       jobs that this worker holds, how often in a row it has left some to others ('' where shares
+--       answers that this worker holds, how often in a row it has left some to others ('' where shares
 --       do not matter), bytes of payloads after which it gets no further job, how many keys it wants nothing of, those keys;
 --       then repeated: id, fence: what a worker without room offers to hand back for others, the newest first
 -- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
@@ -12,7 +12,7 @@ local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], 
 local patience, held, waited = tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
 local most_bytes, first_offer = tonumber(ARGV[10]), 12 + tonumber(ARGV[11])
-local hands = {worker = worker, lease_s = lease_s, expired_line = ARGV[7], jobs = {}, ids = {}, bytes = 0}
+local hands = {worker = worker, lease_s = lease_s, expired_line = ARGV[7], jobs = {}, ids = {}, answers = 0, bytes = 0}
 for at = 12, first_offer - 1 do without[ARGV[at]] = true end
 
 local function words(text)
@@ -75,7 +75,7 @@ end
 
 local function note_room(has_room)
   if has_room then
-    redis.call('HSET', TAKERS, worker, held + #hands.ids .. ' ' .. seconds(NOW))
+    redis.call('HSET', TAKERS, worker, held + hands.answers .. ' ' .. seconds(NOW))
     redis.call('EXPIRE', TAKERS, 60)
   else
     redis.call('HDEL', TAKERS, worker)
@@ -102,13 +102,13 @@ local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 local room = limit
 if waited and room > 0 then limit = math.min(room, share()) end
-while #hands.ids < limit and hands.bytes < most_bytes do
+while hands.answers < limit and hands.bytes < most_bytes do
   local priority = next_priority(patience)
   if not priority then break end
   serve(priority, next_owner(priority), hands)
 end
 local left = limit < room and next_priority(patience) and 1 or 0
-note_room(#hands.ids < room)
+note_room(hands.answers < room)
 memorise({})
 without = {}  -- What is left of those keys is for other workers.
 -- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them. Nor is any job

@@ -1,12 +1,12 @@
 -- Whose job is next, and what is handed over. Between lib.lua and take.lua. `hands` is what a worker gets in this step:
--- worker, lease_s, expired_line, and what it took: `jobs` as it is told of them, their `ids`, `bytes` of their payloads.
+-- worker, lease_s, expired_line, and what it took: `jobs` as it is told of them, their `ids`, `answers` and `bytes` of payloads.
 
 local LOOKED_AT, MOST_PREEMPTED = 64, 8
 
 -- Keys of which nothing is handed over in this step.
 local without = {}
 
--- Running jobs by key, as far as they were looked up in this step.
+-- Running answers by key, as far as they were looked up in this step.
 local running = {}
 local function runs(priority, owner)
   local name = account(priority, owner)
@@ -35,7 +35,8 @@ local function hand_over(id, hands)
     return false
   end
   count_waiting(priority, -1)
-  count_running(priority, owner, 1)
+  local answers = answers_of(id)
+  count_running(priority, owner, answers)
   running[account(priority, owner)] = nil
   -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
   local fence = math.max(tonumber(last_fence) + 1, math.floor(NOW * 1000))
@@ -45,6 +46,7 @@ local function hand_over(id, hands)
   redis.call('ZADD', INFLIGHT, seconds(NOW + hands.lease_s), id)
   hands.bytes = hands.bytes + redis.call('HSTRLEN', key, 'payload')
   hands.ids[#hands.ids + 1] = id
+  hands.answers = hands.answers + answers
   hands.jobs[#hands.jobs + 1] = describe(id)
   return true
 end
@@ -120,7 +122,8 @@ local function serve(priority, owner, hands)
 end
 
 -- A place changes hands where a key waits and another one runs at least two more, at the same priority or a lower one: that
--- one still runs no less afterwards, so nothing changes back. A line of a batch gives its place to whatever waits above it.
+-- one still runs no less afterwards, so nothing changes back. (A job with several answers gives and takes the places of all;
+-- it may change back, but not before it has made progress.) A line of a batch gives its place to whatever waits above it.
 -- The newest job of the one that gives waits again, at no charge, and goes on later where its log ends. `offers` are jobs
 -- that their holder can hand back, the newest first: {id, owner, rank of priority}. Returns the ids of those handed on.
 -- O(offers), of each job that is handed on.

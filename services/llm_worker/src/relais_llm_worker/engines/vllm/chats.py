@@ -62,6 +62,7 @@ class VllmChats:
                 reasoning_parser_name=settings.reasoning_parser,
                 enable_auto_tools=settings.tool_call_parser is not None,
                 model_name=model_config.model,
+                is_harmony=model_config.hf_config.model_type == "gpt_oss",
                 tokenizer=tokenizer,
             )
         except TypeError as error:
@@ -89,6 +90,12 @@ class VllmChats:
                 code="unsupported_parameter",
             )
         variables = dict(chat.template_kwargs)
+        if not options.add_generation_prompt:
+            variables["add_generation_prompt"] = False
+        if options.continue_final_message:
+            variables["continue_final_message"] = True
+        if options.documents:
+            variables["documents"] = list(options.documents)
         if options.reasoning_effort is not None:
             variables = {
                 "enable_thinking": options.reasoning_effort != "none",
@@ -122,6 +129,8 @@ class VllmChats:
             skip_special_tokens=asked.skip_special_tokens,
             structured_outputs=None if structure is None else _structure_fields(structure),
             response_format=None if structure is not None else sampling.response_format,
+            # Known only now: of a parser's own grammar (Mistral's) that has the reasoning in it.
+            structures_reasoning=asked.resolve_reasoning_ended(None, []) is True,
         )
 
     def parsed_answer(self, chat: Chat | None, prompt_token_ids: list[int]) -> ParsedAnswer | None:
@@ -131,15 +140,18 @@ class VllmChats:
         parser = _VllmParser(self, _request(chat), prompt_token_ids)
         return ParsedAnswer(parser, chat.options)
 
-    def engine_arguments(self, chat: Chat | None, prompt_token_ids: list[int]) -> dict[str, Any]:
+    def engine_arguments(
+        self, chat: Chat | None, sampling: Sampling, prompt_token_ids: list[int]
+    ) -> dict[str, Any]:
         """Return what the engine is told of reasoning, after which structured outputs begin."""
         if chat is None or not self._reads_reasoning:
             return {}
         request = _request(chat)
+        reasoning_ended = sampling.structures_reasoning or request.resolve_reasoning_ended(
+            self.open_parser(request), prompt_token_ids
+        )
         return {
-            "reasoning_ended": request.resolve_reasoning_ended(
-                self.open_parser(request), prompt_token_ids
-            ),
+            "reasoning_ended": reasoning_ended,
             "reasoning_parser_kwargs": {"chat_template_kwargs": _variables(request)},
         }
 
@@ -226,6 +238,10 @@ def _request(chat: Chat, sampling: Sampling | None = None) -> ChatCompletionRequ
         "tool_choice": options.tool_choice if options.tools else "none",
         "parallel_tool_calls": options.parallel_tool_calls,
         "reasoning_effort": options.reasoning_effort,
+        "include_reasoning": options.include_reasoning,
+        "add_generation_prompt": options.add_generation_prompt,
+        "continue_final_message": options.continue_final_message,
+        "documents": list(options.documents) or None,
         "chat_template_kwargs": dict(chat.template_kwargs) or None,
         "skip_special_tokens": sampling.skip_special_tokens,
         "response_format": sampling.response_format,

@@ -32,10 +32,10 @@ from relais_llm_worker.engine import (
     ModelInfo,
 )
 from relais_llm_worker.engines.prompts import Prompts
-from relais_llm_worker.engines.token_texts import TokenTexts
+from relais_llm_worker.engines.token_texts import TokenTexts, id_as_text
 from relais_llm_worker.engines.vllm.chats import VllmChats
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
-from relais_llm_worker.engines.vllm.outputs import Logprobs, VllmGeneration
+from relais_llm_worker.engines.vllm.outputs import Logprobs, PromptLogprobs, VllmGeneration
 from relais_llm_worker.engines.vllm.requests import (
     SETTLED,
     field_named_in,
@@ -91,7 +91,9 @@ class VllmEngine:
     def load(self) -> EngineLoad:
         return self._gauge.load
 
-    async def encode_chat(self, key_id: str, chat: Chat) -> list[int]:
+    async def encode_chat(
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+    ) -> list[int]:
         template_kwargs = chat.template_kwargs
         # Arguments of the method itself are not template variables.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
@@ -103,7 +105,11 @@ class VllmEngine:
         variables = self._chats.template_variables(chat)
         try:
             return await self._prompts.of_chat(
-                key_id, chat.messages, variables, self._chats.conversation
+                key_id,
+                chat.messages,
+                variables,
+                self._chats.conversation,
+                add_special_tokens=add_special_tokens,
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise EngineRefused(
@@ -111,8 +117,12 @@ class VllmEngine:
                 param="chat_template_kwargs" if template_kwargs else "messages",
             ) from error
 
-    async def encode_text(self, key_id: str, text: str) -> list[int]:
-        return await self._prompts.of_text(key_id, text)
+    async def encode_text(
+        self, key_id: str, text: str, *, add_special_tokens: bool = True, keep: int | None = None
+    ) -> list[int]:
+        return await self._prompts.of_text(
+            key_id, text, add_special_tokens=add_special_tokens, keep=keep
+        )
 
     async def decode(self, key_id: str, token_ids: Sequence[int]) -> str:
         if max(token_ids, default=0) >= self._llm.model_config.get_vocab_size():
@@ -158,6 +168,7 @@ class VllmEngine:
         max_tokens: int,
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
+        prompt_logprobs: int | None = None,
     ) -> AsyncIterator[Generation]:
         sampling = self.settled(sampling)
         text = AnswerText(
@@ -173,20 +184,32 @@ class VllmEngine:
         is_forced = obstacle(sampling) is not None
         prefilled, forced = ((), emitted.token_ids) if is_forced else (emitted.token_ids, ())
         collector = await self._add(
-            request_id, prompt_token_ids, sampling, max_tokens, prefilled, forced, chat
+            request_id,
+            prompt_token_ids,
+            sampling,
+            max_tokens,
+            prefilled,
+            forced,
+            chat,
+            prompt_logprobs,
         )
-        logprobs = self._logprobs(sampling.logprobs, emitted)
-        run = VllmGeneration(collector, text, sampling, logprobs, parsed, forced)
+        told_prompt = None
+        if prompt_logprobs is not None:
+            told_prompt = PromptLogprobs(prompt_token_ids, self._token_text, prompt_logprobs)
+        logprobs = self._logprobs(sampling, emitted)
+        run = VllmGeneration(collector, text, sampling, logprobs, parsed, forced, told_prompt)
         try:
             yield run
         finally:
             if not run.finished and not self._llm.errored:
                 await self._llm.abort(collector.request_id, internal=True)
 
-    def _logprobs(self, count: int | None, emitted: Emitted) -> Logprobs | None:
+    def _logprobs(self, sampling: Sampling, emitted: Emitted) -> Logprobs | None:
+        count = sampling.logprobs
         if count is None:
             return None
-        texts = TokenTexts(self._token_text)
+        as_ids = sampling.return_tokens_as_token_ids
+        texts = TokenTexts(id_as_text if as_ids else self._token_text)
         texts.advance(emitted.token_ids[-_LONGEST_CONTEXT:])
         return Logprobs(texts, count)
 
@@ -226,10 +249,11 @@ class VllmEngine:
         prefilled: tuple[int, ...],
         forced: tuple[int, ...],
         chat: Chat | None,
+        prompt_logprobs: int | None,
     ) -> RequestOutputCollector:
         token_ids = [*prompt_token_ids, *prefilled]
         try:
-            params = sampling_params(sampling, max_tokens, len(prefilled), forced)
+            params = sampling_params(sampling, max_tokens, len(prefilled), forced, prompt_logprobs)
             # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
             prompt: Any = tokens_input(token_ids)
             if params.structured_outputs is not None:
@@ -239,7 +263,7 @@ class VllmEngine:
                 prompt,
                 params,
                 lora_request=self._adapter,
-                **self._chats.engine_arguments(chat, prompt_token_ids),
+                **self._chats.engine_arguments(chat, sampling, prompt_token_ids),
             )
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error

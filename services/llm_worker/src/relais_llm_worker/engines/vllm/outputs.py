@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from relais_common.jobs.errors import EngineDead, EngineFailed, NotResumable
-from relais_common.jobs.events import RankedToken, TokenLogprob
+from relais_common.jobs.events import PromptLogprob, RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engines.token_texts import TokenTexts
 from relais_llm_worker.parsed_answer import ParsedAnswer
+
+_PLACES_AT_ONCE = 512
+"""Of a prompt, between two turns of the event loop."""
 
 
 class Logprobs:
@@ -42,6 +46,42 @@ class Logprobs:
         return one
 
 
+class PromptLogprobs:
+    """Converts vLLM's log probabilities of a prompt, adding texts to ids."""
+
+    def __init__(
+        self, token_ids: Sequence[int], text: Callable[[Sequence[int]], str], count: int
+    ) -> None:
+        self._token_ids = token_ids
+        self._text = text
+        self._count = count
+
+    async def of(self, told: Sequence[Any]) -> tuple[tuple[PromptLogprob, ...], ...]:
+        """Convert vLLM's maps of id to object, of which the first token has none."""
+        places = []
+        for at, (token_id, candidates) in enumerate(zip(self._token_ids, told, strict=False)):
+            if at % _PLACES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            places.append(tuple(self._place(token_id, candidates)))
+        return tuple(places)
+
+    def _place(
+        self, token_id: int, candidates: Mapping[int, Any] | None
+    ) -> Iterator[PromptLogprob]:
+        if candidates is None:
+            yield PromptLogprob(token_id, self._text((token_id,)), None, None)
+            return
+        others = sorted(
+            (other for other in candidates if other != token_id),
+            key=lambda other: candidates[other].rank,
+        )
+        # The token itself is one of the candidates, if it is among the likeliest.
+        rest = self._count - (candidates[token_id].rank <= self._count)
+        for one in (token_id, *others[:rest]):
+            told = candidates[one]
+            yield PromptLogprob(one, self._text((one,)), _bounded(told.logprob), told.rank)
+
+
 def _bounded(logprob: float) -> float:
     """Clamp a log probability. JSON has no infinity; OpenAI and vLLM use this value instead."""
     return max(logprob, -9999.0)
@@ -58,9 +98,11 @@ class VllmGeneration:
         logprobs: Logprobs | None,
         parsed: ParsedAnswer | None,
         forced: Sequence[int] = (),
+        told_prompt: PromptLogprobs | None = None,
     ) -> None:
         self._parsed = parsed
         self._forced = forced
+        self._told_prompt = told_prompt
         self._collector = collector
         self._text = text
         self._keep_stop = sampling.include_stop_str_in_output
@@ -68,6 +110,7 @@ class VllmGeneration:
         self.finished = False
 
     async def chunks(self) -> AsyncIterator[Chunk]:
+        of_prompt: list[Any] = []
         while not self.finished:
             try:
                 output: Any = self._collector.get_nowait() or await self._collector.get()
@@ -84,6 +127,11 @@ class VllmGeneration:
                 continue
             chunk = self._chunk(token_ids, completion.finish_reason, completion.stop_reason)
             chunk.cached_tokens = output.num_cached_tokens or 0
+            if self._told_prompt is not None:
+                of_prompt += output.prompt_logprobs or ()
+                if chunk.token_ids:
+                    chunk.prompt_logprobs = await self._told_prompt.of(of_prompt)
+                    self._told_prompt = None
             if self._logprobs is not None:
                 told = (completion.logprobs or ())[repeated:]
                 chunk.logprobs = self._logprobs.of(chunk.token_ids, told)

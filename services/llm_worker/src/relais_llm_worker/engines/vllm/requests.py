@@ -25,7 +25,11 @@ SETTLED = (
 
 
 def sampling_params(
-    sampling: Sampling, max_tokens: int, emitted: int, forced: Sequence[int] = ()
+    sampling: Sampling,
+    max_tokens: int,
+    emitted: int,
+    forced: Sequence[int] = (),
+    prompt_logprobs: int | None = None,
 ) -> SamplingParams:
     """Return vLLM's parameters for the rest of an answer; None leaves a value to vLLM.
 
@@ -48,6 +52,7 @@ def sampling_params(
         bad_words=list(sampling.bad_words),
         allowed_token_ids=list(sampling.allowed_token_ids) or None,
         logprobs=sampling.logprobs,
+        prompt_logprobs=prompt_logprobs,
         thinking_token_budget=sampling.thinking_token_budget,
         structured_outputs=params_of(sampling),
         output_kind=RequestOutputKind.DELTA,

@@ -54,7 +54,8 @@ class MessageFrames:
     def _frames(self, event: Event) -> Iterator[bytes]:
         if isinstance(event, Started):
             yield from self._start(event.input_tokens)
-        elif isinstance(event, Token):
+        elif isinstance(event, Token) and event.index == 0:
+            # A message is one answer: of several, the first.
             yield from self._start(None)
             if event.reasoning:
                 yield from self._part("thinking", "thinking", event.reasoning)

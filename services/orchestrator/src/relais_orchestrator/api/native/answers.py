@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from relais_common.jobs.events import Timings, TokenLogprob, Usage, Vectors
+from relais_common.jobs.events import PromptLogprob, Timings, TokenLogprob, Usage, Vectors
 from relais_common.jobs.job import Operation, Status
 from relais_orchestrator.api.schemas.answers import AnswerMessage, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
@@ -58,6 +58,38 @@ class VectorsResponse(TypedDict):
 
 
 @with_config(CLOSED)
+class AnswerEndObject(TypedDict):
+    """How one of several answers ended."""
+
+    finish_reason: Annotated[str, Field(description="`stop`, `length` or `tool_calls`.")]
+    output_tokens: int
+    stop_reason: str | int | None
+    reasoning_tokens: NotRequired[int]
+    message: NotRequired[
+        Annotated[AnswerMessage, Field(description="Set where the answer is more than its text.")]
+    ]
+
+
+@with_config(CLOSED)
+class AnswerResult(TypedDict):
+    """One of several answers."""
+
+    finish_reason: Annotated[str, Field(description="`stop`, `length` or `tool_calls`.")]
+    output_tokens: int
+    stop_reason: str | int | None
+    reasoning_tokens: NotRequired[int]
+    message: AnswerMessage
+
+
+Answers = Annotated[
+    list[AnswerResult],
+    Field(
+        description="All answers, by index, if there are several; the fields beside are the first's."
+    ),
+]
+
+
+@with_config(CLOSED)
 class Result(TypedDict):
     """A completed request's answer."""
 
@@ -69,6 +101,22 @@ class Result(TypedDict):
     usage: Usage
     timings: Timings
     vectors: Annotated[VectorsResult | None, Field(description="Set where vectors were asked for.")]
+    answers: NotRequired[Answers]
+
+
+@with_config(CLOSED)
+class PromptEvent(TypedDict):
+    """A prompt as the engine has it, where the request asks for any of this."""
+
+    token_ids: list[int]
+    text: Annotated[str | None, Field(description="Where `echo` asked for it.")]
+    logprobs: Annotated[
+        list[list[PromptLogprob]] | None,
+        Field(
+            description="Where asked for: of each token, itself and then the likeliest candidates."
+        ),
+    ]
+    index: Annotated[int, Field(description="Of several prompts, which.")]
 
 
 @with_config(CLOSED)
@@ -80,6 +128,20 @@ class TokenEvent(TypedDict):
     logprobs: NotRequired[list[TokenLogprob]]
     reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ToolCallPart]]
+    index: NotRequired[
+        Annotated[
+            int,
+            Field(
+                description="Of the answer, if it is not the first: number of the prompt times `n`, plus the number of"
+                " the answer to it."
+            ),
+        ]
+    ]
+    end: NotRequired[
+        Annotated[
+            AnswerEndObject, Field(description="On an answer's last token, if there are several.")
+        ]
+    ]
 
 
 @with_config(CLOSED)
@@ -95,6 +157,7 @@ class CompletedEvent(TypedDict):
         Annotated[AnswerMessage, Field(description="Set where the answer is more than its text.")]
     ]
     text: NotRequired[Annotated[str | None, Field(description="The whole, where the log is gone.")]]
+    answers: NotRequired[Answers]
 
 
 @with_config(CLOSED)

@@ -30,7 +30,7 @@ from relais_orchestrator.streams import sse
 
 EVENT_ID_FORM = rf"^([0-9]{{1,{MAX_SEQ_DIGITS}}}(\.[0-9]{{1,{MAX_PART_DIGITS}}})?)?$"
 _EVENT_ID = re.compile(rf"([0-9]{{1,{MAX_SEQ_DIGITS}}})(?:\.([0-9]{{1,{MAX_PART_DIGITS}}}))?")
-OPTIONS = ("include_usage", "continuous_usage_stats")
+OPTIONS = ("include_usage", "continuous_usage_stats", "return_token_ids")
 _WRITTEN = (Operation.CHAT, Operation.TEXT_COMPLETION)
 """What other APIs can tell the events of."""
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import to_builtins
 
 from relais_common.jobs.errors import VectorsNotFound
-from relais_common.jobs.events import Completed, Failed, Vectors
+from relais_common.jobs.events import AnswerEnd, Completed, Failed, Vectors
 from relais_common.jobs.job import Accepted, ChannelState, StopReason
 from relais_common.queue import codec
 from relais_orchestrator.api.accepting import accept, read_asked
@@ -16,6 +16,7 @@ from relais_orchestrator.api.callers import own_channel
 from relais_orchestrator.api.embeddings.handlers import FLOAT_BYTES, as_json
 from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
+    AnswerResult,
     ChannelResponse,
     Result,
     VectorsResult,
@@ -76,6 +77,8 @@ def _state_body(state: ChannelState) -> ChannelResponse:
         }
         if outcome.message is not None:
             result["message"] = to_builtins(outcome.message)
+        if outcome.answers:
+            result["answers"] = [_answer_body(end) for end in outcome.answers]
     return {
         "channel_id": state.channel_id,
         "model": state.model,
@@ -91,6 +94,18 @@ def _state_body(state: ChannelState) -> ChannelResponse:
         "replayed_as": state.replayed_as,
         "error": error_body(outcome.error)["error"] if isinstance(outcome, Failed) else None,
     }
+
+
+def _answer_body(end: AnswerEnd) -> AnswerResult:
+    answer: AnswerResult = {
+        "finish_reason": end.finish_reason,
+        "output_tokens": end.output_tokens,
+        "stop_reason": end.stop_reason,
+        "message": to_builtins(end.message),
+    }
+    if end.reasoning_tokens is not None:
+        answer["reasoning_tokens"] = end.reasoning_tokens
+    return answer
 
 
 def _vectors_body(channel_id: str, completed: Completed) -> VectorsResult | None:

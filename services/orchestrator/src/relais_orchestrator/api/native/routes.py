@@ -15,7 +15,7 @@ from relais_common.jobs.errors import (
     TooManyStreams,
     VectorsNotFound,
 )
-from relais_common.jobs.events import Completed, Event, Token
+from relais_common.jobs.events import Completed, Event, Prompt, Token
 from relais_common.jobs.job import Operation
 from relais_common.queue.codec import NAMES
 from relais_orchestrator.api.channel_streams import StreamName
@@ -26,6 +26,7 @@ from relais_orchestrator.api.native.answers import (
     AcceptedResponse,
     ChannelResponse,
     CompletedEvent,
+    PromptEvent,
     TokenEvent,
     VectorsResponse,
 )
@@ -35,7 +36,7 @@ from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 from relais_orchestrator.http.errors import ErrorResponse
 
 TAG = "Requests"
-_DATA: dict[type[Event], Any] = {Token: TokenEvent, Completed: CompletedEvent}
+_DATA: dict[type[Event], Any] = {Prompt: PromptEvent, Token: TokenEvent, Completed: CompletedEvent}
 EventId = Annotated[str, StringConstraints(pattern=events.EVENT_ID_FORM)]
 LINKS = {
     "get_channels_channel_id": "channel_id",

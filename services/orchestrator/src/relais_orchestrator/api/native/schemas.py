@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operation, Priority
 from relais_orchestrator.api.embeddings.schemas import Inputs
-from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.deployed import EMBEDS, WRITES_TEXT, Deadline
-from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs
+from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs, fault
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
-from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams, TokenIds
+from relais_orchestrator.api.schemas.prompting import CONTINUES_ALONE, PromptFields
+from relais_orchestrator.api.schemas.prompts import Prompts, check_answers
+from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, STRICT, SamplingParams
 from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
 
-Prompt = (
-    Annotated[str, StringConstraints(min_length=1), branch("text")]
-    | Annotated[TokenIds, branch("ids")]
-)
 
+class NativeParams(SamplingParams, PromptFields):
+    """Sampling parameters, and what is told of the prompt: in a `prompt` event."""
 
-class NativeParams(SamplingParams):
-    """Sampling parameters."""
+    echo: bool | None = Field(default=None, description="Tell the text of a plain prompt.")
 
     logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
@@ -57,6 +62,7 @@ def _beside(name: str) -> dict[str, Any]:
 
 _RULES: list[JsonValue] = [
     NEEDS_TOOLS,
+    CONTINUES_ALONE,
     *(
         cast("JsonValue", {"if": _given(name), "then": {"properties": _beside(name)}})
         for name in _OPERATIONS
@@ -76,7 +82,7 @@ class SubmitRequest(ChatFields, TemplateKwargs):
 
     model: ModelName
     messages: Messages | None = None
-    prompt: Prompt | None = None
+    prompt: Prompts | None = None
     input: Inputs | None = Field(
         default=None, description="As of `POST /v1/embeddings`; `params` have no effect on it."
     )
@@ -90,6 +96,17 @@ class SubmitRequest(ChatFields, TemplateKwargs):
     deadline_s: Deadline | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+
+    @field_validator("params")
+    @classmethod
+    def _bounded(cls, params: NativeParams, info: ValidationInfo) -> NativeParams:
+        try:
+            check_answers(params.n, info.data.get("prompt"))
+        except PydanticCustomError as error:
+            raise fault("n", error) from None
+        if params.echo and info.data.get("prompt") is None:
+            raise fault("echo", PydanticCustomError("echo", "goes with prompt only"))
+        return params
 
     @model_validator(mode="after")
     def _one_input(self) -> Self:

@@ -10,8 +10,17 @@ from typing import Protocol
 from msgspec import to_builtins
 
 from relais_common.jobs.chat import Message
-from relais_common.jobs.events import Completed, RankedToken, Token, TokenLogprob, Usage
-from relais_orchestrator.api.answering import Whole
+from relais_common.jobs.events import (
+    AnswerEnd,
+    Completed,
+    Prompt,
+    PromptLogprob,
+    RankedToken,
+    Token,
+    TokenLogprob,
+    Usage,
+)
+from relais_orchestrator.api.answering import Whole, WholeAnswer
 from relais_orchestrator.api.openai.objects import (
     Candidate,
     ChatAnswer,
@@ -22,6 +31,7 @@ from relais_orchestrator.api.openai.objects import (
     ChatDelta,
     ChatLogprobs,
     ChatToken,
+    PromptToken,
     TextChoice,
     TextCompletion,
     TextCompletionChunk,
@@ -61,28 +71,53 @@ class Identity:
 
 
 Body = Mapping[str, object]
+End = Completed | AnswerEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a response has beside the answers, if requested.
+
+    Attributes:
+        token_ids: the ids of prompts and answers.
+        echo: the prompt of a text completion.
+        logprobs: of the prompt that is repeated, too.
+        begins: what an answer to a chat continues.
+        n: answers to each prompt.
+    """
+
+    token_ids: bool = False
+    echo: bool = False
+    logprobs: bool = False
+    begins: str = ""
+    n: int = 1
+
+
+NOTHING_MORE = Shown()
 
 
 class Format(Protocol):
     """The response format of one route."""
 
-    def head(self) -> Body | None:
-        """Return the first chunk of a stream, if one precedes the text."""
+    shown: Shown
+
+    def head(self, index: int) -> Sequence[Body]:
+        """Return the first chunks of this answer, if any precede the text."""
         ...
 
-    def text(self, text: str) -> Body:
-        """Return a chunk with text."""
+    def prompt(self, prompt: Prompt) -> Sequence[Body]:
+        """Return the chunks that tell of a prompt."""
         ...
 
-    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> Body:
-        """Return a chunk with text and log probabilities of its tokens, whose texts begin at this character."""
+    def text(self, text: str, index: int = 0) -> Body:
+        """Return a chunk with text alone."""
         ...
 
-    def aside(self, token: Token) -> Body:
-        """Return a chunk with reasoning or tool calls, and whatever else the event has."""
+    def token(self, token: Token, offset: int) -> Body:
+        """Return a chunk with all that the event has; texts of its tokens begin at this character."""
         ...
 
-    def finish(self, completed: Completed) -> Body:
+    def finish(self, end: End, index: int = 0) -> Body:
         """Return the chunk with the finish reason."""
         ...
 
@@ -98,9 +133,10 @@ class Format(Protocol):
 class ChatFormat:
     """`chat.completion` and `chat.completion.chunk`."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, shown: Shown = NOTHING_MORE) -> None:
         self._identity = identity
         self._id = f"chatcmpl-{identity.channel_id}"
+        self.shown = shown
 
     def _chunk(self, choices: list[ChatChunkChoice]) -> ChatCompletionChunk:
         return {
@@ -111,31 +147,41 @@ class ChatFormat:
             "choices": choices,
         }
 
-    def head(self) -> ChatCompletionChunk | None:
-        return self._chunk([_chunk_choice({"role": "assistant", "content": ""})])
+    def head(self, index: int) -> list[ChatCompletionChunk]:
+        chunks = [self._chunk([_chunk_choice(index, {"role": "assistant", "content": ""})])]
+        if self.shown.begins:
+            chunks.append(self.text(self.shown.begins, index))
+        return chunks
 
-    def text(self, text: str) -> ChatCompletionChunk:
-        return self._chunk([_chunk_choice({"content": text})])
+    def prompt(self, prompt: Prompt) -> list[ChatCompletionChunk]:
+        if not self.shown.token_ids:
+            return []
+        # Clients may take it for granted that every chunk but the last has a choice.
+        chunk = self._chunk([_chunk_choice(0, {"content": ""})])
+        return [{**chunk, "prompt_token_ids": list(prompt.token_ids)}]
 
-    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> ChatCompletionChunk:
-        return self._chunk([_chunk_choice({"content": text}, _chat_logprobs(tokens))])
+    def text(self, text: str, index: int = 0) -> ChatCompletionChunk:
+        return self._chunk([_chunk_choice(index, {"content": text})])
 
-    def aside(self, token: Token) -> ChatCompletionChunk:
+    def token(self, token: Token, offset: int) -> ChatCompletionChunk:
         delta: ChatDelta = {}
-        if token.text:
+        if token.text or not token.says_something:
             delta["content"] = token.text
         if token.reasoning:
             delta["reasoning"] = delta["reasoning_content"] = token.reasoning
         if token.tool_calls:
             delta["tool_calls"] = to_builtins(token.tool_calls)
         logprobs = None if token.logprobs is None else _chat_logprobs(token.logprobs)
-        return self._chunk([_chunk_choice(delta, logprobs)])
+        choice = _chunk_choice(token.index, delta, logprobs)
+        if self.shown.token_ids:
+            choice["token_ids"] = list(token.token_ids)
+        return self._chunk([choice])
 
-    def finish(self, completed: Completed) -> ChatCompletionChunk:
-        choice = _chunk_choice({})
-        choice["finish_reason"] = completed.finish_reason
-        if completed.stop_reason is not None:
-            choice["stop_reason"] = completed.stop_reason
+    def finish(self, end: End, index: int = 0) -> ChatCompletionChunk:
+        choice = _chunk_choice(index, {})
+        choice["finish_reason"] = end.finish_reason
+        if end.stop_reason is not None:
+            choice["stop_reason"] = end.stop_reason
         return self._chunk([choice])
 
     def usage(self, completed: Completed) -> ChatCompletionChunk:
@@ -147,34 +193,48 @@ class ChatFormat:
 
     def whole(self, whole: Whole) -> ChatCompletion:
         completed = whole.completed
-        choice: ChatChoice = {
-            "index": 0,
-            "message": _message(whole.text, completed.message),
-            "logprobs": _chat_logprobs(whole.tokens) if whole.tokens else None,
-            "finish_reason": completed.finish_reason,
-        }
-        if completed.message is not None and not completed.message.tool_calls:
-            # A stream may have begun a call that could not be read in the end, and is text here.
-            choice["finish_reason"] = completed.finish_reason.replace("tool_calls", "stop")
-        if completed.stop_reason is not None:
-            choice["stop_reason"] = completed.stop_reason
-        return {
+        body: ChatCompletion = {
             "id": self._id,
             "object": "chat.completion",
             "created": self._identity.created_s,
             "model": self._identity.model,
-            "choices": [choice],
+            "choices": [self._choice(index, answer) for index, answer in enumerate(whole.answers)],
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
+        prompt = whole.prompts.get(0)
+        if prompt is not None and self.shown.token_ids:
+            body["prompt_token_ids"] = list(prompt.token_ids)
+        if prompt is not None and prompt.logprobs is not None:
+            body["prompt_logprobs"] = _prompt_logprobs(prompt.logprobs)
+        return body
+
+    def _choice(self, index: int, answer: WholeAnswer) -> ChatChoice:
+        end = answer.end
+        assert end is not None
+        choice: ChatChoice = {
+            "index": index,
+            "message": _message(self.shown.begins, answer.text, end.message),
+            "logprobs": _chat_logprobs(answer.tokens) if answer.tokens else None,
+            "finish_reason": end.finish_reason,
+        }
+        if end.message is not None and not end.message.tool_calls:
+            # A stream may have begun a call that could not be read in the end, and is text here.
+            choice["finish_reason"] = end.finish_reason.replace("tool_calls", "stop")
+        if end.stop_reason is not None:
+            choice["stop_reason"] = end.stop_reason
+        if self.shown.token_ids:
+            choice["token_ids"] = answer.token_ids
+        return choice
 
 
 class CompletionFormat:
     """`text_completion`."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, shown: Shown = NOTHING_MORE) -> None:
         self._identity = identity
         self._id = f"cmpl-{identity.channel_id}"
+        self.shown = shown
 
     def _chunk(self, choices: list[TextChoice]) -> TextCompletionChunk:
         return {
@@ -185,21 +245,37 @@ class CompletionFormat:
             "choices": choices,
         }
 
-    def head(self) -> TextCompletionChunk | None:
-        return None
+    def head(self, index: int) -> list[TextCompletionChunk]:
+        return []
 
-    def text(self, text: str) -> TextCompletionChunk:
-        return self._chunk([_text_choice(text, None)])
+    def prompt(self, prompt: Prompt) -> list[TextCompletionChunk]:
+        if not (self.shown.echo or self.shown.token_ids):
+            return []
+        first = prompt.index * self.shown.n
+        chunks = []
+        for index in range(first, first + self.shown.n):
+            logprobs = None
+            if self.shown.echo and self.shown.logprobs and prompt.logprobs is not None:
+                logprobs = _text_logprobs((), 0, prompt.logprobs)
+            choice = _text_choice(index, prompt.text or "", None, logprobs)
+            if self.shown.token_ids:
+                choice["prompt_token_ids"] = list(prompt.token_ids)
+            chunks.append(self._chunk([choice]))
+        return chunks
 
-    def tokens(self, text: str, tokens: Sequence[TokenLogprob], offset: int) -> TextCompletionChunk:
-        return self._chunk([_text_choice(text, None, _text_logprobs(tokens, offset))])
+    def text(self, text: str, index: int = 0) -> TextCompletionChunk:
+        return self._chunk([_text_choice(index, text, None)])
 
-    def aside(self, token: Token) -> TextCompletionChunk:
+    def token(self, token: Token, offset: int) -> TextCompletionChunk:
         # Nothing is told apart in a plain completion.
-        return self.text(token.text)
+        logprobs = None if token.logprobs is None else _text_logprobs(token.logprobs, offset)
+        choice = _text_choice(token.index, token.text, None, logprobs)
+        if self.shown.token_ids:
+            choice["token_ids"] = list(token.token_ids)
+        return self._chunk([choice])
 
-    def finish(self, completed: Completed) -> TextCompletionChunk:
-        return self._chunk([_last_text_choice("", completed, None)])
+    def finish(self, end: End, index: int = 0) -> TextCompletionChunk:
+        return self._chunk([_last_text_choice(index, "", end, None)])
 
     def usage(self, completed: Completed) -> TextCompletionChunk:
         return {
@@ -209,17 +285,38 @@ class CompletionFormat:
         }
 
     def whole(self, whole: Whole) -> TextCompletion:
-        completed = whole.completed
-        logprobs = _text_logprobs(whole.tokens, 0) if whole.tokens else None
+        choices = [
+            self._choice(index, answer, whole.prompts.get(index // self.shown.n))
+            for index, answer in enumerate(whole.answers)
+        ]
         return {
-            **self._chunk([_last_text_choice(whole.text, completed, logprobs)]),
-            "usage": usage_object(completed.usage),
-            "timings": completed.timings,
+            **self._chunk(choices),
+            "usage": usage_object(whole.completed.usage),
+            "timings": whole.completed.timings,
         }
 
+    def _choice(self, index: int, answer: WholeAnswer, prompt: Prompt | None) -> TextChoice:
+        end = answer.end
+        assert end is not None
+        before = () if prompt is None else prompt.logprobs or ()
+        echoed = before if self.shown.echo and self.shown.logprobs else ()
+        logprobs = None
+        if answer.tokens or echoed:
+            logprobs = _text_logprobs(answer.tokens, 0, echoed)
+        text = answer.text if prompt is None else (prompt.text or "") + answer.text
+        choice = _last_text_choice(index, text, end, logprobs)
+        if before:
+            choice["prompt_logprobs"] = _prompt_logprobs(before)
+        if self.shown.token_ids:
+            choice["token_ids"] = answer.token_ids
+            choice["prompt_token_ids"] = [] if prompt is None else list(prompt.token_ids)
+        return choice
 
-def _message(text: str, whole: Message | None) -> ChatAnswer:
+
+def _message(begins: str, text: str, whole: Message | None) -> ChatAnswer:
     content = text if whole is None else whole.content
+    if begins:
+        content = begins + (content or "")
     message: ChatAnswer = {"role": "assistant", "content": content, "refusal": None}
     if whole is not None and whole.reasoning:
         message["reasoning"] = message["reasoning_content"] = whole.reasoning
@@ -228,20 +325,22 @@ def _message(text: str, whole: Message | None) -> ChatAnswer:
     return message
 
 
-def _chunk_choice(delta: ChatDelta, logprobs: ChatLogprobs | None = None) -> ChatChunkChoice:
-    return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+def _chunk_choice(
+    index: int, delta: ChatDelta, logprobs: ChatLogprobs | None = None
+) -> ChatChunkChoice:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
 def _text_choice(
-    text: str, finish_reason: str | None, logprobs: TextLogprobs | None = None
+    index: int, text: str, finish_reason: str | None, logprobs: TextLogprobs | None = None
 ) -> TextChoice:
-    return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _last_text_choice(text: str, completed: Completed, logprobs: TextLogprobs | None) -> TextChoice:
-    choice = _text_choice(text, completed.finish_reason, logprobs)
-    if completed.stop_reason is not None:
-        choice["stop_reason"] = completed.stop_reason
+def _last_text_choice(index: int, text: str, end: End, logprobs: TextLogprobs | None) -> TextChoice:
+    choice = _text_choice(index, text, end.finish_reason, logprobs)
+    if end.stop_reason is not None:
+        choice["stop_reason"] = end.stop_reason
     return choice
 
 
@@ -257,14 +356,46 @@ def _candidate(one: TokenLogprob | RankedToken) -> Candidate:
     return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
 
 
-def _text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
-    texts = [one.token for one in tokens]
+def _text_logprobs(
+    tokens: Sequence[TokenLogprob],
+    offset: int,
+    prompt: Sequence[Sequence[PromptLogprob]] = (),
+) -> TextLogprobs:
+    """Return the details of these tokens, after those of a prompt that is repeated before them."""
+    texts = [*(place[0].token for place in prompt), *(one.token for one in tokens)]
     return {
         "tokens": texts,
-        "token_logprobs": [one.logprob for one in tokens],
+        "token_logprobs": [
+            *(place[0].logprob for place in prompt),
+            *(one.logprob for one in tokens),
+        ],
         "top_logprobs": [
-            {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
-            for one in tokens
+            *(
+                {one.token: one.logprob for one in place if one.logprob is not None} or None
+                for place in prompt
+            ),
+            *(
+                {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
+                for one in tokens
+            ),
         ],
         "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
     }
+
+
+def _prompt_logprobs(
+    places: Sequence[Sequence[PromptLogprob]],
+) -> list[dict[str, PromptToken] | None]:
+    return [
+        {
+            str(one.token_id): {
+                "logprob": one.logprob,
+                "rank": one.rank,
+                "decoded_token": one.token,
+            }
+            for one in place
+            if one.logprob is not None
+        }
+        or None
+        for place in places
+    ]

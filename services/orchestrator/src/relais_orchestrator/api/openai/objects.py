@@ -75,9 +75,27 @@ class TextLogprobs(TypedDict):
     """Every token, in order. `top_logprobs` has the chosen token too; `text_offset` counts characters."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: Annotated[
+        list[float | None], Field(description="Null for the first token of an echoed prompt.")
+    ]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+@with_config(CLOSED)
+class PromptToken(TypedDict):
+    """A candidate for the place of a prompt's token. As vLLM's."""
+
+    logprob: float | None
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = Annotated[
+    list[dict[str, PromptToken] | None],
+    Field(description="Where `prompt_logprobs` asked for them: for each token, by token id."),
+]
+TokenIds = Annotated[list[int], Field(description="Where `return_token_ids` asked for them.")]
 
 
 @with_config(CLOSED)
@@ -99,6 +117,7 @@ class ChatChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
     stop_reason: NotRequired[StopReason]
+    token_ids: NotRequired[TokenIds]
 
 
 @with_config(CLOSED)
@@ -112,6 +131,8 @@ class ChatCompletion(TypedDict):
     choices: list[ChatChoice]
     usage: UsageObject | None
     timings: Timings
+    prompt_token_ids: NotRequired[TokenIds]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @with_config(CLOSED)
@@ -132,6 +153,7 @@ class ChatChunkChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason | None
     stop_reason: NotRequired[StopReason]
+    token_ids: NotRequired[TokenIds]
 
 
 @with_config(CLOSED)
@@ -147,6 +169,7 @@ class ChatCompletionChunk(TypedDict):
     choices: list[ChatChunkChoice]
     usage: NotRequired[UsageObject | None]
     timings: NotRequired[Timings]
+    prompt_token_ids: NotRequired[TokenIds]
 
 
 @with_config(CLOSED)
@@ -156,6 +179,9 @@ class TextChoice(TypedDict):
     logprobs: TextLogprobs | None
     finish_reason: FinishReason | None
     stop_reason: NotRequired[StopReason]
+    token_ids: NotRequired[TokenIds]
+    prompt_token_ids: NotRequired[TokenIds]
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @with_config(CLOSED)

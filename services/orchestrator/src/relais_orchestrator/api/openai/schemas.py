@@ -6,7 +6,7 @@ are refused by name. Undeclared fields are unknown. docs/compatibility.md has th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,26 +16,28 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.job import OnDisconnect, Priority
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnBoth, RefusedOnChats
-from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
-from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs
+from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs, fault
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
+from relais_orchestrator.api.schemas.prompting import CONTINUES_ALONE, PromptFields
+from relais_orchestrator.api.schemas.prompts import Given, Prompts, check_answers, n_of
 from relais_orchestrator.api.schemas.sampling import (
+    MAX_ANSWERS,
     MAX_LOGPROBS,
     MAX_TOKENS,
     ONE_CONSTRAINT,
     STRICT,
     SamplingParams,
-    TokenIds,
 )
 from relais_orchestrator.api.schemas.tools import NEEDS_TOOLS, ChatFields
-from relais_orchestrator.api.schemas.unsupported import NotSupported
+from relais_orchestrator.api.schemas.unsupported import VALUE, NotSupported
 
 Label = Annotated[str, StringConstraints(max_length=512)]
 
@@ -69,11 +71,25 @@ _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
 }
 
 
-class _Common(SamplingParams, RefusedOnBoth):
+_PROMPT_IS_NOT_STREAMED: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"prompt_logprobs": {"enum": [None, 0]}}},
+        {"properties": {"stream": {"enum": [None, False]}}},
+    ]
+}
+_NOTHING_BUT_AN_ECHO: dict[str, JsonValue] = {
+    "anyOf": [
+        {"properties": {"max_tokens": {"not": {"const": 0}}}},
+        {"required": ["echo"], "properties": {"echo": {"const": True}}},
+    ]
+}
+
+
+class _Common(SamplingParams, PromptFields, RefusedOnBoth):
     """Fields of both routes; the last three are Relais's own."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM]}
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _PROMPT_IS_NOT_STREAMED]}
     )
 
     model: TextModelName
@@ -81,7 +97,6 @@ class _Common(SamplingParams, RefusedOnBoth):
     stream_options: StreamOptions | None = Field(
         default=None, description="Only with `stream: true`."
     )
-    n: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
     user: Label | None = Field(default=None, description="No effect.")
     priority: RequestPriority = Field(
         default=Priority.NORMAL, description="High goes before normal before low, with ageing."
@@ -103,6 +118,12 @@ class _Common(SamplingParams, RefusedOnBoth):
             raise PydanticCustomError("stream_options", "only for requests with stream: true")
         return options
 
+    @model_validator(mode="after")
+    def _prompt_is_not_streamed(self) -> Self:
+        if self.stream and self.prompt_logprobs:
+            raise fault("prompt_logprobs", PydanticCustomError("stream", "not with stream: true"))
+        return self
+
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -117,7 +138,14 @@ class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats)
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
-            "allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _TOP_NEEDS_LOGPROBS, NEEDS_TOOLS]
+            "allOf": [
+                ONE_CONSTRAINT,
+                _OPTIONS_NEED_STREAM,
+                _PROMPT_IS_NOT_STREAMED,
+                _TOP_NEEDS_LOGPROBS,
+                NEEDS_TOOLS,
+                CONTINUES_ALONE,
+            ]
         }
     )
 
@@ -127,6 +155,10 @@ class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats)
         description="The most tokens of the answer; goes before `max_tokens`, its older name.",
     )
 
+    echo: bool | None = Field(
+        default=None,
+        description="Repeat the last message before the answer, if it is an assistant's.",
+    )
     logprobs: bool | None = Field(default=None, description="Tell each token's log probability.")
     top_logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
@@ -183,31 +215,54 @@ class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats)
 
 
 class CompletionRequest(_Common):
-    """`POST /v1/completions`. A prompt is text, token ids, or a list with one of these."""
+    """`POST /v1/completions`. A prompt is text or token ids; of a list of prompts, each is answered `n` times."""
 
-    prompt: (
-        Annotated[str, StringConstraints(min_length=1), branch("text")]
-        | Annotated[TokenIds, branch("ids")]
-        | Annotated[
-            list[Annotated[str, StringConstraints(min_length=1)]],
-            Field(fail_fast=True, min_length=1, max_length=1),
-            branch("one text"),
-        ]
-        | Annotated[
-            list[TokenIds],
-            Field(fail_fast=True, min_length=1, max_length=1),
-            branch("one list of ids"),
-        ]
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                ONE_CONSTRAINT,
+                _OPTIONS_NEED_STREAM,
+                _PROMPT_IS_NOT_STREAMED,
+                _NOTHING_BUT_AN_ECHO,
+            ]
+        }
     )
-    max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
-        default=16, description="The most tokens of the answer."
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Whole(0, MAX_TOKENS)] | None = Field(
+        default=16, description="The most tokens of the answer; 0 for none, with `echo`."
+    )
+    echo: bool | None = Field(
+        default=None,
+        description="Repeat the prompt before the answer, with its log probabilities where `logprobs` asks for them.",
     )
     logprobs: Annotated[int, Whole(0, MAX_LOGPROBS)] | None = Field(
         default=None,
         description="Tell each token's log probability, and those of so many of the likeliest in its place.",
     )
 
+    best_of: Annotated[int, Whole(1, MAX_ANSWERS)] | None = Field(
+        default=None, description="The same as `n` only: all answers are returned."
+    )
+
     # Not supported, except at values without effect.
-    best_of: Annotated[Literal[1] | None, NotSupported("one answer per request")] = None
-    echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
     suffix: Annotated[None, NotSupported("text after the answer is not supported")] = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _bounded(cls, prompt: Given, info: ValidationInfo) -> Given:
+        check_answers(n_of(info), prompt)
+        return prompt
+
+    @model_validator(mode="after")
+    def _nothing_but_an_echo(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise fault("max_tokens", PydanticCustomError("max_tokens", "0 only with echo: true"))
+        return self
+
+    @field_validator("best_of")
+    @classmethod
+    def _best_of_all(cls, best_of: int | None, info: ValidationInfo) -> int | None:
+        if best_of not in (None, n_of(info)):
+            raise PydanticCustomError(VALUE, "the same as n only")
+        return best_of

@@ -1,6 +1,6 @@
 """vLLM's additional fields that Relais refuses by name, with the values at which they have no effect.
 
-Supported fields are with the other sampling parameters.
+Supported fields are with the other sampling parameters, and in `api/schemas/prompting.py`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,10 @@ class RefusedOnBoth(BaseModel):
         Literal[False] | None, NotSupported("beam search is not supported")
     ] = None
     length_penalty: Annotated[None, NotSupported("beam search is not supported")] = None
-    prompt_logprobs: Annotated[
-        None, NotSupported("log probabilities of the prompt are not supported")
-    ] = None
     logprob_token_ids: Annotated[None, NotSupported("see top_logprobs and logprobs")] = None
-    return_tokens_as_token_ids: Annotated[
-        Literal[False] | None, NotSupported("tokens are told as text")
-    ] = None
-    return_token_ids: Annotated[
-        Literal[False] | None, NotSupported("token ids are told on /v1/requests")
-    ] = None
-    truncate_prompt_tokens: Annotated[
-        None, NotSupported("a prompt that is too long is refused, not cut")
-    ] = None
     spaces_between_special_tokens: Annotated[
         Literal[True] | None, NotSupported("special tokens are told apart")
     ] = None
-    add_special_tokens: Annotated[None, NotSupported("the model's own rule is followed")] = None
     repetition_detection: Annotated[
         None, NotSupported("repetition is not looked for; see repetition_penalty")
     ] = None
@@ -55,17 +42,6 @@ class RefusedOnChats(BaseModel):
 
     model_config = STRICT
 
-    echo: Annotated[Literal[False] | None, NotSupported("the prompt is not repeated")] = None
-    add_generation_prompt: Annotated[
-        Literal[True] | None, NotSupported("an answer is always begun anew")
-    ] = None
-    continue_final_message: Annotated[
-        Literal[False] | None, NotSupported("an answer is always begun anew")
-    ] = None
     chat_template: Annotated[None, NotSupported("the model's own chat template is used")] = None
-    documents: Annotated[None, NotSupported("put documents into the messages")] = None
-    include_reasoning: Annotated[
-        Literal[True] | None, NotSupported("reasoning is not told apart")
-    ] = None
     media_io_kwargs: Annotated[None, NotSupported("only text is supported")] = None
     mm_processor_kwargs: Annotated[None, NotSupported("only text is supported")] = None

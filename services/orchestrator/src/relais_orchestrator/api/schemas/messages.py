@@ -77,10 +77,10 @@ def _only_for(role: str) -> PydanticCustomError:
     return PydanticCustomError("role", "only in messages of role {role}", {"role": role})
 
 
-def _fault(field: str, kind: str | PydanticCustomError) -> ValidationError:
-    """A fault of this field. A validator of the whole message can raise it."""
-    fault = InitErrorDetails(type=kind, loc=(field,), input=None)
-    return ValidationError.from_exception_data("ChatMessage", [fault])
+def fault(field: str, kind: str | PydanticCustomError) -> ValidationError:
+    """A fault of this field. A validator of the whole object can raise it."""
+    details = InitErrorDetails(type=kind, loc=(field,), input=None)
+    return ValidationError.from_exception_data("fields", [details])
 
 
 class ChatMessage(BaseModel):
@@ -157,16 +157,16 @@ class ChatMessage(BaseModel):
     def _fields_of_its_role(self) -> Self:
         if self.role != "assistant":
             if self.content is None:
-                raise _fault(
+                raise fault(
                     "content", "string_type" if "content" in self.model_fields_set else "missing"
                 )
             for name in ("tool_calls", "reasoning", "reasoning_content"):
                 if getattr(self, name):
-                    raise _fault(name, _only_for("assistant"))
+                    raise fault(name, _only_for("assistant"))
         if self.role == "tool" and self.tool_call_id is None:
-            raise _fault("tool_call_id", "missing")
+            raise fault("tool_call_id", "missing")
         if self.role != "tool" and self.tool_call_id is not None:
-            raise _fault("tool_call_id", _only_for("tool"))
+            raise fault("tool_call_id", _only_for("tool"))
         return self
 
     def to_message(self) -> Message:

@@ -33,6 +33,9 @@ MAX_TOKENS = 1_000_000
 MAX_KEYWORDS = 1024
 """Keywords at the top level of a JSON schema."""
 
+MAX_ANSWERS = 16
+"""To one prompt."""
+
 MAX_LOGPROBS = 20  # OpenAI's bound for chats, and vLLM's default
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Whole(0, 2**31 - 1)]
@@ -132,6 +135,9 @@ class SamplingParams(BaseModel):
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [ONE_CONSTRAINT]})
 
+    n: Annotated[int, Whole(1, MAX_ANSWERS)] | None = Field(
+        default=None, description="Answers to each prompt. Each has a place, and counts."
+    )
     max_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = None
     min_tokens: Annotated[int, Whole(0, MAX_TOKENS)] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -172,6 +178,9 @@ class SamplingParams(BaseModel):
     allowed_token_ids: (
         Annotated[list[TokenId], Field(fail_fast=True, min_length=1, max_length=4096)] | None
     ) = None
+    return_tokens_as_token_ids: bool | None = Field(
+        default=None, description="Tell tokens as `token_id:<id>` where log probabilities are told."
+    )
     thinking_token_budget: Annotated[int, Whole(0, MAX_TOKENS)] | None = Field(
         default=None,
         description="The most tokens of reasoning; for models with a reasoning parser.",

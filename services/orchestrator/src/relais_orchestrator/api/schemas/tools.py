@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
+from msgspec.structs import replace
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import ChatOptions
 from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.prompting import ChatPromptFields
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
 from relais_orchestrator.api.schemas.structure_bounds import check_parameters, check_schema
 
@@ -69,6 +71,22 @@ class NamedTool(BaseModel):
     function: NamedFunction
 
 
+class AllowedToolsList(BaseModel):
+    model_config = STRICT
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedTools(BaseModel):
+    """The only tools that may be called: the others are left out of the prompt."""
+
+    model_config = STRICT
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolsList
+
+
 def fit_a_prompt(tools: list[_Tool]) -> list[_Tool]:
     """Refuse tools that are longer together than a prompt needs."""
     if sum(len(tool.model_dump_json().encode()) for tool in tools) > MAX_TOOLS_BYTES:
@@ -95,7 +113,7 @@ NEEDS_TOOLS: dict[str, JsonValue] = {
 }
 
 
-class ChatFields(BaseModel):
+class ChatFields(ChatPromptFields):
     """Fields of chats beside their messages."""
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [NEEDS_TOOLS]})
@@ -103,7 +121,10 @@ class ChatFields(BaseModel):
     tools: Tools = Field(default=None, description="Functions that the answer may call.")
     tool_choice: (
         Annotated[Literal["none", "auto", "required"], branch("mode")]
-        | Annotated[NamedTool, branch("tool")]
+        | Annotated[
+            Annotated[NamedTool, branch("tool")] | Annotated[AllowedTools, branch("tools")],
+            Field(discriminator="type"),
+        ]
         | None
     ) = Field(default=None, description="`auto` where there are tools.")
     parallel_tool_calls: bool | None = Field(
@@ -120,25 +141,41 @@ class ChatFields(BaseModel):
     @field_validator("tool_choice")
     @classmethod
     def _chooses_a_tool(
-        cls, choice: str | NamedTool | None, info: ValidationInfo
-    ) -> str | NamedTool | None:
+        cls, choice: str | NamedTool | AllowedTools | None, info: ValidationInfo
+    ) -> str | NamedTool | AllowedTools | None:
         if "tools" not in info.data or choice in (None, "none", "auto"):
             return choice
         names = {tool.function.name for tool in info.data["tools"] or ()}
         if not names:
             raise PydanticCustomError("no_tools", "only for requests with tools")
-        if isinstance(choice, NamedTool) and choice.function.name not in names:
+        chosen: list[NamedTool] = []
+        if isinstance(choice, NamedTool):
+            chosen = [choice]
+        elif isinstance(choice, AllowedTools):
+            chosen = choice.allowed_tools.tools
+        if any(one.function.name not in names for one in chosen):
             raise PydanticCustomError("unknown_tool", "no tool has this name")
         return choice
 
     def to_options(self) -> ChatOptions:
         """Convert to the job's type."""
+        options = ChatOptions(
+            reasoning_effort=self.reasoning_effort,
+            include_reasoning=self.include_reasoning is not False,
+            add_generation_prompt=self.add_generation_prompt is not False,
+            continue_final_message=bool(self.continue_final_message),
+            documents=tuple(self.documents or ()),
+        )
         if not self.tools:
-            return ChatOptions(reasoning_effort=self.reasoning_effort)
-        choice = self.tool_choice or "auto"
-        return ChatOptions(
-            tools=plain(self.tools),
+            return options
+        tools, choice = self.tools, self.tool_choice or "auto"
+        if isinstance(choice, AllowedTools):
+            allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+            tools = [tool for tool in tools if tool.function.name in allowed]
+            choice = choice.allowed_tools.mode
+        return replace(
+            options,
+            tools=plain(tools),
             tool_choice=choice.model_dump() if isinstance(choice, NamedTool) else choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            reasoning_effort=self.reasoning_effort,
         )
