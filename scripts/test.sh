@@ -72,17 +72,29 @@ check() { # check NAME COMMAND...: all are run, so that one look shows everythin
     fi
 }
 
-# Beside the tests, which wait more than they compute; shown whole once it is done.
-types=$(mktemp)
-trap 'rm -f "$types"' EXIT
-mypy >"$types" 2>&1 &
-mypy_pid=$!
-show_types() {
+# Beside the tests, which wait more than they compute; shown whole once they are done.
+logs=$(mktemp -d)
+beside=()
+start_beside() { # start_beside NAME COMMAND...
+    "${@:2}" >"$logs/$1" 2>&1 &
+    beside+=($!)
+    echo $! >"$logs/$1.pid"
+}
+end_beside() {
     local status=0
-    wait "$mypy_pid" || status=$?
-    cat "$types"
+    wait "$(<"$logs/$1.pid")" || status=$?
+    cat "$logs/$1"
     return "$status"
 }
+trap 'kill "${beside[@]}" 2>/dev/null || true; wait; rm -rf "$logs"' EXIT
+start_beside mypy mypy
+images=none
+if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 2>&1; then
+    images=checked
+    start_beside images ./scripts/check_images.sh
+else
+    say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
+fi
 
 # Python code that pytest has rewritten is kept, so that one process does it and not each of those below.
 unset PYTHONDONTWRITEBYTECODE
@@ -98,14 +110,10 @@ check "ruff format" ruff format --check .
 check "shellcheck" shellcheck -x relais scripts/*.sh scripts/lib/*.sh .ci/run
 check "manifests" ./scripts/check_manifests.sh
 check "import-linter" lint-imports
-if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 2>&1; then
-    check "images" ./scripts/check_images.sh
-else
-    say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
-fi
 wait "$rewriting" || true # what cannot be collected is told below
 check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --durations 20
-check "mypy" show_types
+check "mypy" end_beside mypy
+[[ $images == none ]] || check "images" end_beside images
 if ((${#failed[@]})); then
     die "failed: ${failed[*]} (see above)"
 fi
