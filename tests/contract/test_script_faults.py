@@ -314,6 +314,39 @@ async def test_step_that_fails_at_any_command_leaves_a_state_that_is_made_whole(
     assert at > 2
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        [keys.deadlines(MODEL), keys.watched(MODEL)],
+        [keys.inflight(MODEL)],
+        [keys.suspects(MODEL)],
+        [keys.turns(MODEL, Priority.NORMAL)],
+        [keys.lane(MODEL, Priority.NORMAL, "key-a")],
+        [keys.counts(MODEL)],
+        [keys.open_jobs(MODEL)],
+        [keys.running_jobs(MODEL)],
+        [keys.held(MODEL)],
+    ],
+    ids=lambda lost: lost[0].rpartition("}:")[2],
+)
+async def test_index_that_is_lost_is_made_from_the_others(
+    lost: list[str], redis_store: RedisStore
+) -> None:
+    ports, _ = faulty_ports(redis_store)
+    redis: Any = redis_store.redis
+    suspected, _ = await held_job(ports, tokens=0), await held_job(ports)
+    await crash(ports, suspected.lease, max_failures=9)
+    for _ in range(2):
+        await ask(ports)
+    await check_whole(redis)
+    assert await redis.delete(*lost) == len(lost)
+    await redis.hset(keys.counts(MODEL), "drifted", 1)
+    await reap(ports)
+    await check_whole(redis)
+    await end_everything(ports, redis)
+    await check_ends(ports, redis)
+
+
 def test_every_script_that_writes_is_made_to_fail() -> None:
     # These two write what may be written again at any time; the others only read.
     harmless = {"written", "shelve", "unwatch"} | {"queue", "channels", "dead"}
