@@ -314,6 +314,28 @@ async def test_step_that_fails_at_any_command_leaves_a_state_that_is_made_whole(
     assert at > 2
 
 
+async def test_start_that_failed_at_any_command_is_told_as_failed_and_made_up_for(
+    redis_store: RedisStore,
+) -> None:
+    redis: Any = redis_store.redis
+    ports, faulty = faulty_ports(redis_store)
+    at, came = 0, True
+    while came:
+        at += 1
+        await redis.flushdb()
+        await ask(ports)
+        taken = await take_one(ports)
+        faulty.name, faulty.at = "start", at
+        try:
+            verdict = await start(ports, taken.lease)
+        except ResponseError:
+            verdict = await start(ports, taken.lease)
+        came = await redis.getdel(HIT) is not None
+        assert verdict.tail == 2, at
+        assert await names(ports, taken.job.channel_id) == ["queued", "started"], at
+    assert at > 2
+
+
 @pytest.mark.parametrize(
     "lost",
     [

@@ -98,6 +98,14 @@ async def test_a_worker_without_room_has_no_share(ports: Ports) -> None:
     assert await shares(ports, ["a"]) == [6]
 
 
+async def test_a_worker_that_has_become_full_has_no_share_any_more(ports: Ports) -> None:
+    await shares(ports, ["a", "b"])
+    await put(ports, 4)
+    assert len((await ask(ports, "a", room=2)).jobs) == 2
+    await put(ports, 2)
+    assert await shares(ports, ["b"]) == [4]
+
+
 async def test_what_is_left_rings_for_the_others(ports: Ports) -> None:
     await shares(ports, ["a", "b"])
     await put(ports, 2)

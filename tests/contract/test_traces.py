@@ -658,3 +658,19 @@ async def test_writers_that_are_gone_are_forgotten_once_they_hold_nothing(
 
     await wait_until(forgotten)
     assert sorted(await collected(ports, "w")) == sorted(ids)
+
+
+async def test_writer_that_was_silent_for_long_and_holds_traces_is_kept_until_they_are_claimed(
+    redis_store: RedisStore,
+) -> None:
+    ports = redis_ports(redis_store)
+    ids = await end_some(ports, 3)
+    await collected(ports, "gone")
+
+    async def silent_for_long() -> bool:
+        consumers = await redis_store.redis.xinfo_consumers(keys.traces(MODEL), "writers")
+        return all(one["idle"] > 20 for one in consumers if one["name"] == b"gone")
+
+    await wait_until(silent_for_long)
+    await collected(ports, "w", limit=1, claim_after_s=0.0001)
+    assert sorted(await collected(ports, "w", claim_after_s=0.0001)) == sorted(ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import orjson
@@ -22,9 +23,14 @@ from relais_orchestrator.api.table import ROUTES
 from relais_testing.documented import DEPLOYMENT, check_json, document
 
 
+@cache
+def paths(**deployment: Any) -> dict[str, Any]:
+    found: dict[str, Any] = build_document(ROUTES, replace(DEPLOYMENT, **deployment))["paths"]
+    return found
+
+
 def operation(route: Route, **deployment: Any) -> dict[str, Any]:
-    built = build_document(ROUTES, replace(DEPLOYMENT, **deployment))
-    found: dict[str, Any] = built["paths"][route.template][route.method.lower()]
+    found: dict[str, Any] = paths(**deployment)[route.template][route.method.lower()]
     return found
 
 

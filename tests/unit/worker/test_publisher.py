@@ -115,6 +115,25 @@ async def test_a_log_that_came_back_short_is_filled_again(
     assert await memory_store.read(channel_id, after=0, limit=10) == before
 
 
+async def test_a_log_that_comes_back_short_is_filled_by_the_next_call(
+    memory_store: MemoryStore, publisher: Publisher
+) -> None:
+    [held] = await take(memory_store, 1)
+
+    async def send(text: str) -> None:
+        held.add(Token(text, (1,)))
+        publisher.send(held)
+        await wait_until(lambda: not held.has_unsent)
+
+    for text in "abc":
+        await send(text)
+    channel_id = held.lease.channel_id
+    before = await memory_store.read(channel_id, after=0, limit=10)
+    del (await _log(memory_store, channel_id))[2:]
+    await send("d")
+    assert (await memory_store.read(channel_id, after=0, limit=10))[:-1] == before
+
+
 async def _log(store: MemoryStore, channel_id: str) -> list[bytes]:
     _, record = store._of(channel_id)  # what no port can do: lose events
     assert record is not None
