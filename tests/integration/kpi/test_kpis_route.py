@@ -13,7 +13,6 @@ import orjson
 import pytest
 
 from relais_common.insights.mongo import Database, MongoSettings
-from relais_common.insights.objectives import DEFAULT_OBJECTIVES
 from relais_common.insights.periods import parse_period
 from relais_common.insights.report import Axis
 from relais_common.insights.rollups import hour_of
@@ -21,6 +20,7 @@ from relais_common.insights.store import TRACES, read_report
 from relais_kpi.rolling.job import roll_up_new
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
+from relais_testing.kpis import OBJECTIVES
 from relais_testing.mongo import MongoServer
 from relais_testing.stack import Front, Stack, chat_request
 from relais_testing.waiting import wait_until
@@ -59,7 +59,7 @@ async def test_figures_are_those_of_the_report(front: Front, database: Database,
 
     assert status == 200
     period = parse_period("30h", None, now=datetime.now(UTC))
-    report = await read_report(database, period, by=by, objectives=DEFAULT_OBJECTIVES)
+    report = await read_report(database, period, by=by, objectives=OBJECTIVES)
     assert body == json.loads(orjson.dumps(report))
     assert body["total"]["requests"] > 100
 

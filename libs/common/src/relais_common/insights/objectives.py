@@ -70,9 +70,6 @@ class Judgement:
     missed_e2e: int
 
 
-DEFAULT_OBJECTIVES = Objectives(ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
-
-
 def cell_of(
     ttft_s: float | None, tpot_s: float | None, e2e_s: float, *, writes_tokens: bool
 ) -> int:

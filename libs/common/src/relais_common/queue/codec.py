@@ -207,13 +207,8 @@ def _vectors(fields: dict[str, Any] | None) -> Vectors | None:
     return None if fields is None else Vectors(**fields)
 
 
-def encode_live(batch: LiveBatch) -> bytes:
-    """Encode a live message; the append script writes the same form."""
-    return b"\n".join((str(batch.first_seq).encode(), *batch.lines))
-
-
 def decode_live(message: bytes, received_s: float | None = None) -> LiveBatch:
-    """Decode a live message that was received at this time. Raises DecodeError."""
+    """Decode a live message of the append script that was received at this time. Raises DecodeError."""
     first_seq, *lines = message.split(b"\n")
     if not first_seq.isdigit() or len(first_seq) > _MOST_DIGITS or not lines:
         raise DecodeError("a live message without number or events")
