@@ -123,7 +123,7 @@ class VllmGeneration:
             if completion.finish_reason not in (None, "stop", "length"):
                 raise EngineFailed("the engine ended the request with an error")
             token_ids = tuple(completion.token_ids[repeated:])
-            if not token_ids and not self.finished:
+            if repeated and not token_ids and not self.finished:
                 continue
             chunk = self._chunk(token_ids, completion.finish_reason, completion.stop_reason)
             chunk.cached_tokens = output.num_cached_tokens or 0
