@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -146,6 +147,17 @@ def thinking_model(folder: Path) -> Path:
     return folder
 
 
+async def until_text(session: aiohttp.ClientSession, url: str) -> list[SseEvent]:
+    """Read the events up to the first with text."""
+    count = 1
+    while not text_of(events := await read_events(session, url, stop_after=count)):
+        count += 1
+    return events
+
+
+LONG_LIST = {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 80, "maxItems": 80}
+
+
 async def test_reasoning_outlives_its_worker_and_keeps_to_its_budget(
     start: Starter, tmp_path: Path
 ) -> None:
@@ -182,11 +194,24 @@ async def test_reasoning_outlives_its_worker_and_keeps_to_its_budget(
         assert short[-1].json["message"]["reasoning"] == thought(short)
         undisturbed = thought(await read_events(session, await submit()))
         assert len(undisturbed) > 100
-        url = await submit()
-        begun = await read_events(session, url, stop_after=5)
+        # A budget that ends the thought before the cut, and JSON after it that the cut is within.
+        budget = {"thinking_token_budget": 20, "structured_outputs": {"json": LONG_LIST}}
+        budget |= {"ignore_eos": False}
+        within = await read_events(session, await submit(**budget))
+        json.loads(text_of(within))
+        urls = [await submit(), await submit(**budget)]
+        begun = await asyncio.gather(
+            read_events(session, urls[0], stop_after=5), until_text(session, urls[1])
+        )
         doomed.kill()
         start("llm_worker", **settings)
-        events = begun + await read_events(session, url, after=int(begun[-1].id))
+        rest = [
+            await read_events(session, url, after=int(seen[-1].id))
+            for url, seen in zip(urls, begun, strict=True)
+        ]
+        events, budgeted = (seen + more for seen, more in zip(begun, rest, strict=True))
         assert ids_of(events) == list(range(1, len(events) + 1))
         assert (events[-1].name, thought(events)) == ("completed", undisturbed)
         assert events[-1].json["message"]["reasoning"] == undisturbed
+        assert (text_of(budgeted), thought(budgeted)) == (text_of(within), thought(within))
+        assert budgeted[-1].name == "completed"
