@@ -92,5 +92,5 @@ def test_reader_who_leaves_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_every_declared_command_can_be_loaded() -> None:
     commands = declared()
-    assert [command.name for command in commands] == ["admin", "config", "keys", "kpi"]
+    assert [command.name for command in commands] == ["admin", "batch", "config", "keys", "kpi"]
     assert all(callable(command.load()) for command in commands)
