@@ -38,11 +38,17 @@ OF_VLLM = {
     "vllm.v1.engine.exceptions": {"EngineDeadError"},
     "vllm.v1.engine.output_processor": {"RequestOutputCollector"},
     "vllm.v1.metrics.loggers": {"StatLoggerBase"},
+    "vllm.v1.sample.logits_processor": {"AdapterLogitsProcessor"},
     "vllm.v1.structured_output.backend_guidance": {
         "GuidanceBackend",
         "process_for_additional_properties",
     },
     "vllm.v1.structured_output.utils": {"choice_as_grammar", "grammar_is_likely_lark"},
+    "vllm.v1.worker.gpu.sample.logits_processor": {
+        "LogitsContext",
+        "LogitsProcRequestState",
+        "LogitsProcessor",
+    },
 }
 """In `engines/vllm/` and `structured_outputs/of_vllm.py`. vLLM promises nothing of `vllm.v1`."""
 

@@ -6,13 +6,13 @@ import re
 
 # What imports vLLM or torch, or forks what has: so that few processes of a run do.
 _TOGETHER = {
-    "models of servers": re.compile(
-        r"/e2e/test_(clients|lora|openai_compat|serve_benchmark|vllm|vllm_tools)\.|::test_a_vllm_worker_"
-    ),
     "models in the test's process": re.compile(
-        r"/e2e/test_(embeddings|embeddings_benchmark|encoder|engine_args|trials|vllm_chats|vllm_contract)\."
+        r"/e2e/test_(embeddings\w*|encoder|engine_args|forced_tokens|trials|vllm_chats|vllm_contract)\."
     ),
-    "models of servers that die": re.compile(r"/faults/test_(remote_vllm|vllm_continuation)\."),
+    "models of servers": re.compile(
+        r"/e2e/test_(clients|lora|openai_compat|serve_benchmark|vllm\w*)\.|::test_a_vllm_worker_"
+    ),
+    "models of servers that die": re.compile(r"/faults/test_(remote_vllm|vllm_\w+)\."),
 }
 # Many small tests, with fixtures for the whole file.
 _BY_FILE = re.compile(r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.")
