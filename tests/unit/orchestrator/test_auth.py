@@ -51,6 +51,18 @@ def test_anything_else_is_unauthorized_outside_dev(authorization: str | None) ->
     assert "key-of" not in caught.value.message
 
 
+def test_a_key_may_come_as_anthropic_s_clients_send_it() -> None:
+    ring = KeyRing(KEYS, any_token=False)
+    assert ring.identify(None, "key-of-one").key_id == "one"
+    # With both, there is one answer.
+    assert ring.identify(bearer("key-of-two"), "key-of-one").key_id == "two"
+    for wrong in ("key", "", "Bearer key-of-one"):
+        with pytest.raises(Unauthorized):
+            ring.identify(None, wrong)
+    dev = KeyRing(KEYS, any_token=True)
+    assert dev.identify(None, "any").key_id == dev.identify(bearer("any")).key_id != ANONYMOUS
+
+
 def test_dev_takes_no_token_or_any_and_tells_them_apart() -> None:
     ring = KeyRing(KEYS, any_token=True)
     assert ring.identify(None).key_id == ring.identify("").key_id == ANONYMOUS
