@@ -20,7 +20,7 @@ from relais_common.jobs.chat import (
     parts_of,
 )
 from relais_common.jobs.errors import ErrorInfo, ModelNotFound
-from relais_common.jobs.events import Completed, Event, Started, Timings, Token, Usage
+from relais_common.jobs.events import AnswerEnd, Completed, Event, Started, Timings, Token, Usage
 from relais_orchestrator.api.answering import Whole, WholeAnswer
 from relais_orchestrator.api.messages.errors import error_envelope
 from relais_orchestrator.api.messages.formats import whole_message
@@ -138,6 +138,12 @@ def test_text_within_calls_waits_for_their_end() -> None:
 def test_reasons_to_stop(end: Completed, reason: str, sequence: str | None) -> None:
     for message in (streamed(end), whole("", end)):
         assert (message.stop_reason, message.stop_sequence) == (reason, sequence)
+
+
+def test_of_several_answers_the_first_is_told() -> None:
+    end = completed(answers=(AnswerEnd("stop", 1), AnswerEnd("stop", 1)))
+    seen = streamed(Token("one", (1,)), Token("two", (2,), index=1), end)
+    assert [block.text for block in seen.content if block.type == "text"] == ["one"]
 
 
 def test_an_empty_answer_has_a_block() -> None:
