@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from relais_llm_worker.engine import Emitted
+
+
+def exhausted(steps: Generator[None, None, bool]) -> bool:
+    """Take all steps at once, and return what they come to."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return bool(end.value)
 
 
 class HeldText:
@@ -87,8 +96,13 @@ class AnswerText(HeldText):
 
     def replay(self, emitted: Emitted) -> bool:
         """Restore the state of an interrupted engine. Returns False if the same tokens decode to another text here."""
+        return exhausted(self.replaying(emitted))
+
+    def replaying(self, emitted: Emitted) -> Generator[None, None, bool]:
+        """Do the same in steps, each of which takes little."""
         for token_id in emitted.token_ids:
             self.feed(token_id)
+            yield
         text, given = self._pending, emitted.text
         self._pending = text[len(given) :]
         return text.startswith(given)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from relais_common.jobs.chat import ChatOptions, Message, ToolCall, ToolCallDelta, joined
-from relais_llm_worker.answer_text import AnswerText
+from relais_llm_worker.answer_text import AnswerText, exhausted
 from relais_llm_worker.engine import Chunk, Emitted
 
 
@@ -53,6 +53,10 @@ class ParsedAnswer:
 
     def replay(self, text: AnswerText, emitted: Emitted) -> bool:
         """Restore the state of an interrupted engine, as `AnswerText.replay` does."""
+        return exhausted(self.replaying(text, emitted))
+
+    def replaying(self, text: AnswerText, emitted: Emitted) -> Generator[None, None, bool]:
+        """Do the same in steps: the parser may read the whole answer again for each."""
         position = 0
         for count in emitted.steps:
             token_ids = emitted.token_ids[position : position + count]
@@ -60,11 +64,17 @@ class ParsedAnswer:
             for token_id in token_ids:
                 text.feed(token_id)
             self._take(text.give(ended=False), token_ids, finished=False)
+            yield
         self._emitted = emitted.tool_calls
         said = "".join(self._content), "".join(self._reasoning)
         return said == (emitted.text, emitted.reasoning) and _anonymous(
             joined(self._deltas)
         ) == _anonymous(emitted.tool_calls)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens so far."""
+        return len(self._token_ids)
 
     def tell_apart(self, chunk: Chunk) -> Chunk:
         """Put what the chunk's text says in place of it; the last chunk gets the whole answer."""

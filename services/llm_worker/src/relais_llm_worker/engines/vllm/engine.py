@@ -31,6 +31,7 @@ from relais_llm_worker.engine import (
     Generation,
     ModelInfo,
 )
+from relais_llm_worker.engines.parsing import Parsing
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.token_texts import TokenTexts, id_as_text
 from relais_llm_worker.engines.vllm.chats import VllmChats
@@ -68,6 +69,7 @@ class VllmEngine:
         info: ModelInfo,
         prompts: Prompts,
         chats: VllmChats,
+        parsing: Parsing,
         structured_outputs: StructuredOutputsSettings,
         trials: Trials | None,
         adapter: LoRARequest | None = None,
@@ -76,6 +78,7 @@ class VllmEngine:
         self._gauge = gauge
         self._prompts = prompts
         self._chats = chats
+        self._parsing = parsing
         self._trials = trials
         self._structured_outputs = structured_outputs
         self._tokenizer: Any = llm.get_tokenizer()
@@ -178,8 +181,10 @@ class VllmEngine:
             keep_stop=sampling.include_stop_str_in_output,
         )
         parsed = self._chats.parsed_answer(chat, prompt_token_ids)
-        if not (text.replay(emitted) if parsed is None else parsed.replay(text, emitted)):
-            raise NotResumable("its tokens give another text here")
+        if emitted != NOTHING:
+            steps = text.replaying(emitted) if parsed is None else parsed.replaying(text, emitted)
+            if not await self._parsing.restored(request_id, steps):
+                raise NotResumable("its tokens give another text here")
         # A prompt does not bring these into the state in which they were; made again, the tokens do.
         is_forced = obstacle(sampling) is not None
         prefilled, forced = ((), emitted.token_ids) if is_forced else (emitted.token_ids, ())
@@ -197,7 +202,8 @@ class VllmEngine:
         if prompt_logprobs is not None:
             told_prompt = PromptLogprobs(prompt_token_ids, self._token_text, prompt_logprobs)
         logprobs = self._logprobs(sampling, emitted)
-        run = VllmGeneration(collector, text, sampling, logprobs, parsed, forced, told_prompt)
+        parsing = None if parsed is None else self._parsing.of(request_id, parsed)
+        run = VllmGeneration(collector, text, sampling, logprobs, parsing, forced, told_prompt)
         try:
             yield run
         finally:

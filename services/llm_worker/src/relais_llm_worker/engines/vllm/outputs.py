@@ -14,8 +14,8 @@ from relais_common.jobs.events import PromptLogprob, RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import Chunk
+from relais_llm_worker.engines.parsing import AnswerParsing
 from relais_llm_worker.engines.token_texts import TokenTexts
-from relais_llm_worker.parsed_answer import ParsedAnswer
 
 _PLACES_AT_ONCE = 512
 """Of a prompt, between two turns of the event loop."""
@@ -96,11 +96,11 @@ class VllmGeneration:
         text: AnswerText,
         sampling: Sampling,
         logprobs: Logprobs | None,
-        parsed: ParsedAnswer | None,
+        parsing: AnswerParsing | None,
         forced: Sequence[int] = (),
         told_prompt: PromptLogprobs | None = None,
     ) -> None:
-        self._parsed = parsed
+        self._parsing = parsing
         self._forced = forced
         self._told_prompt = told_prompt
         self._collector = collector
@@ -135,7 +135,7 @@ class VllmGeneration:
             if self._logprobs is not None:
                 told = (completion.logprobs or ())[repeated:]
                 chunk.logprobs = self._logprobs.of(chunk.token_ids, told)
-            yield chunk if self._parsed is None else self._parsed.tell_apart(chunk)
+            yield chunk if self._parsing is None else await self._parsing.tell_apart(chunk)
             if chunk.finish_reason is not None:
                 return
 

@@ -18,6 +18,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from relais_common.jobs.errors import SettingsError
 from relais_llm_worker.engine import ModelInfo
+from relais_llm_worker.engines.parsing import Parsing
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.vllm.adapters import adapters_of, digest_of, load_adapter
 from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
@@ -51,6 +52,7 @@ async def open_vllm_engines(settings: EngineSettings) -> AsyncIterator[Sequence[
         llm, gauge, adapters = await loop.run_in_executor(thread, _load, settings)
         tokenizer = llm.get_tokenizer()
         prompts = Prompts(tokenizer, llm.model_config.max_model_len, chat_template=template)
+        parsing = Parsing()
         try:
             chats = VllmChats(tokenizer, llm.model_config, settings.chats)
             info = await loop.run_in_executor(thread, _info, llm, gauge, settings)
@@ -58,11 +60,12 @@ async def open_vllm_engines(settings: EngineSettings) -> AsyncIterator[Sequence[
             structured = settings.structured_outputs
             async with _open_trials(llm, structured) as trials:
                 yield [
-                    VllmEngine(llm, gauge, of, prompts, chats, structured, trials, adapter)
+                    VllmEngine(llm, gauge, of, prompts, chats, parsing, structured, trials, adapter)
                     for of, adapter in ((info, None), *loaded)
                 ]
         finally:
             prompts.close()
+            parsing.close()
             # In this thread, because the engine's tasks belong to this loop.
             llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
 

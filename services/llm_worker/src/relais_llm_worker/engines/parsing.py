@@ -1,0 +1,79 @@
+"""Runs parsers of answers where they hold up nobody else's: in the event loop while they are quick, else in a thread.
+
+Most of vLLM's parsers read the whole answer again for each of its tokens, so that a client can have a long answer, or a
+garbled one, that costs milliseconds a token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+
+from relais_common.worker.turns import Turns
+from relais_llm_worker.engine import Chunk
+from relais_llm_worker.parsed_answer import ParsedAnswer
+
+QUICK_S = 0.001
+"""A parser that took longer for the last tokens goes on in the thread: getting there costs a tenth of that."""
+
+SHORT_TOKENS = 256
+"""An answer up to this length is read as a whole where it is."""
+
+SLICE_S = 0.01
+"""How long an answer that is restored keeps the thread from the others."""
+
+
+class Parsing:
+    """One thread for all slow parsers, which take turns: a slow one delays its own answer.
+
+    Tokens that come meanwhile are read together, so an answer that falls behind costs less for each of them.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns("parse")
+
+    def of(self, request_id: str, parsed: ParsedAnswer) -> AnswerParsing:
+        return AnswerParsing(self._turns, request_id, parsed)
+
+    async def restored(self, request_id: str, steps: Generator[None, None, bool]) -> bool:
+        """Take all steps of a replay, and return what they come to."""
+
+        def advance() -> bool | None:
+            end_s = time.thread_time() + SLICE_S
+            while time.thread_time() < end_s:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return bool(end.value)
+            return None
+
+        while (result := await self._turns.run(request_id, advance)) is None:
+            pass
+        return result
+
+    def close(self) -> None:
+        """Wait for the thread."""
+        self._turns.close()
+
+
+class AnswerParsing:
+    """The parser of one answer."""
+
+    def __init__(self, turns: Turns, request_id: str, parsed: ParsedAnswer) -> None:
+        self._turns = turns
+        self._request_id = request_id
+        self._parsed = parsed
+        self._took_s = 0.0
+
+    async def tell_apart(self, chunk: Chunk) -> Chunk:
+        """As `ParsedAnswer.tell_apart`."""
+        is_whole_read = chunk.finish_reason is not None and self._parsed.length > SHORT_TOKENS
+        if self._took_s <= QUICK_S and not is_whole_read:
+            return self._timed(chunk)
+        return await self._turns.run(self._request_id, lambda: self._timed(chunk))
+
+    def _timed(self, chunk: Chunk) -> Chunk:
+        began_s = time.thread_time()
+        told = self._parsed.tell_apart(chunk)
+        self._took_s = time.thread_time() - began_s
+        return told
