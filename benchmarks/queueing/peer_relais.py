@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from prometheus_client import CollectorRegistry
@@ -39,7 +39,7 @@ class Noop:
     def room(self, held: int) -> int:
         return self._places - held
 
-    def enough_of(self) -> tuple[str, ...]:
+    def enough_of(self, _: Collection[HeldJob]) -> tuple[str, ...]:
         return ()
 
     def can_preempt(self, _: HeldJob) -> bool:

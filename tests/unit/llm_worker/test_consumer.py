@@ -6,7 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ class ScriptedHandler:
     def room(self, held: int) -> int:
         return self.places - held
 
-    def enough_of(self) -> frozenset[str]:
+    def enough_of(self, held: Collection[HeldJob]) -> frozenset[str]:
         return self.enough
 
     def can_preempt(self, held: HeldJob) -> bool:

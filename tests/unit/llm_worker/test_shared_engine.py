@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
@@ -34,7 +35,7 @@ class Endless:
     def room(self, held: int) -> int:
         return 4 - held
 
-    def enough_of(self) -> tuple[str, ...]:
+    def enough_of(self, held: Collection[HeldJob]) -> tuple[str, ...]:
         return ()
 
     def can_preempt(self, held: HeldJob) -> bool:

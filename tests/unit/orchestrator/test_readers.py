@@ -40,6 +40,18 @@ async def test_what_is_read_elsewhere_is_what_is_read_here(readers: Readers) -> 
     assert asked.draft.prompts == ("x" * SMALL_BYTES,)
 
 
+async def test_a_process_without_work_ends_and_another_starts_when_there_is_some() -> None:
+    readers = Readers(idle_s=0.2)
+    try:
+        for _ in range(2):
+            await readers.read(Reading.COMPLETION, LARGE, "one")
+            (process,) = processes_of(readers)
+            assert await process.wait() == 0
+            assert processes_of(readers) == []
+    finally:
+        await readers.close()
+
+
 async def test_refusals_keep_their_kind_and_words(readers: Readers) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await readers.read(Reading.COMPLETION, WRONG, "one")

@@ -155,7 +155,7 @@ async def test_worker_whose_requests_cannot_go_on_asks_nothing(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(max_num_seqs=2, tokens_per_s=200)
-    seeded = [ask("flood", f"seeded {i}", LONG, seed=1, temperature=1.0) for i in range(2)]
+    seeded = [ask(key_id, "seeded", LONG, seed=1, temperature=1.0) for key_id in ("one", "two")]
     await full(memory_store, worker, seeded, 2)
     await wait_until(lambda: all(len(memory_store_log(memory_store, one)) > 3 for one in seeded))
     asked = worker.faults.count("take")
@@ -203,3 +203,20 @@ async def test_lost_answer_of_a_swap_is_asked_for_again(
     assert await ended(memory_store, victim) == answer(victim)
     for job in flood:
         assert await ended(memory_store, job) == answer(job)
+
+
+async def test_a_key_whose_answers_cannot_go_on_elsewhere_leaves_a_place_to_others(
+    memory_store: MemoryStore, make_worker: MakeWorker
+) -> None:
+    fixed = {"seed": 1, "temperature": 1.0}
+    worker = make_worker(max_num_seqs=4, tokens_per_s=200)
+    flood = [ask("flood", f"long {i}", LONG, **fixed) for i in range(50)]
+    await full(memory_store, worker, flood, 3)
+    for number in range(3):
+        short = ask("other", f"short {number}", 5, **fixed)
+        await put(memory_store, short)
+        assert await ended(memory_store, short) == answer(short)
+    assert len(worker.engine.running) == 3
+    running = [await status(memory_store, job) for job in flood]
+    assert running.count(Status.RUNNING) == 3
+    assert running.count(Status.COMPLETED) == 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
-from relais_common.worker.turns import Turns
+from relais_common.worker.turns import Turns, switch_threads_often
 from relais_testing.waiting import wait_until
 
 
@@ -90,3 +94,28 @@ async def test_error_goes_to_its_caller_alone(thread: Thread) -> None:
     with pytest.raises(ZeroDivisionError):
         await thread.turns.run("a", lambda: 1 / 0)
     assert await thread.turns.run("a", lambda: 1) == 1
+
+
+async def test_the_event_loop_gets_many_turns_while_a_slice_computes() -> None:
+    before_s = sys.getswitchinterval()
+    switch_threads_often()
+    turns = Turns("test")
+    try:
+        computing = asyncio.create_task(turns.run("a", partial(_burn, 0.5)))
+        looks = 0
+        while not computing.done():
+            # As where the loop waits for sockets: lets go of the interpreter, and wants it back at once.
+            select.select((), (), (), 0)
+            await asyncio.sleep(0)
+            looks += 1
+        # With Python's own interval: one in 5 ms.
+        assert looks > 0.5 / 0.005 * 2
+    finally:
+        sys.setswitchinterval(before_s)
+        turns.close()
+
+
+def _burn(seconds: float) -> None:
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass

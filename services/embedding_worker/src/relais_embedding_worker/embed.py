@@ -42,7 +42,7 @@ class JobHandler(ABC):
     def room(self, held: int) -> int:
         return min(MOST_PER_TAKE, self._bounds.max_requests - held)
 
-    def enough_of(self) -> Collection[str]:
+    def enough_of(self, held: Collection[HeldJob]) -> Collection[str]:
         return self._batches.keys_with(self._bounds.max_queued_tokens)
 
     def can_preempt(self, held: HeldJob) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection
 
 import orjson
@@ -19,6 +20,9 @@ from relais_llm_worker.continuation import Logged, read_logged
 from relais_llm_worker.model import Model
 
 log = structlog.get_logger(__name__)
+
+KEPT_PART = 16
+"""One in so many places, and at least one where there are two, is not for a key whose jobs have all others for good."""
 
 PROGRESS = 32
 """Tokens that each answer of a preempted job generates, on average, before it may be preempted again."""
@@ -41,10 +45,23 @@ class GenerateHandler:
         self.generated_tokens = 0
 
     def room(self, held: int) -> int:
-        return self._model.room(held)
+        room = self._model.room(held)
+        # The last places are given when it is known what the others went to.
+        before = self._most_unmovable - held
+        return min(room, before) if before > 0 else room
 
-    def enough_of(self) -> Collection[str]:
-        return ()
+    def enough_of(self, held: Collection[HeldJob]) -> Collection[str]:
+        most = self._most_unmovable
+        if len(held) < most:
+            return ()
+        unmovable = Counter(one.job.key_id for one in held if not self._model.can_continue(one.job))
+        return [key_id for key_id, count in unmovable.items() if count >= most]
+
+    @property
+    def _most_unmovable(self) -> int:
+        """The most places for jobs of one key that cannot be preempted: others would wait until one of them ends."""
+        capacity = self._model.status().capacity
+        return capacity - max(1, capacity // KEPT_PART)
 
     def can_preempt(self, held: HeldJob) -> bool:
         if held.taken.preempted and held.pieces < PROGRESS * held.job.answers:

@@ -51,8 +51,8 @@ class Handler(Protocol):
         """Return how many more answers the engine can begin now, while this worker holds `held`."""
         ...
 
-    def enough_of(self) -> Collection[str]:
-        """Return keys of which it takes nothing more for now, because much of their work waits here."""
+    def enough_of(self, held: Collection[HeldJob]) -> Collection[str]:
+        """Return keys of which it takes nothing more for now, since what it holds of them would keep others waiting."""
         ...
 
     def can_preempt(self, held: HeldJob) -> bool:
@@ -134,7 +134,7 @@ class Consumer:
                 offers = self._offers()
                 if not offers or stop.is_set():
                     continue
-            enough_of = self._handler.enough_of()
+            enough_of = self._handler.enough_of(self._held_jobs.all())
             try:
                 take = await self._take(group, room, waited, enough_of, offers)
                 if offers:

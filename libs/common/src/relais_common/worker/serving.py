@@ -32,6 +32,7 @@ from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.publisher import Publisher
 from relais_common.worker.status import ModelStatus
+from relais_common.worker.turns import switch_threads_often
 
 log = structlog.get_logger(__name__)
 
@@ -151,6 +152,7 @@ async def run_worker(service: str, settings: ServiceSettings, open_models: OpenM
     registry = new_registry(service)
     garbage.relax_gc_thresholds()
     heap.give_back(heap.WORKER_SMALL_BYTES)
+    switch_threads_often()
     async with open_health_server(
         settings.health_host, settings.health_port, ready, registry
     ) as port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+SWITCH_S = 0.0005
+"""How long a thread that computes may keep the interpreter from the event loop, each time that the loop wants it back
+after a look at its sockets. Python's own is ten times that, and a token needs several looks."""
+
+
+def switch_threads_often() -> None:
+    sys.setswitchinterval(SWITCH_S)
 
 
 @dataclass(frozen=True, slots=True)

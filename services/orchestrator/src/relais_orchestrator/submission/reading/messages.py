@@ -16,7 +16,7 @@ REQUEST = struct.Struct("<B?Q")
 ANSWER = struct.Struct("<Q")
 """Response header: length of the pickle that follows."""
 
-NICENESS = 5
+NICENESS = 10
 
 
 def answer_of(route: Reading, body: bytes, *, ignore_unknown: bool = False) -> Asked | RelaisError:

@@ -30,6 +30,9 @@ PROCESSES = 2
 TIMEOUT_S = 30.0
 """Many times the cost of the worst body. A process that takes longer counts as hung and is killed."""
 
+IDLE_S = 30.0
+"""A process without a body for so long ends. It has 34 MB, and more where a body left holes in its memory."""
+
 PIPE_BYTES = 1 << 20
 
 
@@ -40,7 +43,10 @@ class Readers:
         ignore_unknown: fields, instead of refusing them.
     """
 
-    def __init__(self, processes: int = PROCESSES, *, ignore_unknown: bool = False) -> None:
+    def __init__(
+        self, processes: int = PROCESSES, *, ignore_unknown: bool = False, idle_s: float = IDLE_S
+    ) -> None:
+        self._idle_s = idle_s
         self._ignore_unknown = ignore_unknown
         # The last used comes first, so that others are not started before they are needed.
         self._idle: asyncio.LifoQueue[_Reader] = asyncio.LifoQueue()
@@ -61,6 +67,7 @@ class Readers:
         except BaseException:
             turn.release()
             raise
+        reader.stay()
         # A client that leaves does not interrupt a process that parses its body.
         reading = asyncio.create_task(reader.ask(route, body))
         self._reading.add(reading)
@@ -74,6 +81,7 @@ class Readers:
         self, reader: _Reader, turn: asyncio.Lock, reading: asyncio.Task[Asked | RelaisError]
     ) -> None:
         self._reading.discard(reading)
+        reader.retire_in(self._idle_s)
         self._idle.put_nowait(reader)
         turn.release()
 
@@ -91,6 +99,21 @@ class _Reader:
     def __init__(self, ignore_unknown: bool) -> None:
         self._ignore_unknown = ignore_unknown
         self._process: Process | None = None
+        self._retiring: asyncio.TimerHandle | None = None
+
+    def retire_in(self, seconds: float) -> None:
+        """End the process then; the next body starts another."""
+        self._retiring = asyncio.get_running_loop().call_later(seconds, self._retire)
+
+    def stay(self) -> None:
+        if self._retiring is not None:
+            self._retiring.cancel()
+
+    def _retire(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and process.stdin is not None:
+            # It ends with its standard input.
+            process.stdin.close()
 
     async def ask(self, route: Reading, body: bytes) -> Asked | RelaisError:
         """Return what the body asks for, or why it is refused."""
@@ -124,6 +147,7 @@ class _Reader:
 
     async def stop(self) -> None:
         """Kill the process; the next body starts another."""
+        self.stay()
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):
