@@ -52,9 +52,12 @@ class GenerateHandler:
 
     def enough_of(self, held: Collection[HeldJob]) -> Collection[str]:
         most = self._most_unmovable
-        if len(held) < most:
+        if sum(one.places for one in held) < most:
             return ()
-        unmovable = Counter(one.job.key_id for one in held if not self._model.can_continue(one.job))
+        unmovable = Counter[str]()
+        for one in held:
+            if not self._model.can_continue(one.job):
+                unmovable[one.job.key_id] += one.places
         return [key_id for key_id, count in unmovable.items() if count >= most]
 
     @property
