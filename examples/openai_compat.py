@@ -164,18 +164,21 @@ def shape_of(answer: Any) -> Shape:
 
 def _shape_of_stream(chunks: Iterable[dict[str, Any]]) -> Shape:
     lines: set[str] = set()
-    order: list[str] = []
+    # Answers come interleaved, and what is for none of them is for all.
+    orders: dict[int, list[str]] = {}
     for chunk in chunks:
         lines.update(_lines(chunk))
-        brought = _brought(chunk)
-        if brought and order[-1:] != [brought]:
-            order.append(brought)
-    return frozenset((*lines, f"chunks: {', '.join(order)}"))
+        choices = chunk.get("choices") or [{"index": index} for index in orders]
+        for choice in choices:
+            order = orders.setdefault(choice["index"], [])
+            brought = _brought(chunk, choice)
+            if brought and order[-1:] != [brought]:
+                order.append(brought)
+    return frozenset((*lines, *(f"chunks: {', '.join(order)}" for order in orders.values())))
 
 
-def _brought(chunk: dict[str, Any]) -> str:
+def _brought(chunk: dict[str, Any], choice: dict[str, Any]) -> str:
     """What a chunk is for."""
-    choice = (chunk.get("choices") or [{}])[0]
     delta = choice.get("delta") or {}
     brought = {
         "role": delta.get("role"),

@@ -253,3 +253,42 @@ def test_wrong_settings_are_named_before_a_model_is_loaded(
 def test_a_parser_that_the_tokenizer_does_not_fit_is_refused(make_chats: Any) -> None:
     with pytest.raises(SettingsError, match="VLLM_REASONING_PARSER"):
         make_chats(reasoning_parser="olmo3")
+
+
+@pytest.mark.parametrize("per_step", [1, 5])
+def test_reasoning_that_is_not_wanted_is_counted_and_left_out(
+    make_chats: Any, tokenizer: Any, per_step: int
+) -> None:
+    chats = make_chats(tool_call_parser="hermes", reasoning_parser="deepseek_r1")
+    asked = chat(include_reasoning=False)
+    run = Run(chats, tokenizer, asked, f"<think>hm, hm</think>I look.{CALL}", per_step)
+    chunks = run.chunks()
+    content, reasoning, calls = parts(chunks)
+    assert (content.strip(), reasoning, len(calls)) == ("I look.", "", 1)
+    assert chunks[-1].message is not None
+    assert chunks[-1].message.reasoning is None
+    assert chunks[-1].reasoning_tokens
+    # Cut anywhere, it goes on.
+    for cut in range(1, len(chunks)):
+        assert parts([*chunks[:cut], *run.chunks(emitted(chunks[:cut]))])[0] == content
+
+
+def test_structures_begin_after_the_reasoning_unless_they_have_it_in_them(
+    make_chats: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chats = make_chats(tool_call_parser="hermes", reasoning_parser="deepseek_r1")
+
+    def ended(asked: Chat) -> object:
+        settled = chats.adjusted(Sampling(), asked)
+        return chats.engine_arguments(asked, settled, [1, 2, 3])["reasoning_ended"]
+
+    assert ended(chat()) is not True
+    assert ended(chat(include_reasoning=False)) is True
+
+    def with_a_grammar_of_its_own(_: Any, request: Any) -> Any:
+        request._grammar_from_parser = True
+        return request
+
+    # As Mistral's parser does it with Mistral's own tokenizer, of which there is none here.
+    monkeypatch.setattr(chats._parser, "adjust_request", with_a_grammar_of_its_own)
+    assert ended(chat()) is True

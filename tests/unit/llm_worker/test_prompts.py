@@ -36,7 +36,7 @@ class WatchedTokenizer:
     def characters(self) -> int:
         return sum(length for length, _ in self.calls)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         self.calls.append((len(text), threading.get_ident()))
         if len(text) > SLICE:
             assert self.gate.wait(20)
@@ -175,3 +175,21 @@ def test_pieces_are_the_text() -> None:
         assert "".join(cut) == text
         assert all(0 < len(piece) <= SLICE for piece in cut)
     assert all(piece.startswith("word") or piece[0] == " " for piece in pieces(HUGE))
+
+
+@pytest.mark.parametrize(
+    ("keep", "special", "ids"),
+    [
+        (2, True, [0, 3]),
+        (2, False, [2, 3]),
+        (4, True, [0, 1, 2, 3]),
+        (9, True, [0, 1, 2, 3]),
+        (1, True, [0]),
+    ],
+)
+async def test_a_text_loses_its_beginning_and_not_the_special_tokens(
+    weak: tuple[Prompts, WatchedTokenizer], keep: int, special: bool, ids: list[int]
+) -> None:
+    prompts, _ = weak
+    told = await prompts.of_text("a", "x xx xxx", add_special_tokens=special, keep=keep)
+    assert told[-keep:] == ids

@@ -42,6 +42,12 @@ def test_answer_counts_what_it_may_have() -> None:
     assert tokens(None, prompt=tuple(range(1100))) == 1100
 
 
+def test_each_answer_counts_and_each_prompt_once() -> None:
+    assert tokens(100, prompt=(1, 2), n=3) == 302
+    assert tokens(100, prompts=((1, 2), (3,)), n=2) == 403
+    assert tokens(None, prompt=(1, 2), n=3) == 602
+
+
 def test_request_for_vectors_counts_its_inputs_and_no_answer() -> None:
     asked = Embedding(inputs=("abcdef", (1, 2, 3)), queries=("abc",))
     assert tokens(None, embedding=asked) == 2 + 3 + 1

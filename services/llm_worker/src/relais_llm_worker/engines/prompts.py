@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
     def max_chars_per_token(self) -> int:
         """Return the length of the longest token."""
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, **kwargs: Any) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a text."""
 
     def decode(self, token_ids: list[int]) -> str:
@@ -85,16 +85,16 @@ class Prompts:
         Raises:
             EngineRefused: it does not fit.
         """
-        truncation: dict[str, Any] = {}
         if keep is not None:
-            # vLLM's tokenizers cut from the left. What so many tokens cannot reach need not be read.
-            truncation = {"truncation": True, "max_length": keep}
+            # What so many tokens cannot reach need not be read.
             text = text[-(keep * self._tokenizer.max_chars_per_token + SLICE) :]
 
         def encode() -> list[int]:
-            return list(
-                self._tokenizer.encode(text, add_special_tokens=add_special_tokens, **truncation)
-            )
+            ids = list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
+            if keep is None or len(ids) <= keep or not add_special_tokens:
+                return ids
+            # Cut here, since a tokenizer that truncates keeps a state between calls.
+            return _cut(ids, list(self._tokenizer.encode(text, add_special_tokens=False)), keep)
 
         # Each thread switch waits for the GIL, 5 ms while this thread is busy: longer than a short text takes.
         if len(text) <= SHORT_TEXT:
@@ -177,6 +177,17 @@ class Prompts:
         """Wait for the threads."""
         self._slices.close()
         self._long.close()
+
+
+def _cut(ids: list[int], text_ids: list[int], keep: int) -> list[int]:
+    """Return so many of these ids: as in vLLM, the special ones stay, and the text loses its beginning."""
+    special = len(ids) - len(text_ids)
+    places = (at for at in range(special + 1) if ids[at : at + len(text_ids)] == text_ids)
+    before = next(places, None)
+    if before is None:
+        return ids[-keep:]
+    kept = text_ids[len(text_ids) - max(0, keep - special) :]
+    return [*ids[:before], *kept, *ids[before + len(text_ids) :]]
 
 
 def _length(message: Message) -> int:
