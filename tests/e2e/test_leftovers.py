@@ -24,11 +24,13 @@ from relais_testing.valkey import ValkeyServer
 FAMILY = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
 
 def test_it():
-    family = subprocess.Popen([sys.executable, "-c", FAMILY], start_new_session=True)
+    # An orphan, as a daemon is.
+    start = ["sh", "-c", '"$@" >/dev/null 2>&1 & echo $!', "sh", sys.executable, "-c", FAMILY]
+    family = int(subprocess.run(start, stdout=subprocess.PIPE, start_new_session=True).stdout)
     (folder := pathlib.Path("redis").absolute()).mkdir()
     server = ValkeyServer(folder)
     server.start()
-    pathlib.Path("pids").write_text(f"{family.pid} {server.pid}")
+    pathlib.Path("pids").write_text(f"{family} {server.pid}")
     {then}
 """
 
@@ -36,7 +38,7 @@ def test_it():
 class InnerRun:
     """pytest over one test, in a folder of its own, with this repository's conftest."""
 
-    def __init__(self, folder: Path, then: str) -> None:
+    def __init__(self, folder: Path, then: str, *options: str) -> None:
         self._folder = folder
         (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
         (folder / "test_it.py").write_text(TEST.replace("{then}", then))
@@ -45,7 +47,10 @@ class InnerRun:
         )
         with (folder / "output").open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:schemathesis", "-p", "no:cacheprovider"],
+                [
+                    *(sys.executable, "-m", "pytest", "-p", "no:schemathesis"),
+                    *("-p", "no:cacheprovider", *options),
+                ],
                 cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -79,11 +84,11 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.fixture
-def inner_run(tmp_path: Path) -> Iterator[Callable[[str], InnerRun]]:
+def inner_run(tmp_path: Path) -> Iterator[Callable[..., InnerRun]]:
     runs: list[InnerRun] = []
 
-    def start(then: str) -> InnerRun:
-        runs.append(InnerRun(tmp_path, then))
+    def start(then: str, *options: str) -> InnerRun:
+        runs.append(InnerRun(tmp_path, then, *options))
         return runs[-1]
 
     yield start
@@ -92,11 +97,12 @@ def inner_run(tmp_path: Path) -> Iterator[Callable[[str], InnerRun]]:
         run.process.wait()
 
 
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "xdist"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_ended_by_a_signal_leaves_no_process(
-    inner_run: Callable[[str], InnerRun], number: int
+    inner_run: Callable[..., InnerRun], number: int, options: tuple[str, ...]
 ) -> None:
-    run = inner_run("time.sleep(1000)")
+    run = inner_run("time.sleep(1000)", *options)
     started = run.started()
 
     os.kill(run.process.pid, number)
@@ -106,7 +112,7 @@ def test_a_run_that_is_ended_by_a_signal_leaves_no_process(
 
 
 @pytest.mark.parametrize("then", ["assert False", "while True: time.sleep(0.1)  # forever"])
-def test_a_failed_test_leaves_no_process(inner_run: Callable[[str], InnerRun], then: str) -> None:
+def test_a_failed_test_leaves_no_process(inner_run: Callable[..., InnerRun], then: str) -> None:
     run = inner_run(then)
     started = run.started()
 
@@ -116,7 +122,7 @@ def test_a_failed_test_leaves_no_process(inner_run: Callable[[str], InnerRun], t
 
 
 def test_a_test_that_passes_and_leaves_a_process_fails(
-    inner_run: Callable[[str], InnerRun],
+    inner_run: Callable[..., InnerRun],
 ) -> None:
     run = inner_run("pass")
     started = run.started()

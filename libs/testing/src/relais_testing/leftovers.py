@@ -31,8 +31,8 @@ Processes = frozenset[tuple[int, str]]
 
 
 def marked(mark: str) -> Processes:
-    """Return the living processes with the mark, and all their descendants."""
-    needle = f"\0{MARK}={mark}\0".encode()
+    """Return the living processes that carry the mark, or one of a run within the run, and all their descendants."""
+    needles = [f"\0{MARK}={mark}{end}".encode() for end in ("\0", ".")]
     found: set[int] = set()
     children: dict[int, list[int]] = {}
     started: dict[int, str] = {}
@@ -49,7 +49,8 @@ def marked(mark: str) -> Processes:
             pid = int(entry.name)
             started[pid] = fields[17]
             children.setdefault(int(parent), []).append(pid)
-            if needle in b"\0" + (entry / "environ").read_bytes():
+            environment = b"\0" + (entry / "environ").read_bytes()
+            if any(needle in environment for needle in needles):
                 found.add(pid)
         except OSError:
             continue
@@ -129,7 +130,8 @@ class Run:
 @contextmanager
 def guarded_run() -> Iterator[Run]:
     """Mark whatever this process starts, and have it killed when this process ends."""
-    mark = secrets.token_hex(8)
+    before = os.environ.get(MARK)
+    mark = secrets.token_hex(8) if before is None else f"{before}.{secrets.token_hex(8)}"
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     guardian = subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, str(os.getpid()), mark],
@@ -137,7 +139,6 @@ def guarded_run() -> Iterator[Run]:
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is not for it
     )
-    before = os.environ.get(MARK)
     os.environ[MARK] = mark
     try:
         yield Run(mark)
