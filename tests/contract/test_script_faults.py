@@ -15,6 +15,7 @@ from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.events import Usage
 from relais_common.jobs.job import Idempotency, Job, OnDisconnect, Priority, StopReason
 from relais_common.jobs.limits import Quota
+from relais_common.jobs.records import ApiRecord
 from relais_common.queue import keys, scripts
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
@@ -200,6 +201,13 @@ async def cancels_the_last_that_waits(ports: Ports, redis: Any) -> Step:
 async def cancels_what_runs(ports: Ports, redis: Any) -> Step:
     taken = await held_job(ports)
     return lambda: ports.intake.cancel(taken.job.channel_id, StopReason.CLIENT)
+
+
+@scenario("forget")
+async def forgets_what_runs(ports: Ports, redis: Any) -> Step:
+    await ask(ports, make_job(), record=ApiRecord(b"head", b"input", stored=True))
+    taken = await take_one(ports)
+    return lambda: ports.intake.forget(taken.job.channel_id)
 
 
 @scenario("watch")

@@ -17,11 +17,13 @@ from anthropic.types.beta.message_create_params import (
 from anthropic.types.message_create_params import MessageCreateParamsBase as MessageParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import BaseModel, ValidationError
 
 from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnChats
+from relais_orchestrator.api.responses.schemas import ResponsesRequest
 from relais_orchestrator.api.schemas.messages import TemplateKwargs
 from relais_orchestrator.api.schemas.prompting import ChatPromptFields
 
@@ -30,6 +32,7 @@ ROW = re.compile(r"^\| `(?P<field>\w+)` \| (?P<state>[^|]*) \|", re.MULTILINE)
 ROUTES = [
     pytest.param(ChatCompletionRequest, "Chat completions", ChatParams, id="chat"),
     pytest.param(CompletionRequest, "Text completions", TextParams, id="text"),
+    pytest.param(ResponsesRequest, "Responses", ResponseCreateParamsBase, id="responses"),
 ]
 MESSAGES = "Messages"
 HEADERS = {"betas", "user_profile_id", "workspace_id"}
@@ -39,6 +42,7 @@ GOOD: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "x"}],
     "prompt": "x",
+    "input": "x",
     "stream": True,
     "max_tokens": 16,
 }
@@ -53,6 +57,12 @@ def section(title: str) -> dict[str, str]:
 
 def vllms(schema: type[BaseModel]) -> dict[str, str]:
     """The same of vLLM's fields on this route."""
+    if schema is ResponsesRequest:
+        told = re.search(
+            r"^Of vLLM's fields it takes (.*?); of", PAGE.read_text(), re.MULTILINE | re.DOTALL
+        )
+        assert told
+        return dict.fromkeys(re.findall(r"`(\w+)`", told[1]), "supported")
     kinds = (RefusedOnChats, ChatPromptFields, TemplateKwargs)
     of_chats = {"echo"}.union(*(kind.model_fields for kind in kinds))
     chats = of_chats if schema is CompletionRequest else ()
@@ -62,6 +72,8 @@ def vllms(schema: type[BaseModel]) -> dict[str, str]:
 def codes(schema: type[BaseModel], field: str, value: Any) -> list[str]:
     """How a good request with this field is refused; nothing where it is accepted."""
     body = {name: good for name, good in GOOD.items() if name in schema.model_fields}
+    if schema is ResponsesRequest:
+        del body["prompt"]
     try:
         schema.model_validate({**body, field: value})
     except ValidationError as error:
@@ -73,7 +85,9 @@ def codes(schema: type[BaseModel], field: str, value: Any) -> list[str]:
 def test_every_field_is_documented_and_every_documented_one_exists(
     schema: type[BaseModel], title: str, params: type
 ) -> None:
-    own = section("Relais's own fields, on both").keys()
+    own = set(section("Relais's own fields, on both"))
+    if schema is ResponsesRequest:
+        own -= {"on_disconnect"}
     assert section(title).keys() | vllms(schema).keys() | own == schema.model_fields.keys()
 
 
@@ -107,8 +121,8 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
                 }.get(value, value)
                 assert codes(schema, field, plain) == [], (field, value)
         elif state == "no effect":
-            value = True if field == "parallel_tool_calls" else "x"
-            assert codes(schema, field, {"a": "x"} if field == "metadata" else value) == []
+            effectless = {"metadata": {"a": "x"}, "service_tier": "flex", "max_tool_calls": 3}
+            assert codes(schema, field, effectless.get(field, "x")) == []
 
 
 def test_every_field_of_messages_is_documented_and_every_documented_one_exists() -> None:

@@ -24,7 +24,7 @@ KEY = "an-operator-s-key-of-the-tests"
 # What only a model can refuse (an id that is not in its vocabulary, a structure that its engine cannot follow), a
 # choice of a tool that is not there, dates in the wrong order, and words that are no dates, are a 400 that no document
 # foretells; nor does one tell how long a file is, which routes take batches, and which bytes fit into the name of a
-# form's field. A deadline may pass.
+# form's field. A deadline may pass. A response must be there to be gone on from, and an item to be listed after.
 CONFIG = "".join(
     f"""
 [[operations]]
@@ -45,6 +45,10 @@ checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
         "POST /v1/messages/count_tokens",
         "GET /v1/models",
         "GET /v1/channels/{channel_id}/events",
+        "POST /v1/responses",
+        "POST /v1/responses/input_tokens",
+        "GET /v1/responses/{response_id}",
+        "GET /v1/responses/{response_id}/input_items",
         "GET /v1/usage",
         "GET /v1/kpis",
     )

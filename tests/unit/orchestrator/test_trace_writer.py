@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.jobs.job import StopReason
+from relais_common.jobs.records import StoredAnswer
 from relais_common.jobs.traces import Trace
 from relais_common.queue.ports import TraceOutbox
 from relais_orchestrator.metrics.traces import TraceMetrics
@@ -55,12 +56,26 @@ class Sink:
         )
 
 
+class Answers:
+    """Keeps answers, or says why not."""
+
+    def __init__(self) -> None:
+        self.kept: list[StoredAnswer] = []
+        self.away = False
+
+    async def keep(self, answers: Sequence[StoredAnswer]) -> None:
+        if answers and self.away:
+            raise SinkUnavailable("away")
+        self.kept += answers
+
+
 class Desk:
     """A writer over a store in memory and a sink in memory."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.sink = Sink()
+        self.answers = Answers()
         self.faults = Faults()
         self.registry = CollectorRegistry()
         self.writer = self.another()
@@ -70,6 +85,7 @@ class Desk:
         return TraceWriter(
             outbox,
             self.sink,
+            self.answers,
             [MODEL, OTHER],
             TraceMetrics(CollectorRegistry(), [MODEL, OTHER])
             if hasattr(self, "writer")

@@ -20,6 +20,8 @@ PATHS = {
     Reading.DETOKENIZE: "/v1/detokenize",
     Reading.MESSAGES: "/v1/messages",
     Reading.COUNT_TOKENS: "/v1/messages/count_tokens",
+    Reading.RESPONSES: "/v1/responses",
+    Reading.RESPONSES_INPUT_TOKENS: "/v1/responses/input_tokens",
 }
 _TEXTS = {"messages": b'[{"role":"user","content":"x"}]'}
 _GOOD: dict[Reading, dict[str, bytes]] = {
@@ -34,6 +36,8 @@ _GOOD: dict[Reading, dict[str, bytes]] = {
     Reading.DETOKENIZE: {"tokens": b"[1]"},
     Reading.MESSAGES: {"messages": _TEXTS["messages"], "max_tokens": b"1"},
     Reading.COUNT_TOKENS: {"messages": _TEXTS["messages"]},
+    Reading.RESPONSES: {"input": b'"x"'},
+    Reading.RESPONSES_INPUT_TOKENS: {"input": b'"x"'},
 }
 """The least that each takes beside its model."""
 
@@ -56,6 +60,8 @@ _LONG: dict[Reading, tuple[str, ...]] = {
         "cache_control",
     ),
     Reading.COUNT_TOKENS: ("messages", "system", "tools"),
+    Reading.RESPONSES: ("input", "tools", "include", "metadata", "text"),
+    Reading.RESPONSES_INPUT_TOKENS: ("input", "tools"),
 }
 """Fields that are tried with all values below."""
 

@@ -51,6 +51,7 @@ from relais_orchestrator.http.screening import screen
 from relais_orchestrator.http.server import Runner
 from relais_orchestrator.http.trailing_slashes import TrailingSlashes
 from relais_orchestrator.metrics import OrchestratorMetrics, open_metrics
+from relais_orchestrator.responses.store import ResponseStore
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams.drain import Drain
 from relais_orchestrator.streams.follow import Follower
@@ -78,6 +79,7 @@ def create_parts(
     catalogue: Catalogue,
     metrics: OrchestratorMetrics,
     files: FileStore | None,
+    responses: ResponseStore | None,
     readers: Readers,
 ) -> Parts:
     """Build everything that the handlers share."""
@@ -114,6 +116,7 @@ def create_parts(
         readers=readers,
         accounts=store.accounts,
         files=files,
+        responses=responses,
         started_at_s=int(time.time()),
     )
 
@@ -217,7 +220,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             metrics=StoreMetrics(registry),
         ) as store,
         open_kpis(None if settings.traces is None else settings.traces.mongo) as kpis,
-        open_files(settings) as files,
+        open_stores(settings) as stores,
         open_readers(ignore_unknown=settings.ignore_unknown) as readers,
     ):
         metrics = open_metrics(
@@ -230,10 +233,11 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             key_ring,
             catalogue,
             metrics,
-            None if files is None else files[0],
+            None if stores is None else stores[0],
+            None if stores is None else stores[2],
             readers,
         )
-        batches = None if files is None else BatchParts(parts, *files, ENDPOINTS)
+        batches = None if stores is None else BatchParts(parts, stores[0], stores[1], ENDPOINTS)
         runner = Runner(
             create_app(parts, store, metrics, batches=batches, kpis=kpis),
             settings.connections,
@@ -268,7 +272,13 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                         outage_grace_s=settings.lease_s,
                     ),
                 ),
-                writing_traces(settings.traces, store.traces, settings.models, metrics.traces),
+                writing_traces(
+                    settings.traces,
+                    store.traces,
+                    settings.models,
+                    metrics.traces,
+                    None if stores is None else stores[2],
+                ),
             ):
                 yield parts, port
         finally:
@@ -276,13 +286,23 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
 
 
 @asynccontextmanager
-async def open_files(settings: Settings) -> AsyncIterator[tuple[FileStore, BatchStore] | None]:
-    """Yield the stores of files and batches, or None without a database. Does not connect yet. Raises SettingsError."""
+async def open_stores(
+    settings: Settings,
+) -> AsyncIterator[tuple[FileStore, BatchStore, ResponseStore] | None]:
+    """Yield the stores of files, batches and responses, or None without a database. Does not connect yet.
+
+    Raises:
+        SettingsError: the URL is malformed.
+    """
     if settings.traces is None:
         yield None
         return
     async with open_database(settings.traces.mongo) as database:
-        yield FileStore(database, settings.files), BatchStore(database, settings.batches)
+        yield (
+            FileStore(database, settings.files),
+            BatchStore(database, settings.batches),
+            ResponseStore(database, settings.responses),
+        )
 
 
 def _on_files(

@@ -9,6 +9,7 @@ from aiohttp import web
 from relais_common.queue.ports import Accounts, Inspector, JobIntake, WorkerRegistry
 from relais_orchestrator.access.auth import EventsUrlSigner, KeyRing
 from relais_orchestrator.files.store import FileStore
+from relais_orchestrator.responses.store import ResponseStore
 from relais_orchestrator.settings import Settings
 from relais_orchestrator.streams.drain import Drain
 from relais_orchestrator.streams.follow import Follower
@@ -40,6 +41,7 @@ class Parts:
     readers: Readers
     accounts: Accounts
     files: FileStore | None
+    responses: ResponseStore | None
     started_at_s: int
 
 

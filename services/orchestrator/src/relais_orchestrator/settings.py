@@ -17,6 +17,7 @@ from relais_orchestrator.batches.settings import BatchSettings, read_batch_setti
 from relais_orchestrator.files.settings import FileLimits, read_file_limits
 from relais_orchestrator.http.behind_proxy import BehindProxy, TrustedProxies
 from relais_orchestrator.http.cors import Cors
+from relais_orchestrator.responses.settings import ResponseSettings, read_response_settings
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
@@ -101,6 +102,7 @@ class Settings:
     traces: TraceSettings | None
     files: FileLimits
     batches: BatchSettings
+    responses: ResponseSettings
     drain_s: float
     lease_s: float
     reap_every_s: float
@@ -182,6 +184,7 @@ def read_settings(env: Environ) -> Settings:
         traces=read_trace_settings(env),
         files=read_file_limits(env),
         batches=read_batch_settings(env),
+        responses=read_response_settings(env),
         drain_s=environ.number(env, "DRAIN_S", 25.0, at_most=3600),
         lease_s=environ.number(env, "LEASE_S", 6.0, at_least=0.5, at_most=3600),
         reap_every_s=environ.number(env, "REAP_EVERY_S", 1.0, at_least=0.05, at_most=600),

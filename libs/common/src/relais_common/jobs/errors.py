@@ -146,6 +146,12 @@ class BatchNotFound(NotFound):
     code = "batch_not_found"
 
 
+class ResponseNotFound(NotFound):
+    """The response never existed, was deleted, has expired, or belongs to another key."""
+
+    code = "response_not_found"
+
+
 class FileInUse(RelaisError):
     """The file is the input of a batch that has not ended."""
 
@@ -484,6 +490,13 @@ class KpisUnavailable(RelaisError):
 
     status = 503
     code = "kpis_unavailable"
+
+
+class ResponsesUnavailable(RelaisError):
+    """The database of responses does not answer, and Redis does not have the response any more."""
+
+    status = 503
+    code = "responses_unavailable"
 
 
 class FilesUnavailable(RelaisError):

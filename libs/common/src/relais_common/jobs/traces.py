@@ -12,6 +12,7 @@ from typing import Any
 from relais_common.jobs.channels import channel_batch
 from relais_common.jobs.errors import TracesFull
 from relais_common.jobs.job import Operation, Priority, Status
+from relais_common.jobs.records import StoredAnswer
 
 COLLECTION = "traces"
 """Its name in the database."""
@@ -130,10 +131,11 @@ class Tracing:
 
 @dataclass(frozen=True, slots=True)
 class WaitingTrace:
-    """A trace on its way to the database; `entry_id` is its id in the queue."""
+    """A trace on its way to the database, and the answer if it is stored; `entry_id` is its id in the queue."""
 
     entry_id: str
     trace: Trace
+    answer: StoredAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from relais_common.jobs.job import (
     WorkerState,
 )
 from relais_common.jobs.limits import NO_QUOTA, DayUsage, Quota
+from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import TraceBatch, Tracing
 
 
@@ -62,6 +63,7 @@ class JobIntake(Protocol):
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
         watcher_id: str = "",
+        record: ApiRecord | None = None,
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state, and with `tracing` leaves one trace.
 
@@ -70,6 +72,8 @@ class JobIntake(Protocol):
 
         Args:
             watcher_id: as in `watch`: the watcher from acceptance on.
+            record: what the request's API keeps with it. A stored one is handed over with the trace: without `tracing`,
+                nothing is stored.
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already, and the key has an unfinished job.
@@ -113,6 +117,14 @@ class JobIntake(Protocol):
 
     async def vectors(self, channel_id: str) -> bytes | None:
         """Return the vectors that `finish` stored: little-endian float32, one after the other. None without any."""
+        ...
+
+    async def record(self, channel_id: str) -> ApiRecord | None:
+        """Return what the request's API keeps with it. None without any, and once the channel has expired."""
+        ...
+
+    async def forget(self, channel_id: str) -> None:
+        """Delete an ended job. Of an unfinished one the record goes, and the rest soon after its end."""
         ...
 
     async def depth(self, model: str) -> QueueDepth:

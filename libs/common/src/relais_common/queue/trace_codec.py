@@ -1,4 +1,4 @@
-"""Decodes the stream entries that scripts write for traces (`hand_over_trace` in `lua/traces.lua`)."""
+"""Decodes the stream entries that scripts write at a job's end (`hand_over_trace` in `lua/traces.lua`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import orjson
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.errors import DecodeError
 from relais_common.jobs.job import Operation, Priority, Status
+from relais_common.jobs.records import ApiRecord, StoredAnswer
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec
 
@@ -23,6 +24,21 @@ def decode_trace(entry: Sequence[bytes]) -> Trace:
         return _trace({name.decode(): value for name, value in fields.items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"trace: {type(error).__name__}: {error}") from error
+
+
+def decode_answer(entry: Sequence[bytes]) -> StoredAnswer | None:
+    """Decode the answer that is to be stored, from an entry whose trace can be decoded; None without one."""
+    fields = dict(zip(entry[::2], entry[1::2], strict=False))
+    if b"record" not in fields:
+        return None
+    return StoredAnswer(
+        channel_id=fields[b"channel_id"].decode(),
+        key_id=fields[b"key_id"].decode(),
+        status=Status(fields[b"status"].decode()),
+        record=ApiRecord(fields[b"record"], fields[b"record_input"], stored=True),
+        text=fields[b"text"].decode(),
+        outcome=fields[b"outcome"],
+    )
 
 
 def _trace(fields: dict[str, bytes]) -> Trace:

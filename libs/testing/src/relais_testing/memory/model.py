@@ -14,6 +14,7 @@ from relais_common.jobs.errors import QueueFull, key_storage_full, storage_full
 from relais_common.jobs.events import Cancelled, Completed, Failed, Usage
 from relais_common.jobs.job import Job, OnDisconnect, Priority, Status, StopReason, Verdict
 from relais_common.jobs.limits import Quota
+from relais_common.jobs.records import ApiRecord, StoredAnswer
 from relais_common.jobs.traces import Trace, Tracing, traces_full
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
@@ -78,6 +79,7 @@ class Record:
     replayed_as: str | None = None
     watchers: set[str] = field(default_factory=set)
     log: list[bytes] = field(default_factory=list)
+    api_record: ApiRecord | None = None
 
     @property
     def suspect(self) -> bool:
@@ -246,7 +248,8 @@ class MemoryModel:
         usage = usage or measured
         self.accounts.settle(job.key_id, status, usage, record.quota)
         if record.tracing is not None:
-            self.traces.add(self._trace(record, usage, void_tokens, lines, text))
+            trace = self._trace(record, usage, void_tokens, lines, text)
+            self.traces.add(trace, self._stored(record, lines, text))
         record.outcome, record.text, record.stop = lines[-1], text, None
         for ledger in (self.inflight, self.deadlines, self.watched):
             ledger.pop(channel_id, None)
@@ -255,6 +258,13 @@ class MemoryModel:
         elif status is Status.COMPLETED:
             last = record.finished_at_s - record.hands.taken_at_s
             self.service_s = last if self.service_s is None else 0.9 * self.service_s + 0.1 * last
+
+    def _stored(self, record: Record, lines: list[bytes], text: str) -> StoredAnswer | None:
+        kept, job = record.api_record, record.job
+        if kept is None or not kept.stored:
+            return None
+        told = text or published(record.log)
+        return StoredAnswer(job.channel_id, job.key_id, record.status, kept, told, lines[-1])
 
     def _trace(
         self, record: Record, usage: Usage, void_tokens: int, lines: list[bytes], text: str

@@ -29,6 +29,7 @@ from relais_common.jobs.job import (
     WorkerState,
 )
 from relais_common.jobs.limits import NO_QUOTA, DayUsage, Quota
+from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import TraceBatch, Tracing
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
@@ -84,6 +85,7 @@ class MemoryStore:
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
         watcher_id: str = "",
+        record: ApiRecord | None = None,
     ) -> Accepted:
         model = self._model(job.model)
         if job.channel_id in model.records:
@@ -109,6 +111,7 @@ class MemoryStore:
         model.refuse_where_traces_wait(job.model, tracing)
         now = model.accounts.reserve(job.key_id, quota, job.model)
         accepted = self._admit(model, job, quota, tracing=tracing)
+        model.records[job.channel_id].api_record = record
         if job.channel_id in model.watched:
             model.records[job.channel_id].watchers.add(watcher_id)
         if idempotency is not None:
@@ -190,6 +193,17 @@ class MemoryStore:
     async def vectors(self, channel_id: str) -> bytes | None:
         _, record = self._of(channel_id)
         return None if record is None else record.vectors
+
+    async def record(self, channel_id: str) -> ApiRecord | None:
+        _, record = self._of(channel_id)
+        return None if record is None else record.api_record
+
+    async def forget(self, channel_id: str) -> None:
+        model, record = self._of(channel_id)
+        if record is not None:
+            record.api_record = None
+            if record.status.is_terminal:
+                del model.records[channel_id]
 
     async def depth(self, model: str) -> QueueDepth:
         state = self._model(model)

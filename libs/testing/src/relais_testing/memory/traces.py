@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from relais_common.jobs.events import Restarted, Token
+from relais_common.jobs.records import StoredAnswer
 from relais_common.jobs.traces import SET_ASIDE_KEPT, Phases, Trace, TraceBatch, WaitingTrace
 from relais_common.queue import codec
 
@@ -72,6 +73,7 @@ class MemoryTraces:
         self._clock = clock
         self._numbers = count(1)
         self._waiting: dict[str, Trace] = {}
+        self._answers: dict[str, StoredAnswer | None] = {}
         self._held: dict[str, tuple[str, float]] = {}
         self.aside: list[Trace] = []
 
@@ -89,8 +91,9 @@ class MemoryTraces:
     def stored_bytes(self) -> int:
         return sum(len(repr(trace)) for trace in self._waiting.values())
 
-    def add(self, trace: Trace) -> None:
-        self._waiting[str(next(self._numbers))] = trace
+    def add(self, trace: Trace, answer: StoredAnswer | None) -> None:
+        number = str(next(self._numbers))
+        self._waiting[number], self._answers[number] = trace, answer
 
     def collect(self, writer: str, limit: int, claim_after_s: float) -> TraceBatch:
         now = self._clock()
@@ -104,7 +107,7 @@ class MemoryTraces:
         found = own + late + fresh
         chosen = found[:limit]
         self._held.update(dict.fromkeys(chosen, (writer, now)))
-        traces = tuple(WaitingTrace(one, self._waiting[one]) for one in chosen)
+        traces = tuple(WaitingTrace(one, self._waiting[one], self._answers[one]) for one in chosen)
         return TraceBatch(traces, more=len(found) > limit)
 
     def forget(self, entry_ids: list[str]) -> list[Trace]:

@@ -152,19 +152,20 @@ class PendingAnswer:
         self._accepted_s = asyncio.get_running_loop().time()
 
     async def stream(
-        self, request: web.Request, frames: Frames, *, at_once: bool = False
+        self, request: web.Request, frames: Frames, *, resumable: bool = False
     ) -> web.StreamResponse:
         """Send the answer as it comes.
 
         Args:
-            at_once: send headers and head now, not only when the engine has accepted the request.
+            resumable: its client can come back for the rest. Headers and head leave now, not only when the engine has
+                accepted the request, and the stream ends as soon as this server drains.
 
         Raises:
             RelaisError: the request did not complete. Once headers are sent, `frames.failure` ends the stream instead.
         """
         try:
             async with self._watched():
-                return await self._pump(request, frames, at_once=at_once)
+                return await self._pump(request, frames, resumable=resumable)
         except LEFT:
             await self._leave()
             raise
@@ -230,13 +231,13 @@ class PendingAnswer:
         raise EndedOtherwise(ErrorInfo("the stream ended without a result"))
 
     async def _pump(
-        self, request: web.Request, frames: Frames, *, at_once: bool
+        self, request: web.Request, frames: Frames, *, resumable: bool
     ) -> web.StreamResponse:
         out = sse.EventStream(
             request, write_timeout_s=self._parts.settings.streaming.write_timeout_s
         )
-        reading = _Reading(self._parts, self._caller)
-        if at_once:
+        reading = _Reading(self._parts, self._caller, resumable=resumable)
+        if resumable:
             await out.begin()
             await out.write(frames.head())
         try:
@@ -262,7 +263,8 @@ class PendingAnswer:
             return
         error = no_answer(events[-1]) if events else None
         if error is None or len(events) > 1:
-            data = frames.of(events) if events else frames.keepalive
+            head = b"" if out.begun else frames.head()
+            data = head + (frames.of(events) if events else frames.keepalive)
             if not out.begun:
                 # `started`, or a silence long enough that a proxy might give up.
                 headers: dict[str, str] = {}
@@ -270,7 +272,6 @@ class PendingAnswer:
                     waited_s = asyncio.get_running_loop().time() - self._accepted_s
                     headers[QUEUE_MS] = str(int(waited_s * 1000))
                 await out.begin(headers)
-                data = frames.head() + data
             if data:
                 await out.write(data)
         if error is not None:
@@ -303,11 +304,12 @@ async def open_answer(
 class _Reading:
     """Decodes the events that a follower returns."""
 
-    __slots__ = ("_caller", "_lengths", "_parts", "_said")
+    __slots__ = ("_caller", "_lengths", "_parts", "_resumable", "_said")
 
-    def __init__(self, parts: Parts, caller: Caller) -> None:
+    def __init__(self, parts: Parts, caller: Caller, *, resumable: bool = False) -> None:
         self._parts = parts
         self._caller = caller
+        self._resumable = resumable
         self._lengths: Counter[int] = Counter()  # of the text of each answer
         self._said: set[int] = set()
 
@@ -326,7 +328,8 @@ class _Reading:
                         self._said.add(event.index)
             return events
         if one is None:
-            if self._parts.drain.over:
+            drain = self._parts.drain
+            if drain.over or (drain.started and self._resumable):
                 raise Draining("this server is shutting down; send the request again")
             self._parts.key_ring.check(self._caller)
             return []
@@ -342,14 +345,24 @@ def left_of(
         lengths: characters of each answer's text that were read before.
         said: answers of which anything was read before.
     """
-    outcome = decode_event(state.outcome or b"")
+    return remains(decode_event(state.outcome or b""), state.text or "", lengths=lengths, said=said)
+
+
+def remains(
+    outcome: Event,
+    text: str,
+    *,
+    lengths: Mapping[int, int] = {},
+    said: Collection[int] = (),
+) -> list[Event]:
+    """Return the events that stand for those of a log which has expired: one token of each answer, and the end."""
     ends: Sequence[Event | AnswerEnd] = (outcome,)
     if isinstance(outcome, Completed) and outcome.answers:
         ends = outcome.answers
     rests: list[Event] = []
     for index, end in enumerate(ends):
         message = end.message if isinstance(end, (Completed, AnswerEnd)) else None
-        rest = Token(state.text or "", (), index=index)
+        rest = Token(text, (), index=index)
         if isinstance(end, AnswerEnd):
             rest.end = end
             rest.text = "" if message is None else message.content or ""

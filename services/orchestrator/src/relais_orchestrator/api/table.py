@@ -23,6 +23,7 @@ from relais_orchestrator.api.models import routes as models
 from relais_orchestrator.api.native import routes as native
 from relais_orchestrator.api.openai import handlers as openai_handlers
 from relais_orchestrator.api.openai import routes as openai
+from relais_orchestrator.api.responses import routes as responses
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.service import routes as service
 from relais_orchestrator.api.tokens import routes as tokens
@@ -35,6 +36,7 @@ ROUTES: tuple[Route, ...] = (
     *openai.ROUTES,
     *messages.ROUTES,
     *models.ROUTES,
+    *responses.ROUTES,
     *embeddings.ROUTES,
     *tokens.ROUTES,
     *files.ROUTES,

@@ -17,6 +17,9 @@ AnswerLine = Callable[[Parts, Caller, Asked, str], Wait]
 """Returns how to wait for a channel. What it returns keeps no more of the request than the response needs."""
 
 
+Prepare = Callable[[Parts, Caller, Asked], Awaitable[Asked]]
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A route that batches may use.
@@ -24,7 +27,9 @@ class Endpoint:
     Attributes:
         reading: how its bodies are read.
         answer: how its responses are made.
+        prepare: completes what was read; raises RelaisError if the route would.
     """
 
     reading: Reading
     answer: AnswerLine
+    prepare: Prepare | None = None

@@ -126,9 +126,10 @@ async def read_line(parts: BatchParts, path: str, caller: Caller, text: bytes | 
     if line.url != path:
         raise wrong_line("invalid_url", f"url: the batch is for {path}", "url")
     try:
-        asked = await parts.shared.readers.read(
-            parts.endpoints[path].reading, bytes(line.body), caller.key_id
-        )
+        endpoint = parts.endpoints[path]
+        asked = await parts.shared.readers.read(endpoint.reading, bytes(line.body), caller.key_id)
+        if endpoint.prepare is not None:
+            asked = await endpoint.prepare(parts.shared, caller, asked)
         if asked.stream:
             raise InvalidRequest(
                 "stream: lines are not streamed", param="stream", code="unsupported_value"

@@ -167,6 +167,11 @@ class Follower:
         self._idle_s = idle_s
         self._delivered = delivered
 
+    async def has_log(self, channel_id: str) -> bool:
+        """Return whether the channel's events are still kept. Raises StoreUnavailable."""
+        look = await self._log.look(channel_id, after=0, limit=1)
+        return look is not None and bool(look.lines)
+
     async def follow(
         self, channel_id: str, after: int
     ) -> AsyncGenerator[LiveBatch | ChannelState | None]:

@@ -16,6 +16,7 @@ from relais_common.jobs.job import (
     PromptOptions,
     Sampling,
 )
+from relais_common.jobs.records import ApiRecord
 from relais_orchestrator.api.embeddings.schemas import (
     CohereRerankRequest,
     EmbeddingRequest,
@@ -40,6 +41,7 @@ class Draft:
         inputs_field: where the route has the inputs of `embedding`.
         is_delivered: its client waits for a result that nobody needs once the client has it or has left.
         operation: None for the one that follows from what is given.
+        record: what the API keeps with it.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Draft:
     sampling: Sampling = field(default_factory=Sampling)
     is_delivered: bool = False
     operation: Operation | None = None
+    record: ApiRecord | None = None
 
     @property
     def answers(self) -> int:

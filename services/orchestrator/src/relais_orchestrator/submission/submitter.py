@@ -34,6 +34,7 @@ from relais_common.jobs.job import (
     Sampling,
     StopReason,
 )
+from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import Tracing
 from relais_common.queue.ports import JobIntake
 from relais_common.runtime.lifecycle import cancel_and_wait
@@ -130,7 +131,9 @@ class Submitter:
         )
         cancels = job.on_disconnect is OnDisconnect.CANCEL
         with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
-            accepted = await self._enqueue(job, caller.may, _idempotency(idempotency_key, body))
+            accepted = await self._enqueue(
+                job, caller.may, _idempotency(idempotency_key, body), draft.record
+            )
         self._accepted(job, accepted)
         log.info(
             "request_accepted",
@@ -189,6 +192,7 @@ class Submitter:
             max_inflight_per_key=max(most, job.answers),
             max_stored_bytes=self._limits.max_stored_bytes,
             tracing=self._tracing,
+            record=draft.record,
         )
         self._accepted(job, accepted)
         return accepted
@@ -230,7 +234,13 @@ class Submitter:
         except (StoreUnavailable, TimeoutError):
             log.warning("cancel_failed", channel_id=channel_id)
 
-    async def _enqueue(self, job: Job, key: ApiKey, idempotency: Idempotency | None) -> Accepted:
+    async def _enqueue(
+        self,
+        job: Job,
+        key: ApiKey,
+        idempotency: Idempotency | None,
+        record: ApiRecord | None,
+    ) -> Accepted:
         quota = quota_of(key, job, output_tokens=self._limits.reserved_output_tokens)
         most = key.concurrent_requests or self._limits.max_inflight_per_key
         if job.answers > most:
@@ -247,6 +257,7 @@ class Submitter:
             idempotency=idempotency,
             tracing=self._tracing,
             watcher_id=self._watcher.watcher_id,
+            record=record,
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
             return await enqueue

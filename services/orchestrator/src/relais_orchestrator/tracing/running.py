@@ -14,6 +14,7 @@ from relais_common.runtime.lifecycle import background
 from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
 from relais_orchestrator.tracing.settings import TraceSettings
+from relais_orchestrator.tracing.sink import AnswerSink
 from relais_orchestrator.tracing.writer import TraceWriter
 
 DRAIN_S = 3.0
@@ -26,15 +27,17 @@ async def writing_traces(
     outbox: TraceOutbox,
     models: Sequence[str],
     metrics: TraceMetrics,
+    answers: AnswerSink | None,
 ) -> AsyncIterator[None]:
     """Write traces until the context ends, then drain. Does nothing without settings. Raises SettingsError."""
-    if settings is None:
+    if settings is None or answers is None:
         yield
         return
     async with open_database(settings.mongo) as database:
         writer = TraceWriter(
             outbox,
             MongoTraceSink(database, retention_days=settings.retention_days),
+            answers,
             models,
             metrics,
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from relais_common.jobs.records import StoredAnswer
 from relais_common.jobs.traces import Trace
 
 
@@ -37,4 +38,12 @@ class TraceSink(Protocol):
 
     async def write(self, traces: Sequence[Trace]) -> Outcome:
         """Store these traces. Existing ones stay unchanged. Raises SinkUnavailable."""
+        ...
+
+
+class AnswerSink(Protocol):
+    """Stores answers for those who ask for them later."""
+
+    async def keep(self, answers: Sequence[StoredAnswer]) -> None:
+        """Store these. Existing ones stay unchanged. Raises SinkUnavailable."""
         ...

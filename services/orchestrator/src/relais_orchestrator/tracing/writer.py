@@ -14,7 +14,7 @@ from relais_common.jobs.traces import WaitingTrace
 from relais_common.queue.ports import TraceOutbox
 from relais_common.runtime.backoff import Backoff
 from relais_orchestrator.metrics.traces import TraceMetrics
-from relais_orchestrator.tracing.sink import SinkUnavailable, TraceSink
+from relais_orchestrator.tracing.sink import AnswerSink, SinkUnavailable, TraceSink
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +28,7 @@ class TraceWriter:
     """One of the writers that share the work.
 
     Args:
+        answers: takes the answers that are stored.
         name: unique name of this writer, never reused by another process.
         every_s: how long traces are collected.
         claim_after_s: how long another writer may hold traces before it counts as gone. Longer than a write takes;
@@ -38,6 +39,7 @@ class TraceWriter:
         self,
         outbox: TraceOutbox,
         sink: TraceSink,
+        answers: AnswerSink,
         models: Sequence[str],
         metrics: TraceMetrics,
         *,
@@ -47,6 +49,7 @@ class TraceWriter:
     ) -> None:
         self._outbox = outbox
         self._sink = sink
+        self._answers = answers
         self._models = models
         self._metrics = metrics
         self._name = name
@@ -95,6 +98,8 @@ class TraceWriter:
         if not batch.traces:
             return batch.more
         began_s = time.monotonic()
+        # First: a trace that is written takes its record out of Redis.
+        await self._answers.keep([one.answer for one in batch.traces if one.answer is not None])
         outcome = await self._sink.write([one.trace for one in batch.traces])
         self._metrics.write_seconds.observe(time.monotonic() - began_s)
         written = [

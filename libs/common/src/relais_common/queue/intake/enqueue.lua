@@ -10,13 +10,15 @@
 --       watcher: the orchestrator whose client asks, '' where it has no presence
 --       expected_bytes: of the result
 --       answers: how many it has
+--       record, record_input: what the API keeps with it, '' for nothing; stored: 1 where it goes to the database
 -- Returns {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
 --         | {'limited', requests used, tokens used}
 local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
   on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
-  tokens_per_minute, tokens, max_traces, watcher, expected_bytes, answers = unpack(ARGV)
+  tokens_per_minute, tokens, max_traces, watcher, expected_bytes, answers, record, record_input,
+  stored = unpack(ARGV)
 max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
 requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 local SPANS_SEEN = 128
@@ -69,7 +71,7 @@ if max_open > 0 and open + answers > max_open then return {'key_full', open, est
 if count('max_bytes') ~= max_bytes then redis.call('HSET', COUNTS, 'max_bytes', max_bytes) end
 -- A store that is small beside what it may hold is not filled by what is only expected.
 local expected = max_bytes > 0 and math.min(tonumber(expected_bytes), math.floor(max_bytes / 8)) or 0
-local no_room = why_no_room(#payload + expected, max_bytes)
+local no_room = why_no_room(#payload + #record + #record_input + expected, max_bytes)
 if no_room then return no_room end
 local no_trace = trace ~= '' and why_no_trace(tonumber(max_traces), max_bytes)
 if no_trace then return no_trace end
@@ -79,6 +81,7 @@ if not fits then return {'limited', seconds(requests_used), seconds(tokens_used)
 local further = {}
 if expected > 0 then further.expected = expected end
 if answers > 1 then further.answers = answers end
+if record ~= '' then further.record, further.record_input, further.stored = record, record_input, stored end
 if on_disconnect == 'cancel' and watcher ~= '' then further.watchers = watcher end
 if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = tokens, tokens_per_minute end
 if idempotency ~= '' then

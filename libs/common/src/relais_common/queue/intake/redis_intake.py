@@ -20,6 +20,7 @@ from relais_common.jobs.job import (
     StopReason,
 )
 from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets
+from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Argument
@@ -48,6 +49,9 @@ class EnqueueArguments(NamedTuple):
     watcher: str
     expected_bytes: int
     answers: int
+    record: bytes
+    record_input: bytes
+    stored: int
 
 
 class RedisJobIntake:
@@ -75,6 +79,7 @@ class RedisJobIntake:
         idempotency: Idempotency | None = None,
         tracing: Tracing | None = None,
         watcher_id: str = "",
+        record: ApiRecord | None = None,
     ) -> Accepted:
         idempotency_key = body_hash = ""
         if idempotency is not None:
@@ -94,6 +99,9 @@ class RedisJobIntake:
             watcher=watcher_id,
             expected_bytes=job.expected_result_bytes,
             answers=job.answers,
+            record=b"" if record is None else record.head,
+            record_input=b"" if record is None else record.input,
+            stored=int(record is not None and record.stored),
         )
         arguments = (*JobArguments.of(job, watch_grace_s=self._watch_grace_s), *further)
         answer = await self._accept(arguments, job, findable=idempotency is not None)
@@ -154,6 +162,16 @@ class RedisJobIntake:
         with self._scripts.step("vectors"):
             packed = await self._scripts.calls.send("GET", keys.vectors(channel_id))
         return cast("bytes | None", packed)
+
+    async def record(self, channel_id: str) -> ApiRecord | None:
+        with self._scripts.step("record"):
+            head, asked, stored = await self._scripts.calls.send(
+                "HMGET", keys.job(channel_id), "record", "record_input", "stored"
+            )
+        return None if head is None else ApiRecord(head, asked, stored == b"1")
+
+    async def forget(self, channel_id: str) -> None:
+        await self._scripts.run("forget", keys.channel_base(channel_id), channel_id)
 
     async def depth(self, model: str) -> QueueDepth:
         send = self._scripts.calls.send

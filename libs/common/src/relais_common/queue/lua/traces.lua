@@ -60,8 +60,8 @@ local function published(id)
   return table.concat(texts)
 end
 
--- Have the record written of a job that ends now, in the step that ends it. `lines` are its last events. Where 'full' was
--- asked for, what was asked and answered goes with it.
+-- Have the trace written of a job that ends now, in the step that ends it. `lines` are its last events. Where 'full' was
+-- asked for, what was asked and answered goes with it; where its API's record is stored, that and the answer.
 local function hand_over_trace(todo, id, status, lines, text, took, failures)
   local key = job_key(id)
   local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted = unpack(redis.call('HMGET',
@@ -84,5 +84,12 @@ local function hand_over_trace(todo, id, status, lines, text, took, failures)
     if #request + #answer > MOST_CONTENT_BYTES then content = {'omitted_bytes', #request + #answer} end
   end
   for at = 1, #content do fields[#fields + 1] = content[at] end
+  local record, record_input, stored = unpack(redis.call('HMGET', key, 'record', 'record_input', 'stored'))
+  if stored == '1' then
+    local told = text == '' and first ~= '' and published(id) or text
+    for _, field in ipairs({'record', record, 'record_input', record_input, 'text', told}) do
+      fields[#fields + 1] = field
+    end
+  end
   todo[#todo + 1] = fields
 end

@@ -56,6 +56,7 @@ HEADERS_OF = {401: (AUTHENTICATE,), 429: (RETRY_AFTER, *RATE_LIMITS), 503: (RETR
 PATH_PARAMETERS = {
     "channel_id": "What the request was accepted as.",
     "model": "A declared model; its name may have slashes.",
+    "response_id": "What the response was created as.",
     "batch_id": "What the batch was created as.",
     "file_id": "What the file was uploaded as, or what its batch names.",
 }

@@ -22,9 +22,10 @@ from relais_orchestrator.api.messages.schemas import CountTokensRequest, Message
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.parsing import parse_body, parse_leniently
+from relais_orchestrator.api.responses.schemas import InputTokensRequest, ResponsesRequest
 from relais_orchestrator.api.tokens.schemas import DetokenizeRequest, TokenizeRequest
 from relais_orchestrator.http import ignored_fields
-from relais_orchestrator.submission import drafts
+from relais_orchestrator.submission import drafts, responses
 from relais_orchestrator.submission.drafts import Asked
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -44,6 +45,8 @@ class Reading(IntEnum):
     DETOKENIZE = auto()
     MESSAGES = auto()
     COUNT_TOKENS = auto()
+    RESPONSES = auto()
+    RESPONSES_INPUT_TOKENS = auto()
 
 
 def _reads(
@@ -70,6 +73,8 @@ _HOW = {
     Reading.DETOKENIZE: _reads(DetokenizeRequest, drafts.detokenize),
     Reading.MESSAGES: _reads(MessagesRequest, drafts.messages),
     Reading.COUNT_TOKENS: _reads(CountTokensRequest, drafts.count_tokens),
+    Reading.RESPONSES: _reads(ResponsesRequest, responses.response),
+    Reading.RESPONSES_INPUT_TOKENS: _reads(InputTokensRequest, responses.input_tokens),
 }
 
 

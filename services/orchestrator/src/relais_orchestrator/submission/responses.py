@@ -1,0 +1,246 @@
+"""Turns validated requests into drafts of jobs, and what is kept with them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import orjson
+
+from relais_common.jobs.chat import FunctionCall, Message, ToolCall
+from relais_common.jobs.job import OnDisconnect, Operation, Priority, Sampling
+from relais_common.jobs.records import ApiRecord
+from relais_orchestrator.api.responses.schemas import (
+    ChosenFunction,
+    InputCall,
+    InputCallOutput,
+    InputMessage,
+    InputReasoning,
+    InputTokensRequest,
+    Item,
+    ResponsesRequest,
+)
+from relais_orchestrator.submission.drafts import Asked, Draft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedResponse(Asked):
+    """What the body of a response asks for.
+
+    Attributes:
+        fields: what the response repeats of it, as JSON.
+        input: its items, as JSON.
+        previous: the id of the response that it goes on from.
+        instructed: whether the first message has its instructions.
+        store: whether it asks for being stored; None for the deployment's default.
+    """
+
+    fields: bytes = b"{}"
+    input: bytes = b"[]"
+    previous: str | None = None
+    instructed: bool = False
+    background: bool = False
+    store: bool | None = None
+
+    def after(self, messages: Sequence[Message]) -> AskedResponse:
+        """Return the same with these messages between the instructions and its own."""
+        own = self.draft.messages or ()
+        at = int(self.instructed)
+        draft = replace(self.draft, messages=(*own[:at], *messages, *own[at:]))
+        return replace(self, draft=draft)
+
+    def with_record(self, record: ApiRecord) -> AskedResponse:
+        return replace(self, draft=replace(self.draft, record=record))
+
+
+def response(wanted: ResponsesRequest) -> AskedResponse:
+    sampling = wanted.to_sampling(
+        max_tokens=wanted.max_output_tokens, logprobs=wanted.told_logprobs
+    )
+    if wanted.text is not None:
+        sampling = replace(sampling, response_format=wanted.text.to_response_format())
+    background = bool(wanted.background)
+    asked = _asked(
+        wanted,
+        priority=wanted.priority,
+        deadline_s=wanted.deadline_s,
+        on_disconnect=OnDisconnect.CONTINUE if background else OnDisconnect.CANCEL,
+        sampling=sampling,
+    )
+    return replace(
+        asked,
+        stream=bool(wanted.stream),
+        fields=orjson.dumps(_repeated(wanted)),
+        background=background,
+        store=wanted.store,
+    )
+
+
+def input_tokens(wanted: InputTokensRequest) -> AskedResponse:
+    return _asked(
+        wanted,
+        priority=Priority.NORMAL,
+        deadline_s=None,
+        on_disconnect=OnDisconnect.CANCEL,
+        sampling=Sampling(max_tokens=1),
+        is_delivered=True,
+        operation=Operation.TOKENIZE,
+    )
+
+
+def _asked(wanted: ResponsesRequest | InputTokensRequest, **more: Any) -> AskedResponse:
+    items = items_of(wanted.input)
+    messages = messages_of(items)
+    if wanted.instructions is not None:
+        messages.insert(0, Message("system", wanted.instructions))
+    draft = Draft(
+        model=wanted.model,
+        messages=tuple(messages),
+        chat_template_kwargs=wanted.chat_template_kwargs,
+        chat=wanted.to_options(),
+        **more,
+    )
+    return AskedResponse(
+        draft,
+        input=orjson.dumps(items),
+        previous=wanted.previous_response_id,
+        instructed=wanted.instructions is not None,
+    )
+
+
+def _repeated(wanted: ResponsesRequest) -> dict[str, Any]:
+    """Return what a response repeats of its request."""
+    text, choice, effort = wanted.text, wanted.tool_choice, None
+    if wanted.reasoning is not None:
+        effort = wanted.reasoning.effort
+    form: dict[str, Any] = {"type": "text"}
+    if text is not None and text.format is not None:
+        form = text.format.model_dump(by_alias=True, exclude_none=True)
+    return {
+        "background": bool(wanted.background),
+        "instructions": wanted.instructions,
+        "max_output_tokens": wanted.max_output_tokens,
+        "max_tool_calls": wanted.max_tool_calls,
+        "metadata": wanted.metadata or {},
+        "parallel_tool_calls": wanted.parallel_tool_calls is not False,
+        "previous_response_id": wanted.previous_response_id,
+        "prompt_cache_key": wanted.prompt_cache_key,
+        "reasoning": {"effort": effort, "summary": None},
+        "safety_identifier": wanted.safety_identifier,
+        "service_tier": "default",
+        "temperature": wanted.temperature,
+        "text": {"format": form},
+        "tool_choice": choice.model_dump()
+        if isinstance(choice, ChosenFunction)
+        else choice or "auto",
+        "tools": [tool.shown() for tool in wanted.tools or ()],
+        "top_logprobs": wanted.top_logprobs or 0,
+        "top_p": wanted.top_p,
+        "truncation": "disabled",
+        "user": wanted.user,
+    }
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What is kept with a response beside its input.
+
+    Attributes:
+        created_at: seconds since the epoch, by the clock of whoever accepted it.
+        chain: channels of the responses that it goes on from, the oldest first.
+        fields: what it repeats of its request.
+    """
+
+    created_at: int
+    chain: tuple[str, ...]
+    fields: dict[str, Any]
+
+    @classmethod
+    def read(cls, record: ApiRecord) -> Head:
+        return _HEADS.decode(record.head)
+
+
+_HEADS = msgspec.json.Decoder(Head)
+
+
+def record_of(
+    asked: AskedResponse, *, created_at: int, chain: Sequence[str], stored: bool
+) -> ApiRecord:
+    """Return what is kept with a response. Its fields, which may be large, are not encoded again."""
+    head = b'{"created_at":%d,"chain":%b,"fields":%b}' % (
+        created_at,
+        orjson.dumps(list(chain)),
+        asked.fields,
+    )
+    return ApiRecord(head, asked.input, stored)
+
+
+def items_of(
+    given: str | list[InputMessage | InputCall | InputCallOutput | InputReasoning],
+) -> list[Item]:
+    """Return items as they are kept."""
+    if isinstance(given, str):
+        return [InputMessage(role="user", content=given).to_item()]
+    return [
+        ({"id": one.id} if one.id else {}) | one.to_item() | {"status": one.status or "completed"}
+        for one in given
+    ]
+
+
+def messages_of(items: Iterable[Item]) -> list[Message]:
+    """Return the messages that kept items are. What an assistant thought, said and called in a row is one message."""
+    messages: list[Message] = []
+    said = _Said()
+    for item in items:
+        match item["type"]:
+            case "reasoning":
+                if said.content is not None or said.calls:
+                    said.end(messages)
+                parts = item["content"] or item["summary"]
+                said.reasoning += "".join(part["text"] for part in parts)
+            case "function_call":
+                call = FunctionCall(item["name"], item["arguments"])
+                said.calls.append(ToolCall(item["call_id"], call))
+            case "function_call_output":
+                said.end(messages)
+                messages.append(Message("tool", item["output"], tool_call_id=item["call_id"]))
+            case _:
+                text = item["content"][0]["text"]
+                if item["role"] == "assistant":
+                    if said.content is not None or said.calls:
+                        said.end(messages)
+                    said.content = text
+                else:
+                    said.end(messages)
+                    # `developer` is OpenAI's newer word for the role that chat templates call `system`.
+                    role = "system" if item["role"] == "developer" else item["role"]
+                    messages.append(Message(role, text))
+    said.end(messages)
+    return messages
+
+
+class _Said:
+    """What an assistant said since the last message of somebody else."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.content: str | None = None
+        self.reasoning = ""
+        self.calls: list[ToolCall] = []
+
+    def end(self, messages: list[Message]) -> None:
+        if self.content is not None or self.calls or self.reasoning:
+            # A template that gets neither text nor calls would render nothing, or fail.
+            content = self.content if self.content is not None or self.calls else ""
+            messages.append(
+                Message(
+                    "assistant",
+                    content,
+                    reasoning=self.reasoning or None,
+                    tool_calls=tuple(self.calls),
+                )
+            )
+        self._clear()

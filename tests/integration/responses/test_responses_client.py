@@ -1,0 +1,310 @@
+"""Responses through the official client."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import openai
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+
+from relais_testing.builders import MODEL
+from relais_testing.stack import Front, Stack, answer_to, answer_to_prompt
+from relais_testing.waiting import wait_until
+
+TOOL: Any = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": True,
+}
+CALL = '<tool_call>{"name": "weather", "arguments": {"city":"Lyon"}}</tool_call>'
+IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,eA=="}
+EVENTS: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+def say(text: str) -> str:
+    return f"[say]{text}[/say]"
+
+
+async def streamed(client: openai.AsyncOpenAI, **fields: Any) -> list[Any]:
+    """All events; each is what the client's own types say, and their numbers have no gap."""
+    stream: Any = await client.responses.create(model=MODEL, stream=True, **fields)
+    events: list[Any] = [event async for event in stream]
+    for event in events:
+        EVENTS.validate_python(event.to_dict(), strict=False)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    return events
+
+
+async def test_text(client: openai.AsyncOpenAI) -> None:
+    answer: Any = await client.responses.create(
+        model=MODEL, input="a", max_output_tokens=20, temperature=0.5, metadata={"a": "b"}
+    )
+    Response.model_validate(answer.to_dict())
+    assert answer.output_text == answer_to("a", 20)
+    assert (answer.status, answer.object, answer.model) == ("incomplete", "response", MODEL)
+    assert answer.incomplete_details.reason == "max_output_tokens"
+    assert (answer.metadata, answer.temperature, answer.store) == ({"a": "b"}, 0.5, True)
+    assert answer.usage.output_tokens == 20
+    assert answer.usage.total_tokens == answer.usage.input_tokens + 20
+
+
+async def test_instructions_and_items_are_messages(client: openai.AsyncOpenAI) -> None:
+    items: Any = [
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {"type": "message", "role": "assistant", "content": "b"},
+        {"role": "developer", "content": "c"},
+        {"role": "user", "content": "d"},
+    ]
+    answer: Any = await client.responses.create(
+        model=MODEL, input=items, instructions="Be brief.", max_output_tokens=8
+    )
+    prompt = "<system>Be brief.<user>a<assistant>b<system>c<user>d<assistant>"
+    assert answer.output_text == answer_to_prompt(prompt, 8)
+    assert answer.instructions == "Be brief."
+
+
+async def test_events_come_in_openai_s_order(client: openai.AsyncOpenAI) -> None:
+    events = await streamed(client, input="a")
+    assert [event.type for event in events if event.type != "response.output_text.delta"] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    final = events[-1].response
+    assert text == final.output_text == answer_to("a")
+    assert final.usage.output_tokens == 32
+    fetched = await client.responses.retrieve(final.id)
+    assert fetched.to_dict() == final.to_dict()
+
+
+async def test_the_client_s_own_stream_helper(client: openai.AsyncOpenAI) -> None:
+    async with client.responses.stream(
+        model=MODEL, input=say(f"I look.{CALL}"), tools=[TOOL]
+    ) as stream:
+        final = await stream.get_final_response()
+    message, call = final.output
+    assert message.type == "message"
+    assert call.type == "function_call"
+    assert call.parsed_arguments == {"city": "Lyon"}
+
+
+async def test_tools_round_trip_by_previous_response(client: openai.AsyncOpenAI) -> None:
+    first: Any = await client.responses.create(
+        model=MODEL, input=say(f"<think>Hm.</think>I look.{CALL}"), tools=[TOOL]
+    )
+    reasoning, message, call = first.output
+    assert (reasoning.type, message.type, call.type) == ("reasoning", "message", "function_call")
+    assert json.loads(call.arguments) == {"city": "Lyon"}
+    result: Any = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": say("It rains."),
+    }
+    for fields in (
+        {"input": [result], "previous_response_id": first.id},
+        {"input": [{"role": "user", "content": "Weather?"}, *first.output, result]},
+    ):
+        answer: Any = await client.responses.create(model=MODEL, tools=[TOOL], **fields)
+        assert answer.output_text == "It rains."
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "weather"}])
+async def test_a_tool_that_must_be_called_is(client: openai.AsyncOpenAI, choice: Any) -> None:
+    events = await streamed(client, input="a", tools=[TOOL], tool_choice=choice)
+    (call,) = events[-1].response.output
+    deltas = [one.delta for one in events if one.type == "response.function_call_arguments.delta"]
+    assert len(deltas) > 1
+    assert "".join(deltas) == call.arguments
+    (done,) = [one for one in events if one.type == "response.function_call_arguments.done"]
+    assert (done.name, done.arguments, done.item_id) == ("weather", call.arguments, call.id)
+    assert events[-1].response.status == "completed"
+
+
+async def test_reasoning_is_an_item_of_its_own(client: openai.AsyncOpenAI) -> None:
+    events = await streamed(
+        client,
+        input=say("<think>Let me see.</think>Yes."),
+        reasoning={"effort": "low", "summary": "auto"},
+        include=["reasoning.encrypted_content"],
+    )
+    final = events[-1].response
+    reasoning, message = final.output
+    assert reasoning.content[0].text == "Let me see."
+    assert message.content[0].text == "Yes."
+    assert final.usage.output_tokens_details.reasoning_tokens > 0
+    deltas = [one.delta for one in events if one.type == "response.reasoning_text.delta"]
+    assert "".join(deltas) == "Let me see."
+    assert final.to_dict() == (await client.responses.retrieve(final.id)).to_dict()
+
+
+async def test_a_format_is_a_response_format(client: openai.AsyncOpenAI) -> None:
+    class Remark(BaseModel):
+        kind: Literal["praise", "complaint"]
+
+    # This engine follows none. What becomes of one at vLLM is seen with the other clients.
+    with pytest.raises(openai.BadRequestError, match="follows no") as refused:
+        await client.responses.parse(model=MODEL, input="a", text_format=Remark)
+    assert refused.value.param == "text.format"
+
+
+async def test_log_probabilities(client: openai.AsyncOpenAI) -> None:
+    asked: Any = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    answer: Any = await client.responses.create(
+        model=MODEL, input="a", max_output_tokens=5, **asked
+    )
+    part = answer.output[0].content[0]
+    assert [len(one.top_logprobs) for one in part.logprobs] == [2] * 5
+    events = await streamed(client, input="a", max_output_tokens=5, **asked)
+    told = events[-1].response.output[0].content[0].logprobs
+    assert [one.token for one in told] == [one.token for one in part.logprobs]
+    deltas = [one for one in events if one.type == "response.output_text.delta"]
+    assert sum(len(one.logprobs) for one in deltas) == 5
+
+
+async def test_background_response_is_queued_and_fetched(
+    client: openai.AsyncOpenAI, front: Front
+) -> None:
+    queued: Any = await client.responses.create(model=MODEL, input="a", background=True)
+    assert (queued.status, queued.background, queued.output) == ("queued", True, [])
+
+    async def ended() -> Response | None:
+        answer: Any = await client.responses.retrieve(queued.id)
+        return None if answer.status in ("queued", "in_progress") else answer
+
+    answer = await wait_until(ended)
+    assert answer is not None
+    assert (answer.status, answer.output_text) == ("completed", answer_to("a"))
+    stream: Any = await client.responses.retrieve(queued.id, stream=True)
+    whole = [event async for event in stream]
+    assert [event.type for event in whole[:3]] == [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ]
+    for after in (0, 5, len(whole) - 2, len(whole) - 1):
+        stream = await client.responses.retrieve(queued.id, stream=True, starting_after=after)
+        assert [event async for event in stream] == whole[after + 1 :]
+
+
+async def test_background_stream_goes_on_elsewhere(
+    client: openai.AsyncOpenAI, stack: Stack, front: Front
+) -> None:
+    stream: Any = await client.responses.create(
+        model=MODEL, input="a", background=True, stream=True, max_output_tokens=200
+    )
+    seen: list[Any] = []
+    async for event in stream:
+        seen.append(event)
+        if len(seen) == 20:
+            break
+    await stream.close()
+    other = await stack.front(WATCH_LEASE_S="60")
+    async with openai.AsyncOpenAI(base_url=f"{other.url}/v1", api_key="any") as elsewhere:
+        rest: Any = await elsewhere.responses.retrieve(
+            seen[0].response.id, stream=True, starting_after=seen[-1].sequence_number
+        )
+        seen += [event async for event in rest]
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+    assert seen[-1].response.output_text == answer_to("a", 200)
+
+
+async def test_cancel_stops_a_background_response(client: openai.AsyncOpenAI, stack: Stack) -> None:
+    asked: Any = await client.responses.create(
+        model=MODEL, input="a", background=True, max_output_tokens=50_000
+    )
+    answer: Any = await client.responses.cancel(asked.id)
+    assert answer.status == "cancelled"
+    assert (await client.responses.cancel(asked.id)).status == "cancelled"
+    await wait_until(stack.idle)
+    done: Any = await client.responses.create(model=MODEL, input="a")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        await client.responses.cancel(done.id)
+
+
+async def test_deleted_response_is_gone_for_good(client: openai.AsyncOpenAI, kept: Any) -> None:
+    answer: Any = await client.responses.create(model=MODEL, input="a")
+    await kept.document(answer.id.removeprefix("resp_"))
+    await client.responses.delete(answer.id)
+    again: Any
+    for again in (client.responses.retrieve, client.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            await again(answer.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(model=MODEL, input="b", previous_response_id=answer.id)
+    assert refused.value.code == "previous_response_not_found"
+
+
+async def test_input_items_are_paged(client: openai.AsyncOpenAI) -> None:
+    items: Any = [{"role": "user", "content": f"{n}"} for n in range(25)]
+    answer: Any = await client.responses.create(model=MODEL, input=items, max_output_tokens=1)
+    page: Any = await client.responses.input_items.list(answer.id, limit=10, order="asc")
+    texts = [one.content[0].text async for one in page]
+    assert texts == [f"{n}" for n in range(25)]
+    first: Any = await client.responses.input_items.list(answer.id)
+    assert len(first.data) == 20
+    assert first.data[0].content[0].text == "24"
+
+
+async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
+    counted: Any = await client.responses.input_tokens.count(model=MODEL, input="a")
+    answer: Any = await client.responses.create(model=MODEL, input="a")
+    assert counted.input_tokens == answer.usage.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "unsupported_value"),
+        ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
+        ({"prompt": {"id": "p"}}, "prompt", "unsupported_parameter"),
+        ({"truncation": "auto"}, "truncation", "unsupported_value"),
+        ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
+        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input.0.content.0.type", "unsupported_value"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0", "invalid_value"),
+        ({"input": []}, "input", "invalid_value"),
+        ({"previous_response_id": "resp_x"}, "previous_response_id", "previous_response_not_found"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "invalid_value"),
+        ({"nonsense": 1}, "nonsense", "unknown_parameter"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_named_and_queues_nothing(
+    front: Front, stack: Stack, fields: dict[str, Any], param: str, code: str
+) -> None:
+    async with front.post("/v1/responses", {"model": MODEL, "input": "a", **fields}) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["param"], error["code"]) == (400, param, code)
+    assert await stack.idle()
+
+
+async def test_what_the_engine_refuses_is_named_as_responses_name_it(
+    client: openai.AsyncOpenAI, front: Front
+) -> None:
+    long = "a" * 3_000_00
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.responses.create(model=MODEL, input=long)
+    assert (refused.value.param, refused.value.code) == ("input", "context_length_exceeded")
+    events = await streamed(client, input=long, background=True)
+    assert [event.type for event in events] == [
+        "response.created",
+        "response.queued",
+        "response.failed",
+    ]
+    error = events[-1].response.error
+    assert (error.code, error.type, error.param) == (
+        "invalid_prompt",
+        "context_length_exceeded",
+        "input",
+    )
