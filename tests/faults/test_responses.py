@@ -1,0 +1,171 @@
+"""Whoever serves a background response dies, and so do workers, Redis and MongoDB: each is there, whole, and streamed again.
+
+The database is SecantusDB, which speaks MongoDB's protocol, started so that it writes its journal at each commit.
+`RELAIS_TEST_RESPONSES=100` runs it with so many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relais_llm_worker.engines.engine_deterministic import answer_text, chat_prompt
+from relais_testing.kept import Kept, open_kept
+from relais_testing.mongo import MongoServer
+from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.sse_client import sse_events
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
+
+LONG_S = 180.0
+RESPONSES = int(os.environ.get("RELAIS_TEST_RESPONSES", "12"))
+TOKENS = 60
+SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "30", "VLLM_MAX_NUM_SEQS": "4"}
+Event = dict[str, Any]
+
+
+@pytest.fixture
+def redis(make_redis_server: Callable[..., ValkeyServer]) -> ValkeyServer:
+    return make_redis_server(appendonly=True)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[MongoServer]:
+    with MongoServer(tmp_path / "mongo", sync=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def kept(database: MongoServer) -> AsyncIterator[Kept]:
+    async with open_kept(database.url) as kept:
+        yield kept
+
+
+class Client:
+    """Asks whichever orchestrator answers, again and again."""
+
+    def __init__(self, session: aiohttp.ClientSession, urls: list[str]) -> None:
+        self._session = session
+        self.urls = urls
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of an answer with status 200."""
+        answer: Any = None
+
+        async def answered() -> bool:
+            nonlocal answer
+            for url in self.urls:
+                try:
+                    async with self._session.request(method, url + path, **options) as response:
+                        assert response.status in (200, 503), await response.text()
+                        if response.status == 200:
+                            answer = await response.json()
+                            return True
+                except aiohttp.ClientError:
+                    continue
+            return False
+
+        await wait_until(answered, LONG_S, every_s=0.05)
+        return answer
+
+    async def create(self, number: int) -> str:
+        body = {
+            "model": MODEL,
+            "input": f"number {number}",
+            "max_output_tokens": TOKENS,
+            "background": True,
+        }
+        headers = {"Idempotency-Key": f"response-{number}"}
+        created = await self.call("POST", "/v1/responses", json=body, headers=headers)
+        response_id: str = created["id"]
+        return response_id
+
+    async def streamed(self, response_id: str, after: int) -> list[Event]:
+        """Its events after this number, wherever they come from."""
+        seen: list[Event] = []
+        while not seen or seen[-1]["type"] not in ("response.incomplete", "response.failed"):
+            last = seen[-1]["sequence_number"] if seen else after
+            url = random.choice(self.urls)
+            query = {"stream": "true", "starting_after": str(last)}
+            try:
+                async with self._session.get(
+                    f"{url}/v1/responses/{response_id}", params=query
+                ) as response:
+                    if response.status != 200:
+                        assert response.status == 503, await response.text()
+                        await asyncio.sleep(0.1)
+                        continue
+                    async for event in sse_events(response):
+                        if event.name != "error":
+                            seen.append(json.loads(event.data))
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.1)
+        return seen
+
+
+def expected(number: int) -> str:
+    return answer_text(chat_prompt([("user", f"number {number}")]), TOKENS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_background_responses_outlive_everything(
+    start: Starter,
+    kept: Kept,
+    database: MongoServer,
+    redis: ValkeyServer,
+    session: aiohttp.ClientSession,
+) -> None:
+    fronts = [start("orchestrator", **kept.settings) for _ in range(2)]
+    workers = [start("llm_worker", **SLOW) for _ in range(2)]
+    client = Client(session, [one.url for one in fronts])
+    ids = [await client.create(number) for number in range(RESPONSES)]
+    watched = asyncio.create_task(client.streamed(ids[-1], -1))
+
+    async def kill(victim: str, at: int) -> None:
+        if victim == "orchestrator":
+            fronts[at].kill()
+            fronts[at] = await asyncio.to_thread(start, "orchestrator", **kept.settings)
+            client.urls[at] = fronts[at].url
+        elif victim == "worker":
+            workers[at].kill()
+            workers[at] = await asyncio.to_thread(start, "llm_worker", **SLOW)
+        else:
+            store = redis if victim == "redis" else database
+            await asyncio.to_thread(store.kill)
+            await asyncio.to_thread(store.start)
+
+    async def ended() -> int:
+        found = [await client.call("GET", f"/v1/responses/{one}") for one in ids]
+        return sum(one["status"] == "incomplete" for one in found)
+
+    victims = itertools.cycle(("orchestrator", "worker", "redis", "mongodb"))
+    for at in itertools.cycle((0, 1)):
+        await kill(next(victims), at)
+        if await ended() == RESPONSES:
+            break
+
+    rng = random.Random(1)
+    for number, response_id in enumerate(ids):
+        answer = await client.call("GET", f"/v1/responses/{response_id}")
+        assert answer["output"][0]["content"][0]["text"] == expected(number)
+        whole = await client.streamed(response_id, -1)
+        assert [one["sequence_number"] for one in whole] == list(range(len(whole)))
+        assert whole[-1]["response"] == answer
+        after = rng.randrange(len(whole) - 1)
+        assert await client.streamed(response_id, after) == whole[after + 1 :]
+    assert [one["sequence_number"] for one in await watched] == list(range(len(await watched)))
+
+    async def all_stored() -> bool:
+        return await kept.database["responses"].count_documents({}) == RESPONSES
+
+    await wait_until(all_stored, LONG_S)
