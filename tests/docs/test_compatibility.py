@@ -73,7 +73,7 @@ def codes(schema: type[BaseModel], field: str, value: Any) -> list[str]:
     """How a good request with this field is refused; nothing where it is accepted."""
     body = {name: good for name, good in GOOD.items() if name in schema.model_fields}
     if schema is ResponsesRequest:
-        del body["prompt"]
+        del body["prompt"], body["max_tokens"]
     try:
         schema.model_validate({**body, field: value})
     except ValidationError as error:
