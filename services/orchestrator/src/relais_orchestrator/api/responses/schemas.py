@@ -513,6 +513,10 @@ class ResponsesRequest(_Asking, SamplingParams):
 
     # Not supported, except at values without effect.
     max_tokens: Annotated[None, NotSupported("see max_output_tokens")] = None
+    n: Annotated[Literal[1] | None, NotSupported("a response is one answer")] = None
+    return_tokens_as_token_ids: Annotated[
+        Literal[False] | None, NotSupported("tokens are told as text")
+    ] = None
     response_format: Annotated[None, NotSupported("see text.format")] = None
     prompt: Annotated[None, NotSupported("stored prompts are not supported")] = None
     prompt_cache_options: Annotated[None, NotSupported("caching cannot be set")] = None
