@@ -273,7 +273,7 @@ async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
         ({"truncation": "auto"}, "truncation", "unsupported_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"input": [{"role": "user", "content": [IMAGE]}]}, "input.0.content.0.type", "unsupported_value"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0", "invalid_value"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "invalid_value"),
         ({"input": []}, "input", "invalid_value"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "previous_response_not_found"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "invalid_value"),
