@@ -161,6 +161,26 @@ async def test_unknown_channel_is_said_to_be_unknown_at_once(follower: Follower)
         await collect(follower.follow(new_channel_id(MODEL), 0))
 
 
+async def test_after_what_was_there_the_log_is_not_read_again_for_what_is_heard(
+    ports: Ports, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, look = 0, ports.log.look
+
+    async def count(*args: Any, **kwargs: Any) -> Look | None:
+        nonlocal looked
+        looked += 1
+        return await look(*args, **kwargs)
+
+    monkeypatch.setattr(ports.log, "look", count)
+    taken = await running(ports)
+    async with aclosing(follower.follow(taken.job.channel_id, 0)) as batches:
+        await next_lines(batches)
+        for seq in range(2, 12):
+            await append(ports, taken.lease, seq, token_line("a"))
+            assert await next_lines(batches) == LiveBatch(seq, [token_line("a")])
+    assert looked == 1
+
+
 async def test_overlapping_live_batches_are_trimmed_to_what_is_new(
     ports: Ports, follower: Follower
 ) -> None:

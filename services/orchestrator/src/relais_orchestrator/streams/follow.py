@@ -120,10 +120,13 @@ class _Reader:
         if look is None:
             raise _unknown()
         lines = look.lines
+        is_all = len(lines) <= PAGE
         self._whole = place.position == 0 or bool(lines)
         if place.position > 0 and lines:
             place.check(lines.pop(0))
         if lines:
+            # What comes after them is heard: a second look would find the next ones, and a third, on and on.
+            self._listens = is_all
             return place.advance(lines)
         if look.state.status.is_terminal:
             return await self._end(look.state)
