@@ -130,11 +130,12 @@ def test_calls_that_are_cut_anywhere_go_on_to_the_letter(
         assert [one.id for one in rest[-1].message.tool_calls] == [one.id for one in told]
 
 
+@pytest.mark.parametrize("per_step", [1, 2, 5])
 def test_reasoning_that_is_cut_anywhere_goes_on_to_the_letter(
-    make_chats: Any, tokenizer: Any
+    make_chats: Any, tokenizer: Any, per_step: int
 ) -> None:
     chats = make_chats(tool_call_parser="hermes", reasoning_parser="deepseek_r1")
-    run = Run(chats, tokenizer, chat(), f"<think>Où est-ce ?</think>I look.{CALL}", per_step=1)
+    run = Run(chats, tokenizer, chat(), f"<think>Où est-ce ?</think>I look.{CALL}", per_step)
     whole = run.chunks()
     content, reasoning, calls = parts(whole)
     assert (content.strip(), reasoning) == ("I look.", "Où est-ce ?")

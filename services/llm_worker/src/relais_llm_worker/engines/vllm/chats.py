@@ -199,7 +199,11 @@ class _VllmParser:
         if delta is None:
             return Parsed()
         calls = [_delta(call) for call in delta.tool_calls]
-        return Parsed(delta.content or "", delta.reasoning or "", calls)
+        reasoning, parser = delta.reasoning or "", self._parser.reasoning_parser
+        if parser is not None and parser.reasoning_start_str:
+            # vLLM's parsers leave it there where a step has more tokens than this one.
+            reasoning = reasoning.removeprefix(parser.reasoning_start_str)
+        return Parsed(delta.content or "", reasoning, calls)
 
     def whole(self, text: str, token_ids: Sequence[int]) -> Message:
         parser = self._chats.open_parser(self._request)
