@@ -9,16 +9,16 @@ from typing import Any, NoReturn
 import pytest
 
 from relais_common.jobs.events import RankedToken, TokenLogprob
+from relais_common.remote.errors import Lost, TooMuch
+from relais_common.remote.server import MAX_COUNT
 from relais_llm_worker.remote import sse
 from relais_llm_worker.remote.bounds import Bounds
 from relais_llm_worker.remote.chunks import (
-    MAX_COUNT,
     MAX_TOKEN_ID,
     ChunkReader,
     Counts,
     Delta,
 )
-from relais_llm_worker.remote.errors import Lost, TooMuch
 from relais_llm_worker.remote.logprobs import UNTOLD
 from relais_llm_worker.remote.sse import Event, read_events
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import unused_port
 from structlog.testing import capture_logs
 
-from relais_common.config.llm_table import TableEntry
+from relais_common.config.server_table import TableEntry
 from relais_llm_worker.remote import opening
 from relais_testing.fake_openai import open_fake_server
 from relais_testing.remote import NAME, open_table

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relais_common.config.llm_table import TableEntry
+from relais_common.config.server_table import TableEntry
 from relais_common.jobs.chat import (
     ChatOptions,
     FunctionCall,
@@ -29,10 +29,10 @@ from relais_common.jobs.errors import (
 )
 from relais_common.jobs.events import Usage
 from relais_common.jobs.job import Job, PromptOptions, Sampling
+from relais_common.remote.tries import MAX_BUSY
 from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.model import RemoteModel
-from relais_llm_worker.remote.tries import MAX_BUSY
 from relais_testing.builders import make_job
 from relais_testing.fake_openai import (
     PROMPT_IDS,

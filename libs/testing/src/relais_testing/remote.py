@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from relais_common.config.llm_table import TableEntry
+from relais_common.config.server_table import TableEntry
 from relais_common.jobs.job import Job
+from relais_common.remote.settings import RemoteSettings
 from relais_llm_worker.engine import Chunk
 from relais_llm_worker.model import Cut, Model
 from relais_llm_worker.remote.model import Limits, RemoteModel
 from relais_llm_worker.remote.opening import open_remote_models
-from relais_llm_worker.remote.settings import RemoteSettings
 from relais_testing.fake_openai import FakeServer
 from relais_testing.waiting import wait_until
 

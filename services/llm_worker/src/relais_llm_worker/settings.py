@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
-from msgspec import structs
 
-from relais_common.config.llm_table import ALBERT_S_TABLE
+from relais_common.config.server_table import ALBERT_S_TABLE
 from relais_common.jobs.errors import SettingsError
+from relais_common.remote.settings import RemoteSettings, read_remote_settings
 from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
 from relais_common.worker.serving import ServiceSettings, read_service_settings
-from relais_llm_worker.remote.settings import RemoteSettings
 
 STRUCTURED_OUTPUTS_BACKENDS = ("guidance", "xgrammar")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -197,18 +196,4 @@ def _remote_settings(env: Environ, kind: str) -> RemoteSettings:
     table = environ.llm_table(env, ALBERT_S_TABLE if kind == "remote" else "")
     if kind == "remote" and not table:
         raise SettingsError("LLM_TABLE is empty; with ENGINE=remote it names models and servers")
-    key = environ.optional_text(env, "LLM_TABLE_API_KEY")
-    return RemoteSettings(
-        table=tuple(
-            entry if entry.api_key is not None else structs.replace(entry, api_key=key)
-            for entry in table
-        ),
-        max_concurrency=environ.integer(env, "REMOTE_MAX_CONCURRENCY", 64, at_least=1),
-        connect_timeout_s=environ.number(
-            env, "REMOTE_CONNECT_TIMEOUT_S", 5.0, at_least=0.1, at_most=600
-        ),
-        read_timeout_s=environ.number(
-            env, "REMOTE_READ_TIMEOUT_S", 120.0, at_least=0.1, at_most=86_400
-        ),
-        probe_every_s=environ.number(env, "REMOTE_PROBE_EVERY_S", 5.0, at_least=0.1, at_most=3600),
-    )
+    return read_remote_settings(env, table, key_setting="LLM_TABLE_API_KEY")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from relais_common.config.llm_table import read_mapping
+from relais_common.config.server_table import read_mapping
 from relais_common.jobs.errors import SettingsError
 from relais_common.queue.client.address import redis_url
 from relais_common.queue.redis_store import AcceptWait, RedisSettings

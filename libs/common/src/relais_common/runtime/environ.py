@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relais_common.config.aliases import roots_of
-from relais_common.config.llm_table import TableEntry, read_llm_table, read_mapping
+from relais_common.config.server_table import TableEntry, read_mapping, read_server_table
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
 
@@ -139,7 +139,7 @@ def aliases(environ: Environ, models: tuple[str, ...]) -> dict[str, str]:
 
 def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
     """Read `LLM_TABLE`. If set but empty it means no models, whatever the default."""
-    return read_llm_table(environ.get("LLM_TABLE", default))
+    return read_server_table("LLM_TABLE", environ.get("LLM_TABLE", default))
 
 
 def max_waiting(environ: Environ) -> int:

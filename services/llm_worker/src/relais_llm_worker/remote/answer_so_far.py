@@ -12,6 +12,7 @@ from relais_common.jobs.chat import Message, ToolCallDelta, joined
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.events import TokenLogprob, Usage
 from relais_common.jobs.job import Job
+from relais_common.remote.server import Served, Server
 from relais_llm_worker.answer_text import HeldText
 from relais_llm_worker.continuation import obstacle
 from relais_llm_worker.engine import Chunk, Emitted
@@ -19,9 +20,8 @@ from relais_llm_worker.model import Cut
 from relais_llm_worker.remote.bodies import Question, ask, ask_to_go_on
 from relais_llm_worker.remote.bounds import Bounds
 from relais_llm_worker.remote.chunks import Counts, Delta
-from relais_llm_worker.remote.exchange import Client
+from relais_llm_worker.remote.exchange import StreamingClient
 from relais_llm_worker.remote.resumption import Meaning
-from relais_llm_worker.remote.server import Served, Server
 
 BEGUN = Chunk((), "")
 """The first chunk of every answer: a server has accepted the job."""
@@ -77,7 +77,7 @@ class AnswerSoFar:
                 f"the worker was lost in the middle of the answer, and {obstacle_of(self.job)}"
             )
 
-    async def one_try(self, client: Client, server: Server) -> AsyncGenerator[Chunk]:
+    async def one_try(self, client: StreamingClient, server: Server) -> AsyncGenerator[Chunk]:
         """Yield `BEGUN` once the server has accepted it, then the missing chunks. Raises as `Client.stream` does."""
         served = server.served(self._model)
         repeated: tuple[int, ...] = ()

@@ -17,14 +17,13 @@ from msgspec import Meta, Struct
 
 from relais_common.jobs.chat import FunctionDelta, ToolCallDelta
 from relais_common.jobs.events import TokenLogprob
+from relais_common.remote.errors import Lost, TooMuch
+from relais_common.remote.server import MAX_COUNT
 from relais_llm_worker.remote.bounds import Bounds
-from relais_llm_worker.remote.errors import Lost, TooMuch
 from relais_llm_worker.remote.logprobs import TokenText, read_logprobs
 from relais_llm_worker.remote.sse import Event
 
 MAX_TOKEN_ID = (1 << 31) - 1
-MAX_COUNT = 1 << 24
-"""Upper bound on token counts; larger numbers are invalid."""
 IGNORED_FIELDS = (
     "event",
     "choices",

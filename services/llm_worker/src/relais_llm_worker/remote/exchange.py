@@ -8,64 +8,49 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, NoReturn
 
-import orjson
-from aiohttp import (
-    ClientError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    ConnectionTimeoutError,
-)
-from aiohttp.client_exceptions import ClientConnectorError
+from aiohttp import ClientError, ClientResponse, ClientSession
 
 from relais_common.jobs.errors import EngineFailed, RelaisError, UpstreamRefused
-from relais_llm_worker.remote.bodies import CHAT, Question
-from relais_llm_worker.remote.bounds import Bounds
-from relais_llm_worker.remote.chunks import ChunkReader, Delta
-from relais_llm_worker.remote.errors import Lost, TooMuch, TryFailed, Unreachable
-from relais_llm_worker.remote.refusals import (
+from relais_common.remote.client import Client, words_of
+from relais_common.remote.errors import Lost, TooMuch, TryFailed
+from relais_common.remote.refusals import (
     exceeds_context,
     meaning,
-    read_capped,
     read_error,
     refusal,
     require_plain,
 )
-from relais_llm_worker.remote.server import Server
+from relais_common.remote.server import Server
+from relais_common.remote.settings import RemoteSettings
+from relais_llm_worker.remote.bodies import CHAT, Question
+from relais_llm_worker.remote.bounds import Bounds
+from relais_llm_worker.remote.chunks import ChunkReader, Delta
 from relais_llm_worker.remote.sse import read_events
 
 LAST_WORDS_TIMEOUT_S = 5.0
 END_TIMEOUT_S = 0.2
 END_BYTES = 64 << 10
-CALL_TIMEOUT_S = 10.0
-MAX_CALL_BYTES = 1 << 20
 _STREAM_TYPES = frozenset(("text/event-stream", "text/plain", "application/octet-stream"))
 """Media types of streams: some servers use text, and aiohttp reports the last one if there is none."""
 _CHUNKS_PER_TURN = 100
 """Chunks read before other tasks get a turn; one buffer may hold thousands."""
 
 
-class Client:
-    """Sends requests to servers.
+class StreamingClient(Client):
+    """Sends requests, and reads streams.
 
     Args:
-        read_timeout_s: the longest silence, before the first chunk and between two.
         ignore: called with a model's name and a field for each omitted value of an answer.
     """
 
     def __init__(
         self,
         session: ClientSession,
-        *,
-        connect_timeout_s: float,
-        read_timeout_s: float,
+        settings: RemoteSettings,
         ignore: Callable[[str, str], None],
     ) -> None:
-        self._session = session
+        super().__init__(session, settings)
         self._ignore = ignore
-        self._timeout = ClientTimeout(
-            total=None, sock_connect=connect_timeout_s, sock_read=read_timeout_s
-        )
 
     async def stream(
         self, server: Server, question: Question, bounds: Bounds
@@ -79,7 +64,7 @@ class Client:
         """
         model = question.body["model"]
         reader = ChunkReader(bounds, lambda field: self._ignore(model, field), _fail)
-        response = await self._post(server, question)
+        response = await self.post(server, question.path, question.body)
         whole = False
         try:
             await _require_stream(response)
@@ -116,36 +101,6 @@ class Client:
             else:
                 response.close()
 
-    async def call(self, server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """POST a body and return the JSON object of the response. Raises as `stream` does."""
-        response = await self._post(server, Question(path, body))
-        try:
-            if response.status != 200:
-                raise await refusal(response)
-            answer = orjson.loads(await read_capped(response, MAX_CALL_BYTES, CALL_TIMEOUT_S))
-        except ValueError:
-            raise Lost(f"the answer to {path} is no JSON") from None
-        finally:
-            response.close()
-        if not isinstance(answer, dict):
-            raise Lost(f"the answer to {path} is no object")
-        return answer
-
-    async def _post(self, server: Server, question: Question) -> ClientResponse:
-        try:
-            return await self._session.post(
-                server.url + question.path,
-                data=orjson.dumps(question.body),
-                headers={"Content-Type": "application/json", **server.headers},
-                timeout=self._timeout,
-                # A redirect leads to another server, which must not get this one's key.
-                allow_redirects=False,
-            )
-        except (ClientConnectorError, ConnectionTimeoutError) as error:
-            raise Unreachable(_words(error)) from error
-        except (ClientError, TimeoutError, OSError, ValueError) as error:
-            raise Lost(_words(error)) from error
-
 
 class _Chunks:
     """Reads a response's chunks.
@@ -176,7 +131,7 @@ class _Chunks:
                     if (delta := self._reader.read(event)) is not None:
                         yield delta
         except (ClientError, TimeoutError, OSError) as error:
-            raise Lost(_words(error)) from error
+            raise Lost(words_of(error)) from error
 
 
 def _fail(chunk: Any) -> NoReturn:
@@ -230,10 +185,3 @@ async def _require_stream(response: ClientResponse) -> None:
     require_plain(response)
     if response.content_type not in _STREAM_TYPES:
         raise Lost(f"the answer is no stream of events but {response.content_type[:100]}")
-
-
-def _words(error: BaseException) -> str:
-    """Return a connection error's text, or its class if the text contains the URL."""
-    if isinstance(error, ClientConnectorError):
-        return error.os_error.strerror or "no connection"
-    return type(error).__name__

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import structlog
 
 from relais_common.jobs.errors import EngineFailed, EngineRefused, UpstreamUnavailable
 from relais_common.jobs.job import Job
+from relais_common.remote.errors import Lost, Misplaced, TryFailed
+from relais_common.remote.pool import Pool
+from relais_common.remote.server import Server
+from relais_common.remote.tries import Tries
 from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import require_resumable
@@ -19,13 +22,7 @@ from relais_llm_worker.engine import Chunk
 from relais_llm_worker.model import Answer, Cut
 from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar, obstacle_of
 from relais_llm_worker.remote.bodies import prompt_of
-from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
-from relais_llm_worker.remote.exchange import Client
-from relais_llm_worker.remote.pool import Pool
-from relais_llm_worker.remote.server import Server
-from relais_llm_worker.remote.tries import Tries
-
-log = structlog.get_logger(__name__)
+from relais_llm_worker.remote.exchange import StreamingClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Limits:
 class RemoteModel:
     """The `Model` port over a pool of servers."""
 
-    def __init__(self, name: str, pool: Pool, client: Client, limits: Limits) -> None:
+    def __init__(self, name: str, pool: Pool, client: StreamingClient, limits: Limits) -> None:
         self._name = name
         self._pool = pool
         self._client = client
@@ -112,7 +109,9 @@ class RemoteModel:
         tries = Tries(self._limits.max_failures, job.deadline_s)
         async with self._pool.place(job.key_id, tries) as server:
             try:
-                answer = await self._client.call(server, path, {"model": self._name, **body})
+                answer = await self._client.call_for_object(
+                    server, path, {"model": self._name, **body}
+                )
             except Misplaced:
                 raise EngineRefused(
                     "this model's server does not tell its tokens",
@@ -154,13 +153,7 @@ class RemoteModel:
                                 return
                     raise Lost("the stream ended before the answer did")
                 except TryFailed as error:
-                    log.warning(
-                        "server_try_failed",
-                        url=server.shown,
-                        reason=f"{type(error).__name__.lower()}: {error}",
-                        tokens=len(so_far.token_ids),
-                    )
-                    self._heed(server, error, so_far.job)
+                    server.heed(error, so_far.job, tokens=len(so_far.token_ids))
                     so_far.require_another_try()
                     if len(so_far.token_ids) > emitted:
                         backoff.reset()
@@ -168,18 +161,3 @@ class RemoteModel:
                     tries.note(server, error)
             if not tries.put_off:
                 await backoff.pause()
-
-    def _heed(self, server: Server, error: TryFailed, job: Job) -> None:
-        """Update the server's state after a failed try. One request's refusal says little about it."""
-        match error:
-            case Busy():
-                server.note_busy(job.channel_id, job.key_id, error.retry_after_s)
-                if isinstance(error.passed_on, UpstreamUnavailable):
-                    server.doubt()
-            case Misplaced():
-                server.note_misplaced(str(error))
-            case Unreachable():
-                server.note_down(str(error))
-            case Lost():
-                # Only a look can tell whether it was the server or the request.
-                server.doubt()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relais_common.jobs.errors import EngineRefused, NotResumable
+from relais_common.remote.errors import Lost, Misplaced
+from relais_common.remote.server import Server
 from relais_llm_worker.engine import Emitted
-from relais_llm_worker.remote.errors import Lost, Misplaced
-from relais_llm_worker.remote.exchange import Client
-from relais_llm_worker.remote.server import Server
+from relais_llm_worker.remote.exchange import StreamingClient
 
 _DETOKENIZE = "/detokenize"
 _BROKEN = "\ufffd"
@@ -19,7 +19,7 @@ _COMPARED = 8
 class Meaning:
     """The text of a model's tokens, as a server reports it."""
 
-    def __init__(self, client: Client, server: Server, model: str) -> None:
+    def __init__(self, client: StreamingClient, server: Server, model: str) -> None:
         self._client = client
         self._server = server
         self._model = model
@@ -67,7 +67,7 @@ class Meaning:
     async def _text(self, token_ids: Sequence[int]) -> str:
         body = {"model": self._model, "tokens": list(token_ids)}
         try:
-            answer = await self._client.call(self._server, _DETOKENIZE, body)
+            answer = await self._client.call_for_object(self._server, _DETOKENIZE, body)
         except (Misplaced, EngineRefused):
             raise NotResumable("its server does not tell what its tokens mean") from None
         text = answer.get("prompt")

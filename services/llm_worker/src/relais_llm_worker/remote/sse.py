@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
-from relais_llm_worker.remote.errors import Lost, TooMuch
+from relais_common.remote.errors import Lost, TooMuch
 
 MAX_EVENT_BYTES = 8 << 20
 """Bound on one event. The first chunk of an answer may hold a million token ids of the prompt."""

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from relais_common.jobs.errors import EngineFailed, RelaisError, UpstreamUnavailable
-from relais_llm_worker.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
-from relais_llm_worker.remote.server import Server
+from relais_common.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
+from relais_common.remote.server import Server
 
 MAX_BUSY = 6
 """Maximum of consecutive tries that servers put off."""

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from relais_common.jobs.errors import NotResumable
-from relais_llm_worker.remote.server import Server
-from relais_llm_worker.remote.tries import Tries
+from relais_common.remote.server import Server
+from relais_common.remote.tries import Tries
 
 FULL_REST_S = 5.0
 
@@ -31,11 +31,11 @@ class Changes:
 
 
 class Pool:
-    """Hands out places at the server with the largest free share."""
+    """Hands out places at the server with the largest free share. A job may hold several."""
 
     def __init__(self, model: str, servers: Sequence[Server], changes: Changes) -> None:
         self._model = model
-        self._servers = servers
+        self.servers = servers
         self._changes = changes
         self._placed = 0
         self._resting: Counter[str] = Counter()
@@ -49,7 +49,7 @@ class Pool:
         taken now and then, because it may belong to another key.
         """
         free = sum(server.free for server in self._up())
-        room = free - (held - self._placed - self._resting.total())
+        room = free - max(0, held - self._placed - self._resting.total())
         if max(self._resting.values(), default=0) < self._most_resting:
             return room
         return min(1, room) if asyncio.get_running_loop().time() >= self._full_until_s else 0
@@ -69,7 +69,7 @@ class Pool:
     def not_ready(self) -> str | None:
         """Return why no server can run the model; None if one can."""
         reasons = []
-        for server in self._servers:
+        for server in self.servers:
             reason = server.why_not(self._model)
             if reason is None:
                 return None
@@ -99,7 +99,7 @@ class Pool:
         """
         server = self._choose(key_id, tries, revision, avoid)
         if server is None:
-            rests = tries.put_off or not all(one.takes(key_id) for one in self._servers)
+            rests = tries.put_off or not all(one.takes(key_id) for one in self.servers)
             with self._rest(key_id, tries) if rests else nullcontext():
                 server = await self._wait(key_id, tries, revision, avoid)
         server.begin(key_id)
@@ -115,11 +115,11 @@ class Pool:
     ) -> Server:
         while True:
             if revision is not None and not any(
-                one.served(self._model).revision == revision for one in self._servers
+                one.served(self._model).revision == revision for one in self.servers
             ):
                 raise NotResumable("the model has changed since its server was lost")
-            refused = [one for one in self._servers if tries.refused_by(one)]
-            if refused and all(one in refused or one.why_down for one in self._servers):
+            refused = [one for one in self.servers if tries.refused_by(one)]
+            if refused and all(one in refused or one.why_down for one in self.servers):
                 raise tries.given_up()
             try:
                 async with asyncio.timeout_at(tries.next_s()):
@@ -145,11 +145,11 @@ class Pool:
 
     def revisions(self) -> set[str]:
         """Return the last known revisions of the servers that report token ids."""
-        found = (server.served(self._model) for server in self._servers)
+        found = (server.served(self._model) for server in self.servers)
         return {served.revision for served in found if served.tells_ids}
 
     def _up(self) -> list[Server]:
-        return [server for server in self._servers if server.why_not(self._model) is None]
+        return [server for server in self.servers if server.why_not(self._model) is None]
 
     def _choose(
         self, key_id: str, tries: Tries, revision: str | None, avoid: Server | None

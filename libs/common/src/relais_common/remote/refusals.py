@@ -18,7 +18,7 @@ from relais_common.jobs.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from relais_llm_worker.remote.errors import Busy, Lost, Misplaced
+from relais_common.remote.errors import Busy, Lost, Misplaced
 
 MAX_ERROR_BYTES = 64 << 10
 ERROR_TIMEOUT_S = 10.0
@@ -179,7 +179,7 @@ def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exce
 
 def _misplaced(status: int) -> Misplaced:
     return Misplaced(
-        f"it answers {status}: see its key, url and model in LLM_TABLE",
+        f"it answers {status}: see its key, url and model in the table of servers",
         UpstreamMisconfigured("the model's server does not accept this deployment's requests"),
     )
 

@@ -1,4 +1,4 @@
-"""`LLM_TABLE`: models that run already, behind servers that speak OpenAI's API."""
+"""Tables such as `LLM_TABLE`: models that run already, behind servers that speak OpenAI's API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TableEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         url: up to and without `/v1`.
-        api_key: what the server wants as a bearer token; None where `LLM_TABLE_API_KEY` or none is right.
+        api_key: what the server wants as a bearer token; None for the table's key, such as `LLM_TABLE_API_KEY`.
         max_concurrency: requests this server may have at once from one worker; None for `REMOTE_MAX_CONCURRENCY`.
     """
 
@@ -49,13 +49,15 @@ _TAKES = {
 }
 
 
-def read_llm_table(text: str) -> tuple[TableEntry, ...]:
+def read_server_table(setting: str, text: str) -> tuple[TableEntry, ...]:
     """The entries of a table in Python's or JSON's notation, or of the file that the text names; none for an empty one.
 
     Raises:
         SettingsError: it is no such table.
     """
-    return tuple(_entry(item, number) for number, item in enumerate(_items(text), 1))
+    return tuple(
+        _entry(setting, item, number) for number, item in enumerate(_items(setting, text), 1)
+    )
 
 
 def read_mapping(setting: str, text: str) -> dict[str, str]:
@@ -72,16 +74,16 @@ def read_mapping(setting: str, text: str) -> dict[str, str]:
     return found
 
 
-def _items(text: str) -> list[Any]:
+def _items(setting: str, text: str) -> list[Any]:
     if not text.strip():
         return []
-    items = _literal("LLM_TABLE", text, "[(")
+    items = _literal(setting, text, "[(")
     # One pair needs no list around it, and Python makes none of `("a", "b")`.
     if _is_pair(items):
         items = [items]
     if not isinstance(items, (list, tuple)):
         raise SettingsError(
-            'LLM_TABLE takes [("model", "http://host:port"), ...], or a JSON file that has it'
+            f'{setting} takes [("model", "http://host:port"), ...], or a JSON file that has it'
         )
     return list(items)
 
@@ -118,8 +120,8 @@ def _is_pair(item: object) -> TypeGuard[Sequence[str]]:
     )
 
 
-def _entry(item: object, number: int) -> TableEntry:
-    where = f"LLM_TABLE, entry {number}"
+def _entry(setting: str, item: object, number: int) -> TableEntry:
+    where = f"{setting}, entry {number}"
     given = {"model": item[0], "url": item[1]} if _is_pair(item) else item
     entry = read_entry(given, TableEntry, where, _TAKES)
     try:

@@ -11,9 +11,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import structlog
 
-from relais_common.config.llm_table import shown_url
+from relais_common.config.server_table import shown_url
+from relais_common.jobs.errors import UpstreamUnavailable
+from relais_common.jobs.job import Job
+from relais_common.remote.errors import Busy, Lost, Misplaced, TryFailed, Unreachable
 
 log = structlog.get_logger(__name__)
+
+MAX_COUNT = 1 << 24
+"""Upper bound on tokens that a server may tell of; larger numbers are invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,31 @@ class Server:
         self._went_well_s = asyncio.get_running_loop().time()
         if rested:
             self._changed()
+
+    def heed(self, error: TryFailed, job: Job, **told: object) -> None:
+        """Note a failed try of a job. One request's refusal says little about the server.
+
+        Args:
+            told: goes into the log.
+        """
+        log.warning(
+            "server_try_failed",
+            url=self.shown,
+            reason=f"{type(error).__name__.lower()}: {error}",
+            **told,
+        )
+        match error:
+            case Busy():
+                self.note_busy(job.channel_id, job.key_id, error.retry_after_s)
+                if isinstance(error.passed_on, UpstreamUnavailable):
+                    self.doubt()
+            case Misplaced():
+                self.note_misplaced(str(error))
+            case Unreachable():
+                self.note_down(str(error))
+            case Lost():
+                # Only a look can tell whether it was the server or the request.
+                self.doubt()
 
     def note_busy(self, channel_id: str, key_id: str, retry_after_s: float | None) -> None:
         """Note that it has put off a request.

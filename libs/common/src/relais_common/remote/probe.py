@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
 
-from relais_common.jobs.errors import RelaisError
+from relais_common.remote.errors import TryFailed
+from relais_common.remote.refusals import read_capped
+from relais_common.remote.server import MAX_COUNT, Served, Server
 from relais_common.runtime.backoff import Backoff
-from relais_llm_worker.remote.bodies import COMPLETIONS
-from relais_llm_worker.remote.chunks import MAX_COUNT
-from relais_llm_worker.remote.errors import TryFailed
-from relais_llm_worker.remote.exchange import Client
-from relais_llm_worker.remote.refusals import read_capped
-from relais_llm_worker.remote.server import Served, Server
 
 ANSWER_TIMEOUT_S = 10.0
 MAX_LIST_BYTES = 1 << 20
@@ -28,11 +23,15 @@ _PATIENCE = 2
 """Consecutive unanswered probes after which a server counts as down; a busy one may miss one."""
 
 
+Identify = Callable[[Server, str, dict[str, Any], int | None], Awaitable[Served]]
+"""Finds out what a server of vLLM's runs as a model, given the model's card and context length."""
+
+
 async def probe_for_ever(
     session: ClientSession,
-    client: Client,
     server: Server,
     models: Collection[str],
+    identify: Identify,
     *,
     every_s: float,
     connect_timeout_s: float,
@@ -57,7 +56,7 @@ async def probe_for_ever(
             silences = 0
             # What it runs may have changed only while it was away.
             if was_down or frozenset(cards) != server.listed:
-                await _note(client, server, models, cards)
+                await _note(server, models, identify, cards)
             else:
                 server.note_looked()
         if server.why_down is None:
@@ -119,14 +118,17 @@ async def _get(
 
 
 async def _note(
-    client: Client, server: Server, models: Collection[str], cards: dict[str, dict[str, Any]]
+    server: Server,
+    models: Collection[str],
+    identify: Identify,
+    cards: dict[str, dict[str, Any]],
 ) -> None:
     served: dict[str, Served] = {}
     missing: dict[str, str] = {}
     for model in models:
         card = cards.get(model)
         if card is not None and card.get("owned_by") == _VLLM:
-            served[model] = await _vllm_s(client, server, model, card)
+            served[model] = await identify(server, model, card, _context(card))
         elif any(one.get("owned_by") == _VLLM for one in cards.values()):
             names = ", ".join(list(cards)[:MAX_NAMED])
             missing[model] = f"it serves {names}, not this model"
@@ -136,27 +138,11 @@ async def _note(
     server.note_up(served, missing, set(cards))
 
 
-async def _vllm_s(client: Client, server: Server, model: str, card: dict[str, Any]) -> Served:
-    """Return what identifies the weights: the path in vLLM's card, and an answer's fingerprint."""
-    body = {"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            answer = await client.call(server, COMPLETIONS, body)
-        fingerprint = _word(answer.get("system_fingerprint"))
-    except (TryFailed, RelaisError, TimeoutError):
-        fingerprint = None
-    length = _context(card)
-    return Served(
-        revision=f"{_word(card.get('root'))}|{length}|{fingerprint}",
-        max_model_len=length,
-        tells_ids=True,
-    )
-
-
 def _context(card: dict[str, Any]) -> int | None:
     length = card.get("max_model_len")
     return length if type(length) is int and 0 < length <= MAX_COUNT else None
 
 
-def _word(given: object) -> str | None:
+def short_word(given: object) -> str | None:
+    """Return a word that is short enough to be kept; None for anything else."""
     return given if isinstance(given, str) and len(given) <= MAX_NAME_LENGTH else None
