@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relais_common.queue import keys
+from relais_testing.batches import BatchClient, encode, line
 from relais_testing.builders import MODEL
 from relais_testing.kept import Kept
 from relais_testing.keys import KeyFile, bearer
@@ -139,3 +140,27 @@ async def test_chains_and_records_are_bounded(stack: Stack, kept: Kept) -> None:
     assert await refused(previous_response_id=long["id"]) == (413, "request_too_large")
     assert await refused(input="a" * 3000) == (413, "request_too_large")
     assert (await asked(front, input="a" * 3000, store=False))["store"] is False
+
+
+async def test_a_batch_takes_responses(front: Front, kept: Kept) -> None:
+    first = await asked(front)
+    client = BatchClient(front.session)
+    bodies = (
+        {"input": "b", "max_output_tokens": 8, "previous_response_id": first["id"]},
+        {"input": "a", "max_output_tokens": 8, "store": False},
+    )
+    lines = [
+        line(number, url="/v1/responses", body={"model": MODEL, **body})
+        for number, body in enumerate(bodies)
+    ]
+    batch = await client.ended(await client.create(encode(lines), "/v1/responses"))
+    found = await client.content(batch["output_file_id"])
+    second, third = (one["response"]["body"] for one in found)
+    prompt = f"<user>a<assistant>{text_of(first)}<user>b<assistant>"
+    assert text_of(second) == answer_to_prompt(prompt, 8)
+    assert text_of(third) == answer_to("a", 8)
+    assert await status(front, second["id"]) == 200
+    wrong = line(0, url="/v1/responses", body={"model": MODEL, "input": "a", "background": True})
+    failed = await client.ended(await client.create(encode([wrong]), "/v1/responses"))
+    assert failed["status"] == "failed"
+    assert failed["errors"]["data"][0]["param"] == "body.background"
