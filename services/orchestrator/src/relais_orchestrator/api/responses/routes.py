@@ -71,11 +71,6 @@ ROUTES = [
             PayloadTooLarge,
             ResponsesUnavailable,
         ),
-        links={
-            "get_responses_response_id": "id",
-            "delete_responses_response_id": "id",
-            "get_responses_response_id_input_items": "id",
-        },
     ),
     Route(
         method="POST",
