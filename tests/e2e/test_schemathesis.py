@@ -1,7 +1,8 @@
 """Schemathesis asks the live server whatever its document allows, and what it does not, and holds the answers to it.
 
-Every check is on but two. A deleted resource need not be gone: a DELETE here cancels a request, and what became of it can
-still be read. `Allow` may name more than the document: `/v1/responses/input_tokens` is also the path of a response. The seed is fixed: a failure comes back.
+Every check is on but two. A deleted resource need not be gone: a DELETE here cancels a request, and what became of it
+can still be read. `Allow` may name more than the document: `/v1/responses/input_tokens` is also the path of a response.
+The seed is fixed: a failure comes back.
 """
 
 from __future__ import annotations
