@@ -49,6 +49,16 @@ def test_given_options_alone_become_arguments(line: str, arguments: dict[str, An
     assert _read(line) == arguments
 
 
+@pytest.mark.parametrize(("line", "in_pieces"), [("", False), ("--enable-chunked-prefill", True)])
+def test_prompts_are_whole_on_a_cpu_unless_asked_otherwise(line: str, in_pieces: bool) -> None:
+    """In pieces, those of seeded requests end vLLM's engine there."""
+    from relais_llm_worker.engines.vllm.arguments import engine_args
+
+    settings = read_settings({**VLLM_ON_CPU, "VLLM_ENGINE_ARGS": line})
+    arguments, _ = engine_args(settings.engine)
+    assert arguments.enable_chunked_prefill is in_pieces
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

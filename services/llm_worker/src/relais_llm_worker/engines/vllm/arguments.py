@@ -13,6 +13,7 @@ from vllm.config import StructuredOutputsConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from relais_common.jobs.error_texts import MAX_LENGTH
@@ -61,6 +62,10 @@ def engine_args(settings: EngineSettings) -> tuple[AsyncEngineArgs, list[LoRAMod
     if adapters:
         # All at once, or the engine would keep some requests waiting while others have room.
         given = {"enable_lora": True, "max_loras": len(adapters)} | given
+    if current_platform.is_cpu():
+        # A seeded request whose prompt is taken in pieces ends vLLM's engine on a CPU: it sets the random numbers
+        # back after each piece but the last, which PyTorch's generator of a CPU cannot.
+        given = {"enable_chunked_prefill": False} | given
     arguments = AsyncEngineArgs(
         model=settings.repo_id,
         served_model_name=settings.served_name,
