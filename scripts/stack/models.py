@@ -128,11 +128,13 @@ def _unless_set(own: Mapping[str, str], environ: Mapping[str, str]) -> dict[str,
 def _first_of_table(environment: dict[str, str]) -> str:
     """The model of `LLM_TABLE` that is asked first; settles the table, which orchestrators want too."""
     # Not above: `down` and `status` do without the environment.
-    from relais_common.config.server_table import ALBERT_S_TABLE, read_server_table
+    from relais_common.config.server_table import ALBERT_S_TABLE
     from relais_common.jobs.errors import SettingsError
+    from relais_common.runtime.environ import llm_table
 
     try:
-        table = read_server_table("LLM_TABLE", environment.setdefault("LLM_TABLE", ALBERT_S_TABLE))
+        environment.setdefault("LLM_TABLE", ALBERT_S_TABLE)
+        table = llm_table(environment)
     except SettingsError as error:
         raise StackError(str(error)) from None
     if not table:

@@ -12,58 +12,21 @@ import pytest
 from relais_common.jobs.chat import Message
 from relais_common.jobs.events import Cancelled, Completed, Failed
 from relais_common.jobs.job import (
-    ChannelState,
     Embedding,
     InputType,
     Job,
-    Operation,
     Status,
     StopReason,
 )
-from relais_common.queue import codec
 from relais_common.queue.redis_store import RedisStore
 from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.builders import make_job
+from relais_testing.embedding_jobs import accept, answer, ended, job_for, pairs_for, state_of
 from relais_testing.embedding_worker import open_embedding_worker
 from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.waiting import wait_until
 
 DIMENSIONS = 8
-
-
-def job_for(*inputs: Input, **fields: Any) -> Job:
-    operation = Operation.SCORE if fields.get("queries") else Operation.EMBEDDINGS
-    return make_job(
-        operation=operation, messages=None, embedding=Embedding(inputs=inputs, **fields)
-    )
-
-
-async def accept(store: RedisStore, *jobs: Job) -> None:
-    for job in jobs:
-        await store.intake.enqueue(job, max_waiting=10_000)
-
-
-async def state_of(store: RedisStore, job: Job) -> ChannelState:
-    state = await store.intake.state(job.channel_id)
-    assert state is not None
-    return state
-
-
-async def ended(store: RedisStore, job: Job) -> object:
-    """Its last event."""
-
-    async def outcome() -> bytes:
-        return (await state_of(store, job)).outcome or b""
-
-    return codec.decode_event(await wait_until(outcome))
-
-
-async def answer(store: RedisStore, job: Job) -> Vectors:
-    end = await ended(store, job)
-    assert isinstance(end, Completed), end
-    assert end.vectors is not None
-    packed = await store.intake.vectors(job.channel_id)
-    return np.frombuffer(packed or b"", "<f4").reshape(end.vectors.count, end.vectors.dimensions)
 
 
 def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
@@ -246,13 +209,6 @@ async def test_what_does_not_fit_into_the_drain_goes_on_elsewhere(
         assert (await state_of(redis_store, job)).status is Status.QUEUED
     async with open_embedding_worker(redis_url):
         np.testing.assert_allclose(await answer(redis_store, job), alone("text"), atol=1e-6)
-
-
-def pairs_for(query: str, *documents: str) -> Job:
-    return replace(
-        job_for(*documents, queries=(query,), input_type=InputType.PASSAGE),
-        operation=Operation.RERANK,
-    )
 
 
 async def test_cross_encoder_scores_each_document_by_its_own_query(

@@ -116,5 +116,23 @@ def test_rerankers_are_models_too_and_no_embedding_models() -> None:
     env = {"MODELS": "a", "EMBEDDING_MODELS": "b", "RERANK_MODELS": "c, c"}
     assert environ.models(env) == ("a", "b", "c")
     assert environ.rerank_models(env) == ("c",)
-    with pytest.raises(SettingsError, match=r"RERANK_MODELS has 'b', which EMBEDDING_MODELS has"):
+    with pytest.raises(SettingsError, match=r"RERANK_MODELS has 'b', which is an embedding"):
         environ.rerank_models({**env, "RERANK_MODELS": "b"})
+
+
+def test_models_of_tables_are_declared_as_of_their_kind() -> None:
+    env = {
+        "MODELS": "a",
+        "EMBEDDING_MODELS": "b",
+        "EMBEDDING_TABLE": '[("v", "http://h:1"), ("v", "http://h:2")]',
+        "RERANK_TABLE": '[("r", "http://h:1")]',
+    }
+    assert environ.models(env) == ("a", "b", "v", "r")
+    assert environ.embedding_models(env) == ("b", "v")
+    assert environ.rerank_models(env) == ("r",)
+    with pytest.raises(SettingsError, match=r"RERANK_TABLE has 'v', which is an embedding"):
+        environ.rerank_models({**env, "RERANK_TABLE": '("v", "http://h:3")'})
+    with pytest.raises(SettingsError, match="RERANK_TABLE, entry 1"):
+        environ.rerank_models(
+            {"RERANK_TABLE": '[{"model": "r", "url": "http://h", "query_prompt": "q"}]'}
+        )

@@ -10,11 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relais_common.config.server_table import TableEntry, read_mapping, read_server_table, shown_url
+from relais_common.config.server_table import (
+    TableEntry,
+    read_mapping,
+    read_server_table,
+    shown_url,
+)
 from relais_common.jobs.errors import SettingsError
 from relais_common.runtime import environ
 
 PAIR = TableEntry("org/m", "http://h:1")
+
+
+def read_table(text: str) -> tuple[TableEntry, ...]:
+    return read_server_table("LLM_TABLE", text, TableEntry)
 
 
 @pytest.mark.parametrize(
@@ -31,12 +40,12 @@ PAIR = TableEntry("org/m", "http://h:1")
     ],
 )
 def test_a_pair_is_read_in_either_notation_with_v1_or_without(text: str) -> None:
-    assert read_server_table("LLM_TABLE", text) == (PAIR,)
+    assert read_table(text) == (PAIR,)
 
 
 def test_several_servers_of_one_model_and_their_own_keys() -> None:
     text = """[("m", "http://a"), {"model": "m", "url": "https://b/x/v1", "api_key": "k", "max_concurrency": 3}]"""
-    assert read_server_table("LLM_TABLE", text) == (
+    assert read_table(text) == (
         TableEntry("m", "http://a"),
         TableEntry("m", "https://b/x", "k", 3),
     )
@@ -44,13 +53,13 @@ def test_several_servers_of_one_model_and_their_own_keys() -> None:
 
 @pytest.mark.parametrize("text", ["", "  ", "[]", "()"])
 def test_an_empty_table_is_none(text: str) -> None:
-    assert read_server_table("LLM_TABLE", text) == ()
+    assert read_table(text) == ()
 
 
 def test_a_path_is_read(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(json.dumps([["org/m", "http://h:1"]]))
-    assert read_server_table("LLM_TABLE", str(path)) == (PAIR,)
+    assert read_table(str(path)) == (PAIR,)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +94,7 @@ def test_a_path_is_read(tmp_path: Path) -> None:
 )
 def test_anything_else_is_one_error_that_names_the_setting(text: str) -> None:
     with pytest.raises(SettingsError, match="LLM_TABLE") as caught:
-        read_server_table("LLM_TABLE", text)
+        read_table(text)
     assert "\n" not in str(caught.value)
 
 
@@ -99,27 +108,24 @@ def test_anything_else_is_one_error_that_names_the_setting(text: str) -> None:
 )
 def test_error_names_the_entry_and_what_it_takes(entry: str, says: str) -> None:
     with pytest.raises(SettingsError, match=f"^LLM_TABLE, entry 2:? {says}"):
-        read_server_table("LLM_TABLE", f"[('m', 'http://h'), {entry}]")
+        read_table(f"[('m', 'http://h'), {entry}]")
 
 
 @given(st.text())
 def test_no_text_gives_another_error(text: str) -> None:
     with suppress(SettingsError):
-        read_server_table("LLM_TABLE", text)
+        read_table(text)
 
 
 def test_no_key_is_shown() -> None:
-    entries = read_server_table(
-        "LLM_TABLE",
+    entries = read_table(
         "[('m', 'http://user:pass@h:1'), {'model': 'm', 'url': 'http://h:1', 'api_key': 's3cr3t'}]",
     )
     assert "s3cr3t" not in repr(entries)
     assert "pass" not in repr(entries)
     assert shown_url(entries[0].url) == "http://h:1"
     with pytest.raises(SettingsError) as caught:
-        read_server_table(
-            "LLM_TABLE", "[{'model': 'm', 'url': 'http://user:pass@h:x', 'api_key': 's3cr3t'}]"
-        )
+        read_table("[{'model': 'm', 'url': 'http://user:pass@h:x', 'api_key': 's3cr3t'}]")
     assert "s3cr3t" not in str(caught.value)
     assert "pass" not in str(caught.value)
 

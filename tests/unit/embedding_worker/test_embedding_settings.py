@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import InputType
 from relais_embedding_worker.settings import read_settings
 
 
@@ -19,6 +20,10 @@ from relais_embedding_worker.settings import read_settings
         ("EMBEDDING_MAX_WAIT_MS", "-1"),
         ("EMBEDDING_MAX_REQUESTS", "0"),
         ("EMBEDDING_MAX_RESULT_BYTES", "1"),
+        ("EMBEDDING_TABLE", "[('m', 'h')]"),
+        ("RERANK_TABLE", "x"),
+        ("REMOTE_BATCH_SIZE", "0"),
+        ("REMOTE_MAX_CONCURRENCY", "0"),
         ("LEASE_S", "0"),
     ],
 )
@@ -40,6 +45,48 @@ def test_model_is_served_by_its_own_name_unless_it_is_given_one(
     env: dict[str, str], name: str
 ) -> None:
     assert read_settings(env).encoder.served_name == name
+
+
+def test_remote_models_are_those_of_both_tables() -> None:
+    one = {"model": "v", "url": "http://a", "query_prompt": "q: "}
+    vectors = repr([one, {**one, "url": "http://b", "api_key": "k"}])
+    env = {
+        "EMBEDDING_ENGINE": "remote",
+        "EMBEDDING_TABLE": vectors,
+        "EMBEDDING_TABLE_API_KEY": "all",
+        "RERANK_TABLE": "('r', 'http://a')",
+    }
+    remote = read_settings(env).remote
+    assert remote is not None
+    assert [(one.model, one.url, one.api_key) for one in remote.servers.table] == [
+        ("v", "http://a", "all"),
+        ("v", "http://b", "k"),
+        ("r", "http://a", "all"),
+    ]
+    assert remote.rerankers == ("r",)
+    assert remote.prompts == {"v": {InputType.QUERY: "q: ", InputType.PASSAGE: ""}}
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({}, "EMBEDDING_TABLE and RERANK_TABLE are empty"),
+        (
+            {"EMBEDDING_TABLE": "('m', 'http://a')", "RERANK_TABLE": "('m', 'http://a')"},
+            "RERANK_TABLE has 'm'",
+        ),
+        (
+            {
+                "EMBEDDING_TABLE": "[('m', 'http://a'),"
+                "{'model': 'm', 'url': 'http://b', 'query_prompt': 'q'}]"
+            },
+            "EMBEDDING_TABLE gives 'm' different prompts",
+        ),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(env: dict[str, str], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        read_settings({"EMBEDDING_ENGINE": "remote", **env})
 
 
 def test_dimensions_are_a_list() -> None:

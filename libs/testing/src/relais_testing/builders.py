@@ -37,9 +37,9 @@ def token_line(text: str = "a", *token_ids: int) -> bytes:
     return codec.encode_event(Token(text, token_ids or (1,)))
 
 
-def worker_metrics(model: str = MODEL) -> WorkerMetrics:
+def worker_metrics(*models: str) -> WorkerMetrics:
     """Return metrics that nobody reads."""
-    return WorkerMetrics(CollectorRegistry(), [model])
+    return WorkerMetrics(CollectorRegistry(), models or [MODEL])
 
 
 def hold(taken: TakenJob) -> HeldJob:

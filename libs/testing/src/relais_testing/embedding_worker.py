@@ -1,4 +1,4 @@
-"""A whole embedding worker in this process: a deterministic model, and every loop of the real one."""
+"""A whole embedding worker in this process: a deterministic model or test servers, and every loop of the real one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from itertools import count
 
 from relais_common.queue.redis_store import open_store
+from relais_common.runtime.lifecycle import background
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, ServiceSettings, serve
 from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.app import handler_of
 from relais_embedding_worker.batches import Batches, open_batches
-from relais_embedding_worker.settings import read_settings
+from relais_embedding_worker.remote.opening import open_remote
+from relais_embedding_worker.settings import Settings, read_settings
 from relais_testing.builders import MODEL, worker_metrics
 from relais_testing.encoders import WatchedEncoder
 
@@ -36,12 +38,8 @@ class EmbeddingWorker:
         await self.serving
 
 
-@asynccontextmanager
-async def open_embedding_worker(
-    redis_url: str, *, model: str = MODEL, encoder: WatchedEncoder | None = None, **environ: str
-) -> AsyncIterator[EmbeddingWorker]:
-    """Yield a running worker; any setting may be given. It hands back its jobs at the end."""
-    settings = read_settings(
+def _settings(redis_url: str, **environ: str) -> Settings:
+    return read_settings(
         {
             "REDIS_URL": redis_url,
             "WORKER_ID": f"embedding-{next(_numbers)}",
@@ -52,6 +50,34 @@ async def open_embedding_worker(
         }
         | environ
     )
+
+
+@asynccontextmanager
+async def open_remote_embedding_worker(redis_url: str, **environ: str) -> AsyncIterator[None]:
+    """Run a worker of the models of these tables inside the context."""
+    settings = _settings(
+        redis_url, EMBEDDING_ENGINE="remote", REMOTE_PROBE_EVERY_S="0.2", **environ
+    )
+    assert settings.remote is not None
+    service = settings.service
+    async with (
+        open_store(service.redis) as store,
+        open_remote(settings.remote, settings.bounds, service.max_failures) as models,
+    ):
+        metrics = worker_metrics(*(model.name for model in models))
+        stop = asyncio.Event()
+        async with background(
+            *(serve(service, model, True, store, metrics, stop, []) for model in models)
+        ):
+            yield
+
+
+@asynccontextmanager
+async def open_embedding_worker(
+    redis_url: str, *, model: str = MODEL, encoder: WatchedEncoder | None = None, **environ: str
+) -> AsyncIterator[EmbeddingWorker]:
+    """Yield a running worker; any setting may be given. It hands back its jobs at the end."""
+    settings = _settings(redis_url, **environ)
     encoder, bounds = encoder or WatchedEncoder(), settings.bounds
     service: ServiceSettings = settings.service
     stop = asyncio.Event()

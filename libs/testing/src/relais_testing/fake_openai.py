@@ -7,8 +7,10 @@ them, and detokenizes them. A token's id is 100 plus its number in the answer.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -32,6 +34,17 @@ def answer(count: int = DEFAULT_LENGTH) -> str:
 def answer_ids(count: int) -> list[int]:
     """Return the ids of the first `count` tokens."""
     return list(range(FIRST_ID, FIRST_ID + count))
+
+
+def vector_of(given: str | list[int], dimensions: int = 8) -> list[float]:
+    """Return the vector of a text or of token ids."""
+    seed = sum(given.encode() if isinstance(given, str) else given) + 131 * len(given)
+    return [((seed * (place + 3) ** 3) % 1009 - 500) / 1009 for place in range(dimensions)]
+
+
+def score_of(query: str, document: str) -> float:
+    """Return the score of a pair."""
+    return sum(f"{query}|{document}".encode()) % 1009 / 1009
 
 
 def logprob_of(number: int, count: int) -> TokenLogprob:
@@ -73,7 +86,13 @@ class FakeServer:
         halves: numbers of tokens that end within a character; the next token has both texts.
         script: the deltas of the answer instead of words, the last with its `finish_reason`.
         thinks: whether the answer begins with reasoning.
-        asked: bodies of all streams, with their path.
+        asked: bodies of all streams and of all requests for vectors or scores, with their path.
+        lacks: paths that are answered with a 404.
+        most_inputs: of a request for vectors or scores; more are refused as TEI does.
+        in_numbers: whether vectors are numbers, even where base64 was asked for.
+        bare_scores: whether scores come in TEI's form.
+        twist: changes a body with vectors or scores before it is sent.
+        hold: awaited before vectors or scores are sent.
         open: number of open streams.
         dropped: streams that the client closed before their end.
     """
@@ -99,6 +118,12 @@ class FakeServer:
     thinks: bool = False
     halves: frozenset[int] = frozenset()
     usage: bool = True
+    lacks: frozenset[str] = frozenset()
+    most_inputs: int = 1000
+    in_numbers: bool = False
+    bare_scores: bool = False
+    twist: Callable[[Any], Any] | None = None
+    hold: asyncio.Event | None = None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     open: int = 0
@@ -118,6 +143,10 @@ class FakeServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._stream)
         app.router.add_post("/v1/completions", self._stream)
+        for path in ("/v1/embeddings", "/embeddings"):
+            app.router.add_post(path, self._embeddings)
+        for path in ("/v1/rerank", "/rerank"):
+            app.router.add_post(path, self._rerank)
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_post("/tokenize", self._tokenize)
         # A client that leaves is noticed at once.
@@ -163,6 +192,59 @@ class FakeServer:
         return "".join(
             f"word-{one} " for one in (number - 1, number) if one in (number, *self.halves)
         )
+
+    async def _embeddings(self, request: web.Request) -> web.Response:
+        body = await request.json()
+
+        def packed(vector: list[float]) -> Any:
+            if self.in_numbers or body.get("encoding_format") != "base64":
+                return vector
+            return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+        data = [
+            {"index": at, "embedding": packed(vector_of(one, body.get("dimensions", 8)))}
+            for at, one in enumerate(body["input"])
+        ]
+        return await self._give(request, body, body["input"], {"data": data})
+
+    async def _rerank(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        documents = body.get("texts" if self.bare_scores else "documents", [])
+        name = "score" if self.bare_scores else "relevance_score"
+        scores = [
+            {"index": at, name: score_of(body["query"], one)} for at, one in enumerate(documents)
+        ]
+        scores.sort(key=lambda one: -one[name])
+        return await self._give(
+            request, body, documents, scores if self.bare_scores else {"results": scores}
+        )
+
+    async def _give(
+        self, request: web.Request, body: dict[str, Any], inputs: list[Any], given: Any
+    ) -> web.Response:
+        """Answer with vectors or scores, unless this server is to refuse."""
+        if request.path in self.lacks:
+            return web.Response(status=404)
+        self.asked.append((request.path, body))
+        self.headers.append(dict(request.headers))
+        if self.refuse:
+            status, refusal, headers = self.refuse.pop(0)
+            return web.json_response(refusal, status=status, headers=headers)
+        if len(inputs) > self.most_inputs:
+            said = {"error": "batch size is too large", "error_type": "Validation"}
+            return web.json_response(said, status=422)
+        self.open += 1
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+        except asyncio.CancelledError:
+            self.dropped += 1
+            raise
+        finally:
+            self.open -= 1
+        if self.usage and isinstance(given, dict):
+            given["usage"] = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
+        return web.json_response(self.twist(given) if self.twist else given)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -183,6 +183,39 @@ ATTACKS: dict[str, Attack] = {
 """By the word that a message says."""
 
 
+def vectors(*embeddings: Any) -> bytes:
+    data = [{"index": at, "embedding": one} for at, one in enumerate(embeddings)]
+    return json.dumps({"data": data, "usage": {"prompt_tokens": 1}}).encode()
+
+
+JSON = head(kind="application/json")
+VECTOR_ATTACKS: dict[str, Attack] = {
+    "endless_numbers": flood(JSON, b'{"data": [{"embedding": [' + b"1.0," * 100_000),
+    "endless_base64": flood(JSON + b'{"data": [{"embedding": "', b"A" * MEBIBYTE),
+    "endless_space": flood(JSON, b" " * MEBIBYTE),
+    "endless_rows": flood(JSON + b'{"data": [', b'{"index": 0, "embedding": [1]},' * 10_000),
+    "announced_terabyte": says(
+        vectors([1.0]), before=head(kind="application/json", length=1 << 40)
+    ),
+    "silent_body": hold(b'{"data": ['),
+    "trickled_body": trickle(b"{", b" "),
+    "deep_body": says(b'{"data":' * 100_000, before=JSON),
+    "nan": says(b'{"data": [{"index": 0, "embedding": [NaN]}]}', before=JSON),
+    "nan_in_base64": says(vectors("AADAfwAAwH8="), before=JSON),
+    "too_few": says(vectors(), before=JSON),
+    "too_many": says(vectors(*[[1.0]] * 1000), before=JSON),
+    "no_numbers": says(vectors(["at /usr/lib/secret.py"]), before=JSON),
+    "odd_base64": says(vectors("AAAA"), before=JSON),
+}
+"""By the word that the first input says."""
+
+
+def _word_of(body: dict[str, Any]) -> str:
+    if "input" in body:
+        return str(body["input"][0])
+    return str(body["messages"][-1]["content"])
+
+
 class HostileServer:
     """Serves one model.
 
@@ -222,7 +255,7 @@ class HostileServer:
                 if line.lower().startswith("content-length:")
             )
             body = json.loads(await reader.readexactly(length))
-            word = str(body["messages"][-1]["content"])
+            word = _word_of(body)
             self.asked.append(word)
             if word.isdecimal():
                 await refuses(f"{word} Refused", error("not this one"))(write)
@@ -230,7 +263,9 @@ class HostileServer:
             calm = says(
                 text(ANSWER), STOP, event(usage={"prompt_tokens": 3, "completion_tokens": 3}), DONE
             )
-            await ATTACKS.get(word, calm)(write)
+            if "input" in body:
+                calm = says(vectors([1.0, 2.0]), before=head(kind="application/json"))
+            await (ATTACKS | VECTOR_ATTACKS).get(word, calm)(write)
 
         if request.startswith("POST"):
             return attack

@@ -15,6 +15,7 @@ from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.batches import Batches, open_batches
 from relais_embedding_worker.embed import EmbedHandler
 from relais_embedding_worker.encoder import Encoder, Reranker
+from relais_embedding_worker.remote.opening import open_remote
 from relais_embedding_worker.rerank import RerankHandler
 from relais_embedding_worker.settings import Bounds, EncoderSettings, Settings
 
@@ -43,6 +44,11 @@ async def run(settings: Settings) -> None:
 
     @asynccontextmanager
     async def open_served(_: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:
+        if settings.remote is not None:
+            max_failures = settings.service.max_failures
+            async with open_remote(settings.remote, bounds, max_failures) as models:
+                yield models
+            return
         encoder = await asyncio.to_thread(open_encoder, settings.encoder)
         async with open_batches(
             encoder,

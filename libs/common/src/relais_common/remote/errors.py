@@ -31,11 +31,16 @@ class Busy(TryFailed):
 
 
 class Misplaced(TryFailed):
-    """The server refuses this deployment rather than the request: its key, or a model it does not serve."""
+    """The server refuses this deployment rather than the request: its key, or a model it does not serve.
 
-    def __init__(self, message: str, passed_on: RelaisError) -> None:
+    Attributes:
+        status: its answer.
+    """
+
+    def __init__(self, message: str, passed_on: RelaisError, status: int) -> None:
         super().__init__(message)
         self.passed_on = passed_on
+        self.status = status
 
 
 class Lost(TryFailed):

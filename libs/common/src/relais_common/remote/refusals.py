@@ -26,6 +26,8 @@ ERROR_TIMEOUT_S = 10.0
 _RATE_LIMITED = 429
 _UNAVAILABLE = frozenset((408, 425, 503, 529))
 _LOST = frozenset((502, 504))
+_FAILED = 424
+"""What TEI and TGI answer where their engine failed."""
 _OURS = frozenset((401, 402, 404, 405, 407))
 """Refusals of this deployment's key, account, address or model, which no client can fix."""
 _STATUS_OF = {
@@ -166,7 +168,7 @@ def meaning(status: int, said: Said, retry_after_s: float | None = None) -> Exce
         return Busy(answers, unavailable, retry_after_s)
     if status in _LOST or status < 400:
         return Lost(answers)
-    if status >= 500:
+    if status >= 500 or status == _FAILED:
         # What a server says of its own faults is for its operator.
         return EngineFailed("the model's server failed while it ran this request")
     if status in _OURS or not (said.shaped or status in (400, 413, 422)):
@@ -181,6 +183,7 @@ def _misplaced(status: int) -> Misplaced:
     return Misplaced(
         f"it answers {status}: see its key, url and model in the table of servers",
         UpstreamMisconfigured("the model's server does not accept this deployment's requests"),
+        status,
     )
 
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relais_common.config.aliases import roots_of
-from relais_common.config.server_table import TableEntry, read_mapping, read_server_table
+from relais_common.config.server_table import (
+    EmbeddingEntry,
+    TableEntry,
+    read_mapping,
+    read_server_table,
+)
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
 
@@ -100,7 +105,7 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """Read the names that clients use: `MODELS`, those of `LLM_TABLE`, `EMBEDDING_MODELS` and `RERANK_MODELS`."""
+    """Read the names that clients use: those of text models, embedding models and rerankers, and of their tables."""
     table = [entry.model for entry in llm_table(environ)]
     names = _model_names(environ, "MODELS", "" if table else "relais-demo")
     return tuple(
@@ -109,16 +114,23 @@ def models(environ: Environ) -> tuple[str, ...]:
 
 
 def embedding_models(environ: Environ) -> tuple[str, ...]:
-    """Read `EMBEDDING_MODELS`: the embedding models."""
-    return _model_names(environ, "EMBEDDING_MODELS")
+    """Read the names of embedding models: `EMBEDDING_MODELS` and those of `EMBEDDING_TABLE`."""
+    table = [entry.model for entry in embedding_table(environ)]
+    return tuple(dict.fromkeys((*_model_names(environ, "EMBEDDING_MODELS"), *table)))
 
 
 def rerank_models(environ: Environ) -> tuple[str, ...]:
-    """Read `RERANK_MODELS`: the cross-encoders. Raises SettingsError if one is an embedding model too."""
-    names = _model_names(environ, "RERANK_MODELS")
+    """Read the names of cross-encoders: `RERANK_MODELS` and those of `RERANK_TABLE`.
+
+    Raises SettingsError if one is an embedding model too.
+    """
+    declared = _model_names(environ, "RERANK_MODELS")
+    names = tuple(dict.fromkeys((*declared, *(entry.model for entry in rerank_table(environ)))))
+    embedders = embedding_models(environ)
     for name in names:
-        if name in embedding_models(environ):
-            raise SettingsError(f"RERANK_MODELS has {name!r}, which EMBEDDING_MODELS has too")
+        if name in embedders:
+            setting = "RERANK_MODELS" if name in declared else "RERANK_TABLE"
+            raise SettingsError(f"{setting} has {name!r}, which is an embedding model too")
     return names
 
 
@@ -139,7 +151,17 @@ def aliases(environ: Environ, models: tuple[str, ...]) -> dict[str, str]:
 
 def llm_table(environ: Environ, default: str = "") -> tuple[TableEntry, ...]:
     """Read `LLM_TABLE`. If set but empty it means no models, whatever the default."""
-    return read_server_table("LLM_TABLE", environ.get("LLM_TABLE", default))
+    return read_server_table("LLM_TABLE", environ.get("LLM_TABLE", default), TableEntry)
+
+
+def embedding_table(environ: Environ) -> tuple[EmbeddingEntry, ...]:
+    """Read `EMBEDDING_TABLE`: embedding models behind servers."""
+    return read_server_table("EMBEDDING_TABLE", environ.get("EMBEDDING_TABLE", ""), EmbeddingEntry)
+
+
+def rerank_table(environ: Environ) -> tuple[TableEntry, ...]:
+    """Read `RERANK_TABLE`: cross-encoders behind servers."""
+    return read_server_table("RERANK_TABLE", environ.get("RERANK_TABLE", ""), TableEntry)
 
 
 def max_waiting(environ: Environ) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from relais_common.config.server_table import ALBERT_S_TABLE, read_server_table
+from relais_common.config.server_table import ALBERT_S_TABLE, TableEntry, read_server_table
 from relais_common.remote.client import open_session
 from relais_common.remote.opening import open_pools
 from relais_common.remote.pool import Pool
@@ -43,7 +43,7 @@ async def open_remote_models(
 def _reports_of_default(
     settings: RemoteSettings, pools: Iterable[Pool]
 ) -> list[Coroutine[Any, Any, None]]:
-    default = read_server_table("LLM_TABLE", ALBERT_S_TABLE)
+    default = read_server_table("LLM_TABLE", ALBERT_S_TABLE, TableEntry)
     if [(one.model, one.url) for one in settings.table] != [
         (one.model, one.url) for one in default
     ]:

@@ -1,0 +1,1 @@
+"""Models behind servers with OpenAI's API for embeddings, and Jina's or TEI's for reranking."""

@@ -1,0 +1,141 @@
+"""Reads servers' vectors and scores. Whatever is not what was asked for is refused. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from relais_common.remote.errors import Lost
+from relais_common.remote.server import MAX_COUNT
+from relais_embedding_worker.encoder import Vectors
+
+MAX_BYTES = 8 << 20
+"""Size of one answer; reading as many numbers takes some 40 ms."""
+_ROW_BYTES = 128 << 10
+_SPARE_BYTES = 64 << 10
+_SPARE_TOKENS = 64
+"""Tokens that a server may put around one input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One answer.
+
+    Attributes:
+        tokens: None if the server does not tell them, or tells more than there can be.
+    """
+
+    rows: Vectors
+    tokens: int | None
+
+
+class _Vector(Struct):
+    embedding: str | list[float]
+    index: int | None = None
+
+
+class _Vectors(Struct):
+    data: list[_Vector]
+    usage: Any = None
+
+
+class _Score(Struct):
+    index: int
+    relevance_score: float | None = None
+    score: float | None = None
+
+
+class _Scores(Struct):
+    results: list[_Score]
+    usage: Any = None
+
+
+_READ_VECTORS = msgspec.json.Decoder(_Vectors)
+_READ_SCORES = msgspec.json.Decoder(_Scores | list[_Score])
+
+
+def most_bytes(inputs: int, size: int) -> int:
+    """Return the bound on the answer to a request.
+
+    Args:
+        size: of its texts, which some servers send back.
+    """
+    return min(MAX_BYTES, _SPARE_BYTES + inputs * _ROW_BYTES + 2 * size)
+
+
+def read_vectors(answer: bytes, count: int, size: int) -> Rows:
+    """Return the vectors of OpenAI's form, as numbers or base64, in the order of the inputs.
+
+    Raises:
+        Lost: it has none, or not one for each input, or they are of different lengths or not finite.
+    """
+    try:
+        read = _READ_VECTORS.decode(answer)
+        vectors = [_numbers(one.embedding) for one in read.data]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise Lost("its answer has no vectors") from None
+    if vectors and (
+        not all(0 < len(one) == len(vectors[0]) for one in vectors)
+        or not all(np.isfinite(one).all() for one in vectors)
+    ):
+        raise Lost("its vectors are empty, of different lengths or not finite")
+    order = _order([one.index for one in read.data], count)
+    return Rows(np.stack([vectors[at] for at in order]), _tokens(read.usage, count, size))
+
+
+def read_scores(answer: bytes, count: int, size: int) -> Rows:
+    """Return the scores of Jina's form or TEI's, one a row, in the order of the documents.
+
+    Raises:
+        Lost: it has none, or not one for each document, or they are not finite.
+    """
+    try:
+        read = _READ_SCORES.decode(answer)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise Lost("its answer has no scores") from None
+    usage, results = (None, read) if isinstance(read, list) else (read.usage, read.results)
+    order = _order([one.index for one in results], count)
+    scores = [one.score if one.relevance_score is None else one.relevance_score for one in results]
+    if None in scores:
+        raise Lost("its answer has no scores")
+    rows = _floats([[scores[at]] for at in order])
+    if not np.isfinite(rows).all():
+        raise Lost("its scores are not finite")
+    return Rows(rows, _tokens(usage, count, size))
+
+
+def _numbers(given: str | list[float]) -> Vectors:
+    if isinstance(given, str):
+        return np.frombuffer(base64.b64decode(given, validate=True), "<f4")
+    return _floats(given)
+
+
+def _floats(given: Sequence[Any]) -> Vectors:
+    # What is too large becomes infinite, and is refused as such.
+    with np.errstate(over="ignore"):
+        return np.array(given, np.float64).astype(np.float32)
+
+
+def _order(indexes: Sequence[int | None], count: int) -> list[int]:
+    """Return where each input's row is; in the order of the answer if it has no indexes."""
+    if len(indexes) == count:
+        if indexes.count(None) == count:
+            return list(range(count))
+        places = {index: at for at, index in enumerate(indexes)}
+        if places.keys() == set(range(count)):
+            return [places[index] for index in range(count)]
+    raise Lost(f"its answer has not one row for each of {count} inputs")
+
+
+def _tokens(usage: Any, count: int, size: int) -> int | None:
+    if not isinstance(usage, dict):
+        return None
+    told = usage.get("prompt_tokens", usage.get("total_tokens"))
+    most = min(MAX_COUNT, size + count * _SPARE_TOKENS)
+    return told if type(told) is int and 0 <= told <= most else None

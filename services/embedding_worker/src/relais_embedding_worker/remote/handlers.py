@@ -1,0 +1,228 @@
+"""Runs jobs through models behind servers, in requests that a server takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from relais_common.jobs.errors import EngineFailed, EngineRefused, UpstreamRefused
+from relais_common.jobs.job import Embedding, InputType, Job
+from relais_common.queue.ports import JobSource
+from relais_common.remote.client import Client
+from relais_common.remote.errors import Misplaced, TryFailed
+from relais_common.remote.pool import Pool
+from relais_common.remote.refusals import exceeds_context
+from relais_common.remote.server import Server
+from relais_common.remote.tries import Tries
+from relais_common.runtime.backoff import Backoff
+from relais_embedding_worker.encoder import Vectors
+from relais_embedding_worker.handler import (
+    JobHandler,
+    Result,
+    asked_of_embedder,
+    asked_of_reranker,
+)
+from relais_embedding_worker.remote.answers import Rows, most_bytes, read_scores, read_vectors
+from relais_embedding_worker.remote.bodies import (
+    EMBEDDINGS,
+    RERANK,
+    Piece,
+    at_path,
+    pieces_of_embedding,
+    pieces_of_rerank,
+)
+from relais_embedding_worker.settings import Bounds
+from relais_embedding_worker.vectors import cosines, shortened
+
+MOST_AT_ONCE = 8
+"""Requests of one job at servers, so that one with thousands of inputs leaves places to others."""
+_NOT_THERE = (404, 405)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One model behind servers, and how to use them.
+
+    Attributes:
+        read_timeout_s: of one answer, once it has begun.
+        max_failures: consecutive tries of a request that may lose a server.
+        batch_size: inputs of one request.
+    """
+
+    model: str
+    pool: Pool
+    client: Client
+    read_timeout_s: float
+    max_failures: int
+    batch_size: int
+
+
+class RemoteHandler(JobHandler):
+    """Splits jobs into requests, sends them to servers, and tries those that fail again."""
+
+    _paths: tuple[str, ...]
+    _read: Callable[[bytes, int, int], Rows]
+    _param: str
+    """The field that a context length is exceeded in."""
+
+    def __init__(self, access: Access, source: JobSource, bounds: Bounds) -> None:
+        super().__init__(source, bounds)
+        self._access = access
+        self._path_of: dict[Server, str] = {}
+
+    def room(self, held: int) -> int:
+        return min(super().room(held), self._access.pool.room(held))
+
+    async def _run_pieces(
+        self, job: Job, pieces: Sequence[Piece], check: Callable[[int], None]
+    ) -> Result:
+        """Return the rows of all pieces.
+
+        Args:
+            check: is called with the number of columns, and raises a RelaisError if it is wrong.
+        """
+        places = asyncio.Semaphore(MOST_AT_ONCE)
+        table: Vectors | None = None
+        tokens: int | None = 0
+
+        async def run(piece: Piece) -> None:
+            nonlocal table, tokens
+            async with places:
+                got = await self._in_tries(job, piece)
+            columns = got.rows.shape[1]
+            if table is None:
+                check(columns)
+                table = np.empty((sum(len(one.at) for one in pieces), columns), np.float32)
+            if columns != table.shape[1]:
+                raise EngineFailed("the model's servers give vectors of different lengths")
+            table[piece.at] = got.rows
+            tokens = None if tokens is None or got.tokens is None else tokens + got.tokens
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for piece in pieces:
+                    group.create_task(run(piece))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        assert table is not None
+        return Result(table, tokens)
+
+    async def _in_tries(self, job: Job, piece: Piece) -> Rows:
+        backoff = Backoff()
+        tries = Tries(self._access.max_failures, job.deadline_s)
+        last: Server | None = None
+        while True:
+            async with self._access.pool.place(job.key_id, tries, avoid=last) as server:
+                last = server
+                try:
+                    rows = await self._try(server, piece)
+                except TryFailed as error:
+                    server.heed(error, job, inputs=len(piece.at))
+                    tries.note(server, error)
+                else:
+                    server.note_good(job.key_id)
+                    return rows
+            if not tries.put_off:
+                await backoff.pause()
+
+    async def _try(self, server: Server, piece: Piece) -> Rows:
+        known = self._path_of.get(server)
+        *first, last = sorted(self._paths, key=lambda path: path != known)
+        for path in first:
+            try:
+                return await self._ask(server, path, piece)
+            except Misplaced as error:
+                if error.status not in _NOT_THERE:
+                    raise
+        return await self._ask(server, last, piece)
+
+    async def _ask(self, server: Server, path: str, piece: Piece) -> Rows:
+        access = self._access
+        try:
+            answer = await access.client.call(
+                server,
+                path,
+                at_path(path, piece.body),
+                most_bytes=most_bytes(len(piece.at), piece.size),
+                timeout_s=access.read_timeout_s,
+            )
+        except UpstreamRefused as error:
+            limit = server.served(access.model).max_model_len
+            raise exceeds_context(error, limit, self._param) from None
+        rows = self._read(answer, len(piece.at), piece.size)
+        self._path_of[server] = path
+        return rows
+
+
+class RemoteEmbedHandler(RemoteHandler):
+    """Runs embedding jobs, and scores texts by the cosine of their vectors.
+
+    Args:
+        prompts: what goes before texts of each kind.
+    """
+
+    _paths = EMBEDDINGS
+    _read = staticmethod(read_vectors)
+    _param = "input"
+
+    def __init__(
+        self,
+        access: Access,
+        source: JobSource,
+        bounds: Bounds,
+        prompts: Mapping[InputType, str],
+    ) -> None:
+        super().__init__(access, source, bounds)
+        self._prompts = prompts
+
+    def _asked(self, job: Job) -> Embedding:
+        asked = asked_of_embedder(job)
+        self._require_fits(len(asked.inputs), asked.dimensions or 1)
+        return asked
+
+    async def _run(self, job: Job, asked: Embedding) -> Result:
+        wanted = asked.dimensions
+        # Those that are declared are cut here, as of a model of this worker's own.
+        cut = wanted in self._bounds.dimensions
+        pieces = pieces_of_embedding(
+            self._access.model,
+            asked,
+            self._prompts,
+            None if cut else wanted,
+            self._access.batch_size,
+        )
+
+        def check(dimensions: int) -> None:
+            if wanted is not None and (dimensions < wanted if cut else dimensions != wanted):
+                raise EngineRefused(
+                    f"dimensions: this model's server gives {dimensions}",
+                    param="dimensions",
+                    code="unsupported_value",
+                )
+            self._require_fits(len(asked.queries) + len(asked.inputs), dimensions)
+
+        result = await self._run_pieces(job, pieces, check)
+        rows = result.rows
+        if wanted is not None:
+            rows = shortened(rows, wanted)
+        if asked.queries:
+            rows = cosines(rows, len(asked.queries))
+        return Result(rows, result.input_tokens)
+
+
+class RemoteRerankHandler(RemoteHandler):
+    """Scores documents by a query."""
+
+    _paths = RERANK
+    _read = staticmethod(read_scores)
+    _param = "documents"
+
+    def _asked(self, job: Job) -> Embedding:
+        return asked_of_reranker(job)
+
+    async def _run(self, job: Job, asked: Embedding) -> Result:
+        pieces = pieces_of_rerank(self._access.model, asked, self._access.batch_size)
+        return await self._run_pieces(job, pieces, lambda _: None)
