@@ -130,6 +130,9 @@ def _plan_workers(
         # Alive is enough: others' servers need not be up for this machine's model to be served.
         remote = {"ENGINE": "remote"}
         workers.append(_Worker("remote_worker", "llm", first_port, remote, "/healthz"))
+    if environment.get("EMBEDDING_TABLE") or environment.get("RERANK_TABLE"):
+        remote = {"EMBEDDING_ENGINE": "remote"}
+        workers.append(_Worker("remote_embedding_worker", "embedding", 8085, remote, "/healthz"))
     if embedder:
         workers += [
             _Worker(_numbered("embedding_worker", index), "embedding", 8085, embedder.environment)

@@ -58,6 +58,7 @@ REDIS_PASSWORD=short
 MONGODB_PASSWORD=a/b@c
 API_PORT=80800
 LLM_TABLE=[("m", "http://127.0.0.1:8081")]
+RERANK_TABLE=[("r", "http://localhost:8082")]
 VLLM_TENSOR_PARALLEL_SIZE=4
 VLLM_GPU_MEMORY_UTILIZATION=90
 LEASE_S=soon
@@ -70,7 +71,7 @@ this is no line
     found = problems_of_file(text, READERS)
 
     for start in (
-        "line 15 is no NAME=value",
+        "line 16 is no NAME=value",
         "LEASE_S is set twice",
         "CI_DEPLOY_HOST is not set",
         "REDIS_PASSWORD has 5 characters",
@@ -78,6 +79,7 @@ this is no line
         "API_PORT is '80800'",
         "LLM_WORKER_GPUS is '1'; VLLM_TENSOR_PARALLEL_SIZE=4",
         "LLM_TABLE has http://127.0.0.1:8081",
+        "RERANK_TABLE has http://localhost:8082",
         "MODELS lacks 'relais-demo'",
         "REDIS_MAXMEMORY is too small",
         "STOP_GRACE_PERIOD is 40s; DRAIN_S=120",
@@ -87,7 +89,7 @@ this is no line
         "MAX_WAITINGS is no setting; is MAX_WAITING meant?",
     ):
         assert any(one.startswith(start) for one in found), (start, found)
-    assert len(found) == 15, found
+    assert len(found) == 16, found
 
 
 @pytest.mark.parametrize("secret", ["REDIS_PASSWORD", "MONGODB_PASSWORD"])

@@ -234,6 +234,14 @@ def test_table_of_models_gets_a_worker_of_its_own(root: Path, free: str) -> None
     assert (made.run.model, made.environment["MODELS"]) == ("relais-demo", "relais-demo")
 
 
+def test_table_of_embedding_models_gets_a_worker_of_its_own(root: Path, free: str) -> None:
+    made = plan(root, API_PORT=free, EMBEDDING_TABLE='[("v", "http://h:1")]')
+
+    workers = [program for program in made.run.programs if program.name.endswith("worker")]
+    assert [program.name for program in workers] == ["llm_worker", "remote_embedding_worker"]
+    assert workers[1].environment["EMBEDDING_ENGINE"] == "remote"
+
+
 def test_remote_engine_alone_needs_no_model_here(root: Path, free: str) -> None:
     made = plan(root, API_PORT=free, ENGINE="remote", LLM_TABLE='[("m", "http://h:1")]')
 

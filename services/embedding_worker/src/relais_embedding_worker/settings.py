@@ -124,7 +124,9 @@ def read_settings(env: Environ) -> Settings:
 def _remote_settings(env: Environ, *, required: bool) -> ServersSettings:
     vectors = environ.embedding_table(env)
     scores = environ.rerank_table(env)
-    _ = environ.rerank_models(env)  # no model is of both kinds
+    for entry in scores:
+        if any(other.model == entry.model for other in vectors):
+            raise SettingsError(f"RERANK_TABLE has {entry.model!r}, which EMBEDDING_TABLE has too")
     if required and not (vectors or scores):
         raise SettingsError(
             "EMBEDDING_TABLE and RERANK_TABLE are empty; with EMBEDDING_ENGINE=remote they name models and servers"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from relais_common.config.server_table import TableEntry
 from relais_common.jobs.errors import SettingsError
 from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
@@ -139,12 +140,18 @@ def _profiles_named(values: Environ) -> Iterator[str]:
 
 
 def _tables(values: Environ) -> Iterator[str]:
-    for entry in environ.llm_table(values):
-        if urlsplit(entry.url).hostname in ("localhost", "127.0.0.1", "::1"):
-            yield (
-                f"LLM_TABLE has {entry.url}, which in a container is the container; "
-                "this machine is host.docker.internal"
-            )
+    tables: dict[str, Sequence[TableEntry]] = {
+        "LLM_TABLE": environ.llm_table(values),
+        "EMBEDDING_TABLE": environ.embedding_table(values),
+        "RERANK_TABLE": environ.rerank_table(values),
+    }
+    for name, entries in tables.items():
+        for entry in entries:
+            if urlsplit(entry.url).hostname in ("localhost", "127.0.0.1", "::1"):
+                yield (
+                    f"{name} has {entry.url}, which in a container is the container; "
+                    "this machine is host.docker.internal"
+                )
 
 
 def _names_of_models(values: Environ) -> Iterator[str]:
@@ -164,7 +171,8 @@ def _names_of_models(values: Environ) -> Iterator[str]:
         "EMBEDDING_SERVED_NAME",
         environ.text(values, "EMBEDDING_MODEL", "all-MiniLM-L6-v2"),
     )
-    if (vectors or rerankers) and served not in (*vectors, *rerankers):
+    is_remote = values.get("EMBEDDING_ENGINE") == "remote"
+    if (vectors or rerankers) and not is_remote and served not in (*vectors, *rerankers):
         yield f"EMBEDDING_MODELS (or RERANK_MODELS) lacks {served!r}, which the worker serves"
 
 
