@@ -83,7 +83,7 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
     llm = settle_llm(root, environment, environ)
     environment.setdefault("MODELS", llm.name)
     embedder = None
-    if counts.embedding_workers:
+    if counts.embedding_workers and environment.get("EMBEDDING_ENGINE") != "remote":
         embedder = settle_embedder(root, environment, environ)
         if not embedder.reranks:
             environment.setdefault("EMBEDDING_MODELS", embedder.name)
