@@ -114,7 +114,8 @@ class VllmEngine:
                 self._chats.conversation,
                 add_special_tokens=add_special_tokens,
             )
-        except (TemplateError, ValueError, TypeError) as error:
+        # A model may have written arguments that nest as deeply as it liked.
+        except (TemplateError, ValueError, TypeError, RecursionError) as error:
             raise EngineRefused(
                 f"the model's chat template refused the messages: {error}",
                 param="chat_template_kwargs" if template_kwargs else "messages",

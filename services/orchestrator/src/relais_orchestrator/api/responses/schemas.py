@@ -32,6 +32,7 @@ from relais_orchestrator.api.schemas.messages import (
     Empty,
     TemplateKwargs,
 )
+from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import (
@@ -135,7 +136,7 @@ class InputCall(_OfFunctions):
     type: Literal["function_call"]
     call_id: CallId
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    arguments: Annotated[str, Field(description="JSON.")]
+    arguments: Arguments
 
     def to_item(self) -> Item:
         return {

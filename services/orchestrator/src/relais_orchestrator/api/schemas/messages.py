@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.sampling import STRICT
 from relais_orchestrator.api.schemas.structure_bounds import json_bytes
 from relais_orchestrator.api.schemas.unsupported import NotSupported
@@ -53,7 +54,7 @@ class CalledFunction(BaseModel):
     model_config = STRICT
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    arguments: Annotated[str, Field(description="JSON.")]
+    arguments: Arguments
 
 
 class CalledTool(BaseModel):
