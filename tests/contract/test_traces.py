@@ -12,6 +12,7 @@ from relais_common.jobs.channels import new_channel_id
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_common.jobs.errors import EngineFailed, EngineRefused, KeyStorageFull, TracesFull
 from relais_common.jobs.events import (
+    AnswerEnd,
     Cancelled,
     Completed,
     Expired,
@@ -247,6 +248,23 @@ async def test_reasoning_and_calls_of_an_answer_are_counted(ports: Ports) -> Non
     await finish(ports, taken.lease, 5, replace(COMPLETED, usage=usage, message=message))
     trace = await the_trace(ports)
     assert (trace.reasoning_tokens, trace.tool_calls) == (2, 2)
+
+
+async def test_a_trace_tells_how_many_answers_there_were_and_the_longest(ports: Ports) -> None:
+    ends = tuple(AnswerEnd("stop", tokens, message=Message("assistant")) for tokens in (2, 7))
+    taken = await running_traced(ports, make_job(n=2))
+    await some_of_it(ports, taken)
+    await finish(ports, taken.lease, 5, replace(COMPLETED, usage=Usage(3, 9), answers=ends))
+    trace = await the_trace(ports)
+    assert (trace.output_tokens, trace.answers, trace.longest_answer_tokens) == (9, 2, 7)
+
+
+async def test_a_trace_tells_how_many_answers_were_begun(ports: Ports) -> None:
+    taken = await running_traced(ports, make_job(n=2))
+    await some_of_it(ports, taken)
+    await finish(ports, taken.lease, 5, FAILED)
+    trace = await the_trace(ports)
+    assert (trace.answers, trace.longest_answer_tokens) == (2, None)
 
 
 @pytest.mark.parametrize("terminal", [FAILED, Cancelled(StopReason.CLIENT), Expired()])

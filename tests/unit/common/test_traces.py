@@ -43,6 +43,14 @@ def test_the_first_token_counts_from_acceptance_and_the_others_share_the_rest() 
     assert TRACE.tpot_s == 2.0
 
 
+def test_several_answers_share_no_time() -> None:
+    several = replace(TRACE, output_tokens=20, answers=4)
+
+    assert several.tpot_s == 2.0
+    assert replace(several, longest_answer_tokens=17).tpot_s == 0.5
+    assert replace(several, output_tokens=4).tpot_s is None
+
+
 @pytest.mark.parametrize("first_token_at_s", [None, 1003.0])
 def test_a_time_per_token_needs_two_tokens(first_token_at_s: float | None) -> None:
     one = replace(TRACE, output_tokens=1, first_token_at_s=first_token_at_s)

@@ -58,6 +58,7 @@ class Trace:
         cancel_reason: of a `cancelled` request: `client` requested it, or `disconnect`: nobody read it any more.
         takes: how often a worker took it. failures: crashes charged to it.
         preemptions: how often its place was handed on to another key.
+        answers: how many it has. longest_answer_tokens: of a `completed` request with several.
         output_tokens: published tokens, also of requests that did not complete.
         reasoning_tokens: of a `completed` request, the output tokens that are reasoning. tool_calls: of its answer.
         wasted_tokens: tokens generated for nobody: by requests that did not complete, or made void by a restart.
@@ -84,6 +85,8 @@ class Trace:
     takes: int
     failures: int
     preemptions: int = 0
+    answers: int = 1
+    longest_answer_tokens: int | None = None
     input_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -110,10 +113,15 @@ class Trace:
 
     @property
     def tpot_s(self) -> float | None:
-        """Return the time per output token after the first; None for fewer than two tokens."""
-        if self.ttft_s is None or self.output_tokens < 2:
+        """Return the time per output token after the first; None for fewer than two tokens.
+
+        Several answers are written at the same time: it is that of the longest, or of one with the mean of their tokens
+        where the longest is not known.
+        """
+        tokens = max(self.output_tokens / self.answers, self.longest_answer_tokens or 0)
+        if self.ttft_s is None or tokens <= 1:
             return None
-        return max(0.0, self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+        return max(0.0, self.e2e_s - self.ttft_s) / (tokens - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,8 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "takes": trace.takes,
         "failures": trace.failures,
         "preemptions": trace.preemptions,
+        "answers": trace.answers,
+        "longest_answer_tokens": trace.longest_answer_tokens,
         "input_tokens": trace.input_tokens,
         "output_tokens": trace.output_tokens,
         "cached_tokens": trace.cached_tokens,

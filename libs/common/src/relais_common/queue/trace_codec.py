@@ -45,7 +45,8 @@ def _trace(fields: dict[str, bytes]) -> Trace:
     channel_id = fields["channel_id"].decode()
     outcome = _outcome(fields["outcome"])
     message, error = outcome.get("message") or {}, outcome.get("error") or {}
-    answers = [one["message"] for one in outcome.get("answers", ())]
+    ends = outcome.get("answers", ())
+    answers = [one["message"] for one in ends]
     input_tokens, output_tokens, cached_tokens, wasted_tokens = map(int, fields["usage"].split())
     queue_s, prefill_s, decode_s, stalled_s = map(float, fields["phases"].split())
     first_token_at, revision = fields["first_token_at"], fields["model_revision"].decode()
@@ -64,6 +65,8 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         takes=int(fields["takes"]),
         failures=int(fields["failures"]),
         preemptions=int(fields.get("preemptions", b"0")),
+        answers=int(fields.get("answers", b"1")),
+        longest_answer_tokens=max((one["output_tokens"] for one in ends), default=None),
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,

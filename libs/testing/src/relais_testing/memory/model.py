@@ -275,7 +275,8 @@ class MemoryModel:
         if any(line.startswith(b"token ") for line in lines):
             record.hands.note_token(now)
         message = outcome.message if isinstance(outcome, Completed) else None
-        answers = [one.message for one in getattr(outcome, "answers", ())]
+        ends = getattr(outcome, "answers", ())
+        answers = [one.message for one in ends]
         told = outcome.usage if isinstance(outcome, Completed) else usage
         lost = 0 if record.status is Status.COMPLETED else usage.output_tokens
         content = None
@@ -299,6 +300,8 @@ class MemoryModel:
             takes=record.fence,
             failures=record.failures,
             preemptions=record.preempted,
+            answers=job.answers,
+            longest_answer_tokens=max((one.output_tokens for one in ends), default=None),
             input_tokens=usage.input_tokens or 0,
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,

@@ -64,8 +64,9 @@ end
 -- asked for, what was asked and answered goes with it; where its API's record is stored, that and the answer.
 local function hand_over_trace(todo, id, status, lines, text, took, failures)
   local key = job_key(id)
-  local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted = unpack(redis.call('HMGET',
-    key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'accepted_at', 'emitted', 'model_revision', 'preempted'))
+  local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted, answers = unpack(redis.call('HMGET',
+    key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'accepted_at', 'emitted', 'model_revision', 'preempted',
+    'answers'))
   if not trace then return end
   local first = emitted or ''
   for at = 1, emitted and 0 or #lines do
@@ -74,7 +75,7 @@ local function hand_over_trace(todo, id, status, lines, text, took, failures)
   local usage = string.format('%d %d %d %d', took.input, took.output, took.cached, took.wasted)
   local fields = {'XADD', TRACES, '*', 'channel_id', id, 'key_id', owner, 'operation', operation, 'priority', priority,
     'status', status, 'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'preemptions', preempted or 0,
-    'usage', usage, 'accepted_at', accepted_at,
+    'answers', answers or 1, 'usage', usage, 'accepted_at', accepted_at,
     'first_token_at', first, 'finished_at', seconds(NOW), 'phases', phases(id, NOW), 'model_revision', revision or ''}
   local content = {}
   if trace == 'full' then
