@@ -126,12 +126,12 @@ case $command in
         fi
         wanted=(services embedded)
         # torch comes with vLLM's build for the machine.
-        if [[ $engine == vllm || ! $encoder =~ ^(none|deterministic)$ ]]; then
+        if [[ $engine == vllm || ! $encoder =~ ^(none|deterministic|remote)$ ]]; then
             llm=$(llm_requirements)
             wanted+=("$llm")
             export RELAIS_DEVICE=${llm#llm-}
         fi
-        [[ $encoder =~ ^(none|deterministic)$ ]] || wanted+=(embeddings)
+        [[ $encoder =~ ^(none|deterministic|remote)$ ]] || wanted+=(embeddings)
         [[ $mongodb == no || -n ${MONGODB_URL:-} ]] || wanted+=(embedded-mongo)
         with_install_lock install "${wanted[@]}"
         stack "$VENV_PYTHON" start "${arguments[@]}"

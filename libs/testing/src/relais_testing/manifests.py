@@ -138,12 +138,40 @@ def render(overlay: str, folder: Path) -> Rendered:
     shutil.copytree(MINIKUBE, copy, ignore=shutil.ignore_patterns("secrets"))
     path = copy / "overlays" / overlay
     shutil.copytree(path / "secrets.example", path / "secrets")
+    return _rendered(overlay, path)
+
+
+def render_with(
+    overlay: str, component: str, secrets: dict[str, dict[str, str]], folder: Path
+) -> Rendered:
+    """As `render`, with a component and the files of secrets that it needs on top."""
+    render(overlay, folder)
+    path = folder / overlay / "overlays" / "more"
+    path.mkdir()
+    generated = []
+    for name, files in secrets.items():
+        for file, text in files.items():
+            (path / file).write_text(text)
+        generated.append({"name": name, "files": list(files)})
+    more = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "relais",
+        "resources": [f"../{overlay}"],
+        "components": [f"../../components/{component}"],
+        "secretGenerator": generated,
+    }
+    (path / "kustomization.yaml").write_text(yaml.safe_dump(more))
+    return _rendered(f"{overlay} with {component}", path)
+
+
+def _rendered(name: str, path: Path) -> Rendered:
     done = subprocess.run(
         ["kubectl", "kustomize", str(path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # deprecated fields are warned of there
-    return Rendered(overlay, tuple(yaml.safe_load_all(done.stdout)))
+    return Rendered(name, tuple(yaml.safe_load_all(done.stdout)))
 
 
 def texts(manifest: object) -> Iterator[str]:

@@ -29,10 +29,12 @@ class Rows:
 
     Attributes:
         tokens: None if the server does not tell them, or tells more than there can be.
+        truncated: inputs that were cut, as Relais tells them.
     """
 
     rows: Vectors
     tokens: int | None
+    truncated: int = 0
 
 
 class _Vector(Struct):
@@ -86,7 +88,7 @@ def read_vectors(answer: bytes, count: int, size: int) -> Rows:
     ):
         raise Lost("its vectors are empty, of different lengths or not finite")
     order = _order([one.index for one in read.data], count)
-    return Rows(np.stack([vectors[at] for at in order]), _tokens(read.usage, count, size))
+    return Rows(np.stack([vectors[at] for at in order]), *_told(read.usage, count, size))
 
 
 def read_scores(answer: bytes, count: int, size: int) -> Rows:
@@ -107,7 +109,7 @@ def read_scores(answer: bytes, count: int, size: int) -> Rows:
     rows = _floats([[scores[at]] for at in order])
     if not np.isfinite(rows).all():
         raise Lost("its scores are not finite")
-    return Rows(rows, _tokens(usage, count, size))
+    return Rows(rows, *_told(usage, count, size))
 
 
 def _numbers(given: str | list[float]) -> Vectors:
@@ -133,9 +135,14 @@ def _order(indexes: Sequence[int | None], count: int) -> list[int]:
     raise Lost(f"its answer has not one row for each of {count} inputs")
 
 
-def _tokens(usage: Any, count: int, size: int) -> int | None:
+def _told(usage: Any, count: int, size: int) -> tuple[int | None, int]:
+    """Return tokens and truncated inputs."""
     if not isinstance(usage, dict):
-        return None
-    told = usage.get("prompt_tokens", usage.get("total_tokens"))
+        return None, 0
     most = min(MAX_COUNT, size + count * _SPARE_TOKENS)
-    return told if type(told) is int and 0 <= told <= most else None
+    tokens = _up_to(most, usage.get("prompt_tokens", usage.get("total_tokens")))
+    return tokens, _up_to(count, usage.get("truncated_inputs")) or 0
+
+
+def _up_to(most: int, given: object) -> int | None:
+    return given if type(given) is int and 0 <= given <= most else None

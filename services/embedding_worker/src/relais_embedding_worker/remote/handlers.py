@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,9 +87,10 @@ class RemoteHandler(JobHandler):
         places = asyncio.Semaphore(MOST_AT_ONCE)
         table: Vectors | None = None
         tokens: int | None = 0
+        truncated = 0
 
         async def run(piece: Piece) -> None:
-            nonlocal table, tokens
+            nonlocal table, tokens, truncated
             async with places:
                 got = await self._in_tries(job, piece)
             columns = got.rows.shape[1]
@@ -100,6 +101,7 @@ class RemoteHandler(JobHandler):
                 raise EngineFailed("the model's servers give vectors of different lengths")
             table[piece.at] = got.rows
             tokens = None if tokens is None or got.tokens is None else tokens + got.tokens
+            truncated += got.truncated
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -108,7 +110,7 @@ class RemoteHandler(JobHandler):
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         assert table is not None
-        return Result(table, tokens)
+        return Result(table, tokens, truncated)
 
     async def _in_tries(self, job: Job, piece: Piece) -> Rows:
         backoff = Backoff()
@@ -210,7 +212,7 @@ class RemoteEmbedHandler(RemoteHandler):
             rows = shortened(rows, wanted)
         if asked.queries:
             rows = cosines(rows, len(asked.queries))
-        return Result(rows, result.input_tokens)
+        return replace(result, rows=rows)
 
 
 class RemoteRerankHandler(RemoteHandler):

@@ -1,0 +1,47 @@
+"""The component for EMBEDDING_TABLE and RERANK_TABLE, on top of an overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relais_common.runtime import environ
+from relais_embedding_worker.settings import read_settings
+from relais_testing.manifests import render_with
+
+TABLES = {
+    "embedding_table.json": '[["vectors", "http://h:1"]]',
+    "rerank_table.json": '[["scores", "http://h:2"]]',
+}
+
+
+def test_its_models_are_declared_and_served(tmp_path: Path) -> None:
+    rendered = render_with(
+        "minikube-cpu",
+        "remote-embedding-worker",
+        {"relais-embedding-table": TABLES},
+        tmp_path,
+    )
+    read = {}
+    for name in ("orchestrator", "remote-embedding-worker"):
+        workload = rendered.workloads[name]
+        environment = rendered.environment(workload)
+        for setting in ("EMBEDDING_TABLE", "RERANK_TABLE"):
+            environment[setting] = rendered.mounted_file(workload, environment[setting])
+        read[name] = environment
+
+    remote = read_settings(read["remote-embedding-worker"]).remote
+    assert remote is not None
+    assert [one.model for one in remote.servers.table] == ["vectors", "scores"]
+    assert environ.embedding_models(read["orchestrator"])[-1] == "vectors"
+    assert environ.rerank_models(read["orchestrator"]) == ("scores",)
+
+
+def test_it_reaches_its_servers(tmp_path: Path) -> None:
+    rendered = render_with(
+        "minikube-cpu",
+        "remote-embedding-worker",
+        {"relais-embedding-table": TABLES},
+        tmp_path,
+    )
+    policy = rendered.one("NetworkPolicy", "to-embedding-table")
+    assert rendered.selected(policy["spec"]["podSelector"]) == ["remote-embedding-worker"]
