@@ -23,7 +23,7 @@ async def answer(redis: Redis, engine: DeterministicEngine, payload: bytes | str
     channel, model = f"fastapi:answers:{request['id']}", request["model"]
     response_id = f"chatcmpl-{request['id']}"
     chat = Chat(tuple(Message(**turn) for turn in request["messages"]))
-    prompt = await engine.encode_chat("", chat)
+    prompt = (await engine.encode_chat("", chat)).token_ids
     await redis.publish(channel, orjson.dumps(chunk(response_id, model, HEAD)))
     limit = request["max_tokens"]
     sampling, reason = Sampling(max_tokens=limit), None

@@ -176,7 +176,7 @@ async def _answers(**settings: str) -> list[list[int]]:
 
 
 async def _answer(engine: Engine, text: str) -> list[int]:
-    prompt = await engine.encode_chat("a-key", Chat((Message("user", text),)))
+    prompt = (await engine.encode_chat("a-key", Chat((Message("user", text),)))).token_ids
     greedy = Sampling(temperature=0.0, ignore_eos=True)
     async with engine.generate("a-request", prompt, greedy, 60) as generation:
         return [id_ async for chunk in generation.chunks() for id_ in chunk.token_ids]

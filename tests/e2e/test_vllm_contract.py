@@ -68,7 +68,8 @@ STATEFUL = {
 
 
 async def _said(engine: Engine, sampling: Sampling, begun: Emitted = NOTHING) -> list[Chunk]:
-    prompt = await engine.encode_chat("a-key", Chat((Message("user", "Merci beaucoup."),)))
+    encoded = await engine.encode_chat("a-key", Chat((Message("user", "Merci beaucoup."),)))
+    prompt = encoded.token_ids
     async with engine.generate("a-request", prompt, sampling, TOKENS, begun) as generation:
         return [chunk async for chunk in generation.chunks()]
 

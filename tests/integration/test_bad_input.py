@@ -188,7 +188,7 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ([{"role": "user", "content": None}], "messages.0.content", "invalid_type"),
             ([{"role": "user", "content": []}], "messages.0.content", "invalid_value"),
             (
-                [{"role": "user", "content": [{"type": "image_url", "text": ""}]}],
+                [{"role": "user", "content": [{"type": "input_audio", "text": ""}]}],
                 "messages.0.content.0.type",
                 "unsupported_value",
             ),

@@ -7,8 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from relais_common.jobs.chat import ImagePart, ImageUrl, Message, TextPart
 from relais_common.jobs.job import Operation, Priority, Status
 from relais_common.jobs.traces import Phases, Trace, trace_document
+from relais_common.queue import codec
+from relais_common.queue.trace_codec import content_of
+from relais_testing.builders import make_job
 
 TRACE = Trace(
     channel_id="m.1",
@@ -66,3 +70,12 @@ def test_a_document_is_named_after_its_channel_and_leaves_out_what_is_not_known(
     assert document["accepted_at"] == datetime.fromtimestamp(1000, UTC)
     assert document["e2e_s"] == 11.0
     assert not {"error_type", "cancel_reason", "content"} & document.keys()
+
+
+def test_content_has_the_type_and_the_length_of_an_image_alone() -> None:
+    image = ImagePart(ImageUrl("data:image/png;base64,c2VjcmV0"))
+    job = make_job(messages=(Message("user", (TextPart("a"), image)),), prompt=None)
+    content = content_of(codec.encode_job(job), "answer", {}, [])
+    text, picture = content["messages"][0]["content"]
+    assert text == {"type": "text", "text": "a"}
+    assert picture["image_url"]["url"] == "data:image/png;base64,(8 characters)"

@@ -184,7 +184,9 @@ async def test_conversations_differ_by_role_and_turn() -> None:
     engine = make_engine()
     user, system = Message("user", "a"), Message("system", "a")
     conversations = [Chat((user,)), Chat((system,)), Chat((user, user))]
-    one, two, three = [await engine.encode_chat("a-key", chat) for chat in conversations]
+    one, two, three = [
+        (await engine.encode_chat("a-key", chat)).token_ids for chat in conversations
+    ]
     assert len({tuple(ids) for ids in (one, two, three)}) == 3
     assert await engine.encode_text("a-key", "é") == list("é".encode())
 

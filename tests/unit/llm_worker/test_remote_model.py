@@ -15,7 +15,10 @@ from relais_common.jobs.chat import (
     ChatOptions,
     FunctionCall,
     FunctionDelta,
+    ImagePart,
+    ImageUrl,
     Message,
+    TextPart,
     ToolCall,
     ToolCallDelta,
 )
@@ -832,6 +835,22 @@ async def test_an_answer_that_may_call_tools_goes_on_at_no_other_server(rig: Rig
     assert not model.can_continue(with_tools())
     with pytest.raises(NotResumable, match="tool calls"):
         await say(model, with_tools())
+
+
+async def test_images_are_passed_on_as_they_are_and_go_on_at_no_other_server(rig: Rig) -> None:
+    image = ImagePart(ImageUrl("data:image/png;base64,AAAA", "low"))
+    job = replace(chat(), messages=(Message("user", (TextPart("a"), image)),))
+    server, model = await rig.both(vllm=True, cut_after=3)
+    assert not model.can_continue(job)
+    with pytest.raises(NotResumable, match="images"):
+        await say(model, job)
+    assert server.asked[0][1]["messages"][0]["content"] == [
+        {"type": "text", "text": "a"},
+        {
+            "type": "image_url",
+            "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"},
+        },
+    ]
 
 
 async def test_vllm_s_servers_tell_tokens_and_others_do_not(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relais_common.config.api_keys import ApiKey
-from relais_common.jobs.chat import Message
+from relais_common.jobs.chat import ImagePart, ImageUrl, Message, TextPart
 from relais_common.jobs.job import Embedding, Operation, Sampling
 from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets
 from relais_orchestrator.access.quotas import quota_of
@@ -32,6 +32,11 @@ def test_prompt_counts_by_its_bytes_or_its_ids() -> None:
     assert tokens(prompt="abcdefg") == 3
     assert tokens(prompt="ééé") == 2
     assert tokens(messages=(Message("user", "abc"), Message("user", "abcd"))) == 8 + 1 + 8 + 2
+
+
+def test_an_image_counts_as_a_small_picture_and_not_by_its_bytes() -> None:
+    image = ImagePart(ImageUrl("data:image/png;base64," + "A" * 9000))
+    assert tokens(messages=(Message("user", (TextPart("abc"), image)),)) == 8 + 1 + 256
 
 
 def test_answer_counts_what_it_may_have() -> None:

@@ -40,6 +40,7 @@ class StallingEngine(engine_deterministic.DeterministicEngine):
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
+        media: object | None = None,
     ) -> AsyncIterator[Generation]:
         async with super().generate(
             request_id, prompt_token_ids, sampling, max_tokens, emitted, chat, prompt_logprobs

@@ -250,4 +250,5 @@ class Answering:
             sum(end.output_tokens for end in self._ends.values()),
             sum(self._cached),
             sum(known) if known else None,
+            self._job.images,
         )

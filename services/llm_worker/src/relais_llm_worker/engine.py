@@ -23,6 +23,7 @@ class ModelInfo:
         max_num_seqs: sequences that the engine runs at once, of all its models.
         parent: the model that this one is an adapter of, if it is one.
         forces_tokens: an answer can continue whatever its parameters: the engine makes the emitted tokens again first.
+        supports_images: chats may have images.
     """
 
     name: str
@@ -31,6 +32,20 @@ class ModelInfo:
     max_num_seqs: int
     parent: str | None = None
     forces_tokens: bool = False
+    supports_images: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChat:
+    """A chat as the model gets it.
+
+    Attributes:
+        token_ids: of the prompt, with as many for each image as the model sees of it.
+        media: what the engine made of its images, for `Engine.generate`; None without images.
+    """
+
+    token_ids: list[int]
+    media: object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +161,16 @@ class Engine(Protocol):
 
     async def encode_chat(
         self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
-    ) -> list[int]:
-        """Return a conversation's token ids, through the model's chat template.
+    ) -> EncodedChat:
+        """Apply the model's chat template, tokenise the result, and prepare the images.
 
         Args:
             key_id: the request's key; long prompts of several keys take turns.
             add_special_tokens: put the model's before what the template writes.
 
         Raises:
-            EngineRefused: the template rejects it, it is far longer than the context, or the model has no tools.
+            EngineRefused: the template rejects it, it is far longer than the context, the model has no tools, or an
+                image cannot be read.
         """
         ...
 
@@ -211,6 +227,7 @@ class Engine(Protocol):
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
+        media: object | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
         """Return a context that hands the request to the engine on entry.
 
@@ -221,6 +238,7 @@ class Engine(Protocol):
             emitted: output of an interrupted engine. Chunks continue after it, ids and text.
             chat: the conversation that the prompt is made of, if it is one: its answer may have reasoning and calls.
             prompt_logprobs: how many candidates to tell of each token of the prompt; None tells nothing.
+            media: the images, as `encode_chat` returned them.
 
         Raises (on entry):
             NotResumable: the answer cannot continue after `emitted`.

@@ -114,13 +114,13 @@ class ParsedAnswer:
             whole = replace(whole, reasoning=None)
         calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
         # As in vLLM, an answer that had to be a call has empty content rather than none.
-        said = whole.content or ("" if self._options.must_call else None)
+        said = whole.text or ("" if self._options.must_call else None)
         whole = replace(whole, content=said, tool_calls=self._with_ids_of(streamed, calls))
-        is_more = whole.reasoning or whole.tool_calls or (whole.content or "") != content
+        is_more = whole.reasoning or whole.tool_calls or whole.text != content
         chunk.message = whole if is_more else None
         chunk.unreadable = self._options.may_call and (
             len(calls) < len(streamed)
-            or (whole.content or "") != content
+            or whole.text != content
             or (self._options.must_call and not calls)
         )
 

@@ -58,6 +58,7 @@ from relais_orchestrator.streams.follow import Follower
 from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher, stay_present
 from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.images import Images
 from relais_orchestrator.submission.model_states import ModelStates
 from relais_orchestrator.submission.reading.readers import Readers, open_readers
 from relais_orchestrator.submission.submitter import Submitter
@@ -85,13 +86,15 @@ def create_parts(
     """Build everything that the handlers share."""
     drain = Drain(store.live)
     watcher = Watcher(store.intake, lease_s=settings.streaming.watch_lease_s)
+    model_states = ModelStates(settings.models, store.inspector, store.registry)
     return Parts(
         settings=settings,
         queue=store.intake,
         inspector=store.inspector,
         registry=store.registry,
         catalogue=catalogue,
-        model_states=ModelStates(settings.models, store.inspector, store.registry),
+        model_states=model_states,
+        images=Images(catalogue, model_states),
         submitter=Submitter(
             store.intake,
             catalogue,

@@ -16,6 +16,7 @@ from relais_orchestrator.streams.follow import Follower
 from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher
 from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.images import Images
 from relais_orchestrator.submission.model_states import ModelStates
 from relais_orchestrator.submission.reading.readers import Readers
 from relais_orchestrator.submission.submitter import Submitter
@@ -31,6 +32,7 @@ class Parts:
     registry: WorkerRegistry
     catalogue: Catalogue
     model_states: ModelStates
+    images: Images
     submitter: Submitter
     follower: Follower
     watcher: Watcher

@@ -91,7 +91,7 @@ class Figures:
         causes: reasons of failure, most frequent first; mistakes: those of mistaken requests.
         retried: requests that a worker took more than once.
         wasted_tokens: generated for nobody.
-        reasoning_tokens, tool_calls: of completed requests.
+        reasoning_tokens, tool_calls, images: of completed requests.
         requests_per_s, input_tokens_per_s, output_tokens_per_s: over the whole period.
         ttft, tpot, e2e: of completed requests; queue: of all.
         goodput: None without objectives.
@@ -114,6 +114,7 @@ class Figures:
     wasted_tokens: int
     reasoning_tokens: int
     tool_calls: int
+    images: int
     requests_per_s: float
     input_tokens_per_s: float
     output_tokens_per_s: float
@@ -145,6 +146,7 @@ def figures_of(rollup: Rollup, *, seconds: float, objectives: Objectives) -> Fig
         wasted_tokens=rollup.sums["wasted_tokens"],
         reasoning_tokens=rollup.sums["reasoning_tokens"],
         tool_calls=rollup.sums["tool_calls"],
+        images=rollup.sums["images"],
         requests_per_s=rollup.requests / seconds,
         input_tokens_per_s=rollup.sums["input_tokens"] / seconds,
         output_tokens_per_s=rollup.sums["output_tokens"] / seconds,

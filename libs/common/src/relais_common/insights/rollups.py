@@ -29,7 +29,7 @@ PHASES = ("queue", "prefill", "decode", "stalled")
 _PHASE_FIELDS = tuple(f"{phase}_s" for phase in PHASES)
 _SUMS = (
     *("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens", "reasoning_tokens"),
-    *("tool_calls", "takes", "failures"),
+    *("tool_calls", "images", "takes", "failures"),
 )
 _WRITES_TOKENS = (Operation.CHAT.value, Operation.TEXT_COMPLETION.value)
 _SHOWN_OF_SLOWEST = (
@@ -135,7 +135,7 @@ class Rollup:
         writes_tokens = trace["operation"] in _WRITES_TOKENS
         self.by_status[status] += 1
         for name in _SUMS:
-            # Older traces and rollups have no `reasoning_tokens` and `tool_calls`.
+            # Older traces and rollups have no `reasoning_tokens`, `tool_calls` and `images`.
             self.sums[name] += trace.get(name, 0)
         self.retried += trace["takes"] > 1
         self.queue.add(trace["queue_s"])

@@ -5,7 +5,7 @@ These types are structs of msgspec: in JSON, what is left at its default is left
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -25,23 +25,58 @@ class ToolCall(Struct, frozen=True, tag_field="type", tag="function"):
     function: FunctionCall
 
 
+class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
+    """Text beside images."""
+
+    text: str
+
+
+class ImageUrl(Struct, frozen=True, omit_defaults=True):
+    """Where an image is, and how closely OpenAI's own models would look at it."""
+
+    url: str
+    detail: str | None = None
+
+
+class ImagePart(Struct, frozen=True, tag_field="type", tag="image_url"):
+    """An image. In a job its URL has the bytes: `data:image/png;base64,...`."""
+
+    image_url: ImageUrl
+
+
 class Message(Struct, frozen=True, omit_defaults=True):
     """One message of a conversation, or an answer.
 
     Attributes:
         role: `system`, `user`, `assistant` or `tool`.
-        content: None for an assistant's message that only calls tools.
+        content: parts if it has images; None for an assistant's message that only calls tools.
         name: of the participant, or of the function whose result this is.
         reasoning: what the assistant thought before its answer.
         tool_call_id: the call whose result this is.
     """
 
     role: str
-    content: str | None = None
+    content: str | tuple[TextPart | ImagePart, ...] | None = None
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the content without its images."""
+        if isinstance(self.content, tuple):
+            return "".join(part.text for part in self.content if isinstance(part, TextPart))
+        return self.content or ""
+
+
+def images_of(messages: Iterable[Message]) -> Iterator[tuple[str, ImagePart]]:
+    """Yield the images of a conversation, each with the path of its field."""
+    for place, turn in enumerate(messages):
+        if isinstance(turn.content, tuple):
+            for at, part in enumerate(turn.content):
+                if isinstance(part, ImagePart):
+                    yield f"messages.{place}.content.{at}", part
 
 
 class FunctionDelta(Struct, frozen=True, omit_defaults=True):

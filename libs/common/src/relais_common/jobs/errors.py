@@ -379,6 +379,13 @@ class EngineRefused(InvalidRequest):
     """The engine refused the request before it began: too long, bad schema, unknown token."""
 
 
+def images_refused(model: str, param: str) -> EngineRefused:
+    """Return the error for an image that a text-only model was sent."""
+    return EngineRefused(
+        f"{param}: the model {model!r} takes no images", param=param, code="unsupported_value"
+    )
+
+
 class UpstreamRefused(EngineRefused):
     """The server that runs the model refused this request; the status is that server's."""
 

@@ -147,12 +147,14 @@ class Usage:
     Attributes:
         input_tokens: None where a remote server keeps it to itself; accounts then count none.
         reasoning_tokens: those of the output that are reasoning; None where nobody tells them apart.
+        images: in the prompt.
     """
 
     input_tokens: int | None
     output_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int | None = None
+    images: int = 0
 
 
 MOST_TOKENS = 2**40

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from relais_common.jobs.chat import Chat, ChatOptions, Message
+from relais_common.jobs.chat import Chat, ChatOptions, Message, images_of
 from relais_common.jobs.limits import Buckets
 
 EXPECTED_TOKENS = 1024
@@ -234,6 +234,11 @@ class Job:
         return None if self.index else self.prompting.prompt_logprobs
 
     @property
+    def images(self) -> int:
+        """How many images its messages have."""
+        return sum(1 for _ in images_of(self.messages or ()))
+
+    @property
     def conversation(self) -> Chat | None:
         """What a chat's engine needs; None for other operations."""
         if self.messages is None:
@@ -437,6 +442,7 @@ class WorkerState:
     Attributes:
         not_ready: why it can run nothing now, though it lives; None where it can.
         parent: the model that this one is an adapter of, if it is one.
+        supports_images: None if unknown.
     """
 
     worker_id: str
@@ -448,3 +454,4 @@ class WorkerState:
     kv_cache_usage: float | None = None
     not_ready: str | None = None
     parent: str | None = None
+    supports_images: bool | None = None

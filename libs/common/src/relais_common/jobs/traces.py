@@ -61,6 +61,7 @@ class Trace:
         answers: how many it has. longest_answer_tokens: of a `completed` request with several.
         output_tokens: published tokens, also of requests that did not complete.
         reasoning_tokens: of a `completed` request, the output tokens that are reasoning. tool_calls: of its answer.
+            images: of its prompt.
         wasted_tokens: tokens generated for nobody: by requests that did not complete, or made void by a restart.
         accepted_at_s, finished_at_s: seconds since the epoch, Redis's clock.
         first_token_at_s: when the first token was published; None if none was, as for embeddings.
@@ -68,7 +69,7 @@ class Trace:
             as the request had them, and `chat` with its tools; `answer`, what was published of its text, and `message`,
             the whole answer where it is more; `answers`, all of several. More than 2 MiB of both is left out, and there
             is `omitted_bytes` alone.
-            Vectors are never there.
+            Vectors and images are never there.
     """
 
     channel_id: str
@@ -93,6 +94,7 @@ class Trace:
     wasted_tokens: int
     reasoning_tokens: int = 0
     tool_calls: int = 0
+    images: int = 0
     accepted_at_s: float
     first_token_at_s: float | None
     finished_at_s: float
@@ -199,6 +201,7 @@ def trace_document(trace: Trace, *, recorded_at: datetime) -> dict[str, Any]:
         "wasted_tokens": trace.wasted_tokens,
         "reasoning_tokens": trace.reasoning_tokens,
         "tool_calls": trace.tool_calls,
+        "images": trace.images,
         "accepted_at": _date(trace.accepted_at_s),
         "first_token_at": None if trace.first_token_at_s is None else _date(trace.first_token_at_s),
         "finished_at": _date(trace.finished_at_s),

@@ -117,10 +117,12 @@ def _completed_fields(event: Completed) -> dict[str, Any]:
         fields["answers"] = [_end_fields(one) for one in event.answers]
     else:
         del fields["answers"]
+    usage = dataclasses.asdict(event.usage)
     if event.usage.reasoning_tokens is None:
-        usage = dataclasses.asdict(event.usage)
         del usage["reasoning_tokens"]
-        fields["usage"] = usage
+    if not event.usage.images:
+        del usage["images"]
+    fields["usage"] = usage
     return fields
 
 

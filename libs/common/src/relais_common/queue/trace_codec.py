@@ -72,6 +72,7 @@ def _trace(fields: dict[str, bytes]) -> Trace:
         cached_tokens=cached_tokens,
         wasted_tokens=wasted_tokens,
         reasoning_tokens=(outcome.get("usage") or {}).get("reasoning_tokens") or 0,
+        images=(outcome.get("usage") or {}).get("images") or 0,
         tool_calls=sum(len(one.get("tool_calls", ())) for one in answers or [message]),
         accepted_at_s=float(fields["accepted_at"]),
         first_token_at_s=float(first_token_at) if first_token_at else None,
@@ -114,5 +115,16 @@ def content_of(
     except orjson.JSONDecodeError:
         request = {}
     asked = {name: request[name] for name in _ASKED if request.get(name) not in (None, {}, [])}
+    for turn in asked.get("messages", ()):
+        _leave_out_images(turn)
     told = {name: value for name, value in (("message", message), ("answers", answers)) if value}
     return {**asked, "answer": answer, **told}
+
+
+def _leave_out_images(turn: dict[str, Any]) -> None:
+    """Put the type and the length of each image in place of its bytes."""
+    content = turn.get("content")
+    for part in content if isinstance(content, list) else ():
+        if part.get("type") == "image_url":
+            kind, _, data = part["image_url"]["url"].partition(",")
+            part["image_url"]["url"] = f"{kind},({len(data)} characters)"

@@ -84,6 +84,9 @@ class _Tokens:
             "relais_reasoning_tokens_total",
             "Generated tokens of completed requests that are reasoning, where they are told apart.",
         )
+        self.images = make.counter(
+            "relais_prompt_images_total", "Images in prompts of completed requests."
+        )
 
 
 class _Durations:
@@ -216,6 +219,7 @@ class JobMetrics:
         of, model, timings, usage = self._of, self._model, completed.timings, completed.usage
         of.tokens.cached.of(model).inc(usage.cached_tokens)
         of.tokens.reasoning.of(model).inc(usage.reasoning_tokens or 0)
+        of.tokens.images.of(model).inc(usage.images)
         for answer in completed.answers or (completed,):
             if answer.message is not None:
                 of.outcomes.tool_calls.of(model, "read").inc(len(answer.message.tool_calls))

@@ -204,6 +204,7 @@ async def serve(
             kv_cache_usage=status.kv_cache_usage,
             not_ready=status.not_ready,
             parent=status.parent,
+            supports_images=status.supports_images,
         )
 
     source = store.source

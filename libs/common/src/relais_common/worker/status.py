@@ -13,6 +13,7 @@ class ModelStatus:
         capacity: jobs that it currently runs at once.
         not_ready: why it cannot run jobs; None if it can.
         parent: the model that this one is an adapter of, if it is one.
+        supports_images: None if unknown.
     """
 
     capacity: int
@@ -20,3 +21,4 @@ class ModelStatus:
     kv_cache_usage: float | None = None
     not_ready: str | None = None
     parent: str | None = None
+    supports_images: bool | None = None

@@ -52,8 +52,8 @@ class EngineContract:
     async def test_prompts_become_token_ids(self, engine: Engine) -> None:
         turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
         assert await _prompt(engine) == await _prompt(engine) != await _prompt(engine, "other")
-        first = await engine.encode_chat(KEY, Chat(turns[:1]))
-        assert await engine.encode_chat(KEY, Chat(turns)) != first
+        first = (await engine.encode_chat(KEY, Chat(turns[:1]))).token_ids
+        assert (await engine.encode_chat(KEY, Chat(turns))).token_ids != first
 
     async def test_token_ids_become_the_text_that_they_were(self, engine: Engine) -> None:
         text = await engine.decode(KEY, await _prompt(engine, "hello"))

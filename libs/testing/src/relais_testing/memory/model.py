@@ -307,6 +307,7 @@ class MemoryModel:
             cached_tokens=usage.cached_tokens,
             wasted_tokens=void_tokens + lost,
             reasoning_tokens=told.reasoning_tokens or 0,
+            images=told.images,
             tool_calls=sum(len(one.tool_calls) for one in answers or [message] if one is not None),
             accepted_at_s=record.accepted_at_s,
             first_token_at_s=record.hands.first_token_at_s,

@@ -23,7 +23,7 @@ _COUNTS = (
     ),
     "retried",
     *("input_tokens", "output_tokens", "cached_tokens", "wasted_tokens"),
-    *("reasoning_tokens", "tool_calls"),
+    *("reasoning_tokens", "tool_calls", "images"),
     *("requests_per_s", "input_tokens_per_s", "output_tokens_per_s"),
 )
 _LATENCIES = ("ttft", "tpot", "e2e", "queue")

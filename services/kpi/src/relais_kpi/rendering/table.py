@@ -97,6 +97,7 @@ def _totals(report: Report) -> Table:
     rows.count("wasted tokens", lambda one: one.wasted_tokens)
     rows.count("reasoning tokens", lambda one: one.reasoning_tokens, unless_zero=True)
     rows.count("tool calls", lambda one: one.tool_calls, unless_zero=True)
+    rows.count("images", lambda one: one.images, unless_zero=True)
     return rows.table
 
 

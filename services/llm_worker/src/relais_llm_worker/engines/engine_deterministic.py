@@ -16,7 +16,7 @@ from itertools import islice, starmap
 
 import orjson
 
-from relais_common.jobs.chat import Chat, Message
+from relais_common.jobs.chat import Chat, Message, TextPart
 from relais_common.jobs.errors import EngineDead, EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs.events import PromptLogprob, RankedToken, TokenLogprob
 from relais_common.jobs.job import Sampling
@@ -25,6 +25,7 @@ from relais_llm_worker.engine import (
     NOTHING,
     Chunk,
     Emitted,
+    EncodedChat,
     EngineLoad,
     Generation,
     ModelInfo,
@@ -129,11 +130,22 @@ def told_prompt(token_ids: Sequence[int], count: int) -> tuple[tuple[PromptLogpr
 
 
 def _written(message: Message) -> str:
-    """Return a message's text, with its calls."""
+    """Return a message's text, with its calls, and with the type and length of each image in its place."""
     calls = "".join(
         f"<call>{one.function.name}{one.function.arguments}" for one in message.tool_calls
     )
-    return f"{message.content or ''}{calls}"
+    text = message.content or ""
+    if isinstance(text, tuple):
+        text = "".join(
+            part.text if isinstance(part, TextPart) else _pictured(part.image_url.url)
+            for part in text
+        )
+    return f"{text}{calls}"
+
+
+def _pictured(url: str) -> str:
+    kind, _, data = url.partition(",")
+    return f"<image {kind} {len(data)}>"
 
 
 class DeterministicEngine:
@@ -154,7 +166,9 @@ class DeterministicEngine:
     def __init__(
         self, name: str, *, max_model_len: int, max_num_seqs: int, tokens_per_s: float
     ) -> None:
-        self._info = ModelInfo(name, "deterministic-1", max_model_len, max_num_seqs)
+        self._info = ModelInfo(
+            name, "deterministic-1", max_model_len, max_num_seqs, supports_images=True
+        )
         self._step_s = 1 / tokens_per_s if tokens_per_s else 0.0
         self._running: list[str] = []
         self._dead = False
@@ -175,7 +189,7 @@ class DeterministicEngine:
 
     async def encode_chat(
         self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
-    ) -> list[int]:
+    ) -> EncodedChat:
         messages, options = chat.messages, chat.options
         told = {**chat.template_kwargs}
         if options.may_call:
@@ -191,7 +205,7 @@ class DeterministicEngine:
         ]
         self._require_fit("messages", sum(len(text) for _, text in turns))
         is_open = options.continue_final_message or not options.add_generation_prompt
-        return [0] * add_special_tokens + chat_prompt(turns, is_open=is_open)
+        return EncodedChat([0] * add_special_tokens + chat_prompt(turns, is_open=is_open))
 
     async def encode_text(
         self, key_id: str, text: str, *, add_special_tokens: bool = True, keep: int | None = None
@@ -231,6 +245,7 @@ class DeterministicEngine:
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
+        media: object | None = None,
     ) -> AsyncIterator[Generation]:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")

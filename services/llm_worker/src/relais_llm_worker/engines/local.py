@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from relais_common.jobs.errors import EngineRefused, EngineStuck
+from relais_common.jobs.chat import images_of
+from relais_common.jobs.errors import EngineRefused, EngineStuck, NotResumable, images_refused
 from relais_common.jobs.job import MOST_PROMPT_LOGPROBS, Job, PromptOptions
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
-from relais_llm_worker.engine import NOTHING, Chunk, Engine, exceeds_context
+from relais_llm_worker.engine import NOTHING, Chunk, EncodedChat, Engine, exceeds_context
 from relais_llm_worker.engines.places import Places
 from relais_llm_worker.engines.stall import StallWatch
 from relais_llm_worker.model import Answer, Cut
@@ -69,6 +70,7 @@ class LocalModel:
             kv_cache_usage=round(self._engine.load().kv_cache_usage, 4),
             not_ready="the engine makes no step" if self._stalls.is_worrying else None,
             parent=self._engine.info.parent,
+            supports_images=self._engine.info.supports_images,
         )
 
     def can_continue(self, job: Job) -> bool:
@@ -86,11 +88,16 @@ class LocalModel:
         chat = job.conversation
         sampling = self._engine.settled(job.sampling, chat)
         if cut is None:
-            prompt, emitted = await self._encode(job), NOTHING
+            encoded, emitted = await self._encode(job), NOTHING
         else:
             forces_tokens = self._engine.info.forces_tokens
             require_resumable(cut, {revision}, sampling, forces_tokens=forces_tokens)
-            prompt, emitted = list(cut.prompt_token_ids), cut.emitted
+            encoded, emitted = EncodedChat(list(cut.prompt_token_ids)), cut.emitted
+            if job.images:
+                encoded = await self._encode(job)
+                if encoded.token_ids != list(cut.prompt_token_ids):
+                    raise NotResumable("its images give another prompt here")
+        prompt = encoded.token_ids
         max_tokens = self._max_tokens(job, len(prompt))
         prompt_logprobs = job.prompt_logprobs if emitted == NOTHING else None
         _check_prompt_logprobs(prompt_logprobs, len(prompt))
@@ -108,12 +115,19 @@ class LocalModel:
         with self._stalls.running(job.channel_id, structured=structured):
             request_id = f"{job.channel_id}#{job.index}" if job.index else job.channel_id
             async with self._engine.generate(
-                request_id, prompt, sampling, max_tokens, emitted, chat, prompt_logprobs
+                request_id,
+                prompt,
+                sampling,
+                max_tokens,
+                emitted,
+                chat,
+                prompt_logprobs,
+                encoded.media,
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 
     async def tokenize(self, job: Job) -> list[int]:
-        return await self._encode(job)
+        return (await self._encode(job)).token_ids
 
     async def detokenize(self, job: Job) -> str:
         token_ids = job.prompt if isinstance(job.prompt, tuple) else ()
@@ -138,19 +152,31 @@ class LocalModel:
             self._engine.kill()
             raise EngineStuck(suspects)
 
-    async def _encode(self, job: Job) -> list[int]:
+    async def _encode(self, job: Job) -> EncodedChat:
         keep, special = self._kept(job.prompting), job.prompting.add_special_tokens
         if (chat := job.conversation) is not None:
-            ids = await self._engine.encode_chat(
+            if (image := next(images_of(chat.messages), None)) is not None:
+                if not self._engine.info.supports_images:
+                    raise images_refused(self.name, image[0])
+                if keep is not None:
+                    raise EngineRefused(
+                        "truncate_prompt_tokens: cannot be combined with images",
+                        param="truncate_prompt_tokens",
+                        code="unsupported_parameter",
+                    )
+            encoded = await self._engine.encode_chat(
                 job.key_id, chat, add_special_tokens=special is True
             )
+            if keep is None:
+                return encoded
+            ids = encoded.token_ids
         elif isinstance(job.prompt, str):
             ids = await self._engine.encode_text(
                 job.key_id, job.prompt, add_special_tokens=special is not False, keep=keep
             )
         else:
             ids = list(job.prompt or ())
-        return ids if keep is None else ids[max(0, len(ids) - keep) :]
+        return EncodedChat(ids if keep is None else ids[max(0, len(ids) - keep) :])
 
     def _kept(self, prompting: PromptOptions) -> int | None:
         """Return how many tokens a prompt keeps, at most; None for all."""

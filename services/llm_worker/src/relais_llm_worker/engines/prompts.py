@@ -196,7 +196,7 @@ def _length(message: Message) -> int:
         len(one.id) + len(one.function.name) + len(one.function.arguments) + 50
         for one in message.tool_calls
     )
-    texts = (message.content, message.reasoning, message.name, message.tool_call_id)
+    texts = (message.text, message.reasoning, message.name, message.tool_call_id)
     return sum(len(text) for text in texts if text) + calls + 50
 
 

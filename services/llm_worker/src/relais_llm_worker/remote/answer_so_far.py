@@ -31,6 +31,8 @@ def obstacle_of(job: Job) -> str | None:
     """Return why this job's answer cannot continue at another server; None if it can."""
     if job.chat.may_call:
         return "its tool calls are read by the server that was lost"
+    if job.images:
+        return "no server takes images beside the tokens so far"
     return obstacle(job.sampling)
 
 
@@ -70,9 +72,12 @@ class AnswerSoFar:
         if self._has_begun and why_not is not None:
             raise NotResumable(f"the server was lost in the middle of the answer, and {why_not}")
 
-    def require_no_tools(self) -> None:
-        """Raise NotResumable if the rest may be tool calls, which only the server that began them can parse."""
-        if self.job.chat.may_call:
+    def require_no_tools_or_images(self) -> None:
+        """Raise NotResumable if the rest may be tool calls, which only the server that began them can parse.
+
+        A prompt of token ids has no images.
+        """
+        if self.job.chat.may_call or self.job.images:
             raise NotResumable(
                 f"the worker was lost in the middle of the answer, and {obstacle_of(self.job)}"
             )

@@ -81,7 +81,7 @@ class RemoteModel:
         so_far = AnswerSoFar(self._name, job, self._limits.max_output_tokens)
         if cut is not None:
             require_resumable(cut, self._pool.revisions(), job.sampling)
-            so_far.require_no_tools()
+            so_far.require_no_tools_or_images()
             so_far.take_up(cut)
         async with aclosing(self._chunks(so_far)) as chunks:
             first = await anext(chunks)

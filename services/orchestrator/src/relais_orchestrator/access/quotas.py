@@ -16,6 +16,10 @@ TOKENS_PER_MESSAGE = 8
 """Tokens that a chat template may add to each message."""
 
 
+TOKENS_PER_IMAGE = 256
+"""Of small pictures; the request's end corrects it."""
+
+
 def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
     """Return the limits that apply to a request of this key, and what it reserves.
 
@@ -46,8 +50,10 @@ def _input_tokens(job: Job) -> int:
     if job.messages is None:
         return sum(_tokens(prompt) for prompt in job.prompts or (job.prompt or "",))
     beside = [told for told in (job.chat_template_kwargs, job.chat.tools) if told]
-    return sum(TOKENS_PER_MESSAGE + _message_tokens(turn) for turn in job.messages) + sum(
-        _tokens(json.dumps(told)) for told in beside
+    return (
+        sum(TOKENS_PER_MESSAGE + _message_tokens(turn) for turn in job.messages)
+        + sum(_tokens(json.dumps(told)) for told in beside)
+        + TOKENS_PER_IMAGE * job.images
     )
 
 
@@ -55,7 +61,7 @@ def _message_tokens(message: Message) -> int:
     calls = (one.function for one in message.tool_calls)
     texts = (
         message.name,
-        message.content,
+        message.text,
         message.reasoning,
         *(f"{one.name}{one.arguments}" for one in calls),
     )

@@ -63,8 +63,9 @@ async def accept(request: web.Request, draft: Draft, *, caller: Caller, body: by
     """Queue the draft; the answer's headers say under which channel, and what is left of the key's minute.
 
     Raises:
-        RelaisError: as `Submitter.accept`.
+        RelaisError: as `Images.check` and `Submitter.accept`.
     """
+    draft = await request.app[PARTS].images.check(draft, caller)
     idempotency_key = request.headers.get("Idempotency-Key")
     accepted = await request.app[PARTS].submitter.accept(
         draft, caller=caller, idempotency_key=idempotency_key, body=body

@@ -365,7 +365,7 @@ def remains(
         rest = Token(text, (), index=index)
         if isinstance(end, AnswerEnd):
             rest.end = end
-            rest.text = "" if message is None else message.content or ""
+            rest.text = "" if message is None else message.text
         rest.text = rest.text[lengths.get(index, 0) :]
         if index not in said and message is not None:
             rest.reasoning = message.reasoning or ""

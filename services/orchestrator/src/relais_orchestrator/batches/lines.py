@@ -15,6 +15,7 @@ from relais_orchestrator.batches.parts import BatchParts
 from relais_orchestrator.batches.store import Document
 from relais_orchestrator.files.store import FileStore, StoredFile
 from relais_orchestrator.submission.drafts import Asked
+from relais_orchestrator.submission.images import refuse_addresses
 
 PIECE_BYTES = 32 << 10
 """Bytes that are searched for line ends in one go."""
@@ -134,6 +135,7 @@ async def read_line(parts: BatchParts, path: str, caller: Caller, text: bytes | 
             raise InvalidRequest(
                 "stream: lines are not streamed", param="stream", code="unsupported_value"
             )
+        refuse_addresses(asked.draft)
         model = parts.shared.submitter.check(asked.draft, caller)
     except RelaisError as error:
         error.param = "body" if error.param is None else f"body.{error.param}"

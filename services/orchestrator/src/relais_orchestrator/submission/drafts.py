@@ -131,7 +131,7 @@ def chat(wanted: ChatCompletionRequest) -> Asked:
     )
     begins = ""
     if wanted.echo and wanted.messages[-1].role == "assistant":
-        begins = wanted.messages[-1].to_message().content or ""
+        begins = wanted.messages[-1].to_message().text
     return replace(_asked(draft, wanted), begins=begins)
 
 

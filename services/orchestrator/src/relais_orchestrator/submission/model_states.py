@@ -27,6 +27,7 @@ class ModelState:
         capacity: requests that they run at once.
         max_model_len: the shortest context of its workers; None if unknown.
         parent: the model that this one is an adapter of, as its workers say.
+        supports_images: False if all of its workers refuse them; None if unknown.
     """
 
     state: Literal["ready", "busy", "no_worker"]
@@ -37,6 +38,7 @@ class ModelState:
     estimated_wait_s: float | None
     max_model_len: int | None
     parent: str | None
+    supports_images: bool | None = None
 
 
 class ModelStates:
@@ -95,7 +97,15 @@ def _state(queue: QueueView, workers: Sequence[WorkerState]) -> ModelState:
         estimated_wait_s=queue.estimated_wait_s,
         max_model_len=_shortest(worker.max_model_len for worker in workers),
         parent=next((worker.parent for worker in workers if worker.parent), None),
+        supports_images=_any(worker.supports_images for worker in workers),
     )
+
+
+def _any(said: Iterable[bool | None]) -> bool | None:
+    answers = set(said)
+    if True in answers:
+        return True
+    return False if answers == {False} else None
 
 
 def _shortest(lengths: Iterable[int | None]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -51,9 +51,20 @@ def check_chat_settings(settings: ChatSettings) -> str | None:
 
 
 class VllmChats:
-    """The model's parsers, and what they need of a chat."""
+    """The model's parsers, and what they need of a chat.
 
-    def __init__(self, tokenizer: Any, model_config: Any, settings: ChatSettings) -> None:
+    Args:
+        content_format: of messages, as the chat template takes it: a text, or a list of parts.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        model_config: Any,
+        settings: ChatSettings,
+        content_format: Literal["string", "openai"] = "string",
+    ) -> None:
+        self._content_format = content_format
         self._tokenizer = tokenizer
         self._model_config = model_config
         try:
@@ -71,9 +82,12 @@ class VllmChats:
     def conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Return messages as chat templates take them: with a call's arguments as an object."""
         turns: list[Any] = plain(messages)
-        if all(turn.keys() <= {"role", "content", "name"} for turn in turns):
+        is_plain = self._content_format == "string"
+        if is_plain and all(turn.keys() <= {"role", "content", "name"} for turn in turns):
             return turns
-        conversation, _, _ = parse_chat_messages(turns, self._model_config, content_format="string")
+        conversation, _, _ = parse_chat_messages(
+            turns, self._model_config, content_format=self._content_format
+        )
         return [dict(turn) for turn in conversation]
 
     def template_variables(self, chat: Chat) -> dict[str, Any]:

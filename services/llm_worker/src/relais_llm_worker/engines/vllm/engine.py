@@ -19,7 +19,7 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
-from relais_common.jobs.chat import Chat
+from relais_common.jobs.chat import Chat, images_of
 from relais_common.jobs.errors import EngineDead, EngineRefused, NotResumable
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
@@ -27,6 +27,7 @@ from relais_llm_worker.continuation import obstacle
 from relais_llm_worker.engine import (
     NOTHING,
     Emitted,
+    EncodedChat,
     EngineLoad,
     Generation,
     ModelInfo,
@@ -35,6 +36,7 @@ from relais_llm_worker.engines.parsing import Parsing
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.token_texts import TokenTexts, id_as_text
 from relais_llm_worker.engines.vllm.chats import VllmChats
+from relais_llm_worker.engines.vllm.images import VllmImages
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.engines.vllm.outputs import Logprobs, PromptLogprobs, VllmGeneration
 from relais_llm_worker.engines.vllm.requests import (
@@ -70,6 +72,7 @@ class VllmEngine:
         prompts: Prompts,
         chats: VllmChats,
         parsing: Parsing,
+        images: VllmImages,
         structured_outputs: StructuredOutputsSettings,
         trials: Trials | None,
         adapter: LoRARequest | None = None,
@@ -79,6 +82,7 @@ class VllmEngine:
         self._prompts = prompts
         self._chats = chats
         self._parsing = parsing
+        self._images = images
         self._trials = trials
         self._structured_outputs = structured_outputs
         self._tokenizer: Any = llm.get_tokenizer()
@@ -96,7 +100,7 @@ class VllmEngine:
 
     async def encode_chat(
         self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
-    ) -> list[int]:
+    ) -> EncodedChat:
         template_kwargs = chat.template_kwargs
         # Arguments of the method itself are not template variables.
         if taken := sorted(_NO_VARIABLES.intersection(template_kwargs)):
@@ -106,18 +110,32 @@ class VllmEngine:
                 code="unsupported_parameter",
             )
         variables = self._chats.template_variables(chat)
+        has_images = any(images_of(chat.messages))
         try:
-            return await self._prompts.of_chat(
-                key_id,
-                chat.messages,
-                variables,
-                self._chats.conversation,
-                add_special_tokens=add_special_tokens,
+            if has_images:
+                return await self._images.encode(
+                    key_id, chat.messages, variables, add_special_tokens=add_special_tokens
+                )
+            return EncodedChat(
+                await self._prompts.of_chat(
+                    key_id,
+                    chat.messages,
+                    variables,
+                    self._chats.conversation,
+                    add_special_tokens=add_special_tokens,
+                )
             )
         # A model may have written arguments that nest as deeply as it liked.
-        except (TemplateError, ValueError, TypeError, RecursionError) as error:
+        except (
+            TemplateError,
+            VLLMClientError,
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:
+            what = "images or messages" if has_images else "messages"
             raise EngineRefused(
-                f"the model's chat template refused the messages: {error}",
+                f"the model's chat template refused the {what}: {first_line(error)}",
                 param="chat_template_kwargs" if template_kwargs else "messages",
             ) from error
 
@@ -173,6 +191,7 @@ class VllmEngine:
         emitted: Emitted = NOTHING,
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
+        media: object | None = None,
     ) -> AsyncIterator[Generation]:
         sampling = self.settled(sampling)
         text = AnswerText(
@@ -198,6 +217,7 @@ class VllmEngine:
             forced,
             chat,
             prompt_logprobs,
+            media,
         )
         told_prompt = None
         if prompt_logprobs is not None:
@@ -257,13 +277,17 @@ class VllmEngine:
         forced: tuple[int, ...],
         chat: Chat | None,
         prompt_logprobs: int | None,
+        media: Any,
     ) -> RequestOutputCollector:
         token_ids = [*prompt_token_ids, *prefilled]
         try:
             params = sampling_params(sampling, max_tokens, len(prefilled), forced, prompt_logprobs)
             # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
             prompt: Any = tokens_input(token_ids)
-            if params.structured_outputs is not None:
+            if media is not None:
+                # Images come before the answer, so their places stay.
+                prompt = {**media, "prompt_token_ids": token_ids}
+            elif params.structured_outputs is not None:
                 prompt = TokensPrompt(prompt_token_ids=token_ids)
             return await self._llm.add_request(
                 request_id,

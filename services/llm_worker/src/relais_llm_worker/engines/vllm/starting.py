@@ -8,11 +8,14 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from vllm.envs import enable_envs_cache
 from vllm.lora.request import LoRARequest
+from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -25,6 +28,7 @@ from relais_llm_worker.engines.vllm.arguments import engine_args, in_one_line
 from relais_llm_worker.engines.vllm.chats import VllmChats, check_chat_settings
 from relais_llm_worker.engines.vllm.engine import VllmEngine
 from relais_llm_worker.engines.vllm.forced_tokens import add_processor, has_processor
+from relais_llm_worker.engines.vllm.images import VllmImages
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.parent_death import guard_forks
 from relais_llm_worker.settings import NOT_VLLM_S, EngineSettings, StructuredOutputsSettings
@@ -51,21 +55,43 @@ async def open_vllm_engines(settings: EngineSettings) -> AsyncIterator[Sequence[
         template = await loop.run_in_executor(thread, check_chat_settings, settings.chats)
         llm, gauge, adapters = await loop.run_in_executor(thread, _load, settings)
         tokenizer = llm.get_tokenizer()
-        prompts = Prompts(tokenizer, llm.model_config.max_model_len, chat_template=template)
+        config = llm.model_config
+        content_format: Literal["string", "openai"] = "string"
+        images = VllmImages(llm.renderer, config.max_model_len, template)
+        if config.is_multimodal_model:
+            # Theirs may be the processor's, and want parts even of text alone.
+            content_format = resolve_chat_template_content_format(
+                template, None, "auto", tokenizer, model_config=config
+            )
+            template = resolve_chat_template(tokenizer, template, None, model_config=config)
+        prompts = Prompts(tokenizer, config.max_model_len, chat_template=template)
         parsing = Parsing()
         try:
-            chats = VllmChats(tokenizer, llm.model_config, settings.chats)
+            chats = VllmChats(tokenizer, config, settings.chats, content_format)
             info = await loop.run_in_executor(thread, _info, llm, gauge, settings)
+            info = replace(info, supports_images=images.is_supported)
             loaded = [await load_adapter(llm, info, one) for one in adapters]
             structured = settings.structured_outputs
             async with _open_trials(llm, structured) as trials:
                 yield [
-                    VllmEngine(llm, gauge, of, prompts, chats, parsing, structured, trials, adapter)
+                    VllmEngine(
+                        llm,
+                        gauge,
+                        of,
+                        prompts,
+                        chats,
+                        parsing,
+                        images,
+                        structured,
+                        trials,
+                        adapter,
+                    )
                     for of, adapter in ((info, None), *loaded)
                 ]
         finally:
             prompts.close()
             parsing.close()
+            images.close()
             # In this thread, because the engine's tasks belong to this loop.
             llm.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
 

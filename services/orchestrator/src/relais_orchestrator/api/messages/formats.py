@@ -58,7 +58,7 @@ def stopped(completed: Completed) -> Stopped:
 def whole_message(channel_id: str, whole: Whole) -> MessageObject:
     """Return the response to a request that is not streamed."""
     answer = whole.completed.message
-    text = whole.text if answer is None else answer.content or ""
+    text = whole.text if answer is None else answer.text
     called = _called(whole.completed)
     content: list[Content] = []
     if answer is not None and answer.reasoning:

@@ -314,7 +314,9 @@ class CompletionFormat:
 
 
 def _message(begins: str, text: str, whole: Message | None) -> ChatAnswer:
-    content = text if whole is None else whole.content
+    content: str | None = text
+    if whole is not None:
+        content = None if whole.content is None else whole.text
     if begins:
         content = begins + (content or "")
     message: ChatAnswer = {"role": "assistant", "content": content, "refusal": None}

@@ -16,8 +16,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from relais_common.jobs import chat
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
-from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.branches import TAGGED, branch
+from relais_orchestrator.api.schemas.images import ImagePart, few_images
 from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.sampling import STRICT
 from relais_orchestrator.api.schemas.structure_bounds import json_bytes
@@ -120,9 +122,9 @@ class ChatMessage(BaseModel):
     content: (
         Annotated[str, branch("text")]
         | Annotated[
-            list[TextPart],
+            list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
             Field(fail_fast=True, min_length=1, max_length=MAX_PARTS),
-            branch("parts"),
+            branch(TAGGED),
         ]
         | None
     ) = Field(default=None, description="Only an assistant's message may have none.")
@@ -145,7 +147,7 @@ class ChatMessage(BaseModel):
     reasoning_content: str | None = Field(default=None, description="The older name of it.")
     function_call: Annotated[None, NotSupported("function calls are not supported")] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
-    images: Annotated[Empty | None, NotSupported("images are not supported")] = None
+    images: Annotated[Empty | None, NotSupported("send images as parts of the content")] = None
     parsed: Annotated[None, NotSupported("send the text as content")] = None
     reasoning_details: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
     thinking_blocks: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
@@ -170,11 +172,24 @@ class ChatMessage(BaseModel):
             raise fault("tool_call_id", _only_for("tool"))
         return self
 
+    @property
+    def images_count(self) -> int:
+        """How many images the content has."""
+        parts = self.content if isinstance(self.content, list) else ()
+        return sum(isinstance(part, ImagePart) for part in parts)
+
     def to_message(self) -> Message:
         """Convert to the job's type."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
+        content: str | tuple[chat.TextPart | chat.ImagePart, ...] | None
+        if not isinstance(self.content, list):
+            content = self.content
+        elif self.images_count:
+            content = tuple(
+                part.to_part() if isinstance(part, ImagePart) else chat.TextPart(part.text)
+                for part in self.content
+            )
+        else:
+            content = "".join(part.text for part in self.content if isinstance(part, TextPart))
         return Message(
             # `developer` is OpenAI's newer word for the role that chat templates call `system`.
             "system" if self.role == "developer" else self.role,
@@ -219,6 +234,13 @@ class TemplateKwargs(BaseModel):
     )
 
 
+def _few_images(messages: list[ChatMessage]) -> list[ChatMessage]:
+    few_images(sum(one.images_count for one in messages))
+    return messages
+
+
 Messages = Annotated[
-    list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    list[ChatMessage],
+    Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+    AfterValidator(_few_images),
 ]

@@ -1,0 +1,47 @@
+"""Checks a draft's images before it is queued."""
+
+from __future__ import annotations
+
+from relais_common.jobs.chat import images_of
+from relais_common.jobs.errors import InvalidRequest, images_refused
+from relais_orchestrator.access.auth import Caller
+from relais_orchestrator.api.schemas.images import is_address
+from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.drafts import Draft
+from relais_orchestrator.submission.model_states import ModelStates
+
+
+class Images:
+    """Refuses images that could not be answered."""
+
+    def __init__(self, catalogue: Catalogue, states: ModelStates) -> None:
+        self._catalogue = catalogue
+        self._states = states
+
+    async def check(self, draft: Draft, caller: Caller) -> Draft:
+        """Return the draft as it may be queued.
+
+        Raises:
+            InvalidRequest: its model is known to take no images, or an address may not be fetched.
+            ModelNotFound: there is no such model.
+        """
+        images = list(images_of(draft.messages or ()))
+        if not images:
+            return draft
+        model = self._catalogue.root_of(draft.model, caller)
+        state = (await self._states.all()).get(model)
+        if state is not None and state.supports_images is False:
+            raise images_refused(model, images[0][0])
+        refuse_addresses(draft)
+        return draft
+
+
+def refuse_addresses(draft: Draft) -> None:
+    """Raise InvalidRequest if an image is still to be fetched."""
+    for path, part in images_of(draft.messages or ()):
+        if is_address(part.image_url.url):
+            raise InvalidRequest(
+                f"{path}: images are not fetched here; send a data URL: data:image/png;base64,...",
+                param=path,
+                code="unsupported_value",
+            )
