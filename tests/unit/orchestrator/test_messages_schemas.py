@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
-from relais_common.jobs.chat import FunctionCall, Message, ToolCall
+from relais_common.jobs.chat import (
+    FunctionCall,
+    ImagePart,
+    ImageUrl,
+    Message,
+    TextPart,
+    ToolCall,
+)
 from relais_common.jobs.errors import InvalidRequest
 from relais_common.jobs.job import Operation
 from relais_orchestrator.submission.drafts import Draft
@@ -181,12 +189,24 @@ def test_tokens_are_counted_of_the_same_prompt() -> None:
 
 BLOCK = "messages.0.content.0"
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+PART = ImagePart(ImageUrl(f"data:image/png;base64,{PNG}"))
+
+
+def test_images_are_parts_between_texts() -> None:
+    word = text("a")
+    (message,) = told(word, word, PICTURE, word)
+    assert message.content == (TextPart("a\na"), PART, TextPart("a"))
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [PICTURE, word]}
+    (message,) = told(result)
+    assert (message.role, message.content) == ("tool", (PART, TextPart("a")))
 
 
 @pytest.mark.parametrize(
     ("block", "param", "code"),
     [
-        (IMAGE, f"{BLOCK}.source", "unsupported_parameter"),
+        (IMAGE, f"{BLOCK}.source.data", "invalid_value"),
         ({"type": "document", "source": {}}, f"{BLOCK}.type", "invalid_value"),
         ({"type": "server_tool_use", "id": "a"}, f"{BLOCK}.type", "invalid_value"),
         ({"type": "thinking", "thinking": "x"}, f"{BLOCK}.type", "invalid_value"),
@@ -200,8 +220,8 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ),
         (
             {"type": "tool_result", "tool_use_id": "a", "content": [IMAGE]},
-            f"{BLOCK}.content.0.source",
-            "unsupported_parameter",
+            f"{BLOCK}.content.0.source.data",
+            "invalid_value",
         ),
     ],
 )

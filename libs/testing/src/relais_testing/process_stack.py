@@ -103,8 +103,8 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
 VllmStarter = Callable[..., ServiceProcess]
 
 
-def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
-    """Starts `vllm serve` with the demo model, as a deployment has it that Relais did not start; ends with the stack.
+def make_vllm_starter(stack: ExitStack, folder: Path, model: Path = DEMO_MODEL) -> VllmStarter:
+    """Starts `vllm serve` with a model, as a deployment has it that Relais did not start; ends with the stack.
 
     Give `PORT` to have one on the port of an earlier one, and further arguments of the command.
     """
@@ -116,7 +116,7 @@ def make_vllm_starter(stack: ExitStack, folder: Path) -> VllmStarter:
         "kv-cache-memory-bytes": VLLM_ON_CPU["VLLM_KV_CACHE_MEMORY_BYTES"],
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    served = ["serve", str(DEMO_MODEL), "--enforce-eager", *arguments]
+    served = ["serve", str(model), "--enforce-eager", *arguments]
 
     def start(*more: str, wait: bool = True, **settings: str) -> ServiceProcess:
         process = ServiceProcess(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Annotated, Any, Literal, Self
 
 import orjson
@@ -17,9 +18,17 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from relais_common.jobs.chat import FunctionCall, Message, ToolCall
+from relais_common.jobs.chat import (
+    FunctionCall,
+    ImagePart,
+    ImageUrl,
+    Message,
+    TextPart,
+    ToolCall,
+)
 from relais_orchestrator.api.schemas.branches import TAGGED, branch
-from relais_orchestrator.api.schemas.messages import MAX_PARTS, CallId
+from relais_orchestrator.api.schemas.images import ImageAddress, few_images, from_base64
+from relais_orchestrator.api.schemas.messages import MAX_PARTS, CallId, fault
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
 from relais_orchestrator.api.schemas.structure_bounds import json_bytes
 from relais_orchestrator.api.schemas.tools import ToolName
@@ -28,6 +37,8 @@ from relais_orchestrator.api.schemas.unsupported import NotSupported
 ATTRIBUTION = "x-anthropic-billing-header"
 """How a coding agent begins a block of the system prompt that names itself. It differs in every request, so that no
 prefix of the prompt would ever be cached; vLLM leaves it out as well."""
+
+Content = str | tuple[TextPart | ImagePart, ...]
 
 Hint = Annotated[dict[str, Any], Field(max_length=16)] | None
 """An object without effect here."""
@@ -55,9 +66,31 @@ class TextBlock(_Block):
     )
 
 
+class ImageSource(BaseModel):
+    model_config = STRICT
+
+    type: Literal["base64", "url"]
+    media_type: Literal["image/png", "image/jpeg", "image/webp", "image/gif"] | None = Field(
+        default=None, description="No effect: the first bytes of the data say it."
+    )
+    data: Annotated[str, AfterValidator(from_base64)] | None = None
+    url: ImageAddress | None = None
+
+    @model_validator(mode="after")
+    def _field_of_its_type(self) -> Self:
+        if not self.address:
+            raise fault("data" if self.type == "base64" else "url", "missing")
+        return self
+
+    @property
+    def address(self) -> str:
+        """The image's URL; validation has made one of the data."""
+        return (self.data if self.type == "base64" else self.url) or ""
+
+
 class ImageBlock(_Block):
     type: Literal["image"]
-    source: Annotated[None, NotSupported("images are not supported")]
+    source: ImageSource
     transformations: Hint = None
 
 
@@ -116,8 +149,9 @@ class ToolResultBlock(_Block):
     toolset_name: Annotated[None, NotSupported("toolsets are not supported")] = None
 
     @property
-    def text(self) -> str:
-        return self.content if isinstance(self.content, str) else _joined(self.content or ())
+    def shown(self) -> Content:
+        """What the model gets of it."""
+        return self.content if isinstance(self.content, str) else _content(self.content or ())
 
 
 Block = Annotated[
@@ -174,6 +208,15 @@ class InputMessage(BaseModel):
         return self.content
 
 
+def few_images_in(turns: list[InputMessage]) -> list[InputMessage]:
+    """Refuse more images than a request may have."""
+    blocks = [block for one in turns for block in one.blocks]
+    results = [one.content for one in blocks if isinstance(one, ToolResultBlock)]
+    inner = [block for one in results if isinstance(one, list) for block in one]
+    few_images(sum(isinstance(one, ImageBlock) for one in (*blocks, *inner)))
+    return turns
+
+
 System = (
     Annotated[str, branch("text")]
     | Annotated[list[TextBlock], Field(fail_fast=True, max_length=MAX_PARTS), branch("blocks")]
@@ -206,10 +249,10 @@ def _messages(role: str, blocks: list[Block]) -> Iterator[Message]:
         return
     results = [one for one in blocks if isinstance(one, ToolResultBlock)]
     for one in results:
-        yield Message("tool", one.text, tool_call_id=one.tool_use_id)
-    text = _joined(blocks)
-    if text or not results:
-        yield Message(role, text)
+        yield Message("tool", one.shown, tool_call_id=one.tool_use_id)
+    content = _content(blocks)
+    if content or not results:
+        yield Message(role, content)
 
 
 def _answer(blocks: list[Block]) -> Message:
@@ -230,10 +273,26 @@ def _answer(blocks: list[Block]) -> Message:
 
 def _joined(blocks: Iterable[BaseModel]) -> str:
     """Return the text of blocks that a client wrote, each on a line of its own."""
-    # Where images come to be supported, they are mapped here.
     return "\n".join(
         one.text if isinstance(one, TextBlock) else one.tool_name
         for one in blocks
         if isinstance(one, ToolReferenceBlock)
         or (isinstance(one, TextBlock) and not one.text.startswith(ATTRIBUTION))
     )
+
+
+def _content(blocks: Iterable[BaseModel]) -> Content:
+    """Return text, or parts if there are images; texts between two images are joined as text alone is."""
+    parts: list[TextPart | ImagePart] = []
+    for is_image, some in groupby(blocks, lambda one: isinstance(one, ImageBlock)):
+        if is_image:
+            parts += [
+                ImagePart(ImageUrl(one.source.address))
+                for one in some
+                if isinstance(one, ImageBlock)
+            ]
+        elif text := _joined(some):
+            parts.append(TextPart(text))
+    if any(isinstance(part, ImagePart) for part in parts):
+        return tuple(parts)
+    return "".join(part.text for part in parts if isinstance(part, TextPart))

@@ -22,7 +22,13 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import ChatOptions, Message
 from relais_common.jobs.job import OnDisconnect, Priority, Sampling
-from relais_orchestrator.api.messages.blocks import Hint, InputMessage, System, to_messages
+from relais_orchestrator.api.messages.blocks import (
+    Hint,
+    InputMessage,
+    System,
+    few_images_in,
+    to_messages,
+)
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
 from relais_orchestrator.api.schemas.messages import MAX_MESSAGES, Empty
 from relais_orchestrator.api.schemas.numbers import Whole
@@ -177,7 +183,9 @@ class _Conversation(BaseModel):
 
     model: TextModelName
     messages: Annotated[
-        list[InputMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+        list[InputMessage],
+        Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        AfterValidator(few_images_in),
     ]
     system: System = None
     tools: (

@@ -142,7 +142,7 @@ class Shown:
         if whole.content or not (whole.reasoning or whole.tool_calls):
             # Among others, it is not known which tokens are the text's.
             told = [] if message is not None else [logprob(one) for one in tokens]
-            output.append(self.message(len(output), whole.content or "", "completed", told))
+            output.append(self.message(len(output), whole.text, "completed", told))
         for call in whole.tool_calls:
             output.append(self.call(len(output), call, "completed"))
         output[-1]["status"] = status

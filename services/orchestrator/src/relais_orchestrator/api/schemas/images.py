@@ -88,13 +88,14 @@ def _wrong(message: str, **values: int) -> PydanticCustomError:
     return PydanticCustomError("image", message, values)
 
 
+ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_checked)]
+
+
 class ImageUrl(BaseModel):
     model_config = STRICT
 
     url: Annotated[
-        str,
-        StringConstraints(min_length=1),
-        AfterValidator(_checked),
+        ImageAddress,
         Field(
             description="`data:image/png;base64,...` (PNG, JPEG, WebP, or a GIF's first frame), or an `http(s)` address"
             " at a host of `IMAGE_URL_HOSTS`."
