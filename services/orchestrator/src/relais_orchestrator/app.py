@@ -58,6 +58,7 @@ from relais_orchestrator.streams.follow import Follower
 from relais_orchestrator.streams.open_streams import Streams
 from relais_orchestrator.streams.watcher import Watcher, stay_present
 from relais_orchestrator.submission.catalogue import Catalogue
+from relais_orchestrator.submission.image_urls import ImageFetcher
 from relais_orchestrator.submission.images import Images
 from relais_orchestrator.submission.model_states import ModelStates
 from relais_orchestrator.submission.reading.readers import Readers, open_readers
@@ -86,6 +87,8 @@ def create_parts(
     """Build everything that the handlers share."""
     drain = Drain(store.live)
     watcher = Watcher(store.intake, lease_s=settings.streaming.watch_lease_s)
+    hosts, max_bytes = settings.image_url_hosts, settings.limits.max_body_bytes
+    fetcher = ImageFetcher(hosts, max_bytes=max_bytes) if hosts else None
     model_states = ModelStates(settings.models, store.inspector, store.registry)
     return Parts(
         settings=settings,
@@ -94,7 +97,7 @@ def create_parts(
         registry=store.registry,
         catalogue=catalogue,
         model_states=model_states,
-        images=Images(catalogue, model_states),
+        images=Images(catalogue, model_states, fetcher),
         submitter=Submitter(
             store.intake,
             catalogue,

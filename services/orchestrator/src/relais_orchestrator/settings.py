@@ -20,6 +20,7 @@ from relais_orchestrator.http.cors import Cors
 from relais_orchestrator.responses.settings import ResponseSettings, read_response_settings
 from relais_orchestrator.tracing.settings import TraceSettings, read_trace_settings
 
+_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 _ROOT_PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 ENVS = ("dev", "staging", "prod")
@@ -91,6 +92,7 @@ class Settings:
     proxy: BehindProxy
     connections: ConnectionBounds
     cors: Cors
+    image_url_hosts: tuple[str, ...]
     ignore_unknown: bool
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
@@ -141,6 +143,7 @@ def read_settings(env: Environ) -> Settings:
             linger_bytes=max_body_bytes,
         ),
         cors=Cors(_origins(env), localhost=name == "dev"),
+        image_url_hosts=_image_url_hosts(env),
         ignore_unknown=_ignore_unknown(env, name),
         models=environ.models(env),
         embedding_models=environ.embedding_models(env),
@@ -220,6 +223,16 @@ def _origins(env: Environ) -> tuple[str, ...]:
                 f"CORS_ALLOW_ORIGINS has {origin!r}; it takes origins like https://example.org, or *"
             )
     return origins
+
+
+def _image_url_hosts(env: Environ) -> tuple[str, ...]:
+    hosts = environ.words(env, "IMAGE_URL_HOSTS", "")
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise SettingsError(
+                f"IMAGE_URL_HOSTS has {host!r}; it takes hosts like images.example.org, or host:port"
+            )
+    return hosts
 
 
 def _ignore_unknown(env: Environ, name: str) -> bool:

@@ -5,9 +5,10 @@ These types are structs of msgspec: in JSON, what is left at its default is left
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 
@@ -77,6 +78,23 @@ def images_of(messages: Iterable[Message]) -> Iterator[tuple[str, ImagePart]]:
             for at, part in enumerate(turn.content):
                 if isinstance(part, ImagePart):
                     yield f"messages.{place}.content.{at}", part
+
+
+def with_images(messages: Iterable[Message], urls: Mapping[str, str]) -> tuple[Message, ...]:
+    """Return a conversation with these images in place of those at the same paths."""
+    changed = []
+    for place, turn in enumerate(messages):
+        if isinstance(turn.content, tuple):
+            parts = tuple(
+                ImagePart(ImageUrl(url, part.image_url.detail))
+                if isinstance(part, ImagePart)
+                and (url := urls.get(f"messages.{place}.content.{at}")) is not None
+                else part
+                for at, part in enumerate(turn.content)
+            )
+            turn = msgspec.structs.replace(turn, content=parts)
+        changed.append(turn)
+    return tuple(changed)
 
 
 class FunctionDelta(Struct, frozen=True, omit_defaults=True):
