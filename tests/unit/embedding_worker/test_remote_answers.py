@@ -71,6 +71,19 @@ def test_vectors_that_are_not_what_was_asked_for_are_refused(answer: bytes) -> N
         read_vectors(answer, 2, SIZE)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"data":[' + b'{"embedding":[1]},' * 200_000 + b"0]}",
+        b'{"data":[{"embedding":[' + b"1," * 2_000_000 + b"1]}]}",
+    ],
+    ids=["rows", "numbers"],
+)
+def test_answers_that_would_take_long_are_not_read(answer: bytes) -> None:
+    with pytest.raises(Lost, match="too many"):
+        read_vectors(answer, 1, SIZE)
+
+
 def test_scores_of_both_forms_are_in_the_order_of_the_documents() -> None:
     scores = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.25}]
     jina = json.dumps({"results": scores, "usage": {"total_tokens": 7}}).encode()

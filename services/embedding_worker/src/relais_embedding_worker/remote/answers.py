@@ -15,8 +15,11 @@ from relais_common.remote.errors import Lost
 from relais_common.remote.server import MAX_COUNT
 from relais_embedding_worker.encoder import Vectors
 
-MAX_BYTES = 8 << 20
-"""Size of one answer; reading as many numbers takes some 40 ms."""
+MAX_BYTES = 4 << 20
+"""Size of one answer; reading as many numbers takes some 30 ms."""
+MAX_NUMBERS = 300_000
+"""Numbers of one answer, if they are not packed; short ones would take long to read."""
+_SPARE_OBJECTS = 16
 _ROW_BYTES = 128 << 10
 _SPARE_BYTES = 64 << 10
 _SPARE_TOKENS = 64
@@ -77,17 +80,17 @@ def read_vectors(answer: bytes, count: int, size: int) -> Rows:
     Raises:
         Lost: it has none, or not one for each input, or they are of different lengths or not finite.
     """
+    if answer.count(b",") > MAX_NUMBERS or answer.count(b"{") > 2 * count + _SPARE_OBJECTS:
+        raise Lost("its answer has too many numbers or rows")
     try:
         read = _READ_VECTORS.decode(answer)
+        # Before anything else, which costs time for each of too many rows.
+        order = _order([one.index for one in read.data], count)
         vectors = [_numbers(one.embedding) for one in read.data]
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise Lost("its answer has no vectors") from None
-    if vectors and (
-        not all(0 < len(one) == len(vectors[0]) for one in vectors)
-        or not all(np.isfinite(one).all() for one in vectors)
-    ):
+    if not all(0 < len(one) == len(vectors[0]) and np.isfinite(one).all() for one in vectors):
         raise Lost("its vectors are empty, of different lengths or not finite")
-    order = _order([one.index for one in read.data], count)
     return Rows(np.stack([vectors[at] for at in order]), *_told(read.usage, count, size))
 
 
