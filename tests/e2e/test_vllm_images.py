@@ -132,10 +132,13 @@ def test_a_prompt_with_images_that_is_too_long_says_so(stack: Stack) -> None:
     assert refused.value.code == "context_length_exceeded"
 
 
-def test_stream_cut_in_the_middle_goes_on_to_the_letter(start: Starter, model: Path) -> None:
+@pytest.mark.parametrize("fields", [{}, {"frequency_penalty": 0.2}])
+def test_stream_cut_in_the_middle_goes_on_to_the_letter(
+    start: Starter, model: Path, fields: dict[str, Any]
+) -> None:
     settings = {**VLLM_ON_CPU, "VLLM_HF_REPO_ID": str(model)}
     front, worker = start("orchestrator"), start("llm_worker", **settings)
-    body = asked(ONE, TWO, max_tokens=400, extra_body={"ignore_eos": True})
+    body = asked(ONE, TWO, max_tokens=200, extra_body={"ignore_eos": True}, **fields)
     with openai.OpenAI(base_url=f"{front.url}/v1", api_key="any", max_retries=0) as client:
         whole = client.chat.completions.create(**body).choices[0].message.content
         stream = client.chat.completions.create(**body, stream=True)
