@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import openai
@@ -134,6 +135,30 @@ async def test_a_prompt_is_cut_from_the_left(front: Front) -> None:
         body = await complete(front, prompt=prompt, truncate_prompt_tokens=3, echo=True)
         assert body["choices"][0]["text"] == "def" + answer_to_prompt("def", 4)
         assert body["usage"]["prompt_tokens"] == 3
+
+
+async def refused_as_too_long(front: Front, prompt: str) -> int:
+    """Return the length of the model's context, as the refusal of this prompt tells it."""
+    async with front.post("/v1/completions", {"model": MODEL, "prompt": prompt}) as response:
+        error = (await response.json())["error"]
+    assert error["code"] == "context_length_exceeded"
+    told = re.search(r"maximum context length is (\d+) tokens", error["message"])
+    assert told
+    return int(told[1])
+
+
+@pytest.mark.parametrize("kept", [-1, 20])
+async def test_what_is_longer_than_the_context_is_cut_to_fit(front: Front, kept: int) -> None:
+    cut: dict[str, Any] = {"truncate_prompt_tokens": kept, "max_tokens": 3}
+    long = "abc " * 10**5
+    fits = (await refused_as_too_long(front, long)) - 1
+    for body in (
+        await complete(front, prompt=long, **cut),
+        await chat(front, ("user", long), **cut),
+    ):
+        usage = body["usage"]
+        told = (usage["prompt_tokens"], usage["completion_tokens"])
+        assert told == ((fits, 1) if kept < 0 else (kept, 3))
 
 
 async def test_an_answer_continues_the_last_message(front: Front) -> None:

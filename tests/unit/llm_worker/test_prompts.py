@@ -107,6 +107,19 @@ async def test_what_fits_is_tokenised_whole(weak: tuple[Prompts, WatchedTokenize
         assert await prompts.of_chat("k", chat(text), {}) == [6, *[4] * words]
 
 
+@pytest.mark.parametrize("special", [True, False])
+async def test_of_a_long_chat_that_is_cut_only_the_end_is_tokenised(*, special: bool) -> None:
+    tokenizer = WatchedTokenizer(max_chars_per_token=16)
+    prompts = Prompts(tokenizer, LIMIT)
+    for variables in ({}, {"said": "x"}):
+        told = await prompts.of_chat(
+            "k", chat(HUGE + "xx"), variables, add_special_tokens=special, keep=3
+        )
+        assert told[-3:] == ([4, 2, 1] if variables else [4, 4, 2]) or special
+    assert tokenizer.characters <= 4 * 2 * SLICE
+    prompts.close()
+
+
 async def test_short_ones_stay_in_the_thread_that_asks(
     weak: tuple[Prompts, WatchedTokenizer],
 ) -> None:

@@ -160,13 +160,14 @@ class Engine(Protocol):
         """Return its present load."""
 
     async def encode_chat(
-        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False, keep: int | None = None
     ) -> EncodedChat:
         """Apply the model's chat template, tokenise the result, and prepare the images.
 
         Args:
             key_id: the request's key; long prompts of several keys take turns.
             add_special_tokens: put the model's before what the template writes.
+            keep: as of `encode_text`.
 
         Raises:
             EngineRefused: the template rejects it, it is far longer than the context, the model has no tools, or an

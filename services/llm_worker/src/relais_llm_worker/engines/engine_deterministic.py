@@ -188,7 +188,7 @@ class DeterministicEngine:
         return EngineLoad(waiting=0, kv_cache_usage=0.0, steps=self.steps)
 
     async def encode_chat(
-        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False, keep: int | None = None
     ) -> EncodedChat:
         messages, options = chat.messages, chat.options
         told = {**chat.template_kwargs}
@@ -203,7 +203,8 @@ class DeterministicEngine:
             (f"{turn.role} {turn.name}" if turn.name else turn.role, _written(turn))
             for turn in messages
         ]
-        self._require_fit("messages", sum(len(text) for _, text in turns))
+        if keep is None:
+            self._require_fit("messages", sum(len(text) for _, text in turns))
         is_open = options.continue_final_message or not options.add_generation_prompt
         return EncodedChat([0] * add_special_tokens + chat_prompt(turns, is_open=is_open))
 

@@ -165,7 +165,7 @@ class LocalModel:
                         code="unsupported_parameter",
                     )
             encoded = await self._engine.encode_chat(
-                job.key_id, chat, add_special_tokens=special is True
+                job.key_id, chat, add_special_tokens=special is True, keep=keep
             )
             if keep is None:
                 return encoded
@@ -201,7 +201,9 @@ class LocalModel:
             raise exceeds_context(limit, param, f"{prompt_tokens} tokens")
         asked = job.sampling.max_tokens
         room = limit - prompt_tokens
-        if asked is not None and asked > room and not job.sampling.adapts_bounds:
+        # What is left of a prompt that was cut to fit can be foreseen by nobody: as in vLLM, the answer is cut too.
+        adapts = job.sampling.adapts_bounds or job.prompting.truncate_prompt_tokens is not None
+        if asked is not None and asked > room and not adapts:
             raise EngineRefused(
                 f"This model's maximum context length is {limit} tokens, prompt and answer together."
                 f" You asked for {prompt_tokens} prompt tokens and max_tokens {asked}.",

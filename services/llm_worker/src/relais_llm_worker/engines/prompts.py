@@ -117,6 +117,7 @@ class Prompts:
         conversation: Callable[[Sequence[Message]], list[dict[str, Any]]] = plain,
         *,
         add_special_tokens: bool = False,
+        keep: int | None = None,
     ) -> list[int]:
         """Apply the chat template and tokenise the result.
 
@@ -124,6 +125,7 @@ class Prompts:
             variables: also arguments of `apply_chat_template` in place of the usual.
             conversation: returns messages as the template takes them.
             add_special_tokens: put the model's before what the template writes.
+            keep: how many tokens are left, at least; None for all.
 
         Raises:
             EngineRefused: it does not fit.
@@ -141,7 +143,7 @@ class Prompts:
 
         if add_special_tokens:
             text = await self._slices.run(key_id, lambda: apply(tokenize=False))
-            return await self.of_text(key_id, text, param="messages")
+            return await self.of_text(key_id, text, keep=keep, param="messages")
 
         def begin() -> str | list[int]:
             text: str = apply(tokenize=False)
@@ -153,6 +155,8 @@ class Prompts:
         begun = await self._slices.run(key_id, begin)
         if isinstance(begun, list):
             return begun
+        if keep is not None:
+            return await self.of_text(key_id, begun, add_special_tokens=False, keep=keep)
         await self._require_fit(key_id, begun, "messages")
         return await self._long.run(key_id, lambda: list(apply(tokenize=True)))
 

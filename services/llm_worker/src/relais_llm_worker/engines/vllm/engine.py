@@ -99,7 +99,7 @@ class VllmEngine:
         return self._gauge.load
 
     async def encode_chat(
-        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False
+        self, key_id: str, chat: Chat, *, add_special_tokens: bool = False, keep: int | None = None
     ) -> EncodedChat:
         template_kwargs = chat.template_kwargs
         # Arguments of the method itself are not template variables.
@@ -123,6 +123,7 @@ class VllmEngine:
                     variables,
                     self._chats.conversation,
                     add_special_tokens=add_special_tokens,
+                    keep=keep,
                 )
             )
         # A model may have written arguments that nest as deeply as it liked.
