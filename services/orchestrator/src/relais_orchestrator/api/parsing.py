@@ -46,7 +46,9 @@ _MESSAGES = {
     "union_tag_invalid": "this type is unknown or not supported",
 }
 _FORMATS = ("text", "json_object", "json_schema")
-"""If `response_format` is invalid, its type is part of the location."""
+"""If `response_format`, or `text.format` of responses, is invalid, its type is part of the location."""
+
+_BEFORE_FORMATS = (("response_format",), ("format",))
 
 _KEY = "[key]"
 """Follows a mapping's key in a location if the key is invalid, and not its value."""
@@ -187,7 +189,7 @@ def _path(error: ErrorDetails) -> list[str]:
         if not (
             is_branch(part)
             or is_tag(location[:place])
-            or (location[place - 1 : place] == ("response_format",) and part in _FORMATS)
+            or (location[place - 1 : place] in _BEFORE_FORMATS and part in _FORMATS)
         )
     ]
     # What is wrong with an object of an unknown type is its type.

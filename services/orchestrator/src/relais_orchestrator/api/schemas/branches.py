@@ -9,6 +9,9 @@ _MARK = "|"
 TAGGED = "tagged"
 """Names the branch of a list whose items are told apart by a field. Pydantic puts an item's tag behind its index."""
 
+CHOSEN = "chosen"
+"""Names the branch of an object that a field tells apart from others. Pydantic puts its tag behind the branch."""
+
 
 def branch(name: str) -> Tag:
     """Name a branch of a union, as in `Annotated[str, branch("text")]`."""
@@ -16,8 +19,8 @@ def branch(name: str) -> Tag:
 
 
 def is_tag(before: tuple[str | int, ...]) -> bool:
-    """Return whether the part of an error's location that follows these is the tag of an item."""
-    return before[-2:-1] == (_MARK + TAGGED,)
+    """Return whether the part of an error's location that follows these is a tag."""
+    return before[-2:-1] == (_MARK + TAGGED,) or before[-1:] == (_MARK + CHOSEN,)
 
 
 def is_branch(part: str | int) -> bool:

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import ChatOptions
-from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.branches import CHOSEN, branch
 from relais_orchestrator.api.schemas.prompting import ChatPromptFields
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
 from relais_orchestrator.api.schemas.structure_bounds import check_parameters, check_schema
@@ -122,8 +122,9 @@ class ChatFields(ChatPromptFields):
     tool_choice: (
         Annotated[Literal["none", "auto", "required"], branch("mode")]
         | Annotated[
-            Annotated[NamedTool, branch("tool")] | Annotated[AllowedTools, branch("tools")],
+            NamedTool | AllowedTools,
             Field(discriminator="type"),
+            branch(CHOSEN),
         ]
         | None
     ) = Field(default=None, description="`auto` where there are tools.")
