@@ -118,6 +118,42 @@ def test_text_within_calls_waits_for_their_end() -> None:
     assert kinds(seen) == ["tool_use", "text", "tool_use"]
 
 
+def test_parts_of_interleaved_calls_are_all_told() -> None:
+    def part(index: int, arguments: str) -> Token:
+        return Token(
+            "", (1,), tool_calls=(ToolCallDelta(index, function=FunctionDelta(None, arguments)),)
+        )
+
+    calls = (CALLS[0], ToolCall("call_2", FunctionCall("time", '{"at":{"hour":1}}')), CALLS[1])
+    heads = [
+        ToolCallDelta(index, f"call_{index}", "function", FunctionDelta(one.function.name, ""))
+        for index, one in enumerate(calls)
+    ]
+    seen = streamed(
+        Token("", (1,), tool_calls=tuple(heads)),
+        part(1, '{"at":{"hour"'),
+        part(0, '{"city":'),
+        Token("and", (2,)),
+        part(1, ":1}}"),
+        part(0, '"}Lyon"}'),
+        part(0, " "),
+        completed("tool_calls", message=Message("assistant", None, tool_calls=calls)),
+    )
+    assert kinds(seen) == ["tool_use", "tool_use", "tool_use", "text"]
+    inputs = [block.input for block in seen.content if block.type == "tool_use"]
+    assert inputs == [{"city": "}Lyon"}, {"at": {"hour": 1}}, {}]
+
+
+def test_a_call_is_told_at_once_after_one_that_is_whole() -> None:
+    frames = MessageFrames(CHANNEL)
+    frames.of([Token("", (1,), tool_calls=parts_of(CALLS[:1]))])
+    for blank in ("\n", ""):
+        part = ToolCallDelta(0, function=FunctionDelta(None, blank))
+        frames.of([Token("", (1,), tool_calls=(part,))])
+    _, second = parts_of(CALLS)
+    assert b"call_2" in frames.of([Token("", (2,), tool_calls=(second,))])
+
+
 @pytest.mark.parametrize(
     ("end", "reason", "sequence"),
     [

@@ -126,6 +126,44 @@ def test_items_follow_each_other_with_all_their_events() -> None:
     assert (final["completed_at"], final["usage"]["total_tokens"]) == (1002, 5)
 
 
+INTERLEAVED: tuple[Event, ...] = (
+    STARTED,
+    call(0, name="f", arguments='{"a"'),
+    call(1, name="g", arguments='{"b":"}'),
+    Token("Meanwhile", (1,)),
+    call(0, arguments=":{}"),
+    call(1, arguments='"}'),
+    call(0, arguments="}"),
+    call(2, name="h", arguments="{"),
+    call(1, arguments=" "),
+    completed("tool_calls"),
+)
+
+
+def test_parts_of_interleaved_calls_are_all_told() -> None:
+    whole = told(*INTERLEAVED)
+    output = whole[-1]["response"]["output"]
+    assert [(one.get("name"), one.get("arguments")) for one in output] == [
+        ("f", '{"a":{}}'),
+        ("g", '{"b":"}"}'),
+        (None, None),
+        ("h", "{"),
+    ]
+    for after in range(-1, len(whole)):
+        assert told(*INTERLEAVED, by=1, after=after) == whole[after + 1 :]
+    deltas = [one for one in whole if one["type"].endswith("arguments.delta")]
+    assert [one["output_index"] for one in deltas] == [0, 0, 0, 1, 1, 3]
+
+
+def test_text_within_a_call_does_not_cut_it() -> None:
+    text = Token("x", (1,))
+    events = told(STARTED, call(0, name="f", arguments="{"), text, call(0, arguments="}"), text)
+    assert [one["item"]["type"] for one in events if one["type"].endswith("item.added")] == [
+        "function_call",
+        "message",
+    ]
+
+
 def test_what_is_fetched_later_is_what_was_streamed() -> None:
     calls = (
         ToolCall("call-0", FunctionCall("f", '{"a":1}')),

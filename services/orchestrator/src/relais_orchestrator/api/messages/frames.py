@@ -9,6 +9,7 @@ import orjson
 from relais_common.jobs.chat import ToolCallDelta
 from relais_common.jobs.errors import RelaisError
 from relais_common.jobs.events import Completed, Event, Started, Token, Usage
+from relais_orchestrator.api.call_order import CallOrder
 from relais_orchestrator.api.messages.errors import error_envelope
 from relais_orchestrator.api.messages.formats import message_object, stopped, usage_object
 from relais_orchestrator.streams import sse
@@ -21,12 +22,9 @@ def _frame(event: Mapping[str, object]) -> bytes:
 
 
 class MessageFrames:
-    """Encodes one stream: blocks of content, one after another, each with its parts.
+    """Encodes one stream: blocks of content, one after another, each with its parts."""
 
-    Text that comes within a tool call waits for its end: a block that was closed cannot go on.
-    """
-
-    __slots__ = ("_calls", "_channel_id", "_kind", "_place", "_waiting", "keepalive")
+    __slots__ = ("_channel_id", "_kind", "_order", "_place", "keepalive")
 
     def __init__(self, channel_id: str) -> None:
         self._channel_id = channel_id
@@ -36,8 +34,7 @@ class MessageFrames:
         self._kind: str | int | None = (
             None  # of the open block: `text`, `thinking`, or a call's index
         )
-        self._calls: set[int] = set()
-        self._waiting: list[str] = []
+        self._order = CallOrder()
 
     def head(self) -> bytes:
         # `message_start` counts the prompt, which is known once the engine has it.
@@ -57,17 +54,21 @@ class MessageFrames:
         elif isinstance(event, Token) and event.index == 0:
             # A message is one answer: of several, the first.
             yield from self._start(None)
-            if event.reasoning:
-                yield from self._part("thinking", "thinking", event.reasoning)
-            if event.text and isinstance(self._kind, int):
-                self._waiting.append(event.text)
-            elif event.text:
-                yield from self._part("text", "text", event.text)
-            for delta in event.tool_calls:
-                yield from self._call(delta)
+            for token in self._order.of(event):
+                yield from self._token(token)
         elif isinstance(event, Completed):
             yield from self._start(event.usage.input_tokens)
+            for token in self._order.rest():
+                yield from self._token(token)
             yield from self._end(event)
+
+    def _token(self, token: Token) -> Iterator[bytes]:
+        if token.reasoning:
+            yield from self._part("thinking", "thinking", token.reasoning)
+        if token.text:
+            yield from self._part("text", "text", token.text)
+        for delta in token.tool_calls:
+            yield from self._call(delta)
 
     def _start(self, input_tokens: int | None) -> Iterator[bytes]:
         if self.keepalive is PING:
@@ -87,12 +88,11 @@ class MessageFrames:
         yield self._delta(f"{kind}_delta", field, part)
 
     def _call(self, delta: ToolCallDelta) -> Iterator[bytes]:
-        if delta.index not in self._calls:
-            self._calls.add(delta.index)
+        if self._kind != delta.index:
             name = delta.function.name or ""
             block = {"type": "tool_use", "id": delta.id or "", "name": name, "input": {}}
             yield from self._open(delta.index, block)
-        if delta.function.arguments and self._kind == delta.index:
+        if delta.function.arguments:
             yield self._delta("input_json_delta", "partial_json", delta.function.arguments)
 
     def _open(self, kind: str | int, block: Mapping[str, object]) -> Iterator[bytes]:
@@ -102,17 +102,12 @@ class MessageFrames:
         yield _frame({"type": "content_block_start", "index": self._place, "content_block": block})
 
     def _close(self) -> Iterator[bytes]:
-        """Close the open block, and tell the text that waited for that."""
         if self._kind is None:
             return
         if self._kind == "thinking":
             yield self._delta("signature_delta", "signature", self._channel_id)
         yield _frame({"type": "content_block_stop", "index": self._place})
         self._kind = None
-        if self._waiting:
-            text, self._waiting = "".join(self._waiting), []
-            yield from self._part("text", "text", text)
-            yield from self._close()
 
     def _end(self, completed: Completed) -> Iterator[bytes]:
         if self._place < 0:

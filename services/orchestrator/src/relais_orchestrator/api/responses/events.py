@@ -20,6 +20,7 @@ from relais_common.jobs.errors import (
     RequestExpired,
 )
 from relais_common.jobs.events import Completed, Event, Restarted, Started, Token
+from relais_orchestrator.api.call_order import CallOrder
 from relais_orchestrator.api.responses.objects import (
     ItemStatus,
     Logprob,
@@ -76,7 +77,7 @@ class ResponseFrames:
     keepalive = sse.KEEPALIVE
 
     __slots__ = (
-        "_after", "_done", "_index", "_next", "_open", "_out", "_pending", "_shown", "_started",
+        "_after", "_done", "_index", "_next", "_open", "_order", "_out", "_pending", "_shown", "_started",
     )  # fmt: skip
 
     def __init__(self, shown: Shown, *, after: int = -1) -> None:
@@ -87,6 +88,7 @@ class ResponseFrames:
         self._index = 0
         self._done: list[OutputItem] = []
         self._open: _Open | None = None
+        self._order = CallOrder()
         self._pending: list[Logprob] = []
         self._out: list[bytes] = []
 
@@ -102,15 +104,19 @@ class ResponseFrames:
         for event in events:
             if isinstance(event, Token):
                 self._start()
-                self._token(event)
+                for token in self._order.of(event):
+                    self._token(token)
             elif isinstance(event, Started):
                 self._start()
             elif isinstance(event, Restarted):
                 # What came before does not count any more.
                 self._close("incomplete")
                 self._done.clear()
+                self._order = CallOrder()
             elif isinstance(event, Completed):
                 self._start()
+                for token in self._order.rest():
+                    self._token(token)
                 self._complete(event)
         return self._taken()
 
@@ -168,13 +174,13 @@ class ResponseFrames:
         for delta in token.tool_calls:
             self._pending.clear()
             call = self._opened("call", delta)
-            if delta.function.arguments and call.number == delta.index:
+            if delta.function.arguments:
                 self._delta(call, delta.function.arguments)
 
     def _opened(self, kind: Kind, delta: ToolCallDelta | None = None) -> _Open:
         """Return the open item if it is the one, or else close it and begin another."""
         now = self._open
-        if now is not None and now.kind == kind and (delta is None or now.number >= delta.index):
+        if now is not None and now.kind == kind and (delta is None or now.number == delta.index):
             return now
         self._close("completed")
         index = self._index
