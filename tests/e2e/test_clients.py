@@ -116,6 +116,9 @@ def test_every_section_has_a_snippet() -> None:
 CHATS = {
     "openai (Python)": rf"{REMARK}\n\[{{dimensions}}, {{dimensions}}\]",
     "openai (Node.js)": "",
+    "openai Responses (Python)": REMARK,
+    "openai Responses (Node.js)": "completed",
+    "openai-agents": "2 items",
     "anthropic (Python)": rf"\d+ tokens \['{MODEL}', '{EMBEDDING_MODEL}'\]",
     "anthropic (Node.js)": "end_turn",
     "Vercel AI SDK": "{dimensions}",
