@@ -102,7 +102,7 @@ async def test_no_route_opens_without_its_key(stack: Stack, tmp_path: Path) -> N
     keys.chmod(0o600)
     front = await stack.front(ENV="staging", API_KEYS=str(keys))
     for route in ROUTES:
-        path = re.sub(r"\{\w+(:\.\+)?\}", "x", route.path)
+        path = re.sub(r"\{\w+\}", "x", route.template)
         given = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}]
         for headers in given if route.access is not Access.OPEN else []:
             async with front.session.request(route.method, path, headers=headers) as response:
@@ -111,3 +111,16 @@ async def test_no_route_opens_without_its_key(stack: Stack, tmp_path: Path) -> N
         good = {"Authorization": "Bearer a-good-key-of-a-client"}
         async with front.session.request(route.method, path, headers=good) as response:
             assert (response.status == 403) == (route.access is Access.ADMIN), route.name
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/responses/input_tokens", {"POST"}), ("/v1/responses/x", {"GET", "DELETE"})],
+)
+async def test_other_methods_of_overlapping_paths_are_told_apart(
+    stack: Stack, path: str, allowed: set[str]
+) -> None:
+    front = await stack.front()
+    async with front.session.put(path) as response:
+        assert response.status == 405
+        assert set(response.headers["Allow"].replace(" ", "").split(",")) == allowed

@@ -77,8 +77,12 @@ def test_examples_work_as_they_are(route: Route) -> None:
 def test_every_event_of_a_channel_is_described() -> None:
     (route,) = (one for one in ROUTES if one.path == "/v1/channels/{channel_id}/events")
     stream = operation(route)["responses"]["200"]["content"]["text/event-stream"]
-    described = {one["properties"]["event"]["const"] for one in stream["schema"]["anyOf"]}
+    frames = [one["properties"] for one in stream["schema"]["anyOf"]]
+    described = {frame["event"]["const"] for frame in frames if "event" in frame}
     assert {name.decode() for name in NAMES.values()} < described
+    # In other formats.
+    assert {"message", "message_start", "content_block_delta"} < described
+    assert frames[-1]["data"] == {"const": "[DONE]"}
 
 
 def test_document_names_the_root_path_and_the_bounds_of_this_deployment() -> None:

@@ -48,8 +48,9 @@ def check_json(schema: dict[str, Any], value: Any) -> None:
 
 @cache
 def _patterns() -> list[tuple[re.Pattern[str], Route]]:
+    parameter = re.compile(r"\{\w+(?::([^{}]+))?\}")
     return [
-        (re.compile(re.sub(r"\{\w+\}", "[^/]+", route.path.replace("{model:.+}", ".+"))), route)
+        (re.compile(parameter.sub(lambda one: one[1] or "[^/]+", route.path)), route)
         for route in ROUTES
     ]
 

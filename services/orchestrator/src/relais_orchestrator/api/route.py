@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -119,15 +120,15 @@ class Route:
         """Return the operation id: the one given, or else built from method and path."""
         if self.operation_id:
             return self.operation_id
-        words = self.path.replace("{", "").replace("}", "").replace(":.+", "")
+        words = self.template.replace("{", "").replace("}", "")
         return "_".join(
             [self.method.lower(), *(word for word in words.strip("/").split("/") if word != "v1")]
         ).replace("-", "_")
 
     @property
     def template(self) -> str:
-        """Return the path in OpenAPI's notation."""
-        return self.path.replace(":.+", "")
+        """Return the path in OpenAPI's notation, without patterns of parameters."""
+        return re.sub(r":[^{}]+(?=\})", "", self.path)
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -195,3 +195,16 @@ class ModelPage(TypedDict):
     has_more: bool
     first_id: str | None
     last_id: str | None
+
+
+EVENTS: tuple[tuple[str, Any], ...] = (
+    ("message_start", MessageStart),
+    ("ping", Ping),
+    ("content_block_start", BlockStart),
+    ("content_block_delta", BlockDelta),
+    ("content_block_stop", BlockStop),
+    ("message_delta", MessageDelta),
+    ("message_stop", MessageStop),
+    ("error", ErrorEnvelope),
+)
+"""Names of a stream's events, and the types of their data."""

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from relais_common.jobs.errors import RequestCancelled, RequestExpired, TooManyStreams
+from relais_common.jobs.events import Queued
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.messages import handlers
 from relais_orchestrator.api.messages.objects import (
-    BlockDelta,
-    BlockStart,
-    BlockStop,
+    EVENTS,
     ErrorEnvelope,
-    MessageDelta,
     MessageObject,
-    MessageStart,
-    MessageStop,
-    Ping,
     TokenCount,
 )
 from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
@@ -54,16 +49,7 @@ ROUTES = [
                 Events(
                     "Anthropic's events in their order. Headers leave when the engine has accepted the request; what "
                     "fails after that is an `error`, and the last event.",
-                    (
-                        ("message_start", MessageStart),
-                        ("ping", Ping),
-                        ("content_block_start", BlockStart),
-                        ("content_block_delta", BlockDelta),
-                        ("content_block_stop", BlockStop),
-                        ("message_delta", MessageDelta),
-                        ("message_stop", MessageStop),
-                        ("error", ErrorEnvelope),
-                    ),
+                    (*EVENTS, ("queued", Queued)),
                 ),
                 (QUEUE_MS, EVENTS_URL, *RATE_LIMITS),
             ),

@@ -20,6 +20,7 @@ from relais_common.jobs.job import Operation
 from relais_common.queue.codec import NAMES
 from relais_orchestrator.api.channel_streams import StreamName
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
+from relais_orchestrator.api.messages import objects as messages_objects
 from relais_orchestrator.api.native import events
 from relais_orchestrator.api.native import handlers as native
 from relais_orchestrator.api.native.answers import (
@@ -31,6 +32,7 @@ from relais_orchestrator.api.native.answers import (
     VectorsResponse,
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
+from relais_orchestrator.api.openai import objects as openai_objects
 from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 from relais_orchestrator.http.errors import ErrorResponse
@@ -128,7 +130,7 @@ ROUTES = [
                 "format",
                 StreamName,
                 "`native`, as described here, or the chunks of OpenAI's API or the events of Anthropic's, with ids "
-                "that mean the same at every server.",
+                "that mean the same at every server. For responses see `GET /v1/responses/{response_id}`.",
             ),
             *(
                 Query(
@@ -150,7 +152,10 @@ ROUTES = [
                         *((name.decode(), _DATA.get(kind, kind)) for kind, name in NAMES.items()),
                         ("log_rewound", ErrorResponse),
                         ("key_revoked", ErrorResponse),
+                        *openai_objects.EVENTS,
+                        *messages_objects.EVENTS,
                     ),
+                    last_data="[DONE]",
                 ),
             ),
             ResponseSpec(204, "There is nothing after this id, and nothing will come."),

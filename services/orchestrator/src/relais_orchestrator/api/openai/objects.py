@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
@@ -11,6 +11,7 @@ from relais_common.jobs.events import Timings
 from relais_common.jobs.job import ModelOperation
 from relais_orchestrator.api.schemas.answers import CalledTool, ToolCallPart
 from relais_orchestrator.api.schemas.closed import CLOSED
+from relais_orchestrator.http.errors import ErrorResponse
 
 StopReason = Annotated[
     str | int, Field(description="vLLM's: the stop string that was met, or the token's id.")
@@ -272,3 +273,10 @@ class ModelList(TypedDict):
 
     object: Literal["list"]
     data: list[ModelObject]
+
+
+EVENTS: tuple[tuple[str, Any], ...] = (
+    ("message", ChatCompletionChunk),
+    ("message", ErrorResponse),
+)
+"""Names of a chat's events, and the types of their data."""

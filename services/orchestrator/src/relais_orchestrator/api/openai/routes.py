@@ -7,12 +7,13 @@ from relais_common.jobs.errors import (
     RequestExpired,
     TooManyStreams,
 )
+from relais_common.jobs.events import Queued
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.openai import handlers
 from relais_orchestrator.api.openai.objects import (
+    EVENTS,
     ChatCompletion,
-    ChatCompletionChunk,
     TextCompletion,
     TextCompletionChunk,
 )
@@ -58,7 +59,7 @@ ROUTES = [
                 ChatCompletion,
                 Events(
                     CHUNKS,
-                    (("message", ChatCompletionChunk), ("message", ErrorResponse)),
+                    (*EVENTS, ("queued", Queued)),
                     last_data="[DONE]",
                 ),
                 (QUEUE_MS, EVENTS_URL, *RATE_LIMITS),

@@ -38,6 +38,8 @@ STREAM = Events(
     EVENTS,
 )
 EXAMPLE = {"input": "How long is the wait at the town hall?", "max_output_tokens": 64}
+ITSELF = r"/v1/responses/{response_id:(?!input_tokens$)[^/]+}"
+"""`input_tokens` is no id: its route says what other methods are for."""
 ONE = (ResponseNotFound, ResponsesUnavailable, StoreUnavailable)
 
 ROUTES = [
@@ -95,7 +97,7 @@ ROUTES = [
     ),
     Route(
         method="GET",
-        path="/v1/responses/{response_id}",
+        path=ITSELF,
         handler=handlers.retrieve,
         tag=TAG,
         summary="See a response, or stream its events",
@@ -109,7 +111,7 @@ ROUTES = [
     ),
     Route(
         method="DELETE",
-        path="/v1/responses/{response_id}",
+        path=ITSELF,
         handler=handlers.delete,
         tag=TAG,
         summary="Delete a response",
