@@ -38,6 +38,22 @@ async def test_a_chat_is_counted_with_its_tools(front: Front) -> None:
     assert with_tools["count"] > plain["count"] + 10
 
 
+async def test_a_prompt_is_counted_as_it_would_be_made(front: Front) -> None:
+    turns = [*MESSAGES, {"role": "assistant", "content": "Well,"}]
+    begun = {"add_generation_prompt": False, "continue_final_message": True}
+    for fields, text in (
+        ({"add_generation_prompt": True}, "<user>é<assistant>Well,<assistant>"),
+        ({"add_generation_prompt": False}, "<user>é<assistant>Well,"),
+        (begun, "<user>é<assistant>Well,"),
+        ({"add_special_tokens": True}, "\0<user>é<assistant>Well,<assistant>"),
+        ({"add_special_tokens": False}, "<user>é<assistant>Well,<assistant>"),
+    ):
+        _, told = await ask(front, "/v1/tokenize", messages=turns, **fields)
+        assert bytes(told["tokens"]).decode() == text
+    _, told = await ask(front, "/v1/tokenize", prompt="a", add_special_tokens=False)
+    assert told["tokens"] == list(b"a")
+
+
 async def test_it_waits_in_the_queue_and_counts_no_tokens(stack: Stack, front: Front) -> None:
     await ask(front, "/v1/tokenize", prompt="abc")
     async with front.get("/v1/usage") as response:
@@ -53,6 +69,11 @@ async def test_it_waits_in_the_queue_and_counts_no_tokens(stack: Stack, front: F
         ("/v1/tokenize", {"prompt": "a", "messages": MESSAGES}, None),
         ("/v1/tokenize", {"prompt": "a", "tools": [TOOL]}, None),
         ("/v1/tokenize", {"prompt": 5}, "prompt"),
+        (
+            "/v1/tokenize",
+            {"messages": MESSAGES, "continue_final_message": True},
+            "continue_final_message",
+        ),
         ("/v1/tokenize", {"prompt": "a", "return_token_strs": True}, "return_token_strs"),
         ("/v1/tokenize", {"prompt": "a " * 400_000}, "prompt"),
         ("/v1/detokenize", {}, "tokens"),

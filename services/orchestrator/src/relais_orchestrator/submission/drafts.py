@@ -221,7 +221,12 @@ def tokenize(wanted: TokenizeRequest) -> Asked:
             prompts=each(wanted.prompt),
             messages=None if messages is None else tuple(turn.to_message() for turn in messages),
             chat_template_kwargs=wanted.chat_template_kwargs,
-            chat=ChatOptions(tools=plain(wanted.tools)),
+            chat=ChatOptions(
+                tools=plain(wanted.tools),
+                add_generation_prompt=wanted.add_generation_prompt is not False,
+                continue_final_message=bool(wanted.continue_final_message),
+            ),
+            prompting=PromptOptions(add_special_tokens=wanted.add_special_tokens),
         )
     )
 

@@ -22,17 +22,18 @@ from relais_orchestrator.api.schemas.sampling import MAX_LOGPROBS, MAX_TOKENS, S
 MAX_DOCUMENTS = 256
 MAX_DOCUMENT_FIELDS = 16
 
+ADD_SPECIAL_TOKENS = (
+    "Put the model's special tokens before the prompt. By default, before plain prompts only: a chat's template writes "
+    "its own."
+)
+
 
 class PromptFields(BaseModel):
     """Fields of all requests that write text."""
 
     model_config = STRICT
 
-    add_special_tokens: bool | None = Field(
-        default=None,
-        description="Put the model's special tokens before the prompt. By default, before plain prompts only: a "
-        "chat's template writes its own.",
-    )
+    add_special_tokens: bool | None = Field(default=None, description=ADD_SPECIAL_TOKENS)
     truncate_prompt_tokens: Annotated[int, Whole(-1, MAX_TOKENS)] | None = Field(
         default=None,
         description="Keep so many of the prompt's last tokens; -1 for what fits the model's context.",
@@ -83,8 +84,8 @@ CONTINUES_ALONE: dict[str, JsonValue] = {
 }
 
 
-class ChatPromptFields(BaseModel):
-    """Fields of chats: how their template writes the prompt."""
+class PromptEndFields(BaseModel):
+    """Fields of chats: how their prompt ends."""
 
     model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [CONTINUES_ALONE]})
 
@@ -95,15 +96,6 @@ class ChatPromptFields(BaseModel):
         default=None,
         description="Let the answer continue the last message. Only with `add_generation_prompt: false`.",
     )
-    documents: Annotated[list[Document], Field(fail_fast=True, max_length=MAX_DOCUMENTS)] | None = (
-        Field(
-            default=None,
-            description="For chat templates that know them: objects with `title` and `text`.",
-        )
-    )
-    include_reasoning: bool | None = Field(
-        default=None, description="Tell the reasoning; so by default. It is counted either way."
-    )
 
     @field_validator("continue_final_message")
     @classmethod
@@ -113,3 +105,17 @@ class ChatPromptFields(BaseModel):
                 "continue_final_message", "only with add_generation_prompt: false"
             )
         return continues
+
+
+class ChatPromptFields(PromptEndFields):
+    """Fields of chats: how their template writes the prompt."""
+
+    documents: Annotated[list[Document], Field(fail_fast=True, max_length=MAX_DOCUMENTS)] | None = (
+        Field(
+            default=None,
+            description="For chat templates that know them: objects with `title` and `text`.",
+        )
+    )
+    include_reasoning: bool | None = Field(
+        default=None, description="Tell the reasoning; so by default. It is counted either way."
+    )

@@ -11,6 +11,11 @@ from typing_extensions import TypedDict
 from relais_orchestrator.api.schemas.closed import CLOSED
 from relais_orchestrator.api.schemas.deployed import TextModelName
 from relais_orchestrator.api.schemas.messages import Messages, TemplateKwargs
+from relais_orchestrator.api.schemas.prompting import (
+    ADD_SPECIAL_TOKENS,
+    CONTINUES_ALONE,
+    PromptEndFields,
+)
 from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
 from relais_orchestrator.api.schemas.tools import Tools
 from relais_orchestrator.api.schemas.unsupported import NotSupported
@@ -26,29 +31,24 @@ def _only(name: str, *without: str) -> dict[str, Any]:
     }
 
 
-class TokenizeRequest(TemplateKwargs):
+class TokenizeRequest(PromptEndFields, TemplateKwargs):
     """A text, or a chat as the model gets it, with its tools."""
 
     model_config = STRICT | ConfigDict(
         json_schema_extra={
+            "allOf": [CONTINUES_ALONE],
             "oneOf": [
                 _only("prompt", "messages", "tools", "chat_template_kwargs"),
                 _only("messages", "prompt"),
-            ]
+            ],
         }
     )
 
     model: TextModelName
-    prompt: str | None = Field(default=None, description="With the model's special tokens.")
+    prompt: str | None = None
     messages: Messages | None = None
     tools: Tools = None
-    add_generation_prompt: Annotated[
-        Literal[True] | None, NotSupported("an answer is always begun anew")
-    ] = None
-    continue_final_message: Annotated[
-        Literal[False] | None, NotSupported("an answer is always begun anew")
-    ] = None
-    add_special_tokens: Annotated[None, NotSupported("the model's own rule is followed")] = None
+    add_special_tokens: bool | None = Field(default=None, description=ADD_SPECIAL_TOKENS)
     return_token_strs: Annotated[
         Literal[False] | None, NotSupported("only the ids are returned; see detokenize")
     ] = None
