@@ -88,6 +88,14 @@ async def test_the_result_goes_back_with_the_answer_as_it_came(client: openai.As
     assert answer.choices[0].finish_reason == "stop"
 
 
+async def test_no_two_calls_have_the_same_id(client: openai.AsyncOpenAI) -> None:
+    fields = {"tools": [TOOL], "tool_choice": "required", "n": 2}
+    answers = [await whole(client, **fields) for _ in range(2)]
+    messages = [choice.message for one in answers for choice in one.choices]
+    ids = [call.id for one in messages for call in one.tool_calls or ()]
+    assert len(set(ids)) == len(ids) == 4
+
+
 @pytest.mark.parametrize("answered", [whole, streamed])
 async def test_reasoning_is_told_apart_under_both_names_and_counted(
     client: openai.AsyncOpenAI, answered: Any

@@ -255,9 +255,8 @@ class DeterministicEngine:
         for name in ("bad_words", "allowed_token_ids"):
             if getattr(sampling, name):
                 raise EngineRefused(f"the deterministic engine follows no {name}", param=name)
-        index = int(request_id.partition("#")[2] or 0)
         run = _Generation(
-            self, prompt_token_ids, sampling, max_tokens, emitted, chat, index, prompt_logprobs
+            self, prompt_token_ids, sampling, max_tokens, emitted, chat, request_id, prompt_logprobs
         )
         self._running.append(request_id)
         try:
@@ -288,9 +287,10 @@ class _Generation:
         max_tokens: int,
         emitted: Emitted,
         chat: Chat | None,
-        index: int,
+        request_id: str,
         prompt_logprobs: int | None,
     ) -> None:
+        index = int(request_id.partition("#")[2] or 0)
         self._prompt_logprobs = prompt_logprobs
         self._as_ids = sampling.return_tokens_as_token_ids
         self._engine = engine
@@ -311,7 +311,7 @@ class _Generation:
         if self._said is not None:
             self._token_ids = iter(range(_SAID_IDS, _SAID_IDS + self._length))
             if chat is not None:
-                parser = MarkupParser(bytes(prompt_token_ids), calls=chat.options.may_call)
+                parser = MarkupParser(request_id.encode(), calls=chat.options.may_call)
                 self._parsed = ParsedAnswer(parser, chat.options)
         self._begin = len(emitted.token_ids)
         self._decoder = codecs.getincrementaldecoder("utf-8")()

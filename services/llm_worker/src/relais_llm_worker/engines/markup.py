@@ -33,7 +33,7 @@ class MarkupParser:
     """Parses one answer.
 
     Args:
-        seed: makes the ids of calls.
+        seed: makes the ids of calls. An answer that goes on elsewhere has the same.
         calls: whether tool calls are looked for.
     """
 
