@@ -130,7 +130,7 @@ def _load(settings: EngineSettings) -> tuple[AsyncLLM, LoadGauge, Sequence[LoRAR
     context = UsageContext.ENGINE_CONTEXT
     try:
         config = arguments.create_engine_config(context)
-    except (ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise SettingsError(f"vLLM refuses its settings: {in_one_line(error)}") from error
     add_processor(config)
     gauge = LoadGauge()
