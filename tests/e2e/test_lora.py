@@ -68,6 +68,26 @@ def test_each_answers_as_with_vllm_serve(stack: Stack) -> None:
     assert len(set(ours)) == len(MODELS)
 
 
+def test_base_answers_alike_beside_requests_of_an_adapter(stack: Stack) -> None:
+    """vLLM's CPU build gives rows without an adapter the one in its last slot."""
+    alone = _answer(stack.relais, MODEL)
+    with stack.relais.completions.create(
+        model=ADAPTERS[1], prompt="a", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+    ) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        beside = _answer(stack.relais, MODEL)
+        assert next(chunks).choices[0].finish_reason is None
+    assert beside == alone
+
+
+def test_log_probabilities_of_a_prompt_are_refused_on_a_cpu(stack: Stack) -> None:
+    """vLLM's CPU build would end."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        _answer(stack.relais, MODEL, extra_body={"prompt_logprobs": 0})
+    assert refused.value.param == "prompt_logprobs"
+
+
 def test_adapters_are_listed_with_their_parent(stack: Stack) -> None:
     def parents(client: openai.OpenAI) -> dict[str, Any]:
         return {one.id: (one.model_extra or {})["parent"] for one in client.models.list()}

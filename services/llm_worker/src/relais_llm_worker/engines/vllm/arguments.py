@@ -63,9 +63,7 @@ def engine_args(settings: EngineSettings) -> tuple[AsyncEngineArgs, list[LoRAMod
         # All at once, or the engine would keep some requests waiting while others have room.
         given = {"enable_lora": True, "max_loras": len(adapters)} | given
     if current_platform.is_cpu():
-        # A seeded request whose prompt is taken in pieces ends vLLM's engine on a CPU: it sets the random numbers
-        # back after each piece but the last, which PyTorch's generator of a CPU cannot.
-        given = {"enable_chunked_prefill": False} | given
+        given = _on_a_cpu(given, len(adapters))
     arguments = AsyncEngineArgs(
         model=settings.repo_id,
         served_model_name=settings.served_name,
@@ -87,6 +85,19 @@ def engine_args(settings: EngineSettings) -> tuple[AsyncEngineArgs, list[LoRAMod
         **given,
     )
     return arguments, adapters
+
+
+def _on_a_cpu(given: dict[str, Any], adapters: int) -> dict[str, Any]:
+    """Return the arguments with which vLLM's CPU build gives what it should.
+
+    - A seeded request whose prompt is taken in pieces ends the engine: it sets the random numbers back after each piece
+      but the last, which PyTorch's generator of a CPU cannot.
+    - A request without an adapter gets that of the last slot while another request of the batch has one. One slot more
+      than there are adapters stays empty.
+    """
+    if adapters:
+        given |= {"max_loras": max(given["max_loras"], adapters + 1)}
+    return {"enable_chunked_prefill": False} | given
 
 
 def read_engine_args(words: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import TokensPrompt, tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -152,6 +153,11 @@ class VllmEngine:
             raise EngineRefused("a token id is out of the vocabulary", param="tokens")
         return await self._prompts.text_of(key_id, token_ids)
 
+    @property
+    def _ends_at_prompt_logprobs(self) -> bool:
+        """Whether they would end the engine: vLLM's CPU build takes answers' adapters for those of prompts."""
+        return current_platform.is_cpu() and self._llm.vllm_config.lora_config is not None
+
     def settled(self, sampling: Sampling, chat: Chat | None = None) -> Sampling:
         missing = {
             name: value
@@ -194,6 +200,12 @@ class VllmEngine:
         prompt_logprobs: int | None = None,
         media: object | None = None,
     ) -> AsyncIterator[Generation]:
+        if prompt_logprobs is not None and self._ends_at_prompt_logprobs:
+            raise EngineRefused(
+                "prompt_logprobs: not supported on a CPU beside LoRA adapters",
+                param="prompt_logprobs",
+                code="unsupported_parameter",
+            )
         sampling = self.settled(sampling)
         text = AnswerText(
             self._decoder(request_id, prompt_token_ids, sampling.skip_special_tokens),
