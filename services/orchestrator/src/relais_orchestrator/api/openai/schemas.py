@@ -26,7 +26,7 @@ from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
 from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs, fault
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
-from relais_orchestrator.api.schemas.prompting import CONTINUES_ALONE, PromptFields
+from relais_orchestrator.api.schemas.prompting import PromptFields
 from relais_orchestrator.api.schemas.prompts import Given, Prompts, check_answers, n_of
 from relais_orchestrator.api.schemas.sampling import (
     MAX_ANSWERS,
@@ -57,10 +57,14 @@ class StreamOptions(BaseModel):
     )
 
 
-_OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
+# One rule for both, because generators of test data fail where a schema has many alternatives.
+_WITH_STREAM_OR_WITHOUT: dict[str, JsonValue] = {
     "anyOf": [
-        {"properties": {"stream_options": {"type": "null"}}},
-        {"required": ["stream"], "properties": {"stream": {"const": True}}},
+        {"properties": {"stream": {"enum": [None, False]}, "stream_options": {"type": "null"}}},
+        {
+            "required": ["stream"],
+            "properties": {"stream": {"const": True}, "prompt_logprobs": {"enum": [None, 0]}},
+        },
     ]
 }
 _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
@@ -70,13 +74,6 @@ _TOP_NEEDS_LOGPROBS: dict[str, JsonValue] = {
     ]
 }
 
-
-_PROMPT_IS_NOT_STREAMED: dict[str, JsonValue] = {
-    "anyOf": [
-        {"properties": {"prompt_logprobs": {"enum": [None, 0]}}},
-        {"properties": {"stream": {"enum": [None, False]}}},
-    ]
-}
 _NOTHING_BUT_AN_ECHO: dict[str, JsonValue] = {
     "anyOf": [
         {"properties": {"max_tokens": {"not": {"const": 0}}}},
@@ -89,7 +86,7 @@ class _Common(SamplingParams, PromptFields, RefusedOnBoth):
     """Fields of both routes; the last three are Relais's own."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"allOf": [ONE_CONSTRAINT, _OPTIONS_NEED_STREAM, _PROMPT_IS_NOT_STREAMED]}
+        json_schema_extra={"allOf": [ONE_CONSTRAINT, _WITH_STREAM_OR_WITHOUT]}
     )
 
     model: TextModelName
@@ -140,11 +137,9 @@ class ChatCompletionRequest(_Common, ChatFields, TemplateKwargs, RefusedOnChats)
         json_schema_extra={
             "allOf": [
                 ONE_CONSTRAINT,
-                _OPTIONS_NEED_STREAM,
-                _PROMPT_IS_NOT_STREAMED,
+                _WITH_STREAM_OR_WITHOUT,
                 _TOP_NEEDS_LOGPROBS,
                 NEEDS_TOOLS,
-                CONTINUES_ALONE,
             ]
         }
     )
@@ -221,8 +216,7 @@ class CompletionRequest(_Common):
         json_schema_extra={
             "allOf": [
                 ONE_CONSTRAINT,
-                _OPTIONS_NEED_STREAM,
-                _PROMPT_IS_NOT_STREAMED,
+                _WITH_STREAM_OR_WITHOUT,
                 _NOTHING_BUT_AN_ECHO,
             ]
         }
