@@ -17,16 +17,20 @@ from relais_testing.waiting import wait_until
 
 EMBEDDER = "embedder"
 STREAMING = {
-    f"{route.method} {route.path}"
+    f"{route.method} {route.template}"
     for route in ROUTES
     if any(response.events is not None for response in route.responses)
-}
+} - {"GET /v1/batches/{batch_id}/events"}
+"""That one needs a database; it is written as the others are."""
+
 IN_PIECES = {"POST /v1/embeddings", "GET /v1/channels/{channel_id}/vectors"}
 KEPT = [pytest.param((), id="plain"), pytest.param(("Connection: keep-alive",), id="keep-alive")]
 BODIES = {
     "/v1/chat/completions": chat_request("a", max_tokens=3, stream=True),
     "/v1/completions": {"model": MODEL, "prompt": "a", "max_tokens": 3, "stream": True},
     "/v1/embeddings": {"model": EMBEDDER, "input": ["a", "b"]},
+    "/v1/messages": chat_request("a", max_tokens=3, stream=True),
+    "/v1/responses": {"model": MODEL, "input": "a", "stream": True},
 }
 ENDS = {
     "/v1/chat/completions": b"data: [DONE]\n\n",
@@ -61,11 +65,16 @@ def request(start: str, *headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def channel(front: Front, path: str) -> str:
+async def filled(front: Front, path: str) -> str:
+    """Return the path with the id of something that is there."""
+    if "{response_id}" in path:
+        body = {"model": MODEL, "input": "a", "background": True}
+        async with front.post("/v1/responses", body) as response:
+            return path.format(response_id=(await response.json())["id"]) + "?stream=true"
     native = chat_request("a") if path.endswith("/events") else {"model": EMBEDDER, "input": ["a"]}
     channel_id = await front.submit(native)
     await wait_until(lambda: front.is_terminal(channel_id))
-    return channel_id
+    return path.format(channel_id=channel_id)
 
 
 @pytest.mark.parametrize("headers", KEPT)
@@ -75,13 +84,13 @@ async def test_every_stream_is_written_until_the_connection_closes(
 ) -> None:
     method, path = route.split()
     body = json.dumps(BODIES[path]).encode() if method == "POST" else b""
-    target = path if method == "POST" else path.format(channel_id=await channel(front, path))
+    target = path if method == "POST" else await filled(front, path)
     answer = await exchange(front, request(f"{method} {target}", *headers, body=body))
     head, _, rest = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 200 "), answer
     assert b"transfer-encoding" not in head.lower()
     assert b"keep-alive" not in head.lower()
-    assert rest.startswith((b"data: ", b"retry: ", b"{"))
+    assert rest.startswith((b"data: ", b"event: ", b"retry: ", b"{"))
     assert rest.endswith(ENDS.get(path, b"\n\n"))
 
 
