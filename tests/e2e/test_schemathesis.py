@@ -35,6 +35,8 @@ checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 """
     for operation in (
         "POST /v1/requests",
+        "POST /v1/tokenize",
+        "POST /tokenize",
         "POST /v1/detokenize",
         "POST /detokenize",
         "POST /v1/files",

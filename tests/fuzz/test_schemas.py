@@ -52,6 +52,10 @@ LEAST: dict[Reading, dict[str, Any]] = {
     Reading.COHERE_RERANK: {"query": "x", "documents": ["x"]},
     Reading.TOKENIZE: {"prompt": "x"},
     Reading.DETOKENIZE: {"tokens": [1, 2.0]},
+    Reading.MESSAGES: {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]},
+    Reading.COUNT_TOKENS: {"messages": [{"role": "user", "content": "x"}]},
+    Reading.RESPONSES: {"input": "x"},
+    Reading.RESPONSES_INPUT_TOKENS: {"input": "x"},
 }
 
 

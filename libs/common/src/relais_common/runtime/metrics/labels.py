@@ -11,10 +11,15 @@ FINISHED_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_
 
 # Codes given where an error is raised, or for an end that is not our error.
 _MORE_ERROR_TYPES = (
+    "chain_too_long",
+    "events_expired",
     "invalid_body",
     "invalid_json",
     "invalid_type",
     "missing_required_parameter",
+    "not_cancellable",
+    "previous_response_not_completed",
+    "previous_response_not_found",
     "unknown_parameter",
     "unsupported_parameter",
     "unsupported_value",

@@ -85,7 +85,7 @@ class Part(BaseModel):
     annotations: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
         default=None, description="No effect: where an answer found what it says."
     )
-    logprobs: Annotated[list[Any], Field(fail_fast=True)] | None = Field(
+    logprobs: Annotated[list[Any], Field(fail_fast=True, max_length=65_536)] | None = Field(
         default=None, description="No effect."
     )
 
