@@ -28,8 +28,8 @@ class ChunkFrames:
     keepalive = sse.KEEPALIVE
 
     __slots__ = (
-        "_answers", "_around", "_begun", "_continuous_usage", "_include_usage", "_input_tokens", "_offsets",
-        "_output_tokens", "_shape",
+        "_answers", "_around", "_begun", "_continuous_usage", "_head_waits", "_include_usage", "_input_tokens",
+        "_offsets", "_output_tokens", "_shape",
     )  # fmt: skip
 
     def __init__(
@@ -48,11 +48,16 @@ class ChunkFrames:
         self._output_tokens: Counter[int] = Counter()
         self._offsets: Counter[int] = Counter()  # of the next token that is told, in characters
         self._begun: set[int] = set()
+        self._head_waits = False
         # Only the text differs between tokens, so the rest of each answer's chunk is encoded once.
         self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def head(self) -> bytes:
-        """Return the frames that precede all events."""
+        """Return the frames that precede all events. With the usage so far they wait for the prompt's."""
+        self._head_waits = self._continuous_usage
+        return b"" if self._head_waits else self._heads()
+
+    def _heads(self) -> bytes:
         return b"".join(map(self._head_of, range(self._answers)))
 
     def _head_of(self, index: int) -> bytes:
@@ -78,6 +83,9 @@ class ChunkFrames:
                     pieces.append(self._end_of(event.end, event.index))
             elif isinstance(event, Started):
                 self._input_tokens = event.input_tokens
+                if self._head_waits:
+                    self._head_waits = False
+                    pieces.append(self._heads())
             elif isinstance(event, Prompt):
                 pieces += self._prompt(event)
             elif isinstance(event, Completed):
