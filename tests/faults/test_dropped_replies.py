@@ -40,6 +40,9 @@ from relais_testing.waiting import wait_until
 OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
 """No part of a request's way; the first three only read."""
 
+DELETIONS = {"forget"}
+"""Of a response that its client deletes."""
+
 TRACE_WRITERS = {"collect", "written", "shelve"}
 """Of whoever writes traces to the database, which these orchestrators are not."""
 
@@ -67,7 +70,7 @@ async def stack(eater: ReplyEater) -> AsyncIterator[Stack]:
     await stack.close()
 
 
-@pytest.mark.parametrize("script", sorted(set(NAMES) - OPERATORS - TRACE_WRITERS))
+@pytest.mark.parametrize("script", sorted(set(NAMES) - OPERATORS - TRACE_WRITERS - DELETIONS))
 async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     stack: Stack, eater: ReplyEater, redis_url: str, script: str
 ) -> None:

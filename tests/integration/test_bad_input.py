@@ -138,7 +138,6 @@ REFUSED: dict[str, list[tuple[str, Any, str]]] = {
     ],
     COMPLETION: [
         ("best_of", 3, "unsupported_value"),
-        ("echo", True, "unsupported_value"),
         ("suffix", "x", "unsupported_parameter"),
         ("logprobs", True, "invalid_type"),
         ("logprobs", 21, "invalid_value"),
