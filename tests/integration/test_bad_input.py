@@ -189,7 +189,7 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             (
                 [{"role": "user", "content": [{"type": "input_audio", "text": ""}]}],
                 "messages.0.content.0.type",
-                "unsupported_value",
+                "invalid_value",
             ),
             (
                 [*MESSAGES, {"role": "user", "content": "x", "tool_calls": [{"id": "x"}]}],
@@ -211,7 +211,7 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ([], "prompt", "invalid_value"),
             ([""], "prompt.0", "invalid_value"),
             (["a"] * 129, "prompt", "invalid_value"),
-            (["a", 1], "prompt.1", "invalid_type"),
+            (["a", 1], "prompt.0", "invalid_type"),
             ([1, "a"], "prompt.1", "invalid_type"),
             ([-1], "prompt.0", "invalid_value"),
             ([2**31], "prompt.0", "invalid_value"),
