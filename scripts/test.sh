@@ -74,23 +74,20 @@ check() { # check NAME COMMAND...: all are run, so that one look shows everythin
 
 # Beside the tests, which wait more than they compute; shown whole once they are done.
 logs=$(mktemp -d)
-beside=()
+declare -A beside=()
 start_beside() { # start_beside NAME COMMAND...
     "${@:2}" >"$logs/$1" 2>&1 &
-    beside+=($!)
-    echo $! >"$logs/$1.pid"
+    beside[$1]=$!
 }
 end_beside() {
     local status=0
-    wait "$(<"$logs/$1.pid")" || status=$?
+    wait "${beside[$1]}" || status=$?
     cat "$logs/$1"
     return "$status"
 }
 trap 'kill "${beside[@]}" 2>/dev/null || true; wait; rm -rf "$logs"' EXIT
 start_beside mypy mypy
-images=none
 if [[ -n ${CI:-} ]] || { docker compose version && docker version; } >/dev/null 2>&1; then
-    images=checked
     start_beside images ./scripts/check_images.sh
 else
     say "images: not checked, since no Docker engine answers here (scripts/check_images.sh)"
@@ -113,7 +110,7 @@ check "import-linter" lint-imports
 wait "$rewriting" || true # what cannot be collected is told below
 check "pytest" "$VENV_PYTHON" -m pytest -n "$workers" --durations 20
 check "mypy" end_beside mypy
-[[ $images == none ]] || check "images" end_beside images
+[[ -z ${beside[images]:-} ]] || check "images" end_beside images
 if ((${#failed[@]})); then
     die "failed: ${failed[*]} (see above)"
 fi
