@@ -17,27 +17,25 @@ from relais_common.queue import codec
 _ASKED = ("messages", "chat", "prompt", "prompts", "embedding")
 
 
-def decode_trace(entry: Sequence[bytes]) -> Trace:
-    """Decode the trace of one entry: name, value, name, value. Raises DecodeError."""
-    fields = dict(zip(entry[::2], entry[1::2], strict=False))
+def decode_entry(entry: Sequence[bytes]) -> tuple[Trace, StoredAnswer | None]:
+    """Decode the trace of one entry (name, value, name, value), and the answer if it is stored. Raises DecodeError."""
+    pairs = zip(entry[::2], entry[1::2], strict=False)
     try:
-        return _trace({name.decode(): value for name, value in fields.items()})
+        fields = {name.decode(): value for name, value in pairs}
+        trace = _trace(fields)
+        return trace, _answer(trace, fields) if "record" in fields else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DecodeError(f"trace: {type(error).__name__}: {error}") from error
 
 
-def decode_answer(entry: Sequence[bytes]) -> StoredAnswer | None:
-    """Decode the answer that is to be stored, from an entry whose trace can be decoded; None without one."""
-    fields = dict(zip(entry[::2], entry[1::2], strict=False))
-    if b"record" not in fields:
-        return None
+def _answer(trace: Trace, fields: dict[str, bytes]) -> StoredAnswer:
     return StoredAnswer(
-        channel_id=fields[b"channel_id"].decode(),
-        key_id=fields[b"key_id"].decode(),
-        status=Status(fields[b"status"].decode()),
-        record=ApiRecord(fields[b"record"], fields[b"record_input"], stored=True),
-        text=fields[b"text"].decode(),
-        outcome=fields[b"outcome"],
+        channel_id=trace.channel_id,
+        key_id=trace.key_id,
+        status=trace.status,
+        record=ApiRecord(fields["record"], fields["record_input"], stored=True),
+        text=fields["text"].decode(),
+        outcome=fields["outcome"],
     )
 
 

@@ -21,7 +21,7 @@ redis.call('HSET', key, 'replayed_as', id)
 local at, wait
 if not queued then
   at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
-    watch_grace_s, on_worker_loss, trace or '', answers and {answers = answers} or {})
+    watch_grace_s, on_worker_loss, trace or '', {answers = answers or nil})
 end
 redis.call('LREM', DEAD, 0, letter)
 redis.call('HDEL', key, 'payload')

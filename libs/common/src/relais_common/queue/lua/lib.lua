@@ -36,10 +36,7 @@ end
 -- its own bounds and turns. No key's id has a space.
 local function account(priority, owner) return priority == BATCH and BATCH .. ' ' .. owner or owner end
 
--- How many answers a job has, each of which counts: one, unless it says so.
-local function answers_of(id) return tonumber(redis.call('HGET', job_key(id), 'answers') or '1') end
-
--- Unfinished answers of a key.
+-- Unfinished answers of a key. A job has one, unless its field `answers` says more.
 local function count_open(priority, owner, by)
   local name = account(priority, owner)
   if redis.call('HINCRBY', OPEN, name, by) <= 0 then redis.call('HDEL', OPEN, name) end
@@ -218,9 +215,8 @@ end
 local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_s, most)
   local key, last = job_key(id), lines[#lines]
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
-    restarts, barren = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at', 'log_ttl_s',
-    'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren'))
-  local answers = answers_of(id)
+    restarts, barren, answers = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at',
+    'log_ttl_s', 'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren', 'answers'))
   log_lines(id, lines, #lines - 1)
   local tail, took = redis.call('LLEN', log_key(id)) + 1, tally(id, status, usage, restarts)
   local todo = {{'RPUSH', log_key(id), last}}
@@ -247,7 +243,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   carry_out(fading)
   -- From here on it is all counted again where it is not right.
   hold(owner, log_left + job_left - (bytes or 0))
-  count_open(priority, owner, -answers)
+  count_open(priority, owner, -(answers or 1))
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', WATCHED, id)
@@ -260,7 +256,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
     end
     return
   end
-  count_running(priority, owner, -answers)
+  count_running(priority, owner, -(answers or 1))
   if status == 'completed' then
     local mean, last = redis.call('HGET', COUNTS, 'service_s'), NOW - tonumber(taken_at)
     if mean then last = 0.9 * tonumber(mean) + 0.1 * last end
@@ -273,13 +269,13 @@ end
 -- that were put back before, and are older, are passed over.
 local function requeue(id)
   local key = job_key(id)
-  local priority, owner, order, failures, deadline_at, barren = unpack(redis.call('HMGET', key,
-    'priority', 'key_id', 'order', 'failures', 'deadline_at', 'barren'))
+  local priority, owner, order, failures, deadline_at, barren, answers = unpack(redis.call('HMGET', key,
+    'priority', 'key_id', 'order', 'failures', 'deadline_at', 'barren', 'answers'))
   redis.call('ZADD', DEADLINES, deadline_at, id)
   redis.call('HSET', key, 'status', 'queued')
   redis.call('ZREM', INFLIGHT, id)
   count_waiting(priority, 1)
-  count_running(priority, owner, -answers_of(id))
+  count_running(priority, owner, -(answers or 1))
   if is_suspect(failures, barren) then
     redis.call('RPUSH', SUSPECTS, id)
     return

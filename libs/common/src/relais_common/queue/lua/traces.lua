@@ -64,9 +64,9 @@ end
 -- asked for, what was asked and answered goes with it; where its API's record is stored, that and the answer.
 local function hand_over_trace(todo, id, status, lines, text, took, failures)
   local key = job_key(id)
-  local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted, answers = unpack(redis.call('HMGET',
-    key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'accepted_at', 'emitted', 'model_revision', 'preempted',
-    'answers'))
+  local trace, owner, operation, priority, takes, accepted_at, emitted, revision, preempted, answers, stored = unpack(
+    redis.call('HMGET', key, 'trace', 'key_id', 'operation', 'priority', 'takes', 'accepted_at', 'emitted', 'model_revision',
+    'preempted', 'answers', 'stored'))
   if not trace then return end
   local first = emitted or ''
   for at = 1, emitted and 0 or #lines do
@@ -77,20 +77,23 @@ local function hand_over_trace(todo, id, status, lines, text, took, failures)
     'status', status, 'outcome', lines[#lines], 'takes', takes, 'failures', failures, 'preemptions', preempted or 0,
     'answers', answers or 1, 'usage', usage, 'accepted_at', accepted_at,
     'first_token_at', first, 'finished_at', seconds(NOW), 'phases', phases(id, NOW), 'model_revision', revision or ''}
-  local content = {}
-  if trace == 'full' then
-    local request = redis.call('HGET', key, 'payload') or ''
-    local answer = text == '' and first ~= '' and published(id) or text
-    content = {'request', request, 'answer', answer}
-    if #request + #answer > MOST_CONTENT_BYTES then content = {'omitted_bytes', #request + #answer} end
+  local function add(...)
+    for _, field in ipairs({...}) do fields[#fields + 1] = field end
   end
-  for at = 1, #content do fields[#fields + 1] = content[at] end
-  local record, record_input, stored = unpack(redis.call('HMGET', key, 'record', 'record_input', 'stored'))
-  if stored == '1' then
-    local told = text == '' and first ~= '' and published(id) or text
-    for _, field in ipairs({'record', record, 'record_input', record_input, 'text', told}) do
-      fields[#fields + 1] = field
+  local full, told = trace == 'full', text
+  stored = stored == '1'
+  if (full or stored) and text == '' and first ~= '' then told = published(id) end
+  if full then
+    local request = redis.call('HGET', key, 'payload') or ''
+    if #request + #told > MOST_CONTENT_BYTES then
+      add('omitted_bytes', #request + #told)
+    else
+      add('request', request, 'answer', told)
     end
+  end
+  if stored then
+    local record, record_input = unpack(redis.call('HMGET', key, 'record', 'record_input'))
+    add('record', record, 'record_input', record_input, 'text', told)
   end
   todo[#todo + 1] = fields
 end

@@ -38,22 +38,22 @@ local function mend()
   local function look(id)
     if seen[id] then return end
     seen[id] = true
-    local status, owner, priority, failures, barren, order, own, deadline_at, result_ttl_s = unpack(redis.call('HMGET',
-      job_key(id), 'status', 'key_id', 'priority', 'failures', 'barren', 'order', 'bytes', 'deadline_at', 'result_ttl_s'))
-    local answers = answers_of(id)
+    local status, owner, priority, failures, barren, order, own, deadline_at, result_ttl_s, answers = unpack(redis.call(
+      'HMGET', job_key(id), 'status', 'key_id', 'priority', 'failures', 'barren', 'order', 'bytes', 'deadline_at',
+      'result_ttl_s', 'answers'))
     if status ~= 'queued' and status ~= 'running' then
       if not status then redis.call('DEL', log_key(id)) end
       for _, set in ipairs({INFLIGHT, DEADLINES, WATCHED}) do redis.call('ZREM', set, id) end
       return
     end
     local name = account(priority, owner)
-    open[name] = (open[name] or 0) + answers
+    open[name] = (open[name] or 0) + (answers or 1)
     note_held(owner, tonumber(own or '0'))
     local gone_s = gone_after(math.max(0, deadline_at - NOW), result_ttl_s)
     expire_at_last(job_key(id), gone_s)
     expire_at_last(log_key(id), gone_s)
     if status == 'running' then
-      running[name] = (running[name] or 0) + answers
+      running[name] = (running[name] or 0) + (answers or 1)
       -- Nobody has it under a lease: one that is over.
       redis.call('ZADD', INFLIGHT, 'NX', seconds(NOW), id)
       return

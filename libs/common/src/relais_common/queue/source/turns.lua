@@ -27,15 +27,15 @@ end
 -- False where its time is up, nil where the id is a tombstone.
 local function hand_over(id, hands)
   local key = job_key(id)
-  local status, priority, owner, deadline_at, last_fence, takes = unpack(redis.call('HMGET', key, 'status', 'priority',
-    'key_id', 'deadline_at', 'fence', 'takes'))
+  local status, priority, owner, deadline_at, last_fence, takes, answers = unpack(redis.call('HMGET', key, 'status',
+    'priority', 'key_id', 'deadline_at', 'fence', 'takes', 'answers'))
   if status ~= 'queued' then return nil end
   if tonumber(deadline_at) <= NOW then
     conclude(id, 'expired', {hands.expired_line}, '', false)
     return false
   end
   count_waiting(priority, -1)
-  local answers = answers_of(id)
+  answers = answers or 1
   count_running(priority, owner, answers)
   running[account(priority, owner)] = nil
   -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.

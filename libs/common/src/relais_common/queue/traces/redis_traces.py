@@ -33,9 +33,7 @@ class RedisTraceOutbox:
         for raw_id, fields in answer:
             entry_id = raw_id.decode()
             try:
-                trace = trace_codec.decode_trace(fields)
-                answer = trace_codec.decode_answer(fields)
-                waiting.append(WaitingTrace(entry_id, trace, answer))
+                waiting.append(WaitingTrace(entry_id, *trace_codec.decode_entry(fields)))
             except DecodeError as error:
                 log.error("trace_unreadable", model=model, entry_id=entry_id, error=str(error))
                 unreadable.append(entry_id)
