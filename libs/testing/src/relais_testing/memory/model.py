@@ -248,8 +248,9 @@ class MemoryModel:
         usage = usage or measured
         self.accounts.settle(job.key_id, status, usage, record.quota)
         if record.tracing is not None:
-            trace = self._trace(record, usage, void_tokens, lines, text)
-            self.traces.add(trace, self._stored(record, lines, text))
+            told = text or published(record.log)
+            trace = self._trace(record, usage, void_tokens, lines, told)
+            self.traces.add(trace, self._stored(record, lines, told))
         record.outcome, record.text, record.stop = lines[-1], text, None
         for ledger in (self.inflight, self.deadlines, self.watched):
             ledger.pop(channel_id, None)
@@ -259,15 +260,14 @@ class MemoryModel:
             last = record.finished_at_s - record.hands.taken_at_s
             self.service_s = last if self.service_s is None else 0.9 * self.service_s + 0.1 * last
 
-    def _stored(self, record: Record, lines: list[bytes], text: str) -> StoredAnswer | None:
+    def _stored(self, record: Record, lines: list[bytes], told: str) -> StoredAnswer | None:
         kept, job = record.api_record, record.job
         if kept is None or not kept.stored:
             return None
-        told = text or published(record.log)
         return StoredAnswer(job.channel_id, job.key_id, record.status, kept, told, lines[-1])
 
     def _trace(
-        self, record: Record, usage: Usage, void_tokens: int, lines: list[bytes], text: str
+        self, record: Record, usage: Usage, void_tokens: int, lines: list[bytes], told: str
     ) -> Trace:
         """Return the trace of a record that has just ended."""
         job, outcome = record.job, codec.decode_event(lines[-1])
@@ -277,13 +277,12 @@ class MemoryModel:
         message = outcome.message if isinstance(outcome, Completed) else None
         ends = getattr(outcome, "answers", ())
         answers = [one.message for one in ends]
-        told = outcome.usage if isinstance(outcome, Completed) else usage
+        counted = outcome.usage if isinstance(outcome, Completed) else usage
         lost = 0 if record.status is Status.COMPLETED else usage.output_tokens
         content = None
         if record.tracing is not None and record.tracing.content:
-            answer = text or published(record.log)
             content = content_of(
-                codec.encode_job(job), answer, to_builtins(message) or {}, to_builtins(answers)
+                codec.encode_job(job), told, to_builtins(message) or {}, to_builtins(answers)
             )
         return Trace(
             channel_id=job.channel_id,
@@ -306,8 +305,8 @@ class MemoryModel:
             output_tokens=usage.output_tokens,
             cached_tokens=usage.cached_tokens,
             wasted_tokens=void_tokens + lost,
-            reasoning_tokens=told.reasoning_tokens or 0,
-            images=told.images,
+            reasoning_tokens=counted.reasoning_tokens or 0,
+            images=counted.images,
             tool_calls=sum(len(one.tool_calls) for one in answers or [message] if one is not None),
             accepted_at_s=record.accepted_at_s,
             first_token_at_s=record.hands.first_token_at_s,

@@ -72,8 +72,7 @@ class MemoryTraces:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._numbers = count(1)
-        self._waiting: dict[str, Trace] = {}
-        self._answers: dict[str, StoredAnswer | None] = {}
+        self._waiting: dict[str, WaitingTrace] = {}
         self._held: dict[str, tuple[str, float]] = {}
         self.aside: list[Trace] = []
 
@@ -85,15 +84,15 @@ class MemoryTraces:
         if not self._waiting:
             return None
         oldest = next(iter(self._waiting.values()))
-        return max(0.0, self._clock() - oldest.finished_at_s)
+        return max(0.0, self._clock() - oldest.trace.finished_at_s)
 
     @property
     def stored_bytes(self) -> int:
-        return sum(len(repr(trace)) for trace in self._waiting.values())
+        return sum(len(repr(one.trace)) for one in self._waiting.values())
 
     def add(self, trace: Trace, answer: StoredAnswer | None) -> None:
         number = str(next(self._numbers))
-        self._waiting[number], self._answers[number] = trace, answer
+        self._waiting[number] = WaitingTrace(number, trace, answer)
 
     def collect(self, writer: str, limit: int, claim_after_s: float) -> TraceBatch:
         now = self._clock()
@@ -107,12 +106,11 @@ class MemoryTraces:
         found = own + late + fresh
         chosen = found[:limit]
         self._held.update(dict.fromkeys(chosen, (writer, now)))
-        traces = tuple(WaitingTrace(one, self._waiting[one], self._answers[one]) for one in chosen)
-        return TraceBatch(traces, more=len(found) > limit)
+        return TraceBatch(tuple(self._waiting[one] for one in chosen), more=len(found) > limit)
 
     def forget(self, entry_ids: list[str]) -> list[Trace]:
         """Forget these traces; return those that were still there."""
-        there = [self._waiting.pop(one) for one in entry_ids if one in self._waiting]
+        there = [self._waiting.pop(one).trace for one in entry_ids if one in self._waiting]
         for one in entry_ids:
             self._held.pop(one, None)
         return there
