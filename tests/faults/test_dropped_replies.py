@@ -40,9 +40,6 @@ from relais_testing.waiting import wait_until
 OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
 """No part of a request's way; the first three only read."""
 
-DELETIONS = {"forget"}
-"""Of a response that its client deletes."""
-
 TRACE_WRITERS = {"collect", "written", "shelve"}
 """Of whoever writes traces to the database, which these orchestrators are not."""
 
@@ -70,7 +67,7 @@ async def stack(eater: ReplyEater) -> AsyncIterator[Stack]:
     await stack.close()
 
 
-@pytest.mark.parametrize("script", sorted(set(NAMES) - OPERATORS - TRACE_WRITERS - DELETIONS))
+@pytest.mark.parametrize("script", sorted(set(NAMES) - OPERATORS - TRACE_WRITERS))
 async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     stack: Stack, eater: ReplyEater, redis_url: str, script: str
 ) -> None:
@@ -91,17 +88,21 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
         for number in range(16)
     ]
     channels = [
-        await submit_until_accepted(fronts[number % 2], body, f"key-{number}")
+        await submit_until_accepted(fronts[number % 2], "/v1/requests", body, f"key-{number}")
         for number, body in enumerate(requests)
     ]
     assert len(set(channels)) == len(channels)
     leaving, channels = channels[:2], channels[2:]
+    unwanted = {"model": MODEL, "input": "unwanted", "background": True}
+    response_id = await submit_until_accepted(fronts[0], "/v1/responses", unwanted, "response")
     reading = [
         asyncio.create_task(read_whole(fronts[number % 2], channel_id))
         for number, channel_id in enumerate(channels)
     ]
     for channel_id in leaving:
-        await cancel(fronts[0], channel_id)
+        await delete(fronts[0], f"/v1/channels/{channel_id}", 200, 202)
+    # Where the answer was lost, it is not there any more.
+    await delete(fronts[1], f"/v1/responses/{response_id}", 200, 404)
     await wait_until(lambda: drained.held_jobs.all() and killed.held_jobs.all())
     if script == "renew":
         await wait_until(lambda: eater.eaten[script] >= WHOLE_CLIENT)
@@ -119,32 +120,34 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     await wait_until(lambda: eater.eaten[script])
     eater.stop_eating()
     await wait_until(stack.idle)
+    async with fronts[0].get(f"/v1/responses/{response_id}") as response:
+        assert response.status == 404
     async with Redis.from_url(redis_url) as redis:
         await assert_nothing_is_left_over(redis, channels + leaving)
 
 
-async def submit_until_accepted(front: Front, body: dict[str, object], key: str) -> str:
-    """As a client does that heeds a 503."""
+async def submit_until_accepted(front: Front, path: str, body: dict[str, object], key: str) -> str:
+    """As a client does that heeds a 503. Returns the id of what was created."""
 
     async def accepted() -> str | None:
         headers = {"Idempotency-Key": key}
-        async with front.post("/v1/requests", body, headers=headers) as response:
+        async with front.post(path, body, headers=headers) as response:
             answer = await response.json()
-            assert response.status in (202, 503), answer
-            found: str | None = answer.get("channel_id")
+            assert response.status in (200, 202, 503), answer
+            found: str | None = answer.get("channel_id") or answer.get("id")
             return found
 
-    channel_id: str | None = await wait_until(accepted)
-    assert channel_id is not None
-    return channel_id
+    created: str | None = await wait_until(accepted)
+    assert created is not None
+    return created
 
 
-async def cancel(front: Front, channel_id: str) -> None:
-    async def cancelled() -> bool:
-        async with front.delete(f"/v1/channels/{channel_id}") as response:
-            return response.status in (200, 202)
+async def delete(front: Front, path: str, *done: int) -> None:
+    async def deleted() -> bool:
+        async with front.delete(path) as response:
+            return response.status in done
 
-    await wait_until(cancelled)
+    await wait_until(deleted)
 
 
 async def read_whole(front: Front, channel_id: str) -> str:
