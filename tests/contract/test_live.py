@@ -21,6 +21,8 @@ async def next_after(subscription: Subscription, seq: int) -> LiveBatch | None:
         batch = await subscription.next(TIMEOUT_S)
         if batch is None or batch.first_seq > seq:
             return batch
+        if rest := batch.lines[seq + 1 - batch.first_seq :]:
+            return LiveBatch(seq + 1, rest)
 
 
 async def follow(ports: Ports, channel_id: str, subscription: Subscription) -> list[bytes]:
@@ -50,17 +52,42 @@ async def test_events_after_subscription_arrive_in_order_with_their_numbers(port
     taken = await running(ports)
     async with ports.live.subscribe(taken.job.channel_id) as subscription:
         await start(ports, taken.lease)
+        batches = [await next_after(subscription, 1)]
         await append(ports, taken.lease, 3, token_line("a"), token_line("b"))
+        batches.append(await next_after(subscription, 2))
         await append(ports, taken.lease, 4, token_line("b"), token_line("c"))
+        batches.append(await next_after(subscription, 4))
         await finish(ports, taken.lease, 6)
-        log = await read_all(ports, taken.job.channel_id)
-        seen = log[:1]
-        while len(seen) < len(log):
-            batch = await next_after(subscription, len(seen))
+        batches.append(await next_after(subscription, 5))
+    log = await read_all(ports, taken.job.channel_id)
+    assert batches == [
+        LiveBatch(2, log[1:2]),
+        LiveBatch(3, log[2:4]),
+        LiveBatch(5, log[4:5]),
+        LiveBatch(6, log[5:6]),
+    ]
+
+
+async def test_events_that_a_late_reader_left_lying_come_in_one_piece(ports: Ports) -> None:
+    taken = await running(ports)
+    channel_id = taken.job.channel_id
+    async with (
+        ports.live.subscribe(channel_id) as prompt,
+        ports.live.subscribe(channel_id) as late,
+    ):
+        await start(ports, taken.lease)
+        assert await next_after(prompt, 1) == await next_after(late, 1)
+        await append(ports, taken.lease, 3, token_line("a"), token_line("b"))
+        await append(ports, taken.lease, 5, token_line("c"))
+        await finish(ports, taken.lease, 6)
+        seen = 2
+        while seen < 6:  # what one reader has, both have been given
+            batch = await next_after(prompt, seen)
             assert batch is not None
-            assert batch.first_seq == len(seen) + 1
-            seen += batch.lines
-    assert seen == log
+            seen = batch.first_seq + len(batch.lines) - 1
+        piled_up = await late.next(TIMEOUT_S)
+    log = await read_all(ports, channel_id)
+    assert piled_up == LiveBatch(3, log[2:])
 
 
 async def test_appends_that_write_nothing_are_not_announced(ports: Ports) -> None:
