@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +18,7 @@ from relais_common.runtime.lifecycle import background
 from relais_common.worker.turns import Turns
 from relais_embedding_worker.batcher import Batcher
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
+from relais_embedding_worker.grouping import groups
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,8 @@ class Batches:
         left: Sequence[int] = range(len(inputs))
         reach = FIRST_REACH * self._encoder.info.max_tokens
         while left:
-            for group, size in _slices(left, inputs, reach):
+            sizes = ((at, _examined(inputs[at], reach)) for at in left)
+            for group, size in groups(sizes, SLICE):
                 turns = self._slices if size <= SLICE else self._long
                 given = await turns.run(
                     key_id,
@@ -204,21 +206,8 @@ class Batches:
         self._encoder_thread.shutdown(wait=True, cancel_futures=True)
 
 
-def _slices(
-    left: Sequence[int], inputs: Sequence[Input], reach: int
-) -> Iterator[tuple[list[int], int]]:
-    """Yield the indexes of inputs of each slice, and its size; a larger input goes alone."""
-    group: list[int] = []
-    size = 0
-    for at in left:
-        one = inputs[at]
-        own = min(len(one), reach) if isinstance(one, str) else len(one)
-        if group and size + own > SLICE:
-            yield group, size
-            group, size = [], 0
-        group.append(at)
-        size += own
-    yield group, size
+def _examined(one: Input, reach: int) -> int:
+    return min(len(one), reach) if isinstance(one, str) else len(one)
 
 
 @asynccontextmanager

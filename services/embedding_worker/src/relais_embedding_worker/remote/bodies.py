@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from relais_common.jobs.job import Embedding, InputType
 from relais_embedding_worker.encoder import Input
+from relais_embedding_worker.grouping import groups
 
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 RERANK = ("/v1/rerank", "/rerank")
@@ -56,7 +57,7 @@ def pieces_of_embedding(
         common["dimensions"] = dimensions
     return [
         Piece(at, common | {"input": [texts[index] for index in at]}, size)
-        for at, size in _batches(range(len(texts)), texts, batch_size)
+        for at, size in groups(enumerate(map(_size, texts)), MAX_BATCH_BYTES, batch_size)
     ]
 
 
@@ -78,30 +79,15 @@ def pieces_of_rerank(model: str, asked: Embedding, batch_size: int) -> list[Piec
             size + len(at) * _size(query),
         )
         for query, indexes in by_query.items()
-        for at, size in _batches(indexes, asked.inputs, batch_size)
+        for at, size in groups(
+            ((index, _size(asked.inputs[index])) for index in indexes), MAX_BATCH_BYTES, batch_size
+        )
     ]
 
 
 def at_path(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body for this path. Documents are `texts` at TEI's, which ignores what it does not know."""
     return {**body, "texts": body["documents"]} if path == RERANK[1] else dict(body)
-
-
-def _batches(
-    indexes: Sequence[int], inputs: Sequence[Input], batch_size: int
-) -> Iterator[tuple[list[int], int]]:
-    """Yield the indexes of each request's inputs, and their size."""
-    at: list[int] = []
-    size = 0
-    for index in indexes:
-        own = _size(inputs[index])
-        if at and (len(at) == batch_size or size + own > MAX_BATCH_BYTES):
-            yield at, size
-            at, size = [], 0
-        at.append(index)
-        size += own
-    if at:
-        yield at, size
 
 
 def _size(one: Input) -> int:
