@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from relais_common.jobs.errors import NotResumable
 from relais_common.remote.server import Server
 from relais_common.remote.tries import Tries
+from relais_common.worker.status import ModelStatus
 
 FULL_REST_S = 5.0
 
@@ -53,6 +54,12 @@ class Pool:
         if max(self._resting.values(), default=0) < self._most_resting:
             return room
         return min(1, room) if asyncio.get_running_loop().time() >= self._full_until_s else 0
+
+    def status(self) -> ModelStatus:
+        """Return capacity, context and readiness."""
+        return ModelStatus(
+            capacity=self.capacity, max_model_len=self.max_model_len, not_ready=self.not_ready
+        )
 
     @property
     def capacity(self) -> int:

@@ -13,7 +13,6 @@ from relais_common.remote.server import Served as ServedThere
 from relais_common.remote.server import Server
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served
-from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.remote.handlers import (
     Access,
     RemoteEmbedHandler,
@@ -41,14 +40,7 @@ async def open_remote(
                     return RemoteRerankHandler(access, desk.source, bounds)
                 return RemoteEmbedHandler(access, desk.source, bounds, settings.prompts[name])
 
-            def status() -> ModelStatus:
-                return ModelStatus(
-                    capacity=pool.capacity,
-                    max_model_len=pool.max_model_len,
-                    not_ready=pool.not_ready,
-                )
-
-            return Served(name, status, _is_well, make_handler)
+            return Served(name, pool.status, _is_well, make_handler)
 
         async with open_pools(servers, client, _identify) as pools:
             yield [served(name, pool) for name, pool in pools.items()]

@@ -58,11 +58,7 @@ class RemoteModel:
 
     def status(self) -> ModelStatus:
         """Return capacity, context and readiness."""
-        return ModelStatus(
-            capacity=self._pool.capacity,
-            max_model_len=self._pool.max_model_len,
-            not_ready=self._pool.not_ready,
-        )
+        return self._pool.status()
 
     def can_continue(self, job: Job) -> bool:
         """Return whether the answer can continue at another server."""
