@@ -6,12 +6,12 @@ import pytest
 
 from relais_common.jobs.errors import EngineFailed
 from relais_common.jobs.events import Failed
-from relais_common.jobs.job import Lease, Status, StopReason
+from relais_common.jobs.job import Idempotency, Lease, Status, StopReason
 from relais_common.jobs.records import ApiRecord
 from relais_common.queue import codec
-from relais_testing.builders import COMPLETED, make_job, token_line
+from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
 from relais_testing.ports import Ports
-from relais_testing.steps import append, finish, start, take_one
+from relais_testing.steps import append, crash, finish, start, take, take_one
 from relais_testing.traced import TRACING, collect
 
 RECORD = ApiRecord(b'{"head":1}', b"[]", stored=True)
@@ -71,6 +71,27 @@ async def test_forgotten_request_is_unknown(ports: Ports) -> None:
         assert await ports.intake.state(channel_id) is None
         assert await ports.intake.record(channel_id) is None
         assert await ports.log.read(channel_id, after=0, limit=9) == []
+
+
+async def test_forgotten_request_is_not_what_a_repeated_call_finds(ports: Ports) -> None:
+    again = Idempotency("key", "body")
+    job = make_job()
+    await ports.intake.enqueue(job, max_waiting=9, idempotency=again, record=RECORD)
+    (taken,) = await take(ports, call_id="this")
+    await finish(ports, taken.lease, 2)
+    await ports.intake.forget(job.channel_id)
+    assert await take(ports, call_id="this") == []
+    accepted = await ports.intake.enqueue(make_job(), max_waiting=9, idempotency=again)
+    assert not accepted.duplicate
+
+
+async def test_forgotten_dead_letter_is_none(ports: Ports) -> None:
+    channel_id, lease = await running(ports)
+    await crash(ports, lease, max_failures=1)
+    assert len(await ports.inspector.dead_letters(MODEL, limit=9)) == 1
+    await ports.intake.forget(channel_id)
+    assert await ports.inspector.dead_letters(MODEL, limit=9) == []
+    assert await ports.inspector.dead_letter(channel_id) is None
 
 
 async def test_one_that_runs_ends_without_its_record(ports: Ports) -> None:

@@ -260,6 +260,15 @@ class MemoryModel:
             last = record.finished_at_s - record.hands.taken_at_s
             self.service_s = last if self.service_s is None else 0.9 * self.service_s + 0.1 * last
 
+    def forget(self, channel_id: str) -> None:
+        """Remove an ended job, and the names under which it is found."""
+        del self.records[channel_id]
+        if channel_id in self.dead:
+            self.dead.remove(channel_id)
+        self.idempotency = {
+            name: first for name, first in self.idempotency.items() if first[0] != channel_id
+        }
+
     def _stored(self, record: Record, lines: list[bytes], told: str) -> StoredAnswer | None:
         kept, job = record.api_record, record.job
         if kept is None or not kept.stored:

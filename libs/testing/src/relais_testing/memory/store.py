@@ -203,7 +203,7 @@ class MemoryStore:
         if record is not None:
             record.api_record = None
             if record.status.is_terminal:
-                del model.records[channel_id]
+                model.forget(channel_id)
 
     async def depth(self, model: str) -> QueueDepth:
         state = self._model(model)

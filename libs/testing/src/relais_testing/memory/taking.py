@@ -30,7 +30,7 @@ def repeated(model: MemoryModel, request: TakeRequest) -> Handed | None:
     last_call, last_ids, last_gone = model.memos.get(request.worker_id, ("", [], ()))
     if last_call != request.call_id:
         return None
-    records = [model.records[channel_id] for channel_id in last_ids]
+    records = [model.records[one] for one in last_ids if one in model.records]
     return Handed(
         [
             one
