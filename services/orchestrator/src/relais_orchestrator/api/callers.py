@@ -18,23 +18,26 @@ from relais_orchestrator.http.request_ids import call_by_channel
 KeyCheck = Callable[[], None]
 """Raises KeyRevoked once the key that opened a stream is no longer valid."""
 
+_CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
 
 def caller_of(request: web.Request) -> Caller:
-    """Raises Unauthorized."""
+    """Return who sent the request. Raises Unauthorized."""
+    if _CALLER in request:
+        return request[_CALLER]
     headers = request.headers
     caller = request.app[PARTS].key_ring.identify(
         headers.get("Authorization"), headers.get("X-Api-Key")
     )
+    request[_CALLER] = caller
     request[HOLDER] = caller.key_id
     return caller
 
 
-def admin_key_id(request: web.Request) -> str:
-    """Raises Unauthorized, or Forbidden where the key is no operator's."""
-    caller = caller_of(request)
-    if not caller.may.admin:
+def check_admin(request: web.Request) -> None:
+    """Raises Unauthorized, or Forbidden if the key has no admin rights."""
+    if not caller_of(request).may.admin:
         raise Forbidden("this needs a key with admin rights")
-    return caller.key_id
 
 
 async def own_channel(request: web.Request) -> ChannelState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -14,12 +14,13 @@ from pydantic import BaseModel
 
 from relais_common.jobs.errors import RelaisError
 from relais_common.jobs.job import Operation
+from relais_orchestrator.api.callers import caller_of, check_admin
 from relais_orchestrator.batches.endpoints import Endpoint
 from relais_orchestrator.http.errors import ErrorResponse
 
 
 class Access(Enum):
-    """The credentials that a route requires."""
+    """The credentials that a route requires. `Route.to_aiohttp` sees to it, so no handler has to."""
 
     OPEN = "anyone"
     KEY = "a key"
@@ -29,6 +30,12 @@ class Access(Enum):
 
 KEYS = frozenset((Access.KEY, Access.KEY_OR_EVENTS_URL))
 """Routes that any key may use."""
+
+_CHECKS: Mapping[Access, Callable[[web.Request], object]] = {
+    Access.KEY: caller_of,
+    Access.ADMIN: check_admin,
+}
+"""What a request must pass before its handler runs; with `KEY_OR_EVENTS_URL` the handler looks at the token first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,18 @@ class Route:
     def to_aiohttp(self, **options: Any) -> web.RouteDef:
         """Return the definition for `Application.add_routes`."""
         assert self.handler is not None
+        handler = _guarded(self.handler, _CHECKS.get(self.access))
         if self.method != "GET":
-            return web.route(self.method, self.path, self.handler, **options)
-        return web.get(self.path, self.handler, allow_head="HEAD" in self.methods, **options)
+            return web.route(self.method, self.path, handler, **options)
+        return web.get(self.path, handler, allow_head="HEAD" in self.methods, **options)
+
+
+def _guarded(handler: Handler, check: Callable[[web.Request], object] | None) -> Handler:
+    if check is None:
+        return handler
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        check(request)
+        return await handler(request)
+
+    return guarded

@@ -18,7 +18,7 @@ from relais_orchestrator.api.admin.schemas import (
     ReplayedResponse,
     WorkersResponse,
 )
-from relais_orchestrator.api.callers import admin_key_id
+from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.app_keys import PARTS
 from relais_orchestrator.http.responses import json_response
@@ -30,7 +30,6 @@ TOP_KEYS = 20
 
 async def queues(request: web.Request) -> web.Response:
     """`GET /v1/admin/queues`: waiting and running requests of each model."""
-    admin_key_id(request)
     models = _models(request, parse_query(AdminQuery, request.query))
     inspector = request.app[PARTS].inspector
     views = [await inspector.queue(model, top_keys=TOP_KEYS) for model in models]
@@ -40,7 +39,6 @@ async def queues(request: web.Request) -> web.Response:
 
 async def workers(request: web.Request) -> web.Response:
     """`GET /v1/admin/workers`: live workers, including those of models that this orchestrator does not declare."""
-    admin_key_id(request)
     parts = request.app[PARTS]
     wanted = parse_query(AdminQuery, request.query).model
     if wanted is not None:
@@ -53,7 +51,6 @@ async def workers(request: web.Request) -> web.Response:
 
 async def channels(request: web.Request) -> web.Response:
     """`GET /v1/admin/channels`: unfinished requests of each model, soonest deadline first."""
-    admin_key_id(request)
     query = parse_query(ChannelsQuery, request.query)
     inspector = request.app[PARTS].inspector
     found = []
@@ -67,7 +64,6 @@ async def channels(request: web.Request) -> web.Response:
 
 async def dead_letters(request: web.Request) -> web.Response:
     """`GET /v1/admin/dead-letters`: requests that were set aside, newest first for each model."""
-    admin_key_id(request)
     query = parse_query(PageQuery, request.query)
     inspector = request.app[PARTS].inspector
     found = []
@@ -79,7 +75,7 @@ async def dead_letters(request: web.Request) -> web.Response:
 
 async def replay(request: web.Request) -> web.Response:
     """`POST /v1/admin/dead-letters/{channel_id}/replay`: 202, and the channel on which the request runs again."""
-    operator, channel_id = admin_key_id(request), _dead_letter_id(request)
+    operator, channel_id = caller_of(request).key_id, _dead_letter_id(request)
     parts = request.app[PARTS]
     accepted = await parts.inspector.replay(
         channel_id,
@@ -107,7 +103,7 @@ async def replay(request: web.Request) -> web.Response:
 
 async def drop(request: web.Request) -> web.Response:
     """`DELETE /v1/admin/dead-letters/{channel_id}`: delete the stored request."""
-    operator, channel_id = admin_key_id(request), _dead_letter_id(request)
+    operator, channel_id = caller_of(request).key_id, _dead_letter_id(request)
     if not await request.app[PARTS].inspector.drop(channel_id):
         raise _no_dead_letter()
     log.info("dead_letter_dropped", channel_id=channel_id, by=operator)
