@@ -60,6 +60,7 @@ async def test_requests_are_counted_by_route_and_status_and_streams_by_what_they
     assert seen.of("relais_sse_sent_bytes_total", api="openai") > 0
     # This very look is under way.
     assert seen.of("relais_http_requests_in_flight") == 1
+    assert seen.of("relais_http_request_turn_wait_seconds_count") == seen.of(counted) + 1
 
 
 async def test_delivery_is_timed_for_what_came_live(stack: Stack, front: Front) -> None:

@@ -30,7 +30,7 @@ from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.docs.handlers import DOCUMENT
 from relais_orchestrator.api.docs.pages import add_docs_page
-from relais_orchestrator.api.door import Door
+from relais_orchestrator.api.door import turns
 from relais_orchestrator.api.kpis.reader import KPIS, KpiReader, open_kpis
 from relais_orchestrator.api.refused import Refused
 from relais_orchestrator.api.route import KEYS
@@ -140,7 +140,7 @@ def create_app(
     app = web.Application(
         middlewares=[
             metrics.middleware,
-            Door().middleware,
+            turns(metrics.requests.turn_wait.observe),
             parts.settings.cors.middleware,
             screen,
             hold_answers,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from relais_common.jobs.errors import Unauthorized
 from relais_common.runtime.health import PROBES
@@ -71,11 +72,19 @@ class Door:
             one.set_result(None)
             self._begun += 1
 
+
+def turns(observe_wait: Callable[[float], object]) -> Middleware:
+    """Return middleware that lets requests begin in turns; `observe_wait` gets the seconds that each waited."""
+    door = Door()
+
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Middleware that lets requests begin in turns."""
-        await self.turn(_client_of(request))
+    async def begin_in_turn(request: web.Request, handler: Handler) -> web.StreamResponse:
+        came_s = time.perf_counter()
+        await door.turn(_client_of(request))
+        observe_wait(time.perf_counter() - came_s)
         return await handler(request)
+
+    return begin_in_turn
 
 
 def _client_of(request: web.Request) -> str:

@@ -58,6 +58,12 @@ class RequestMetrics:
         self._in_flight = Gauge(
             registry, "relais_http_requests_in_flight", "HTTP requests that are not over."
         ).of()
+        self.turn_wait = Histogram(
+            registry,
+            "relais_http_request_turn_wait_seconds",
+            "How long requests waited for their client's turn to begin.",
+            buckets=buckets.DELAY_S,
+        ).of()
         self._accepted = Counter(
             registry,
             "relais_requests_accepted_total",
