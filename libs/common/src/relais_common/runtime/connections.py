@@ -29,10 +29,9 @@ LINGER_S = 2.0
 the client, or the proxy in between, would lose the answer."""
 
 MUCH_BYTES = 16 << 10
-READ_PER_TURN = 4
-"""Uploads that are read in one turn of the event loop while others wait; the system gives up to 256 KB of each."""
-
-READ_BYTES_PER_TURN = READ_PER_TURN * (256 << 10)
+READ_BYTES_PER_TURN = 256 << 10
+"""How much of uploads is read in one turn of the event loop, as much as the system gives of one. It takes 2 ms on a
+busy machine, and an answer takes some twenty turns."""
 
 UNSENT_BYTES = 16 << 10
 """What the system takes of an answer beyond what is on its way. By default it would hold megabytes of each for clients
@@ -257,7 +256,7 @@ class BoundedServer(web.Server):
                 del self._of_address[address]
 
     def note_read(self, connection: BoundedConnection, size: int) -> None:
-        """Count what was read of an upload. Once it is much, uploads are read in turns, a few in each of the loop's."""
+        """Count what was read of an upload. Once it is much, uploads are read in turns, one in each of the loop's."""
         if not self._read_bytes and not self._held_back:
             self._loop.call_soon(self._begin_turn)
         self._read_bytes += size
@@ -274,11 +273,12 @@ class BoundedServer(web.Server):
 
     def _begin_turn(self) -> None:
         self._read_bytes = 0
-        for _ in range(min(READ_PER_TURN, len(self._held_back))):
+        while self._held_back:
             one = self._held_back.popleft()
             if one.connected:
                 self._uploading[one] = None
                 one.read_again()
+                break
         if self._held_back:
             self._loop.call_soon(self._begin_turn)
 

@@ -58,7 +58,9 @@ async def read_body(request: web.Request, held: Held, *, max_bytes: int, timeout
     body = bytearray()
     try:
         async with lived_timeout(timeout_s):
-            while chunk := await request.content.readany():
+            while not request.content.at_eof():
+                # `readany` would copy all that has come into one piece first.
+                chunk, _ = await request.content.readchunk()
                 held.add(len(chunk))
                 body += chunk
                 if len(body) > max_bytes:
