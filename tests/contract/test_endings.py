@@ -13,6 +13,7 @@ from relais_common.jobs.events import Cancelled, Expired, Queued
 from relais_common.jobs.job import (
     Job,
     OnDisconnect,
+    Priority,
     QueueDepth,
     Status,
     StopReason,
@@ -20,7 +21,7 @@ from relais_common.jobs.job import (
     Verdict,
 )
 from relais_common.queue import codec
-from relais_common.queue.ports import Reaped
+from relais_common.queue.ports import ANY_LINE, Reaped
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports
 from relais_testing.steps import (
@@ -270,6 +271,21 @@ async def test_stop_requests_of_other_models_and_queued_jobs_are_not_heard(ports
             await ports.intake.cancel(channel_id, StopReason.CLIENT)
         async with asyncio.timeout(5):
             assert await anext(requests) == taken.job.channel_id
+
+
+async def test_lines_of_batches_are_asked_for_their_places_while_some_wait(ports: Ports) -> None:
+    await enqueue(ports, make_job("a", priority=Priority.BATCH))
+    async with ports.source.stop_requests(MODEL) as requests:
+        await enqueue(ports, make_job("a", priority=Priority.BATCH))
+        await enqueue(ports, make_job("a", priority=Priority.LOW))
+        async with asyncio.timeout(5):
+            assert await anext(requests) == ANY_LINE
+        await take(ports, 3)
+        await enqueue(ports, make_job("a"))
+        running_job = (await take(ports, 1))[0].job
+        await ports.intake.cancel(running_job.channel_id, StopReason.CLIENT)
+        async with asyncio.timeout(5):
+            assert await anext(requests) == running_job.channel_id
 
 
 async def test_unwatched_running_job_is_announced_by_the_reaper(ports: Ports) -> None:

@@ -20,7 +20,7 @@ from relais_common.jobs.events import (
     TokenLogprob,
     Usage,
 )
-from relais_common.jobs.job import Accepted, Idempotency, Job, Lease, StopReason
+from relais_common.jobs.job import Accepted, Idempotency, Job, Lease, Priority, StopReason
 from relais_common.jobs.limits import Bucket, Buckets, DayUsage, Quota
 from relais_common.queue import codec, keys
 from relais_common.queue.redis_store import RedisStore
@@ -142,6 +142,48 @@ async def test_request_that_needs_more_than_a_minute_ever_has_is_no_429(ports: P
     assert (caught.value.status, caught.value.code) == (400, "tokens_over_limit")
     assert (await ports.intake.depth(MODEL)).waiting == 0
     await ask(ports, Quota(tokens_per_minute=100, tokens=100))
+
+
+async def test_lines_of_batches_leave_half_of_a_minute_s_tokens_to_others(ports: Ports) -> None:
+    def line() -> Job:
+        return make_job("a", priority=Priority.BATCH)
+
+    quota = partial(Quota, tokens_per_minute=HOUR_OF_TOKENS)
+    # One line may take more than half at once: it would never run otherwise.
+    await ask(ports, quota(tokens=700_000), job=line())
+    with pytest.raises(RateLimited):
+        await ask(ports, quota(tokens=1), job=line())
+    await ask(ports, quota(tokens=200_000))
+    await ask(ports, quota(tokens=1), key_id="b", job=make_job("b", priority=Priority.BATCH))
+
+
+async def test_day_has_so_many_tokens(ports: Ports) -> None:
+    quota = partial(Quota, tokens_per_day=100)
+    await ask(ports, quota(tokens=60))
+    # Requests count when they end.
+    await ask(ports, quota(tokens=60))
+    for _ in range(2):
+        await finish(ports, (await take_one(ports)).lease, 2, completed(20, 25))
+    error = await refused(ports, quota(tokens=11))
+    assert "100 tokens a day" in error.message
+    assert error.retry_after_s is not None
+    assert 0 < error.retry_after_s <= 86400
+    await ask(ports, quota(tokens=10))
+    await ask(ports, quota(tokens=100), key_id="b")
+    with pytest.raises(TokensOverLimit):
+        await ask(ports, quota(tokens=101), key_id="c")
+
+
+async def test_day_s_tokens_are_there_again_after_midnight() -> None:
+    now_s = 1_000_000.0
+    ports = memory_ports(MemoryStore(lambda: now_s))
+    quota = Quota(tokens_per_day=100, tokens=50)
+    await ask(ports, quota)
+    await finish(ports, (await take_one(ports)).lease, 2, completed(40, 60))
+    error = await refused(ports, quota)
+    assert error.retry_after_s == 86400 - now_s % 86400
+    now_s += error.retry_after_s
+    await ask(ports, quota)
 
 
 async def test_minute_fills_evenly() -> None:

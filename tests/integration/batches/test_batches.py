@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from relais_orchestrator.batches.store import BATCHES, RESULTS
+from relais_common.insights.batches import BATCHES, read_batches
+from relais_common.insights.periods import Period
+from relais_common.insights.rollups import HOUR, hour_of
+from relais_orchestrator.batches.store import RESULTS
 from relais_testing.batches import CHAT, BatchClient, encode, line, lines
 from relais_testing.builders import MODEL
 from relais_testing.embedding_worker import open_embedding_worker
 from relais_testing.kept import Kept
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, answer_to, chat_request
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 from relais_testing.worker import Worker
 
 
@@ -85,6 +88,29 @@ async def test_traces_of_lines_name_their_batch(
     await wait_until(traced)
     for trace in await kept.documents():
         assert (trace["batch_id"], trace["priority"]) == (batch_id, "batch")
+
+
+async def test_reports_tell_of_batches_that_ended_in_their_period(
+    front: Front, client: BatchClient, worker: Worker, kept: Kept
+) -> None:
+    batch_id = await client.create(encode(lines(3)))
+    batch = await client.ended(batch_id)
+    wrong_id = await client.create(b"")
+    await client.ended(wrong_id)
+    begin = hour_of(datetime.now(UTC)) - HOUR  # a test may run over the hour
+    found = await read_batches(kept.database, Period(begin, begin + 3 * HOUR))
+    assert found.left_out == 0
+    one, wrong = found.batches
+    assert (one.batch_id, one.status, one.model) == (batch_id, "completed", MODEL)
+    assert (one.requests, one.completed, one.failed) == (3, 3, 0)
+    assert one.input_tokens == batch["usage"]["input_tokens"] > 0
+    assert one.output_tokens == 12
+    assert 0 < one.duration_s < LIVENESS_S
+    assert (wrong.batch_id, wrong.status, wrong.requests) == (wrong_id, "failed", 0)
+    before = Period(begin - 3 * HOUR, begin)
+    assert (await read_batches(kept.database, before)).batches == ()
+    async with front.get("/v1/kpis?since=1h") as response:
+        assert (await response.json())["batches_left_out"] == 0
 
 
 async def test_text_completions_are_run_too(client: BatchClient, worker: Worker) -> None:
@@ -231,6 +257,37 @@ async def test_batch_whose_input_is_gone_fails(client: BatchClient, front: Front
     )
 
 
+async def test_input_deleted_behind_the_api_s_back_leaves_what_has_ended(
+    stack: Stack, front: Front, client: BatchClient
+) -> None:
+    await stack.worker(max_num_seqs=2)
+    # Blank, so that the file takes several reads, and all of them cannot be in the queue.
+    content = b"".join(one + b" " * 100_000 + b"\n" for one in encode(lines(60)).splitlines())
+    batch_id = await client.create(content)
+    await has_completed(client, batch_id, 2)
+    assert front.parts.files is not None
+    await front.parts.files.delete((await client.show(batch_id))["input_file_id"])
+    batch = await client.ended(batch_id)
+    assert batch["status"] in ("expired", "completed")
+    done = await client.content(batch["output_file_id"])
+    assert len(done) == batch["request_counts"]["completed"] >= 2
+    assert len({one["custom_id"] for one in done}) == len(done)
+    await wait_until(stack.idle)
+
+
+async def test_output_of_a_batch_is_no_input(
+    front: Front, client: BatchClient, worker: Worker
+) -> None:
+    batch = await client.ended(await client.create(encode(lines(1))))
+    wanted = {
+        "input_file_id": batch["output_file_id"],
+        "endpoint": CHAT,
+        "completion_window": "24h",
+    }
+    found = await refusal(front, "POST", "/v1/batches", json=wanted)
+    assert found == (400, "invalid_value", "input_file_id")
+
+
 async def test_other_keys_see_nothing_of_a_batch(front: Front, client: BatchClient) -> None:
     batch_id = await client.create(encode(lines(1)))
     other = {"Authorization": "Bearer other"}
@@ -303,6 +360,29 @@ async def test_no_more_lines_are_in_the_queue_than_allowed(stack: Stack, kept: K
     await stack.worker()
     for batch_id in (first, second):
         assert (await client.ended(batch_id))["request_counts"]["completed"] == 20
+
+
+@pytest.mark.parametrize("span", ["minute", "day"])
+async def test_lines_wait_until_their_key_s_tokens_suffice(
+    stack: Stack, kept: Kept, tmp_path: Path, span: str
+) -> None:
+    key_file = KeyFile(tmp_path / "keys.json", one={f"tokens_per_{span}": 150})
+    front = await stack.front(**kept.settings, **key_file.settings)
+    await stack.worker()
+    client = BatchClient(front.session, **bearer("one"))
+    batch_id = await client.create(encode(lines(20)))
+    await has_completed(client, batch_id, 1)
+    await wait_until(stack.idle)
+    batch = await client.show(batch_id)
+    assert batch["status"] == "in_progress"
+    assert batch["request_counts"]["completed"] < 20
+    assert batch["request_counts"]["failed"] == 0
+    key_file.write(one={f"tokens_per_{span}": 1_000_000})
+    assert (await client.ended(batch_id))["request_counts"] == {
+        "total": 20,
+        "completed": 20,
+        "failed": 0,
+    }
 
 
 async def test_request_beside_a_batch_of_its_key_goes_first(

@@ -65,6 +65,7 @@ def test_created_client_has_the_rights_that_were_asked_for(keys: Keys) -> None:
     keys.done(
         *("create", "a", "--model", "m", "--model", "org/n", "--requests-per-minute", "5"),
         *("--tokens-per-minute", "600", "--concurrent-requests", "2", "--max-priority", "low"),
+        *("--tokens-per-day", "5000000000"),
         *("--structured-outputs", "regex", "--structured-outputs", "grammar"),
     )
     keys.done("create", "ops", "--admin")
@@ -78,6 +79,7 @@ def test_created_client_has_the_rights_that_were_asked_for(keys: Keys) -> None:
         "max_priority": "low",
         "requests_per_minute": 5,
         "tokens_per_minute": 600,
+        "tokens_per_day": 5_000_000_000,
         "concurrent_requests": 2,
         "structured_outputs": ["grammar", "regex"],
     }
@@ -194,6 +196,7 @@ def test_changes_at_once_are_all_kept(keys: Keys) -> None:
         ("create", "a b"),
         ("create", "a", "--requests-per-minute", "0"),
         ("create", "a", "--tokens-per-minute", "1e9"),
+        ("create", "a", "--tokens-per-minute", "1000000000"),
         ("create", "a", "--max-priority", "highest"),
         ("create", "a", "--model", "m" * 161),
         ("create", "a", "--add", "--admin"),

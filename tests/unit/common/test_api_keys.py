@@ -38,6 +38,7 @@ def test_fuller_form_has_a_hash_and_limits() -> None:
         "max_priority": "normal",
         "requests_per_minute": 60,
         "tokens_per_minute": 1000,
+        "tokens_per_day": 1_000_000_000,
         "concurrent_requests": 4,
         "structured_outputs": ["regex"],
     }
@@ -48,6 +49,7 @@ def test_fuller_form_has_a_hash_and_limits() -> None:
         max_priority=Priority.NORMAL,
         requests_per_minute=60,
         tokens_per_minute=1000,
+        tokens_per_day=1_000_000_000,
         concurrent_requests=4,
         structured_outputs=frozenset(("regex",)),
     )
@@ -126,6 +128,7 @@ WRONG: list[Any] = [
     {"one": {"key": "s3cr3t", "structured_outputs": "regex"}},
     {"one": {"key": "s3cr3t", "structured_outputs": ["json"]}},
     {"one": {"key": "s3cr3t", "structured_outputs": [["regex"]]}},
+    {"one": {"key": "s3cr3t", "tokens_per_day": 10**12}},
     *(
         {"one": {"key": "s3cr3t", name: value}}
         for name in ("requests_per_minute", "tokens_per_minute", "concurrent_requests")

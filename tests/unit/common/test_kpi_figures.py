@@ -17,7 +17,7 @@ from relais_common.insights.sketch import RELATIVE_ERROR
 from relais_common.jobs.job import Operation, Status
 from relais_common.jobs.traces import trace_document
 from relais_kpi.simulation.traffic import simulate
-from relais_testing.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
+from relais_testing.kpis import DAY, NO_BATCHES, OBJECTIVES, PERIOD, fold_of, report_of
 from relais_testing.traces import HOUR_0, make_document
 
 Document = dict[str, Any]
@@ -218,7 +218,13 @@ def test_rates_of_a_day_that_is_cut_are_over_what_the_period_has_of_it() -> None
     fold = fold_of([make_document(1)], period)
 
     report = build_report(
-        fold, Fold(), period=period, by=Axis.DAY, objectives=OBJECTIVES, rolled_up_to=None
+        fold,
+        Fold(),
+        period=period,
+        by=Axis.DAY,
+        objectives=OBJECTIVES,
+        rolled_up_to=None,
+        ended=NO_BATCHES,
     )
 
     [row] = report.rows

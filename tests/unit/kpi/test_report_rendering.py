@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from relais_common.insights.batches import BatchFigures, EndedBatches
 from relais_common.insights.report import Axis, Report, rows_of
 from relais_common.jobs.job import Status
 from relais_common.jobs.traces import trace_document
@@ -22,7 +23,7 @@ from relais_kpi.rendering.page import render_page
 from relais_kpi.rendering.rows import render_csv
 from relais_kpi.rendering.summary import findings, sentences
 from relais_kpi.simulation.traffic import simulate
-from relais_testing.kpis import DAY, OBJECTIVES, PERIOD, fold_of, report_of
+from relais_testing.kpis import DAY, NO_BATCHES, OBJECTIVES, PERIOD, fold_of, report_of
 from relais_testing.traces import HOUR_0, make_document
 
 NOW = PERIOD.until
@@ -36,10 +37,14 @@ def traces() -> list[dict[str, Any]]:
     return [trace_document(one, recorded_at=PERIOD.until) for one in made]
 
 
-def page_of(documents: list[dict[str, Any]], time_axis: Axis = Axis.HOUR) -> str:
+def page_of(
+    documents: list[dict[str, Any]],
+    time_axis: Axis = Axis.HOUR,
+    ended: EndedBatches = NO_BATCHES,
+) -> str:
     fold = fold_of(documents)
     page = Page(
-        report=report_of(documents, by=Axis.PRIORITY),
+        report=report_of(documents, by=Axis.PRIORITY, ended=ended),
         all_requests=fold.total,
         time_axis=time_axis,
         times=whole(rows_of(fold, time_axis, PERIOD, OBJECTIVES), time_axis, PERIOD, OBJECTIVES),
@@ -64,6 +69,34 @@ def test_the_table_fits_80_columns_and_cuts_no_number(
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in re.sub(r"[\w.-]+…", "", text)
     assert "first token (TTFT)" in text
+
+
+def test_batches_are_shown_with_what_they_took(traces: list[dict[str, Any]]) -> None:
+    one = BatchFigures(
+        batch_id="batch_0123456789",
+        key_id=HOSTILE,
+        model=None,
+        endpoint="/v1/completions",
+        status="completed",
+        requests=50_000,
+        completed=49_990,
+        failed=10,
+        input_tokens=400_000,
+        output_tokens=500_000,
+        ended_at=HOUR_0,
+        duration_s=5400.0,
+    )
+    ended = EndedBatches((one,) * 25, left_out=5)
+    text = shown(report_of(traces, ended=ended))
+    assert max(map(len, text.splitlines())) <= 80
+    line = next(line for line in text.splitlines() if "...23456789" in line)
+    assert " ".join(line.split()).endswith("completed 50,000 10 900,000 1.50 h")
+    assert "and 20 smaller ones" in text
+    html = page_of(traces, ended=ended)
+    assert "batch_0123456789" in html
+    assert "and 10 smaller ones" in html
+    assert HOSTILE not in html
+    assert "BATCH" not in shown(report_of(traces))
 
 
 def test_long_names_are_cut_in_the_table() -> None:

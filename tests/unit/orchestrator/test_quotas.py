@@ -9,7 +9,7 @@ import pytest
 from relais_common.config.api_keys import ApiKey
 from relais_common.jobs.chat import ImagePart, ImageUrl, Message, TextPart
 from relais_common.jobs.job import Embedding, Operation, Sampling
-from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets
+from relais_common.jobs.limits import NO_QUOTA, Bucket, Buckets, Quota
 from relais_orchestrator.access.quotas import quota_of
 from relais_orchestrator.http.rate_headers import duration, rate_headers
 from relais_testing.builders import make_job
@@ -25,6 +25,13 @@ def tokens(max_tokens: int | None = 0, **asked: Any) -> int:
 def test_key_without_limits_needs_no_estimate() -> None:
     free = ApiKey(digests=(), concurrent_requests=3)
     assert quota_of(free, make_job(), output_tokens=9) is NO_QUOTA
+
+
+def test_limit_of_a_day_alone_needs_an_estimate() -> None:
+    key = ApiKey(digests=(), tokens_per_day=1000)
+    assert quota_of(key, make_job(prompt=(1, 2)), output_tokens=200) == Quota(
+        tokens_per_day=1000, tokens=202
+    )
 
 
 def test_prompt_counts_by_its_bytes_or_its_ids() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relais_common.jobs.job import Job, Sampling, Status
+from relais_common.jobs.job import Job, Priority, Sampling, Status
 from relais_common.worker import consumer as consumer_module
 from relais_llm_worker import generate as generate_module
 from relais_llm_worker.engines.engine_deterministic import answer_text
@@ -118,6 +118,25 @@ async def test_answers_that_lost_their_places_again_and_again_are_complete_to_th
     records = memory_store._model(MODEL).records
     assert sum(records[job.channel_id].preempted for job in flood) >= 3
     assert {records[job.channel_id].failures for job in flood} == {0}
+
+
+async def test_line_of_a_batch_gives_its_place_as_soon_as_it_is_asked(
+    memory_store: MemoryStore, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "FULL_ASK_S", 3600.0)
+    worker = make_worker(max_num_seqs=4, tokens_per_s=200)
+    lines = [
+        make_job(
+            "one", prompt=f"line {i}", sampling=Sampling(max_tokens=LONG), priority=Priority.BATCH
+        )
+        for i in range(10)
+    ]
+    await put(memory_store, *lines)
+    for number in range(3):
+        await wait_until(lambda: len(worker.engine.running) == 4)
+        victim = ask("one", f"short {number}", 5)
+        await put(memory_store, victim)
+        assert await ended(memory_store, victim) == answer(victim)
 
 
 async def test_key_that_is_alone_keeps_all_places(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from relais_common.insights.batches import EndedBatches
 from relais_common.insights.objectives import Objectives
 from relais_common.insights.periods import Period
 from relais_common.insights.report import Axis, Fold, Report, build_report
@@ -14,6 +15,7 @@ from relais_testing.traces import HOUR_0
 
 DAY = timedelta(days=1)
 PERIOD = Period(HOUR_0.replace(hour=0), HOUR_0.replace(hour=0) + DAY)
+NO_BATCHES = EndedBatches()
 OBJECTIVES = Objectives(ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 
 
@@ -36,6 +38,7 @@ def report_of(
     period: Period = PERIOD,
     by: Axis = Axis.MODEL,
     objectives: Objectives = OBJECTIVES,
+    ended: EndedBatches = NO_BATCHES,
 ) -> Report:
     """Return the report of these traces."""
     documents = list(documents)
@@ -46,4 +49,5 @@ def report_of(
         by=by,
         objectives=objectives,
         rolled_up_to=period.until,
+        ended=ended,
     )

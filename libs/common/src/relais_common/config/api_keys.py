@@ -2,7 +2,8 @@
 
     {"client1": "its key",
      "client2": {"hash": "sha256:...", "models": ["org/model"], "max_priority": "normal",
-                 "requests_per_minute": 60, "tokens_per_minute": 100000, "concurrent_requests": 8,
+                 "requests_per_minute": 60, "tokens_per_minute": 100000, "tokens_per_day": 10000000,
+                 "concurrent_requests": 8,
                  "structured_outputs": ["regex", "grammar"]},
      "ops": {"hash": ["sha256:...", "sha256:..."], "admin": true}}
 
@@ -30,6 +31,7 @@ from relais_common.jobs.job import Priority
 SETTING = "API_KEYS"
 PREFIX = "rk-"
 LARGEST = 100_000_000
+LARGEST_DAILY = 100_000_000_000
 MIN_KEY_CHARACTERS = 20
 """Minimum length of a key that is stored as a hash, or accepted without a warning."""
 
@@ -41,6 +43,7 @@ COSTLY_STRUCTURES: tuple[str, ...] = get_args(_CostlyStructure)
 _Key = Annotated[str, Meta(pattern=r"(?s)\A\S(.*\S)?\Z")]
 _Hash = Annotated[str, Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
 _Rate = Annotated[int, Meta(ge=1, le=LARGEST)]
+_DailyRate = Annotated[int, Meta(ge=1, le=LARGEST_DAILY)]
 _RATE_TAKES = f"a whole number from 1 to {LARGEST}"
 
 
@@ -55,6 +58,7 @@ class _Entry(Struct, kw_only=True, forbid_unknown_fields=True):
     structured_outputs: frozenset[_CostlyStructure] | UnsetType = UNSET
     requests_per_minute: _Rate | UnsetType = UNSET
     tokens_per_minute: _Rate | UnsetType = UNSET
+    tokens_per_day: _DailyRate | UnsetType = UNSET
     concurrent_requests: _Rate | UnsetType = UNSET
 
 
@@ -68,6 +72,7 @@ _TAKES = {
     "structured_outputs": f"a list of: {', '.join(COSTLY_STRUCTURES)}",
     "requests_per_minute": _RATE_TAKES,
     "tokens_per_minute": _RATE_TAKES,
+    "tokens_per_day": f"a whole number from 1 to {LARGEST_DAILY}",
     "concurrent_requests": _RATE_TAKES,
 }
 
@@ -81,7 +86,7 @@ class ApiKey:
         admin: whether it may use the operators' routes.
         models: models it may use; None for all.
         max_priority: the highest priority it may request.
-        requests_per_minute, tokens_per_minute: limits for each model; None for unlimited.
+        requests_per_minute, tokens_per_minute, tokens_per_day: limits for each model; None for unlimited.
         concurrent_requests: unfinished requests of each model; None for the orchestrator's bound.
         structured_outputs: members of `COSTLY_STRUCTURES` that it may use; None if the file does not say.
         weak: a key is stored in clear, and is short enough to guess.
@@ -93,6 +98,7 @@ class ApiKey:
     max_priority: Priority = Priority.HIGH
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
     concurrent_requests: int | None = None
     structured_outputs: frozenset[str] | None = None
     weak: bool = field(default=False, compare=False)

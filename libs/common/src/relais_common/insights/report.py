@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from relais_common.insights.batches import BatchFigures, EndedBatches
 from relais_common.insights.figures import Figures, figures_of
 from relais_common.insights.objectives import Objectives
 from relais_common.insights.periods import Period
@@ -118,6 +119,7 @@ class Report:
         rows_left_out: number of omitted rows.
         keys: the keys with the most requests.
         slowest: requests by end-to-end time.
+        batches: those that ended in the period, the largest first; batches_left_out: number of omitted ones.
     """
 
     since: datetime
@@ -133,6 +135,8 @@ class Report:
     keys: tuple[KeyShare, ...]
     peak_hours: tuple[PeakHour, ...]
     slowest: tuple[SlowRequest, ...]
+    batches: tuple[BatchFigures, ...]
+    batches_left_out: int
 
 
 class Fold:
@@ -166,6 +170,7 @@ def build_report(
     by: Axis,
     objectives: Objectives,
     rolled_up_to: datetime | None,
+    ended: EndedBatches,
 ) -> Report:
     """Build a report from a fold, whose axes must include `by`."""
     rows = rows_of(fold, by, period, objectives)
@@ -185,6 +190,8 @@ def build_report(
         keys=_keys(fold),
         peak_hours=_peaks(fold),
         slowest=tuple(SlowRequest(**{"ttft_s": None, **one}) for one in fold.total.slowest),
+        batches=ended.batches,
+        batches_left_out=ended.left_out,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 
+from relais_common.insights.batches import read_batches
 from relais_common.insights.mongo import Database
 from relais_common.insights.objectives import Objectives
 from relais_common.insights.periods import Period
@@ -74,6 +75,7 @@ async def read_report(
         by=by,
         objectives=objectives,
         rolled_up_to=await rolled_up_to(database),
+        ended=await read_batches(database, period),
     )
 
 

@@ -316,13 +316,26 @@ class TokensOverLimit(InvalidRequest):
     code = "tokens_over_limit"
 
 
-def over_quota(quota: Quota, now: Buckets, model: str) -> RelaisError:
-    """Says why a request does not fit: for ever (TokensOverLimit), or for now (RateLimited)."""
+def over_quota(quota: Quota, now: Buckets, model: str, *, day_full_s: float = 0.0) -> RelaisError:
+    """Says why a request does not fit: for ever (TokensOverLimit), or for now (RateLimited).
+
+    Args:
+        day_full_s: until the key's next day begins, if its tokens do not fit in this one.
+    """
     most = quota.tokens_per_minute
-    if most is not None and quota.tokens > most:
-        return TokensOverLimit(
-            f"this request may need {quota.tokens} tokens, and this key has {most} a minute of {model!r}: ask for less",
-            param="max_tokens",
+    for limit, span in ((most, "minute"), (quota.tokens_per_day, "day")):
+        if limit is not None and quota.tokens > limit:
+            return TokensOverLimit(
+                f"this request may need {quota.tokens} tokens, and this key has {limit} a {span} of {model!r}: ask for "
+                "less",
+                param="max_tokens",
+            )
+    if day_full_s > 0:
+        return RateLimited(
+            f"this key has {quota.tokens_per_day} tokens a day of {model!r} (this request may need {quota.tokens}): "
+            "try again after midnight, UTC",
+            retry_after_s=day_full_s,
+            buckets=now,
         )
     short = []
     if now.requests is not None and now.requests.wait_s(1) > 0:

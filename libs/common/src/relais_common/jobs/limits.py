@@ -30,16 +30,18 @@ class Quota:
 
     Attributes:
         requests_per_minute, tokens_per_minute: of this key and model; None for any number.
+        tokens_per_day: of requests that ended on this day in UTC.
         tokens: what this request is taken to need until its end says what it took.
     """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
     tokens: int = 0
 
     @property
     def limits_anything(self) -> bool:
-        """Return whether there is any limit."""
+        """Return whether there is any limit per minute."""
         return self.requests_per_minute is not None or self.tokens_per_minute is not None
 
 

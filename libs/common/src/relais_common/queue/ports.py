@@ -145,6 +145,10 @@ class Presence(Protocol):
         ...
 
 
+ANY_LINE = ""
+"""What `stop_requests` yields where any line of a batch may have to give its place to another job."""
+
+
 @dataclass(frozen=True, slots=True)
 class TakeRequest:
     """What a worker asks for with `JobSource.take`.
@@ -244,7 +248,10 @@ class JobSource(Protocol):
         ...
 
     def stop_requests(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Yield channel ids of running jobs that were just asked to stop. A hint: `renew` reports them too."""
+        """Yield channel ids of running jobs that were just asked to stop. A hint: `renew` reports them too.
+
+        `ANY_LINE` instead of an id: a job was queued that goes before lines of batches, and such lines wait.
+        """
         ...
 
 

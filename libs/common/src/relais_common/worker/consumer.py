@@ -102,7 +102,6 @@ class Consumer:
         self._held_jobs = held_jobs
         self._settings = settings
         self._metrics = metrics
-        self._freed = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], HeldJob] = {}
         self._call_id = secrets.token_hex(8)
         self._make_way_until_s = 0.0
@@ -160,9 +159,11 @@ class Consumer:
         return self._handler.room(held)
 
     def _offers(self) -> list[Lease]:
-        """Return jobs that may be preempted, newest first; periodically, while there is no room."""
+        """Return jobs that may be preempted, newest first; periodically or when asked, while there is no room."""
         now_s = time.monotonic()
-        if now_s < self._ask_at_s or self._held_jobs.suspect or now_s < self._make_way_until_s:
+        is_time = now_s >= self._ask_at_s or self._held_jobs.lines_asked
+        self._held_jobs.lines_asked = False
+        if not is_time or self._held_jobs.suspect or now_s < self._make_way_until_s:
             return []
         self._ask_at_s = now_s + FULL_ASK_S
         if self._room() > 0:
@@ -216,8 +217,10 @@ class Consumer:
 
     async def _wait_for_room(self, stopping: asyncio.Task[bool]) -> None:
         # A place becomes free at a job's end, which sets the event, or inside the engine, which does not.
-        self._freed.clear()
-        freed = asyncio.create_task(self._freed.wait())
+        if self._held_jobs.lines_asked:
+            return
+        self._held_jobs.changed.clear()
+        freed = asyncio.create_task(self._held_jobs.changed.wait())
         try:
             await asyncio.wait(
                 {freed, stopping}, timeout=FULL_POLL_S, return_when=asyncio.FIRST_COMPLETED
@@ -251,7 +254,6 @@ class Consumer:
             await _end(work)
             # Not in a finally: when this worker dies, `run` hands its jobs back.
             self._held_jobs.remove(held)
-            self._freed.set()
 
     async def _outcome(self, held: HeldJob, work: asyncio.Task[Terminal]) -> Terminal | None:
         """Return how the job ended here, or None if it did not."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from relais_common.jobs.events import Prompt, Restarted, Token
-from relais_common.jobs.job import Append, Job, Lease, StopReason, TakenJob, Verdict
+from relais_common.jobs.job import Append, Job, Lease, Priority, StopReason, TakenJob, Verdict
 from relais_common.queue import codec
 from relais_common.worker.metrics import JobMetrics
 
@@ -191,11 +191,15 @@ class HeldJobs:
 
     Attributes:
         suspicion: channel ids of which one may be why the engine is stuck; None if it is not.
+        changed: set when a job has gone, or lines of batches are asked for their places.
+        lines_asked: set by `ask_lines`, until somebody has heeded it.
     """
 
     def __init__(self) -> None:
         self._jobs: dict[str, HeldJob] = {}
         self.suspicion: frozenset[str] | None = None
+        self.changed = asyncio.Event()
+        self.lines_asked = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -222,6 +226,13 @@ class HeldJobs:
         # Only this lease: the job may be back here under a later one.
         if self._jobs.get(held.lease.channel_id) is held:
             del self._jobs[held.lease.channel_id]
+        self.changed.set()
+
+    def ask_lines(self) -> None:
+        """Note that a job waits which goes before lines of batches, if there are any."""
+        if any(held.job.priority is Priority.BATCH for held in self._jobs.values()):
+            self.lines_asked = True
+            self.changed.set()
 
     @property
     def suspect(self) -> bool:

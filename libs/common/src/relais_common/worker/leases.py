@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 
 from relais_common.jobs.errors import StoreUnavailable
-from relais_common.queue.ports import JobSource
+from relais_common.queue.ports import ANY_LINE, JobSource
 from relais_common.runtime.backoff import Backoff
 from relais_common.runtime.lifecycle import first_failure
 from relais_common.worker.held import HeldJob, HeldJobs
@@ -37,7 +37,7 @@ async def renew_for_ever(
 async def listen_for_stops(
     source: JobSource, held_jobs: HeldJobs, model: str, *, lease_s: float
 ) -> None:
-    """Stop jobs as soon as requested. The next renewal makes up for a lost request.
+    """Stop jobs as soon as requested, and ask lines of batches for their places. Either is made up for if it is lost.
 
     Requests that arrive during one call are batched in the next; one at a time, jobs that are cancelled in bulk
     would hold their places for as many round trips.
@@ -60,6 +60,9 @@ async def _heed_stops(
 
     async def hear() -> None:
         async for channel_id in channel_ids:
+            if channel_id == ANY_LINE:
+                held_jobs.ask_lines()
+                continue
             held = held_jobs.get(channel_id)
             if held is not None:
                 asked.add(held)

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 
 from relais_common.jobs.errors import over_quota
 from relais_common.jobs.events import Restarted, Started, Token, Usage
-from relais_common.jobs.job import Status
+from relais_common.jobs.job import Job, Priority, Status
 from relais_common.jobs.limits import Buckets, DayUsage, Quota, buckets
 from relais_common.queue import codec
 
@@ -23,19 +23,27 @@ class MemoryAccounts:
         self._used: dict[tuple[str, str], tuple[float, float]] = {}
         self._days: dict[tuple[date, str], Counter[str]] = {}
 
-    def reserve(self, key_id: str, quota: Quota, model: str) -> Buckets:
-        """Take a request and its tokens from a key's minute, both or neither.
+    def reserve(self, job: Job, quota: Quota) -> Buckets:
+        """Take a request and its tokens from its key's minute, both or neither.
 
         Raises:
             RateLimited, TokensOverLimit: it does not fit.
         """
+        key_id, model = job.key_id, job.model
         rpm, tpm = quota.requests_per_minute, quota.tokens_per_minute
         requests = self._used_of("requests", key_id, rpm)
         tokens = self._used_of("tokens", key_id, tpm)
         if (rpm is not None and requests + 1 > rpm + ROUNDING) or (
-            tpm is not None and tokens + quota.tokens > tpm + ROUNDING
+            tpm is not None
+            and (
+                tokens + quota.tokens > tpm + ROUNDING
+                or (job.priority is Priority.BATCH and tokens > tpm / 2)
+            )
         ):
             raise over_quota(quota, buckets(quota, requests, tokens), model)
+        if full_s := self._day_full_s(key_id, quota):
+            now = buckets(quota, requests, tokens)
+            raise over_quota(quota, now, model, day_full_s=full_s)
         if rpm is not None:
             self._note_used("requests", key_id, requests + 1)
         if tpm is not None:
@@ -62,6 +70,16 @@ class MemoryAccounts:
             for (day, one), account in sorted(self._days.items(), key=lambda item: item[0])
             if since <= day <= until and key_id in (None, one)
         ]
+
+    def _day_full_s(self, key_id: str, quota: Quota) -> float:
+        """Return the seconds until the key's day has room; 0 where it has."""
+        now_s = self._clock()
+        today = datetime.fromtimestamp(now_s, UTC).date()
+        account = self._days.get((today, key_id), Counter())
+        spent = account["input_tokens"] + account["output_tokens"]
+        most = quota.tokens_per_day
+        fits = most is None or spent + quota.tokens <= most
+        return 0.0 if fits else 86400 - now_s % 86400
 
     def _used_of(self, limit: str, key_id: str, per_minute: int | None) -> float:
         used, at_s = self._used.get((limit, key_id), (0.0, 0.0))

@@ -20,6 +20,7 @@ from relais_common.jobs.job import (
     Interrupted,
     Job,
     Lease,
+    Priority,
     QueueDepth,
     Status,
     StopReason,
@@ -33,7 +34,7 @@ from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import TraceBatch, Tracing
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
-from relais_common.queue.ports import Look, Reaped, Subscription, TakeRequest
+from relais_common.queue.ports import ANY_LINE, Look, Reaped, Subscription, TakeRequest
 from relais_testing.memory import taking
 from relais_testing.memory.inspector import MemoryInspector
 from relais_testing.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
@@ -109,7 +110,7 @@ class MemoryStore:
         model.max_stored_bytes = max_stored_bytes
         model.refuse_where_crowded(job)
         model.refuse_where_traces_wait(job.model, tracing)
-        now = model.accounts.reserve(job.key_id, quota, job.model)
+        now = model.accounts.reserve(job, quota)
         accepted = self._admit(model, job, quota, tracing=tracing)
         model.records[job.channel_id].api_record = record
         if job.channel_id in model.watched:
@@ -132,6 +133,8 @@ class MemoryStore:
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
         self._bell(job.model).set()
+        if job.priority is not Priority.BATCH and model.turns[Priority.BATCH]:
+            self._announce(job.model, ANY_LINE)
         return accepted
 
     def _accepted(self, model: MemoryModel, record: Record, *, duplicate: bool = False) -> Accepted:

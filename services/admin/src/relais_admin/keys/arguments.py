@@ -9,6 +9,7 @@ from argparse import (
 )
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def parse(arguments: Sequence[str], default_file: str | None) -> KeysArguments:
         "models": getattr(given, "model", None),
         "requests_per_minute": getattr(given, "requests_per_minute", None),
         "tokens_per_minute": getattr(given, "tokens_per_minute", None),
+        "tokens_per_day": getattr(given, "tokens_per_day", None),
         "concurrent_requests": getattr(given, "concurrent_requests", None),
         "max_priority": getattr(given, "max_priority", None),
         "structured_outputs": getattr(given, "structured_outputs", None),
@@ -94,12 +96,14 @@ def _parser() -> ArgumentParser:
         type=_model,
         help="a model it may use; may be repeated (default: all)",
     )
-    for name, what in (
-        ("requests-per-minute", "of each model"),
-        ("tokens-per-minute", "of each model"),
-        ("concurrent-requests", "unfinished ones of each model"),
+    daily = partial(_number, largest=api_keys.LARGEST_DAILY)
+    for name, what, number in (
+        ("requests-per-minute", "of each model", _number),
+        ("tokens-per-minute", "of each model", _number),
+        ("tokens-per-day", "of each model", daily),
+        ("concurrent-requests", "unfinished ones of each model", _number),
     ):
-        create.add_argument(f"--{name}", type=_number, metavar="N", help=what)
+        create.add_argument(f"--{name}", type=number, metavar="N", help=what)
     create.add_argument("--max-priority", choices=[one.value for one in Priority])
     create.add_argument(
         "--structured-outputs",
@@ -140,12 +144,8 @@ def _model(text: str) -> str:
     return text
 
 
-def _number(text: str) -> int:
-    if (
-        text.isascii()
-        and text.isdigit()
-        and 1 <= len(text) <= 9
-        and 1 <= int(text) <= api_keys.LARGEST
-    ):
+def _number(text: str, largest: int = api_keys.LARGEST) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(largest))
+    if is_number and 1 <= int(text) <= largest:
         return int(text)
-    raise ArgumentTypeError(f"{text!r} is no number from 1 to {api_keys.LARGEST}")
+    raise ArgumentTypeError(f"{text!r} is no number from 1 to {largest}")

@@ -21,6 +21,7 @@ def as_objects(keys: dict[str, ApiKey]) -> list[dict[str, Any]]:
             "max_priority": key.max_priority,
             "requests_per_minute": key.requests_per_minute,
             "tokens_per_minute": key.tokens_per_minute,
+            "tokens_per_day": key.tokens_per_day,
             "concurrent_requests": key.concurrent_requests,
             "structured_outputs": None
             if key.structured_outputs is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relais_common.insights.batches import read_batches
 from relais_common.insights.figures import figures_of
 from relais_common.insights.mongo import Database
 from relais_common.insights.objectives import Objectives
@@ -46,6 +47,7 @@ async def read_page(
         by=by,
         objectives=objectives,
         rolled_up_to=await rolled_up_to(database),
+        ended=await read_batches(database, period),
     )
     return Page(
         report=report,

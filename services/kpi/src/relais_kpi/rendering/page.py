@@ -10,7 +10,14 @@ from relais_common.insights.report import Report
 from relais_kpi.rendering import words
 from relais_kpi.rendering.contents import Page
 from relais_kpi.rendering.elements import prose
-from relais_kpi.rendering.sections import distributions, over_time, tables, tiles, time_spent
+from relais_kpi.rendering.sections import (
+    batches,
+    distributions,
+    over_time,
+    tables,
+    tiles,
+    time_spent,
+)
 from relais_kpi.rendering.summary import beside, findings, objectives, sentences
 
 
@@ -27,6 +34,8 @@ def render_page(page: Page, now: datetime) -> str:
             time_spent(page),
             *tables(page),
         ]
+    if report.batches:
+        parts.append(batches(report))
     style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -7,6 +7,7 @@ from datetime import UTC
 from functools import partial
 from html import escape
 
+from relais_common.insights.batches import BatchFigures
 from relais_common.insights.figures import Figures, Latency
 from relais_common.insights.report import Axis, Report, Row, SlowRequest
 from relais_common.insights.sketch import Sketch
@@ -175,6 +176,21 @@ _SLOWEST: tuple[Column[SlowRequest], ...] = (
 )
 
 
+_BATCHES: tuple[Column[BatchFigures], ...] = (
+    ("Batch", lambda one: one.batch_id),
+    ("Model", lambda one: one.model or words.NONE),
+    ("Key", lambda one: one.key_id),
+    ("Status", lambda one: one.status),
+    ("Ended, UTC", lambda one: words.moment(one.ended_at)),
+    ("Requests", lambda one: words.count(one.requests)),
+    ("Completed", lambda one: words.count(one.completed)),
+    ("Failed", lambda one: words.count(one.failed)),
+    ("Input tokens", lambda one: words.count(one.input_tokens)),
+    ("Output tokens", lambda one: words.count(one.output_tokens)),
+    ("Took", lambda one: words.brief(one.duration_s)),
+)
+
+
 def _bound(objective_s: float | None) -> Mark | None:
     return None if objective_s is None else Mark("objective", "bound", objective_s)
 
@@ -277,6 +293,14 @@ def tables(page: Page) -> Iterator[str]:
         yield _breakdown(f"By {by.value}", list(rows))
     slowest = table(_SLOWEST, page.report.slowest, words_until=4)
     yield f"<section><h2>Slowest completed requests</h2>{slowest}</section>"
+
+
+def batches(report: Report) -> str:
+    """Return the table of the period's batches."""
+    rest = len(report.batches) + report.batches_left_out - MOST_ROWS
+    more = f'<p class="soft">and {rest} smaller ones (--format json)</p>' if rest > 0 else ""
+    shown = table(_BATCHES, report.batches[:MOST_ROWS], words_until=5)
+    return f"<section><h2>Batches</h2>{shown}{more}</section>"
 
 
 def _breakdown(title: str, rows: list[Row]) -> str:

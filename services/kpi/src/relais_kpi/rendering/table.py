@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from relais_common.insights.batches import MAX_BATCHES
 from relais_common.insights.figures import Cause, Figures
 from relais_common.insights.report import Axis, Report, Row
 from relais_kpi.rendering import words
@@ -19,6 +20,7 @@ from relais_kpi.rendering.summary import beside, findings, missed, sentences
 MOST_ROWS = 30
 MOST_KEYS = 5
 MOST_CAUSES = 5
+MOST_BATCHES = 10
 
 
 def render(report: Report, now: datetime) -> RenderableType:
@@ -39,6 +41,8 @@ def render(report: Report, now: datetime) -> RenderableType:
             *_keys(report),
             _slowest(report),
         ]
+    if report.batches:
+        parts.append(_batches(report))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
 
 
@@ -185,6 +189,32 @@ def _slowest(report: Report) -> RenderableType:
             words.count(one.output_tokens),
         )
     return table
+
+
+def _batches(report: Report) -> RenderableType:
+    table = _table(
+        _word("BATCH"),
+        _name("KEY"),
+        _name("MODEL"),
+        _word("STATUS"),
+        *map(_number, ("REQUESTS", "FAILED", "TOKENS", "TOOK")),
+    )
+    shown = report.batches[:MOST_BATCHES]
+    for one in shown:
+        _add(
+            table,
+            f"...{one.batch_id[-8:]}",
+            one.key_id,
+            one.model or words.NONE,
+            one.status,
+            words.count(one.requests),
+            words.count(one.failed),
+            words.count(one.input_tokens + one.output_tokens),
+            words.brief(one.duration_s),
+        )
+    left_out = len(report.batches) + report.batches_left_out - len(shown)
+    more = f"... and {left_out} smaller ones (--format json has up to {MAX_BATCHES})"
+    return Group(table, Text(more)) if left_out else table
 
 
 def _table(*columns: Column) -> Table:

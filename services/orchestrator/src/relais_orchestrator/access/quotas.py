@@ -26,8 +26,8 @@ def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
     Args:
         output_tokens: reserved for the answer if the request has no `max_tokens`, within the limit.
     """
-    per_minute = key.tokens_per_minute
-    if per_minute is None:
+    limits = [most for most in (key.tokens_per_minute, key.tokens_per_day) if most is not None]
+    if not limits:
         if key.requests_per_minute is None:
             return NO_QUOTA
         return Quota(requests_per_minute=key.requests_per_minute)
@@ -35,9 +35,12 @@ def quota_of(key: ApiKey, job: Job, *, output_tokens: int) -> Quota:
     if job.sampling.max_tokens is not None:
         tokens += job.answers * job.sampling.max_tokens
     elif job.embedding is None:
-        tokens = max(tokens, min(tokens + job.answers * output_tokens, per_minute))
+        tokens = max(tokens, min(tokens + job.answers * output_tokens, *limits))
     return Quota(
-        requests_per_minute=key.requests_per_minute, tokens_per_minute=per_minute, tokens=tokens
+        requests_per_minute=key.requests_per_minute,
+        tokens_per_minute=key.tokens_per_minute,
+        tokens_per_day=key.tokens_per_day,
+        tokens=tokens,
     )
 
 

@@ -189,18 +189,20 @@ class Feeder:
                 # It was valid; the key's rights or the deployment's models have changed.
                 self._note_result(number, custom_id_of(text), error=error)
                 continue
-            await self._enter(number, line, caller)
+            await self._enter(number, line)
             if self._stopped is not None:
                 return
 
-    async def _enter(self, number: int, line: Line, caller: Caller) -> None:
-        """Queue a line, once there is room."""
+    async def _enter(self, number: int, line: Line) -> None:
+        """Queue a line, once there is room. Raises KeyRevoked."""
         while self._stopped is None:
             room = await self._room()
             await self._wait_for(lambda: len(self._inflight) < room)  # noqa: B023
             if self._is_stopped:
                 return
             left_s = self._expires_at.timestamp() - time.time()
+            # Its limits may have changed while the line waited.
+            caller = self._parts.shared.key_ring.client(self._key_id)
             try:
                 accepted = await self._parts.shared.submitter.feed(
                     line.asked.draft,

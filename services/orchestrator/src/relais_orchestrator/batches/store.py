@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from relais_common.insights.batches import BATCHES
 from relais_common.insights.mongo import (
     ASCENDING,
     DESCENDING,
@@ -26,7 +27,6 @@ from relais_common.jobs.errors import BatchEnded, BatchNotFound, TooManyBatches
 from relais_orchestrator.batches.settings import BatchSettings
 from relais_orchestrator.files.store import database_errors
 
-BATCHES = "batches"
 RESULTS = "batch_results"
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 RETENTION = timedelta(days=30)
@@ -210,7 +210,8 @@ class BatchStore:
         self, batch_id: str, holder: str, to: str, changes: Mapping[str, Any], *, when: str
     ) -> Document | None:
         """Give the batch another status; None if it is another's, or its status is not `when`."""
-        at = {f"{to}_at": datetime.now(UTC)}
+        now = datetime.now(UTC)
+        at = {f"{to}_at": now} if to in ACTIVE else {f"{to}_at": now, "ended_at": now}
         return await self._change(batch_id, holder, (when,), {"status": to, **at, **changes})
 
     async def _change(
@@ -280,6 +281,7 @@ class BatchStore:
             return
         await self._batches.create_index([("key_id", ASCENDING), ("created_at", ASCENDING)])
         await self._batches.create_index([("status", ASCENDING), ("created_at", ASCENDING)])
+        await self._batches.create_index([("ended_at", ASCENDING)])
         for collection in (self._batches, self._results):
             await collection.create_index([("delete_at", ASCENDING)], expireAfterSeconds=0)
         self._prepared = True

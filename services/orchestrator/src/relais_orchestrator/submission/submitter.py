@@ -185,8 +185,11 @@ class Submitter:
             log_ttl_s=LINE_TTL_S,
             result_ttl_s=LINE_TTL_S,
         )
+        quota = quota_of(caller.may, job, output_tokens=self._limits.reserved_output_tokens)
         accepted = await self._queue.enqueue(
             job,
+            # A batch is one request.
+            quota=replace(quota, requests_per_minute=None),
             # The other half is for those who wait for their answers.
             max_waiting=max(1, self._limits.max_waiting // 2),
             max_inflight_per_key=max(most, job.answers),

@@ -4,7 +4,7 @@
 --       owner: the key's id
 --       on_disconnect: 'continue' | 'cancel'; on_worker_loss: 'fail' | 'restart'
 --       trace: 'none', without content, | 'full' | '' for no trace
---       max_open: unfinished answers of the key; it, max_bytes and what is per minute are 0 for any number
+--       max_open: unfinished answers of the key; it, max_bytes and what is per minute or day are 0 for any number
 --       idempotency: a Redis key, '' for none
 --       tokens: to be reserved
 --       watcher: the orchestrator whose client asks, '' where it has no presence
@@ -14,10 +14,10 @@
 -- Returns {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
---         | {'limited', requests used, tokens used}
+--         | {'limited', requests used, tokens used, seconds for which the day is full}
 local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
   on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
-  tokens_per_minute, tokens, max_traces, watcher, expected_bytes, answers, record, record_input,
+  tokens_per_minute, tokens_per_day, tokens, max_traces, watcher, expected_bytes, answers, record, record_input,
   stored = unpack(ARGV)
 max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
 requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
@@ -75,8 +75,9 @@ local no_room = why_no_room(#payload + #record + #record_input + expected, max_b
 if no_room then return no_room end
 local no_trace = trace ~= '' and why_no_trace(tonumber(max_traces), max_bytes)
 if no_trace then return no_trace end
-local fits, requests_used, tokens_used = used_with(owner, requests_per_minute, tokens_per_minute, tonumber(tokens))
-if not fits then return {'limited', seconds(requests_used), seconds(tokens_used)} end
+local fits, requests_used, tokens_used, day_full = used_with(owner, priority, requests_per_minute, tokens_per_minute,
+  tonumber(tokens_per_day), tonumber(tokens))
+if not fits then return {'limited', seconds(requests_used), seconds(tokens_used), seconds(day_full)} end
 
 local further = {}
 if expected > 0 then further.expected = expected end

@@ -44,6 +44,7 @@ class EnqueueArguments(NamedTuple):
     body_hash: str
     requests_per_minute: int
     tokens_per_minute: int
+    tokens_per_day: int
     tokens: int
     max_traces: int
     watcher: str
@@ -94,6 +95,7 @@ class RedisJobIntake:
             body_hash=body_hash,
             requests_per_minute=quota.requests_per_minute or 0,
             tokens_per_minute=quota.tokens_per_minute or 0,
+            tokens_per_day=quota.tokens_per_day or 0,
             tokens=quota.tokens,
             max_traces=0 if tracing is None else tracing.max_waiting,
             watcher=watcher_id,
@@ -110,7 +112,8 @@ class RedisJobIntake:
                 "this Idempotency-Key was used with another body", param="Idempotency-Key"
             )
         if answer[0] == b"limited":
-            raise over_quota(quota, _buckets(quota, answer[1:]), job.model)
+            *used, day_full_s = answer[1:]
+            raise over_quota(quota, _buckets(quota, used), job.model, day_full_s=float(day_full_s))
         accepted = read_acceptance(job.model, answer[:5])
         if accepted.duplicate or not quota.limits_anything:
             return accepted

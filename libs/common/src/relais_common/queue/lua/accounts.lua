@@ -19,17 +19,30 @@ local function noting_used(limit, owner, per_minute, used)
   return {'SET', used_key(limit, owner), seconds(used) .. ' ' .. seconds(NOW), 'EX', math.ceil(used * 60 / per_minute) + 1}
 end
 
--- Whether a request and its tokens fit in a key's minute, both or neither. A limit of 0 is none. Returns what would be used
--- then of the requests and of the tokens, or false and what is used now.
-local function used_with(owner, requests_per_minute, tokens_per_minute, tokens)
+local function usage_key() return base .. ':usage:' .. math.floor(NOW / 86400) end
+
+-- Seconds until a key's day has room for so many tokens; 0 where it has. What is unfinished is on no account yet.
+local function day_full_s(owner, tokens_per_day, tokens)
+  if tokens_per_day == 0 then return 0 end
+  local input, output = unpack(redis.call('HMGET', usage_key(), owner .. ' input_tokens', owner .. ' output_tokens'))
+  return (input or 0) + (output or 0) + tokens > tokens_per_day and 86400 - NOW % 86400 or 0
+end
+
+-- Whether a request and its tokens fit in a key's minute and day, both or neither. A limit of 0 is none. A batch leaves half
+-- of the minute's tokens to other requests. Returns what would be used then of the requests and of the tokens, or false, what
+-- is used now, and how long the day is full.
+local function used_with(owner, priority, requests_per_minute, tokens_per_minute, tokens_per_day, tokens)
   local requests = requests_per_minute > 0 and used_of('requests', owner, requests_per_minute) or 0
   local spent = tokens_per_minute > 0 and used_of('tokens', owner, tokens_per_minute) or 0
   -- What was kept has six decimals.
   local rounding = 0.000001
   if requests_per_minute > 0 and requests + 1 > requests_per_minute + rounding
-      or tokens_per_minute > 0 and spent + tokens > tokens_per_minute + rounding then
-    return false, requests, spent
+      or tokens_per_minute > 0 and (spent + tokens > tokens_per_minute + rounding
+        or priority == BATCH and spent > tokens_per_minute / 2) then
+    return false, requests, spent, 0
   end
+  local full_s = day_full_s(owner, tokens_per_day, tokens)
+  if full_s > 0 then return false, requests, spent, full_s end
   return true, requests_per_minute > 0 and requests + 1 or 0, tokens_per_minute > 0 and spent + tokens or 0
 end
 
@@ -77,7 +90,7 @@ end
 
 -- Have it written that a job took this: on its key's account of the day, and in the place of what it had reserved.
 local function settle(todo, owner, status, took, reserved, tokens_per_minute)
-  local account = base .. ':usage:' .. math.floor(NOW / 86400)
+  local account = usage_key()
   local counters = {[status] = 1, input_tokens = took.input, output_tokens = took.output, cached_tokens = took.cached}
   for counter, by in pairs(counters) do
     if by > 0 then todo[#todo + 1] = {'HINCRBY', account, owner .. ' ' .. counter, string.format('%d', by)} end

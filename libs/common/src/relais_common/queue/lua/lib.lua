@@ -154,6 +154,8 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
   publish(id, 1, {line})
   settle_bytes(id)
   ring()
+  -- Workers that are full of a batch would notice later.
+  if priority ~= BATCH and redis.call('EXISTS', turns_key(BATCH)) == 1 then redis.pcall('PUBLISH', CONTROL, '') end
   return at, wait
 end
 
