@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 
-from benchmarks import attack, connections, embeddings, kpi, queue, relay, serve, soak
+from benchmarks import attack, batch, connections, embeddings, kpi, queue, relay, serve, soak
 from relais_testing.leftovers import guarded_run
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "kpi": kpi,
     "soak": soak,
     "attack": attack,
+    "batch": batch,
 }
 
 

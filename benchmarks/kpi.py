@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from benchmarks.servers import peak_bytes
 from relais_common.insights.mongo import Database, MongoSettings, open_database
 from relais_common.insights.periods import Period
 from relais_common.insights.rollups import HOUR, hour_of
@@ -43,7 +43,6 @@ SEED, NEXT_SEED = 1, 2
 NEXT_HOURS = 7
 MAX_NEXT_COST = 0.03
 MAX_READ = 0.01
-_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 MAX_MEMORY_BYTES = 300e6
 METRICS = ("ttft", "tpot", "e2e", "queue")
 SHARES = (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))
@@ -230,25 +229,23 @@ def _run(command: list[str], environ: dict[str, str]) -> Cost:
     began = time.monotonic()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(command, env=environ, stdout=out)
-        peak_bytes = _watch(process.pid)
+        most = _watch(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.monotonic() - began
         if process.returncode:
             raise RuntimeError("the job failed; its own words are above")
         out.seek(0)
-        return Cost(wall_s, usage.ru_utime + usage.ru_stime, peak_bytes, out.read())
+        return Cost(wall_s, usage.ru_utime + usage.ru_stime, most, out.read())
 
 
-def _watch(pid: int) -> float:
+def _watch(pid: int) -> int:
     """The largest memory of a process until its end. Not what `wait4` tells: that counts whoever started it, too."""
-    peak_kb = 0
+    most = 0
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        # Of the program itself; there is none before it runs, and none once it has ended.
-        found = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
-        peak_kb = max(peak_kb, int(found[1])) if found else peak_kb
+        most = max(most, peak_bytes(pid))
         time.sleep(0.01)
-    return peak_kb * 1024.0
+    return most
 
 
 def _durations(traces: int, days: int, until: datetime, period: Period) -> dict[str, array[float]]:

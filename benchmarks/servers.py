@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import psutil
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 ENGINE = "engine"
 """What the processes below a service are called together."""
 
@@ -39,6 +41,23 @@ class Server:
             if below := process.children(recursive=True):
                 spent[ENGINE] = sum(map(_cpu_s, below))
         return spent
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had; 0 where it has ended, or begins."""
+    found = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) << 10 if found else 0
+
+
+def peak_bytes_of_all(pid: int) -> int:
+    """Return the sum of the peaks of a process and all below it; what they share counts for each."""
+    process = psutil.Process(pid)
+    return sum(peak_bytes(one.pid) for one in (process, *process.children(recursive=True)))
+
+
+def forget_peak(pid: int) -> None:
+    """Let a process's peak start anew from what it has now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def _cpu_s(process: psutil.Process) -> float:
