@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
 
 from relais_common.jobs.events import Token
-from relais_common.jobs.job import Verdict
-from relais_common.queue.ports import TakeRequest
+from relais_common.jobs.job import Append, Verdict
+from relais_common.queue.ports import JobSource, TakeRequest
+from relais_common.runtime.lifecycle import background
 from relais_common.worker.held import HeldJob
-from relais_common.worker.publisher import Publisher
+from relais_common.worker.publisher import AT_ONCE_PER_S, MEASURED_S, Publisher
 from relais_testing.builders import MODEL, hold, make_job
 from relais_testing.faults import Faults
 from relais_testing.memory import MemoryStore
@@ -52,34 +54,85 @@ async def test_what_comes_up_in_one_turn_goes_in_one_call(
     assert faults.count("append") == 1
 
 
-async def test_a_first_event_leaves_at_once_and_later_ones_when_their_time_has_come(
+def add(publisher: Publisher, held: HeldJob, text: str) -> None:
+    held.add(Token(text, (1,)))
+    publisher.send(held)
+
+
+async def sent(held: HeldJob) -> None:
+    await wait_until(lambda: not held.has_unsent)
+
+
+async def test_few_events_leave_as_they_come(memory_store: MemoryStore, faults: Faults) -> None:
+    publisher = Publisher(faults.around(memory_store), interval_s=3600)
+    async with background(publisher.run()):
+        [held] = await take(memory_store, 1)
+        for number in range(1, 9):
+            add(publisher, held, "a")
+            await sent(held)
+            assert faults.count("append") == number
+
+
+class SlowSource:
+    """Appends when it may, one call at a time."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.calls: list[int] = []
+        self.may = asyncio.Semaphore(0)
+
+    async def append(self, appends: Sequence[Append]) -> list[Verdict]:
+        self.calls.append(sum(len(one.lines) for one in appends))
+        await self.may.acquire()
+        return await self._store.append(appends)
+
+
+async def test_what_comes_during_a_call_goes_with_the_next_after_a_pause_as_long(
+    memory_store: MemoryStore,
+) -> None:
+    source = SlowSource(memory_store)
+    publisher = Publisher(cast("JobSource", source), interval_s=3600)
+    loop = asyncio.get_running_loop()
+    async with background(publisher.run()):
+        [held] = await take(memory_store, 1)
+        source.may.release()
+        add(publisher, held, "a")
+        await sent(held)
+        add(publisher, held, "b")
+        await wait_until(lambda: source.calls == [1, 1])
+        began_s = loop.time()
+        for text in "cde":
+            add(publisher, held, text)
+            await asyncio.sleep(0.05)
+        took_s = loop.time() - began_s
+        assert source.calls == [1, 1]
+        source.may.release()
+        source.may.release()
+        await sent(held)
+        assert source.calls == [1, 1, 3]
+        assert loop.time() - began_s >= 2 * took_s
+
+
+async def test_while_many_events_come_they_wait_for_their_time_but_a_first_one_never(
     memory_store: MemoryStore, faults: Faults
 ) -> None:
     publisher = Publisher(faults.around(memory_store), interval_s=0.5)
-    running = asyncio.create_task(publisher.run())
-    early, late = await take(memory_store, 2)
-
-    def add(held: HeldJob, text: str) -> None:
-        held.add(Token(text, (1,)))
-        publisher.send(held)
-
-    async def sent(held: HeldJob) -> None:
-        await wait_until(lambda: not held.has_unsent)
-
-    add(early, "a")
-    await sent(early)
-    add(early, "b")  # none of its kind has been sent yet
-    await sent(early)
-    calls = faults.count("append")
-    for text in "cde":
-        add(early, text)
-        await asyncio.sleep(0)
-    add(late, "a")
-    await sent(late)
-    assert early.has_unsent
-    await sent(early)
-    assert faults.count("append") == calls + 2
-    await end_task(running)
+    async with background(publisher.run()):
+        early, late = await take(memory_store, 2)
+        add(publisher, early, "a")
+        await sent(early)
+        for _ in range(int(AT_ONCE_PER_S * MEASURED_S) + 1):
+            add(publisher, early, "b")
+        await sent(early)
+        calls = faults.count("append")
+        for text in "cde":
+            add(publisher, early, text)
+            await asyncio.sleep(0)
+        add(publisher, late, "a")
+        await sent(late)
+        assert early.has_unsent
+        await sent(early)
+        assert faults.count("append") == calls + 2
 
 
 async def test_a_failed_call_is_made_again_with_all_that_came_up_since(

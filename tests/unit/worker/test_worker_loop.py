@@ -157,6 +157,7 @@ async def test_the_end_brings_what_was_not_sent_yet(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(stream_interval_s=3600)
+    worker.faults.refuse("append", 1_000_000)
     for prompt in ("first", "second"):
         job = prompt_job(prompt, 20)
         await put(memory_store, job)
@@ -165,8 +166,6 @@ async def test_the_end_brings_what_was_not_sent_yet(
         log = await read_log(memory_store, job)
         assert "".join(one.text for one in log if isinstance(one, Token)) == ended.text
         assert ended.tail == len(log) == 1 + 1 + 20 + 1
-    # The first token of each, and the second one of the first.
-    assert worker.faults.count("append") <= 3
 
 
 async def test_an_engine_fault_ends_that_job_alone(
