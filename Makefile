@@ -3,7 +3,7 @@
 .PHONY: help setup lint format types unit test run bench lock
 
 BIN := .venv/bin
-SETUP := . scripts/lib/env.sh; llm=$$(llm_requirements); with_install_lock install services embedded embedded-mongo embeddings dev "$$llm"
+SETUP := . scripts/lib/env.sh; llm=$$(llm_requirements); with_install_lock install services embedded embedded-mongo embeddings openvino onnx dev "$$llm"
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10

@@ -34,6 +34,7 @@ Settings come from the environment, or from a file .env beside README.md. The mo
   EMBEDDING_MODEL (a sentence-transformers model's name or path; all-MiniLM-L6-v2, which a package carries)
   ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
   LLM_TABLE ([("model", "http://host:port"), ...]: models that run already; a worker for them is started too)
+  EMBEDDING_BACKEND (torch; openvino, onnx and auto install what they need)
   EMBEDDING_TABLE, RERANK_TABLE (likewise, for embedding models and rerankers)
   ENV (dev: any key will do; staging, prod: only those of the file API_KEYS) and RELAIS_API_KEY (one of them, for the
   first request)   RELAIS_DEVICE (cpu or cuda; found by looking)
@@ -131,7 +132,13 @@ case $command in
             wanted+=("$llm")
             export RELAIS_DEVICE=${llm#llm-}
         fi
-        [[ $encoder =~ ^(none|deterministic|remote)$ ]] || wanted+=(embeddings)
+        if [[ ! $encoder =~ ^(none|deterministic|remote)$ ]]; then
+            wanted+=(embeddings)
+            case ${EMBEDDING_BACKEND:-torch} in
+                openvino | onnx) wanted+=("$EMBEDDING_BACKEND") ;;
+                auto) wanted+=(openvino) ;;
+            esac
+        fi
         [[ $mongodb == no || -n ${MONGODB_URL:-} ]] || wanted+=(embedded-mongo)
         with_install_lock install "${wanted[@]}"
         stack "$VENV_PYTHON" start "${arguments[@]}"

@@ -21,6 +21,7 @@ Settings, from the environment:
   CI_REGISTRY_IMAGE (relais)   what goes before an image's name
   CI_API_IMAGE_TAG (local)     tag of the orchestrator, the KPI job and the embedding worker
   CI_VLLM_IMAGE_TAG (local)    tag of the LLM worker, with -remote, -cpu or -cuda behind it
+  EMBEDDING_BACKEND (torch)    openvino, onnx or auto: the embedding worker's image gets what they need
   PYTHON_IMAGE                 the base image, in place of that of infra/base-images.txt
   UV_FIND_LINKS, or else PIP_FIND_LINKS   a folder with wheels that no index has (torch's CPU build, say)
   RELAIS_UV_CONFIG, RELAIS_PIP_CONFIG     files uv.toml and pip.conf, for an index of your own; no trace of them stays in an image
@@ -46,6 +47,7 @@ build() { # build NAME
     if [[ -d $wheels && $name =~ ^(embedding-worker|llm-worker-cpu)$ ]]; then
         arguments+=(--build-context "wheels=$wheels")
     fi
+    [[ $name != embedding-worker ]] || arguments+=(--build-arg "EMBEDDING_BACKEND=${EMBEDDING_BACKEND:-torch}")
     [[ -z ${RELAIS_UV_CONFIG:-} ]] || arguments+=(--secret "id=uv.toml,src=$RELAIS_UV_CONFIG")
     [[ -z ${RELAIS_PIP_CONFIG:-} ]] || arguments+=(--secret "id=pip.conf,src=$RELAIS_PIP_CONFIG")
     DOCKER_BUILDKIT=1 docker build --quiet --file "$folder/Dockerfile" --tag "$image" \

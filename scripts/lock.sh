@@ -31,7 +31,7 @@ lock() { # lock NAME [option...]: one hashed file
 }
 
 # One resolution of all that shares an environment on a CPU machine; each file is a part of it, so that they agree.
-together=(services embedded llm-cpu embeddings dev examples)
+together=(services embedded llm-cpu embeddings openvino onnx dev examples)
 everything=$(mktemp --suffix=.txt)
 trap 'rm -f "$everything"' EXIT
 sources=()
@@ -56,6 +56,9 @@ lock llm-cpu "$@" --constraint "$everything" --override requirements/overrides-c
 lock embeddings "$@" --constraint "$everything" --override requirements/overrides-cpu.txt \
     --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
     --no-emit-package torchcodec --no-emit-package triton
+# Its telemetry is left out: OpenVINO runs without it, and then sends nothing.
+lock openvino "$@" --constraint "$everything" --no-emit-package openvino-telemetry
+lock onnx "$@" --constraint "$everything"
 # The CUDA build pins versions of its own, and shares an environment with these five.
 lock llm-cuda "$@" --constraint requirements/services.txt --constraint requirements/embedded.txt \
     --constraint requirements/embeddings.txt --constraint requirements/dev.txt --constraint requirements/examples.txt

@@ -40,7 +40,7 @@ case $needs in
     mongo) with_install_lock install services embedded embedded-mongo dev ;;
     everything)
         llm=$(llm_requirements)
-        with_install_lock install services embedded embedded-mongo embeddings dev "$llm"
+        with_install_lock install services embedded embedded-mongo embeddings openvino onnx dev "$llm"
         want_nginx
         want_sshd
         export RELAIS_DEVICE=${llm#llm-}

@@ -13,6 +13,8 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
+from relais_embedding_worker.backends import runtime
+from relais_embedding_worker.backends.runtime import runtime_of
 from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens
 from relais_embedding_worker.settings import read_settings
 from relais_testing.contracts.encoder import EncoderContract, RerankerContract
@@ -50,6 +52,35 @@ class TestSentenceTransformersReranker(RerankerContract):
         return encoder
 
 
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("converted")
+
+
+class TestConverted(EncoderContract):
+    @pytest.fixture(scope="class")
+    def encoder(self, backend: str, cache: Path) -> Encoder:
+        encoder: Encoder = open_encoder(EMBEDDING_BACKEND=backend, MODELS_CACHE_DIR=str(cache))
+        return encoder
+
+
+class TestConvertedReranker(RerankerContract):
+    @pytest.fixture(scope="class")
+    def encoder(
+        self, backend: str, cache: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> Reranker:
+        folder = make_reranker(tmp_path_factory.mktemp("reranker"))
+        encoder: Reranker = open_encoder(
+            EMBEDDING_MODEL=str(folder), EMBEDDING_BACKEND=backend, MODELS_CACHE_DIR=str(cache)
+        )
+        return encoder
+
+
 def open_encoder(**settings: str) -> Any:
     from relais_embedding_worker.encoder_sentence_transformers import open_model
 
@@ -76,6 +107,63 @@ def test_bfloat16_is_near_and_has_length_one() -> None:
     np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1.0, atol=1e-6)
     assert np.sum(exact * rounded, axis=1).min() >= 0.998
     assert not np.array_equal(exact, rounded)
+
+
+def test_backends_give_the_vectors_and_the_scores_of_torch(
+    backend: str, cache: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    texts: list[Input] = [" ".join(rng.choices(WORDS, k=rng.choice((1, 8, 90)))) for _ in range(24)]
+    converting = {"EMBEDDING_BACKEND": backend, "MODELS_CACHE_DIR": str(cache)}
+    bare = {"EMBEDDING_MODEL": str(make_encoder(tmp_path / "encoder", pools_prompt=False))}
+    for model in ({}, bare):
+        for input_type in (None, InputType.QUERY):
+            np.testing.assert_allclose(
+                vectors(open_encoder(**model, **converting), [*texts, ""], input_type),
+                vectors(open_encoder(**model), [*texts, ""], input_type),
+                atol=1e-5,
+            )
+    model = {"EMBEDDING_MODEL": str(make_reranker(tmp_path / "reranker"))}
+    pairs = [(str(one), str(other)) for one in texts[:5] for other in texts]
+    expected, found = (open_encoder(**model, **backend) for backend in ({}, converting))
+    np.testing.assert_allclose(
+        found.encode(pairs_of(found, pairs)), expected.encode(pairs_of(expected, pairs)), atol=1e-4
+    )
+
+
+def test_a_model_is_converted_once(
+    backend: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_encoder(EMBEDDING_BACKEND=backend, MODELS_CACHE_DIR=str(cache))
+    kind = type(runtime_of(backend))
+    monkeypatch.setattr(kind, "convert", None)
+    again = open_encoder(EMBEDDING_BACKEND=backend, MODELS_CACHE_DIR=str(cache))
+    assert again.info.revision == first.info.revision
+    monkeypatch.setattr(kind, "version", "another")
+    with pytest.raises(SettingsError, match="only EMBEDDING_BACKEND=torch"):
+        open_encoder(EMBEDDING_BACKEND=backend, MODELS_CACHE_DIR=str(cache))
+
+
+def test_auto_chooses_what_agrees_with_torch(cache: Path) -> None:
+    rng = random.Random(5)
+    texts: list[Input] = [" ".join(rng.choices(WORDS, k=rng.choice((1, 8, 90)))) for _ in range(24)]
+    chosen = open_encoder(EMBEDDING_BACKEND="auto", MODELS_CACHE_DIR=str(cache))
+    exact = vectors(open_encoder(), texts)
+    assert np.sum(vectors(chosen, texts) * exact, axis=1).min() >= 0.998
+    only = open_encoder(
+        EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32", MODELS_CACHE_DIR=str(cache)
+    )
+    np.testing.assert_allclose(vectors(only, texts), exact, atol=1e-5)
+
+
+def test_backend_that_is_not_installed_is_named(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=rf"EMBEDDING_BACKEND is {backend}.*{backend}\.txt"):
+        open_encoder(EMBEDDING_BACKEND=backend)
+    # What is not installed is no candidate.
+    assert open_encoder(EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32")
 
 
 @pytest.mark.parametrize("pools_prompt", [True, False])

@@ -13,6 +13,7 @@ from relais_embedding_worker.settings import read_settings
     ("name", "value"),
     [
         ("EMBEDDING_ENGINE", "onnx"),
+        ("EMBEDDING_BACKEND", "tensorrt"),
         ("EMBEDDING_DTYPE", "int8"),
         ("EMBEDDING_DIMENSIONS", "128,many"),
         ("EMBEDDING_DIMENSIONS", "0"),
@@ -30,6 +31,21 @@ from relais_embedding_worker.settings import read_settings
 def test_bad_value_is_an_error_that_names_its_setting(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("backend", "setting", "value"),
+    [
+        ("onnx", "EMBEDDING_DTYPE", "bfloat16"),
+        ("openvino", "EMBEDDING_DTYPE", "float16"),
+        ("auto", "EMBEDDING_DTYPE", "int8"),
+        ("openvino", "EMBEDDING_DEVICE", "cuda"),
+        ("onnx", "EMBEDDING_DEVICE", "cuda:1"),
+    ],
+)
+def test_what_a_backend_does_not_do_is_refused(backend: str, setting: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{setting}.*EMBEDDING_BACKEND={backend}"):
+        read_settings({"EMBEDDING_BACKEND": backend, setting: value})
 
 
 @pytest.mark.parametrize(

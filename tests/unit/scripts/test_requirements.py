@@ -52,6 +52,8 @@ def test_files_of_one_environment_agree(device: str) -> None:
         REQUIREMENTS / f"{name}.txt"
         for name in ("services", "embedded", "embeddings", "dev", "examples", f"llm-{device}")
     ]
+    if device == "cpu":
+        files += [REQUIREMENTS / "openvino.txt", REQUIREMENTS / "onnx.txt"]
     for one, other in combinations(files, 2):
         ours, theirs = pins(one), pins(other)
         differing = {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import structlog
 import uvloop
@@ -19,16 +20,22 @@ def main() -> None:
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
-        print(f"relais-embedding-worker: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     setup_logs(
         "embedding_worker", level=settings.service.log_level, form=settings.service.log_format
     )
     try:
         uvloop.run(run(settings))
+    except SettingsError as error:
+        _refuse(error)
     except Exception:
         structlog.get_logger(__name__).exception("worker_failed")
         sys.exit(1)
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    print(f"relais-embedding-worker: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

