@@ -22,18 +22,25 @@ RESUMABLE = {"X-Relais-Stream": "resumable"}
 TOOLS: dict[str, Any] = {
     "anthropic": {"name": "note", "input_schema": SCHEMA},
     "openai": {"type": "function", "function": {"name": "note", "parameters": SCHEMA}},
+    "responses": {"type": "function", "name": "note", "parameters": SCHEMA},
 }
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+PATHS = {
+    "anthropic": "/v1/messages",
+    "openai": "/v1/chat/completions",
+    "responses": "/v1/responses",
+}
+DELTAS = {
+    "response.reasoning_text.delta": "reasoning",
+    "response.output_text.delta": "text",
+    "response.function_call_arguments.delta": "arguments",
+}
 
 
 def asked(name: str) -> dict[str, Any]:
-    return {
-        "model": MODEL,
-        "max_tokens": 5000,
-        "messages": [{"role": "user", "content": SAID}],
-        "tools": [TOOLS[name]],
-        "stream": True,
-    }
+    asked: dict[str, Any] = {"model": MODEL, "tools": [TOOLS[name]], "stream": True}
+    if name == "responses":
+        return {**asked, "input": SAID, "max_output_tokens": 5000}
+    return {**asked, "messages": [{"role": "user", "content": SAID}], "max_tokens": 5000}
 
 
 def check_whole(name: str, events: list[SseEvent]) -> None:
@@ -43,6 +50,10 @@ def check_whole(name: str, events: list[SseEvent]) -> None:
         if event.name in ("queued", "ping") or event.data == "[DONE]":
             continue
         body = event.json
+        if name == "responses":
+            if event.name in DELTAS:
+                told[DELTAS[event.name]] += body["delta"]
+            continue
         if name == "anthropic":
             delta = body.get("delta", {})
             told["reasoning"] += delta.get("thinking", "")
@@ -58,7 +69,12 @@ def check_whole(name: str, events: list[SseEvent]) -> None:
     assert json.loads(told.pop("arguments")) == {"words": WORDS}
     assert told == {"reasoning": WORDS, "text": WORDS}
     last = events[-1]
-    assert last.data == ("[DONE]" if name == "openai" else '{"type":"message_stop"}')
+    if name == "responses":
+        assert last.name == "response.completed"
+        numbers = [event.json["sequence_number"] for event in events if event.name != "queued"]
+        assert numbers == list(range(len(numbers)))
+    else:
+        assert last.data == ("[DONE]" if name == "openai" else '{"type":"message_stop"}')
 
 
 async def test_messages_go_on_over_the_same_connection_when_workers_are_killed(

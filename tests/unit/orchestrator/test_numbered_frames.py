@@ -26,7 +26,10 @@ from relais_orchestrator.api.channel_streams import NumberedFrames, Position
 from relais_orchestrator.api.messages.frames import MessageFrames
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Identity
 from relais_orchestrator.api.openai.frames import ChunkFrames
+from relais_orchestrator.api.responses.events import ResponseFrames
+from relais_orchestrator.api.responses.showing import Shown
 from relais_orchestrator.streams import sse
+from relais_orchestrator.submission.responses import Head
 
 CHANNEL = "m.abcdefghijklmnopqrstuv"
 PARTS = (
@@ -53,14 +56,21 @@ LINES = [encode_event(event) for event in LOG]
 IDENTITY = Identity(CHANNEL, "m", 1_700_000_000)
 
 
+def response(*, is_background: bool) -> ResponseFrames:
+    head = Head(1_700_000_000, (), {"background": is_background})
+    return ResponseFrames(Shown(CHANNEL, head, stored=True))
+
+
 def dialect(name: str) -> Frames:
     if name == "anthropic":
         return MessageFrames(CHANNEL)
+    if name in ("responses", "background"):
+        return response(is_background=name == "background")
     shape = CompletionFormat(IDENTITY) if name == "text" else ChatFormat(IDENTITY)
     return ChunkFrames(shape, include_usage=name == "usage", continuous_usage=name == "usage")
 
 
-DIALECTS = ["anthropic", "openai", "usage", "text"]
+DIALECTS = ["anthropic", "openai", "usage", "text", "responses", "background"]
 
 
 def frames(name: str, after: Position, batches: list[int]) -> list[bytes]:
@@ -92,24 +102,33 @@ def test_a_client_goes_on_after_any_frame(name: str, batches: list[int]) -> None
 @pytest.mark.parametrize("name", DIALECTS)
 def test_the_last_frame_of_an_event_has_its_number(name: str) -> None:
     found = ids(frames(name, Position(), []))
-    assert (found[0], found[-1]) == ("1", str(len(LOG)))
+    begins_at_once = name in ("responses", "background")
+    assert (found[0], found[-1]) == ("1.1" if begins_at_once else "1", str(len(LOG)))
     assert [one for one in found if "." not in one] == sorted(
         {one.partition(".")[0] for one in found}, key=int
     )
 
 
-def test_frames_of_a_dialect_are_those_of_a_plain_stream() -> None:
-    plain = MessageFrames(CHANNEL).of(LOG)
-    numbered = frames("anthropic", Position(), [])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_frames_of_a_dialect_are_those_of_a_plain_stream(name: str) -> None:
+    shape = dialect(name)
+    plain = shape.head() + shape.of(LOG[1:])
+    numbered = frames(name, Position(), [])
     without = b"".join(one.partition(b"\n")[2] + b"\n\n" for one in numbered[1:])
     assert without == plain
-    assert numbered[0].startswith(b"id: 1\nevent: queued\n")
+    assert numbered[0].partition(b"\n")[2].startswith(b"event: queued\n")
 
 
 def test_a_failure_has_an_id_and_a_restart_has_no_frames() -> None:
     lines = [encode_event(Failed(ErrorInfo("no", code="engine_error")))]
     data = NumberedFrames(dialect("openai"), Position()).batch(LiveBatch(2, lines))
     assert data.startswith(b'id: 2\ndata: {"error":')
+    waiting = [LINES[0], *lines]
+    data = NumberedFrames(dialect("background"), Position()).batch(LiveBatch(1, waiting))
+    assert [line for line in data.split(b"\n") if line.startswith((b"id:", b"event:"))] == [
+        *(b"id: 1.1", b"event: queued", b"id: 1.2", b"event: response.created"),
+        *(b"id: 1", b"event: response.queued", b"id: 2", b"event: response.failed"),
+    ]
     again = [encode_event(Restarted("worker lost"))]
     with pytest.raises(LogRewound):
         NumberedFrames(dialect("openai"), Position()).batch(LiveBatch(2, again))

@@ -5,7 +5,7 @@ Frames depend on the log alone, so that their ids mean the same at every server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -26,7 +26,7 @@ from relais_common.queue.codec import decode_event, encode_event, split_event
 from relais_common.queue.ports import LiveBatch
 from relais_orchestrator.api.answering import Frames, left_of, no_answer
 from relais_orchestrator.api.callers import KeyCheck
-from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.streams import sse
 
 MAX_SEQ_DIGITS = 12
@@ -41,14 +41,14 @@ STREAM = "X-Relais-Stream"
 EVENTS_URL = "X-Relais-Events-Url"
 """The response header that says where such a stream goes on."""
 
-StreamName = Literal["native", "openai", "anthropic"]
+StreamName = Literal["native", "openai", "anthropic", "responses"]
 """What streams may be written as."""
 
 Options = Mapping[str, bool]
 """What a stream was asked to tell, as its query string has it."""
 
-StreamFormat = Callable[[ChannelState, Options], Frames]
-"""Makes the frames of a channel in the words of one API."""
+StreamFormat = Callable[[Parts, ChannelState, Options], Awaitable[Frames]]
+"""Makes the frames of a channel in the words of one API. Raises StoreUnavailable."""
 
 STREAM_FORMATS: web.AppKey[Mapping[str, StreamFormat]] = web.AppKey("stream_formats")
 """Those of all APIs but the native one, by name."""
@@ -132,17 +132,16 @@ class NumberedFrames:
 
     def _of(self, event: Event) -> bytes:
         if isinstance(event, Queued):
-            return _place(event)
+            return _place(event) + self._frames.of([event])
         if (error := no_answer(event)) is not None:
             return self._frames.failure(error)
         if isinstance(event, Restarted):
             raise LogRewound(
                 "the answer began again after its worker died; read it as native events"
             )
-        frames = self._frames.of([event])
         head = b"" if self._begun else self._frames.head()
         self._begun = True
-        return head + frames
+        return head + self._frames.of([event])
 
     def _numbered(self, seq: int, frames: bytes) -> bytes:
         parts = frames.split(b"\n\n")[:-1]
@@ -187,7 +186,8 @@ async def stream_resumably(
     query = {"format": name, **{one: "true" for one, on in options.items() if on}}
     query["token"] = parts.signer.sign(channel_id)
     path = f"{parts.settings.proxy.root_path}/v1/channels/{channel_id}/events"
-    rendering = NumberedFrames(request.app[STREAM_FORMATS][name](state, options), Position())
+    frames = await request.app[STREAM_FORMATS][name](parts, state, options)
+    rendering = NumberedFrames(frames, Position())
     stream = sse.EventStream(request, write_timeout_s=parts.settings.streaming.write_timeout_s)
     headers = {EVENTS_URL: f"{path}?{urlencode(query)}"}
     await stream_channel(request, stream, state, rendering, check_key, headers)

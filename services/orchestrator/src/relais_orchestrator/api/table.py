@@ -23,6 +23,7 @@ from relais_orchestrator.api.models import routes as models
 from relais_orchestrator.api.native import routes as native
 from relais_orchestrator.api.openai import handlers as openai_handlers
 from relais_orchestrator.api.openai import routes as openai
+from relais_orchestrator.api.responses import handlers as responses_handlers
 from relais_orchestrator.api.responses import routes as responses
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.service import routes as service
@@ -53,6 +54,7 @@ SUBMITTING = frozenset(route.template for route in ROUTES if route.asks is not N
 FORMATS: Mapping[str, StreamFormat] = {
     "openai": openai_handlers.channel_frames,
     "anthropic": messages_handlers.channel_frames,
+    "responses": responses_handlers.channel_frames,
 }
 """How a channel's events are written in the words of each API; see `StreamName`."""
 

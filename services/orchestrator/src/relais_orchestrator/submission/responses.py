@@ -10,7 +10,7 @@ import msgspec
 import orjson
 
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
-from relais_common.jobs.job import OnDisconnect, Operation, Priority, Sampling
+from relais_common.jobs.job import ChannelState, OnDisconnect, Operation, Priority, Sampling
 from relais_common.jobs.records import ApiRecord
 from relais_orchestrator.api.responses.schemas import (
     ChosenFunction,
@@ -162,6 +162,13 @@ class Head(msgspec.Struct, frozen=True):
 
 
 _HEADS = msgspec.json.Decoder(Head)
+
+
+def plain_head(state: ChannelState) -> Head:
+    """Return the head of a request that was not asked as a response: nothing of what it was asked with is known."""
+    goes_on = state.on_disconnect is OnDisconnect.CONTINUE
+    wanted = ResponsesRequest(model=state.model, input="", background=goes_on)
+    return Head(int(state.accepted_at_s), (), _repeated(wanted))
 
 
 def record_of(

@@ -15,7 +15,7 @@ from relais_orchestrator.api.channel_streams import Options, stream_resumably, w
 from relais_orchestrator.api.messages.formats import whole_message
 from relais_orchestrator.api.messages.frames import MessageFrames
 from relais_orchestrator.api.messages.objects import TokenCount
-from relais_orchestrator.app_keys import PARTS
+from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.submission.reading import Reading
 
@@ -47,6 +47,6 @@ async def count_tokens(request: web.Request) -> web.Response:
     return json_response(body)
 
 
-def channel_frames(state: ChannelState, _: Options) -> MessageFrames:
+async def channel_frames(_: Parts, state: ChannelState, __: Options) -> MessageFrames:
     """Return the frames of a channel, for `format=anthropic`."""
     return MessageFrames(state.channel_id)

@@ -40,7 +40,7 @@ async def stream_events(request: web.Request) -> web.StreamResponse:
     parts = request.app[PARTS]
     state, check_key = await readable_channel(request)
     position = _position(request)
-    rendering = _rendering(request, state, position)
+    rendering = await _rendering(request, state, position)
     if position.seq > state.tail:
         raise LogRewound(
             f"the log has {state.tail} events; start again without Last-Event-ID",
@@ -76,7 +76,9 @@ class _NativeFrames:
         return sse.named_frame(str(error.code).encode(), orjson.dumps(error_body(error.info)))
 
 
-def _rendering(request: web.Request, state: ChannelState, position: Position) -> Rendering:
+async def _rendering(
+    request: web.Request, state: ChannelState, position: Position
+) -> Rendering:
     """Return the frames in the format that the query string names. Raises InvalidRequest."""
     name = request.query.get("format", "native")
     if name not in get_args(StreamName):
@@ -88,7 +90,8 @@ def _rendering(request: web.Request, state: ChannelState, position: Position) ->
         return _NativeFrames(position.seq)
     if state.operation not in _WRITTEN:
         raise InvalidRequest(f"format: {state.operation} has native events only", param="format")
-    return NumberedFrames(request.app[STREAM_FORMATS][name](state, options), position)
+    frames = await request.app[STREAM_FORMATS][name](request.app[PARTS], state, options)
+    return NumberedFrames(frames, position)
 
 
 def _position(request: web.Request) -> Position:

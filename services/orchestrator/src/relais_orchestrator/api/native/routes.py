@@ -33,6 +33,7 @@ from relais_orchestrator.api.native.answers import (
 )
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai import objects as openai_objects
+from relais_orchestrator.api.responses import objects as responses_objects
 from relais_orchestrator.api.route import Access, Events, Header, Query, ResponseSpec, Route
 from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED
 from relais_orchestrator.http.errors import ErrorResponse
@@ -129,8 +130,8 @@ ROUTES = [
             Query(
                 "format",
                 StreamName,
-                "`native`, as described here, or the chunks of OpenAI's API or the events of Anthropic's, with ids "
-                "that mean the same at every server. For responses see `GET /v1/responses/{response_id}`.",
+                "`native`, as described here; or the chunks of OpenAI's chats, the events of Anthropic's messages or "
+                "those of OpenAI's responses, with ids that mean the same at every server.",
             ),
             *(
                 Query(
@@ -154,6 +155,7 @@ ROUTES = [
                         ("key_revoked", ErrorResponse),
                         *openai_objects.EVENTS,
                         *messages_objects.EVENTS,
+                        *responses_objects.EVENTS,
                     ),
                     last_data="[DONE]",
                 ),

@@ -100,7 +100,7 @@ def _shown(asked: Asked) -> Shown:
     )
 
 
-def channel_frames(state: ChannelState, options: Options) -> ChunkFrames:
+async def channel_frames(_: Parts, state: ChannelState, options: Options) -> ChunkFrames:
     """Return the frames of a channel, for `format=openai`."""
     shape_of = ChatFormat if state.operation is Operation.CHAT else CompletionFormat
     identity = Identity(state.channel_id, state.model, int(state.accepted_at_s))

@@ -19,7 +19,7 @@ from relais_common.jobs.errors import (
     RequestCancelled,
     RequestExpired,
 )
-from relais_common.jobs.events import Completed, Event, Restarted, Started, Token
+from relais_common.jobs.events import Completed, Event, Queued, Restarted, Started, Token
 from relais_orchestrator.api.call_order import CallOrder
 from relais_orchestrator.api.responses.objects import (
     ItemStatus,
@@ -93,16 +93,27 @@ class ResponseFrames:
         self._out: list[bytes] = []
 
     def head(self) -> bytes:
+        """Return the first frames. They need no event, and come once."""
+        self._begin()
+        return self._taken()
+
+    def _begin(self) -> None:
+        if self._next:
+            return
         if self._shown.background:
             self._lifecycle("created", self._shown.body("queued"))
             self._lifecycle("queued", self._shown.body("queued"))
         else:
             self._lifecycle("created", self._shown.body("in_progress"))
-        return self._taken()
 
     def of(self, events: Iterable[Event]) -> bytes:
         for event in events:
-            if isinstance(event, Token):
+            if isinstance(event, Queued):
+                self._begin()
+            elif isinstance(event, Token):
+                if event.index:
+                    # A response is one answer: of several, the first.
+                    continue
                 self._start()
                 for token in self._order.of(event):
                     self._token(token)
@@ -131,6 +142,7 @@ class ResponseFrames:
                 "sequence_number": max(self._next - 1, 0),
             }
             return sse.named_frame(b"error", orjson.dumps(body))
+        self._begin()
         self._close("incomplete")
         if isinstance(error, RequestCancelled):
             body_: ResponseObject = self._shown.body("cancelled", self._done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import ExitStack, aclosing
+from functools import partial
 
 import orjson
 import structlog
@@ -17,11 +18,12 @@ from relais_common.jobs.errors import (
     PayloadTooLarge,
     RelaisError,
 )
-from relais_common.jobs.job import OnDisconnect, StopReason
+from relais_common.jobs.job import ChannelState, OnDisconnect, StopReason
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.accepting import accept, read_asked
 from relais_orchestrator.api.answering import PendingAnswer, Whole, no_answer, remains
 from relais_orchestrator.api.callers import caller_of
+from relais_orchestrator.api.channel_streams import Options, stream_resumably, wants_resumable
 from relais_orchestrator.api.parsing import parse_query
 from relais_orchestrator.api.responses.events import ResponseFrames
 from relais_orchestrator.api.responses.finding import (
@@ -46,7 +48,7 @@ from relais_orchestrator.http.responses import json_response
 from relais_orchestrator.streams import sse
 from relais_orchestrator.submission.drafts import Asked
 from relais_orchestrator.submission.reading import Reading
-from relais_orchestrator.submission.responses import AskedResponse, Head, record_of
+from relais_orchestrator.submission.responses import AskedResponse, Head, plain_head, record_of
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,7 @@ async def _prepared(parts: Parts, caller: Caller, asked: Asked) -> AskedResponse
 async def create(request: web.Request) -> web.StreamResponse:
     """`POST /v1/responses`, streaming or not, waiting or not."""
     parts = request.app[PARTS]
+    resumable = wants_resumable(request)
     with ExitStack() as open_request:
         async with read_asked(request, Reading.RESPONSES) as (caller, body, read):
             asked = await _prepared(parts, caller, read)
@@ -118,6 +121,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         streams = asked.stream
         # They hold the prompt; a response may take minutes, and thousands may be open.
         del asked, read, found
+        if streams and resumable:
+            check_key = partial(parts.key_ring.check, caller)
+            return await stream_resumably(request, channel_id, check_key, "responses", {})
         try:
             if streams:
                 frames = ResponseFrames(shown)
@@ -126,6 +132,14 @@ async def create(request: web.Request) -> web.StreamResponse:
         except RelaisError as error:
             raise reworded(error) from None
         return json_response(_completed(shown, whole), headers=whole.headers)
+
+
+async def channel_frames(parts: Parts, state: ChannelState, _: Options) -> ResponseFrames:
+    """Return the frames of a channel, for `format=responses`. What was not asked as a response has a response's defaults."""
+    record = await parts.queue.record(state.channel_id)
+    head = plain_head(state) if record is None else Head.read(record)
+    stored = record is not None and record.stored
+    return ResponseFrames(Shown(state.channel_id, head, stored=stored))
 
 
 def _shown(asked: AskedResponse, channel_id: str) -> Shown:

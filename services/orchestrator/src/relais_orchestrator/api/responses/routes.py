@@ -12,6 +12,7 @@ from relais_common.jobs.errors import (
     StoreUnavailable,
     TooManyStreams,
 )
+from relais_common.jobs.events import Queued
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.docs.rate_limits import RATE_LIMITS
 from relais_orchestrator.api.responses import handlers
@@ -29,13 +30,20 @@ from relais_orchestrator.api.responses.schemas import (
     ResponsesRequest,
 )
 from relais_orchestrator.api.route import Events, ResponseSpec, Route
-from relais_orchestrator.api.shared import IDEMPOTENCY_KEY, NOT_ACCEPTED, NOT_ANSWERED, QUEUE_MS
+from relais_orchestrator.api.shared import (
+    EVENTS_URL,
+    IDEMPOTENCY_KEY,
+    NOT_ACCEPTED,
+    NOT_ANSWERED,
+    QUEUE_MS,
+)
+from relais_orchestrator.api.shared import STREAM as RESUMABLE
 
 TAG = "Responses"
 STREAM = Events(
     "OpenAI's events in their order. Headers leave when the engine has accepted the request, and with "
     "`background: true` at once. A stream that ends before its response ends with an `error`.",
-    EVENTS,
+    (*EVENTS, ("queued", Queued)),
 )
 EXAMPLE = {"input": "How long is the wait at the town hall?", "max_output_tokens": 64}
 ITSELF = r"/v1/responses/{response_id:(?!input_tokens$)[^/]+}"
@@ -54,14 +62,14 @@ ROUTES = [
         body=ResponsesRequest,
         asks=Operation.CHAT,
         example=EXAMPLE,
-        headers=(IDEMPOTENCY_KEY,),
+        headers=(IDEMPOTENCY_KEY, RESUMABLE),
         responses=(
             ResponseSpec(
                 200,
                 "The response; a stream with `stream: true`; with `background: true` it is queued.",
                 ResponseObject,
                 STREAM,
-                (QUEUE_MS, *RATE_LIMITS),
+                (QUEUE_MS, EVENTS_URL, *RATE_LIMITS),
             ),
         ),
         errors=(
