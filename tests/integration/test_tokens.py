@@ -31,6 +31,11 @@ async def test_a_text_becomes_ids_and_they_the_text(front: Front, prefix: str) -
     )
 
 
+async def test_each_token_is_told_as_text_where_asked(front: Front) -> None:
+    _, told = await ask(front, "/v1/tokenize", prompt="ab", return_token_strs=True)
+    assert (told["tokens"], told["token_strs"], told["count"]) == ([97, 98], ["a", "b"], 2)
+
+
 async def test_a_chat_is_counted_with_its_tools(front: Front) -> None:
     _, plain = await ask(front, "/v1/tokenize", messages=MESSAGES)
     assert bytes(plain["tokens"]).decode() == "<user>é<assistant>"
@@ -74,7 +79,7 @@ async def test_it_waits_in_the_queue_and_counts_no_tokens(stack: Stack, front: F
             {"messages": MESSAGES, "continue_final_message": True},
             "continue_final_message",
         ),
-        ("/v1/tokenize", {"prompt": "a", "return_token_strs": True}, "return_token_strs"),
+        ("/v1/tokenize", {"prompt": "a", "return_token_strs": 1}, "return_token_strs"),
         ("/v1/tokenize", {"prompt": "a " * 400_000}, "prompt"),
         ("/v1/detokenize", {}, "tokens"),
         ("/v1/detokenize", {"tokens": []}, "tokens"),

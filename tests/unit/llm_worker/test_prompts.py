@@ -45,6 +45,9 @@ class WatchedTokenizer:
     def decode(self, token_ids: list[int]) -> str:
         return "word " * len(token_ids)
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return ["word"] * len(ids)
+
     def apply_chat_template(
         self, messages: list[dict[str, str]], *, tokenize: bool, **told: Any
     ) -> Any:

@@ -855,7 +855,7 @@ async def test_images_are_passed_on_as_they_are_and_go_on_at_no_other_server(rig
 
 async def test_vllm_s_servers_tell_tokens_and_others_do_not(rig: Rig) -> None:
     server, model = await rig.both(vllm=True)
-    assert len(await model.tokenize(with_tools())) == 3
+    assert len((await model.tokenize(with_tools())).tokens) == 3
     path, asked = server.asked[0]
     assert (path, set(asked)) == ("/tokenize", {"model", "messages", "tools"})
     assert await model.detokenize(prompt(tuple(answer_ids(2)))) == answer(2)

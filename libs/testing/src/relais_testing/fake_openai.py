@@ -175,9 +175,13 @@ class FakeServer:
     async def _tokenize(self, request: web.Request) -> web.Response:
         if not self.vllm:
             return web.Response(status=404)
-        self.asked.append((request.path, await request.json()))
+        asked = await request.json()
+        self.asked.append((request.path, asked))
         tokens = [FIRST_ID + number for number in range(3)]
-        return web.json_response({"count": 3, "max_model_len": 9, "tokens": tokens})
+        strings = [str(one) for one in tokens] if asked.get("return_token_strs") else None
+        return web.json_response(
+            {"count": 3, "max_model_len": 9, "tokens": tokens, "token_strs": strings}
+        )
 
     async def _detokenize(self, request: web.Request) -> web.Response:
         if not self.vllm:

@@ -204,6 +204,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def token_texts(self, key_id: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as the tokenizer writes it. The ids are the model's own."""
+        ...
+
     async def check_structure(
         self, sampling: Sampling, *, key_id: str, param: str | None = None
     ) -> None:

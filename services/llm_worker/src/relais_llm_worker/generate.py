@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Collection
 
+import msgspec
 import orjson
 import structlog
 
@@ -95,7 +96,10 @@ class GenerateHandler:
     async def _tell_tokens(self, held: HeldJob) -> Completed:
         began_s = time.monotonic()
         if held.job.operation is Operation.TOKENIZE:
-            text = orjson.dumps(await self._model.tokenize(held.job)).decode()
+            tokens = await self._model.tokenize(held.job)
+            # Orchestrators older than `token_strs` expect ids alone.
+            told = tokens.tokens if tokens.token_strs is None else msgspec.structs.asdict(tokens)
+            text = orjson.dumps(told).decode()
         else:
             text = await self._model.detokenize(held.job)
         held.add_last(Token(text, ()))

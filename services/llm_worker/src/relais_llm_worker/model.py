@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from relais_common.jobs.job import Job
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.engine import Chunk, Emitted
@@ -43,6 +45,17 @@ class Answer:
     chunks: AsyncIterator[Chunk]
 
 
+class Tokens(Struct, frozen=True):
+    """A prompt's tokens, as vLLM tells them.
+
+    Attributes:
+        token_strs: as the tokenizer writes each; None unless the job asks for the text (`prompting.echo`).
+    """
+
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
 class Model(Protocol):
     """One model, in this process or behind servers."""
 
@@ -75,8 +88,8 @@ class Model(Protocol):
         """
         ...
 
-    async def tokenize(self, job: Job) -> list[int]:
-        """Return the token ids of the job's text or chat.
+    async def tokenize(self, job: Job) -> Tokens:
+        """Return the tokens of the job's text or chat.
 
         Raises:
             EngineRefused: it is far longer than the context, or a server does not tell.

@@ -8,7 +8,7 @@ import pytest
 
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import NotResumable
-from relais_common.jobs.job import Job, Sampling
+from relais_common.jobs.job import Job, PromptOptions, Sampling
 from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut, Model
 from relais_testing.builders import make_job
@@ -41,9 +41,14 @@ class ModelContract:
 
     @pytest.mark.parametrize("job", [CHAT, TEXT], ids=["chat", "text"])
     async def test_its_prompts_are_told_without_an_answer(self, model: Model, job: Job) -> None:
-        token_ids = await model.tokenize(job)
-        assert token_ids
-        assert await model.detokenize(make_job(prompt=tuple(token_ids)))
+        plain = await model.tokenize(job)
+        assert plain.tokens
+        assert plain.token_strs is None
+        assert await model.detokenize(make_job(prompt=tuple(plain.tokens)))
+        told = await model.tokenize(replace(job, prompting=PromptOptions(echo=True)))
+        assert told.tokens == plain.tokens
+        assert told.token_strs is not None
+        assert len(told.token_strs) == len(told.tokens)
 
     async def test_whoever_waits_for_chunks_has_the_prompt_already(self, model: Model) -> None:
         async with model.answer(CHAT) as answer:

@@ -221,6 +221,9 @@ class DeterministicEngine:
             raise EngineRefused("a token id is out of the vocabulary", param="tokens")
         return bytes(token_ids).decode(errors="replace")
 
+    async def token_texts(self, key_id: str, token_ids: Sequence[int]) -> list[str]:
+        return [chr(token_id) for token_id in token_ids]
+
     def _require_fit(self, param: str, characters: int) -> None:
         # A token is a byte.
         if characters >= self._info.max_model_len:

@@ -15,7 +15,7 @@ from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, EncodedChat, Engine, exceeds_context
 from relais_llm_worker.engines.places import Places
 from relais_llm_worker.engines.stall import StallWatch
-from relais_llm_worker.model import Answer, Cut
+from relais_llm_worker.model import Answer, Cut, Tokens
 
 log = structlog.get_logger(__name__)
 
@@ -126,8 +126,10 @@ class LocalModel:
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 
-    async def tokenize(self, job: Job) -> list[int]:
-        return (await self._encode(job)).token_ids
+    async def tokenize(self, job: Job) -> Tokens:
+        ids = (await self._encode(job)).token_ids
+        told = job.prompting.echo
+        return Tokens(ids, await self._engine.token_texts(job.key_id, ids) if told else None)
 
     async def detokenize(self, job: Job) -> str:
         token_ids = job.prompt if isinstance(job.prompt, tuple) else ()

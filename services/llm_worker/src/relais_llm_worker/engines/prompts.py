@@ -35,6 +35,9 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of token ids."""
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """Return each token by itself."""
+
     def apply_chat_template(
         self, messages: list[dict[str, Any]], *, tokenize: bool, **kwargs: Any
     ) -> Any:
@@ -108,6 +111,11 @@ class Prompts:
     async def text_of(self, key_id: str, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
         return await self._slices.run(key_id, lambda: self._tokenizer.decode(list(token_ids)))
+
+    async def texts_of(self, key_id: str, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as the tokenizer writes it."""
+        ids = list(token_ids)
+        return await self._slices.run(key_id, lambda: self._tokenizer.convert_ids_to_tokens(ids))
 
     async def of_chat(
         self,

@@ -19,7 +19,7 @@ from relais_common.runtime.backoff import Backoff
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import require_resumable
 from relais_llm_worker.engine import Chunk
-from relais_llm_worker.model import Answer, Cut
+from relais_llm_worker.model import Answer, Cut, Tokens
 from relais_llm_worker.remote.answer_so_far import BEGUN, AnswerSoFar, obstacle_of
 from relais_llm_worker.remote.bodies import prompt_of
 from relais_llm_worker.remote.exchange import StreamingClient
@@ -84,13 +84,21 @@ class RemoteModel:
             assert first is BEGUN
             yield Answer(so_far.prompt_token_ids, so_far.revision or "", chunks)
 
-    async def tokenize(self, job: Job) -> list[int]:
+    async def tokenize(self, job: Job) -> Tokens:
         """As `Model.tokenize`."""
-        tokens = (await self._call(job, "/tokenize", prompt_of(job))).get("tokens")
+        asked = prompt_of(job)
+        if job.prompting.echo:
+            asked["return_token_strs"] = True
+        told = await self._call(job, "/tokenize", asked)
         try:
-            return msgspec.convert(tokens, list[int])
+            tokens = msgspec.convert(told, Tokens)
         except msgspec.ValidationError:
             raise EngineFailed("the model's server gave no token ids") from None
+        if not job.prompting.echo:
+            return Tokens(tokens.tokens)
+        if tokens.token_strs is None:
+            raise EngineFailed("the model's server gave no token strings")
+        return tokens
 
     async def detokenize(self, job: Job) -> str:
         """As `Model.detokenize`."""

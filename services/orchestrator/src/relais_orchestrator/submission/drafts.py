@@ -226,7 +226,9 @@ def tokenize(wanted: TokenizeRequest) -> Asked:
                 add_generation_prompt=wanted.add_generation_prompt is not False,
                 continue_final_message=bool(wanted.continue_final_message),
             ),
-            prompting=PromptOptions(add_special_tokens=wanted.add_special_tokens),
+            prompting=PromptOptions(
+                add_special_tokens=wanted.add_special_tokens, echo=bool(wanted.return_token_strs)
+            ),
         )
     )
 

@@ -153,6 +153,9 @@ class VllmEngine:
             raise EngineRefused("a token id is out of the vocabulary", param="tokens")
         return await self._prompts.text_of(key_id, token_ids)
 
+    async def token_texts(self, key_id: str, token_ids: Sequence[int]) -> list[str]:
+        return await self._prompts.texts_of(key_id, token_ids)
+
     @property
     def _ends_at_prompt_logprobs(self) -> bool:
         """Whether they would end the engine: vLLM's CPU build takes answers' adapters for those of prompts."""

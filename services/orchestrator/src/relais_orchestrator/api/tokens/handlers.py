@@ -19,12 +19,14 @@ async def tokenize(request: web.Request) -> web.Response:
     """Return the token ids of a text or a chat."""
     model, text = await _ask(request, Reading.TOKENIZE)
     state = (await request.app[PARTS].model_states.all()).get(model)
-    tokens: list[int] = orjson.loads(text)
+    told = orjson.loads(text)
+    # Workers tell ids alone where nothing more is asked.
+    tokens: list[int] = told if isinstance(told, list) else told["tokens"]
     body: TokenizeResponse = {
         "count": len(tokens),
         "max_model_len": None if state is None else state.max_model_len,
         "tokens": tokens,
-        "token_strs": None,
+        "token_strs": None if isinstance(told, list) else told["token_strs"],
     }
     return json_response(body)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
 from pydantic_core import PydanticCustomError
@@ -49,9 +49,9 @@ class TokenizeRequest(PromptEndFields, TemplateKwargs):
     messages: Messages | None = None
     tools: Tools = None
     add_special_tokens: bool | None = Field(default=None, description=ADD_SPECIAL_TOKENS)
-    return_token_strs: Annotated[
-        Literal[False] | None, NotSupported("only the ids are returned; see detokenize")
-    ] = None
+    return_token_strs: bool | None = Field(
+        default=None, description="Tell each token as the tokenizer writes it, too."
+    )
     chat_template: Annotated[None, NotSupported("the model's own chat template is used")] = None
     media_io_kwargs: Annotated[None, NotSupported("only text is supported")] = None
     mm_processor_kwargs: Annotated[None, NotSupported("only text is supported")] = None
@@ -85,7 +85,7 @@ class TokenizeResponse(TypedDict):
         int | None, Field(description="Prompt and answer together; null while no worker tells.")
     ]
     tokens: list[int]
-    token_strs: None
+    token_strs: list[str] | None
 
 
 @with_config(CLOSED)
