@@ -105,8 +105,8 @@ SAMPLING: list[tuple[str, Any, str, str]] = [
     ("logit_bias", {"1": 101}, "logit_bias.1", "invalid_value"),
     ("logit_bias", {"1": NAN}, "logit_bias.1", "invalid_value"),
     ("logit_bias", [], "logit_bias", "invalid_type"),
-    ("response_format", {}, "response_format", "invalid_value"),
-    ("response_format", {"type": "xml"}, "response_format.type", "invalid_value"),
+    ("response_format", {}, "response_format.type", "missing_required_parameter"),
+    ("response_format", {"type": "xml"}, "response_format.type", "unsupported_value"),
     ("response_format", "json", "response_format", "invalid_type"),
     (
         "response_format",
@@ -189,7 +189,12 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             (
                 [{"role": "user", "content": [{"type": "input_audio", "text": ""}]}],
                 "messages.0.content.0.type",
-                "invalid_value",
+                "unsupported_value",
+            ),
+            (
+                [{"role": "user", "content": [{"text": ""}]}],
+                "messages.0.content.0.type",
+                "missing_required_parameter",
             ),
             (
                 [*MESSAGES, {"role": "user", "content": "x", "tool_calls": [{"id": "x"}]}],
@@ -211,8 +216,10 @@ FIELDS: list[tuple[str, str, Any, str | None, str]] = [
             ([], "prompt", "invalid_value"),
             ([""], "prompt.0", "invalid_value"),
             (["a"] * 129, "prompt", "invalid_value"),
-            (["a", 1], "prompt.0", "invalid_type"),
+            (["a", 1], "prompt.1", "invalid_type"),
             ([1, "a"], "prompt.1", "invalid_type"),
+            ([[1], "a"], "prompt.1", "invalid_type"),
+            ([[1], [2, "a"]], "prompt.1.1", "invalid_type"),
             ([-1], "prompt.0", "invalid_value"),
             ([2**31], "prompt.0", "invalid_value"),
             ([1.5], "prompt.0", "invalid_type"),

@@ -207,8 +207,8 @@ def test_images_are_parts_between_texts() -> None:
     ("block", "param", "code"),
     [
         (IMAGE, f"{BLOCK}.source.data", "invalid_value"),
-        ({"type": "document", "source": {}}, f"{BLOCK}.type", "invalid_value"),
-        ({"type": "server_tool_use", "id": "a"}, f"{BLOCK}.type", "invalid_value"),
+        ({"type": "document", "source": {}}, f"{BLOCK}.type", "unsupported_value"),
+        ({"type": "server_tool_use", "id": "a"}, f"{BLOCK}.type", "unsupported_value"),
         ({"type": "thinking", "thinking": "x"}, f"{BLOCK}.type", "invalid_value"),
         ({"type": "text", "text": 5}, f"{BLOCK}.text", "invalid_type"),
         ({"type": "text"}, f"{BLOCK}.text", "missing_required_parameter"),

@@ -68,7 +68,8 @@ def chat(**fields: Any) -> InvalidRequest:
         ({"stop": ["a", 2]}, "stop.1", "invalid_type"),
         ({"stop": ["a"] * 17}, "stop", "invalid_value"),
         ({"logit_bias": {"1": "x"}}, "logit_bias.1", "invalid_type"),
-        ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "unsupported_value"),
+        ({"response_format": {}}, "response_format.type", "missing_required_parameter"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
             "response_format.json_schema.schema",

@@ -34,14 +34,17 @@ _ERRORS_READ = 16
 _UNKNOWN = "extra_forbidden"
 _CODES = {
     "missing": "missing_required_parameter",
+    "union_tag_not_found": "missing_required_parameter",
     _UNKNOWN: "unknown_parameter",
     "literal_error": unsupported.VALUE,
+    "union_tag_invalid": unsupported.VALUE,
     unsupported.PARAMETER: unsupported.PARAMETER,
     unsupported.VALUE: unsupported.VALUE,
 }
 _MESSAGES = {
     "missing": "this field is required",
     _UNKNOWN: "this field is unknown",
+    "union_tag_not_found": "this field is required",
     # pydantic's message would repeat the input.
     "union_tag_invalid": "this type is unknown or not supported",
 }
@@ -49,6 +52,9 @@ _FORMATS = ("text", "json_object", "json_schema")
 """If `response_format`, or `text.format` of responses, is invalid, its type is part of the location."""
 
 _BEFORE_FORMATS = (("response_format",), ("format",))
+
+_OF_TAGS = ("union_tag_invalid", "union_tag_not_found")
+"""What is wrong with an object of an unknown type, or of none, is its type."""
 
 _KEY = "[key]"
 """Follows a mapping's key in a location if the key is invalid, and not its value."""
@@ -157,7 +163,8 @@ def refusal(error: ValidationError, *, field: str = "") -> InvalidRequest:
         problem = "nested too deeply" if deep else "not valid JSON"
         what = field or "the body"
         return InvalidRequest(f"{what} is {problem}", param=field or None, code="invalid_json")
-    one = max(errors[:_ERRORS_READ], key=_relevance)
+    first = _path(errors[0])[:1]
+    one = max(errors[:_ERRORS_READ], key=lambda error: _relevance(error, first))
     path = _path(one)
     param = field + "".join(f"[{part}]" for part in path) if field else ".".join(path)
     param = param[:MAX_PARAM_LENGTH]
@@ -169,9 +176,15 @@ def refusal(error: ValidationError, *, field: str = "") -> InvalidRequest:
     )
 
 
-def _relevance(error: ErrorDetails) -> tuple[bool, int]:
-    """Rank a union's errors: the branch that was meant has the right type, or else got deepest."""
-    return not _is_of_type(error), len(_path(error))
+def _relevance(error: ErrorDetails, first: list[str]) -> tuple[bool, int, list[int]]:
+    """Rank a union's errors: the branch that was meant has the right type, or else got deepest, or furthest in a list.
+
+    Args:
+        first: the field of the first error; others are not compared by places in lists.
+    """
+    path = _path(error)
+    places = [part for part in error["loc"] if isinstance(part, int)]
+    return not _is_of_type(error), len(path), places if path[:1] == first else []
 
 
 def _is_of_type(error: ErrorDetails) -> bool:
@@ -192,5 +205,4 @@ def _path(error: ErrorDetails) -> list[str]:
             or (location[place - 1 : place] in _BEFORE_FORMATS and part in _FORMATS)
         )
     ]
-    # What is wrong with an object of an unknown type is its type.
-    return [*path, "type"] if error["type"] == "union_tag_invalid" else path
+    return [*path, "type"] if error["type"] in _OF_TAGS else path
