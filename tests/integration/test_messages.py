@@ -285,6 +285,19 @@ async def test_an_engine_s_refusal_is_a_status(
     assert "prompt is too long" in str(caught.value.api_message)
 
 
+@both
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("older", [False, True])
+async def test_what_an_engine_refuses_is_named_as_messages_name_it(
+    claude: anthropic.AsyncAnthropic, answered: Any, older: bool
+) -> None:
+    shape = {"type": "json_schema", "schema": {"type": "object"}}
+    fields = {"output_format": shape} if older else {"output_config": {"format": shape}}
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await answered(claude, extra_body=fields)
+    assert caught.value.body["error"]["details"]["param"] == "output_config.format"  # type: ignore[index]
+
+
 @pytest.mark.usefixtures("worker")
 async def test_a_failure_in_a_stream_is_an_event(claude: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.APIStatusError) as caught:

@@ -31,7 +31,7 @@ from relais_common.jobs.events import (
 )
 from relais_orchestrator.api.responses.events import ResponseFrames
 from relais_orchestrator.api.responses.schemas import ResponsesRequest
-from relais_orchestrator.api.responses.showing import Shown, in_own_words
+from relais_orchestrator.api.responses.showing import FIELDS, Shown
 from relais_orchestrator.submission.responses import (
     Head,
     items_of,
@@ -320,9 +320,11 @@ def test_a_format_and_tools_are_those_of_a_chat() -> None:
         ("tools.0.function.parameters", "tools.0.parameters"),
         ("response_format.json_schema.schema", "text.format.schema"),
         ("max_tokens", "max_output_tokens"),
+        ("max_tokens_of_another", "max_tokens_of_another"),
         ("temperature", "temperature"),
         (None, None),
     ],
 )
 def test_errors_name_the_fields_of_responses(param: str | None, own: str | None) -> None:
-    assert in_own_words(param, f"{param}: wrong") == (own, f"{own}: wrong")
+    named = FIELDS.info(ErrorInfo(f"{param}: wrong", param=param))
+    assert (named.param, named.message) == (own, f"{own}: wrong")

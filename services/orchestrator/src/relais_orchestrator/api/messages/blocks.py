@@ -13,10 +13,9 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import (
     FunctionCall,
@@ -197,8 +196,7 @@ class InputMessage(BaseModel):
                 kind = PydanticCustomError(
                     "role", "not in messages of role {role}", {"role": self.role}
                 )
-                fault = InitErrorDetails(type=kind, loc=("content", place, "type"), input=None)
-                raise ValidationError.from_exception_data("InputMessage", [fault])
+                raise fault("content", kind, place, "type")
         return self
 
     @property

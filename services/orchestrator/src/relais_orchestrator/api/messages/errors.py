@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relais_common.jobs.errors import ErrorInfo
+from relais_orchestrator.api.field_names import FieldNames
 from relais_orchestrator.api.messages.objects import ErrorEnvelope
 
 _TYPES = {
@@ -14,6 +15,17 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+FIELDS = FieldNames(
+    (r"response_format\.json_schema", "output_config.format"),
+    (r"response_format", "output_config.format"),
+    (r"reasoning_effort", "output_config.effort"),
+    (r"thinking_token_budget", "thinking.budget_tokens"),
+    (r"chat_template_kwargs\.enable_thinking", "thinking"),
+    (r"(tools\.\d+)\.function\.parameters", r"\1.input_schema"),
+    (r"(tools\.\d+)\.function", r"\1"),
+)
+"""What whoever runs a request names otherwise."""
+
 TOO_LONG = "prompt is too long"
 """What clients look for before they make a conversation shorter."""
 

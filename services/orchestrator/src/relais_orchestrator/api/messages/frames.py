@@ -10,7 +10,7 @@ from relais_common.jobs.chat import ToolCallDelta
 from relais_common.jobs.errors import RelaisError
 from relais_common.jobs.events import Completed, Event, Started, Token, Usage
 from relais_orchestrator.api.call_order import CallOrder
-from relais_orchestrator.api.messages.errors import error_envelope
+from relais_orchestrator.api.messages.errors import FIELDS, error_envelope
 from relais_orchestrator.api.messages.formats import message_object, stopped, usage_object
 from relais_orchestrator.streams import sse
 
@@ -46,7 +46,7 @@ class MessageFrames:
 
     def failure(self, error: RelaisError) -> bytes:
         """Return an event with the error."""
-        return _frame(error_envelope(error.info, self._channel_id))
+        return _frame(error_envelope(FIELDS.info(error.info), self._channel_id))
 
     def _frames(self, event: Event) -> Iterator[bytes]:
         if isinstance(event, Started):

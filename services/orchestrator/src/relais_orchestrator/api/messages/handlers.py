@@ -12,6 +12,7 @@ from relais_common.jobs.job import ChannelState
 from relais_orchestrator.api.answering import open_answer
 from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.api.channel_streams import Options, stream_resumably, wants_resumable
+from relais_orchestrator.api.messages.errors import FIELDS
 from relais_orchestrator.api.messages.formats import whole_message
 from relais_orchestrator.api.messages.frames import MessageFrames
 from relais_orchestrator.api.messages.objects import TokenCount
@@ -31,9 +32,10 @@ async def create_message(request: web.Request) -> web.StreamResponse:
         if stream and resumable:
             check_key = partial(request.app[PARTS].key_ring.check, caller_of(request))
             return await stream_resumably(request, answer.channel_id, check_key, "anthropic", {})
-        if stream:
-            return await answer.stream(request, MessageFrames(answer.channel_id))
-        whole = await answer.whole()
+        with FIELDS.used():
+            if stream:
+                return await answer.stream(request, MessageFrames(answer.channel_id))
+            whole = await answer.whole()
         body = whole_message(answer.channel_id, whole)
         return json_response(body, headers=whole.headers)
 
@@ -42,7 +44,8 @@ async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: a worker counts, since only it has the model's tokenizer."""
     with ExitStack() as open_request:
         _, answer = await open_answer(request, Reading.COUNT_TOKENS, open_request)
-        whole = await answer.whole()
+        with FIELDS.used():
+            whole = await answer.whole()
     body: TokenCount = {"input_tokens": len(orjson.loads(whole.text))}
     return json_response(body)
 

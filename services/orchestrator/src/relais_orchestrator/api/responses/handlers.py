@@ -16,7 +16,6 @@ from relais_common.jobs.errors import (
     InvalidRequest,
     LogRewound,
     PayloadTooLarge,
-    RelaisError,
 )
 from relais_common.jobs.job import ChannelState, OnDisconnect, StopReason
 from relais_orchestrator.access.auth import Caller
@@ -40,7 +39,7 @@ from relais_orchestrator.api.responses.objects import (
     ResponseObject,
 )
 from relais_orchestrator.api.responses.schemas import ItemsQuery, ResponseQuery
-from relais_orchestrator.api.responses.showing import Shown, response_id, reworded
+from relais_orchestrator.api.responses.showing import FIELDS, Shown, response_id
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.request_ids import call_by_channel
@@ -100,10 +99,8 @@ async def create(request: web.Request) -> web.StreamResponse:
             if waits:
                 open_request.enter_context(parts.drain.request())
                 open_request.enter_context(parts.streams.of(caller.key_id))
-            try:
+            with FIELDS.used():
                 accepted = await accept(request, asked.draft, caller=caller, body=body)
-            except RelaisError as error:
-                raise reworded(error) from None
         channel_id = accepted.channel_id
         found = None
         if accepted.duplicate:
@@ -124,18 +121,19 @@ async def create(request: web.Request) -> web.StreamResponse:
         if streams and resumable:
             check_key = partial(parts.key_ring.check, caller)
             return await stream_resumably(request, channel_id, check_key, "responses", {})
-        try:
+        with FIELDS.used():
             if streams:
                 frames = ResponseFrames(shown)
                 return await answer.stream(request, frames, resumable=shown.background)
             whole = await answer.whole()
-        except RelaisError as error:
-            raise reworded(error) from None
         return json_response(_completed(shown, whole), headers=whole.headers)
 
 
 async def channel_frames(parts: Parts, state: ChannelState, _: Options) -> ResponseFrames:
-    """Return the frames of a channel, for `format=responses`. What was not asked as a response has a response's defaults."""
+    """Return the frames of a channel, for `format=responses`.
+
+    What was not asked as a response has a response's defaults.
+    """
     record = await parts.queue.record(state.channel_id)
     head = plain_head(state) if record is None else Head.read(record)
     stored = record is not None and record.stored
@@ -171,10 +169,8 @@ def _line(parts: Parts, caller: Caller, asked: Asked, channel_id: str) -> Wait:
     )
 
     async def wait() -> bytes:
-        try:
+        with FIELDS.used():
             return orjson.dumps(_completed(shown, await answer.whole()))
-        except RelaisError as error:
-            raise reworded(error) from None
 
     return wait
 
@@ -321,10 +317,8 @@ async def input_tokens(request: web.Request) -> web.Response:
                 asked = asked.after(messages)
             open_request.enter_context(parts.drain.request())
             open_request.enter_context(parts.streams.of(caller.key_id))
-            try:
+            with FIELDS.used():
                 accepted = await accept(request, asked.draft, caller=caller, body=body)
-            except RelaisError as error:
-                raise reworded(error) from None
         answer = PendingAnswer(
             parts,
             accepted.channel_id,
@@ -332,10 +326,8 @@ async def input_tokens(request: web.Request) -> web.Response:
             on_disconnect=OnDisconnect.CANCEL,
             repeatable="Idempotency-Key" in request.headers,
         )
-        try:
+        with FIELDS.used():
             whole = await answer.whole()
-        except RelaisError as error:
-            raise reworded(error) from None
     count: InputTokens = {
         "object": "response.input_tokens",
         "input_tokens": len(orjson.loads(whole.text)),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from relais_common.jobs.channels import channel_model
 from relais_common.jobs.chat import Message, ToolCall
-from relais_common.jobs.errors import ErrorInfo, RelaisError
+from relais_common.jobs.errors import ErrorInfo
 from relais_common.jobs.events import (
     Cancelled,
     Completed,
@@ -18,6 +18,7 @@ from relais_common.jobs.events import (
     TokenLogprob,
     Usage,
 )
+from relais_orchestrator.api.field_names import FieldNames
 from relais_orchestrator.api.responses.objects import (
     FunctionCallItem,
     IncompleteDetails,
@@ -234,42 +235,21 @@ def usage_object(usage: Usage) -> ResponseUsage | None:
 
 def error_object(info: ErrorInfo) -> ResponseError:
     """Return why a response has failed, in its own words."""
-    param, message = in_own_words(info.param, info.message)
+    own = FIELDS.info(info)
     code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"] = "server_error"
     if info.status in (400, 413, 422):
         code = "invalid_prompt"
     elif info.status == 429:
         code = "rate_limit_exceeded"
-    return {"code": code, "message": message, "param": param, "type": info.code}
+    return {"code": code, "message": own.message, "param": own.param, "type": info.code}
 
 
-_PARAMS = (
-    ("response_format.json_schema.schema", "text.format.schema"),
-    ("response_format", "text.format"),
-    ("messages", "input"),
-    ("max_completion_tokens", "max_output_tokens"),
-    ("max_tokens", "max_output_tokens"),
-    ("reasoning_effort", "reasoning.effort"),
+FIELDS = FieldNames(
+    (r"response_format\.json_schema\.schema", "text.format.schema"),
+    (r"response_format", "text.format"),
+    (r"messages\b.*", "input"),
+    (r"max_completion_tokens|max_tokens", "max_output_tokens"),
+    (r"reasoning_effort", "reasoning.effort"),
+    (r"(tools\.\d+)\.function", r"\1"),
 )
-"""Fields of chats, by which whoever runs a request names them, and where a response has them."""
-
-
-def in_own_words(param: str | None, message: str) -> tuple[str | None, str]:
-    """Return a field's name and the message about it, as they are for responses."""
-    own = param
-    for theirs, ours in _PARAMS:
-        if param is not None and (param == theirs or param.startswith(theirs + ".")):
-            own = ours if theirs == "messages" else ours + param[len(theirs) :]
-            break
-    else:
-        if param is not None and param.startswith("tools."):
-            own = param.replace(".function.", ".")
-    if param is not None and own is not None and message.startswith(param + ":"):
-        message = own + message[len(param) :]
-    return own, message
-
-
-def reworded(error: RelaisError) -> RelaisError:
-    """Have an error name the fields of responses."""
-    error.param, error.message = in_own_words(error.param, error.message)
-    return error
+"""What whoever runs a request names otherwise."""

@@ -80,9 +80,9 @@ def _only_for(role: str) -> PydanticCustomError:
     return PydanticCustomError("role", "only in messages of role {role}", {"role": role})
 
 
-def fault(field: str, kind: str | PydanticCustomError) -> ValidationError:
-    """A fault of this field. A validator of the whole object can raise it."""
-    details = InitErrorDetails(type=kind, loc=(field,), input=None)
+def fault(field: str, kind: str | PydanticCustomError, *inner: str | int) -> ValidationError:
+    """A fault of this field, or of what is in it. A validator of the whole object can raise it."""
+    details = InitErrorDetails(type=kind, loc=(field, *inner), input=None)
     return ValidationError.from_exception_data("fields", [details])
 
 
