@@ -96,6 +96,73 @@ def first_request(question: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+def small_request(**fields: Any) -> dict[str, Any]:
+    """What goes before the conversation: is the key good, what shall the conversation be called."""
+    return {
+        "model": NAME,
+        "max_tokens": 1,
+        "messages": [{"role": "user", "content": "quota"}],
+        "metadata": {"user_id": "user_1_account__session_2"},
+        **fields,
+    }
+
+
+def function(number: int) -> dict[str, Any]:
+    """A tool as an agent of OpenAI's Responses API declares it."""
+    schema = tool(number)["input_schema"]
+    return {
+        "type": "function",
+        "name": f"tool_{number}",
+        "description": f"Tool {number}. {RULES * 4}",
+        "strict": False,
+        "parameters": {name: schema[name] for name in schema if name != "$schema"},
+        **({"defer_loading": True} if number == 7 else {}),
+    }
+
+
+def message(role: str, *texts: str) -> dict[str, Any]:
+    parts = [{"type": "input_text", "text": text} for text in texts]
+    return {"type": "message", "role": role, "content": parts}
+
+
+def responses_request(question: str, *items: Any) -> dict[str, Any]:
+    """What such an agent sends with each turn: everything, since it lets the server store nothing."""
+    context = "<environment_context>\n  <cwd>/work</cwd>\n</environment_context>"
+    return {
+        "model": NAME,
+        "instructions": f"You write code. {RULES * 300}",
+        "input": [
+            message("developer", "<permissions>The sandbox is read-only.</permissions>"),
+            message("user", "# AGENTS.md\n\nPrefer small changes.", context),
+            message("user", question),
+            *items,
+        ],
+        "tools": [function(number) for number in range(20)],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
+        "reasoning": {"effort": "medium", "summary": "detailed"},
+        "store": False,
+        "stream": True,
+        "include": ["reasoning.encrypted_content"],
+        "service_tier": "priority",
+        "prompt_cache_key": "0" * 36,
+        "text": {"verbosity": "low"},
+        "client_metadata": {"session_id": "0" * 36, "turn_id": "1"},
+    }
+
+
+RESPONSES_HEADERS = {
+    "Authorization": "Bearer a-key-of-a-developer",
+    "Accept": "text/event-stream",
+    "OpenAI-Beta": "responses=experimental",
+    "Originator": "an_agent_cli",
+    "Session_Id": "0" * 36,
+    "User-Agent": "an_agent_cli/1.0 (Linux 6; x86_64) xterm",
+    "Version": "1.0",
+    "X-Agent-Turn-Metadata": '{"turn_id":"1"}',
+}
+
+RESPONSES_CALL = '<tool_call>{"name": "tool_0", "arguments": {"file_path":"/a.py"}}</tool_call>'
 CALL = (
     '<tool_call>{"name": "mcp__server_0__tool_0", "arguments": {"file_path":"/a.py"}}</tool_call>'
 )
@@ -135,6 +202,59 @@ async def test_first_requests_are_answered(front: Front, thinking: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {
+            "max_tokens": 64,
+            "system": [{"type": "text", "text": "Name it.", "cache_control": CACHED}],
+            "tools": [],
+            "temperature": 1,
+            "thinking": {"type": "disabled"},
+            "stream": True,
+        },
+    ],
+)
+async def test_small_requests_before_it_are_answered(front: Front, fields: Any) -> None:
+    body = small_request(**fields)
+    async with front.post("/v1/messages?beta=true", body, headers=HEADERS) as response:
+        assert response.status == 200, await response.text()
+
+
+async def events_of(front: Front, body: dict[str, Any]) -> list[dict[str, Any]]:
+    async with front.post("/v1/responses", body, headers=RESPONSES_HEADERS) as response:
+        assert response.status == 200, await response.text()
+        lines = (await response.text()).split("\n")
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+
+
+async def test_turns_of_an_agent_of_responses_are_answered(front: Front) -> None:
+    async with front.get("/v1/models?client_version=1.0.0", headers=RESPONSES_HEADERS) as response:
+        assert response.status == 200
+    question = f"[say]<think>Hm.</think>I look.{RESPONSES_CALL}[/say]"
+    events = await events_of(front, responses_request(question))
+    assert events[-1]["type"] == "response.completed"
+    usage = events[-1]["response"]["usage"]
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+    # An agent keeps what each item was when it was done.
+    done = [one["item"] for one in events if one["type"] == "response.output_item.done"]
+    assert [item["type"] for item in done] == ["reasoning", "message", "function_call"]
+    assert (done[-1]["name"], json.loads(done[-1]["arguments"])) == (
+        "tool_0",
+        {"file_path": "/a.py"},
+    )
+    result = {
+        "type": "function_call_output",
+        "call_id": done[-1]["call_id"],
+        "output": "Exit code: 0\nOutput:\n[say]Done.[/say]",
+    }
+    events = await events_of(front, responses_request(question, *done, result))
+    (answer,) = events[-1]["response"]["output"]
+    assert answer["content"][0]["text"] == "Done."
+    assert events[-1]["response"]["store"] is False
+
+
 async def test_the_environment_alone_leads_there(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,3 +269,5 @@ async def test_the_environment_alone_leads_there(
     async with openai.AsyncOpenAI(max_retries=0) as client:
         answer = await client.chat.completions.create(model=NAME, messages=turns)
         assert answer.choices[0].message.content == "Yes."
+        response = await client.responses.create(model=NAME, input="[say]Yes.[/say]")
+        assert response.output_text == "Yes."
