@@ -121,7 +121,8 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
                 }.get(value, value)
                 assert codes(schema, field, plain) == [], (field, value)
         elif state == "no effect":
-            effectless = {"metadata": {"a": "x"}, "service_tier": "flex", "max_tool_calls": 3}
+            labels = dict.fromkeys(("metadata", "client_metadata"), {"a": "x"})
+            effectless = {**labels, "service_tier": "flex", "max_tool_calls": 3}
             assert codes(schema, field, effectless.get(field, "x")) == []
 
 

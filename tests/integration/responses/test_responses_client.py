@@ -22,10 +22,18 @@ TOOL: Any = {
     "strict": True,
 }
 CALL = '<tool_call>{"name": "weather", "arguments": {"city":"Lyon"}}</tool_call>'
-IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,eA=="}
+ALLOWED: Any = {
+    "type": "allowed_tools",
+    "mode": "required",
+    "tools": [{"type": "function", "name": "weather"}],
+}
 EVENTS: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
 
 pytestmark = pytest.mark.usefixtures("worker")
+
+
+def allowing(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [tool]}}
 
 
 def say(text: str) -> str:
@@ -131,6 +139,16 @@ async def test_a_tool_that_must_be_called_is(client: openai.AsyncOpenAI, choice:
     (done,) = [one for one in events if one.type == "response.function_call_arguments.done"]
     assert (done.name, done.arguments, done.item_id) == ("weather", call.arguments, call.id)
     assert events[-1].response.status == "completed"
+
+
+async def test_only_allowed_tools_are_told(client: openai.AsyncOpenAI) -> None:
+    other: Any = {**TOOL, "name": "time"}
+    fields: Any = {"model": MODEL, "input": "a"}
+    answer: Any = await client.responses.create(**fields, tools=[other, TOOL], tool_choice=ALLOWED)
+    assert [call.name for call in answer.output] == ["weather"]
+    assert answer.tool_choice.to_dict() == ALLOWED
+    alone: Any = await client.responses.create(**fields, tools=[TOOL], tool_choice="required")
+    assert answer.usage.input_tokens == alone.usage.input_tokens
 
 
 async def test_reasoning_is_an_item_of_its_own(client: openai.AsyncOpenAI) -> None:
@@ -272,11 +290,13 @@ async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
         ({"prompt": {"id": "p"}}, "prompt", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
-        ({"input": [{"role": "user", "content": [IMAGE]}]}, "input.0.content.0.type", "unsupported_value"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "invalid_value"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "unsupported_value"),
         ({"input": []}, "input", "invalid_value"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "previous_response_not_found"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "invalid_value"),
+        (allowing({"type": "function", "name": "f"}), "tool_choice", "invalid_value"),
+        (allowing({"type": "mcp"}), "tool_choice.tools.0.type", "unsupported_value"),
+        ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "tool_choice.type", "unsupported_value"),
         ({"nonsense": 1}, "nonsense", "unknown_parameter"),
     ],
 )  # fmt: skip

@@ -47,6 +47,14 @@ NO_TOOLS = {"mode": "auto", "tools": []}
             "text.format.name",
         ),
         (ResponsesRequest, {"input": "x", "text": {"format": {"type": "x"}}}, "text.format.type"),
+        (ResponsesRequest, {"input": "x", "text": {"format": {}}}, "text.format.type"),
+        (ResponsesRequest, {"input": "x", "tool_choice": {"type": "function"}}, "tool_choice.name"),
+        (ResponsesRequest, {"input": "x", "tool_choice": NO_TOOLS}, "tool_choice.type"),
+        (
+            ResponsesRequest,
+            {"input": "x", "tool_choice": NO_TOOLS | {"type": "allowed_tools"}},
+            "tool_choice.tools",
+        ),
         (
             ChatCompletionRequest,
             CHAT | {"response_format": {"type": "json_schema"}},

@@ -9,11 +9,19 @@ from typing import Any
 import msgspec
 import orjson
 
-from relais_common.jobs.chat import FunctionCall, Message, ToolCall
+from relais_common.jobs.chat import (
+    FunctionCall,
+    ImagePart,
+    ImageUrl,
+    Message,
+    TextPart,
+    ToolCall,
+    images_of,
+)
+from relais_common.jobs.errors import InvalidRequest
 from relais_common.jobs.job import ChannelState, OnDisconnect, Operation, Priority, Sampling
 from relais_common.jobs.records import ApiRecord
 from relais_orchestrator.api.responses.schemas import (
-    ChosenFunction,
     InputCall,
     InputCallOutput,
     InputMessage,
@@ -22,6 +30,7 @@ from relais_orchestrator.api.responses.schemas import (
     Item,
     ResponsesRequest,
 )
+from relais_orchestrator.api.schemas.images import MAX_IMAGES
 from relais_orchestrator.submission.drafts import Asked, Draft
 
 
@@ -45,10 +54,20 @@ class AskedResponse(Asked):
     store: bool | None = None
 
     def after(self, messages: Sequence[Message]) -> AskedResponse:
-        """Return the same with these messages between the instructions and its own."""
+        """Return the same with these messages between the instructions and its own.
+
+        Raises:
+            InvalidRequest: together they have more images than a request may have.
+        """
         own = self.draft.messages or ()
         at = int(self.instructed)
         draft = replace(self.draft, messages=(*own[:at], *messages, *own[at:]))
+        if sum(1 for _ in images_of(draft.messages or ())) > MAX_IMAGES:
+            raise InvalidRequest(
+                f"previous_response_id: more than {MAX_IMAGES} images in the conversation",
+                param="previous_response_id",
+                code="chain_too_long",
+            )
         return replace(self, draft=draft)
 
     def with_record(self, record: ApiRecord) -> AskedResponse:
@@ -112,7 +131,7 @@ def _asked(wanted: ResponsesRequest | InputTokensRequest, **more: Any) -> AskedR
 
 def _repeated(wanted: ResponsesRequest) -> dict[str, Any]:
     """Return what a response repeats of its request."""
-    text, choice, effort = wanted.text, wanted.tool_choice, None
+    text, choice, effort = wanted.text, wanted.tool_choice or "auto", None
     if wanted.reasoning is not None:
         effort = wanted.reasoning.effort
     form: dict[str, Any] = {"type": "text"}
@@ -132,9 +151,7 @@ def _repeated(wanted: ResponsesRequest) -> dict[str, Any]:
         "service_tier": "default",
         "temperature": wanted.temperature,
         "text": {"format": form},
-        "tool_choice": choice.model_dump()
-        if isinstance(choice, ChosenFunction)
-        else choice or "auto",
+        "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "tools": [tool.shown() for tool in wanted.tools or ()],
         "top_logprobs": wanted.top_logprobs or 0,
         "top_p": wanted.top_p,
@@ -211,20 +228,34 @@ def messages_of(items: Iterable[Item]) -> list[Message]:
                 said.calls.append(ToolCall(item["call_id"], call))
             case "function_call_output":
                 said.end(messages)
-                messages.append(Message("tool", item["output"], tool_call_id=item["call_id"]))
+                output = _content(item["output"])
+                messages.append(Message("tool", output, tool_call_id=item["call_id"]))
             case _:
-                text = item["content"][0]["text"]
                 if item["role"] == "assistant":
                     if said.content is not None or said.calls:
                         said.end(messages)
-                    said.content = text
+                    said.content = item["content"][0]["text"]
                 else:
                     said.end(messages)
                     # `developer` is OpenAI's newer word for the role that chat templates call `system`.
                     role = "system" if item["role"] == "developer" else item["role"]
-                    messages.append(Message(role, text))
+                    messages.append(Message(role, _content(item["content"])))
     said.end(messages)
     return messages
+
+
+def _content(kept: str | list[Item]) -> str | tuple[TextPart | ImagePart, ...]:
+    """Return a kept content as a chat has it: text, or parts if there are images."""
+    if isinstance(kept, str):
+        return kept
+    if all(part["type"] == "input_text" for part in kept):
+        return "".join(part["text"] for part in kept)
+    return tuple(
+        TextPart(part["text"])
+        if part["type"] == "input_text"
+        else ImagePart(ImageUrl(part["image_url"], part["detail"]))
+        for part in kept
+    )
 
 
 class _Said:

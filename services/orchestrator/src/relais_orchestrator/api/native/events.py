@@ -76,9 +76,7 @@ class _NativeFrames:
         return sse.named_frame(str(error.code).encode(), orjson.dumps(error_body(error.info)))
 
 
-async def _rendering(
-    request: web.Request, state: ChannelState, position: Position
-) -> Rendering:
+async def _rendering(request: web.Request, state: ChannelState, position: Position) -> Rendering:
     """Return the frames in the format that the query string names. Raises InvalidRequest."""
     name = request.query.get("format", "native")
     if name not in get_args(StreamName):

@@ -51,6 +51,14 @@ class InputText(TypedDict):
 
 
 @with_config(CLOSED)
+class InputImage(TypedDict):
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto", "low", "high", "original"]
+    file_id: None
+
+
+@with_config(CLOSED)
 class ReasoningText(TypedDict):
     type: Literal["reasoning_text"]
     text: str
@@ -102,7 +110,7 @@ class InputMessageItem(TypedDict):
     type: Literal["message"]
     status: ItemStatus
     role: Literal["user", "system", "developer"]
-    content: list[InputText]
+    content: list[InputText | InputImage]
 
 
 @with_config(CLOSED)
@@ -111,7 +119,7 @@ class FunctionCallOutputItem(TypedDict):
     type: Literal["function_call_output"]
     status: ItemStatus
     call_id: str
-    output: str
+    output: str | list[InputText | InputImage]
 
 
 InputItem = InputMessageItem | FunctionCallOutputItem | OutputItem

@@ -5,7 +5,7 @@ As on the other routes, unsupported fields are declared with the values at which
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,19 +18,22 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.chat import ChatOptions
 from relais_common.jobs.job import Priority
-from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.branches import CHOSEN, TAGGED, branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
+from relais_orchestrator.api.schemas.images import ImageAddress, ImageDetail, few_images
 from relais_orchestrator.api.schemas.messages import (
     MAX_MESSAGES,
     MAX_PARTS,
     CallId,
     Empty,
     TemplateKwargs,
+    fault,
 )
 from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.numbers import Whole
@@ -61,21 +64,14 @@ ResponseId = Annotated[str, StringConstraints(min_length=1, max_length=600)]
 
 
 Item = dict[str, Any]
-"""An item as it is kept: OpenAI's, with its text in one part, and an id only where the client gave one."""
+"""An item as it is kept: OpenAI's, with its text in one part if it has no images, and the client's id, if any."""
 
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-_TEXTS = ("input_text", "output_text")
+_TEXT: JsonValue = {"enum": ["input_text", "output_text"]}
 
 
-def _refuse_type(kind: Any, known: tuple[str, ...], what: str) -> Any:
-    """Refuse what OpenAI has of this kind and Relais has not, by its name."""
-    if isinstance(kind, str) and kind not in known:
-        raise PydanticCustomError(VALUE, "{what}", {"what": what.format(kind[:64])})
-    return kind
-
-
-class Part(BaseModel):
+class TextPart(BaseModel):
     """A text. `output_text` is for an assistant's."""
 
     model_config = STRICT
@@ -89,36 +85,62 @@ class Part(BaseModel):
         default=None, description="No effect."
     )
 
-    @field_validator("type", mode="before")
-    @classmethod
-    def _is_text(cls, kind: Any) -> Any:
-        return _refuse_type(kind, _TEXTS, "parts of type {} are not supported: only text is")
+
+class ImagePart(BaseModel):
+    """An image."""
+
+    model_config = STRICT
+
+    type: Literal["input_image"]
+    file_id: Annotated[None, NotSupported("there are no files of images: send a data URL")] = None
+    image_url: ImageAddress = Field(description="As in chats: a data URL, or an address.")
+    detail: ImageDetail | None = Field(default=None, description="As in chats.")
 
 
-Parts = Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS)]
-Texts = Annotated[str, branch("text")] | Annotated[Parts, branch("parts")]
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Content = (
+    Annotated[str, branch("text")]
+    | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS), branch(TAGGED)]
+)
 
 
 class InputMessage(BaseModel):
     """A message. An answer's may be sent back unchanged."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"role": {"not": {"const": "assistant"}}}},
+                {"properties": {"content": {"items": {"properties": {"type": _TEXT}}}}},
+            ]
+        }
+    )
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Texts
+    content: Content
     id: ItemId | None = None
     status: ItemStatus | None = None
     phase: Literal["commentary", "final_answer"] | None = Field(
         default=None, description="No effect."
     )
 
+    @model_validator(mode="after")
+    def _images_are_not_answered(self) -> Self:
+        if self.role == "assistant":
+            for place, part in enumerate(_images(self.content)):
+                if part is not None:
+                    kind = PydanticCustomError("role", "not in messages of role assistant")
+                    raise fault("content", kind, place, "type")
+        return self
+
     def to_item(self) -> Item:
-        kind = "output_text" if self.role == "assistant" else "input_text"
-        part: Item = {"type": kind, "text": _text(self.content)}
-        if kind == "output_text":
-            part |= {"annotations": [], "logprobs": []}
-        return {"type": "message", "role": self.role, "content": [part]}
+        if self.role == "assistant":
+            part: Item = {"type": "output_text", "text": _text(self.content)}
+            content = [part | {"annotations": [], "logprobs": []}]
+        else:
+            content = _parts(self.content)
+        return {"type": "message", "role": self.role, "content": content}
 
 
 class _OfFunctions(BaseModel):
@@ -152,7 +174,7 @@ class InputCallOutput(_OfFunctions):
 
     type: Literal["function_call_output"]
     call_id: CallId
-    output: Texts
+    output: Content
     name: Annotated[str, StringConstraints(max_length=256)] | None = Field(
         default=None, description="No effect."
     )
@@ -161,8 +183,37 @@ class InputCallOutput(_OfFunctions):
         return {
             "type": "function_call_output",
             "call_id": self.call_id,
-            "output": _text(self.output),
+            "output": _parts(self.output) if any(_images(self.output)) else _text(self.output),
         }
+
+
+def _text(content: str | list[TextPart | ImagePart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.text for part in content if isinstance(part, TextPart))
+
+
+def _images(content: str | list[TextPart | ImagePart]) -> list[ImagePart | None]:
+    """Return the images of a content, with None in place of each text."""
+    parts = [] if isinstance(content, str) else content
+    return [part if isinstance(part, ImagePart) else None for part in parts]
+
+
+def _parts(content: str | list[TextPart | ImagePart]) -> list[Item]:
+    """Return parts as they are kept."""
+    if isinstance(content, str) or not any(_images(content)):
+        return [{"type": "input_text", "text": _text(content)}]
+    return [
+        {"type": "input_text", "text": part.text}
+        if isinstance(part, TextPart)
+        else {
+            "type": "input_image",
+            "image_url": part.image_url,
+            "detail": part.detail or "auto",
+            "file_id": None,
+        }
+        for part in content
+    ]
 
 
 class SummaryPart(BaseModel):
@@ -203,6 +254,16 @@ class InputReasoning(BaseModel):
         }
 
 
+def _few_images(items: list[InputItem]) -> list[InputItem]:
+    contents = [
+        one.content if isinstance(one, InputMessage) else one.output
+        for one in items
+        if isinstance(one, InputMessage | InputCallOutput)
+    ]
+    few_images(sum(part is not None for one in contents for part in _images(one)))
+    return items
+
+
 def _kind(item: Any) -> str:
     """Return the branch of an item; one without a type is a message."""
     kind = item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
@@ -221,13 +282,10 @@ Input = (
     | Annotated[
         list[InputItem],
         Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        AfterValidator(_few_images),
         branch("items"),
     ]
 )
-
-
-def _text(content: str | list[Part]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 class _Typed(BaseModel):
@@ -239,9 +297,13 @@ class _Typed(BaseModel):
     @field_validator("type", mode="before")
     @classmethod
     def _is_function(cls, kind: Any) -> Any:
-        return _refuse_type(
-            kind, ("function",), "tools of type {} are not supported: only functions are"
-        )
+        if isinstance(kind, str) and kind != "function":
+            raise PydanticCustomError(
+                VALUE,
+                "tools of type {kind} are not supported: only functions are",
+                {"kind": kind[:64]},
+            )
+        return kind
 
 
 class FunctionTool(Function, _Typed):
@@ -256,9 +318,9 @@ class FunctionTool(Function, _Typed):
     async_: Annotated[
         Literal[False] | None, Field(alias="async"), NotSupported("no call is asynchronous")
     ] = None
-    defer_loading: Annotated[
-        Literal[False] | None, NotSupported("all tools are told to the model")
-    ] = None
+    defer_loading: bool | None = Field(
+        default=None, description="No effect: every tool is in the prompt."
+    )
     output_schema: Annotated[None, NotSupported("outputs are not checked")] = None
 
     def to_tool(self) -> dict[str, Any]:
@@ -283,12 +345,25 @@ def _fit_a_prompt(tools: list[FunctionTool]) -> list[FunctionTool]:
     return tools
 
 
-class ChosenFunction(_Typed):
+class ChosenFunction(BaseModel):
     """The only function that may, and must, be called."""
 
     model_config = STRICT
 
+    type: Literal["function"]
     name: ToolName
+
+
+class AllowedFunctions(BaseModel):
+    """The only functions that may be called: the others are left out of the prompt."""
+
+    model_config = STRICT
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[
+        list[ChosenFunction], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)
+    ]
 
 
 class JsonSchemaFormat(BaseModel):
@@ -310,10 +385,9 @@ class TextOptions(BaseModel):
         Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
         | None
     ) = Field(default=None, description="Text by default.")
-    verbosity: Annotated[
-        Literal["medium"] | None,
-        NotSupported("the length of answers cannot be set; see max_output_tokens"),
-    ] = None
+    verbosity: Literal["low", "medium", "high"] | None = Field(
+        default=None, description="No effect: models here do not know it; say it in the prompt."
+    )
 
     def to_response_format(self) -> dict[str, Any] | None:
         """Return the format as a job has it."""
@@ -326,7 +400,10 @@ class TextOptions(BaseModel):
         return {"type": kind, kind: given}
 
 
-_NO_SUMMARIES = NotSupported("there are no summaries: reasoning items have the reasoning itself")
+Summary = Annotated[
+    Literal["auto", "concise", "detailed"] | None,
+    Field(description="No effect: reasoning items have the reasoning itself."),
+]
 
 
 class ReasoningOptions(BaseModel):
@@ -335,8 +412,8 @@ class ReasoningOptions(BaseModel):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         default=None, description="As `reasoning_effort` of chats."
     )
-    summary: Annotated[Literal["auto"] | None, _NO_SUMMARIES] = None
-    generate_summary: Annotated[Literal["auto"] | None, _NO_SUMMARIES] = None
+    summary: Summary = None
+    generate_summary: Summary = None
     context: Annotated[
         Literal["auto"] | None, NotSupported("the chat template chooses what it shows")
     ] = None
@@ -374,7 +451,7 @@ class _Asking(TemplateKwargs):
     ) = Field(default=None, description="Functions that the answer may call.")
     tool_choice: (
         Annotated[Literal["none", "auto", "required"], branch("mode")]
-        | Annotated[ChosenFunction, branch("tool")]
+        | Annotated[ChosenFunction | AllowedFunctions, Field(discriminator="type"), branch(CHOSEN)]
         | None
     ) = Field(default=None, description="`auto` where there are tools.")
     parallel_tool_calls: bool | None = Field(
@@ -393,14 +470,15 @@ class _Asking(TemplateKwargs):
     @field_validator("tool_choice")
     @classmethod
     def _chooses_a_tool(
-        cls, choice: str | ChosenFunction | None, info: ValidationInfo
-    ) -> str | ChosenFunction | None:
+        cls, choice: str | ChosenFunction | AllowedFunctions | None, info: ValidationInfo
+    ) -> str | ChosenFunction | AllowedFunctions | None:
         if "tools" not in info.data or choice in (None, "none", "auto"):
             return choice
         names = {tool.name for tool in info.data["tools"] or ()}
         if not names:
             raise PydanticCustomError("no_tools", "only for requests with tools")
-        if isinstance(choice, ChosenFunction) and choice.name not in names:
+        chosen = choice.tools if isinstance(choice, AllowedFunctions) else [choice]
+        if any(isinstance(one, ChosenFunction) and one.name not in names for one in chosen):
             raise PydanticCustomError("unknown_tool", "no tool has this name")
         return choice
 
@@ -409,13 +487,18 @@ class _Asking(TemplateKwargs):
         effort = None if self.reasoning is None else self.reasoning.effort
         if not self.tools:
             return ChatOptions(reasoning_effort=effort)
-        choice: str | dict[str, Any] = "auto"
-        if isinstance(self.tool_choice, ChosenFunction):
-            choice = {"type": "function", "function": {"name": self.tool_choice.name}}
-        elif self.tool_choice is not None:
-            choice = self.tool_choice
+        tools, given = self.tools, self.tool_choice or "auto"
+        choice: str | dict[str, Any]
+        if isinstance(given, AllowedFunctions):
+            allowed = {one.name for one in given.tools}
+            tools = [tool for tool in tools if tool.name in allowed]
+            choice = given.mode
+        elif isinstance(given, ChosenFunction):
+            choice = {"type": "function", "function": {"name": given.name}}
+        else:
+            choice = given
         return ChatOptions(
-            tools=tuple(tool.to_tool() for tool in self.tools),
+            tools=tuple(tool.to_tool() for tool in tools),
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
             reasoning_effort=effort,
@@ -508,6 +591,10 @@ class ResponsesRequest(_Asking, SamplingParams):
     prompt_cache_key: Label | None = Field(
         default=None, description="No effect: every prompt's prefix may be cached."
     )
+    client_metadata: (
+        Annotated[dict[Annotated[str, StringConstraints(max_length=64)], Any], Field(max_length=64)]
+        | None
+    ) = Field(default=None, description="No effect: what coding agents say of themselves.")
     service_tier: (
         Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None
     ) = Field(default=None, description="No effect: there is one tier; see `priority`.")
@@ -528,7 +615,7 @@ class ResponsesRequest(_Asking, SamplingParams):
         None
     )
     moderation: Annotated[None, NotSupported("moderation is not supported")] = None
-    image: Annotated[None, NotSupported("images are not supported")] = None
+    image: Annotated[None, NotSupported("images are not made; send them as input")] = None
     access_programs: Annotated[None, NotSupported("there are no access programs")] = None
     background_options: Annotated[
         None, NotSupported("see priority and deadline_s, or send a batch")

@@ -89,6 +89,7 @@ def _wrong(message: str, **values: int) -> PydanticCustomError:
 
 
 ImageAddress = Annotated[str, StringConstraints(min_length=1), AfterValidator(_checked)]
+ImageDetail = Literal["auto", "low", "high", "original"]
 
 
 class ImageUrl(BaseModel):
@@ -101,7 +102,7 @@ class ImageUrl(BaseModel):
             " at a host of `IMAGE_URL_HOSTS`."
         ),
     ]
-    detail: Literal["auto", "low", "high", "original"] | None = Field(
+    detail: ImageDetail | None = Field(
         default=None, description="No effect, as in vLLM; passed on to remote servers."
     )
 
