@@ -25,6 +25,7 @@ from relais_testing.leftovers import FORKED
 
 LIGHT = (
     "relais_orchestrator.app",
+    "relais_testing.forked_orchestrators",
     "relais_llm_worker.app",
     "relais_llm_worker.engines.engine_deterministic",
     "relais_embedding_worker.app",

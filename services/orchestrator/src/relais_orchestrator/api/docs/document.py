@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relais_orchestrator.api.docs.components import Deployment, Json, Schemas, filled, inline_schema
+from relais_orchestrator.api.docs.components import (
+    Deployment,
+    Json,
+    bodies_of,
+    filled,
+    inline_schema,
+    schemas_of,
+)
 from relais_orchestrator.api.docs.operations import (
     HEADERS_OF,
     IGNORED_FIELDS,
@@ -34,7 +41,7 @@ SCHEMES = {
 def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
     """The whole document, ready for JSON."""
     routes = tuple(routes)
-    schemas = Schemas(routes, ignore_unknown=deployment.ignore_unknown)
+    schemas = schemas_of(bodies_of(routes), ignore_unknown=deployment.ignore_unknown)
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.template, {})[route.method.lower()] = describe(
