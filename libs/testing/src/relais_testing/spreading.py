@@ -15,7 +15,9 @@ _TOGETHER = {
     "models of servers that die": re.compile(r"/faults/test_(remote_vllm|vllm_\w+)\."),
 }
 # Many small tests, with fixtures for the whole file.
-_BY_FILE = re.compile(r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.")
+_BY_FILE = re.compile(
+    r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.|/e2e/test_bootstrap\."
+)
 _LONG = re.compile(r"/(e2e|faults)/")
 
 
