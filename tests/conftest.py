@@ -43,6 +43,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(stack.close)
     config.stash[THIS_RUN] = stack.enter_context(leftovers.guarded_run())
     config.stash[MOTHERS] = stack.enter_context(forking())
+    config.pluginmanager.register(FailuresAtOnce(config))
+
+
+class FailuresAtOnce:
+    """Names a test when it fails: the summary comes at the end, minutes later."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None:  # the processes of xdist have none
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.partition("\n")[0] if crash else ""
+            reporter.write(f"\nFAILED {report.nodeid} ({report.when}) {why}\n", red=True)
 
 
 @pytest.fixture(autouse=True)

@@ -112,13 +112,17 @@ def test_a_run_that_is_ended_by_a_signal_leaves_no_process(
 
 
 @pytest.mark.parametrize("then", ["assert False", "while True: time.sleep(0.1)  # forever"])
-def test_a_failed_test_leaves_no_process(inner_run: Callable[..., InnerRun], then: str) -> None:
+def test_a_failed_test_is_named_at_once_and_leaves_no_process(
+    inner_run: Callable[..., InnerRun], then: str
+) -> None:
     run = inner_run(then)
     started = run.started()
 
     assert run.process.wait(LIVENESS_S) == 1
     wait_until(lambda: gone(started), run)
     assert "the test left processes behind" in run.output
+    named = run.output.index("FAILED test_it.py::test_it (call) ")
+    assert named < run.output.index("= FAILURES =")
 
 
 def test_a_test_that_passes_and_leaves_a_process_fails(
