@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.exceptions import ResponseError
 
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.jobs.job import Job, OnDisconnect, Status, StopReason
 from relais_common.queue import keys
+from relais_common.queue.client.clients import OneServer
+from relais_common.queue.client.connection import connect
 from relais_common.queue.events import presence as presence_module
 from relais_common.queue.ports import Reaped
-from relais_common.queue.redis_store import RedisStore
+from relais_common.queue.redis_store import RedisSettings, RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.owned import end_task
 from relais_testing.ports import Ports
@@ -123,6 +126,30 @@ async def test_watcher_hears_that_its_connection_is_gone(redis_store: RedisStore
         await redis_store.calls.send("CLIENT", "KILL", "TYPE", "pubsub")
         with pytest.raises(StoreUnavailable):
             await waiting
+
+
+async def test_watcher_hears_that_another_node_has_the_model_now(
+    redis_store: RedisStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "CHECK_S", 0.05)
+    async with (
+        connect(RedisSettings(redis_url)) as other,
+        redis_store.presence.present(MODEL, "o1") as lost,
+    ):
+        monkeypatch.setattr(redis_store.presence, "_clients", OneServer(other))
+        with pytest.raises(StoreUnavailable, match="another node"):
+            await lost()
+
+
+async def test_watcher_that_may_not_subscribe_is_told(redis_store: RedisStore) -> None:
+    send = redis_store.calls.send
+    await send("ACL", "SETUSER", "default", "resetchannels")
+    try:
+        with pytest.raises(ResponseError, match="permission"):
+            async with redis_store.presence.present(MODEL, "o1"):
+                pass
+    finally:
+        await send("ACL", "SETUSER", "default", "allchannels")
 
 
 async def test_presence_of_a_connection_that_answers_stays(

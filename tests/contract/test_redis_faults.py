@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
@@ -355,6 +356,22 @@ async def test_reaping_that_reaches_a_frozen_redis_late_takes_nothing_from_the_l
         assert verdicts == [Verdict(held=True, tail=1)] * 2
 
 
+@pytest.mark.parametrize("late", ["the clock's answer", "the step"])
+async def test_reaping_that_took_too_long_is_not_done(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    ports = redis_ports(redis_store)
+    taken = await running(ports)
+    await ports.source.renew([taken.lease], lease_s=-1.0)
+    seconds = itertools.count() if late == "the clock's answer" else itertools.repeat(0)
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), time=time.time)
+    monkeypatch.setattr(recovery, "time", clock)
+    monkeypatch.setattr(recovery, "LATEST_S", 0.0)
+    with pytest.raises(StoreUnavailable, match=recovery.STOOD_STILL):
+        await reap(ports)
+    assert (await ports.intake.depth(MODEL)).running == 1
+
+
 async def test_clocks_that_differ_are_reported_once_and_reaping_goes_on(
     redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +427,43 @@ async def test_wrong_password_is_unavailable_not_a_crash(
     assert "wrong" not in str(refused.value)
     async with open_store(RedisSettings(server.url.replace("//", "//:secret@"))) as store:
         await store.ping()
+
+
+async def test_live_message_that_cannot_be_read_disturbs_no_reader(
+    redis_store: RedisStore,
+) -> None:
+    job = make_job()
+    async with redis_store.live.subscribe(job.channel_id) as subscription:
+        with capture_logs() as logs:
+            await redis_store.redis.publish(keys.live(job.channel_id), b"\xff")
+            await redis_store.intake.enqueue(job, max_waiting=10)
+            batch = await subscription.next(TIMEOUT_S)
+    assert batch is not None
+    assert batch.first_seq == 1
+    assert [one["event"] for one in logs] == ["live_message_unreadable"]
+
+
+async def test_connection_without_readers_is_kept_and_used_again(
+    redis_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SILENCE_S", 0.05)
+
+    async def pings() -> int:
+        stats = await redis_store.redis.info("commandstats")
+        return int(stats.get("cmdstat_ping", {"calls": 0})["calls"])
+
+    async with redis_store.live.subscribe(make_job().channel_id):
+        pass
+    before = await pings()
+
+    async def asked_twice() -> bool:
+        return await pings() >= before + 2
+
+    await wait_until(asked_twice)
+    job = make_job()
+    async with redis_store.live.subscribe(job.channel_id) as subscription:
+        await redis_store.intake.enqueue(job, max_waiting=10)
+        assert await subscription.next(TIMEOUT_S) is not None
 
 
 async def test_readers_that_come_and_go_in_silence_do_not_disturb_the_subscription(

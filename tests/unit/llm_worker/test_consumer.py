@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relais_common.jobs.errors import EngineDead, EngineRefused
 from relais_common.jobs.events import Failed, Terminal, Token, Usage
-from relais_common.jobs.job import Job, Status
+from relais_common.jobs.job import Job, Lease, Status, StopReason, Verdict
 from relais_common.runtime.lifecycle import background
 from relais_common.worker import consumer as consumer_module
 from relais_common.worker.consumer import Consumer, ConsumerSettings
@@ -23,6 +25,7 @@ from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.publisher import Publisher
 from relais_testing.builders import COMPLETED, MODEL, make_job, worker_metrics
 from relais_testing.faults import Faults
+from relais_testing.memory import MemoryStore
 from relais_testing.owned import end_task
 from relais_testing.ports import Ports
 from relais_testing.steps import crash, enqueue, events, ids, start, take
@@ -94,6 +97,9 @@ class Rig:
             yield task
         finally:
             await end_task(task)
+
+    def send(self, held: HeldJob) -> None:
+        self._publisher.send(held)
 
     async def begun(self, count: int) -> None:
         await wait_until(lambda: len(self.handler.begun) == count)
@@ -197,6 +203,116 @@ async def test_dead_engine_hands_jobs_back_to_the_front_in_their_order(
     again = await take(ports, 10, worker_id="other")
     assert ids(again) == ids([*held, late])
     assert all(taken.failures == 0 for taken in again)
+
+
+async def test_dead_engine_s_jobs_are_handed_back_though_one_cannot_be_stopped(
+    rig: Rig, ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "HAND_BACK_TIMEOUT_S", 0.05)
+    held = [make_job() for _ in range(2)]
+    deaf, released = held[0].channel_id, asyncio.Event()
+    handle = rig.handler.handle
+
+    async def handle_or_be_deaf(one: HeldJob) -> Terminal:
+        try:
+            return await handle(one)
+        finally:
+            if one.lease.channel_id == deaf:
+                await released.wait()
+
+    rig.handler.handle = handle_or_be_deaf  # type: ignore[method-assign, assignment]
+    await enqueue(ports, *held)
+    with capture_logs() as logs:
+        async with rig.running() as task:
+            await rig.begun(2)
+            rig.handler.ends[held[1].channel_id].set_exception(EngineDead("gone"))
+            await asyncio.wait({task})
+            with pytest.raises(ExceptionGroup):
+                task.result()
+    released.set()
+    assert "job_cancel_timed_out" in [one["event"] for one in logs]
+    assert ids(await take(ports, 10, worker_id="other")) == ids(held)
+
+
+async def test_engine_that_dies_of_a_stop_ends_the_worker(rig: Rig, ports: Ports) -> None:
+    job = make_job()
+
+    async def die_when_stopped(one: HeldJob) -> Terminal:
+        rig.handler.begun.append(one.lease.channel_id)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise EngineDead("gone") from None
+        raise AssertionError
+
+    rig.handler.handle = die_when_stopped  # type: ignore[method-assign, assignment]
+    await enqueue(ports, job)
+    async with rig.running() as task:
+        await rig.begun(1)
+        held = rig.held_jobs.get(job.channel_id)
+        assert held is not None
+        held.halt(StopReason.CLIENT)
+        await asyncio.wait({task})
+        with pytest.raises(ExceptionGroup) as caught:
+            task.result()
+    assert caught.group_contains(EngineDead)
+    assert await status(ports, job) is Status.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("suspected", "failed"), [(1, 1), (2, 0)], ids=["it alone", "it or another"]
+)
+async def test_stuck_engine_fails_the_one_that_must_be_why_and_hands_the_others_back(
+    rig: Rig, ports: Ports, suspected: int, failed: int
+) -> None:
+    held = [make_job() for _ in range(3)]
+    await enqueue(ports, *held)
+    async with rig.running() as task:
+        await rig.begun(3)
+        rig.held_jobs.suspicion = frozenset(ids(held[:suspected]))
+        rig.handler.ends[held[2].channel_id].set_exception(EngineDead("stuck"))
+        await asyncio.wait({task})
+        with pytest.raises(ExceptionGroup):
+            task.result()
+    for job in held[:failed]:
+        (*_, end) = await events(ports, job.channel_id)
+        assert isinstance(end, Failed)
+        assert end.error.code == "engine_stalled"
+    for job in held[failed:]:
+        assert await status(ports, job) is Status.QUEUED
+
+
+async def test_log_that_comes_back_short_at_the_end_is_filled_again(
+    rig: Rig, ports: Ports, memory_store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    finish = memory_store.finish
+    tails: list[int] = []
+
+    async def finish_on_a_cut_log(lease: Lease, **end: Any) -> Verdict:
+        if not tails:
+            _, record = memory_store._of(lease.channel_id)  # what no port can do: lose events
+            assert record is not None
+            del record.log[2:]
+        verdict = await finish(lease, **end)
+        tails.append(verdict.tail)
+        return verdict
+
+    monkeypatch.setattr(memory_store, "finish", finish_on_a_cut_log)
+    await enqueue(ports, job)
+    async with rig.running():
+        await rig.begun(1)
+        held = rig.held_jobs.get(job.channel_id)
+        assert held is not None
+        for text in "abc":
+            held.add(Token(text, (1,)))
+        rig.send(held)
+        await wait_until(lambda: not held.has_unsent)
+        rig.handler.complete(job)
+        await wait_until(lambda: len(rig.held_jobs) == 0)
+    assert tails == [2, 5]
+    told = await events(ports, job.channel_id)
+    assert [one.text for one in told if isinstance(one, Token)] == ["a", "b", "c"]
 
 
 async def test_crash_says_nothing_of_itself_and_the_worker_lives_on(rig: Rig, ports: Ports) -> None:
