@@ -17,6 +17,7 @@ from relais_orchestrator.api.table import ROUTES
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events
+from relais_testing.waiting import LIVENESS_S
 
 PAGE = Path(__file__).resolve().parents[2] / "examples" / "browser.html"
 ORIGIN = {"Origin": "http://localhost:8090"}
@@ -63,7 +64,7 @@ async def test_page_finds_the_rest_of_an_answer_at_the_next_server(
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": asked,
     }
-    timeout = aiohttp.ClientTimeout(total=100)
+    timeout = aiohttp.ClientTimeout(total=LIVENESS_S)
     async with aiohttp.ClientSession(headers=ORIGIN, timeout=timeout) as browser:
         async with browser.options(f"{first}/v1/requests", headers=preflight) as response:
             assert may_be_read(response)

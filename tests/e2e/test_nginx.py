@@ -20,7 +20,7 @@ from relais_testing.native_client import events_url, state_of, submit
 from relais_testing.nginx import MAX_BODY_BYTES, nginx_before
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.sse_client import ids_of, read_events, sse_events, text_of
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 ROOT_PATH = "/relais"
 SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "5"}
@@ -29,7 +29,7 @@ LONG = 3000  # tokens: ten minutes at that pace
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=90)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:
         yield session
 
 

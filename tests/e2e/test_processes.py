@@ -13,7 +13,7 @@ import pytest
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.sse_client import ids_of, read_events, text_of
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 
 def expected_answer(prompt: str, tokens: int) -> str:
@@ -22,7 +22,7 @@ def expected_answer(prompt: str, tokens: int) -> str:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:
         yield session
 
 

@@ -13,6 +13,7 @@ from relais_testing.plain_logs import use_plain_logs
 from relais_testing.process_stack import Starter, VllmStarter, make_starter, make_vllm_starter
 from relais_testing.unclosed_writers import let_writers_be_collected
 from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import LIVENESS_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,5 +47,5 @@ def start_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmStarter
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:
         yield session

@@ -12,6 +12,7 @@ from relais_testing.mongo import MongoServer
 from relais_testing.plain_logs import use_plain_logs
 from relais_testing.stack import Front, Stack
 from relais_testing.unclosed_writers import let_writers_be_collected
+from relais_testing.waiting import LIVENESS_S
 from relais_testing.worker import Worker
 
 
@@ -48,7 +49,7 @@ async def front(stack: Stack) -> Front:
 async def client(front: Front) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client of that orchestrator; it does not try again."""
     async with openai.AsyncOpenAI(
-        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=20
+        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
         yield client
 

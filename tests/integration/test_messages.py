@@ -12,6 +12,7 @@ from anthropic.types import Message
 
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack, answer_to
+from relais_testing.waiting import LIVENESS_S
 
 TOOL: dict[str, Any] = {
     "name": "weather",
@@ -32,7 +33,7 @@ async def front(stack: Stack) -> Front:
 async def claude(front: Front) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """The official client of that orchestrator; it does not try again."""
     async with anthropic.AsyncAnthropic(
-        base_url=front.url, api_key="any", max_retries=0, timeout=20
+        base_url=front.url, api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
         yield client
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from relais_common.queue.client.address import redis_url
 from relais_testing.builders import MODEL
+from relais_testing.scrape import scrape
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.waiting import wait_until
@@ -42,10 +43,16 @@ async def assert_streams_go_on(
         async def runs() -> bool:
             return (await stack.store.intake.depth(MODEL)).running == 4
 
+        async def all_are_read() -> bool:
+            seen = await scrape(front.session, front.url)
+            return seen.of("relais_sse_streams_total") == len(channels)
+
         async def in_the_middle() -> bool:
             return len(await stack.store.log.read(channels[0], after=0, limit=100)) > 20
 
         await wait_until(runs)
+        # While there is no Redis, a stream cannot begin.
+        await wait_until(all_are_read)
         await wait_until(in_the_middle)
         kill()
         await wait_until(is_over)

@@ -30,6 +30,7 @@ from relais_orchestrator.settings import Settings, read_settings
 from relais_testing.builders import MODEL
 from relais_testing.documented import DocumentedResponse
 from relais_testing.owned import Owned
+from relais_testing.waiting import LIVENESS_S
 from relais_testing.worker import Worker, open_worker
 
 SHORT = {
@@ -117,7 +118,7 @@ async def open_front(redis_url: str, **environ: str) -> AsyncIterator[Front]:
         async with aiohttp.ClientSession(
             url,
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=LIVENESS_S),
             response_class=DocumentedResponse,
         ) as session:
             yield Front(parts, url, session)
