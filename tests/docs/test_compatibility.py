@@ -121,7 +121,7 @@ def test_what_is_refused_and_accepted_is_what_the_page_says(
                 }.get(value, value)
                 assert codes(schema, field, plain) == [], (field, value)
         elif state == "no effect":
-            labels = dict.fromkeys(("metadata", "client_metadata"), {"a": "x"})
+            labels = {name: {"a": "x"} for name in ("metadata", "client_metadata")}
             effectless = {**labels, "service_tier": "flex", "max_tool_calls": 3}
             assert codes(schema, field, effectless.get(field, "x")) == []
 
