@@ -116,7 +116,11 @@ def _judge_beside(rounds: list[beside.Round]) -> Iterator[Bar]:
         print(f"first token {name}, p50, p95, p99 ms: {told} ({len(first_s)} streams)")
     full = statistics.median(one.full.tokens_per_s for one in rounds)
     busy = statistics.median(one.beside.tokens_per_s for one in rounds)
-    print(f"tokens/s: {full:.0f} of streams that fill the engine, {busy:.0f} of batch and streams")
+    occupied = statistics.mean(one.beside.occupied for one in rounds)
+    print(
+        f"tokens/s: {full:.0f} of streams that fill the engine, {busy:.0f} of batch and streams; "
+        f"places occupied: {occupied:.1%}"
+    )
     ratio = quantile_ms(with_batch, 0.95) / quantile_ms(alone, 0.95)
     yield Bar("p95 of first tokens beside a batch", f"{ratio:.2f} of that alone", ratio <= MAX_TTFT)
     used = statistics.median(one.idle_used for one in rounds)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,12 +41,14 @@ class Window:
     Attributes:
         first_s: of each interactive stream, from its request to its first text.
         interactive_tokens: of these streams; tokens: of all that the engine made.
+        occupied: mean share of the engine's places that somebody had.
     """
 
     seconds: float
     first_s: Sequence[float]
     interactive_tokens: int
     tokens: float
+    occupied: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -93,6 +97,7 @@ class _Beside:
         self._session = session
         self._store = store
         self._seconds = seconds
+        self._rng = random.Random(1)
         self._client = BatchClient(session, stack.front.url, **bearer("nightly"))
 
     async def round(self, number: int) -> Round:
@@ -132,6 +137,7 @@ class _Beside:
     async def _window(self, name: str) -> Window:
         """Streams at their pace, none of them waited for before the next is asked."""
         streams: list[Stream] = []
+        running: list[int] = []
 
         async def keep(number: int) -> None:
             streams.append(await self._ask(f"{name} {number}", STREAM_TOKENS))
@@ -142,9 +148,14 @@ class _Beside:
             for number in range(count):
                 await asyncio.sleep(began_s + number * STREAM_EVERY_S - time.perf_counter())
                 group.create_task(keep(number))
+                # At any other time than that of a request.
+                await asyncio.sleep(self._rng.uniform(0, STREAM_EVERY_S))
+                running.append((await self._store.intake.depth(MODEL)).running)
             await asyncio.sleep(began_s + self._seconds - time.perf_counter())
             tokens, seconds = await self._made() - before, time.perf_counter() - began_s
-        return Window(seconds, list(map(_first_s, streams)), count * STREAM_TOKENS, tokens)
+        occupied = statistics.mean(running) / PLACES
+        first_s = list(map(_first_s, streams))
+        return Window(seconds, first_s, count * STREAM_TOKENS, tokens, occupied)
 
     async def _ask(self, prompt: str, tokens: int) -> Stream:
         stream, body = Stream(prompt), _chat(prompt, tokens) | {"stream": True}
