@@ -2,11 +2,14 @@
 
 Redis has its own clock, so leases and deadlines lie far in the future or in the past; the memory
 store's clock moves with every step, as Redis's does.
+
+`STORE_EXAMPLES=10000` takes so many walks of 50 steps, in place of a few.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,6 +55,7 @@ from relais_testing.traced import TRACING
 
 T = TypeVar("T")
 
+EXAMPLES = int(os.environ.get("STORE_EXAMPLES", "40"))
 BOUND = 12
 KEY_BOUND = 7
 WORKERS = st.sampled_from(["w1", "w2"])
@@ -557,4 +561,6 @@ def test_memory_and_redis_answer_alike_whatever_the_steps(redis_url: str) -> Non
         pass
 
     Machine.redis_url = redis_url
-    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=50))
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=EXAMPLES, stateful_step_count=50)
+    )
