@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -17,7 +18,6 @@ from relais_llm_worker.app import open_engines
 from relais_llm_worker.continuation import obstacle
 from relais_llm_worker.engine import NOTHING, Chunk, Emitted, Engine
 from relais_llm_worker.settings import read_settings
-from relais_testing.chunks import emitted
 from relais_testing.contracts.engine import EngineContract
 from relais_testing.process_stack import VLLM_ON_CPU
 
@@ -67,9 +67,13 @@ STATEFUL = {
 }
 
 
-async def _said(engine: Engine, sampling: Sampling, begun: Emitted = NOTHING) -> list[Chunk]:
+async def _prompt(engine: Engine) -> list[int]:
     encoded = await engine.encode_chat("a-key", Chat((Message("user", "Merci beaucoup."),)))
-    prompt = encoded.token_ids
+    return encoded.token_ids
+
+
+async def _said(engine: Engine, sampling: Sampling, begun: Emitted = NOTHING) -> list[Chunk]:
+    prompt = await _prompt(engine)
     async with engine.generate("a-request", prompt, sampling, TOKENS, begun) as generation:
         return [chunk async for chunk in generation.chunks()]
 
@@ -78,19 +82,28 @@ def _ids(chunks: list[Chunk]) -> list[int]:
     return [token_id for chunk in chunks for token_id in chunk.token_ids]
 
 
+async def _emitted(engine: Engine, token_ids: list[int]) -> Emitted:
+    """What was published of these tokens, one at a time."""
+    text_of: Callable[[int], str] = cast("Any", engine)._decoder("", await _prompt(engine), True)
+    text = "".join(map(text_of, token_ids))
+    return Emitted(tuple(token_ids), text, steps=(1,) * len(token_ids))
+
+
 async def _check_cuts(engine: Engine, sampling: Sampling, *cuts: int) -> None:
+    """Cut the answer after so many tokens: chunks have several where the engine is ahead of its reader."""
     whole = await _said(engine, sampling)
     token_ids = _ids(whole)
     assert len(token_ids) > 10
-    for cut in cuts or (1, len(whole) // 2, len(whole) - 1):
-        begun = emitted(whole[:cut])
+    logprobs = [one for chunk in whole for one in chunk.logprobs or ()]
+    for cut in cuts or (1, len(token_ids) // 2, len(token_ids) - 1):
+        begun = await _emitted(engine, token_ids[:cut])
         rest = await _said(engine, sampling, begun)
         assert [*begun.token_ids, *_ids(rest)] == token_ids
         assert begun.text + "".join(chunk.text for chunk in rest) == "".join(
             chunk.text for chunk in whole
         )
         assert rest[-1].finish_reason == whole[-1].finish_reason
-        told = [one for chunk in whole[cut:] for one in chunk.logprobs or ()]
+        told = logprobs[cut:]
         again = [one for chunk in rest for one in chunk.logprobs or ()]
         assert [one.token for one in again] == [one.token for one in told]
         assert [one.logprob for one in again] == pytest.approx([one.logprob for one in told])
@@ -114,9 +127,9 @@ async def test_bad_words_are_found_across_the_cut(vllm: Engine) -> None:
     else:
         pytest.fail("none of its words is of two tokens")
     sampling = replace(GREEDY, bad_words=(word,))
-    whole = await _said(vllm, sampling)
-    assert (first, second) not in set(pairwise(_ids(whole)))
-    cuts = [cut for cut, chunk in enumerate(whole, 1) if chunk.token_ids[-1] == first]
+    token_ids = _ids(await _said(vllm, sampling))
+    assert (first, second) not in set(pairwise(token_ids))
+    cuts = [cut for cut, token_id in enumerate(token_ids[:-1], 1) if token_id == first]
     assert cuts, "it was about to be said"
     await _check_cuts(vllm, sampling, *cuts)
 
