@@ -6,11 +6,12 @@ import argparse
 import asyncio
 import sys
 
-from benchmarks import attack, batch, connections, embeddings, kpi, queue, relay, serve, soak
+from benchmarks import attack, batch, connections, embeddings, kpi, queue, relay, serve, short, soak
 from relais_testing.leftovers import guarded_run
 
 BENCHMARKS = {
     "relay": relay,
+    "short": short,
     "serve": serve,
     "connections": connections,
     "embeddings": embeddings,
