@@ -137,7 +137,10 @@ async def test_silence_costs_one_call_to_the_store(
 
 
 async def test_channel_whose_log_has_gone_gives_its_end_with_the_text(
-    ports: Ports, memory_store: MemoryStore, follower: Follower
+    ports: Ports,
+    memory_store: MemoryStore,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken = await running(ports)
     channel_id = taken.job.channel_id
@@ -146,8 +149,13 @@ async def test_channel_whose_log_has_gone_gives_its_end_with_the_text(
     assert whole is not None
     assert whole.text is not None
     memory_store.look = partial(_no_lines, memory_store.look)  # type: ignore[method-assign]
+    monkeypatch.setattr(memory_store, "read", _nothing)
     async with aclosing(follower.follow(channel_id, 1)) as batches:
         assert [one async for one in batches] == [whole]
+
+
+async def _nothing(*_: Any, **__: Any) -> list[bytes]:
+    return []
 
 
 async def _no_lines(look: Callable[..., Awaitable[Look | None]], *args: Any, **kwargs: Any) -> Look:
@@ -164,14 +172,18 @@ async def test_unknown_channel_is_said_to_be_unknown_at_once(follower: Follower)
 async def test_after_what_was_there_the_log_is_not_read_again_for_what_is_heard(
     ports: Ports, follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked, look = 0, ports.log.look
+    looked = 0
 
-    async def count(*args: Any, **kwargs: Any) -> Look | None:
-        nonlocal looked
-        looked += 1
-        return await look(*args, **kwargs)
+    def counted(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def count(*args: Any, **kwargs: Any) -> Any:
+            nonlocal looked
+            looked += 1
+            return await method(*args, **kwargs)
 
-    monkeypatch.setattr(ports.log, "look", count)
+        return count
+
+    for name in ("look", "read"):
+        monkeypatch.setattr(ports.log, name, counted(getattr(ports.log, name)))
     taken = await running(ports)
     async with aclosing(follower.follow(taken.job.channel_id, 0)) as batches:
         await next_lines(batches)
@@ -254,7 +266,7 @@ async def test_reader_that_falls_far_behind_reads_the_log(ports: Ports, follower
     assert lines == await read_all(ports, taken.job.channel_id)
 
 
-@pytest.mark.parametrize("method", ["look", "subscribe"])
+@pytest.mark.parametrize("method", ["read", "subscribe"])
 async def test_store_that_goes_and_comes_back_is_a_long_silence(
     ports: Ports, follower: Follower, faults: Faults, method: str
 ) -> None:

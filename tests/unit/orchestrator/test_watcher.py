@@ -53,6 +53,14 @@ async def test_channel_is_watched_at_once_and_again_and_again(
     assert len(watched(faults)) == count
 
 
+async def test_channel_whose_acceptance_told_the_store_is_watched_again_and_again(
+    watcher: Watcher, faults: Faults
+) -> None:
+    async with watcher.watching(CHANNEL, is_told=True):
+        assert watched(faults) == []
+        await wait_until(lambda: watched(faults) == [CHANNEL, CHANNEL])
+
+
 async def test_channel_with_two_readers_is_watched_until_the_last_one_leaves(
     watcher: Watcher, faults: Faults
 ) -> None:

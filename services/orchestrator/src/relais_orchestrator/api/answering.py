@@ -131,9 +131,12 @@ class PendingAnswer:
         caller: sender of the request; the response ends if its key is revoked.
         repeatable: others may wait for this channel too, or come back for it (the request has an `Idempotency-Key`), so
             its end is left to the watcher's lease, which runs out once nobody reads.
+        is_new: the acceptance has just informed the store of this reader.
     """
 
-    __slots__ = ("_accepted_s", "_caller", "_on_disconnect", "_parts", "_repeatable", "channel_id")
+    __slots__ = (
+        "_accepted_s", "_caller", "_is_new", "_on_disconnect", "_parts", "_repeatable", "channel_id",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -143,12 +146,14 @@ class PendingAnswer:
         *,
         on_disconnect: OnDisconnect,
         repeatable: bool,
+        is_new: bool = False,
     ) -> None:
         self._parts = parts
         self.channel_id = channel_id
         self._caller = caller
         self._on_disconnect = on_disconnect
         self._repeatable = repeatable
+        self._is_new = is_new
         self._accepted_s = asyncio.get_running_loop().time()
 
     async def stream(
@@ -187,7 +192,7 @@ class PendingAnswer:
         """Register as the job's reader while the client is connected."""
         if self._on_disconnect is OnDisconnect.CONTINUE:
             return nullcontext()
-        return self._parts.watcher.watching(self.channel_id)
+        return self._parts.watcher.watching(self.channel_id, is_told=self._is_new)
 
     async def _leave(self) -> None:
         """Handle a client that leaves early: the job may be stopped."""
@@ -297,6 +302,7 @@ async def open_answer(
         caller,
         on_disconnect=asked.draft.on_disconnect,
         repeatable="Idempotency-Key" in request.headers,
+        is_new=not accepted.duplicate,
     )
     return asked, answer
 

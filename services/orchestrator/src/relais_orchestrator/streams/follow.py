@@ -114,12 +114,14 @@ class _Reader:
         """Return the log's next events, an end without them, or, after a silence, the channel's state."""
         place = self._place
         silent, self._silent = self._silent, False
-        look = await self._log.look(
-            self._channel_id, after=max(0, place.position - 1), limit=PAGE + 1
-        )
-        if look is None:
-            raise _unknown()
-        lines = look.lines
+        after, state, lines = max(0, place.position - 1), None, list[bytes]()
+        if not silent:
+            lines = await self._log.read(self._channel_id, after=after, limit=PAGE + 1)
+        if not lines:
+            look = await self._log.look(self._channel_id, after=after, limit=PAGE + 1)
+            if look is None:
+                raise _unknown()
+            state, lines = look.state, look.lines
         is_all = len(lines) <= PAGE
         self._whole = place.position == 0 or bool(lines)
         if place.position > 0 and lines:
@@ -128,10 +130,10 @@ class _Reader:
             # What comes after them is heard: a second look would find the next ones, and a third, on and on.
             self._listens = is_all
             return place.advance(lines)
-        if look.state.status.is_terminal:
-            return await self._end(look.state)
+        if state is not None and state.status.is_terminal:
+            return await self._end(state)
         self._listens = True
-        return look.state if silent else None
+        return state if silent else None
 
     async def _end(self, state: ChannelState) -> ChannelState:
         if state.tail < self._place.position:

@@ -39,9 +39,15 @@ class Watcher:
         self._left: set[str] = set()
         self.watcher_id = secrets.token_hex(8)
 
-    def watching(self, channel_id: str) -> AbstractAsyncContextManager[None]:
-        """Return a context in which the channel has a reader."""
-        return _Watching(self, channel_id)
+    def watching(
+        self, channel_id: str, *, is_told: bool = False
+    ) -> AbstractAsyncContextManager[None]:
+        """Return a context in which the channel has a reader.
+
+        Args:
+            is_told: the store knows it already, since the acceptance that has just informed it.
+        """
+        return _Watching(self, channel_id, is_told=is_told)
 
     @contextmanager
     def accepting(self, channel_id: str) -> Iterator[None]:
@@ -52,9 +58,11 @@ class Watcher:
         finally:
             self.leave(channel_id)
 
-    async def join(self, channel_id: str) -> None:
+    async def join(self, channel_id: str, *, is_told: bool) -> None:
         """Add a reader to the channel; `leave` must follow."""
         self._join(channel_id)
+        if is_told:
+            return
         try:
             await self._queue.watch(channel_id, lease_s=self._lease_s, watcher_id=self.watcher_id)
         except BaseException:
@@ -122,14 +130,15 @@ async def stay_present(presence: Presence, model: str, watcher_id: str) -> None:
 class _Watching:
     """The context of one reader of a channel. Not a generator: its frame would cost each open stream 0.6 KB."""
 
-    __slots__ = ("_channel_id", "_watcher")
+    __slots__ = ("_channel_id", "_is_told", "_watcher")
 
-    def __init__(self, watcher: Watcher, channel_id: str) -> None:
+    def __init__(self, watcher: Watcher, channel_id: str, *, is_told: bool) -> None:
         self._watcher = watcher
         self._channel_id = channel_id
+        self._is_told = is_told
 
     async def __aenter__(self) -> None:
-        await self._watcher.join(self._channel_id)
+        await self._watcher.join(self._channel_id, is_told=self._is_told)
 
     async def __aexit__(self, *_: object) -> None:
         self._watcher.leave(self._channel_id)
