@@ -53,12 +53,12 @@ class FaultyScripts(Scripts):
         self.name = ""
         self.at = 0
 
-    async def evaluate(self, name: str, base: str, *arguments: Argument) -> Any:
+    def words(self, name: str) -> tuple[Argument, Argument]:
         if name != self.name:
-            return await super().evaluate(name, base, *arguments)
+            return super().words(name)
         self.name = ""
-        text = _FAULTY % {"at": self.at, "fault": FAULT, "hit": HIT} + scripts.source(name)
-        return await self.calls.send("EVAL", text, 1, base, *arguments)
+        fault = _FAULTY % {"at": self.at, "fault": FAULT, "hit": HIT}
+        return "EVAL", fault + scripts.source(name)
 
 
 def faulty_ports(store: RedisStore) -> tuple[Ports, FaultyScripts]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
 _SOURCES = {name: scripts.source(name).encode() for name in scripts.NAMES}
 _DIGESTS = {name: scripts.digest(name) for name in scripts.NAMES}
 
+MOST_JOBS = 16
+"""How many jobs share a call: a script holds up all others for as long as it runs."""
+
+
+class _One:
+    """One job's arguments in a call that several share, and the future of its own answer."""
+
+    __slots__ = ("answer", "arguments")
+
+    def __init__(self, arguments: Sequence[Argument], answer: asyncio.Future[Any]) -> None:
+        self.arguments = arguments
+        self.answer = answer
+
 
 class Scripts:
     """Runs the scripts of the protocol.
@@ -30,6 +45,7 @@ class Scripts:
     def __init__(self, calls: Commands, metrics: StoreMetrics | None = None) -> None:
         self.calls = calls
         self.metrics = metrics
+        self._waiting: dict[tuple[str, str], list[_One]] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -55,8 +71,58 @@ class Scripts:
 
     async def evaluate(self, name: str, base: str, *arguments: Argument) -> Any:
         """Run a script within a `step`."""
-        call: tuple[Argument, ...] = ("EVALSHA", _DIGESTS[name], 1, base, *arguments)
         try:
-            return await self.calls.send(*call)
+            return await self.calls.send(*self.words(name), 1, base, *arguments)
         except NoScriptError:
-            return await self.calls.send("EVAL", _SOURCES[name], *call[2:])
+            return await self.calls.send("EVAL", _SOURCES[name], 1, base, *arguments)
+
+    def words(self, name: str) -> tuple[Argument, Argument]:
+        """Return how a call of a script begins."""
+        return "EVALSHA", _DIGESTS[name]
+
+    async def run_for_one(self, name: str, base: str, *arguments: Argument) -> Any:
+        """Run a step of one job, by a script that takes several (`each` in `core.lua`).
+
+        Jobs whose steps begin in the same turn of the event loop share a call. Each has its own answer and error.
+
+        Raises:
+            StoreUnavailable: as in `step`.
+        """
+        with self.step(name):
+            one = _One(arguments, asyncio.get_running_loop().create_future())
+            waiting = self._waiting.setdefault((name, base), [])
+            if not waiting:
+                asyncio.get_running_loop().call_soon(self._send_waiting, name, base)
+            waiting.append(one)
+            return await one.answer
+
+    def _send_waiting(self, name: str, base: str) -> None:
+        # A caller that is gone gets nothing done.
+        waiting = [one for one in self._waiting.pop((name, base)) if not one.answer.done()]
+        for at in range(0, len(waiting), MOST_JOBS):
+            self._send_shared(self.words(name), name, base, waiting[at : at + MOST_JOBS])
+
+    def _send_shared(
+        self, words: tuple[Argument, Argument], name: str, base: str, batch: Sequence[_One]
+    ) -> None:
+        arguments: list[Argument] = []
+        for one in batch:
+            arguments += (len(one.arguments), *one.arguments)
+        call = self.calls.send(*words, 1, base, *arguments)
+        call.add_done_callback(partial(self._hand_over, name, base, batch))
+
+    def _hand_over(
+        self, name: str, base: str, batch: Sequence[_One], call: asyncio.Future[Any]
+    ) -> None:
+        error = call.exception()
+        if isinstance(error, NoScriptError):
+            self._send_shared(("EVAL", _SOURCES[name]), name, base, batch)
+            return
+        answers = call.result() if error is None else [error] * len(batch)
+        for one, answer in zip(batch, answers, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)

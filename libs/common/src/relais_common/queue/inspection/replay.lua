@@ -14,7 +14,7 @@ if queued and not whole then return known(replayed_as) end
 if status ~= 'failed' or not whole then return false end
 -- It says so first: a step that stopped half-way is taken up where it was.
 if replayed_as then id = replayed_as end
-local full = not queued and why_full(tonumber(max_waiting), 1)
+local full = not queued and why_full(tonumber(max_waiting), 1, count('waiting'))
 if full then return full end
 
 redis.call('HSET', key, 'replayed_as', id)
@@ -22,6 +22,7 @@ local at, wait
 if not queued then
   at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
     watch_grace_s, on_worker_loss, trace or '', {answers = answers or nil})
+  ring()
 end
 redis.call('LREM', DEAD, 0, letter)
 redis.call('HDEL', key, 'payload')

@@ -124,9 +124,11 @@ class RedisJobIntake:
     ) -> list[Any]:
         base = keys.model_base(job.model)
         if self._confirmed is None:
-            return cast("list[Any]", await self._scripts.run("enqueue", base, *arguments))
+            return cast("list[Any]", await self._scripts.run_for_one("enqueue", base, *arguments))
         with self._scripts.step("enqueue"):
-            answer, not_confirmed = await self._confirmed.run(base, *arguments)
+            (answer,), not_confirmed = await self._confirmed.run(base, len(arguments), *arguments)
+            if isinstance(answer, Exception):
+                raise answer
             if not_confirmed is not None and answer[0] in (b"accepted", b"duplicate"):
                 # Without an idempotency key it would run for nobody, and again at the next attempt.
                 if not findable:

@@ -95,7 +95,7 @@ local function settle(todo, owner, status, took, reserved, tokens_per_minute)
   for counter, by in pairs(counters) do
     if by > 0 then todo[#todo + 1] = {'HINCRBY', account, owner .. ' ' .. counter, string.format('%d', by)} end
   end
-  todo[#todo + 1] = {'EXPIRE', account, USAGE_DAYS * 86400}
+  if redis.call('EXISTS', account) == 0 then todo[#todo + 1] = {'EXPIRE', account, USAGE_DAYS * 86400} end
   if reserved then
     local per_minute = tonumber(tokens_per_minute)
     local used = used_of('tokens', owner, per_minute) + took.input + took.output - tonumber(reserved)

@@ -24,8 +24,11 @@ local NOW = clock()
 -- '%.6f', because Lua's own form of a number of seconds since the epoch keeps 14 digits only.
 local function seconds(value) return string.format('%.6f', value) end
 
+-- Returns how many lines the log has then; nil where there were none to add.
 local function log_lines(id, lines, last)
-  for i = 1, last, 1000 do redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, last))) end
+  local length
+  for i = 1, last, 1000 do length = redis.call('RPUSH', log_key(id), unpack(lines, i, math.min(i + 999, last))) end
+  return length
 end
 
 -- A hint, so that its failure is none of the step's.
@@ -44,6 +47,22 @@ local function note_watcher(id, watcher)
   if watcher ~= '' and not string.find(' ' .. watchers .. ' ', ' ' .. watcher .. ' ', 1, true) then
     redis.call('HSET', job_key(id), 'watchers', watchers == '' and watcher or watchers .. ' ' .. watcher)
   end
+end
+
+-- Carry out a step for each of several jobs, whose arguments are ARGV[from] to ARGV[to]: ARGV is, repeated, their number and
+-- they. What goes wrong with one holds up no other: it is that one's answer, and the next reaper looks at every job.
+local function each(step)
+  local answers, from = {}, 2
+  while from <= #ARGV + 1 do
+    local to = from + ARGV[from - 1] - 1
+    local done, answer = pcall(step, from, to)
+    if not done then
+      redis.pcall('HSET', COUNTS, 'drifted', 1)
+      answer = {err = type(answer) == 'table' and answer.err or tostring(answer)}
+    end
+    answers[#answers + 1], from = answer, to + 2
+  end
+  return answers
 end
 
 -- Does this fence still hold this job? Also its log's length and whether it is asked to stop; and, as a second value,

@@ -21,16 +21,30 @@ local function count_alive(priority, owner)
 end
 
 -- Capped: a ring that nobody hears must not pile up, and one that is heard leads to a take that rings on.
-local function ring()
-  redis.call('LPUSH', WAKEUP, '1')
-  redis.call('LTRIM', WAKEUP, 0, 15)
-  redis.call('EXPIRE', WAKEUP, 3600)
+local MOST_RINGS = 16
+local function ring(times)
+  local rings = {}
+  for at = 1, math.min(times or 1, MOST_RINGS) do rings[at] = '1' end
+  if #rings == 0 then return end
+  local length = redis.call('LPUSH', WAKEUP, unpack(rings))
+  if length > MOST_RINGS then redis.call('LTRIM', WAKEUP, 0, MOST_RINGS - 1) end
+  if length == #rings then redis.call('EXPIRE', WAKEUP, 3600) end
 end
 
-local function count_waiting(priority, by)
-  redis.call('HINCRBY', COUNTS, 'waiting', by)
-  redis.call('HINCRBY', COUNTS, 'waiting:' .. priority, by)
+-- Add to several of a model's counts, in one write; returns what they are then. `changes`: field, by, field, by, ...
+local function add_to_counts(changes)
+  local fields, sums = {}, {}
+  for at = 1, #changes, 2 do fields[#fields + 1] = changes[at] end
+  local found = redis.call('HMGET', COUNTS, unpack(fields))
+  for at = 1, #fields do
+    sums[at] = (found[at] or 0) + changes[2 * at]
+    changes[2 * at] = string.format('%d', sums[at])
+  end
+  redis.call('HSET', COUNTS, unpack(changes))
+  return unpack(sums)
 end
+
+local function count_waiting(priority, by) add_to_counts({'waiting', by, 'waiting:' .. priority, by}) end
 
 -- Under which name a key's unfinished and running jobs are counted: lines of batches apart, so that they use up nothing of
 -- its own bounds and turns. No key's id has a space.
@@ -42,25 +56,33 @@ local function count_open(priority, owner, by)
   if redis.call('HINCRBY', OPEN, name, by) <= 0 then redis.call('HDEL', OPEN, name) end
 end
 
--- Running answers of a key.
+-- Running answers of a key; returns how many there are then.
 local function count_running(priority, owner, by)
   local name = account(priority, owner)
-  if redis.call('HINCRBY', RUNNING, name, by) <= 0 then redis.call('HDEL', RUNNING, name) end
+  local running = redis.call('HINCRBY', RUNNING, name, by)
+  if running <= 0 then redis.call('HDEL', RUNNING, name) end
+  return running
 end
 
 -- Jobs that go before this one, plus one. An upper bound as things stand: tombstones count, and a lane's turn may come
 -- sooner. Keys that run less go first, so that each gets as many turns more as this one runs now.
 local function position(priority, owner, seq)
-  local own = seq - count(lane_field(priority, owner, 'popped'))
-  local others = math.max(0, count('waiting:' .. priority) - count_alive(priority, owner))
-  local lanes = redis.call('LLEN', turns_key(priority))
-  local turns = own + tonumber(redis.call('HGET', RUNNING, account(priority, owner)) or '0')
-  local ahead = own - 1 + math.min(others, turns * math.max(0, lanes - 1))
-  for _, higher in ipairs(PRIORITIES) do
-    if higher == priority then break end
-    ahead = ahead + count('waiting:' .. higher)
+  local lanes, fields = redis.call('LLEN', turns_key(priority)), {'waiting', lane_field(priority, owner, 'popped')}
+  for _, other in ipairs(PRIORITIES) do
+    fields[#fields + 1] = 'waiting:' .. other
+    if other == priority then break end
   end
-  return math.max(1, math.min(ahead + 1, count('waiting')))
+  local waiting, popped, same = redis.call('HMGET', COUNTS, unpack(fields)), 0, 0
+  for at = 1, #fields do waiting[at] = tonumber(waiting[at] or '0') end
+  popped, same = waiting[2], waiting[#fields]
+  local own = seq - popped
+  local ahead = own - 1
+  if lanes > 1 then
+    local turns = own + tonumber(redis.call('HGET', RUNNING, account(priority, owner)) or '0')
+    ahead = ahead + math.min(math.max(0, same - count_alive(priority, owner)), turns * (lanes - 1))
+  end
+  for at = 3, #fields - 1 do ahead = ahead + waiting[at] end
+  return math.max(1, math.min(ahead + 1, waiting[1]))
 end
 
 -- A suspect may have killed its workers: it was charged, or its last two takes were barren. It runs alone.
@@ -101,8 +123,7 @@ end
 
 -- What is answered where as many wait as may; nil where there is room. When a tenth has been served there is room again
 -- for those who come back. A key of which nothing is unfinished has room for one: others have not filled its place.
-local function why_full(max_waiting, open)
-  local waiting = count('waiting')
+local function why_full(max_waiting, open, waiting)
   if waiting >= max_waiting and open > 0 then return {'full', waiting, estimated_wait(math.max(1, waiting / 10))} end
 end
 
@@ -126,12 +147,11 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
   local key, deadline_at, gone_s = job_key(id), seconds(NOW + tonumber(deadline_s)), gone_after(deadline_s, result_ttl_s)
   -- First: whoever mends finds it there.
   redis.call('ZADD', DEADLINES, deadline_at, id)
-  local seq = redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'pushed'), 1)
-  local order = redis.call('HINCRBY', COUNTS, 'order', 1)
+  local seq, order = add_to_counts({lane_field(priority, owner, 'pushed'), 1, 'order', 1, 'waiting', 1,
+    'waiting:' .. priority, 1})
   if redis.call('RPUSH', lane_key(priority, owner), id) == 1 then
     redis.call('RPUSH', turns_key(priority), owner)
   end
-  count_waiting(priority, 1)
   count_open(priority, owner, further.answers or 1)
   if on_disconnect == 'cancel' then
     redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
@@ -152,8 +172,9 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
   redis.call('HSET', key, unpack(fields))
   redis.call('EXPIRE', key, gone_s)
   publish(id, 1, {line})
-  settle_bytes(id)
-  ring()
+  local bytes = job_bytes(id) + math.max(log_bytes(id), further.expected or 0)
+  redis.call('HSET', key, 'bytes', bytes)
+  hold(owner, bytes)
   -- Workers that are full of a batch would notice later.
   if priority ~= BATCH and redis.call('EXISTS', turns_key(BATCH)) == 1 then redis.pcall('PUBLISH', CONTROL, '') end
   return at, wait
@@ -219,8 +240,8 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
     restarts, barren, answers = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at',
     'log_ttl_s', 'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren', 'answers'))
-  log_lines(id, lines, #lines - 1)
-  local tail, took = redis.call('LLEN', log_key(id)) + 1, tally(id, status, usage, restarts)
+  local length = log_lines(id, lines, #lines - 1) or redis.call('LLEN', log_key(id))
+  local tail, took = length + 1, tally(id, status, usage, restarts)
   local todo = {{'RPUSH', log_key(id), last}}
   local function later(...) todo[#todo + 1] = {...} end
   settle(todo, owner, status, took, reserved, tokens_per_minute)
@@ -238,9 +259,11 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
     'ended_by', ended_by or '')
   carry_out(todo)
   publish(id, tail + 1 - #lines, lines)
-  local log_left, job_left, fading = log_bytes(id), job_bytes(id), {}
-  fade(fading, owner, log_left, tonumber(log_ttl))
-  local fades_at = fade(fading, owner, job_left, tonumber(keep_s or result_ttl))
+  local log_left, job_left, fading = log_bytes(id), job_bytes(id) + vectors_bytes(id), {}
+  local job_ttl = tonumber(keep_s or result_ttl)
+  local together = span_end(log_ttl) == span_end(job_ttl)
+  if not together then fade(fading, owner, log_left, tonumber(log_ttl)) end
+  local fades_at = fade(fading, owner, together and log_left + job_left or job_left, job_ttl)
   if keep_s then fading[#fading + 1] = {'HSET', key, 'fading_at', fades_at, 'fading_bytes', job_left} end
   carry_out(fading)
   -- From here on it is all counted again where it is not right.

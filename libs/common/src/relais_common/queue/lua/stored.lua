@@ -15,12 +15,13 @@ local function hold(owner, by)
   if redis.call('HINCRBY', HELD, owner, by) <= 0 then redis.call('HDEL', HELD, owner) end
 end
 
--- What Redis holds of a job, by its own count. O(1): of a log it looks at the first nodes only.
+-- What Redis holds of a job, by its own count. O(1): of a log it looks at the first nodes only. Vectors are there from its
+-- end on.
 local function job_bytes(id)
   -- Beside its hash a job has places in a lane, the deadlines and the leases, two times of expiry, an idempotency key.
-  return (redis.call('MEMORY', 'USAGE', job_key(id), 'SAMPLES', 0) or 0)
-    + (redis.call('MEMORY', 'USAGE', base .. ':vectors:' .. id) or 0) + 1024
+  return (redis.call('MEMORY', 'USAGE', job_key(id), 'SAMPLES', 0) or 0) + 1024
 end
+local function vectors_bytes(id) return redis.call('MEMORY', 'USAGE', base .. ':vectors:' .. id) or 0 end
 local function log_bytes(id) return redis.call('MEMORY', 'USAGE', log_key(id)) or 0 end
 
 -- An unfinished job is counted with as much as its own field `bytes` says: what there is, and what is expected and not there
@@ -36,9 +37,10 @@ end
 
 -- What is left of an ended job is counted until it expires. Nothing runs when a key does, so what expires within the same
 -- ten seconds is one sum, and one of each key, taken off once they are over. Has it written, and returns their end.
+local function span_end(after_s) return string.format('%d', math.ceil((NOW + after_s) / 10) * 10) end
 local function fade(todo, owner, bytes, after_s)
-  local at = string.format('%d', math.ceil((NOW + after_s) / 10) * 10)
-  todo[#todo + 1] = {'ZADD', FADING, at, at}
+  local at = span_end(after_s)
+  if not redis.call('ZSCORE', FADING, at) then todo[#todo + 1] = {'ZADD', FADING, at, at} end
   todo[#todo + 1] = {'HINCRBY', span_key(at), '', bytes}
   todo[#todo + 1] = {'HINCRBY', span_key(at), owner, bytes}
   return at
@@ -47,7 +49,7 @@ end
 -- The same for an ended job whose hash shrinks before its time.
 local function fade_anew(id, after_s)
   local owner, at, before = unpack(redis.call('HMGET', job_key(id), 'key_id', 'fading_at', 'fading_bytes'))
-  local todo, bytes = {}, job_bytes(id)
+  local todo, bytes = {}, job_bytes(id) + vectors_bytes(id)
   if at and redis.call('HEXISTS', span_key(at), owner) == 1 then
     todo = {{'HINCRBY', span_key(at), '', -before}, {'HINCRBY', span_key(at), owner, -before}}
   else

@@ -123,7 +123,7 @@ class RedisJobSource:
         self, lease: Lease, *, prompts: Sequence[Sequence[int]], model_revision: str
     ) -> Verdict:
         return _verdict(
-            await self._scripts.run(
+            await self._scripts.run_for_one(
                 "start",
                 keys.channel_base(lease.channel_id),
                 lease.channel_id,
@@ -156,7 +156,7 @@ class RedisJobSource:
         vectors: bytes = b"",
     ) -> Verdict:
         return _verdict(
-            await self._scripts.run(
+            await self._scripts.run_for_one(
                 "finish",
                 keys.channel_base(lease.channel_id),
                 lease.channel_id,

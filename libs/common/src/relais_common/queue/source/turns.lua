@@ -36,18 +36,18 @@ local function hand_over(id, hands)
   end
   count_waiting(priority, -1)
   answers = answers or 1
-  count_running(priority, owner, answers)
-  running[account(priority, owner)] = nil
+  running[account(priority, owner)] = count_running(priority, owner, answers)
   -- By the clock, so that no fence comes twice: a Redis that lost its last second has forgotten the takes in it.
   local fence = math.max(tonumber(last_fence) + 1, math.floor(NOW * 1000))
-  redis.call('HDEL', key, 'engaged', 'progressed', 'left')
+  if takes ~= '0' then redis.call('HDEL', key, 'engaged', 'progressed', 'left') end
   redis.call('HSET', key, 'status', 'running', 'fence', string.format('%d', fence), 'takes', takes + 1,
     'worker', hands.worker, 'taken_at', seconds(NOW), 'lease_s', hands.lease_s)
   redis.call('ZADD', INFLIGHT, seconds(NOW + hands.lease_s), id)
-  hands.bytes = hands.bytes + redis.call('HSTRLEN', key, 'payload')
+  local told = describe(id)
+  hands.bytes = hands.bytes + #(told[5] or '')
   hands.ids[#hands.ids + 1] = id
   hands.answers = hands.answers + answers
-  hands.jobs[#hands.jobs + 1] = describe(id)
+  hands.jobs[#hands.jobs + 1] = told
   return true
 end
 
@@ -61,9 +61,12 @@ local function turns_of(priority)
   return owners
 end
 
+-- As far as it was looked at in this step, since a job of that priority was last moved.
+local has = {}
 local function has_turn(priority)
-  if next(without) == nil then return redis.call('EXISTS', turns_key(priority)) == 1 end
-  return #turns_of(priority) > 0
+  if next(without) ~= nil then return #turns_of(priority) > 0 end
+  if has[priority] == nil then has[priority] = redis.call('EXISTS', turns_key(priority)) == 1 end
+  return has[priority]
 end
 
 -- High before normal before low before batch; but one that was passed over often enough (`patience`, batch eight times that)
@@ -104,8 +107,10 @@ end
 
 -- One job of this key, whose next turn comes after all others'.
 local function serve(priority, owner, hands)
-  redis.call('LREM', turns_key(priority), 1, owner)
-  redis.call('RPUSH', turns_key(priority), owner)
+  if redis.call('LLEN', turns_key(priority)) > 1 then
+    redis.call('LREM', turns_key(priority), 1, owner)
+    redis.call('RPUSH', turns_key(priority), owner)
+  end
   local lane, served = lane_key(priority, owner), false
   while not served do
     local id = redis.call('LPOP', lane)
@@ -116,7 +121,10 @@ local function serve(priority, owner, hands)
       redis.call('HINCRBY', COUNTS, lane_field(priority, owner, 'tombstones'), -1)
     end
   end
-  if count_alive(priority, owner) <= 0 then forget_lane(priority, owner) end
+  if count_alive(priority, owner) <= 0 then
+    forget_lane(priority, owner)
+    has[priority] = nil
+  end
   if served then note_passed_over(priority) end
   return served
 end
@@ -144,6 +152,7 @@ local function preempt(offers, hands)
     local offer = table.remove(offers, chosen)
     note_left(offer.id, NOW, 'preempted', (redis.call('HGET', job_key(offer.id), 'preempted') or 0) + 1)
     requeue(offer.id)
+    has = {}
     running[account(PRIORITIES[offer.rank], offer.owner)] = nil
     gone[#gone + 1] = offer.id
     return true
