@@ -154,6 +154,7 @@ ROUTES = [
                         ("log_rewound", ErrorResponse),
                         ("key_revoked", ErrorResponse),
                         *openai_objects.EVENTS,
+                        ("message", openai_objects.TextCompletionChunk),
                         *messages_objects.EVENTS,
                         *responses_objects.EVENTS,
                     ),
