@@ -69,7 +69,7 @@ class Load:
     def environment(self) -> dict[str, str]:
         """Of every side's encoder."""
         return {
-            "EMBEDDING_MODEL": read_settings({}).encoder.model,
+            "EMBEDDING_MODEL": read_settings({}).encoders[0].model,
             "EMBEDDING_DTYPE": self.dtype,
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": str(self.threads),

@@ -77,33 +77,42 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
     """Settle the settings of what gives vectors in `environment`."""
     # Not above: `down` and `status` do without the environment.
     from relais_common.jobs.errors import SettingsError
-    from relais_common.runtime.environ import rerank_models
+    from relais_common.runtime.environ import rerank_models, words
     from relais_embedding_worker.settings import read_settings
 
     if environment["ENGINE"] == "deterministic":
         environment.setdefault("EMBEDDING_ENGINE", "deterministic")
-    wanted = environment.get("EMBEDDING_MODEL", "")
-    path = root / Path(wanted).expanduser()
-    if wanted and _names_a_folder(wanted, path):
-        if not path.is_dir():
-            raise StackError(
-                f"there is no model in {path}: set EMBEDDING_MODEL to a model's folder or name"
-            )
-        environment["EMBEDDING_MODEL"] = str(path.resolve())
+    wanted = words(environment, "EMBEDDING_MODEL", "")
+    if wanted:
+        environment["EMBEDDING_MODEL"] = ",".join(_embedding_model(root, one) for one in wanted)
     try:
-        encoder = read_settings(environment).encoder
+        encoders = read_settings(environment).encoders
         rerankers = rerank_models(environment)
     except SettingsError as error:
         raise StackError(str(error)) from None
+    vectors = [one.served_name for one in encoders if one.served_name not in rerankers]
+    if vectors:
+        environment.setdefault("EMBEDDING_MODELS", ",".join(vectors))
     own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
-    if Path(encoder.model).is_dir():
+    if all(Path(one.model).is_dir() for one in encoders):
         own["HF_HUB_OFFLINE"] = "1"
     return Model(
-        encoder.served_name,
+        encoders[0].served_name,
         demo=not wanted,
         environment=_unless_set(own, environ),
-        reranks=encoder.served_name in rerankers,
+        reranks=encoders[0].served_name in rerankers,
     )
+
+
+def _embedding_model(root: Path, wanted: str) -> str:
+    path = root / Path(wanted).expanduser()
+    if not _names_a_folder(wanted, path):
+        return wanted
+    if not path.is_dir():
+        raise StackError(
+            f"there is no model in {path}: set EMBEDDING_MODEL to a model's folder or name"
+        )
+    return str(path.resolve())
 
 
 def declared_models(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -85,8 +85,6 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
     embedder = None
     if counts.embedding_workers and environment.get("EMBEDDING_ENGINE") != "remote":
         embedder = settle_embedder(root, environment, environ)
-        if not embedder.reranks:
-            environment.setdefault("EMBEDDING_MODELS", embedder.name)
 
     run_id = secrets.token_hex(8)
     environment |= {

@@ -39,7 +39,7 @@ def reference() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(read_settings({}).encoder.model, device="cpu")
+    return SentenceTransformer(read_settings({}).encoders[0].model, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +191,37 @@ async def test_reranker_in_a_process_gives_the_library_s_scores_to_many_clients(
         assert answer["usage"]["truncated_inputs"] == sum(length > MAX_TOKENS for length in lengths)
     assert shown["relais"]["operation"] == "rerank"
     assert shown["max_model_len"] == MAX_TOKENS
+
+
+@pytest.mark.slow
+async def test_models_that_do_not_fit_together_take_turns_in_one_worker(
+    start: Starter, tmp_path: Path
+) -> None:
+    models = [make_encoder(tmp_path / "encoder"), make_reranker(tmp_path / "reranker")]
+    settings = {
+        "EMBEDDING_MODEL": ",".join(map(str, models)),
+        "EMBEDDING_SERVED_NAME": "tiny,judge",
+        "EMBEDDING_MAX_MODEL_BYTES": "1",
+        **OFFLINE,
+    }
+    start("embedding_worker", **settings)
+    front = start("orchestrator", EMBEDDING_MODELS="tiny", RERANK_MODELS="judge")
+    bodies: dict[str, dict[str, Any]] = {
+        "embeddings": {"model": "tiny", "input": ["cats sleep"]},
+        "rerank": {"model": "judge", "query": "cats", "documents": ["cats sleep", "the hall"]},
+    }
+
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(path: str) -> list[float]:
+            async with session.post(f"{front.url}/v1/{path}", json=bodies[path]) as response:
+                answer = await response.json()
+                assert response.status == 200, answer
+                if path == "embeddings":
+                    return list(answer["data"][0]["embedding"])
+                return [one["relevance_score"] for one in answer["results"]]
+
+        first = {path: await ask(path) for path in bodies}
+        paths = [*bodies, *bodies] * 3
+        for path, found in zip(paths, await asyncio.gather(*map(ask, paths)), strict=True):
+            np.testing.assert_allclose(found, first[path], atol=1e-5)

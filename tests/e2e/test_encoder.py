@@ -84,7 +84,7 @@ class TestConvertedReranker(RerankerContract):
 def open_encoder(**settings: str) -> Any:
     from relais_embedding_worker.encoder_sentence_transformers import open_model
 
-    return open_model(read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoder)
+    return open_model(read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoders[0])
 
 
 def library(folder: Path) -> Any:

@@ -60,17 +60,17 @@ def test_every_declared_model_is_served_and_scaled(overlay: Rendered, tmp_path: 
     vectors = settings_of(overlay, "embedding-worker", tmp_path)
 
     assert set(environ.words(environment, "MODELS", "")) == {llm}
-    assert environ.embedding_models(environment) == (vectors.encoder.served_name,)
+    assert environ.embedding_models(environment) == (vectors.encoders[0].served_name,)
     assert set(settings_of(overlay, "orchestrator", tmp_path).models) == {
         llm,
-        vectors.encoder.served_name,
+        vectors.encoders[0].served_name,
         *remote,
     }
     scaled = {
         one["metadata"]["name"]: re.findall(r'model_name="([^"]+)"', str(one["spec"]["triggers"]))
         for one in overlay.of("ScaledObject")
     }
-    assert scaled == {"llm-worker": [llm], "embedding-worker": [vectors.encoder.served_name]}
+    assert scaled == {"llm-worker": [llm], "embedding-worker": [vectors.encoders[0].served_name]}
 
 
 def test_another_worker_is_asked_for_before_all_are_full(overlay: Rendered, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from relais_common.jobs.job import (
     Embedding,
     InputType,
     Job,
+    Operation,
     Status,
     StopReason,
 )
@@ -22,7 +23,7 @@ from relais_common.queue.redis_store import RedisStore
 from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.builders import make_job
 from relais_testing.embedding_jobs import accept, answer, ended, job_for, pairs_for, state_of
-from relais_testing.embedding_worker import open_embedding_worker
+from relais_testing.embedding_worker import open_embedding_models, open_embedding_worker
 from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.waiting import wait_until
 
@@ -260,3 +261,25 @@ async def test_model_of_another_kind_than_was_declared_refuses_by_name(
         end = await ended(redis_store, job)
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.status, end.error.param) == ("wrong_operation", 400, "model")
+
+
+@pytest.mark.parametrize("models", ["one", "one,two"])
+async def test_every_model_of_a_worker_answers_from_its_own_queue(
+    redis_store: RedisStore, redis_url: str, models: str
+) -> None:
+    names = models.split(",")
+    jobs = [
+        make_job(
+            model=name,
+            operation=Operation.EMBEDDINGS,
+            messages=None,
+            embedding=Embedding(inputs=(f"the {name} hall",)),
+        )
+        for name in names
+        for _ in range(20)
+    ]
+    settings = {"EMBEDDING_ENGINE": "deterministic", "EMBEDDING_MODEL": models}
+    async with open_embedding_models(redis_url, **settings):
+        await accept(redis_store, *jobs)
+        for job in jobs:
+            assert (await answer(redis_store, job)).shape == (1, 64)

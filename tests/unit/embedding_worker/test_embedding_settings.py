@@ -20,6 +20,7 @@ from relais_embedding_worker.settings import read_settings
         ("EMBEDDING_MAX_BATCH_TOKENS", "0"),
         ("EMBEDDING_MAX_WAIT_MS", "-1"),
         ("EMBEDDING_MAX_REQUESTS", "0"),
+        ("EMBEDDING_MAX_MODEL_BYTES", "0"),
         ("EMBEDDING_MAX_RESULT_BYTES", "1"),
         ("EMBEDDING_TABLE", "[('m', 'h')]"),
         ("RERANK_TABLE", "x"),
@@ -60,7 +61,21 @@ def test_what_a_backend_does_not_do_is_refused(backend: str, setting: str, value
 def test_model_is_served_by_its_own_name_unless_it_is_given_one(
     env: dict[str, str], name: str
 ) -> None:
-    assert read_settings(env).encoder.served_name == name
+    assert read_settings(env).encoders[0].served_name == name
+
+
+def test_several_models_have_a_name_each() -> None:
+    several = {"EMBEDDING_MODEL": "org/a, org/b"}
+    encoders = read_settings(several).encoders
+    assert [(one.model, one.served_name) for one in encoders] == [
+        ("org/a", "org/a"),
+        ("org/b", "org/b"),
+    ]
+    named = read_settings({**several, "EMBEDDING_SERVED_NAME": "a,b"}).encoders
+    assert [one.served_name for one in named] == ["a", "b"]
+    for names in ("a", "a,b,c", "a,a"):
+        with pytest.raises(SettingsError, match="EMBEDDING_SERVED_NAME"):
+            read_settings({**several, "EMBEDDING_SERVED_NAME": names})
 
 
 def test_remote_models_are_those_of_both_tables() -> None:

@@ -13,9 +13,8 @@ from relais_common.runtime.lifecycle import background
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, ServiceSettings, serve
 from relais_common.worker.status import ModelStatus
-from relais_embedding_worker.app import handler_of
+from relais_embedding_worker.app import handler_of, open_models
 from relais_embedding_worker.batches import Batches, open_batches
-from relais_embedding_worker.remote.opening import open_remote
 from relais_embedding_worker.settings import Settings, read_settings
 from relais_testing.builders import MODEL, worker_metrics
 from relais_testing.encoders import WatchedEncoder
@@ -55,15 +54,17 @@ def _settings(redis_url: str, **environ: str) -> Settings:
 @asynccontextmanager
 async def open_remote_embedding_worker(redis_url: str, **environ: str) -> AsyncIterator[None]:
     """Run a worker of the models of these tables inside the context."""
-    settings = _settings(
-        redis_url, EMBEDDING_ENGINE="remote", REMOTE_PROBE_EVERY_S="0.2", **environ
-    )
-    assert settings.remote is not None
+    remote = {"EMBEDDING_ENGINE": "remote", "REMOTE_PROBE_EVERY_S": "0.2", **environ}
+    async with open_embedding_models(redis_url, **remote):
+        yield
+
+
+@asynccontextmanager
+async def open_embedding_models(redis_url: str, **environ: str) -> AsyncIterator[None]:
+    """Run a worker of the models of these settings inside the context."""
+    settings = _settings(redis_url, **environ)
     service = settings.service
-    async with (
-        open_store(service.redis) as store,
-        open_remote(settings.remote, settings.bounds, service.max_failures) as models,
-    ):
+    async with open_store(service.redis) as store, open_models(settings) as models:
         metrics = worker_metrics(*(model.name for model in models))
         stop = asyncio.Event()
         async with background(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-
-from prometheus_client import CollectorRegistry
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 
 from relais_common.queue.ports import JobSource
 from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served, run_worker
 from relais_common.worker.status import ModelStatus
-from relais_embedding_worker.batches import Batches, open_batches
+from relais_embedding_worker.backends.runtime import PACKAGES, runtime_of
+from relais_embedding_worker.batches import Batches
 from relais_embedding_worker.embed import EmbedHandler
 from relais_embedding_worker.encoder import Encoder, Reranker
+from relais_embedding_worker.lent import LentHandler
 from relais_embedding_worker.remote.opening import open_remote
 from relais_embedding_worker.rerank import RerankHandler
 from relais_embedding_worker.settings import Bounds, EncoderSettings, Settings
+from relais_embedding_worker.shelf import Loaded, open_shelf
 
 
 def open_encoder(settings: EncoderSettings) -> Encoder:
@@ -31,6 +33,14 @@ def open_encoder(settings: EncoderSettings) -> Encoder:
     return open_model(settings)
 
 
+def _prepare(settings: EncoderSettings) -> None:
+    """Import what loading a model later needs. Raises SettingsError if its backend is not installed."""
+    if settings.kind != "deterministic":
+        import_module("relais_embedding_worker.encoder_sentence_transformers")
+        if settings.backend in PACKAGES:
+            runtime_of(settings.backend)
+
+
 def handler_of(encoder: Encoder, batches: Batches, source: JobSource, bounds: Bounds) -> Handler:
     """Return what runs the jobs of a model: of a cross-encoder, or of one that gives vectors."""
     if isinstance(encoder, Reranker):
@@ -38,33 +48,51 @@ def handler_of(encoder: Encoder, batches: Batches, source: JobSource, bounds: Bo
     return EmbedHandler(encoder.info, batches, source, bounds)
 
 
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises as `run_worker` does."""
+@asynccontextmanager
+async def open_models(settings: Settings) -> AsyncIterator[Sequence[Served]]:
+    """Yield the models of a worker: one is loaded at once, and several when they are needed."""
     bounds = settings.bounds
+    if settings.remote is not None:
+        max_failures = settings.service.max_failures
+        async with open_remote(settings.remote, bounds, max_failures) as models:
+            yield models
+        return
+    encoders = {one.served_name: one for one in settings.encoders}
+    first = settings.encoders[0]
+    only: dict[str, Encoder] = {}
+    if len(encoders) == 1:
+        # Here, what is wrong with it ends the start with its own error.
+        only[first.served_name] = await asyncio.to_thread(open_encoder, first)
+    else:
+        await asyncio.to_thread(_prepare, first)
 
-    @asynccontextmanager
-    async def open_served(_: CollectorRegistry) -> AsyncIterator[Sequence[Served]]:
-        if settings.remote is not None:
-            max_failures = settings.service.max_failures
-            async with open_remote(settings.remote, bounds, max_failures) as models:
-                yield models
-            return
-        encoder = await asyncio.to_thread(open_encoder, settings.encoder)
-        async with open_batches(
-            encoder,
-            max_batch_tokens=bounds.max_batch_tokens or encoder.info.batch_tokens,
-            max_wait_s=bounds.max_wait_s,
-        ) as batches:
+    def load(name: str) -> Encoder:
+        return only.pop(name) if name in only else open_encoder(encoders[name])
 
+    async with open_shelf(load, bounds) as shelf, AsyncExitStack() as stack:
+        for name in tuple(only):
+            await stack.enter_async_context(shelf.lend(name))
+
+        def served(name: str) -> Served:
             def make_handler(desk: Desk) -> Handler:
-                return handler_of(encoder, batches, desk.source, bounds)
+                def of_loaded(loaded: Loaded) -> Handler:
+                    return handler_of(loaded.encoder, loaded.batches, desk.source, bounds)
+
+                return LentHandler(shelf, name, of_loaded, bounds)
 
             def status() -> ModelStatus:
-                return ModelStatus(bounds.max_requests, max_model_len=encoder.info.max_tokens)
+                info = shelf.info(name)
+                max_model_len = None if info is None else info.max_tokens
+                return ModelStatus(bounds.max_requests, max_model_len=max_model_len)
 
-            yield [Served(settings.encoder.served_name, status, _is_well, make_handler)]
+            return Served(name, status, _is_well, make_handler)
 
-    await run_worker("relais-embedding-worker", settings.service, open_served)
+        yield [served(name) for name in encoders]
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises as `run_worker` does, and SettingsError."""
+    await run_worker("relais-embedding-worker", settings.service, lambda _: open_models(settings))
 
 
 async def _is_well() -> None:

@@ -43,6 +43,7 @@ class EncoderInfo:
         max_tokens: tokens of one input; longer inputs are truncated.
         normalized: whether its vectors have length 1.
         batch_tokens: batch size in tokens, including padding, at which it is nearly as fast as possible.
+        weight_bytes: of its weights in memory.
         shorter: dimensions to which its vectors may be cut, according to its configuration (Matryoshka).
         revision: identifies the weights and their precision.
     """
@@ -52,6 +53,7 @@ class EncoderInfo:
     normalized: bool
     batch_tokens: int
     revision: str
+    weight_bytes: int = 0
     shorter: Collection[int] = ()
 
 

@@ -55,13 +55,15 @@ class SentenceTransformersEncoder:
         self._pools_prompt = all(getattr(one, "include_prompt", True) for one in self._model)
         max_tokens = _max_tokens(self._model)
         self._texts = TextTokenizer(self._tokenizer, max_tokens=max_tokens, special_tokens=True)
+        revision, weight_bytes = _place(self._model, settings, _COLUMNS)
         self.info = EncoderInfo(
             dimensions=self._model.get_embedding_dimension(),
             max_tokens=max_tokens,
             normalized=type(self._model[-1]).__name__ == "Normalize",
             batch_tokens=_batch_tokens(self._model),
             shorter=self._shorter(),
-            revision=_place(self._model, settings, _COLUMNS),
+            revision=revision,
+            weight_bytes=weight_bytes,
         )
 
     def tokenize(
@@ -132,16 +134,18 @@ class SentenceTransformersReranker:
         max_tokens = _max_tokens(self._model)
         self._texts = TextTokenizer(self._tokenizer, max_tokens=max_tokens, special_tokens=False)
         self._template = read_template(self._tokenizer)
+        revision, weight_bytes = _place(
+            self._model,
+            settings,
+            _COLUMNS if self._template.types is None else (*_COLUMNS, "token_type_ids"),
+        )
         self.info = EncoderInfo(
             dimensions=1,
             max_tokens=max_tokens,
             normalized=False,
             batch_tokens=_batch_tokens(self._model),
-            revision=_place(
-                self._model,
-                settings,
-                _COLUMNS if self._template.types is None else (*_COLUMNS, "token_type_ids"),
-            ),
+            revision=revision,
+            weight_bytes=weight_bytes,
         )
         if not self._reads_as_the_library():
             raise SettingsError(
@@ -256,17 +260,18 @@ def _loading(settings: EncoderSettings) -> dict[str, Any]:
     }
 
 
-def _place(model: Any, settings: EncoderSettings, columns: Sequence[str]) -> str:
-    """Have the transformer run by the backend; return the revision.
+def _place(model: Any, settings: EncoderSettings, columns: Sequence[str]) -> tuple[str, int]:
+    """Have the transformer run by the backend; return the revision, and the bytes of the weights.
 
     Args:
         columns: what it is given.
     """
     fingerprint = _fingerprint(settings.model)
     if settings.backend == "torch":
-        return f"{fingerprint}-{model.dtype}"
-    run_elsewhere(model, runtime_of(settings.backend), settings, fingerprint, columns)
-    return f"{fingerprint}-{settings.backend}.{settings.dtype or 'float32'}"
+        size = sum(one.numel() * one.element_size() for one in model.parameters())
+        return f"{fingerprint}-{model.dtype}", size
+    size = run_elsewhere(model, runtime_of(settings.backend), settings, fingerprint, columns)
+    return f"{fingerprint}-{settings.backend}.{settings.dtype or 'float32'}", size
 
 
 def _batch_tokens(model: Any) -> int:

@@ -55,6 +55,7 @@ class Bounds:
     Attributes:
         max_batch_tokens: None for the encoder's own choice.
         dimensions: dimensions to which vectors may be cut, in addition to the model's own.
+        max_model_bytes: weights in memory, where there are several models; None for no bound.
     """
 
     max_requests: int
@@ -63,6 +64,7 @@ class Bounds:
     max_wait_s: float
     max_result_bytes: int
     dimensions: tuple[int, ...]
+    max_model_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +89,12 @@ class Settings:
     """All settings.
 
     Attributes:
-        remote: set if the models run behind servers; `encoder` is then unused.
+        encoders: one for each model.
+        remote: set if the models run behind servers; `encoders` are then unused.
     """
 
     service: ServiceSettings
-    encoder: EncoderSettings
+    encoders: tuple[EncoderSettings, ...]
     bounds: Bounds
     remote: ServersSettings | None
 
@@ -100,7 +103,6 @@ def read_settings(env: Environ) -> Settings:
     """Read and validate all settings. Raises SettingsError, which names the setting."""
     kind = environ.choice(env, "EMBEDDING_ENGINE", "sentence_transformers", ENGINES)
     remote = _remote_settings(env, required=kind == "remote")
-    model = environ.optional_text(env, "EMBEDDING_MODEL")
     backend = environ.choice(env, "EMBEDDING_BACKEND", "torch", tuple(DTYPES))
     device = environ.optional_text(env, "EMBEDDING_DEVICE")
     if backend in ("onnx", "openvino") and device not in (None, "cpu"):
@@ -109,15 +111,18 @@ def read_settings(env: Environ) -> Settings:
         )
     return Settings(
         service=read_service_settings(env, health_port=8085),
-        encoder=EncoderSettings(
-            kind=kind,
-            model=model or _carried_model(),
-            served_name=environ.text(env, "EMBEDDING_SERVED_NAME", _default_name(model)),
-            backend=backend,
-            dtype=_dtype(env, backend),
-            device=device,
-            models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
-            tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
+        encoders=tuple(
+            EncoderSettings(
+                kind=kind,
+                model=model,
+                served_name=served_name,
+                backend=backend,
+                dtype=_dtype(env, backend),
+                device=device,
+                models_cache_dir=environ.optional_text(env, "MODELS_CACHE_DIR"),
+                tokens_per_s=environ.number(env, "DETERMINISTIC_TOKENS_PER_S", 0.0),
+            )
+            for served_name, model in _models(env).items()
         ),
         bounds=Bounds(
             max_requests=environ.integer(env, "EMBEDDING_MAX_REQUESTS", 128, at_least=1),
@@ -132,6 +137,7 @@ def read_settings(env: Environ) -> Settings:
                 env, "EMBEDDING_MAX_RESULT_BYTES", 32 << 20, at_least=1 << 10
             ),
             dimensions=_dimensions(env),
+            max_model_bytes=environ.optional_integer(env, "EMBEDDING_MAX_MODEL_BYTES", at_least=1),
         ),
         remote=remote if kind == "remote" else None,
     )
@@ -169,10 +175,21 @@ def _carried_model() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def _default_name(model: str | None) -> str:
-    if model is None:
-        return DEFAULT_NAME
-    return Path(model).name if Path(model).is_dir() else model
+def _models(env: Environ) -> dict[str, str]:
+    """Return the models by the names under which they are served."""
+    models = environ.words(env, "EMBEDDING_MODEL", "")
+    names = environ.words(env, "EMBEDDING_SERVED_NAME", "")
+    if not names:
+        names = tuple(Path(one).name if Path(one).is_dir() else one for one in models)
+    models = models or (_carried_model(),)
+    names = names or (DEFAULT_NAME,)
+    if len(names) != len(models):
+        raise SettingsError(
+            f"EMBEDDING_SERVED_NAME has {len(names)} names for the {len(models)} models of EMBEDDING_MODEL"
+        )
+    if len({*names}) < len(names):
+        raise SettingsError("EMBEDDING_SERVED_NAME: two models would have the same name")
+    return dict(zip(names, models, strict=True))
 
 
 def _dtype(env: Environ, backend: str) -> str | None:

@@ -166,14 +166,15 @@ def _names_of_models(values: Environ) -> Iterator[str]:
             yield f"MODELS lacks {served!r}, which the worker serves"
     vectors = environ.words(values, "EMBEDDING_MODELS", "all-MiniLM-L6-v2")
     rerankers = environ.rerank_models(values)
-    served = environ.text(
-        values,
-        "EMBEDDING_SERVED_NAME",
-        environ.text(values, "EMBEDDING_MODEL", "all-MiniLM-L6-v2"),
-    )
     is_remote = values.get("EMBEDDING_ENGINE") == "remote"
-    if (vectors or rerankers) and not is_remote and served not in (*vectors, *rerankers):
-        yield f"EMBEDDING_MODELS (or RERANK_MODELS) lacks {served!r}, which the worker serves"
+    if (vectors or rerankers) and not is_remote:
+        for served in environ.words(
+            values,
+            "EMBEDDING_SERVED_NAME",
+            environ.text(values, "EMBEDDING_MODEL", "all-MiniLM-L6-v2"),
+        ):
+            if served not in (*vectors, *rerankers):
+                yield f"EMBEDDING_MODELS (or RERANK_MODELS) lacks {served!r}, which the worker serves"
 
 
 def _memory(values: Environ) -> Iterator[str]:

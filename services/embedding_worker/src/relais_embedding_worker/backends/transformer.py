@@ -54,8 +54,8 @@ class _Elsewhere(torch.nn.Module):
 
 def run_elsewhere(
     model: Any, runtime: Runtime, settings: EncoderSettings, fingerprint: str, names: Sequence[str]
-) -> None:
-    """Replace the transformer of a model, which is converted at its first use.
+) -> int:
+    """Replace the transformer of a model, which is converted at its first use. Return the bytes of its files.
 
     Args:
         model: on the CPU, in fp32.
@@ -96,6 +96,7 @@ def run_elsewhere(
     dtype = settings.dtype or "float32"
     run = runtime.load(folder, dtype, torch.get_num_threads())
     module.model = _Elsewhere(module.config, run, names, output)
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _inconvertible(settings: EncoderSettings) -> SettingsError:
