@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import orjson
@@ -163,8 +164,7 @@ def create_app(
             parts.drain.stamp,
         )
     )
-    document = orjson.dumps(build_document(ROUTES, _deployment(parts)))
-    app[DOCUMENT] = Fixed(document, "application/json")
+    app[DOCUMENT] = Fixed(_document(_deployment(parts)), "application/json")
     app.add_routes(
         route.to_aiohttp(expect_handler=expect_body)
         for route in ROUTES
@@ -184,6 +184,12 @@ def create_app(
     add_health_routes(app, ready)
     add_metrics_route(app, metrics.registry, metrics.queues.refresh)
     return app
+
+
+@cache
+def _document(deployment: Deployment) -> bytes:
+    """Encode the OpenAPI document. Orchestrators of one process share it."""
+    return orjson.dumps(build_document(ROUTES, deployment))
 
 
 def _deployment(parts: Parts) -> Deployment:
