@@ -219,6 +219,18 @@ async def test_document_that_is_too_long_is_cut_and_told(front: Front) -> None:
     assert body["usage"]["truncated_inputs"] == 1
 
 
+@pytest.mark.usefixtures("embedder", "reranker")
+@pytest.mark.parametrize("model", [EMBEDDER, RERANKER])
+async def test_long_and_empty_texts_are_scored_by_models_of_either_kind(
+    front: Front, model: str
+) -> None:
+    texts = ["word " * 200_000, ""]
+    status, body = await ask(front, "/v1/score", model=model, text_1="", text_2=texts)
+    assert status == 200, body
+    assert [one["index"] for one in body["data"]] == [0, 1]
+    assert body["usage"]["truncated_inputs"] == 1
+
+
 RANKED = {"query": "x", "documents": ["x"]}
 
 
