@@ -16,11 +16,13 @@ _ON_GPU = {
     "ENGINE": "vllm",
     "VLLM_HF_REPO_ID": str(DEMO_MODEL),
     "SERVED_MODEL_NAME": MODEL,
+    "VLLM_TOOL_CALL_PARSER": "hermes",
+    "VLLM_REASONING_PARSER": "deepseek_v3",
     "VLLM_GPU_MEMORY_UTILIZATION": "0.28",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-_TOOLS = {"VLLM_TOOL_CALL_PARSER": "hermes", "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"}
+_TOOLS = {"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"}
 _PASSED_ON = ("VLLM_", "HF_", "CUDA_", "OMP_", "LD_LIBRARY_PATH", "SERVED_MODEL_NAME")
 
 
@@ -28,7 +30,7 @@ def engine_environment(*, tools: bool = False) -> Environment:
     """What `scripts/bootstrap.sh` would give, and what the caller's own environment says otherwise.
 
     Args:
-        tools: calls are read, and demanded in the form that both sides have.
+        tools: calls are demanded in the form that both sides have.
     """
     base = _ON_GPU if os.environ.get("RELAIS_DEVICE") == "cuda" else VLLM_ON_CPU
     given = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
@@ -51,6 +53,7 @@ def serve_arguments(environment: Environment) -> list[str]:
         "tensor-parallel-size": engine.tensor_parallel_size,
         "gpu-memory-utilization": engine.gpu_memory_utilization,
         "download-dir": engine.models_cache_dir,
+        "reasoning-parser": engine.chats.reasoning_parser,
     }
     arguments = [engine.repo_id]
     for name, value in options.items():

@@ -11,6 +11,10 @@ from stack.errors import StackError
 
 DEMO_MODEL = "models/relais-demo"
 
+_DEMO_DEFAULTS = {
+    "VLLM_TOOL_CALL_PARSER": "hermes",
+    "VLLM_REASONING_PARSER": "deepseek_v3",  # of those for its marks, the one that waits to be asked
+}
 _CPU_DEFAULTS = {
     # One engine process: its two processes would spin on a core each, and starve Redis of a small machine.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -65,11 +69,14 @@ def settle_llm(root: Path, environment: dict[str, str], environ: Mapping[str, st
         own["HF_HUB_OFFLINE"] = "1"
     demo = path == (root / DEMO_MODEL).resolve()
     name = environment.setdefault("SERVED_MODEL_NAME", path.name if is_local else wanted)
+    defaults = _DEMO_DEFAULTS if demo else {}
     if environ.get("RELAIS_DEVICE") == "cpu":
-        for key, value in ((_CPU_DEFAULTS | _CPU_DEMO_DEFAULTS) if demo else _CPU_DEFAULTS).items():
-            environment.setdefault(key, value)
+        defaults = {**defaults, **_CPU_DEFAULTS}
         if demo:
+            defaults |= _CPU_DEMO_DEFAULTS
             own["OMP_NUM_THREADS"] = "1"
+    for key, value in defaults.items():
+        environment.setdefault(key, value)
     return Model(name, demo, _unless_set(own, environ))
 
 

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"
 LIGHT = ("--no-mongodb", "--embedding-workers", "0")
 LIVENESS_S = 300.0
+AGENT_S_QUESTION = "Where is my request 48217? And when is the library in Leeds open?"
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -507,7 +508,21 @@ def test_real_models_answer_and_no_engine_outlives_its_worker(
         check=True,
     ).stdout
     assert "mairie" in shown
-    assert shown.endswith("kind='complaint'\n")
+    assert shown.endswith("label='complaint'\n")
+    agent = subprocess.run(
+        [
+            *(sys.executable, ROOT / "examples" / "agent.py"),
+            *("--url", f"http://127.0.0.1:{stack.api_port}/v1", AGENT_S_QUESTION),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "request_status({" in agent.stderr
+    assert "opening_hours({" in agent.stderr
+    assert "accepted" in agent.stdout
+    assert "9:00 to 17:00" in agent.stdout
     worker = psutil.Process(stack.pids()["llm_worker"])
     engine = worker.children(recursive=True)
 

@@ -147,7 +147,7 @@ def test_every_option_that_a_setting_sets_is_refused(tmp_path: Path) -> None:
         ),
         ({"VLLM_ENGINE_ARGS": "--lora-modules a=/nowhere"}, "--lora-modules: "),
         ({"VLLM_MAX_MODEL_LEN": "100000"}, "max_model_len (100000) is greater than"),
-        ({"VLLM_REASONING_PARSER": "deepseek_r1"}, "could not locate think start/end tokens"),
+        ({"VLLM_REASONING_PARSER": "minimax_m3"}, "could not locate think start/end tokens"),
     ],
 )
 def test_worker_ends_at_start_with_vllm_s_message(

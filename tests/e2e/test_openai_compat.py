@@ -32,11 +32,12 @@ def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> N
         start = make_starter(processes, redis, tmp_path / "logs")
         server = make_vllm_starter(processes, tmp_path / "logs")(
             *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+            *("--reasoning-parser", VLLM_ON_CPU["VLLM_REASONING_PARSER"]),
             *("--structured-outputs-config", GUIDANCE),
             wait=False,
             VLLM_ENFORCE_STRICT_TOOL_CALLING="0",
         )
-        start("llm_worker", **VLLM_ON_CPU, **patient, VLLM_TOOL_CALL_PARSER="hermes")
+        start("llm_worker", **VLLM_ON_CPU, **patient)
         front = start("orchestrator", **patient)
         server.wait_ready()
         here = shapes(front.url, MODEL, "any")

@@ -111,7 +111,7 @@ def test_the_chat_template_is_told_what_it_is_to_be_told(stack: Stack) -> None:
         assert answer.usage is not None
         return answer.usage.prompt_tokens
 
-    # The demo model's template knows one name beside the messages.
+    # A name that the demo model's template does not know changes nothing.
     assert prompt_tokens(bos_token="") == prompt_tokens() - 1 == prompt_tokens(unknown="x") - 1
     with pytest.raises(openai.BadRequestError) as refused:
         prompt_tokens(chat_template="x")

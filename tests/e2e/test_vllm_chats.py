@@ -48,9 +48,7 @@ MODEL_CONFIG = SimpleNamespace(
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(DEMO_MODEL)
-    tokenizer.add_tokens(["<think>", "</think>"])
-    return tokenizer
+    return AutoTokenizer.from_pretrained(DEMO_MODEL)
 
 
 @pytest.fixture

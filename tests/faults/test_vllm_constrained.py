@@ -21,7 +21,7 @@ from relais_testing.process_stack import MODEL, VLLM_ON_CPU, Starter
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 AT_ONCE = 32
-WORKER = {**VLLM_ON_CPU, "VLLM_TOOL_CALL_PARSER": "hermes", "VLLM_MAX_NUM_SEQS": str(AT_ONCE)}
+WORKER = {**VLLM_ON_CPU, "VLLM_MAX_NUM_SEQS": str(AT_ONCE)}
 PATIENT = {"WATCH_LEASE_S": "60"}
 REMARKS = [
     "La salle d'attente de la mairie était propre, merci.",

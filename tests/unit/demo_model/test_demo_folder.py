@@ -65,6 +65,8 @@ def test_the_special_tokens_of_the_template_are_tokens() -> None:
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
     assert {"<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"} <= set(added)
+    assert {"<think>", "</think>", "<tool_call>", "</tool_call>"} <= set(added)
+    assert config["vocab_size"] == max(added.values()) + 1
     assert config["eos_token_id"] == added["<|end|>"]
 
 

@@ -81,6 +81,8 @@ def test_demo_model_on_a_cpu_has_exact_and_small_settings(root: Path, free: str)
     assert environment_of(made, "llm_worker")["OMP_NUM_THREADS"] == "1"
     assert made.environment["VLLM_DTYPE"] == "float32"
     assert made.environment["VLLM_KV_CACHE_MEMORY_BYTES"] == str(256 << 20)
+    assert made.environment["VLLM_TOOL_CALL_PARSER"] == "hermes"
+    assert made.environment["VLLM_REASONING_PARSER"] == "deepseek_v3"
 
 
 def test_what_the_user_set_is_kept(root: Path, free: str) -> None:
@@ -105,6 +107,7 @@ def test_model_of_the_hub_keeps_its_name_and_may_be_fetched(root: Path, free: st
     assert made.run.model == "someone/some-model"
     assert "HF_HUB_OFFLINE" not in environment_of(made, "llm_worker")
     assert "VLLM_DTYPE" not in made.environment
+    assert "VLLM_TOOL_CALL_PARSER" not in made.environment
 
 
 def test_absent_model_is_said(root: Path, free: str) -> None:

@@ -34,6 +34,8 @@ VLLM_ON_CPU = {
     "VLLM_MAX_MODEL_LEN": "1024",
     "VLLM_MAX_NUM_SEQS": "4",
     "VLLM_KV_CACHE_MEMORY_BYTES": str(256 << 20),
+    "VLLM_TOOL_CALL_PARSER": "hermes",
+    "VLLM_REASONING_PARSER": "deepseek_v3",
     "VLLM_ENFORCE_EAGER": "true",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

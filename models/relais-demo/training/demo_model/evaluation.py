@@ -1,9 +1,12 @@
-"""Held-out scores: loss, labels, names repeated, language kept, end found, and the hand-written prompts."""
+"""Held-out scores: loss, labels, names repeated, language kept, end found, calls, thoughts; the hand-written prompts."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -12,9 +15,10 @@ from demo_model.examples import Example
 from demo_model.languages import guess_language
 from demo_model.noise import folded
 from demo_model.probes import PROBES, Probe
-from demo_model.training import answer_loss, encode
+from demo_model.training import answer_loss, encode, prompt_text
 
 ANSWER_LIMIT = 260
+MARK = "<tool_call>"
 _LOSS_BATCH = 32
 _GENERATION_BATCH = 48
 
@@ -42,6 +46,16 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class FurtherScores:
+    """What one held-out set of the second pass says: shares by what they are of."""
+
+    name: str
+    size: int
+    answer_loss: float
+    shares: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """One hand-written prompt and what became of it."""
 
@@ -51,10 +65,9 @@ class ProbeResult:
     same_language: bool
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> list[int]:
-    """The ids that a server would send for these messages."""
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def chat_prompt(tokenizer: PreTrainedTokenizerFast, example: Example) -> list[int]:
+    """The ids that a server would send for this example."""
+    return list(tokenizer(prompt_text(example, tokenizer), add_special_tokens=False)["input_ids"])
 
 
 @torch.inference_mode()
@@ -114,7 +127,7 @@ def score(
     report: Callable[[str], None],
 ) -> tuple[Scores, list[Answer]]:
     """Measure one held-out set."""
-    prompts = [chat_prompt(tokenizer, list(example.messages[:-1])) for example in examples]
+    prompts = [chat_prompt(tokenizer, example) for example in examples]
     answers = generate(network, tokenizer, prompts, report)
     pairs = list(zip(examples, answers, strict=True))
     scores = Scores(
@@ -139,10 +152,79 @@ def score(
     return scores, answers
 
 
+def split_thought(text: str) -> tuple[str | None, str]:
+    """The thought, if there is a whole one, and the answer."""
+    found = re.fullmatch(r"<think>(.*?)</think>(.*)", text, re.DOTALL)
+    return (None, text) if found is None else (found[1], found[2])
+
+
+def called(text: str) -> tuple[str, Any] | None:
+    """The tool's name and the arguments of the one call that is all of the text."""
+    found = re.fullmatch(r"<tool_call>(.*)</tool_call>", text.strip(), re.DOTALL)
+    try:
+        call = json.loads(found[1]) if found else None
+        return None if call is None else (call["name"], call["arguments"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def score_further(
+    network: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    examples: list[Example],
+    report: Callable[[str], None],
+) -> tuple[FurtherScores, list[Answer]]:
+    """Measure a held-out set of tools or of thoughts."""
+    prompts = [chat_prompt(tokenizer, example) for example in examples]
+    answers = generate(network, tokenizer, prompts, report)
+    made = [split_thought(answer.text) for answer in answers]
+    wanted = [split_thought(example.answer) for example in examples]
+    rows = list(zip(examples, made, wanted, strict=True))
+    calls = [(called(got[1]), called(right[1])) for ex, got, right in rows if ex.task == "call"]
+    shares = {
+        "a call, of the right tool": share(
+            [got is not None and got[0] == right[0] for got, right in calls if right]
+        ),
+        "and with the right arguments": share([got == right for got, right in calls]),
+        "answer after the result as the template has it": share(
+            [got[1] == right[1] for ex, got, right in rows if ex.task == "result"]
+        ),
+        "no call where none is needed": share(
+            [MARK not in got[1] for ex, got, _ in rows if ex.task == "no call"]
+        ),
+        "thinks where asked to, and then answers": share(
+            [got[0] is not None and bool(got[1]) for ex, got, _ in rows if ex.thinking]
+        ),
+        "thought as the template has it": share(
+            [got[0] == right[0] for ex, got, right in rows if ex.thinking]
+        ),
+        "no thought where none is asked for": share(
+            [
+                "think>" not in answer.text
+                for ex, answer in zip(examples, answers, strict=True)
+                if not ex.thinking
+            ]
+        ),
+        "names the right service": share(
+            [
+                folded(ex.service) in folded(got[1])
+                for ex, got, _ in rows
+                if ex.service and ex.thinking
+            ]
+        ),
+    }
+    loss = mean_answer_loss(network, tokenizer, examples)
+    return FurtherScores(name, len(examples), loss, shares), answers
+
+
 def probe(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> list[ProbeResult]:
     """Answer the hand-written prompts."""
     prompts = [
-        chat_prompt(tokenizer, [{"role": "user", "content": item.prompt}]) for item in PROBES
+        chat_prompt(
+            tokenizer, Example(({"role": "user", "content": item.prompt}, {}), item.language, "")
+        )
+        for item in PROBES
     ]
     results = []
     for item, answer in zip(PROBES, generate(network, tokenizer, prompts), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from demo_model import instructions, letters
 from demo_model.noise import hurried
@@ -24,7 +24,7 @@ from demo_model.wording import (
 LONG_SHARE = 0.006
 
 Split = Literal["train", "templates", "combinations"]
-Message = dict[str, str]
+Message = dict[str, Any]
 
 # Their remarks carry two feelings, or none: no single label would be right.
 _UNLABELLED = ("mixed", "tell_me_more")
@@ -39,16 +39,18 @@ class Example:
     task: str
     service: str = ""  # noun the answer must name, if any
     label: str = ""  # exact answer of a classification, if it is one
+    tools: tuple[dict[str, Any], ...] = ()  # that the client offers
+    thinking: bool = False  # a thought is asked for
 
     @property
     def prompt(self) -> str:
         """The last thing the user says."""
-        return self.messages[-2]["content"]
+        return next(str(one["content"]) for one in self.messages[::-1] if one["role"] == "user")
 
     @property
     def answer(self) -> str:
         """The answer to learn."""
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
 
 
 @dataclass(frozen=True)
@@ -314,15 +316,16 @@ class Conversations:
         if system is not None:
             messages.insert(0, system)
         elif rng.random() < 0.2:
-            other = (
-                rng.random() < 0.15
-            )  # an English system prompt before French text, or the reverse
-            language: Language = (
-                ("en" if self.language == "fr" else "fr") if other else self.language
-            )
-            content = self.words.fill(rng.choice(instructions.SYSTEM[language]), rng, {})
-            messages.insert(0, {"role": "system", "content": content})
+            messages.insert(0, self.system_prompt())
         return Example(tuple(messages), self.language, task, service, label)
+
+    def system_prompt(self) -> Message:
+        """A system prompt of any kind; now and then an English one before French text, or the reverse."""
+        rng, language = self.rng, self.language
+        if rng.random() < 0.15:
+            language = "en" if language == "fr" else "fr"
+        content = self.words.fill(rng.choice(instructions.SYSTEM[language]), rng, {})
+        return {"role": "system", "content": content}
 
 
 _FIRST_WORDS = (

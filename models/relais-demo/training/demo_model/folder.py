@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 def save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -38,7 +38,14 @@ def open_to_all(out: Path) -> None:
 def load(out: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Read the folder back in fp32."""
     tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(out)
+    for name in (
+        "is_local",
+        "local_files_only",
+    ):  # of how it was read, and would be written with it
+        tokenizer.init_kwargs.pop(name, None)
     network = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
+    # Ours is for servers, and not what this library would write.
+    network.generation_config = GenerationConfig.from_model_config(network.config)
     network.eval()
     return network, tokenizer
 

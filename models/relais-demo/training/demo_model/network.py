@@ -9,6 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 2048
 CONTEXT = 2048
+# Of the first pass's weights in the result: what the second one blurred comes back, what it taught stays.
+FIRST_SHARE = 0.1
 
 
 def create_network(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -29,6 +31,22 @@ def create_network(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCau
         pad_token_id=tokenizer.pad_token_id,
     )
     return LlamaForCausalLM(config)
+
+
+def add_tokens(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """Give the tokens that were added since a place each, near the mean of the others."""
+    torch.manual_seed(seed)
+    network.resize_token_embeddings(len(tokenizer))
+
+
+def blend(network: LlamaForCausalLM, first: LlamaForCausalLM) -> None:
+    """Mix the first pass's weights into those of the second, both rounded; tokens that are new stay as they are."""
+    network.to(torch.bfloat16).to(torch.float32)
+    old = first.state_dict()
+    with torch.no_grad():
+        for name, weight in network.state_dict().items():
+            known = weight[: old[name].shape[0]]
+            known.copy_((1 - FIRST_SHARE) * known + FIRST_SHARE * old[name])
 
 
 def count_parameters(network: LlamaForCausalLM) -> int:

@@ -20,6 +20,8 @@ FULL_ANSWER_TOKENS = 16
 PROMPT_WEIGHT, PROMPT_UNTIL = 0.3, 0.6
 MUON_RATE, ADAM_RATE = 0.02, 0.02
 WARM_UP_STEPS = 40
+# Of the first pass's rate: enough to learn what is new, and little enough to keep what is old.
+SECOND_RATE = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,21 @@ class Outcome:
     last_loss: float
 
 
+def prompt_text(example: Example, tokenizer: PreTrainedTokenizerFast) -> str:
+    """All that stands before the answer, as a server would send it."""
+    text = tokenizer.apply_chat_template(
+        list(example.messages[:-1]),
+        tools=list(example.tools) or None,
+        enable_thinking=example.thinking,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return str(text)
+
+
 def encode(examples: list[Example], tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
     """Turn examples into ids with the chat template itself, so that training and serving see the same prompt."""
-    prompts = [
-        str(
-            tokenizer.apply_chat_template(
-                list(ex.messages[:-1]), tokenize=False, add_generation_prompt=True
-            )
-        )
-        for ex in examples
-    ]
+    prompts = [prompt_text(ex, tokenizer) for ex in examples]
     heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     tails = tokenizer(
         [ex.answer + str(tokenizer.eos_token) for ex in examples], add_special_tokens=False
@@ -138,10 +145,12 @@ def train(
     *,
     minutes: float | None,
     report: Callable[[str], None],
+    is_second: bool = False,
 ) -> Outcome:
     """Go once through the plan. The rate falls with the share done: of steps, or of time where time is the limit."""
     optimizers = create_optimizers(network)
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    factor_of_pass, prompt_weight = (SECOND_RATE, 0.0) if is_second else (1.0, PROMPT_WEIGHT)
+    rates = [factor_of_pass * optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     network.train()
     began = last_report = time.monotonic()
     tokens, shown = 0, 0.0
@@ -157,7 +166,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)
-        loss = training_loss(network, batch, pad, PROMPT_WEIGHT * max(0.0, 1 - done / PROMPT_UNTIL))
+        loss = training_loss(network, batch, pad, prompt_weight * max(0.0, 1 - done / PROMPT_UNTIL))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:

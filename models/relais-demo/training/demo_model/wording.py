@@ -185,6 +185,7 @@ class Wording:
         }
         self.context: dict[str, list[str]] = lexicon["context"]
         self.facts: dict[str, Any] = words["facts"]
+        self.tools: dict[str, Any] = _toml(f"tools_{language}")
         self.topics = tuple(
             Topic(
                 key,

@@ -55,6 +55,8 @@ class VllmChats:
 
     Args:
         content_format: of messages, as the chat template takes it: a text, or a list of parts.
+        bounds_reasoning: the engine takes budgets of tokens for reasoning. Not where its parser waits to be asked for
+            any: vLLM has one without that at its start.
     """
 
     def __init__(
@@ -63,7 +65,10 @@ class VllmChats:
         model_config: Any,
         settings: ChatSettings,
         content_format: Literal["string", "openai"] = "string",
+        *,
+        bounds_reasoning: bool = False,
     ) -> None:
+        self._bounds_reasoning = bounds_reasoning
         self._content_format = content_format
         self._tokenizer = tokenizer
         self._model_config = model_config
@@ -127,8 +132,8 @@ class VllmChats:
         Raises:
             EngineRefused: the tools do not go together with the rest.
         """
-        if sampling.adapts_bounds and not self._reads_reasoning:
-            # vLLM would refuse a budget for what it cannot tell apart.
+        if sampling.adapts_bounds and not self._bounds_reasoning:
+            # vLLM would refuse it.
             sampling = replace(sampling, thinking_token_budget=None)
         if not self._is_parsed(chat):
             return sampling

@@ -67,7 +67,14 @@ async def open_vllm_engines(settings: EngineSettings) -> AsyncIterator[Sequence[
         prompts = Prompts(tokenizer, config.max_model_len, chat_template=template)
         parsing = Parsing()
         try:
-            chats = VllmChats(tokenizer, config, settings.chats, content_format)
+            reasoning = llm.vllm_config.reasoning_config
+            chats = VllmChats(
+                tokenizer,
+                config,
+                settings.chats,
+                content_format,
+                bounds_reasoning=reasoning is not None and reasoning.enabled,
+            )
             info = await loop.run_in_executor(thread, _info, llm, gauge, settings)
             info = replace(info, supports_images=images.is_supported)
             loaded = [await load_adapter(llm, info, one) for one in adapters]
