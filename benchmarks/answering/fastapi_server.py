@@ -40,7 +40,10 @@ class EmbeddingsRequest(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.redis = Redis.from_url(os.environ["REDIS_URL"])
+    # A pop that waits is no dead connection.
+    app.state.redis = Redis.from_url(
+        os.environ["REDIS_URL"], socket_timeout=WAIT_S + 5, socket_connect_timeout=WAIT_S
+    )
     yield
     await app.state.redis.aclose()
 
