@@ -6,6 +6,9 @@ import random
 
 SIZES = (1, 1, 1, 2, 4, 8, 16, 32)
 """Inputs of a request, each as likely."""
+RERANK = "rerank"
+"""The format of requests that rank documents."""
+_QUERY_WORDS = 8
 _WORDS = (
     "the a of to and in is it was for on with as at by from this that have not are they were people office "
     "town hall counter queue waiting hours morning afternoon letter answer request form service citizen street "
@@ -20,6 +23,11 @@ def make_requests(count: int, seed: int) -> list[list[str]]:
     """Many short texts and some long ones: a median of 25 words, a tenth over 90, some cut by the model."""
     rng = random.Random(seed)
     return [[_text(rng) for _ in range(rng.choice(SIZES))] for _ in range(count)]
+
+
+def query_of(documents: list[str]) -> str:
+    """What a request that ranks these documents asks for: the first words of the last one."""
+    return " ".join(documents[-1].split()[:_QUERY_WORDS])
 
 
 def _text(rng: random.Random) -> str:
