@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from aiohttp import StreamReader
 
 from relais_common.runtime.connections import READ_BYTES_PER_TURN, UNSENT_BYTES, BoundedConnection
 from relais_testing.keys import KeyFile, bearer
@@ -249,6 +250,30 @@ async def test_uploads_at_once_are_read_in_turns(
             await asyncio.sleep(0)
             most, now = max(most, now), 0
     assert most < READ_BYTES_PER_TURN + (256 << 10)
+
+
+async def test_body_of_tiny_chunks_is_parsed_in_several_turns(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front = await stack.front()
+    begin = StreamReader.begin_http_chunk_receiving
+    now, most, chunks = 0, 0, 40_000
+
+    def count(reader: StreamReader) -> None:
+        nonlocal now
+        now += 1
+        begin(reader)
+
+    monkeypatch.setattr(StreamReader, "begin_http_chunk_receiving", count)
+    request = head("POST /v1/requests HTTP/1.1", **{"Transfer-Encoding": "chunked"})
+    tiny = request + b"1\r\nx\r\n" * chunks + b"0\r\n\r\n"
+    async with connection(front, tiny) as (reader, _):
+        answered = asyncio.create_task(reader.readline())
+        while not answered.done():
+            await asyncio.sleep(0)
+            most, now = max(most, now), 0
+        assert b" 400 " in await answered
+    assert most < chunks / 4
 
 
 async def test_a_flood_of_one_key_delays_another_key_by_little(

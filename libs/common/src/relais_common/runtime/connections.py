@@ -29,6 +29,9 @@ LINGER_S = 2.0
 the client, or the proxy in between, would lose the answer."""
 
 MUCH_BYTES = 16 << 10
+PARSED_BYTES = 64 << 10
+"""How much of a body is parsed and not yet read. aiohttp stops at a sixteenth of it in HTTP chunks, which may have one byte."""
+
 READ_BYTES_PER_TURN = 256 << 10
 """How much of uploads is read in one turn of the event loop, as much as the system gives of one. It takes 2 ms on a
 busy machine, and an answer takes some twenty turns."""
@@ -214,6 +217,7 @@ class BoundedServer(web.Server):
             access_log=None,
             # Bodies are never unpacked: a megabyte may hold a gigabyte.
             auto_decompress=False,
+            read_bufsize=PARSED_BYTES,
             keepalive_timeout=bounds.idle_timeout_s,
             lingering_time=0,
             max_line_size=MAX_LINE_BYTES,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import HttpVersion11, web
 
 from relais_common.jobs.errors import (
@@ -58,13 +60,13 @@ async def read_body(request: web.Request, held: Held, *, max_bytes: int, timeout
     body = bytearray()
     try:
         async with lived_timeout(timeout_s):
-            while not request.content.at_eof():
-                # `readany` would copy all that has come into one piece first.
-                chunk, _ = await request.content.readchunk()
+            while chunk := await request.content.readany():
                 held.add(len(chunk))
                 body += chunk
                 if len(body) > max_bytes:
                     raise too_large
+                # More may have been parsed meanwhile, and then `readany` does not wait.
+                await asyncio.sleep(0)
     except TimeoutError:
         raise RequestTimeout(f"the body did not come within {timeout_s:g} s") from None
     except web.RequestPayloadError:
