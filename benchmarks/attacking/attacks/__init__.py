@@ -53,6 +53,7 @@ ATTACKS = {
             ("A1", bodies.wrong_bodies_without_a_model),
             ("A1", bodies.whole_floats),
             ("A3", bodies.compressed),
+            ("", bodies.tiny_chunks),
             ("A4", connections.unread_vectors),
             ("A4", connections.unfinished_uploads),
             ("A4", connections.silent_sockets),

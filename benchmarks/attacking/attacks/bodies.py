@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import cache
 
-from benchmarks.attacking.attacker import Attacker
+from benchmarks.attacking.attacker import Attacker, head
 from benchmarks.attacking.keys import ATTACKERS, SHUT_OUT, VECTORS
 from relais_testing.process_stack import MODEL
 
@@ -89,3 +89,15 @@ async def compressed(attacker: Attacker) -> None:
         await attacker.send(PATHS[number % len(PATHS)], bomb, key=None, headers=headers)
 
     await attacker.over_and_over(one, at_once=20, most=60)
+
+
+async def tiny_chunks(attacker: Attacker) -> None:
+    """Bodies of 700,000 bytes in HTTP chunks of one byte each, from three keys at once."""
+    chunks = b"1\r\nx\r\n" * 700_000 + b"0\r\n\r\n"
+
+    async def one(number: int) -> None:
+        key = ATTACKERS[number % len(ATTACKERS)]
+        start = head("/v1/requests", key, Transfer_Encoding="chunked")
+        await attacker.raw(start + chunks, wait_s=30)
+
+    await attacker.over_and_over(one, at_once=len(ATTACKERS))

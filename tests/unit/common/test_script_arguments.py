@@ -20,6 +20,8 @@ from relais_common.queue.script_values import JobArguments
 )
 def test_a_script_unpacks_what_its_record_holds(script: str, names: tuple[str, ...]) -> None:
     [unpacked] = re.findall(
-        r"^local ([\w,\s]+?) = unpack\(ARGV\)$", scripts.source(script), re.MULTILINE
+        r"^ *local ([\w,\s]+?) = unpack\(ARGV(?:, from, to)?\)$",
+        scripts.source(script),
+        re.MULTILINE,
     )
     assert tuple(re.split(r",\s*", unpacked)) == names

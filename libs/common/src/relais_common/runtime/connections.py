@@ -29,8 +29,9 @@ LINGER_S = 2.0
 the client, or the proxy in between, would lose the answer."""
 
 MUCH_BYTES = 16 << 10
-PARSED_BYTES = 64 << 10
-"""How much of a body is parsed and not yet read. aiohttp stops at a sixteenth of it in HTTP chunks, which may have one byte."""
+PARSED_BYTES = 16 << 10
+"""How much of a body is parsed and not yet read. In HTTP chunks, which may have one byte, aiohttp stops at a sixteenth
+of it."""
 
 READ_BYTES_PER_TURN = 256 << 10
 """How much of uploads is read in one turn of the event loop, as much as the system gives of one. It takes 2 ms on a
