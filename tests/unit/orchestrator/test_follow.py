@@ -23,6 +23,7 @@ from relais_testing.faults import Faults
 from relais_testing.memory import MemoryStore
 from relais_testing.ports import Ports, memory_ports
 from relais_testing.steps import append, finish, read_all, running, start
+from relais_testing.waiting import wait_until
 
 IDLE_S = 0.05
 
@@ -266,13 +267,15 @@ async def test_reader_that_falls_far_behind_reads_the_log(ports: Ports, follower
     assert lines == await read_all(ports, taken.job.channel_id)
 
 
-@pytest.mark.parametrize("method", ["read", "subscribe"])
+@pytest.mark.parametrize("method", ["read", "look", "subscribe"])
 async def test_store_that_goes_and_comes_back_is_a_long_silence(
     ports: Ports, follower: Follower, faults: Faults, method: str
 ) -> None:
     taken = await running(ports)
     faults.refuse(method, 2)
     following = asyncio.create_task(collect(follower.follow(taken.job.channel_id, 0)))
+    # It looks after a silence alone.
+    await wait_until(lambda: faults.count(method) > 2)
     await start(ports, taken.lease)
     await append(ports, taken.lease, 3)
     await finish(ports, taken.lease, 4)
