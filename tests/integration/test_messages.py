@@ -299,6 +299,21 @@ async def test_what_an_engine_refuses_is_named_as_messages_name_it(
     assert caught.value.body["error"]["details"]["param"] == "output_config.format"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("counts", [False, True])
+async def test_places_in_a_job_are_not_named(front: Front, stack: Stack, counts: bool) -> None:
+    # The system prompt is the job's first message.
+    source = {"type": "url", "url": "https://example.org/a.png"}
+    body = asked([{"type": "image", "source": source}], system="Be brief.")
+    if counts:
+        del body["max_tokens"]
+    path = "/v1/messages/count_tokens" if counts else "/v1/messages"
+    async with front.post(path, body) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["details"]["param"]) == (400, "messages")
+    assert error["message"].startswith("messages: ")
+    assert await stack.idle()
+
+
 @pytest.mark.usefixtures("worker")
 async def test_a_failure_in_a_stream_is_an_event(claude: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.APIStatusError) as caught:

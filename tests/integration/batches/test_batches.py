@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from relais_common.insights.batches import BATCHES, read_batches
 from relais_common.insights.periods import Period
 from relais_common.insights.rollups import HOUR, hour_of
+from relais_common.runtime.lifecycle import pause
+from relais_orchestrator.batches import feeding, runner
+from relais_orchestrator.batches.feeding import LEAST_INFLIGHT
 from relais_orchestrator.batches.store import RESULTS
 from relais_testing.batches import CHAT, BatchClient, encode, line, lines
 from relais_testing.builders import MODEL
@@ -260,17 +264,21 @@ async def test_batch_whose_input_is_gone_fails(client: BatchClient, front: Front
 async def test_input_deleted_behind_the_api_s_back_leaves_what_has_ended(
     stack: Stack, front: Front, client: BatchClient
 ) -> None:
-    await stack.worker(max_num_seqs=2)
     # Blank, so that the file takes several reads, and all of them cannot be in the queue.
     content = b"".join(one + b" " * 100_000 + b"\n" for one in encode(lines(60)).splitlines())
     batch_id = await client.create(content)
-    await has_completed(client, batch_id, 2)
+
+    async def as_many_as_may_wait() -> bool:
+        return (await stack.store.intake.depth(MODEL)).waiting == LEAST_INFLIGHT
+
+    await wait_until(as_many_as_may_wait)
     assert front.parts.files is not None
     await front.parts.files.delete((await client.show(batch_id))["input_file_id"])
+    await stack.worker(max_num_seqs=2)
     batch = await client.ended(batch_id)
-    assert batch["status"] in ("expired", "completed")
+    assert batch["status"] == "expired"
     done = await client.content(batch["output_file_id"])
-    assert len(done) == batch["request_counts"]["completed"] >= 2
+    assert 60 > len(done) == batch["request_counts"]["completed"] >= 1
     assert len({one["custom_id"] for one in done}) == len(done)
     await wait_until(stack.idle)
 
@@ -383,6 +391,52 @@ async def test_lines_wait_until_their_key_s_tokens_suffice(
         "completed": 20,
         "failed": 0,
     }
+
+
+async def test_a_line_whose_key_is_out_of_tokens_is_seldom_tried_and_still_stopped(
+    stack: Stack, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def noted(stop: asyncio.Event, seconds: float) -> bool:
+        waits.append(seconds)
+        return await pause(stop, 3600)
+
+    monkeypatch.setattr(feeding, "pause", noted)
+    key_file = KeyFile(tmp_path / "keys.json", one={"tokens_per_day": 150})
+    front = await stack.front(**kept.settings, **key_file.settings)
+    await stack.worker()
+    client = BatchClient(front.session, **bearer("one"))
+    batch_id = await client.create(encode(lines(20)))
+
+    async def waits_alone() -> bool:
+        return bool(waits) and await stack.idle()
+
+    await wait_until(waits_alone)
+    assert feeding.RETRY_S < min(waits) <= max(waits) <= feeding.LONGEST_RETRY_S
+    await client.cancel(batch_id)
+    assert (await client.ended(batch_id))["status"] == "cancelled"
+
+
+async def test_batches_that_wait_for_their_key_s_day_leave_room_for_others(
+    stack: Stack, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "MAX_HELD", 2)
+    monkeypatch.setattr(runner, "REST_S", 3600.0)
+    key_file = KeyFile(tmp_path / "keys.json", one={"tokens_per_day": 150}, two={})
+    front = await stack.front(**kept.settings, **key_file.settings)
+    await stack.worker()
+    one, two = (BatchClient(front.session, **bearer(name)) for name in ("one", "two"))
+    waiting = [await one.create(encode(lines(20))) for _ in range(4)]
+    batch_id = await two.create(encode(lines(3)))
+    assert (await two.ended(batch_id))["status"] == "completed"
+    for one_id in waiting:
+        assert (await one.show(one_id))["status"] == "in_progress"
+        await one.cancel(one_id)
+    for one_id in waiting:
+        batch = await one.ended(one_id)
+        assert (batch["status"], batch["request_counts"]["total"]) == ("cancelled", 20)
+    await wait_until(stack.idle)
 
 
 async def test_request_beside_a_batch_of_its_key_goes_first(

@@ -83,6 +83,31 @@ async def test_a_conversation_keeps_them(client: openai.AsyncOpenAI, kept: Any) 
 
 
 @pytest.mark.usefixtures("worker")
+async def test_a_fetched_one_is_kept_as_it_was(
+    client: openai.AsyncOpenAI, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetches: list[dict[str, str]] = []
+
+    class Fetcher:
+        async def fetch(self, _: str, addresses: dict[str, str]) -> dict[str, str]:
+            fetches.append(addresses)
+            return dict.fromkeys(addresses, url(GIF, "image/gif"))
+
+    monkeypatch.setattr(front.parts.images, "_fetcher", Fetcher())
+    asked = [image(), image(image_url="https://example.org/a.gif")]
+    output = {"type": "function_call_output", "call_id": "c", "output": [asked[1]]}
+    call = {"type": "function_call", "call_id": "c", "name": "see", "arguments": "{}"}
+    first = await respond(client, user(TEXT, *asked), call, output)
+    second = await respond(client, user(TEXT), previous_response_id=first.id)
+    assert [len(addresses) for addresses in fetches] == [2]
+    listed: Any = await client.responses.input_items.list(first.id)
+    seen, _, asking = listed.data
+    urls = [part.image_url for part in (*asking.content[1:], *seen.output)]
+    assert urls == [url(), url(GIF, "image/gif"), url(GIF, "image/gif")]
+    assert second.output_text
+
+
+@pytest.mark.usefixtures("worker")
 async def test_a_tool_may_return_one(client: openai.AsyncOpenAI) -> None:
     call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
     output = {"type": "function_call_output", "call_id": "c", "output": [TEXT, image()]}

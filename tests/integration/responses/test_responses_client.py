@@ -298,6 +298,8 @@ async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
         (allowing({"type": "mcp"}), "tool_choice.tools.0.type", "unsupported_value"),
         ({"tools": [TOOL], "tool_choice": {"type": "mcp"}}, "tool_choice.type", "unsupported_value"),
         ({"nonsense": 1}, "nonsense", "unknown_parameter"),
+        ({"input": ["hi"]}, "input.0", "invalid_type"),
+        ({"input": [{"type": 5}]}, "input.0.type", "unsupported_value"),
     ],
 )  # fmt: skip
 async def test_what_is_wrong_is_named_and_queues_nothing(

@@ -161,6 +161,10 @@ async def test_a_batch_takes_responses(front: Front, kept: Kept) -> None:
     assert text_of(third) == answer_to("a", 8)
     assert await status(front, second["id"]) == 200
     wrong = line(0, url="/v1/responses", body={"model": MODEL, "input": "a", "background": True})
-    failed = await client.ended(await client.create(encode([wrong]), "/v1/responses"))
+    part = {"type": "input_image", "image_url": "https://example.org/a.png"}
+    item = {"role": "user", "content": [part]}
+    fetched = line(1, url="/v1/responses", body={"model": MODEL, "input": [item]})
+    failed = await client.ended(await client.create(encode([wrong, fetched]), "/v1/responses"))
     assert failed["status"] == "failed"
-    assert failed["errors"]["data"][0]["param"] == "body.background"
+    errors = [(one["line"], one["param"]) for one in failed["errors"]["data"]]
+    assert errors == [(1, "body.background"), (2, "body.input")]

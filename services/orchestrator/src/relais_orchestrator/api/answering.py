@@ -8,7 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    aclosing,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -284,9 +290,15 @@ class PendingAnswer:
 
 
 async def open_answer(
-    request: web.Request, route: Reading, open_request: ExitStack
+    request: web.Request,
+    route: Reading,
+    open_request: ExitStack,
+    fields: AbstractContextManager[None] | None = None,
 ) -> tuple[Asked, PendingAnswer]:
     """Queue what the body asks for. The request counts as open, and as its key's stream, until `open_request` ends.
+
+    Args:
+        fields: has refusals of what was read name fields as the route does.
 
     Raises:
         RelaisError: as `read_asked` and `accept`.
@@ -295,7 +307,8 @@ async def open_answer(
     async with read_asked(request, route) as (caller, body, asked):
         open_request.enter_context(parts.drain.request())
         open_request.enter_context(parts.streams.of(caller.key_id))
-        accepted = await accept(request, asked.draft, caller=caller, body=body)
+        with fields or nullcontext():
+            accepted = await accept(request, asked.draft, caller=caller, body=body)
     answer = PendingAnswer(
         parts,
         accepted.channel_id,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from types import TracebackType
 
 from relais_common.jobs.errors import ErrorInfo, RelaisError
 
 
 class FieldNames:
-    """The fields of an API that chats call otherwise.
+    """The fields of an API that chats call otherwise. As a context, has errors that leave it name fields so.
+
+    One object serves any number of open requests: it keeps nothing of them.
 
     Args:
         names: the beginning of a path, as a regular expression, and what replaces it; the first that matches counts.
@@ -25,14 +26,17 @@ class FieldNames:
         param, message = self._own(info.param, info.message)
         return replace(info, param=param, message=message)
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Have errors that leave the context name fields so."""
-        try:
-            yield
-        except RelaisError as error:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if isinstance(error, RelaisError):
             error.param, error.message = self._own(error.param, error.message)
-            raise
 
     def _own(self, param: str | None, message: str) -> tuple[str | None, str]:
         for theirs, ours in self._names:

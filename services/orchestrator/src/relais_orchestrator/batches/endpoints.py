@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.app_keys import Parts
@@ -28,8 +29,10 @@ class Endpoint:
         reading: how its bodies are read.
         answer: how its responses are made.
         prepare: completes what was read; raises RelaisError if the route would.
+        fields: has errors that leave it name fields as the route does. It may be entered any number of times.
     """
 
     reading: Reading
     answer: AnswerLine
     prepare: Prepare | None = None
+    fields: AbstractContextManager[None] = field(default_factory=nullcontext)

@@ -58,6 +58,10 @@ WAIT = (
 """Refusals of a line that may be queued later."""
 
 RETRY_S = 0.5
+LONGEST_RETRY_S = 10.0
+"""Between two tries of a line whose key is out of tokens: its limits may change."""
+
+LONG_WAIT_S = 60.0
 STORE_EVERY_S = 0.1
 ENDED_AT_ONCE = 5000
 LEAST_INFLIGHT = 16
@@ -117,6 +121,7 @@ class Feeder:
         self._batch_id: str = batch["_id"]
         self._key_id: str = batch["key_id"]
         self._path: str = batch["endpoint"]
+        self._endpoint = parts.endpoints[self._path]
         self._model: str = batch["model"]
         self._expires_at: datetime = batch["expires_at"]
         self._total: int = batch["counts"]["total"]
@@ -127,12 +132,22 @@ class Feeder:
         self._results: list[LineResult] = []
         self._changed = asyncio.Event()
         self._stopped: StopReason | None = None
+        # When the line that waits was refused first.
+        self._refused_s: float | None = None
+        self._retry_after_s = 0.0
         self.completed = 0
         self.failed = 0
 
     @property
     def _is_stopped(self) -> bool:
         return self._stopped is not None
+
+    @property
+    def waits_long(self) -> bool:
+        """Whether nothing of the batch is in flight, and it waits over a minute: so far, and as long as it was told."""
+        if self._refused_s is None or self._inflight or self._is_stopped:
+            return False
+        return time.monotonic() - self._refused_s + self._retry_after_s > LONG_WAIT_S
 
     def stop(self, reason: StopReason) -> None:
         """Feed no more; what is in flight is asked to end."""
@@ -203,26 +218,39 @@ class Feeder:
             left_s = self._expires_at.timestamp() - time.time()
             # Its limits may have changed while the line waited.
             caller = self._parts.shared.key_ring.client(self._key_id)
+            # What ends or stops meanwhile counts.
+            self._changed.clear()
             try:
-                accepted = await self._parts.shared.submitter.feed(
-                    line.asked.draft,
-                    caller=caller,
-                    channel_id=line_channel_id(self._model, self._batch_id, number),
-                    deadline_s=max(1.0, left_s),
-                    most=self._parts.shared.settings.batches.inflight,
-                )
+                with self._endpoint.fields:
+                    accepted = await self._parts.shared.submitter.feed(
+                        line.asked.draft,
+                        caller=caller,
+                        channel_id=line_channel_id(self._model, self._batch_id, number),
+                        deadline_s=max(1.0, left_s),
+                        most=self._parts.shared.settings.batches.inflight,
+                    )
             except WAIT as refused:
                 log.debug("batch_waits", batch_id=self._batch_id, code=refused.code)
-                self._changed.clear()
-                await pause(self._changed, RETRY_S)
+                await self._wait_after(refused)
             except RelaisError as error:
                 if isinstance(error, Draining):
                     raise
+                self._refused_s = None
                 self._note_result(number, line.custom_id, error=error)
                 return
             else:
+                self._refused_s = None
                 self._follow(number, line, caller, accepted.channel_id)
                 return
+
+    async def _wait_after(self, refused: RelaisError) -> None:
+        """Wait until the line may be tried again, or something has ended or stopped."""
+        if self._refused_s is None:
+            self._refused_s = time.monotonic()
+        self._retry_after_s = 0.0
+        if isinstance(refused, RateLimited):
+            self._retry_after_s = refused.retry_after_s or 0.0
+        await pause(self._changed, min(LONGEST_RETRY_S, max(RETRY_S, self._retry_after_s)))
 
     async def _room(self) -> int:
         """Return how many lines may be in flight: enough that no worker runs dry."""
@@ -231,8 +259,7 @@ class Feeder:
         return min(self._parts.shared.settings.batches.inflight, max(LEAST_INFLIGHT, 2 * capacity))
 
     def _follow(self, number: int, line: Line, caller: Caller, channel_id: str) -> None:
-        endpoint = self._parts.endpoints[self._path]
-        answer = endpoint.answer(self._parts.shared, caller, line.asked, channel_id)
+        answer = self._endpoint.answer(self._parts.shared, caller, line.asked, channel_id)
         task = asyncio.create_task(self._await_end(number, line.custom_id, channel_id, answer))
         self._inflight[number] = task
 

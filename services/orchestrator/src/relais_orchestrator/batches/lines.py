@@ -129,14 +129,17 @@ async def read_line(parts: BatchParts, path: str, caller: Caller, text: bytes | 
     try:
         endpoint = parts.endpoints[path]
         asked = await parts.shared.readers.read(endpoint.reading, bytes(line.body), caller.key_id)
-        if endpoint.prepare is not None:
-            asked = await endpoint.prepare(parts.shared, caller, asked)
-        if asked.stream:
-            raise InvalidRequest(
-                "stream: lines are not streamed", param="stream", code="unsupported_value"
-            )
-        refuse_addresses(asked.draft)
-        model = parts.shared.submitter.check(asked.draft, caller)
+        with endpoint.fields:
+            refuse_addresses(asked.draft)
+            if endpoint.prepare is not None:
+                asked = await endpoint.prepare(parts.shared, caller, asked)
+                # A conversation that it goes on from may have some.
+                refuse_addresses(asked.draft)
+            if asked.stream:
+                raise InvalidRequest(
+                    "stream: lines are not streamed", param="stream", code="unsupported_value"
+                )
+            model = parts.shared.submitter.check(asked.draft, caller)
     except RelaisError as error:
         error.param = "body" if error.param is None else f"body.{error.param}"
         raise

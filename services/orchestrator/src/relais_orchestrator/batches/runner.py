@@ -39,16 +39,22 @@ BEAT_S = 0.5
 MAX_HELD = 256
 """Batches that one orchestrator runs at once."""
 
+REST_S = 60.0
+"""How long a batch rests that has given its place to another."""
+
 
 async def run_batches(parts: BatchParts, metrics: BatchMetrics) -> None:
     """Take batches for ever."""
-    held: set[asyncio.Task[None]] = set()
+    held: dict[asyncio.Task[None], HeldBatch] = {}
     metrics.held.read(lambda: len(held))
     async with asyncio.TaskGroup() as group:
         while True:
             batch = None
             holder = secrets.token_hex(8)
-            if not parts.shared.drain.started and len(held) < MAX_HELD:
+            # Batches that wait for their key's next day must not keep others from being looked at.
+            is_full = len(held) >= MAX_HELD
+            waiting = next((one for one in held.values() if is_full and one.waits_long), None)
+            if not parts.shared.drain.started and (waiting is not None or not is_full):
                 try:
                     batch = await parts.store.claim(holder, parts.endpoints)
                 except FilesUnavailable:
@@ -57,10 +63,12 @@ async def run_batches(parts: BatchParts, metrics: BatchMetrics) -> None:
                 await pause(parts.store.created, LOOK_EVERY_S)
                 parts.store.created.clear()
                 continue
+            if waiting is not None:
+                waiting.give_way()
             held_batch = HeldBatch(parts, metrics, batch, holder)
             task = group.create_task(held_batch.run())
-            held.add(task)
-            task.add_done_callback(held.discard)
+            held[task] = held_batch
+            task.add_done_callback(held.pop)
 
 
 class HeldBatch:
@@ -82,11 +90,25 @@ class HeldBatch:
         self._pace = Pace()
         self._is_cancelled = batch["status"] == "cancelling"
         self._expires_at: datetime = batch["expires_at"]
+        self._working: asyncio.Task[None] | None = None
+        self._rest_s = 0.0
+
+    @property
+    def waits_long(self) -> bool:
+        """Whether another batch could make more of its place."""
+        return self._rest_s == 0 and self._feeder is not None and self._feeder.waits_long
+
+    def give_way(self) -> None:
+        """Leave the batch, and let others go first for a while."""
+        assert self._working is not None
+        log.info("batch_gave_way", batch_id=self._batch_id)
+        self._rest_s = REST_S
+        self._working.cancel()
 
     async def run(self) -> None:
         """Work on the batch while its lease holds."""
         log.info("batch_taken", batch_id=self._batch_id, status=self._batch["status"])
-        work = asyncio.create_task(self._work())
+        work = self._working = asyncio.create_task(self._work())
         try:
             await self._keep(work)
         finally:
@@ -246,6 +268,6 @@ class HeldBatch:
 
     async def _release(self) -> None:
         try:
-            await self._parts.store.release(self._batch_id, self._holder)
+            await self._parts.store.release(self._batch_id, self._holder, rest_s=self._rest_s)
         except FilesUnavailable:
             log.debug("batch_not_released", batch_id=self._batch_id)

@@ -37,6 +37,7 @@ RESULTS_KEPT = timedelta(days=2)
 
 RESULTS_AT_ONCE = 200
 CURSOR_S = 0.5
+_CANCELLED_AT_REST = {"status": "cancelling", "lease.holder": ""}
 
 Document = dict[str, Any]
 
@@ -87,7 +88,7 @@ class BatchStore:
             "expires_at": now + window,
             "delete_at": now + window + RETENTION,
             "counts": {"total": 0, "completed": 0, "failed": 0},
-            "lease": {"holder": "", "until": 0.0},
+            "lease": {"holder": "", "until": now.timestamp()},
             **fields,
         }
         with database_errors():
@@ -174,7 +175,7 @@ class BatchStore:
         return [one["input_file_id"] for one in found]
 
     async def claim(self, holder: str, endpoints: Collection[str]) -> Document | None:
-        """Take the oldest batch that nobody holds; None if there is none.
+        """Take the batch that nobody has held for longest; None if there is none.
 
         A batch for an endpoint not among these is left to a newer orchestrator until its time is over.
         """
@@ -184,14 +185,18 @@ class BatchStore:
             return await self._batches.find_one_and_update(
                 {
                     "status": {"$in": ACTIVE},
-                    "lease.until": {"$lt": now_s},
-                    "$or": [
-                        {"endpoint": {"$in": list(endpoints)}},
-                        {"expires_at": {"$lt": datetime.now(UTC)}},
+                    "$and": [
+                        {"$or": [{"lease.until": {"$lt": now_s}}, _CANCELLED_AT_REST]},
+                        {
+                            "$or": [
+                                {"endpoint": {"$in": list(endpoints)}},
+                                {"expires_at": {"$lt": datetime.now(UTC)}},
+                            ]
+                        },
                     ],
                 },
                 {"$set": {"lease": {"holder": holder, "until": now_s + self._settings.lease_s}}},
-                sort=[("created_at", ASCENDING)],
+                sort=[("lease.until", ASCENDING), ("created_at", ASCENDING)],
                 return_document=True,
             )
 
@@ -202,9 +207,10 @@ class BatchStore:
         until = time.time() + self._settings.lease_s
         return await self._change(batch_id, holder, ACTIVE, {"lease.until": until, **changes})
 
-    async def release(self, batch_id: str, holder: str) -> None:
-        """Let anybody take the batch at once."""
-        await self._change(batch_id, holder, ACTIVE, {"lease.until": 0.0})
+    async def release(self, batch_id: str, holder: str, *, rest_s: float = 0.0) -> None:
+        """Let anybody take the batch at once; or, unless it is cancelled, after a rest in which others go first."""
+        until = time.time() + rest_s if rest_s else 0.0
+        await self._change(batch_id, holder, ACTIVE, {"lease": {"holder": "", "until": until}})
 
     async def move(
         self, batch_id: str, holder: str, to: str, changes: Mapping[str, Any], *, when: str

@@ -70,6 +70,14 @@ class AskedResponse(Asked):
             )
         return replace(self, draft=draft)
 
+    def with_images_of(self, draft: Draft) -> AskedResponse:
+        """Return the same with this draft, and with its images, which are the input's in order, in what is kept."""
+        items = orjson.loads(self.input)
+        images = [part for item in items for part in _images(item)]
+        for part, (_, image) in zip(images, images_of(draft.messages or ()), strict=True):
+            part["image_url"] = image.image_url.url
+        return replace(self, draft=draft, input=orjson.dumps(items))
+
     def with_record(self, record: ApiRecord) -> AskedResponse:
         return replace(self, draft=replace(self.draft, record=record))
 
@@ -255,6 +263,14 @@ def _content(kept: str | list[Item]) -> str | tuple[TextPart | ImagePart, ...]:
         if part["type"] == "input_text"
         else ImagePart(ImageUrl(part["image_url"], part["detail"]))
         for part in kept
+    )
+
+
+def _images(item: Item) -> list[Item]:
+    """Return an item's parts that are images."""
+    kept = item.get("output", item.get("content"))
+    return (
+        [part for part in kept if part["type"] == "input_image"] if isinstance(kept, list) else []
     )
 
 

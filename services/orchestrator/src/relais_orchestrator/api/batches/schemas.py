@@ -213,7 +213,8 @@ def batch_object(batch: Document, position: int | None = None) -> BatchObject:
 def _progress(batch: Document, position: int | None) -> BatchProgress:
     counts, now_s = batch["counts"], time.time()
     # A rate that nobody keeps up to date says nothing.
-    is_fed = batch["status"] == "in_progress" and batch["lease"]["until"] > now_s
+    lease = batch["lease"]
+    is_fed = batch["status"] == "in_progress" and lease["holder"] and lease["until"] > now_s
     rate = batch.get("requests_per_s") if is_fed else None
     left = counts["total"] - counts["completed"] - counts["failed"]
     return {

@@ -25,14 +25,14 @@ async def create_message(request: web.Request) -> web.StreamResponse:
     """`POST /v1/messages`, streaming or not."""
     resumable = wants_resumable(request)
     with ExitStack() as open_request:
-        asked, answer = await open_answer(request, Reading.MESSAGES, open_request)
+        asked, answer = await open_answer(request, Reading.MESSAGES, open_request, FIELDS)
         stream = asked.stream
         # It holds the prompt; a response may take minutes, and thousands may be open.
         del asked
         if stream and resumable:
             check_key = partial(request.app[PARTS].key_ring.check, caller_of(request))
             return await stream_resumably(request, answer.channel_id, check_key, "anthropic", {})
-        with FIELDS.used():
+        with FIELDS:
             if stream:
                 return await answer.stream(request, MessageFrames(answer.channel_id))
             whole = await answer.whole()
@@ -43,8 +43,8 @@ async def create_message(request: web.Request) -> web.StreamResponse:
 async def count_tokens(request: web.Request) -> web.Response:
     """`POST /v1/messages/count_tokens`: a worker counts, since only it has the model's tokenizer."""
     with ExitStack() as open_request:
-        _, answer = await open_answer(request, Reading.COUNT_TOKENS, open_request)
-        with FIELDS.used():
+        _, answer = await open_answer(request, Reading.COUNT_TOKENS, open_request, FIELDS)
+        with FIELDS:
             whole = await answer.whole()
     body: TokenCount = {"input_tokens": len(orjson.loads(whole.text))}
     return json_response(body)

@@ -56,10 +56,10 @@ CANCEL_WAIT_S = 2.0
 
 
 async def _prepared(parts: Parts, caller: Caller, asked: Asked) -> AskedResponse:
-    """Return what is asked with the conversation that it goes on from, and with what is kept of it.
+    """Return what is asked with its images, with the conversation that it goes on from, and with what is kept of it.
 
     Raises:
-        RelaisError: as `history`; or it cannot be stored.
+        RelaisError: as `Images.check` and `history`; or it cannot be stored.
     """
     assert isinstance(asked, AskedResponse)
     settings = parts.settings.responses
@@ -70,6 +70,10 @@ async def _prepared(parts: Parts, caller: Caller, asked: Asked) -> AskedResponse
             code="unsupported_value",
         )
     stores = settings.store if asked.store is None else asked.store
+    # What is kept has the images: an address may show another one later, or none.
+    draft = await parts.images.check(asked.draft, caller)
+    if draft is not asked.draft:
+        asked = asked.with_images_of(draft)
     chain: tuple[str, ...] = ()
     if asked.previous is not None:
         messages, chain = await history(parts, asked.previous, key_id=caller.key_id)
@@ -94,12 +98,13 @@ async def create(request: web.Request) -> web.StreamResponse:
     resumable = wants_resumable(request)
     with ExitStack() as open_request:
         async with read_asked(request, Reading.RESPONSES) as (caller, body, read):
-            asked = await _prepared(parts, caller, read)
-            waits = asked.stream or not asked.background
+            assert isinstance(read, AskedResponse)
+            waits = read.stream or not read.background
             if waits:
                 open_request.enter_context(parts.drain.request())
                 open_request.enter_context(parts.streams.of(caller.key_id))
-            with FIELDS.used():
+            with FIELDS:
+                asked = await _prepared(parts, caller, read)
                 accepted = await accept(request, asked.draft, caller=caller, body=body)
         channel_id = accepted.channel_id
         found = None
@@ -121,7 +126,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         if streams and resumable:
             check_key = partial(parts.key_ring.check, caller)
             return await stream_resumably(request, channel_id, check_key, "responses", {})
-        with FIELDS.used():
+        with FIELDS:
             if streams:
                 frames = ResponseFrames(shown)
                 return await answer.stream(request, frames, resumable=shown.background)
@@ -169,13 +174,13 @@ def _line(parts: Parts, caller: Caller, asked: Asked, channel_id: str) -> Wait:
     )
 
     async def wait() -> bytes:
-        with FIELDS.used():
+        with FIELDS:
             return orjson.dumps(_completed(shown, await answer.whole()))
 
     return wait
 
 
-LINES = Endpoint(Reading.RESPONSES, _line, _line_prepared)
+LINES = Endpoint(Reading.RESPONSES, _line, _line_prepared, FIELDS)
 
 
 async def _own(request: web.Request) -> tuple[Caller, FoundResponse]:
@@ -317,7 +322,7 @@ async def input_tokens(request: web.Request) -> web.Response:
                 asked = asked.after(messages)
             open_request.enter_context(parts.drain.request())
             open_request.enter_context(parts.streams.of(caller.key_id))
-            with FIELDS.used():
+            with FIELDS:
                 accepted = await accept(request, asked.draft, caller=caller, body=body)
         answer = PendingAnswer(
             parts,
@@ -326,7 +331,7 @@ async def input_tokens(request: web.Request) -> web.Response:
             on_disconnect=OnDisconnect.CANCEL,
             repeatable="Idempotency-Key" in request.headers,
         )
-        with FIELDS.used():
+        with FIELDS:
             whole = await answer.whole()
     count: InputTokens = {
         "object": "response.input_tokens",

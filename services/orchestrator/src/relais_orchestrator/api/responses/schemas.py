@@ -265,9 +265,10 @@ def _few_images(items: list[InputItem]) -> list[InputItem]:
 
 
 def _kind(item: Any) -> str:
-    """Return the branch of an item; one without a type is a message."""
-    kind = item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
-    return f"|{kind}"
+    """Return the branch of an item; one without a type is a message, and so is what is no object."""
+    if isinstance(item, dict):
+        return f"|{item.get('type', 'message')}"
+    return f"|{getattr(item, 'type', 'message')}"
 
 
 InputItem = Annotated[
