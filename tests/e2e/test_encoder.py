@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import pytest
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
 from relais_embedding_worker.backends import runtime
+from relais_embedding_worker.backends.choice import Candidate
 from relais_embedding_worker.backends.runtime import runtime_of
 from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens
-from relais_embedding_worker.settings import read_settings
+from relais_embedding_worker.settings import EncoderSettings, read_settings
 from relais_testing.contracts.encoder import EncoderContract, RerankerContract
 from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder, make_reranker
 
@@ -84,7 +87,11 @@ class TestConvertedReranker(RerankerContract):
 def open_encoder(**settings: str) -> Any:
     from relais_embedding_worker.encoder_sentence_transformers import open_model
 
-    return open_model(read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoders[0])
+    return open_model(settings_of(**settings), {})
+
+
+def settings_of(**settings: str) -> EncoderSettings:
+    return read_settings({"EMBEDDING_DEVICE": "cpu", **settings}).encoders[0]
 
 
 def library(folder: Path) -> Any:
@@ -154,6 +161,62 @@ def test_auto_chooses_what_agrees_with_torch(cache: Path) -> None:
         EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32", MODELS_CACHE_DIR=str(cache)
     )
     np.testing.assert_allclose(vectors(only, texts), exact, atol=1e-5)
+
+
+def test_auto_chooses_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from relais_embedding_worker import encoder_sentence_transformers as module
+
+    settings = settings_of(EMBEDDING_BACKEND="auto", MODELS_CACHE_DIR=str(cache))
+    choices: dict[str, Candidate] = {}
+    revision = module.open_model(settings, choices).info.revision
+    monkeypatch.setattr(module, "fastest", None)
+    assert module.open_model(settings, choices).info.revision == revision
+
+
+@pytest.mark.parametrize("ran_by", ["torch", "onnx", "openvino", "reranker"])
+def test_a_model_that_is_let_go_leaves_memory_at_once(ran_by: str, tmp_path: Path) -> None:
+    settings = {"MODELS_CACHE_DIR": str(tmp_path)}
+    if ran_by == "reranker":
+        settings["EMBEDDING_MODEL"] = str(make_reranker(tmp_path))
+    else:
+        settings["EMBEDDING_BACKEND"] = ran_by
+    gc.collect()
+    gc.disable()
+    try:
+        encoder = open_encoder(**settings)
+        refs = [weakref.ref(one) for one in (encoder._model, *encoder._model.parameters())]
+        del encoder
+        assert not any(ref() is not None for ref in refs)
+    finally:
+        gc.enable()
+
+
+def test_weights_of_any_form_are_told_apart(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = make_encoder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    revisions = [open_encoder(EMBEDDING_MODEL=str(folder)).info.revision]
+    (folder / "model.safetensors").unlink()
+    for factor in (1.0, 2.0):
+        torch.save(
+            {name: factor * one for name, one in weights.items()}, folder / "pytorch_model.bin"
+        )
+        revisions.append(open_encoder(EMBEDDING_MODEL=str(folder)).info.revision)
+    assert len({*revisions}) == 3
+    assert not any(str(folder) in revision for revision in revisions)
+
+
+def test_model_whose_configuration_cannot_be_read_is_named(tmp_path: Path) -> None:
+    from relais_embedding_worker.encoder_sentence_transformers import check_model
+
+    for model in ({}, {"EMBEDDING_MODEL": str(make_encoder(tmp_path))}):
+        check_model(settings_of(**model))
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "none"):
+        with pytest.raises(SettingsError, match=rf"EMBEDDING_MODEL .*{name}.*config\.json"):
+            check_model(settings_of(EMBEDDING_MODEL=str(tmp_path / name)))
 
 
 def test_backend_that_is_not_installed_is_named(

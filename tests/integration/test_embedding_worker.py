@@ -20,7 +20,10 @@ from relais_common.jobs.job import (
     StopReason,
 )
 from relais_common.queue.redis_store import RedisStore
-from relais_embedding_worker.encoder import Input, Vectors
+from relais_embedding_worker import app
+from relais_embedding_worker.backends.choice import Candidate
+from relais_embedding_worker.encoder import Encoder, Input, Vectors
+from relais_embedding_worker.settings import EncoderSettings
 from relais_testing.builders import make_job
 from relais_testing.embedding_jobs import accept, answer, ended, job_for, pairs_for, state_of
 from relais_testing.embedding_worker import open_embedding_models, open_embedding_worker
@@ -283,3 +286,38 @@ async def test_every_model_of_a_worker_answers_from_its_own_queue(
         await accept(redis_store, *jobs)
         for job in jobs:
             assert (await answer(redis_store, job)).shape == (1, 64)
+
+
+async def test_model_that_cannot_be_loaded_is_not_ready_while_the_others_answer(
+    redis_store: RedisStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_encoder = app.open_encoder
+
+    def open_one(settings: EncoderSettings, choices: dict[str, Candidate]) -> Encoder:
+        if settings.served_name == "two":
+            raise RuntimeError("no such weights")
+        return open_encoder(settings, choices)
+
+    monkeypatch.setattr(app, "open_encoder", open_one)
+    one, two = (
+        make_job(
+            model=name,
+            operation=Operation.EMBEDDINGS,
+            messages=None,
+            embedding=Embedding(inputs=("the town hall",)),
+        )
+        for name in ("one", "two")
+    )
+    settings = {"EMBEDDING_ENGINE": "deterministic", "EMBEDDING_MODEL": "one,two"}
+    async with open_embedding_models(redis_url, HEARTBEAT_S="0.1", **settings):
+        await accept(redis_store, one, two)
+        end = await ended(redis_store, two)
+        assert isinstance(end, Failed)
+        assert end.error.code == "engine_error"
+        assert (await answer(redis_store, one)).shape == (1, 64)
+
+        async def is_told() -> bool:
+            reasons = {each.model: each.not_ready for each in await redis_store.registry.alive()}
+            return reasons.get("one", "") is None and "two could not" in (reasons.get("two") or "")
+
+        await wait_until(is_told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,7 +71,39 @@ def made(
 def test_the_fastest_that_agrees_is_chosen(
     made: dict[Candidate, Watched], candidates: list[Candidate], expected: Candidate
 ) -> None:
-    assert fastest(candidates, lambda one: made[one]) is made[expected]
+    assert fastest(candidates, lambda one: made[one]) == (made[expected], expected)
+
+
+def test_what_gives_no_numbers_once_is_not_chosen(made: dict[Candidate, Watched]) -> None:
+    encode = made[FAST].encode
+    batches = 0
+
+    def encode_first_alone(batch: Sequence[Tokens]) -> Vectors:
+        nonlocal batches
+        batches += 1
+        return encode(batch) if batches == 1 else np.full_like(encode(batch), np.nan)
+
+    made[FAST].encode = encode_first_alone  # type: ignore[method-assign]
+    assert fastest([REFERENCE, FAST], lambda one: made[one]) == (made[REFERENCE], REFERENCE)
+    assert batches > 1
+
+
+def test_what_failed_is_gone_before_the_next_one_is_opened(made: dict[Candidate, Watched]) -> None:
+    failed: list[weakref.ref[Watched]] = []
+
+    def open_one(one: Candidate) -> Watched:
+        if one == BROKEN:
+            encoder = Watched(0.0)
+            encoder.poison = frozenset({0})
+            # As models do.
+            encoder.itself = encoder  # type: ignore[attr-defined]
+            failed.append(weakref.ref(encoder))
+            return encoder
+        assert not any(ref() for ref in failed)
+        return made[one]
+
+    assert fastest([BROKEN, FAST], open_one) == (made[FAST], FAST)
+    assert failed
 
 
 def test_a_candidate_is_measured_on_batches_no_larger_than_a_worker_s(
@@ -78,7 +111,7 @@ def test_a_candidate_is_measured_on_batches_no_larger_than_a_worker_s(
 ) -> None:
     monkeypatch.setattr(choice, "MEASURE_S", 0.0)
     encoder = WatchedEncoder()
-    assert fastest([REFERENCE], lambda _: encoder) is encoder
+    assert fastest([REFERENCE], lambda _: encoder) == (encoder, REFERENCE)
     lengths = [one for batch in encoder.batches for one in batch]
     assert max(lengths) > 5 * min(lengths)
     assert all(

@@ -29,6 +29,8 @@ _PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "p
 _COLUMNS = ("input_ids", "attention_mask")
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_WEIGHTS = ("*.safetensors", "*.bin")
+
 CPU_BATCH_TOKENS = 512
 """Tokens per thread: with more, MiniLM's intermediate results leave the caches (docs/performance.md)."""
 GPU_BATCH_TOKENS = 16_384
@@ -42,8 +44,7 @@ class SentenceTransformersEncoder:
 
     def __init__(self, settings: EncoderSettings) -> None:
         """Load the model. Raises SettingsError if it is of an unsupported kind."""
-        self._model: Any = SentenceTransformer(settings.model, **_loading(settings))
-        self._model.eval()
+        self._model = _load(SentenceTransformer, settings)
         self._tokenizer = self._model.tokenizer
         if not callable(self._tokenizer) or not hasattr(self._tokenizer, "pad"):
             raise SettingsError(f"EMBEDDING_MODEL is {settings.model}; it has no tokenizer of text")
@@ -122,8 +123,7 @@ class SentenceTransformersReranker:
 
     def __init__(self, settings: EncoderSettings) -> None:
         """Load the model. Raises SettingsError if it is of an unsupported kind."""
-        self._model: Any = CrossEncoder(settings.model, **_loading(settings))
-        self._model.eval()
+        self._model = _load(CrossEncoder, settings)
         self._tokenizer = self._model.tokenizer
         if self._model.num_labels != 1:
             raise SettingsError(
@@ -196,10 +196,27 @@ class SentenceTransformersReranker:
         return True
 
 
+def check_model(settings: EncoderSettings) -> None:
+    """Raise SettingsError if the configuration of a model cannot be read, or its backend is not installed."""
+    if settings.backend in PACKAGES:
+        runtime_of(settings.backend)
+    # The library looks for names without an organisation at its own, too.
+    own = replace(settings, model=f"sentence-transformers/{settings.model}")
+    known = [settings] if "/" in settings.model else [settings, own]
+    if not any(_json_file(one, name) for one in known for name in ("config.json", "modules.json")):
+        raise SettingsError(
+            f"EMBEDDING_MODEL names {settings.model}, of which neither config.json nor modules.json can be read"
+        )
+
+
 def open_model(
-    settings: EncoderSettings,
+    settings: EncoderSettings, choices: dict[str, Candidate]
 ) -> SentenceTransformersEncoder | SentenceTransformersReranker:
     """Load a model as what its files say it is.
+
+    Args:
+        choices: what `auto` chose, by the served names. It receives this model's, which is measured only if it is not
+            there: the same model gives the same vectors as long as the worker runs.
 
     Raises:
         SettingsError: it is of an unsupported kind, or the backend cannot run it or is not installed.
@@ -212,7 +229,11 @@ def open_model(
         return kind(replace(settings, backend=one.backend, dtype=one.dtype))
 
     if settings.backend == "auto":
-        return fastest(_candidates(settings), open_one)
+        name = settings.served_name
+        if name in choices:
+            return open_one(choices[name])
+        encoder, choices[name] = fastest(_candidates(settings), open_one)
+        return encoder
     if settings.backend in PACKAGES:
         # Before the model is loaded: it raises what is missing.
         runtime_of(settings.backend)
@@ -240,24 +261,28 @@ def _is_cross_encoder(settings: EncoderSettings) -> bool:
 
 
 def _json_file(settings: EncoderSettings, name: str) -> dict[str, Any]:
-    """Return one of the model's files; empty if it has none, or none can be fetched."""
+    """Return one of the model's files; empty if it has none, or none can be fetched or read."""
     try:
         path = cached_file(settings.model, name, cache_dir=settings.models_cache_dir)
-    except OSError:
+        found: dict[str, Any] = {} if path is None else json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
         return {}
-    found: dict[str, Any] = json.loads(Path(path).read_bytes())
     return found
 
 
-def _loading(settings: EncoderSettings) -> dict[str, Any]:
-    """Return how the library is to load a model."""
+def _load(kind: Any, settings: EncoderSettings) -> Any:
+    """Load a model by a class of the library."""
     torch_runs_it = settings.backend == "torch"
     dtype = settings.dtype if torch_runs_it else None
-    return {
-        "device": settings.device if torch_runs_it else "cpu",
-        "cache_folder": settings.models_cache_dir,
-        "model_kwargs": {"dtype": "auto" if dtype == "auto" else _TYPES[dtype or "float32"]},
-    }
+    model = kind(
+        settings.model,
+        device=settings.device if torch_runs_it else "cpu",
+        cache_folder=settings.models_cache_dir,
+        model_kwargs={"dtype": "auto" if dtype == "auto" else _TYPES[dtype or "float32"]},
+    )
+    # It refers back: the weights would stay in memory until a full garbage collection, which comes seldom.
+    model.model_card_data.model = None
+    return model.eval()
 
 
 def _place(model: Any, settings: EncoderSettings, columns: Sequence[str]) -> tuple[str, int]:
@@ -285,14 +310,20 @@ def _max_tokens(model: Any) -> int:
     return int(min(limit, 1 << 20))
 
 
-@cache
 def _fingerprint(model: str) -> str:
     """Return a digest of a folder's weights, or a model's name."""
-    weights = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    weights = sorted(one for kind in _WEIGHTS for one in Path(model).rglob(kind))
     if not weights:
         return model
     digest = hashlib.sha256()
     for path in weights:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        told = path.stat()
+        digest.update(_digest(path, told.st_size, told.st_mtime_ns))
     return digest.hexdigest()[:16]
+
+
+@cache
+def _digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    """Return a file's digest. Size and time tell whether it is still the file that was read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -28,8 +28,10 @@ class LentHandler:
         self._bounds = bounds
 
     def room(self, held: int) -> int:
-        if self._shelf.batches(self._name) is None:
-            # The first job has the model loaded. Until then, others stay where workers that have it can take them.
+        if self._shelf.has_failed(self._name):
+            return 0
+        if self._shelf.is_making_room or self._shelf.batches(self._name) is None:
+            # Until the model is loaded, or has its turn, further jobs stay where other workers can take them.
             return 1 - held
         return min(MOST_PER_TAKE, self._bounds.max_requests - held)
 

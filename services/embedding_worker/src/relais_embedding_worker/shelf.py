@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,11 +12,15 @@ from dataclasses import dataclass, field
 import structlog
 
 from relais_common.jobs.errors import EngineFailed
+from relais_common.runtime.garbage import forget_frames
 from relais_embedding_worker.batches import Batches, open_batches
 from relais_embedding_worker.encoder import Encoder, EncoderInfo
 from relais_embedding_worker.settings import Bounds
 
 log = structlog.get_logger(__name__)
+
+RETRY_S = 10.0
+"""How long no jobs are taken of a model that could not be loaded: other workers may be able to load it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Shelf:
         self._group = group
         self._kept: dict[str, _Kept] = {}
         self._infos: dict[str, EncoderInfo] = {}
+        self._failed_at_s: dict[str, float] = {}
         self._uses = itertools.count(1)
         # First come, first served: whoever waits for room is not overtaken by users of what takes it.
         self._turn = asyncio.Lock()
@@ -75,9 +81,17 @@ class Shelf:
     def batches(self, name: str) -> Batches | None:
         """Return a model's batches; None if it is not in memory."""
         kept = self._kept.get(name)
-        if kept is None or not kept.loaded.done() or kept.loaded.exception() is not None:
-            return None
-        return kept.loaded.result().batches
+        return kept.loaded.result().batches if kept is not None and kept.loaded.done() else None
+
+    @property
+    def is_making_room(self) -> bool:
+        """Return whether a request, or a model just loaded, waits for others to be evicted."""
+        return self._turn.locked()
+
+    def has_failed(self, name: str) -> bool:
+        """Return whether a model could not be loaded in the last `RETRY_S`."""
+        failed_at_s = self._failed_at_s.get(name)
+        return failed_at_s is not None and time.monotonic() < failed_at_s + RETRY_S
 
     @asynccontextmanager
     async def lend(self, name: str) -> AsyncIterator[Loaded]:
@@ -109,14 +123,18 @@ class Shelf:
                 encoder = await asyncio.to_thread(self._load, name)
         except Exception as error:
             log.exception("model_load_failed", model=name)
-            del self._kept[name]
-            failed = EngineFailed("the model of this request could not be loaded")
-            failed.__cause__ = error
-            kept.loaded.set_exception(failed)
+            # Half a model would stay in memory with it.
+            forget_frames(error)
+            self._failed_at_s[name] = time.monotonic()
+            # It may have been evicted meanwhile, and another one may be there.
+            if self._kept.get(name) is kept:
+                del self._kept[name]
+            kept.loaded.set_exception(EngineFailed("the model of this request could not be loaded"))
             # Nobody may wait for it any more.
             kept.loaded.exception()
             return
         self._infos[name] = encoder.info
+        self._failed_at_s.pop(name, None)
         log.info("model_loaded", model=name, megabytes=round(encoder.info.weight_bytes / 1e6))
         async with open_batches(
             encoder,
@@ -125,18 +143,21 @@ class Shelf:
         ) as batches:
             kept.loaded.set_result(Loaded(encoder, batches))
             # Its size was not known before.
-            self._group.create_task(self._trim(name))
+            self._group.create_task(self._trim(name, kept))
             await kept.unwanted.wait()
 
-    async def _trim(self, name: str) -> None:
+    async def _trim(self, name: str, kept: _Kept) -> None:
         async with self._turn:
-            await self._make_room(name)
+            # Whoever had the turn before may have evicted it.
+            if self._kept.get(name) is kept:
+                await self._make_room(name)
 
     async def _make_room(self, name: str) -> None:
         """Evict other idle models, the least recently used first, until this one fits; wait for those in use."""
-        while others := self._kept.keys() - {name}:
-            sizes = [self._infos[one].weight_bytes for one in {name, *others} & self._infos.keys()]
-            if (most := self._bounds.max_model_bytes) is None or sum(sizes) <= most:
+        most = self._bounds.max_model_bytes
+        while most is not None and (others := self._kept.keys() - {name}):
+            known = {name, *others} & self._infos.keys()
+            if sum(self._infos[one].weight_bytes for one in known) <= most:
                 return
             idle = [one for one in others if not self._kept[one].users]
             if idle:

@@ -45,8 +45,10 @@ class Candidate:
 REFERENCE = Candidate("torch", "float32")
 
 
-def fastest(candidates: Iterable[Candidate], open_encoder: Callable[[Candidate], Some]) -> Some:
-    """Measure candidates on a few sentences and return the fastest that agrees with fp32 torch.
+def fastest(
+    candidates: Iterable[Candidate], open_encoder: Callable[[Candidate], Some]
+) -> tuple[Some, Candidate]:
+    """Measure candidates on a few sentences and return the fastest that agrees with fp32 torch, opened.
 
     One that cannot be opened is logged and left out. Without any, the reference is returned.
     """
@@ -60,20 +62,32 @@ def fastest(candidates: Iterable[Candidate], open_encoder: Callable[[Candidate],
     for candidate in wanted:
         if candidate == REFERENCE:
             continue
-        try:
-            encoder = open_encoder(candidate)
-            off = _most_off(encoder, batches, expected)
-            rate = _rate(encoder, batches)
-        except Exception:
-            log.exception("backend_failed", backend=candidate.backend, dtype=candidate.dtype)
-            continue
-        _report(candidate, rate, off)
-        if off <= MOST_OFF and rate > best_rate:
-            best, best_rate, chosen = encoder, rate, candidate
-        del encoder
+        tried = _try(candidate, open_encoder, batches, expected)
+        if tried is not None and tried[1] > best_rate:
+            best, best_rate, chosen = *tried, candidate
+        # The next one needs the memory.
+        del tried
         gc.collect()
     log.info("backend_chosen", backend=chosen.backend, dtype=chosen.dtype)
-    return best
+    return best, chosen
+
+
+def _try(
+    candidate: Candidate,
+    open_encoder: Callable[[Candidate], Some],
+    batches: Sequence[Sequence[Tokens]],
+    expected: Sequence[Vectors],
+) -> tuple[Some, float] | None:
+    """Return a candidate, opened, and its tokens per second; None if it fails or does not agree."""
+    try:
+        encoder = open_encoder(candidate)
+        off = _most_off(encoder, batches, expected)
+        rate = _rate(encoder, batches)
+    except Exception:
+        log.exception("backend_failed", backend=candidate.backend, dtype=candidate.dtype)
+        return None
+    _report(candidate, rate, off)
+    return (encoder, rate) if off <= MOST_OFF else None
 
 
 def _report(candidate: Candidate, rate: float, off: float) -> None:
@@ -124,10 +138,12 @@ def _most_off(
     encoder: Encoder, batches: Sequence[Sequence[Tokens]], expected: Sequence[Vectors]
 ) -> float:
     scores = isinstance(encoder, Reranker)
-    return max(
+    offs = [
         _off(encoder.encode(batch), rows, scores)
         for batch, rows in zip(batches, expected, strict=True)
-    )
+    ]
+    # Not a number if any is: Python's `max` may drop it.
+    return float(np.max(offs))
 
 
 def _off(rows: Vectors, expected: Vectors, scores: bool) -> float:

@@ -6,7 +6,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -28,29 +29,36 @@ def converted(models_cache: Path, name: str, convert: Callable[[Path], None]) ->
         convert: writes the files to a folder.
 
     Raises:
-        SettingsError: nothing can be written there.
+        SettingsError: the folder cannot be written.
     """
     folder = models_cache / FOLDER / name
     if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder.with_name(f"{name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+        with _locked(folder):
+            if not folder.is_dir():
+                _convert(folder, convert)
     except OSError as error:
         raise SettingsError(
-            f"MODELS_CACHE_DIR: a converted model cannot be written to {folder.parent}: {error.strerror}"
-        ) from None
+            f"MODELS_CACHE_DIR: a converted model cannot be written to {folder.parent}:"
+            f" {error.strerror or error}"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = os.open(folder.with_name(f"{folder.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("model_conversion_awaited", folder=str(folder))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _convert(folder, convert)
+        yield
     finally:
         os.close(lock)
-    return folder
 
 
 def _convert(folder: Path, convert: Callable[[Path], None]) -> None:

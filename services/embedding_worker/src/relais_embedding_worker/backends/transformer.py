@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 import transformers
 from huggingface_hub import constants
@@ -18,6 +19,8 @@ from relais_common.jobs.errors import SettingsError
 from relais_embedding_worker.backends.conversions import converted
 from relais_embedding_worker.backends.runtime import Run, Runtime
 from relais_embedding_worker.settings import EncoderSettings
+
+log = structlog.get_logger(__name__)
 
 FORMAT = 1
 """Raise it when what is converted changes: files of another format are not read."""
@@ -63,7 +66,7 @@ def run_elsewhere(
         names: of the columns that it is given.
 
     Raises:
-        SettingsError: it cannot be converted.
+        SettingsError: it cannot be converted, or the folder cannot be written.
     """
     module = model[0]
     text = getattr(module, "modality_config", {}).get("text", {})
@@ -85,7 +88,11 @@ def run_elsewhere(
             warnings.simplefilter("ignore")
             try:
                 runtime.convert(traced, names, columns, folder)
+            except OSError:
+                # Of the folder, not of the model.
+                raise
             except Exception as error:
+                log.exception("model_conversion_failed", model=settings.model)
                 raise _inconvertible(settings) from error
 
     folder = converted(
