@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import time
@@ -73,6 +74,8 @@ def _convert(folder: Path, convert: Callable[[Path], None]) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    # Converters leave the weights in cycles.
+    gc.collect()
     size = sum(path.stat().st_size for path in folder.iterdir())
     log.info(
         "model_converted",
