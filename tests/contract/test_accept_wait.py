@@ -7,12 +7,15 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, cast
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from relais_common.jobs.errors import IdempotencyConflict, NotConfirmed, QueueFull
 from relais_common.jobs.job import Idempotency, Status
+from relais_common.queue import keys
 from relais_common.queue.redis_store import AcceptWait, RedisSettings, RedisStore, open_store
 from relais_testing.builders import make_job
 from relais_testing.ports import Ports, redis_ports
@@ -152,6 +155,19 @@ async def test_refusals_are_told_as_ever(make_redis_server: MakeServer) -> None:
         with pytest.raises(IdempotencyConflict):
             other = Idempotency("key", "another body")
             await ports.intake.enqueue(make_job(), max_waiting=1, idempotency=other)
+
+
+async def test_error_of_the_script_is_told_as_ever(make_redis_server: MakeServer) -> None:
+    async with store_of(make_redis_server(appendonly=True), fsync=True) as store:
+        ports, redis = redis_ports(store), cast("Any", store.redis)
+        job = make_job()
+        poisoned = keys.idempotency(job.model, job.key_id, KEY.key_hash)
+        await redis.rpush(poisoned, "no string")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await ports.intake.enqueue(job, max_waiting=1, idempotency=KEY)
+        assert await ports.intake.state(job.channel_id) is None
+        await redis.delete(poisoned)
+        await ports.intake.enqueue(job, max_waiting=1, idempotency=KEY)
 
 
 async def test_waiting_accepts_keep_no_other_command_from_its_connection(

@@ -151,10 +151,29 @@ async def test_lines_of_batches_leave_half_of_a_minute_s_tokens_to_others(ports:
     quota = partial(Quota, tokens_per_minute=HOUR_OF_TOKENS)
     # One line may take more than half at once: it would never run otherwise.
     await ask(ports, quota(tokens=700_000), job=line())
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimited, match="lines of batches leave half of them") as refusal:
         await ask(ports, quota(tokens=1), job=line())
+    # Until 200,000 more than half have trickled back.
+    assert refusal.value.retry_after_s is not None
+    assert 0 < refusal.value.retry_after_s <= 12
     await ask(ports, quota(tokens=200_000))
     await ask(ports, quota(tokens=1), key_id="b", job=make_job("b", priority=Priority.BATCH))
+
+
+async def test_line_of_a_batch_is_told_the_longest_of_its_waits() -> None:
+    ports = memory_ports(MemoryStore(lambda: 1_000_000.0))
+    tokens_alone = partial(Quota, tokens_per_minute=600)
+    requests_too = partial(Quota, tokens_per_minute=600, requests_per_minute=1)
+
+    async def wait_s(quota: Quota) -> float | None:
+        with pytest.raises(RateLimited) as refusal:
+            await ask(ports, quota, job=make_job("a", priority=Priority.BATCH))
+        return refusal.value.retry_after_s
+
+    await ask(ports, requests_too(tokens=400))
+    assert await wait_s(tokens_alone(tokens=1)) == pytest.approx(10)
+    assert await wait_s(tokens_alone(tokens=500)) == pytest.approx(30)
+    assert await wait_s(requests_too(tokens=1)) == pytest.approx(60)
 
 
 async def test_day_has_so_many_tokens(ports: Ports) -> None:

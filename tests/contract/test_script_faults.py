@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -59,6 +60,14 @@ async def ask(ports: Ports, job: Job | None = None, **more: Any) -> Job:
     return job
 
 
+async def together(*steps: Awaitable[Any]) -> None:
+    """In one turn of the event loop, as steps that share a call begin. Raises the first error, once all have ended."""
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
 async def held_job(ports: Ports, *, tokens: int = 2) -> Any:
     """In a worker's hands, with so many tokens."""
     await ask(ports)
@@ -86,8 +95,8 @@ async def accepts_the_first_job(ports: Ports, redis: Any) -> Step:
 async def accepts_one_more_job(ports: Ports, redis: Any) -> Step:
     await ask(ports)
     await ask(ports, make_job("key-b"))
-    job = make_job()
-    return lambda: ask(ports, job)
+    job, another = make_job(), make_job()
+    return lambda: together(ask(ports, job), ask(ports, another))
 
 
 @scenario("take")
@@ -136,8 +145,9 @@ async def hands_a_place_on(ports: Ports, redis: Any) -> Step:
 @scenario("start")
 async def starts(ports: Ports, redis: Any) -> Step:
     await ask(ports)
-    taken = await take_one(ports)
-    return lambda: start(ports, taken.lease)
+    await ask(ports)
+    one, other = await take(ports, 2)
+    return lambda: together(start(ports, one.lease), start(ports, other.lease))
 
 
 @scenario("append")
@@ -157,10 +167,15 @@ async def finishes_with_last_tokens(ports: Ports, redis: Any) -> Step:
     await ask(ports, make_job(), idempotency=Idempotency("h", "b"))
     taken = await take_one(ports)
     await start(ports, taken.lease)
+    other = await held_job(ports)
     lines = [token_line("a"), token_line("b")]
-    return lambda: ports.source.finish(
-        taken.lease, first_seq=3, lines=lines, terminal=COMPLETED, text="ab"
-    )
+
+    async def end_with_tokens() -> None:
+        await ports.source.finish(
+            taken.lease, first_seq=3, lines=lines, terminal=COMPLETED, text="ab"
+        )
+
+    return lambda: together(end_with_tokens(), finish(ports, other.lease, 5))
 
 
 @scenario("renew")

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 
 from relais_common.jobs.errors import EngineDead, EngineRefused
 from relais_common.jobs.events import Failed, Terminal, Token, Usage
-from relais_common.jobs.job import Job, Lease, Status, StopReason, Verdict
+from relais_common.jobs.job import Job, Lease, Priority, Status, StopReason, Take, Verdict
+from relais_common.queue.ports import TakeRequest
 from relais_common.runtime.lifecycle import background
 from relais_common.worker import consumer as consumer_module
 from relais_common.worker.consumer import Consumer, ConsumerSettings
@@ -131,6 +132,33 @@ async def test_end_of_a_job_frees_its_place_for_the_oldest_that_waits(
         await rig.begun(4)
     assert rig.handler.begun == ids(jobs)
     assert all(args[0].limit <= 2 for name, args, _ in faults.calls if name == "take")
+
+
+async def test_worker_with_room_that_has_enough_of_a_key_asks_once_for_what_it_hears_of(
+    rig: Rig, ports: Ports, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "FULL_POLL_S", 3600.0)
+    take_at_once = ports.source.take
+
+    async def take_later(request: TakeRequest) -> Take:
+        await asyncio.sleep(
+            0
+        )  # as over a network: others run meanwhile, however often it is called
+        return await take_at_once(request)
+
+    monkeypatch.setattr(ports.source, "take", take_later)
+    lines = [make_job("a", priority=Priority.BATCH) for _ in range(2)]
+    async with rig.running():
+        await enqueue(ports, lines[0])
+        await rig.begun(1)
+        rig.handler.enough = frozenset({"a"})
+        await enqueue(ports, lines[1], make_job("b"))
+        await rig.begun(2)
+        rig.held_jobs.ask_lines()
+        takes, renewals = faults.count("take"), faults.count("renew")
+        await wait_until(lambda: faults.count("renew") > renewals + 2)
+        assert faults.count("take") <= takes + 3
+        assert await status(ports, lines[1]) is Status.QUEUED
 
 
 @pytest.mark.parametrize("fault", ["refuse", "lose_answer"])

@@ -316,10 +316,13 @@ class TokensOverLimit(InvalidRequest):
     code = "tokens_over_limit"
 
 
-def over_quota(quota: Quota, now: Buckets, model: str, *, day_full_s: float = 0.0) -> RelaisError:
+def over_quota(
+    quota: Quota, now: Buckets, model: str, *, is_line: bool = False, day_full_s: float = 0.0
+) -> RelaisError:
     """Says why a request does not fit: for ever (TokensOverLimit), or for now (RateLimited).
 
     Args:
+        is_line: whether it is a line of a batch, which is refused while half of a minute's tokens are used.
         day_full_s: until the key's next day begins, if its tokens do not fit in this one.
     """
     most = quota.tokens_per_minute
@@ -337,6 +340,15 @@ def over_quota(quota: Quota, now: Buckets, model: str, *, day_full_s: float = 0.
             retry_after_s=day_full_s,
             buckets=now,
         )
+    wait_s = now.wait_s(quota.tokens)
+    half_wait_s = 0.0 if now.tokens is None else now.tokens.wait_s(now.tokens.per_minute / 2)
+    if is_line and half_wait_s >= wait_s:
+        return RateLimited(
+            f"this key has {most} tokens a minute of {model!r}, and lines of batches leave half of them to other "
+            "requests: try again later",
+            retry_after_s=half_wait_s,
+            buckets=now,
+        )
     short = []
     if now.requests is not None and now.requests.wait_s(1) > 0:
         short.append(f"{quota.requests_per_minute} requests")
@@ -344,7 +356,7 @@ def over_quota(quota: Quota, now: Buckets, model: str, *, day_full_s: float = 0.
         short.append(f"{most} tokens (this request may need {quota.tokens})")
     return RateLimited(
         f"this key has {' and '.join(short)} a minute of {model!r}: try again later",
-        retry_after_s=now.wait_s(quota.tokens),
+        retry_after_s=wait_s,
         buckets=now,
     )
 

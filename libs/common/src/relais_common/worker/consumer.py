@@ -133,6 +133,9 @@ class Consumer:
                 offers = self._offers()
                 if not offers or stop.is_set():
                     continue
+            else:
+                # This take brings what waits, as far as there is room.
+                self._held_jobs.lines_asked = False
             enough_of = self._handler.enough_of(self._held_jobs.all())
             try:
                 take = await self._take(group, room, waited, enough_of, offers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -54,7 +55,7 @@ class Publisher:
     def send(self, held: HeldJob) -> None:
         """Schedule this job's unsent events."""
         if self._interval_s:
-            self._rate.count(asyncio.get_running_loop().time())
+            self._rate.count()
         if held.is_silent or not self._interval_s:
             self._due[held] = None
             self._wake.set()
@@ -163,8 +164,9 @@ class _Rate:
         self._count = 0
         self._since_s = 0.0
 
-    def count(self, now_s: float) -> None:
+    def count(self) -> None:
         """Count an event."""
+        now_s = time.monotonic()
         self._count += 1
         past_s = now_s - self._since_s
         if past_s >= MEASURED_S:

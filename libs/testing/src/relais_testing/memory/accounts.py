@@ -33,14 +33,12 @@ class MemoryAccounts:
         rpm, tpm = quota.requests_per_minute, quota.tokens_per_minute
         requests = self._used_of("requests", key_id, rpm)
         tokens = self._used_of("tokens", key_id, tpm)
+        is_line = job.priority is Priority.BATCH
         if (rpm is not None and requests + 1 > rpm + ROUNDING) or (
             tpm is not None
-            and (
-                tokens + quota.tokens > tpm + ROUNDING
-                or (job.priority is Priority.BATCH and tokens > tpm / 2)
-            )
+            and (tokens + quota.tokens > tpm + ROUNDING or (is_line and tokens > tpm / 2))
         ):
-            raise over_quota(quota, buckets(quota, requests, tokens), model)
+            raise over_quota(quota, buckets(quota, requests, tokens), model, is_line=is_line)
         if full_s := self._day_full_s(key_id, quota):
             now = buckets(quota, requests, tokens)
             raise over_quota(quota, now, model, day_full_s=full_s)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from hiredis import pack_command
 from redis import exceptions
 
+from relais_common.queue.client.failover import is_read_only
 from relais_common.queue.client.link import Link, opened
 from relais_common.runtime.lifecycle import BEATS, first_failure
 
@@ -137,7 +138,7 @@ class Calls:
     def _hand_over(self, answer: Any) -> None:
         if isinstance(answer, exceptions.ConnectionError):
             raise answer  # Redis is loading, or rejects the password: every call is affected
-        if isinstance(answer, exceptions.ReadOnlyError):
+        if is_read_only(answer):
             # Nothing was written, and every write would be refused. The address may lead to the new primary by now.
             raise exceptions.ConnectionError("the server has become a replica") from answer
         call = self._sent.popleft()

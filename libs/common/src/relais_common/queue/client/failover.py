@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection
-from redis.exceptions import ConnectionError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError, ReadOnlyError, RedisError, ResponseError
 
 from relais_common.queue.client.sentinels import SentinelAddress
 
@@ -15,6 +15,13 @@ log = structlog.get_logger(__name__)
 
 ASK_TIMEOUT_S = 0.5
 """Timeout of one Sentinel, after which the next one is asked, from then on first."""
+
+
+def is_read_only(answer: object) -> bool:
+    """Return whether a reply is the error of a replica that was to write. That of a script has it in its text."""
+    if isinstance(answer, ReadOnlyError):
+        return True
+    return isinstance(answer, ResponseError) and "READONLY" in str(answer)
 
 
 class Sentinels:
@@ -75,7 +82,9 @@ class FollowsMaster(Connection):
         """Read a reply. Raises ConnectionError if the server has become a replica."""
         try:
             return await super().read_response(*args, **kwargs)
-        except ReadOnlyError as error:
+        except ResponseError as error:
+            if not is_read_only(error):
+                raise
             # Kept, it would go on refusing every write.
             await self.disconnect(nowait=True)
             raise ConnectionError("the master has become a replica") from error

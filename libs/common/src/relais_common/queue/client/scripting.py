@@ -83,7 +83,8 @@ class Scripts:
     async def run_for_one(self, name: str, base: str, *arguments: Argument) -> Any:
         """Run a step of one job, by a script that takes several (`each` in `core.lua`).
 
-        Jobs whose steps begin in the same turn of the event loop share a call. Each has its own answer and error.
+        Jobs whose steps begin in the same turn of the event loop share a call. Each has its own answer and error. A
+        call that all of its callers leave is cancelled; one that only some leave goes on.
 
         Raises:
             StoreUnavailable: as in `step`.
@@ -108,21 +109,45 @@ class Scripts:
         arguments: list[Argument] = []
         for one in batch:
             arguments += (len(one.arguments), *one.arguments)
-        call = self.calls.send(*words, 1, base, *arguments)
+        try:
+            call = self.calls.send(*words, 1, base, *arguments)
+        except Exception as error:  # noqa: BLE001 - its caller gets it
+            # An argument that cannot be packed is that of one job; its neighbours are sent without it.
+            if len(batch) == 1:
+                _answer(batch, [error])
+            else:
+                for one in batch:
+                    self._send_shared(words, name, base, [one])
+            return
         call.add_done_callback(partial(self._hand_over, name, base, batch))
+        for one in batch:
+            one.answer.add_done_callback(partial(_cancel_if_left, batch, call))
 
     def _hand_over(
         self, name: str, base: str, batch: Sequence[_One], call: asyncio.Future[Any]
     ) -> None:
+        if call.cancelled():
+            return  # nobody waits for it
         error = call.exception()
         if isinstance(error, NoScriptError):
             self._send_shared(("EVAL", _SOURCES[name]), name, base, batch)
-            return
-        answers = call.result() if error is None else [error] * len(batch)
-        for one, answer in zip(batch, answers, strict=True):
-            if one.answer.done():
-                continue
-            if isinstance(answer, Exception):
-                one.answer.set_exception(answer)
-            else:
-                one.answer.set_result(answer)
+        else:
+            _answer(batch, call.result() if error is None else [error] * len(batch))
+
+
+def _cancel_if_left(
+    batch: Sequence[_One], call: asyncio.Future[Any], _: asyncio.Future[Any]
+) -> None:
+    """Cancel a shared call once all of its callers have left: one that is not sent yet never is."""
+    if all(one.answer.cancelled() for one in batch):
+        call.cancel()
+
+
+def _answer(batch: Sequence[_One], answers: Sequence[Any]) -> None:
+    for one, answer in zip(batch, answers, strict=True):
+        if one.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            one.answer.set_exception(answer)
+        else:
+            one.answer.set_result(answer)

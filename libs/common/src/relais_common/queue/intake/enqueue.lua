@@ -12,7 +12,7 @@
 --       expected_bytes: of the result
 --       answers: how many it has
 --       record, record_input: what the API keeps with it, '' for nothing; stored: 1 where it goes to the database
--- Returns a list of errors or {'accepted', id, status, position, wait, requests used, tokens used of this minute}
+-- Returns a list, for each job an error or {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
 --         | {'limited', requests used, tokens used, seconds for which the day is full}
@@ -33,8 +33,9 @@ local function wait_for_room(owner, fits, held, own)
   return seconds(math.max(1, ends_in and (#spans == 0 or ends_in < fades_in) and ends_in or fades_in))
 end
 
--- What is answered where there is no room for so many bytes more than the `held` ones of all jobs; nil where there is. A quarter of `most` is left to the
--- answers of those that are accepted. Who holds more than an even share of the rest is told that it is his own.
+-- What is answered where there is no room for so many bytes more than the `held` ones of all jobs; nil where there is. A
+-- quarter of `most` is left to the answers of those that are accepted. Who holds more than an even share of the rest is told
+-- that it is his own.
 local function why_no_room(owner, held, bytes, most)
   if most == 0 then return end
   local room = most * 0.75

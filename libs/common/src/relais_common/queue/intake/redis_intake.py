@@ -15,6 +15,7 @@ from relais_common.jobs.job import (
     ChannelState,
     Idempotency,
     Job,
+    Priority,
     QueueDepth,
     Status,
     StopReason,
@@ -113,7 +114,13 @@ class RedisJobIntake:
             )
         if answer[0] == b"limited":
             *used, day_full_s = answer[1:]
-            raise over_quota(quota, _buckets(quota, used), job.model, day_full_s=float(day_full_s))
+            raise over_quota(
+                quota,
+                _buckets(quota, used),
+                job.model,
+                is_line=job.priority is Priority.BATCH,
+                day_full_s=float(day_full_s),
+            )
         accepted = read_acceptance(job.model, answer[:5])
         if accepted.duplicate or not quota.limits_anything:
             return accepted

@@ -1,4 +1,4 @@
--- What keys may take in a minute, and what they took in a day. Between core.lua and lib.lua.
+-- What keys may take in a minute and in a day, and what they took in a day. Between core.lua and lib.lua.
 
 local USAGE_DAYS = 92
 -- Of a count of tokens: what is longer was counted by nobody.

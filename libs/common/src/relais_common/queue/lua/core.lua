@@ -57,8 +57,11 @@ local function each(step)
     local to = from + ARGV[from - 1] - 1
     local done, answer = pcall(step, from, to)
     if not done then
+      local problem = type(answer) == 'table' and answer.err or tostring(answer)
+      -- A replica writes for none of them. As the call's own error, it has the caller look for the primary.
+      if string.find(problem, 'READONLY', 1, true) then error(answer, 0) end
       redis.pcall('HSET', COUNTS, 'drifted', 1)
-      answer = {err = type(answer) == 'table' and answer.err or tostring(answer)}
+      answer = {err = problem}
     end
     answers[#answers + 1], from = answer, to + 2
   end

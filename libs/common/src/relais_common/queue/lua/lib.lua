@@ -72,9 +72,9 @@ local function position(priority, owner, seq)
     fields[#fields + 1] = 'waiting:' .. other
     if other == priority then break end
   end
-  local waiting, popped, same = redis.call('HMGET', COUNTS, unpack(fields)), 0, 0
+  local waiting = redis.call('HMGET', COUNTS, unpack(fields))
   for at = 1, #fields do waiting[at] = tonumber(waiting[at] or '0') end
-  popped, same = waiting[2], waiting[#fields]
+  local popped, same = waiting[2], waiting[#fields]
   local own = seq - popped
   local ahead = own - 1
   if lanes > 1 then
