@@ -198,10 +198,8 @@ def test_settings_of_a_coding_agent_lead_to_the_routes_that_it_asks(stack: Stack
     )
     base = settings["ANTHROPIC_BASE_URL"].replace(SERVER, stack.url)
     headers = {"X-Api-Key": settings["ANTHROPIC_API_KEY"], "Anthropic-Version": "2023-06-01"}
-    request = {
-        "model": settings["ANTHROPIC_MODEL"],
-        "messages": [{"role": "user", "content": QUESTION}],
-    }
+    assert settings["ANTHROPIC_MODEL"] == "your-model"
+    request = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
     with httpx.Client(base_url=base, headers=headers, timeout=60) as session:
         assert session.head("/").status_code < 400
         counted = session.post("/v1/messages/count_tokens?beta=true", json=request)
