@@ -8,6 +8,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from anthropic import beta_async_tool
 from anthropic.types import Message
 
 from relais_testing.builders import MODEL
@@ -329,3 +330,17 @@ async def test_other_methods_and_paths_have_anthropic_s_errors(front: Front, met
     async with front.get("/v1/messages/batches") as response:
         assert response.status == 404
         assert (await response.json())["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_client_s_tool_runner_goes_on_without_a_thread(
+    claude: anthropic.AsyncAnthropic,
+) -> None:
+    async def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"rain in {city}"
+
+    request = asked("hello", max_tokens=8)
+    runner = claude.beta.messages.tool_runner(**request, tools=[beta_async_tool(weather)])
+    message = await runner.until_done()
+    assert (message.content[0].type, message.stop_reason) == ("text", "max_tokens")

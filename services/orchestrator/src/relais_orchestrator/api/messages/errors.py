@@ -28,6 +28,9 @@ FIELDS = FieldNames(
 )
 """What whoever runs a request names otherwise."""
 
+NO_THREADS = "thread_unsupported_request"
+"""At this code Anthropic's clients send the request again without its `thread`; their tool runner begins with one."""
+
 TOO_LONG = "prompt is too long"
 """What clients look for before they make a conversation shorter."""
 
@@ -37,13 +40,14 @@ def error_envelope(info: ErrorInfo, request_id: str) -> ErrorEnvelope:
     message = info.message
     if info.code == "context_length_exceeded":
         message = f"{TOO_LONG}: {message}"
+    is_thread = info.param == "thread" and info.code == "unsupported_parameter"
     other = "invalid_request_error" if info.status < 500 else "api_error"
     return {
         "type": "error",
         "error": {
             "type": _TYPES.get(info.status, other),
             "message": message,
-            "details": {"error_code": info.code, "param": info.param},
+            "details": {"error_code": NO_THREADS if is_thread else info.code, "param": info.param},
         },
         "request_id": request_id,
     }
