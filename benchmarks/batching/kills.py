@@ -29,17 +29,7 @@ T = TypeVar("T")
 
 LEASE_S = 2.0
 STACK = {**QUICK, "LEASE_S": str(LEASE_S), "DRAIN_S": "1", "BATCH_LEASE_S": "3"}
-KILLS = Weights(
-    kill_worker=1,
-    freeze_worker=0,
-    drain_worker=0,
-    kill_orchestrator=1,
-    freeze_orchestrator=0,
-    drain_orchestrator=0,
-    kill_redis=1,
-    freeze_redis=0,
-    kill_database=1,
-)
+KILLS = Weights.only(kill_worker=1, kill_orchestrator=1, kill_redis=1, kill_database=1)
 PATIENCE_S = 60.0
 LOOK_EVERY_S = 0.2
 PROGRESS_S = 10.0

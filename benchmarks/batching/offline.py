@@ -7,10 +7,8 @@ from the reading of its file to the writing of its results. The start of its eng
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import runpy
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -22,11 +20,15 @@ import aiohttp
 import orjson
 
 from benchmarks.batching.stack import open_stack
-from benchmarks.serving.engine import Environment, engine_environment, serve_arguments
+from benchmarks.serving.engine import (
+    Environment,
+    engine_environment,
+    run_vllm,
+    serve_arguments,
+)
 from relais_testing.batches import BatchClient, encode, line
 
 TIMEOUT_S = 3600.0
-_INHERITED = ("PATH", "HOME", "LANG")
 _TOOK = re.compile(r"^took ([\d.]+) s$", re.MULTILINE)
 
 
@@ -82,21 +84,16 @@ async def _run_batch(environment: Environment, content: bytes) -> Offline:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
         await asyncio.to_thread(asked.write_bytes, content)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.batching.offline", "run-batch"),
-            *("-i", str(asked), "-o", str(answered), "--model", model, *options),
-            env={
-                **{name: os.environ[name] for name in _INHERITED if name in os.environ},
-                **environment,
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        printed = await run_vllm(
+            [
+                *("benchmarks.batching.offline", "run-batch"),
+                *("-i", str(asked), "-o", str(answered), "--model", model, *options),
+            ],
+            environment,
         )
-        output, _ = await process.communicate()
-        took = _TOOK.search(output.decode())
-        if process.returncode or took is None:
-            raise RuntimeError(f"vllm run-batch:\n{output.decode()[-4000:]}")
+        took = _TOOK.search(printed)
+        if took is None:
+            raise RuntimeError(f"vllm run-batch:\n{printed[-4000:]}")
         return _read(
             float(took[1]),
             map(orjson.loads, (await asyncio.to_thread(answered.read_bytes)).splitlines()),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
+from collections.abc import Sequence
 
 import orjson
 
@@ -23,6 +26,7 @@ _ON_GPU = {
     "DO_NOT_TRACK": "1",
 }
 _TOOLS = {"VLLM_ENFORCE_STRICT_TOOL_CALLING": "0"}
+_INHERITED = ("PATH", "HOME", "LANG")
 _PASSED_ON = ("VLLM_", "HF_", "CUDA_", "OMP_", "LD_LIBRARY_PATH", "SERVED_MODEL_NAME")
 
 
@@ -72,3 +76,20 @@ def serve_arguments(environment: Environment) -> list[str]:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser"]
         arguments.append(engine.chats.tool_call_parser)
     return arguments
+
+
+async def run_vllm(arguments: Sequence[str], environment: Environment) -> str:
+    """Run a module of vLLM's command line to its end, and return what it printed. RuntimeError where it fails."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *arguments),
+        env={**inherited, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    printed = output.decode()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(arguments[:3])}:\n{printed[-4000:]}")
+    return printed

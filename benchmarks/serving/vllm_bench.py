@@ -6,19 +6,15 @@ engine has accepted the prompt.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 import tempfile
 from pathlib import Path
 
 import orjson
 
-from benchmarks.serving.engine import Environment
+from benchmarks.serving.engine import Environment, run_vllm
 from benchmarks.serving.report import Measured
 
 INPUT_TOKENS = 40
-_INHERITED = ("PATH", "HOME", "LANG")
 
 
 async def measure(
@@ -44,21 +40,16 @@ async def measure(
             "result-filename": "result.json",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "relais_testing.vllm_command", "bench", "serve", *arguments),
-            *("--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"),
-            env={
-                **{name: os.environ[name] for name in _INHERITED if name in os.environ},
-                **environment,
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        printed = await run_vllm(
+            [
+                *("relais_testing.vllm_command", "bench", "serve", *arguments),
+                *("--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"),
+            ],
+            environment,
         )
-        output, _ = await process.communicate()
         path = Path(folder) / "result.json"
-        if process.returncode or not path.exists():
-            raise RuntimeError(f"vllm bench serve:\n{output.decode()[-4000:]}")
+        if not path.exists():
+            raise RuntimeError(f"vllm bench serve:\n{printed[-4000:]}")
         told = orjson.loads(path.read_bytes())
     if told["failed"] or set(told["output_lens"]) != {tokens}:
         raise RuntimeError(f"vllm bench serve: {told['failed']} failed, {told['output_lens']}")

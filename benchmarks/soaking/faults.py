@@ -7,7 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -31,18 +31,13 @@ class Weights:
     freeze_redis: int = 3
     kill_database: int = 6
 
+    @classmethod
+    def only(cls, **weights: int) -> Weights:
+        """Return these weights, and 0 for every other fault."""
+        return cls(**{**dict.fromkeys((one.name for one in fields(cls)), 0), **weights})
 
-WORKERS_ONLY = Weights(
-    kill_worker=3,
-    freeze_worker=0,
-    drain_worker=1,
-    kill_orchestrator=0,
-    freeze_orchestrator=0,
-    drain_orchestrator=0,
-    kill_redis=0,
-    freeze_redis=0,
-    kill_database=0,
-)
+
+WORKERS_ONLY = Weights.only(kill_worker=3, drain_worker=1)
 
 
 class Faults:

@@ -170,16 +170,24 @@ async def test_one_that_is_loaded_stays_whatever_was_loaded_and_evicted_before(
         assert loads.loaded == ["a", "b", "a", "b"]
 
 
+async def evict_what_will_fail(
+    shelf: Shelf, loads: Loads
+) -> tuple[asyncio.Task[None], asyncio.Task[None]]:
+    """Evict "a" while it is being loaded; the load will fail. Returns who asked and left, and who asks for "b"."""
+    await use_first(shelf, "ab")
+    loads.gate.clear()
+    loads.failing = {"a"}
+    cancelled = asyncio.create_task(use(shelf, "a"))
+    await wait_until(lambda: loads.loaded == ["a", "b", "a"])
+    cancelled.cancel()
+    evicting = asyncio.create_task(use(shelf, "b"))
+    await wait_until(lambda: "a" not in shelf._kept)
+    return cancelled, evicting
+
+
 async def test_one_whose_load_fails_after_its_eviction_harms_no_other(loads: Loads) -> None:
     async with shelf_of(loads, 10) as shelf:
-        await use_first(shelf, "ab")
-        loads.gate.clear()
-        loads.failing = {"a"}
-        cancelled = asyncio.create_task(use(shelf, "a"))
-        await wait_until(lambda: loads.loaded == ["a", "b", "a"])
-        cancelled.cancel()
-        evicting = asyncio.create_task(use(shelf, "b"))
-        await wait_until(lambda: "a" not in shelf._kept)
+        _, evicting = await evict_what_will_fail(shelf, loads)
         loads.gate.set()
         await evicting
         assert kept(shelf) == {"b"}
@@ -187,14 +195,7 @@ async def test_one_whose_load_fails_after_its_eviction_harms_no_other(loads: Loa
 
 async def test_one_whose_load_fails_after_its_eviction_is_loaded_again(loads: Loads) -> None:
     async with shelf_of(loads, 10) as shelf:
-        await use_first(shelf, "ab")
-        loads.gate.clear()
-        loads.failing = {"a"}
-        cancelled = asyncio.create_task(use(shelf, "a"))
-        await wait_until(lambda: loads.loaded == ["a", "b", "a"])
-        cancelled.cancel()
-        evicting = asyncio.create_task(use(shelf, "b"))
-        await wait_until(lambda: "a" not in shelf._kept)
+        cancelled, evicting = await evict_what_will_fail(shelf, loads)
         evicting.cancel()
         await asyncio.wait({cancelled, evicting})
         loads.failing = set()
