@@ -61,16 +61,19 @@ _KEY = "[key]"
 
 
 class _Named(msgspec.Struct):
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_NAME)]
+    # Of a field that is given twice the last one counts, whatever the first one is.
+    model: msgspec.Raw
 
 
 _NAMED = msgspec.json.Decoder(_Named)
+_NAME = msgspec.json.Decoder(Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_NAME)])
 
 
 def model_of(body: bytes) -> str | None:
     """Return the model that a body names, without parsing the rest; None if validation will refuse it."""
     try:
-        return _NAMED.decode(body).model
+        name: str = _NAME.decode(_NAMED.decode(body).model)
+        return name
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
 
