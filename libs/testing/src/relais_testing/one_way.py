@@ -28,6 +28,8 @@ class OneWayLink:
         pair = asyncio.create_task(self._join(reader, writer))
         self._pairs.add(pair)
         pair.add_done_callback(self._pairs.discard)
+        # However early the pair is cancelled.
+        pair.add_done_callback(lambda _: writer.close())
 
     async def close(self) -> None:
         for pair in self._pairs:
@@ -43,7 +45,6 @@ class OneWayLink:
                 )
         finally:
             to_server.close()
-            writer.close()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):

@@ -91,17 +91,19 @@ class ReplyEater:
         await asyncio.gather(*self._connections)
         await self._server.wait_closed()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine, which would begin a turn later: the context may have ended by then.
+        task = asyncio.create_task(self._carry(reader, writer))
         self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError):
             pass  # either side has gone
         finally:
             writer.close()
-            del self._connections[task]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, upstream_writer = await asyncio.open_connection(*self._target, limit=_LIMIT)
