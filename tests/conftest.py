@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from redis import Redis
-from xdist.scheduler import LoadScopeScheduling
 
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing import leftovers
 from relais_testing.key_leaks import keys_without_expiry
 from relais_testing.memory import MemoryStore
 from relais_testing.process_stack import forking
-from relais_testing.spreading import scope_of, turn_of
+from relais_testing.spreading import Spread, turn_of
 from relais_testing.valkey import ValkeyServer
 
 # In CI a failure must come back at the next run; at a desk, chance may find new ones.
@@ -26,6 +25,9 @@ settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True
 settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
+
+SHOWN_AT_ONCE = 4_000
+"""Characters of a failure, its last, that are shown when it happens: the run may not live to its summary."""
 
 THIS_RUN = pytest.StashKey[leftovers.Run]()
 MOTHERS = pytest.StashKey[Callable[[], set[int]]]()
@@ -59,6 +61,7 @@ class FailuresAtOnce:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.partition("\n")[0] if crash else ""
             reporter.write(f"\nFAILED {report.nodeid} ({report.when}) {why}\n", red=True)
+            reporter.write(f"{report.longreprtext[-SHOWN_AT_ONCE:]}\n")
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +84,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes (`-n`), each test goes to whichever is free, but for those that belong together."""
+    """With several processes (`-n`)."""
     config.option.loadscopereorder = False  # `turn_of` has ordered them
-    scheduler = LoadScopeScheduling(config, log)
-    # Not xdist's own groups: they hang on node ids that tests can rename, and pytest 9.2's cannot be.
-    scheduler._split_scope = scope_of
-    return scheduler
+    return Spread(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from xdist.scheduler import LoadScopeScheduling
 
 # What imports vLLM or torch, or forks what has: so that few processes of a run do.
 _TOGETHER = {
@@ -36,3 +39,45 @@ def turn_of(node_id: str) -> int:
     if scope in names:
         return names.index(scope)
     return len(names) + (0 if _LONG.search(node_id) else 1)
+
+
+class Spread(LoadScopeScheduling):  # type: ignore[misc] # without types
+    """Gives each test to whichever process is free, but for those that belong together.
+
+    Takes what xdist calls a scope from `scope_of`, since xdist's own groups hang on node ids that tests can rename, and
+    pytest 9.2's cannot be.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
+
+    def _reschedule(self, node: Any) -> None:
+        """Give the process work until it has three tests, or none is left: it holds each until it knows the next one.
+
+        xdist 3.8 gives one piece at a time, when a test ends. What replaces a dead process gets its first so, and may
+        wait for ever with it.
+        """
+        if node.shutting_down:
+            return
+        while self.workqueue and self._pending_of(self.assigned_work[node]) < 3:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()
+
+    def remove_node(self, node: Any) -> str | None:
+        """Take a process out; return the test at which it died, if it did. That test is not run again.
+
+        xdist 3.8 hands on what the dead process had done, too. Of work that has ended nobody hears any more, so that
+        whoever gets it waits for ever with the tests it still has.
+        """
+        units: dict[str, dict[str, bool]] = self.assigned_work.pop(node)
+        left = [(scope, name) for scope, unit in units.items() for name in unit if not unit[name]]
+        if not left:
+            return None
+        (scope, crashed), *rest = left
+        units[scope][crashed] = True
+        self.workqueue.update({scope: units[scope] for scope, _ in rest})
+        for other in self.assigned_work:
+            if other in self.registered_collections:
+                self._reschedule(other)
+        return crashed
