@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -37,6 +38,7 @@ from relais_testing.keys import dev_key_id
 from relais_testing.process_stack import make_starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import wait_until
 
 HELP = "what each of many open streams costs"
 KEYS = 100
@@ -130,6 +132,12 @@ class Bench:
         self.streams: list[Stream] = []
         self.lines: list[Line] = []
 
+    async def received(self, watch: Watch, given: int) -> bool:
+        """Wait until as many tokens came as were given; False where they do not."""
+        with suppress(AssertionError):
+            await wait_until(lambda: len(watch.late_s) >= given)
+        return len(watch.late_s) == given
+
     def rss_kb(self) -> float:
         return float(self.process.memory_info().rss) / 1024
 
@@ -215,7 +223,7 @@ async def _many(bench: Bench, load: Load) -> list[Lease]:
     bench.say("CPU, all idle (keep-alives only)", f"{watch.cpu_share:.0%} of a core")
     async with bench.watched() as watch:
         given = await bench.feed.add_in_turn(leases, every_s=load.token_every_s, for_s=load.watch_s)
-        await asyncio.sleep(2)
+        whole = await bench.received(watch, given)
     rate = given / load.watch_s
     bench.say(
         f"CPU, a token every {load.token_every_s:.0f} s each", f"{watch.cpu_share:.0%} of a core"
@@ -227,7 +235,7 @@ async def _many(bench: Bench, load: Load) -> list[Lease]:
         p99 <= MAX_DELIVERY_P99_S * 1e3,
     )
     bench.say("  longest pause of the client's own loop", f"{watch.own_pause_s * 1e3:.0f} ms")
-    bench.say("  tokens lost", str(given - len(watch.late_s)), given == len(watch.late_s))
+    bench.say("  tokens lost", str(given - len(watch.late_s)), whole)
     kb = (bench.rss_kb() - before_kb) / load.streams
     bench.say("memory per stream, after that", f"{kb:.1f} KB", kb <= MAX_KB_PER_STREAM)
     return leases
@@ -256,8 +264,7 @@ async def _late(bench: Bench, leases: list[Lease], load: Load) -> None:
         )
         await asyncio.sleep(1)
         readers = await asyncio.gather(*(late() for _ in range(LATE)))
-        await feeding
-        await asyncio.sleep(1)
+        await bench.received(watch, await feeding)
     whole = all(reader.tokens == load.late_events for reader in readers)
     first_s = max(reader.first_s for reader in readers)
     last_s = max(reader.last_s for reader in readers)
@@ -298,11 +305,8 @@ async def _unread(bench: Bench, leases: list[Lease], load: Load) -> None:
             await open_unread(bench.front.port, native_request(channel, "unread"))
             for channel in channels
         ]
-        await asyncio.sleep(1)
-        files_open = bench.process.num_fds()
-        await feeding
-        await asyncio.sleep(1)
-    cut = files_open - bench.process.num_fds()
+        await bench.received(watch, await feeding)
+        cut = await _cut(bench.process, sockets)
     for sock in sockets:
         sock.close()
     p99 = watch.quantile_s(0.99)
@@ -315,7 +319,20 @@ async def _unread(bench: Bench, leases: list[Lease], load: Load) -> None:
     bench.say(
         "  the orchestrator grew by at most", f"{grown:.1f} MB", grown <= MAX_UNREAD_MB * UNREAD
     )
-    bench.say("  of them cut off in time", f"{cut} of {UNREAD}", cut >= UNREAD)
+    bench.say("  of them cut off in time", f"{cut} of {UNREAD}", cut == UNREAD)
+
+
+async def _cut(process: psutil.Process, sockets: list[socket.socket]) -> int:
+    """Wait until the process has closed its ends of these; how many it has."""
+    ports = {sock.getsockname()[1] for sock in sockets}
+
+    def held() -> int:
+        remote = [one.raddr for one in process.net_connections("tcp")]
+        return sum(bool(address) and address.port in ports for address in remote)
+
+    with suppress(AssertionError):
+        await wait_until(lambda: held() == 0, every_s=0.2)
+    return len(sockets) - held()
 
 
 def _need_files(count: int) -> None:
