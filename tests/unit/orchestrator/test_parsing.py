@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_common.jobs.job import OnDisconnect, Priority, Sampling
+from relais_orchestrator.api.messages.schemas import MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
 from relais_orchestrator.api.parsing import (
@@ -22,6 +23,7 @@ from relais_orchestrator.api.parsing import (
     parse_body,
     parse_leniently,
 )
+from relais_orchestrator.api.responses.schemas import ResponsesRequest
 from relais_orchestrator.api.schemas.sampling import SamplingParams
 
 SECRET = "s3cr3t-value"
@@ -214,6 +216,26 @@ def test_unions_leak_no_type_names(fields: dict[str, Any]) -> None:
     error = chat(**fields)
     for name in ("list[", "constrained", "str]", "function-", "ChatMessage", "TextPart"):
         assert name not in f"{error.param} {error.message}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "fields"),
+    [
+        (ChatCompletionRequest, {"messages": [{"role": "user", "content": 5}]}),
+        (ResponsesRequest, {"input": 5}),
+        (MessagesRequest, {"max_tokens": 1, "messages": [{"role": "user", "content": 5}]}),
+        (MessagesRequest, {"max_tokens": 1, "messages": MESSAGES, "system": 5}),
+    ],
+)
+def test_all_types_of_a_field_are_named(schema: type[BaseModel], fields: Any) -> None:
+    message = refusal(schema, {"model": "m", **fields}).message
+    assert "Input should be a valid string or array" in message
+
+
+def test_a_type_that_is_not_supported_is_named() -> None:
+    part = {"type": "input_audio", "input_audio": {}}
+    error = chat(messages=[{"role": "user", "content": [part]}])
+    assert "'input_audio'" in error.message
 
 
 def test_long_names_of_unknown_fields_are_cut() -> None:

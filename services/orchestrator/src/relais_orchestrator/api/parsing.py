@@ -11,8 +11,9 @@ from pydantic_core import ErrorDetails
 
 from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge
 from relais_orchestrator.api.schemas import unsupported
-from relais_orchestrator.api.schemas.branches import is_branch, is_tag
+from relais_orchestrator.api.schemas.branches import MARK, is_branch, is_tag
 from relais_orchestrator.api.schemas.messages import MAX_MODEL_NAME
+from relais_orchestrator.api.schemas.unsupported import word
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -45,13 +46,14 @@ _MESSAGES = {
     "missing": "this field is required",
     _UNKNOWN: "this field is unknown",
     "union_tag_not_found": "this field is required",
-    # pydantic's message would repeat the input.
-    "union_tag_invalid": "this type is unknown or not supported",
 }
 _FORMATS = ("text", "json_object", "json_schema")
 """If `response_format`, or `text.format` of responses, is invalid, its type is part of the location."""
 
 _BEFORE_FORMATS = (("response_format",), ("format",))
+
+_SHOULD_BE = "Input should be a valid "
+"""How pydantic's messages about types begin."""
 
 _OF_TAGS = ("union_tag_invalid", "union_tag_not_found")
 """What is wrong with an object of an unknown type, or of none, is its type."""
@@ -160,7 +162,7 @@ def refusal(error: ValidationError, *, field: str = "") -> InvalidRequest:
         field: of a form, if it was parsed by itself; fields in it are named `field[name]`.
     """
     # Without inputs, which would be converted to Python objects.
-    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    errors = error.errors(include_url=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         deep = "recursion limit" in errors[0]["msg"]
         problem = "nested too deeply" if deep else "not valid JSON"
@@ -172,11 +174,31 @@ def refusal(error: ValidationError, *, field: str = "") -> InvalidRequest:
     param = field + "".join(f"[{part}]" for part in path) if field else ".".join(path)
     param = param[:MAX_PARAM_LENGTH]
     kind = one["type"]
-    message = _MESSAGES.get(kind, one["msg"])
+    message = _MESSAGES.get(kind) or _message(one, errors)
     code = _CODES.get(kind, "invalid_type" if _is_of_type(one) else "invalid_value")
     return InvalidRequest(
         f"{param}: {message}" if param else message, param=param or None, code=code
     )
+
+
+def _message(one: ErrorDetails, errors: list[ErrorDetails]) -> str:
+    """Return what is wrong; if a field may be of several types, with all of them."""
+    if one["type"] == "union_tag_invalid":
+        # Pydantic's message would repeat any input.
+        tag = word(one["ctx"]["tag"].removeprefix(MARK))
+        return f"{'this type' if tag is None else f'type {tag}'} is unknown or not supported"
+    if not _is_of_type(one):
+        return one["msg"]
+    path = _path(one)
+    alike = [
+        other["msg"]
+        for other in errors[:_ERRORS_READ]
+        if _is_of_type(other) and _path(other) == path
+    ]
+    begins = [
+        msg.removeprefix(_SHOULD_BE) for msg in dict.fromkeys(alike) if msg.startswith(_SHOULD_BE)
+    ]
+    return _SHOULD_BE + " or ".join(begins) if len(begins) > 1 else one["msg"]
 
 
 def _relevance(error: ErrorDetails, first: list[str]) -> tuple[bool, int, list[int]]:

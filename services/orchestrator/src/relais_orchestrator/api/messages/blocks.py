@@ -26,6 +26,7 @@ from relais_common.jobs.chat import (
     ToolCall,
 )
 from relais_orchestrator.api.schemas.branches import TAGGED, branch
+from relais_orchestrator.api.schemas.hints import CACHED, Hint
 from relais_orchestrator.api.schemas.images import ImageAddress, few_images, from_base64
 from relais_orchestrator.api.schemas.messages import MAX_PARTS, CallId, fault
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
@@ -39,9 +40,6 @@ prefix of the prompt would ever be cached; vLLM leaves it out as well."""
 
 Content = str | tuple[TextPart | ImagePart, ...]
 
-Hint = Annotated[dict[str, Any], Field(max_length=16)] | None
-"""An object without effect here."""
-
 
 def _fits_a_job(told: dict[str, Any]) -> dict[str, Any]:
     """Refuse values that a job cannot carry."""
@@ -52,9 +50,7 @@ def _fits_a_job(told: dict[str, Any]) -> dict[str, Any]:
 class _Block(BaseModel):
     model_config = STRICT
 
-    cache_control: Hint = Field(
-        default=None, description="No effect: every prompt's prefix may be cached."
-    )
+    cache_control: Hint = Field(default=None, description=CACHED)
 
 
 class TextBlock(_Block):

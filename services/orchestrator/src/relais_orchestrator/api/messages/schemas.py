@@ -23,13 +23,13 @@ from pydantic_core import PydanticCustomError
 from relais_common.jobs.chat import ChatOptions, Message
 from relais_common.jobs.job import OnDisconnect, Priority, Sampling
 from relais_orchestrator.api.messages.blocks import (
-    Hint,
     InputMessage,
     System,
     few_images_in,
     to_messages,
 )
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
+from relais_orchestrator.api.schemas.hints import Hint
 from relais_orchestrator.api.schemas.messages import MAX_MESSAGES, Empty
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
@@ -53,7 +53,8 @@ class Tool(BaseModel):
 
     # Before the others: tools of other types lack what this one requires.
     type: Annotated[
-        Literal["custom"] | None, NotSupported("only the client's own tools are supported: custom")
+        Literal["custom"] | None,
+        NotSupported("only the client's own tools are supported: custom", names_value=True),
     ] = None
     name: ToolName
     description: str | None = None

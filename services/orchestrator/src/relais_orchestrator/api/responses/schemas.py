@@ -26,6 +26,7 @@ from relais_common.jobs.chat import ChatOptions
 from relais_common.jobs.job import Priority
 from relais_orchestrator.api.schemas.branches import CHOSEN, TAGGED, branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
+from relais_orchestrator.api.schemas.hints import CachedPart
 from relais_orchestrator.api.schemas.images import ImageAddress, ImageDetail, few_images
 from relais_orchestrator.api.schemas.messages import (
     MAX_MESSAGES,
@@ -55,7 +56,7 @@ from relais_orchestrator.api.schemas.tools import (
     Function,
     ToolName,
 )
-from relais_orchestrator.api.schemas.unsupported import VALUE, NotSupported
+from relais_orchestrator.api.schemas.unsupported import NotSupported
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_SEQUENCE = 10**12
@@ -66,15 +67,19 @@ ResponseId = Annotated[str, StringConstraints(min_length=1, max_length=600)]
 Item = dict[str, Any]
 """An item as it is kept: OpenAI's, with its text in one part if it has no images, and the client's id, if any."""
 
+BY_NAME = ConfigDict(validate_by_name=True, validate_by_alias=True)
+"""Takes `async_` and `schema_` too: so the official client's `model_dump()` names `async` and `schema`."""
+
+Synchronous = Annotated[
+    Literal[False] | None, Field(alias="async"), NotSupported("no call is asynchronous")
+]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 _TEXT: JsonValue = {"enum": ["input_text", "output_text"]}
 
 
-class TextPart(BaseModel):
+class TextPart(CachedPart):
     """A text. `output_text` is for an assistant's."""
-
-    model_config = STRICT
 
     type: Literal["input_text", "output_text"]
     text: str
@@ -86,10 +91,8 @@ class TextPart(BaseModel):
     )
 
 
-class ImagePart(BaseModel):
+class ImagePart(CachedPart):
     """An image."""
-
-    model_config = STRICT
 
     type: Literal["input_image"]
     file_id: Annotated[None, NotSupported("there are no files of images: send a data URL")] = None
@@ -116,7 +119,7 @@ class InputMessage(BaseModel):
         }
     )
 
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
     id: ItemId | None = None
@@ -143,22 +146,34 @@ class InputMessage(BaseModel):
         return {"type": "message", "role": self.role, "content": content}
 
 
+class DirectCaller(BaseModel):
+    model_config = STRICT
+
+    type: Literal["direct"]
+
+
 class _OfFunctions(BaseModel):
     model_config = STRICT
 
     id: ItemId | None = None
     status: ItemStatus | None = None
     namespace: Annotated[None, NotSupported("namespaces are not supported")] = None
-    caller: Annotated[None, NotSupported("calls by programs are not supported")] = None
+    caller: Annotated[DirectCaller | None, NotSupported("calls by programs are not supported")] = (
+        None
+    )
+    created_by: Label | None = Field(default=None, description="No effect.")
 
 
 class InputCall(_OfFunctions):
     """A call that an earlier answer made."""
 
+    model_config = STRICT | BY_NAME
+
     type: Literal["function_call"]
     call_id: CallId
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     arguments: Arguments
+    async_: Synchronous = None
 
     def to_item(self) -> Item:
         return {
@@ -265,10 +280,13 @@ def _few_images(items: list[InputItem]) -> list[InputItem]:
 
 
 def _kind(item: Any) -> str:
-    """Return the branch of an item; one without a type is a message, and so is what is no object."""
-    if isinstance(item, dict):
-        return f"|{item.get('type', 'message')}"
-    return f"|{getattr(item, 'type', 'message')}"
+    """Return the branch of an item. Without a type it is a message, or, if it has an id alone, a reference."""
+    if not isinstance(item, dict):
+        return f"|{getattr(item, 'type', None) or 'message'}"
+    kind = item.get("type")
+    if kind is None:
+        kind = "item_reference" if item.keys() - {"type"} == {"id"} else "message"
+    return f"|{kind}"
 
 
 InputItem = Annotated[
@@ -293,32 +311,21 @@ class _Typed(BaseModel):
     # Of a hosted tool, this field is the fault that is named: it comes before those of functions.
     model_config = STRICT
 
-    type: Literal["function"]
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _is_function(cls, kind: Any) -> Any:
-        if isinstance(kind, str) and kind != "function":
-            raise PydanticCustomError(
-                VALUE,
-                "tools of type {kind} are not supported: only functions are",
-                {"kind": kind[:64]},
-            )
-        return kind
+    type: Annotated[
+        Literal["function"], NotSupported("only functions are supported as tools", names_value=True)
+    ]
 
 
 class FunctionTool(Function, _Typed):
     """A function that the answer may call."""
 
-    model_config = STRICT
+    model_config = STRICT | BY_NAME
 
     allowed_callers: Annotated[
         Annotated[list[Literal["direct"]], Field(fail_fast=True, max_length=1)] | None,
         NotSupported("only the model calls functions"),
     ] = None
-    async_: Annotated[
-        Literal[False] | None, Field(alias="async"), NotSupported("no call is asynchronous")
-    ] = None
+    async_: Synchronous = None
     defer_loading: bool | None = Field(
         default=None, description="No effect: every tool is in the prompt."
     )
@@ -368,7 +375,7 @@ class AllowedFunctions(BaseModel):
 
 
 class JsonSchemaFormat(BaseModel):
-    model_config = STRICT
+    model_config = STRICT | BY_NAME
 
     type: Literal["json_schema"]
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -553,7 +560,8 @@ class ResponsesRequest(_Asking, SamplingParams):
                     Literal["message.output_text.logprobs", "reasoning.encrypted_content"],
                     NotSupported(
                         "only message.output_text.logprobs is there to be included, and "
-                        "reasoning.encrypted_content has no effect"
+                        "reasoning.encrypted_content has no effect",
+                        names_value=True,
                     ),
                 ]
             ],

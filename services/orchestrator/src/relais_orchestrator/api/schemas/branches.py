@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Tag
 
-_MARK = "|"
+MARK = "|"
+"""Begins the names of branches."""
 
 TAGGED = "tagged"
 """Names the branch of a list whose items are told apart by a field. Pydantic puts an item's tag behind its index."""
@@ -15,14 +16,14 @@ CHOSEN = "chosen"
 
 def branch(name: str) -> Tag:
     """Name a branch of a union, as in `Annotated[str, branch("text")]`."""
-    return Tag(_MARK + name)
+    return Tag(MARK + name)
 
 
 def is_tag(before: tuple[str | int, ...]) -> bool:
     """Return whether the part of an error's location that follows these is a tag."""
-    return before[-2:-1] == (_MARK + TAGGED,) or before[-1:] == (_MARK + CHOSEN,)
+    return before[-2:-1] == (MARK + TAGGED,) or before[-1:] == (MARK + CHOSEN,)
 
 
 def is_branch(part: str | int) -> bool:
     """Return whether a part of an error's location is a branch name."""
-    return isinstance(part, str) and part.startswith(_MARK)
+    return isinstance(part, str) and part.startswith(MARK)

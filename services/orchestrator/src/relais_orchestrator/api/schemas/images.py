@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs import chat
+from relais_orchestrator.api.schemas.hints import CachedPart
 from relais_orchestrator.api.schemas.sampling import STRICT
 
 MAX_IMAGES = 32
@@ -107,9 +108,7 @@ class ImageUrl(BaseModel):
     )
 
 
-class ImagePart(BaseModel):
-    model_config = STRICT
-
+class ImagePart(CachedPart):
     type: Literal["image_url"]
     image_url: ImageUrl
 

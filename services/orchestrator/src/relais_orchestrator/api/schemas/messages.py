@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from relais_common.jobs import chat
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_orchestrator.api.schemas.branches import TAGGED, branch
+from relais_orchestrator.api.schemas.hints import CachedPart
 from relais_orchestrator.api.schemas.images import ImagePart, few_images
 from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.sampling import STRICT
@@ -42,9 +43,7 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_MODEL_
 CallId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class TextPart(BaseModel):
-    model_config = STRICT
-
+class TextPart(CachedPart):
     type: Literal["text"]
     text: str
 

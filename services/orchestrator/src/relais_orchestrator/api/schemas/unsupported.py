@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+_WORD = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 PARAMETER = "unsupported_parameter"
 VALUE = "unsupported_value"
+
+
+def word(value: object) -> str | None:
+    """Return a value in quotes if it can be a word of an API, which errors may repeat; they repeat no texts."""
+    return repr(value) if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +26,11 @@ class NotSupported:
 
     Attributes:
         why: the error message, and the field's description.
+        names_value: whether the message repeats the value, if that is a word.
     """
 
     why: str
+    names_value: bool = False
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -32,12 +41,17 @@ class NotSupported:
             try:
                 accepted = accept(value)
             except ValidationError:
-                raise PydanticCustomError(code, "{why}", {"why": self.why}) from None
+                raise self._fault(code, value) from None
             if isinstance(value, bool) != isinstance(accepted, bool):  # True == 1
-                raise PydanticCustomError(code, "{why}", {"why": self.why})
+                raise self._fault(code, value)
             return accepted
 
         return core_schema.no_info_wrap_validator_function(check, handler(source))
+
+    def _fault(self, code: str, value: Any) -> PydanticCustomError:
+        named = word(value) if self.names_value else None
+        why = self.why if named is None else f"{self.why} (not {named})"
+        return PydanticCustomError(code, "{why}", {"why": why})
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -1,0 +1,22 @@
+"""Hints, which change no answer here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from relais_orchestrator.api.schemas.sampling import STRICT
+
+Hint = Annotated[dict[str, Any], Field(max_length=16)] | None
+"""An object without effect here."""
+
+CACHED = "No effect: every prompt's prefix may be cached."
+
+
+class CachedPart(BaseModel):
+    """A part of a message, behind which OpenAI's clients may ask for the prompt to be cached."""
+
+    model_config = STRICT
+
+    prompt_cache_breakpoint: Hint = Field(default=None, description=CACHED)
