@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
@@ -14,6 +15,7 @@ from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 from relais_common.queue.client.calls import RETRIES, Calls
 from relais_common.queue.client.connection import connect_for_calls
 from relais_common.queue.client.link import Link
+from relais_common.queue.client.packing import MESSAGE_BYTES
 from relais_common.queue.redis_store import RedisSettings
 from relais_common.runtime.lifecycle import background
 from relais_testing.reply_eater import ReplyEater
@@ -34,11 +36,15 @@ async def calls(eater: ReplyEater) -> AsyncIterator[Calls]:
         yield calls
 
 
-async def test_calls_of_one_turn_leave_as_one_message_over_one_connection(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+Noted = tuple[Calls, list[bytes], list[Callable[[], object]]]
+
+
+@pytest.fixture
+async def noted(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Noted]:
+    """Calls, the messages that they send, and what runs before the next message is sent."""
     calls = connect_for_calls(RedisSettings(redis_url))
     messages: list[bytes] = []
+    meanwhile: list[Callable[[], object]] = []
     make = calls._make_link
 
     def make_link() -> Link:
@@ -47,23 +53,59 @@ async def test_calls_of_one_turn_leave_as_one_message_over_one_connection(
 
         async def note(message: bytes, check_health: bool = True) -> None:
             messages.append(message)
+            while meanwhile:
+                meanwhile.pop()()
             await send(message, check_health)
 
         monkeypatch.setattr(one, "send_packed_command", note)
         return one
 
     monkeypatch.setattr(calls, "_make_link", make_link)
+    async with background(calls.run()):
+        await calls.send("PING")
+        messages.clear()
+        yield calls, messages, meanwhile
+
+
+async def test_calls_of_one_turn_leave_as_one_message_over_one_connection(noted: Noted) -> None:
+    calls, messages, _ = noted
 
     async def ask(number: int) -> bytes:
         answer: bytes = await calls.send("ECHO", number)
         return answer
 
-    async with background(calls.run()):
-        await calls.send("PING")
-        messages.clear()
-        answers = await asyncio.gather(*(ask(number) for number in range(50)))
+    answers = await asyncio.gather(*(ask(number) for number in range(50)))
     assert answers == [b"%d" % number for number in range(50)]
     assert [message.count(b"ECHO") for message in messages] == [50]
+
+
+async def test_large_calls_leave_in_parts_with_turns_of_the_loop_between(noted: Noted) -> None:
+    calls, messages, _ = noted
+    large = [os.urandom(12 * MESSAGE_BYTES) for _ in range(2)]
+    sent_before: list[int] = []
+
+    async def look() -> None:
+        while True:
+            sent_before.append(sum(map(len, messages)))
+            await asyncio.sleep(0)
+
+    async with background(look()):
+        assert await asyncio.gather(*(calls.send("ECHO", one) for one in large)) == large
+    in_a_turn = max(after - before for before, after in pairwise(sent_before))
+    # The end of one large call, and the beginning of the next.
+    assert in_a_turn <= 3 * MESSAGE_BYTES
+    assert len(messages) >= 2 * 12
+
+
+async def test_small_calls_pass_large_ones_that_wait(noted: Noted) -> None:
+    calls, messages, meanwhile = noted
+    small: list[asyncio.Future[bytes]] = []
+    meanwhile.append(lambda: small.append(calls.send("ECHO", "small")))
+    large = [b"%d" % number * (2 * MESSAGE_BYTES) for number in range(5)]
+    assert await asyncio.gather(*(calls.send("ECHO", one) for one in large)) == large
+    assert await small[0] == b"small"
+    sent = b"".join(messages)
+    assert sent.index(large[0]) < sent.index(b"small") < sent.index(large[2])
 
 
 async def test_an_error_is_that_of_its_call_only(calls: Calls) -> None:

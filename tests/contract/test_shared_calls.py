@@ -14,8 +14,8 @@ from redis.exceptions import ResponseError
 from relais_common.jobs.errors import IdempotencyConflict, StoreUnavailable, TooManyInFlight
 from relais_common.jobs.job import Accepted, Idempotency, Job, OnDisconnect, Verdict
 from relais_common.queue import keys
-from relais_common.queue.client.calls import Argument
-from relais_common.queue.client.scripting import MOST_JOBS, Scripts
+from relais_common.queue.client.packing import Argument
+from relais_common.queue.client.scripting import MOST_BYTES, MOST_JOBS, Scripts
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
@@ -61,6 +61,15 @@ async def test_each_job_of_a_turn_is_accepted_started_and_ended_in_shared_calls(
             assert await names(ports, job.channel_id) == ["queued", "started", "completed"]
         jobs = [make_job() for _ in range(COUNT)]
     await check_whole(redis)
+
+
+async def test_large_jobs_share_no_call(ports: Ports, redis_store: RedisStore) -> None:
+    await enqueue(ports, make_job())  # the server knows the script from here
+    jobs = [make_job(prompt="long " * (MOST_BYTES // 5)) for _ in range(3)]
+    before = await scripts_run(redis_store.redis)
+    accepted = await asyncio.gather(*(enqueue(ports, job) for job in jobs))
+    assert await scripts_run(redis_store.redis) - before == len(jobs)
+    assert [one.channel_id for [one] in accepted] == ids(jobs)
 
 
 async def test_a_refusal_is_that_of_its_job_only(ports: Ports) -> None:

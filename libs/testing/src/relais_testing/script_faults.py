@@ -9,7 +9,8 @@ from typing import Any
 
 from relais_common.jobs.job import Priority
 from relais_common.queue import codec, keys, scripts
-from relais_common.queue.client.calls import Argument, Commands
+from relais_common.queue.client.calls import Commands
+from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.inspection.redis_inspector import RedisInspector
 from relais_common.queue.intake.redis_intake import RedisJobIntake

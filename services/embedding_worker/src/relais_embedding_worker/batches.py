@@ -14,11 +14,11 @@ import structlog
 
 from relais_common.jobs.errors import EngineFailed, RelaisError
 from relais_common.jobs.job import InputType
+from relais_common.runtime.grouping import groups
 from relais_common.runtime.lifecycle import background
 from relais_common.worker.turns import Turns
 from relais_embedding_worker.batcher import Batcher
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
-from relais_embedding_worker.grouping import groups
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from relais_common.jobs.job import (
 )
 from relais_common.jobs.traces import traces_full
 from relais_common.queue import codec
-from relais_common.queue.client.calls import Argument
+from relais_common.queue.client.packing import Argument
 
 
 def read_seconds(value: bytes) -> float | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from relais_common.jobs.job import Embedding, InputType
+from relais_common.runtime.grouping import groups
 from relais_embedding_worker.encoder import Input
-from relais_embedding_worker.grouping import groups
 
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 RERANK = ("/v1/rerank", "/rerank")

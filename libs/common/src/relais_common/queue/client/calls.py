@@ -9,14 +9,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from hiredis import pack_command
 from redis import exceptions
 
 from relais_common.queue.client.failover import is_read_only
 from relais_common.queue.client.link import Link, opened
+from relais_common.queue.client.packing import Argument, pack
 from relais_common.runtime.lifecycle import BEATS, first_failure
-
-Argument = str | bytes | int | float
 
 RETRIES = 3
 """How often a call whose connection failed is sent again."""
@@ -31,6 +29,8 @@ class Commands(Protocol):
     def send(self, *words: Argument) -> asyncio.Future[Any]:
         """Send a command at the end of this turn of the event loop, to the server that has its first key.
 
+        Small commands may overtake large ones.
+
         Returns:
             The reply, as in protocol version 2; bytes are not decoded. It may raise redis-py's errors.
         """
@@ -42,15 +42,19 @@ class Commands(Protocol):
 
 
 class _Call:
-    """One call: its bytes, the future of its reply, and its failures so far."""
+    """One call: its bytes in pieces, the future of its reply, and its failures so far."""
 
-    __slots__ = ("answer", "asked_beat", "failures", "packed")
+    __slots__ = ("answer", "asked_beat", "failures", "pieces")
 
-    def __init__(self, packed: bytes, answer: asyncio.Future[Any], asked_beat: int) -> None:
-        self.packed = packed
+    def __init__(self, pieces: list[bytes], answer: asyncio.Future[Any], asked_beat: int) -> None:
+        self.pieces = pieces
         self.answer = answer
         self.asked_beat = asked_beat
         self.failures = 0
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.pieces) > 1
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():  # as it is where its caller has gone
@@ -89,8 +93,7 @@ class Calls:
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
-        packed = pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
-        self._waiting.append(_Call(packed, answer, self._beats))
+        self._waiting.append(_Call(pack(words), answer, self._beats))
         self._asked.set()
         return answer
 
@@ -122,12 +125,18 @@ class Calls:
             # By the time this resumes, everything else that runs in this turn has added its calls.
             await self._asked.wait()
             self._asked.clear()
-            turn = [call for call in self._waiting if not call.answer.done()]
-            self._waiting.clear()
-            if turn:
-                self._sent.extend(turn)
-                message = b"".join([call.packed for call in turn])
-                await link.send_packed_command(message, check_health=False)
+            turn = self._next_turn()
+            self._sent.extend(turn)
+            await link.send_pieces([piece for call in turn for piece in call.pieces])
+            if self._waiting:
+                self._asked.set()
+
+    def _next_turn(self) -> list[_Call]:
+        """Take what leaves together. Of large calls only the first: small ones of later turns pass the others."""
+        turn = [call for call in self._waiting if not call.answer.done()]
+        later = [call for call in turn if call.is_large][1:]
+        self._waiting = deque(later)
+        return [call for call in turn if call not in later] if later else turn
 
     async def _read(self, link: Link) -> None:
         async with aclosing(link.receive()) as received:

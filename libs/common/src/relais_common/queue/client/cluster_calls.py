@@ -10,7 +10,8 @@ from typing import Any
 import structlog
 from redis import exceptions
 
-from relais_common.queue.client.calls import Argument, Calls
+from relais_common.queue.client.calls import Calls
+from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.topology import Node, Topology
 from relais_common.runtime.lifecycle import cancel_and_wait
 

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError, InvalidResponse
 
 from relais_common.queue.client import sentinels
 from relais_common.queue.client.failover import FollowsMaster, Sentinels
+from relais_common.queue.client.packing import MESSAGE_BYTES, messages
 from relais_common.runtime.lifecycle import lived_timeout
 
 CONNECT_TIMEOUT_S = 2.0
@@ -48,6 +49,14 @@ class Link(AbstractConnection):
             # Nobody will read the reply, and the connection's next user must not.
             await self.disconnect(nowait=True)
             raise asyncio.CancelledError
+
+    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Send packed commands, a bounded part of them in one turn of the event loop. Raises as above."""
+        for message in messages(pieces):
+            await self.send_packed_command(message, check_health=False)
+            if len(message) >= MESSAGE_BYTES:
+                # The system may have taken all of it, and then nothing was waited for.
+                await asyncio.sleep(0)
 
     async def receive(self) -> AsyncGenerator[list[Any]]:
         """Yield replies and messages as they arrive, all that are available at once.

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError
 
 from relais_common.queue import scripts
-from relais_common.queue.client.calls import Argument, Commands
+from relais_common.queue.client.calls import Commands
 from relais_common.queue.client.connection import store_errors
+from relais_common.queue.client.packing import Argument
+from relais_common.runtime.grouping import groups
 
 if TYPE_CHECKING:
     from relais_common.queue.metrics import StoreMetrics
@@ -22,6 +24,9 @@ _DIGESTS = {name: scripts.digest(name) for name in scripts.NAMES}
 
 MOST_JOBS = 16
 """How many jobs share a call: a script holds up all others for as long as it runs."""
+
+MOST_BYTES = 256 << 10
+"""Bytes in the arguments of jobs that share a call, which a lone job may exceed: they take the script time, too."""
 
 
 class _One:
@@ -100,8 +105,9 @@ class Scripts:
     def _send_waiting(self, name: str, base: str) -> None:
         # A caller that is gone gets nothing done.
         waiting = [one for one in self._waiting.pop((name, base)) if not one.answer.done()]
-        for at in range(0, len(waiting), MOST_JOBS):
-            self._send_shared(self.words(name), name, base, waiting[at : at + MOST_JOBS])
+        sizes = enumerate(_size(one.arguments) for one in waiting)
+        for places, _ in groups(sizes, MOST_BYTES, MOST_JOBS):
+            self._send_shared(self.words(name), name, base, [waiting[at] for at in places])
 
     def _send_shared(
         self, words: tuple[Argument, Argument], name: str, base: str, batch: Sequence[_One]
@@ -133,6 +139,11 @@ class Scripts:
             self._send_shared(("EVAL", _SOURCES[name]), name, base, batch)
         else:
             _answer(batch, call.result() if error is None else [error] * len(batch))
+
+
+def _size(arguments: Sequence[Argument]) -> int:
+    """Return the size of a job's payload, record and vectors."""
+    return sum([len(one) for one in arguments if isinstance(one, bytes)])
 
 
 def _cancel_if_left(

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
-import hiredis
 import structlog
 
 from relais_common.jobs.errors import DecodeError, StoreUnavailable
 from relais_common.queue import codec, keys
 from relais_common.queue.client.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.queue.client.link import Link, opened
+from relais_common.queue.client.packing import pack
 from relais_common.queue.fanout import BufferedSubscription, Fanout
 from relais_common.queue.ports import Subscription
 from relais_common.runtime.backoff import Backoff
@@ -127,9 +127,9 @@ class RedisLiveBus:
             subscribed -= old
             self._unanswered.update(new)
             if new:
-                await _send(link, "SUBSCRIBE", *new)
+                await link.send_pieces(pack(["SUBSCRIBE", *new]))
             if old:
-                await _send(link, "UNSUBSCRIBE", *old)
+                await link.send_pieces(pack(["UNSUBSCRIBE", *old]))
             for channel in touched:
                 self._note_confirmed(channel)  # it may have been left and joined again meanwhile
             await self._changed.wait()
@@ -158,7 +158,7 @@ class RedisLiveBus:
             self._heard = False
             await asyncio.sleep(SILENCE_S)
             if not self._heard:
-                await _send(link, "PING")
+                await link.send_pieces(pack(["PING"]))
                 await asyncio.sleep(SILENCE_S)
                 if not self._heard:
                     raise StoreUnavailable("the subscription connection is dead")
@@ -181,11 +181,6 @@ class RedisLiveBus:
             if not self._unanswered[name]:
                 del self._unanswered[name]
             self._note_confirmed(name)
-
-
-async def _send(link: Link, *words: str) -> None:
-    message = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
-    await link.send_packed_command(message, check_health=False)
 
 
 class _Reading:

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
-import hiredis
 from redis.asyncio import Redis
 
 from relais_common.jobs.errors import StoreUnavailable
@@ -20,6 +19,7 @@ from relais_common.queue import keys
 from relais_common.queue.client.clients import Clients
 from relais_common.queue.client.connection import CONFIRM_TIMEOUT_S, store_errors
 from relais_common.queue.client.link import Link, opened
+from relais_common.queue.client.packing import pack
 from relais_common.runtime.lifecycle import first_failure, lived_timeout
 
 CHECK_S = 5.0
@@ -43,7 +43,7 @@ class RedisPresence:
                 link = cast("Link", redis.connection_pool.make_connection())  # type: ignore[no-untyped-call]
                 await stack.enter_async_context(opened(link))
                 answers = await stack.enter_async_context(aclosing(link.receive()))
-                await _send(link, "SUBSCRIBE", name)
+                await link.send_pieces(pack(["SUBSCRIBE", name]))
                 async with lived_timeout(CONFIRM_TIMEOUT_S):
                     _raise_errors(await anext(answers))
             yield partial(self._stay, link, answers, redis, name)
@@ -62,7 +62,7 @@ class RedisPresence:
             while True:
                 await asyncio.sleep(CHECK_S)
                 heard.clear()
-                await _send(link, "PING")
+                await link.send_pieces(pack(["PING"]))
                 async with asyncio.timeout(CHECK_S), self._clients.of(name) as now:
                     if now is not redis:
                         raise StoreUnavailable("another node has this model now", retry_after_s=1)
@@ -70,11 +70,6 @@ class RedisPresence:
 
         with store_errors():
             await first_failure(read(), check())
-
-
-async def _send(link: Link, *words: str) -> None:
-    message = hiredis.pack_command(words)  # type: ignore[arg-type] # its stub allows for one word
-    await link.send_packed_command(message, check_health=False)
 
 
 def _raise_errors(answers: list[Any]) -> None:

@@ -17,7 +17,7 @@ from relais_common.jobs.inspection import (
 )
 from relais_common.jobs.job import Accepted, OnDisconnect, Operation, Priority, Status, StopReason
 from relais_common.queue import codec, keys
-from relais_common.queue.client.calls import Argument
+from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.script_values import JobArguments, read_acceptance, read_seconds
 

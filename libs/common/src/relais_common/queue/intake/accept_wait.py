@@ -11,8 +11,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from relais_common.jobs.errors import NotConfirmed
 from relais_common.queue import scripts
-from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.clients import Clients
+from relais_common.queue.client.packing import Argument
 
 log = structlog.get_logger(__name__)
 

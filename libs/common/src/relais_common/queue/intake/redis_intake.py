@@ -24,7 +24,7 @@ from relais_common.jobs.limits import NO_QUOTA, Buckets, Quota, buckets
 from relais_common.jobs.records import ApiRecord
 from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec, keys
-from relais_common.queue.client.calls import Argument
+from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.intake.accept_wait import ConfirmedScript
 from relais_common.queue.script_values import (

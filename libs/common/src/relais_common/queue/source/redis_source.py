@@ -21,13 +21,13 @@ from relais_common.jobs.job import (
     Verdict,
 )
 from relais_common.queue import codec, keys
-from relais_common.queue.client.calls import Argument
 from relais_common.queue.client.clients import Clients
 from relais_common.queue.client.connection import (
     CONFIRM_TIMEOUT_S,
     LONGEST_BLOCK_S,
     store_errors,
 )
+from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.scripting import Scripts
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.script_values import parting
