@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from relais_common.queue.client import connection
 from relais_common.queue.recovery import redis_recovery
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.queue.source import redis_source
 from relais_testing.cluster import Cluster, running_cluster
 from relais_testing.ports import Ports, memory_ports, redis_ports
+from relais_testing.waiting import LIVENESS_S
 
 
 @pytest.fixture(autouse=True)
 def _busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reaper's pass may be late here: these tests are of what it does, and the machine may be busy."""
+    """A reaper's pass may be late here, and a pop may block for long: what these tests are of is not how soon."""
     monkeypatch.setattr(redis_recovery, "LATEST_S", 3600.0)
+    for module in (connection, redis_source):
+        monkeypatch.setattr(module, "LONGEST_BLOCK_S", LIVENESS_S)
 
 
 @pytest.fixture(params=["memory", "redis", "cluster"])

@@ -22,7 +22,7 @@ from relais_testing.ports import Ports, redis_ports
 from relais_testing.power_loss import lose_power, written
 from relais_testing.steps import enqueue, ids, take
 from relais_testing.valkey import ValkeyServer
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 MakeServer = Callable[..., ValkeyServer]
 KEY = Idempotency("key", "body")
@@ -30,7 +30,7 @@ KEY = Idempotency("key", "body")
 
 @asynccontextmanager
 async def store_of(
-    server: ValkeyServer, *, fsync: bool = False, replicas: int = 0, timeout_s: float = 20.0
+    server: ValkeyServer, *, fsync: bool = False, replicas: int = 0, timeout_s: float = LIVENESS_S
 ) -> AsyncIterator[RedisStore]:
     wait = AcceptWait(fsync=fsync, replicas=replicas, timeout_s=timeout_s)
     async with open_store(RedisSettings(server.url), accept_wait=wait) as store:
@@ -174,7 +174,7 @@ async def test_waiting_accepts_keep_no_other_command_from_its_connection(
     make_redis_server: MakeServer,
 ) -> None:
     server = make_redis_server()
-    wait = AcceptWait(replicas=1, timeout_s=3.0)
+    wait = AcceptWait(replicas=1, timeout_s=LIVENESS_S)
     async with open_store(RedisSettings(server.url, max_connections=2), accept_wait=wait) as store:
         ports = redis_ports(store)
         waiting = [asyncio.create_task(enqueue(ports, make_job())) for _ in range(2)]

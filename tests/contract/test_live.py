@@ -11,14 +11,13 @@ from relais_common.queue.ports import LiveBatch, Subscription
 from relais_testing.builders import MODEL, make_job, token_line
 from relais_testing.ports import Ports
 from relais_testing.steps import append, enqueue, finish, read_all, running, start, take
-
-TIMEOUT_S = 60.0
+from relais_testing.waiting import LIVENESS_S
 
 
 async def next_after(subscription: Subscription, seq: int) -> LiveBatch | None:
     """The next batch behind an event. In a cluster, what was published before somebody subscribed may still come."""
     while True:
-        batch = await subscription.next(TIMEOUT_S)
+        batch = await subscription.next(LIVENESS_S)
         if batch is None or batch.first_seq > seq:
             return batch
         if rest := batch.lines[seq + 1 - batch.first_seq :]:
@@ -85,7 +84,7 @@ async def test_events_that_a_late_reader_left_lying_come_in_one_piece(ports: Por
             batch = await next_after(prompt, seen)
             assert batch is not None
             seen = batch.first_seq + len(batch.lines) - 1
-        piled_up = await late.next(TIMEOUT_S)
+        piled_up = await late.next(LIVENESS_S)
     log = await read_all(ports, channel_id)
     assert piled_up == LiveBatch(3, log[2:])
 
@@ -112,7 +111,7 @@ async def test_reader_subscribed_before_the_job_exists_sees_it_begin(ports: Port
     job = make_job()
     async with ports.live.subscribe(job.channel_id) as subscription:
         await enqueue(ports, job)
-        batch = await subscription.next(TIMEOUT_S)
+        batch = await subscription.next(LIVENESS_S)
     assert batch is not None
     assert batch.first_seq == 1
 
@@ -124,8 +123,7 @@ async def test_late_subscriber_gets_everything_from_the_log(ports: Ports) -> Non
         reader = asyncio.create_task(follow(ports, taken.job.channel_id, subscription))
         await append(ports, taken.lease, 3, token_line("b"))
         await finish(ports, taken.lease, 4)
-        async with asyncio.timeout(TIMEOUT_S):
-            lines = await reader
+        lines = await reader
     assert lines == await read_all(ports, taken.job.channel_id)
 
 
@@ -143,10 +141,9 @@ async def test_slow_reader_is_told_and_the_log_fills_the_gap(ports: Ports) -> No
         appends = [Append(taken.lease, 2 + number, (token_line("x"),)) for number in range(600)]
         await ports.source.append(appends)
         await finish(ports, taken.lease, 602)
-        async with asyncio.timeout(TIMEOUT_S):
-            while await subscription.next(TIMEOUT_S) is not None:
-                pass
-            lines = await follow(ports, taken.job.channel_id, subscription)
+        while await subscription.next(LIVENESS_S) is not None:
+            pass
+        lines = await follow(ports, taken.job.channel_id, subscription)
     assert len(lines) == 602
     assert lines == await read_all(ports, taken.job.channel_id)
 
@@ -217,7 +214,7 @@ async def test_two_hundred_channels_on_one_bus(ports: Ports) -> None:
             subscribed.release()
             return await follow(ports, job.channel_id, subscription)
 
-    async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         readers = {job.channel_id: group.create_task(read(job)) for job in jobs}
         for _ in jobs:
             await subscribed.acquire()

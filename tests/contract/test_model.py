@@ -52,6 +52,7 @@ from relais_testing.memory import MemoryStore
 from relais_testing.ports import Ports, memory_ports, redis_ports
 from relais_testing.steps import LONG_S, PAST_S, read_all
 from relais_testing.traced import TRACING
+from relais_testing.waiting import LIVENESS_S
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ class TwoStores(RuleBasedStateMachine):
 
     async def _open(self) -> RedisStore:
         # A machine that is busy for seconds is not what this is about.
-        settings = RedisSettings(self.redis_url, timeout_s=60)
+        settings = RedisSettings(self.redis_url, timeout_s=LIVENESS_S)
         store = await self._stack.enter_async_context(open_store(settings))
         await store.redis.flushall()
         return store

@@ -21,6 +21,7 @@ from relais_testing.steps import (
     take,
     take_one,
 )
+from relais_testing.waiting import LIVENESS_S, returns_at_once
 
 PATIENCE = 8
 BATCH_PATIENCE = 64
@@ -133,7 +134,7 @@ async def test_keys_of_which_a_worker_has_enough_wait_for_others(ports: Ports) -
     assert await ask("one", "full", "other") == []
     assert await ask("one", "full") == ids(other)
     # It rang for whoever has room for them.
-    await ports.source.wait_for_work(MODEL, timeout_s=30)
+    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
     assert await ask("two") == ids(full)
 
 

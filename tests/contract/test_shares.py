@@ -11,6 +11,7 @@ from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
 from relais_testing.steps import LONG_S, enqueue
+from relais_testing.waiting import LIVENESS_S, returns_at_once
 
 _call_numbers = itertools.count(1)
 
@@ -112,7 +113,7 @@ async def test_what_is_left_rings_for_the_others(ports: Ports) -> None:
     for _ in range(2):  # both rings of the jobs are heard
         await ports.source.wait_for_work(MODEL, timeout_s=0.05)
     assert (await ask(ports, "a")).left
-    await ports.source.wait_for_work(MODEL, timeout_s=60)
+    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
 
 
 async def test_the_same_call_gets_the_same_share(ports: Ports) -> None:

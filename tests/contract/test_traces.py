@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -57,7 +58,7 @@ from relais_testing.traced import (
     running_traced,
     the_trace,
 )
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 FAILED = Failed(EngineFailed("the engine failed").info)
 REFUSED = Failed(EngineRefused("too long").info)
@@ -388,10 +389,12 @@ async def test_before_a_token_a_wait_is_queue_time_again(ports: Ports) -> None:
 
 async def test_a_dead_worker_let_go_when_it_was_last_heard_of(ports: Ports) -> None:
     """It held the job in name only until its lease was over, and that is no decoding."""
-    lease_s = 0.3
+    lease_s = 1.0
     await enqueue_traced(ports, make_job())
+    began_s = time.monotonic()
     (taken,) = await take(ports, lease_s=lease_s)
     await some_of_it(ports, taken)
+    heard_of_s = time.monotonic() - began_s
 
     async def is_back() -> bool:
         return (await reap(ports)).requeued == 1
@@ -402,9 +405,9 @@ async def test_a_dead_worker_let_go_when_it_was_last_heard_of(ports: Ports) -> N
     trace = await the_trace(ports)
     assert sums_up(trace)
     assert trace.takes == 2
-    # Heard of last at the append, a moment after the take.
-    assert trace.phases.stalled_s > lease_s - 0.15
-    assert trace.phases.decode_s < 0.15
+    # Heard of last at the append.
+    assert trace.phases.stalled_s > lease_s - heard_of_s
+    assert trace.phases.decode_s < heard_of_s
 
 
 async def test_a_wait_that_ends_the_request_counts(ports: Ports) -> None:
@@ -631,7 +634,7 @@ async def test_age_of_the_oldest_that_waits(ports: Ports) -> None:
     view = await ports.inspector.queue(MODEL, top_keys=0)
     assert view.waiting_traces == 2
     assert view.oldest_trace_s is not None
-    assert PAUSE_S / 2 < view.oldest_trace_s < 10
+    assert PAUSE_S / 2 < view.oldest_trace_s < LIVENESS_S
 
 
 async def test_what_is_set_aside_is_kept_bounded_and_not_for_ever(redis_store: RedisStore) -> None:

@@ -35,7 +35,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     files = os.environ["RELAIS_CHECK_IMAGES"].split(":")
     composed = Composed(f"relais-check-{os.getpid()}", env_file, files, settings)
     try:
-        composed.run("up", "--detach", "--wait", "--no-build", timeout_s=240)
+        composed.run("up", "--detach", "--wait", "--no-build")
         yield composed
     finally:
         composed.run("down", "--volumes", "--remove-orphans", "--timeout", "20", check=False)

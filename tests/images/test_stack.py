@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from relais_testing.composed import Composed
+from relais_testing.waiting import LIVENESS_S, block_until
 
 # Whoever comes first starts all of it.
 pytestmark = pytest.mark.timeout(900)
@@ -19,18 +18,13 @@ pytestmark = pytest.mark.timeout(900)
 WORDS = {"model": "relais-demo", "messages": [{"role": "user", "content": "Bonjour"}]}
 
 
-def wait_until(done: Callable[[], bool], what: str, *, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.2)
-
-
 def streamed_text(url: str, *, max_tokens: int) -> str:
     """What a streamed chat completion says, read to its end."""
     text, ended = "", False
     body = {**WORDS, "stream": True, "max_tokens": max_tokens}
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json=body, timeout=LIVENESS_S
+    ) as response:
         assert response.status_code == 200, response.read()
         for line in response.iter_lines():
             if line == "data: [DONE]":
@@ -67,7 +61,7 @@ def test_texts_become_vectors(stack: Composed) -> None:
     answer = httpx.post(
         f"{stack.url()}/v1/embeddings",
         json={"model": "all-MiniLM-L6-v2", "input": ["a town hall", "a city hall", "a banana"]},
-        timeout=60,
+        timeout=LIVENESS_S,
     ).json()
     near, same, far = (one["embedding"] for one in answer["data"])
     assert len(near) == 384
@@ -78,9 +72,9 @@ def test_texts_become_vectors(stack: Composed) -> None:
 def test_key_figures_come_of_what_was_served(stack: Composed) -> None:
     for _ in range(3):
         streamed_text(stack.url(), max_tokens=3)
-    wait_until(lambda: "waiting" not in traces_waiting(stack), "traces are written")
+    block_until(lambda: "waiting" not in traces_waiting(stack), every_s=0.2)
 
-    stack.run("run", "--rm", "kpi", timeout_s=60)
+    stack.run("run", "--rm", "kpi")
 
     today = datetime.now(UTC).date().isoformat()
     report = stack.run(
@@ -103,7 +97,7 @@ def test_a_stream_outlives_its_redis(stack: Composed) -> None:
     accepted = httpx.post(f"{url}/v1/requests", json=body).json()
     ids: list[int] = []
     name = ""
-    with httpx.stream("GET", url + accepted["events_url"], timeout=60) as response:
+    with httpx.stream("GET", url + accepted["events_url"], timeout=LIVENESS_S) as response:
         for line in response.iter_lines():
             if line.startswith("event: "):
                 name = line[7:]
@@ -115,7 +109,7 @@ def test_a_stream_outlives_its_redis(stack: Composed) -> None:
 
     assert name == "completed"
     assert ids == list(range(1, len(ids) + 1))
-    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, "ready again")
+    block_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, every_s=0.2)
     assert len(streamed_text(url, max_tokens=5).split()) == 5
 
 
@@ -128,14 +122,16 @@ def test_two_of_each_serve_each_other_s_channels(stack: Composed) -> None:
     assert first != second
 
     accepted = httpx.post(f"{first}/v1/requests", json={**WORDS, "params": {"max_tokens": 5}})
-    with httpx.stream("GET", second + accepted.json()["events_url"], timeout=60) as response:
+    with httpx.stream(
+        "GET", second + accepted.json()["events_url"], timeout=LIVENESS_S
+    ) as response:
         assert "event: completed" in response.read().decode()
 
     def workers() -> int:
         code, said = stack.shell("orchestrator", "relais admin workers --json --model relais-demo")
         return len(json.loads(said)["workers"]) if code == 0 else 0
 
-    wait_until(lambda: workers() == 2, "two workers are registered")
+    block_until(lambda: workers() == 2, every_s=0.2)
 
 
 def test_a_stopped_service_has_drained(stack: Composed) -> None:

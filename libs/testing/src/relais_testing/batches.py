@@ -10,7 +10,7 @@ from typing import Any, Final
 import aiohttp
 
 from relais_testing.stack import chat_request
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 CHAT: Final = "/v1/chat/completions"
 ENDED = ("failed", "completed", "expired", "cancelled")
@@ -68,14 +68,14 @@ class BatchClient:
         """Cancel the batch."""
         return await self.json("POST", f"/v1/batches/{batch_id}/cancel")
 
-    async def ended(self, batch_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
+    async def ended(self, batch_id: str, timeout_s: float = LIVENESS_S) -> dict[str, Any]:
         """Wait for its end."""
 
         async def over() -> dict[str, Any] | None:
             batch = await self.show(batch_id)
             return batch if batch["status"] in ENDED else None
 
-        found: dict[str, Any] | None = await wait_until(over, timeout_s=timeout_s)
+        found: dict[str, Any] | None = await wait_until(over, timeout_s)
         assert found is not None
         return found
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from redis.crc import key_slot
 
 from relais_testing.tcp_ports import HOST, free_port
 from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import block_until
 
 SLOTS = 16384
 PRIMARIES = 3
 NODE_TIMEOUT_MS = 1000
 """Silence after which the other nodes consider a node dead."""
-
-AGREE_TIMEOUT_S = 60.0
 
 
 class Cluster:
@@ -67,10 +65,10 @@ def running_cluster(
             ask(one, "ADDSLOTSRANGE", first, end - 1)
         for one in servers[1:]:
             ask(one, "MEET", servers[0].host, servers[0].port, _bus_port(servers[0]))
-        until(lambda: all(_agrees(one, count) for one in servers))
+        block_until(lambda: all(_agrees(one, count) for one in servers))
         if replica_of is not None:
             ask(servers[-1], "REPLICATE", ask(cluster.primary_of(replica_of), "MYID"))
-            until(lambda: _follows(servers[-1]))
+            block_until(lambda: _follows(servers[-1]))
         yield cluster
 
 
@@ -104,11 +102,3 @@ def _agrees(server: ValkeyServer, count: int) -> bool:
 def _follows(server: ValkeyServer) -> bool:
     with Redis(host=HOST, port=server.port) as redis:
         return bool(redis.info("replication")["master_link_status"] == "up")
-
-
-def until(met: Callable[[], bool]) -> None:
-    """Wait until gossip has made the condition true."""
-    end_s = time.monotonic() + AGREE_TIMEOUT_S
-    while not met():
-        assert time.monotonic() < end_s, "the cluster does not come to agree"
-        time.sleep(0.05)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relais_testing.manifests import ROOT
+from relais_testing.waiting import LIVENESS_S
 
 
 def free_port_range(count: int) -> int:
@@ -39,11 +40,11 @@ class Composed:
     files: list[str]
     settings: Mapping[str, str]
 
-    def run(self, *arguments: str, check: bool = True, timeout_s: float = 120) -> str:
+    def run(self, *arguments: str, check: bool = True) -> str:
         """Run `docker compose ...` and return its output. A failure reports its output and the containers' logs."""
-        done = self._compose(*arguments, timeout_s=timeout_s)
+        done = self._compose(*arguments)
         if check and done.returncode:
-            logs = self._compose("logs", "--no-color", "--tail", "15", timeout_s=30).stdout
+            logs = self._compose("logs", "--no-color", "--tail", "15").stdout
             raise AssertionError(f"{arguments}: {done.stderr[-2000:]}{done.stdout[-2000:]}\n{logs}")
         return done.stdout
 
@@ -68,10 +69,10 @@ class Composed:
 
     def shell(self, service: str, script: str) -> tuple[int, str]:
         """Run a script inside the service's container; return exit code and output."""
-        done = self._compose("exec", "--no-TTY", service, "sh", "-c", script, timeout_s=60)
+        done = self._compose("exec", "--no-TTY", service, "sh", "-c", script)
         return done.returncode, (done.stdout + done.stderr).strip()
 
-    def _compose(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = ["docker", "compose", "--project-name", self.project]
         command += ["--env-file", str(self.env_file)]
         for file in ["infra/compose/compose.yaml", *self.files]:
@@ -81,6 +82,6 @@ class Composed:
             capture_output=True,
             text=True,
             check=False,
-            timeout=timeout_s,
+            timeout=LIVENESS_S,
             stdin=subprocess.DEVNULL,
         )

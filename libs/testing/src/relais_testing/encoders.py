@@ -11,6 +11,7 @@ import numpy as np
 from relais_common.jobs.job import InputType
 from relais_embedding_worker.encoder import Encoder, Input, Tokens, Vectors
 from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
+from relais_testing.waiting import LIVENESS_S
 
 
 def whole(
@@ -50,12 +51,12 @@ class WatchedEncoder(DeterministicEncoder):
     ) -> list[Tokens | None]:
         self.slices.append(sum(min(len(one), reach) for one in inputs))
         if self.slices[-1] > self.held_from:
-            self.tokenizer_gate.wait(30)
+            self.tokenizer_gate.wait(LIVENESS_S)
         return super().tokenize(inputs, input_type, reach)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         self.batches.append([len(tokens.ids) for tokens in batch])
-        self.gate.wait(30)
+        self.gate.wait(LIVENESS_S)
         if any(self.poison.intersection(tokens.ids) for tokens in batch):
             raise RuntimeError("poison")
         rows = super().encode(batch)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from relais_testing.tcp_ports import HOST
+from relais_testing.waiting import LIVENESS_S
 
 TOKENS = (
     b"\r\n", b"\n", b"\r", b"\0", b" ", b":", b"%00", b"%2f", b"%zz", b"//", b"/../", b"\\", b"?", b"#", b";", b"\xff",
@@ -20,8 +21,6 @@ TOKENS = (
     b"{" * 50,
 )  # fmt: skip
 ANSWER = re.compile(rb"HTTP/\d\.\d (\d{3}) ")
-CLOSE_S = 60.0
-"""Longer than any timeout of the server under test."""
 
 
 def damaged(corpus: Sequence[bytes], chance: random.Random) -> bytes:
@@ -56,7 +55,7 @@ async def answer_to(port: int, request: bytes, split: int) -> bytes:
     """
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        async with asyncio.timeout(CLOSE_S):
+        async with asyncio.timeout(LIVENESS_S):
             writer.write(request[:split])
             await writer.drain()
             writer.write(request[split:])

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from relais_testing.leftovers import DIE_WITH_PARENT
 from relais_testing.tcp_ports import HOST, free_port
+from relais_testing.waiting import LIVENESS_S
 
 TEMPLATE = Path(__file__).parents[4] / "infra" / "compose" / "nginx" / "relais.conf.template"
 MAX_BODY_BYTES = 20_000
@@ -86,4 +87,4 @@ def nginx_before(upstreams: Sequence[str], folder: Path, *, root_path: str = "")
         yield f"http://{HOST}:{port}{root_path}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=LIVENESS_S)

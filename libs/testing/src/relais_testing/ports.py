@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
+from relais_common.jobs.channels import channel_model
+from relais_common.queue import keys
 from relais_common.queue.ports import (
     Accounts,
     EventLog,
@@ -16,13 +20,17 @@ from relais_common.queue.ports import (
     TraceOutbox,
     WorkerRegistry,
 )
-from relais_common.queue.redis_store import RedisStore
+from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.memory import MemoryStore
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Every port of one store."""
+    """Every port of one store.
+
+    Attributes:
+        let_deadline_pass: moves the deadline of a job that has not ended into the past, in place of waiting.
+    """
 
     intake: JobIntake
     source: JobSource
@@ -34,11 +42,15 @@ class Ports:
     accounts: Accounts
     traces: TraceOutbox
     presence: Presence
+    let_deadline_pass: Callable[[str], Awaitable[None]]
 
 
 def memory_ports(store: MemoryStore) -> Ports:
     """Return the ports in memory."""
-    return Ports(store, store, store, store, store, store, store.inspector, store, store, store)
+    return Ports(
+        *(store, store, store, store, store, store, store.inspector, store, store, store),
+        store.let_deadline_pass,
+    )
 
 
 def redis_ports(store: RedisStore) -> Ports:
@@ -54,4 +66,18 @@ def redis_ports(store: RedisStore) -> Ports:
         store.accounts,
         store.traces,
         store.presence,
+        partial(_let_pass, store),
     )
+
+
+async def let_deadline_pass(redis_url: str, channel_id: str) -> None:
+    """Move the deadline of a job that has not ended into the past, in place of waiting."""
+    async with open_store(RedisSettings(redis_url)) as store:
+        await _let_pass(store, channel_id)
+
+
+async def _let_pass(store: RedisStore, channel_id: str) -> None:
+    deadlines = keys.deadlines(channel_model(channel_id))
+    async with store.source._blocking.of(deadlines) as redis:
+        await redis.hset(keys.job(channel_id), "deadline_at", "1")
+        assert await redis.zadd(deadlines, {channel_id: 1}, xx=True, ch=True)

@@ -10,12 +10,12 @@ The server must not rewrite its file meanwhile; it does from 64 MB on.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from redis import Redis
 
 from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import block_until
 
 
 def _file(server: ValkeyServer) -> Path:
@@ -41,8 +41,5 @@ def lose_power(server: ValkeyServer, size: int) -> int:
 
 def wait_written(redis_url: str) -> None:
     """Wait until everything answered so far is written, so that a kill loses none of it."""
-    end_s = time.monotonic() + 30
     with Redis.from_url(redis_url) as redis:
-        while redis.info("persistence")["aof_buffer_length"] > 0:
-            assert time.monotonic() < end_s
-            time.sleep(0.01)
+        block_until(lambda: redis.info("persistence")["aof_buffer_length"] == 0)

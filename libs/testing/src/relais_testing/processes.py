@@ -18,8 +18,7 @@ import psutil
 from relais_testing import leftovers
 from relais_testing.prefork import Forked, mother_of
 from relais_testing.tcp_ports import HOST, free_port
-
-START_TIMEOUT_S = 300.0  # longer than any test: theirs decides
+from relais_testing.waiting import LIVENESS_S
 
 
 class ServiceProcess:
@@ -94,10 +93,10 @@ class ServiceProcess:
 
     def wait_ready(self) -> None:
         """Wait until it is ready. A process that ends before fails the test with its log."""
-        end = time.monotonic() + START_TIMEOUT_S
+        end = time.monotonic() + LIVENESS_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.url}{self._ready_path}", timeout=2):
+                with urllib.request.urlopen(f"{self.url}{self._ready_path}", timeout=LIVENESS_S):
                     return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.05)
@@ -115,7 +114,7 @@ class ServiceProcess:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def terminate(self, timeout_s: float = 300.0) -> int:
+    def terminate(self, timeout_s: float = LIVENESS_S) -> int:
         """Send SIGTERM, wait, and return the exit code."""
         self._process.terminate()
         return self._process.wait(timeout=timeout_s)
@@ -124,9 +123,9 @@ class ServiceProcess:
         """Send SIGKILL to this process alone; tests check what it leaves behind."""
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=LIVENESS_S)
 
-    def wait(self, timeout_s: float) -> int:
+    def wait(self, timeout_s: float = LIVENESS_S) -> int:
         return self._process.wait(timeout=timeout_s)
 
     def log_tail(self) -> str:

@@ -16,7 +16,7 @@ from relais_llm_worker.model import Cut, Model
 from relais_llm_worker.remote.model import Limits, RemoteModel
 from relais_llm_worker.remote.opening import open_remote_models
 from relais_testing.fake_openai import FakeServer
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 NAME = "m"
 
@@ -59,7 +59,7 @@ async def open_remote(
     ready: bool = True,
     max_concurrency: int = 4,
     max_output_tokens: int = 1000,
-    read_timeout_s: float = 30.0,
+    read_timeout_s: float = LIVENESS_S,
     api_key: str | None = None,
 ) -> AsyncIterator[RemoteModel]:
     """Yield the model of these servers, once all were probed."""
@@ -81,13 +81,13 @@ async def open_table(
     *,
     max_concurrency: int = 4,
     max_output_tokens: int = 1000,
-    read_timeout_s: float = 30.0,
+    read_timeout_s: float = LIVENESS_S,
 ) -> AsyncIterator[Sequence[RemoteModel]]:
     """Yield the models of a table."""
     settings = RemoteSettings(
         table=tuple(table),
         max_concurrency=max_concurrency,
-        connect_timeout_s=5.0,
+        connect_timeout_s=LIVENESS_S,
         read_timeout_s=read_timeout_s,
         probe_every_s=0.2,
     )

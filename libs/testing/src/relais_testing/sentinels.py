@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from relais_testing.leftovers import DIE_WITH_PARENT
 from relais_testing.tcp_ports import HOST, free_port
 from relais_testing.valkey import ValkeyServer, binary_path
+from relais_testing.waiting import LIVENESS_S
 
 SERVICE = "relais"
 _CONFIG = """
@@ -84,7 +85,7 @@ def running_sentinels(primary: ValkeyServer, folder: Path) -> Iterator[Sentinels
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            stack.callback(process.wait, timeout=30)
+            stack.callback(process.wait, timeout=LIVENESS_S)
             stack.callback(process.kill)
             ports.append(port)
         yield Sentinels(ports)

@@ -16,6 +16,7 @@ from pathlib import Path
 from relais_testing import leftovers
 from relais_testing.leftovers import DIE_WITH_PARENT
 from relais_testing.tcp_ports import HOST, free_port
+from relais_testing.waiting import LIVENESS_S
 
 _CONFIG = """
 Port {port}
@@ -88,4 +89,4 @@ def running_sshd(folder: Path, environment: dict[str, str]) -> Iterator[Sshd]:
         )
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=LIVENESS_S)

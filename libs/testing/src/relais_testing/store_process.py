@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from relais_testing.tcp_ports import HOST, free_port
+from relais_testing.waiting import LIVENESS_S
 
-START_TIMEOUT_S = 60.0
 ATTEMPTS = 5
 
 
@@ -92,7 +92,7 @@ class StoreProcess(ABC):
 
     def _answers(self, port: int) -> bool:
         assert self._process is not None
-        end = time.monotonic() + START_TIMEOUT_S
+        end = time.monotonic() + LIVENESS_S
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 with socket.create_connection((HOST, port), timeout=1.0) as connection:
@@ -111,5 +111,5 @@ class StoreProcess(ABC):
             self._process.kill()
         else:
             self._process.terminate()
-        self._process.wait(timeout=START_TIMEOUT_S)
+        self._process.wait(timeout=LIVENESS_S)
         self._process = None

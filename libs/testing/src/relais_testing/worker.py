@@ -24,7 +24,10 @@ from relais_testing.builders import MODEL
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
 
-LEASE_S = 1.0
+LEASE_S = 10.0
+"""Longer than a busy machine stands still: a worker that lives loses none of its jobs."""
+MORTAL_LEASE_S = 1.0
+"""For a worker that is to die: so much later another one goes on."""
 REAP_EVERY_S = 0.1
 MAX_FAILURES = 3
 _numbers = count(1)
