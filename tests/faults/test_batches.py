@@ -23,7 +23,6 @@ from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
 
-LONG_S = 120.0
 LINES = 240
 TOKENS = 20
 SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "60", "VLLM_MAX_NUM_SEQS": "8"}
@@ -82,12 +81,12 @@ class Batch:
             goal = goal or done + more
             return bool(done >= min(goal, LINES))
 
-        await wait_until(reached, LONG_S, every_s=0.05)
+        await wait_until(reached, every_s=0.05)
 
     async def check(self, front: ServiceProcess) -> None:
         """Each request has its right answer, once."""
         client = BatchClient(self._session, base_url=front.url)
-        batch = await client.ended(self.batch_id, LONG_S)
+        batch = await client.ended(self.batch_id)
         assert batch["status"] == "completed"
         assert batch["request_counts"] == {"total": LINES, "completed": LINES, "failed": 0}
         found = await client.content(batch["output_file_id"])
@@ -147,7 +146,7 @@ async def test_batch_is_cancelled_though_its_feeder_is_dead(
     fronts[0].kill()
     client = BatchClient(session, base_url=fronts[1].url)
     await client.cancel(batch.batch_id)
-    ended = await client.ended(batch.batch_id, LONG_S)
+    ended = await client.ended(batch.batch_id)
     assert ended["status"] == "cancelled"
     done = await client.content(ended["output_file_id"])
     not_run = await client.content(ended["error_file_id"])

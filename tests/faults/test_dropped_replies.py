@@ -36,6 +36,7 @@ from relais_testing.steps import (
 from relais_testing.traced import running_traced
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
+from relais_testing.worker import MORTAL_LEASE_S
 
 OPERATORS = {"queue", "channels", "dead", "replay", "drop"}
 """No part of a request's way; the first three only read."""
@@ -74,8 +75,9 @@ async def test_work_in_which_replies_to_a_script_are_lost_is_done_once(
     # Patient with streams that are opened late on a busy machine.
     fronts = [await stack.front(WATCH_LEASE_S="60") for _ in range(2)]
     # What these two take never begins: one hands it back, the other dies with it.
-    drained = await stack.worker(tokens_per_s=0.001, max_num_seqs=3, drain_s=0.01)
-    killed = await stack.worker(tokens_per_s=0.001, max_num_seqs=3)
+    never: dict[str, Any] = {"tokens_per_s": 0.001, "max_num_seqs": 3, "lease_s": MORTAL_LEASE_S}
+    drained = await stack.worker(drain_s=0.01, **never)
+    killed = await stack.worker(**never)
     # In a row, so that the client gives up and the loops above it must go on; then one in two.
     eater.eat(script, WHOLE_CLIENT)
     eater.eat_every(script, 2)

@@ -8,10 +8,12 @@ import aiohttp
 import pytest
 
 from relais_testing.native_client import events_url, state_of, submit
+from relais_testing.ports import let_deadline_pass
 from relais_testing.process_stack import DETERMINISTIC, Starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import read_events
 from relais_testing.streams import begin, check_whole
+from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
 
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "50"}
@@ -60,7 +62,7 @@ async def test_the_one_that_may_be_why_fails_and_the_others_go_on_to_the_letter(
 
     while not await says_so():
         assert worker.exit_code is None
-    assert worker.wait(300) == 1
+    assert worker.wait() == 1
     assert await error_code(session, front, culprit) == "engine_stalled"
     start("llm_worker", **PACED, **PATIENT)
     for number, reader in enumerate(bystanders):
@@ -77,12 +79,12 @@ async def test_of_several_each_is_charged_and_the_next_stall_says_which_it_is(
     await read_events(session, events_url(front.url, innocent), stop_after=5)
     bystander = await begin(session, front, "bystander")
     culprit = await submit(session, front.url, "[stall]", 10, **restart)
-    assert worker.wait(300) == 1
+    assert worker.wait() == 1
     for channel in (innocent, culprit):
         assert (await state_of(session, front.url, channel))["status"] == "queued"
     # Each runs alone now; one of them stops the engine again, and it can be no other's fault.
     worker = start_worker(start, stall_s="2")
-    assert worker.wait(300) == 1
+    assert worker.wait() == 1
     assert await error_code(session, front, culprit) == "engine_stalled"
     start("llm_worker", **PACED, **PATIENT)
     events = await read_events(session, events_url(front.url, innocent))
@@ -92,18 +94,19 @@ async def test_of_several_each_is_charged_and_the_next_stall_says_which_it_is(
 
 @pytest.mark.parametrize("method", ["DELETE", "deadline"])
 async def test_cancels_and_deadlines_do_not_wait_for_a_deaf_engine(
-    start: Starter, session: aiohttp.ClientSession, method: str
+    start: Starter, session: aiohttp.ClientSession, redis: ValkeyServer, method: str
 ) -> None:
     front = start("orchestrator")
     worker = start_worker(start, stall_s="3600")
-    fields = {"deadline_s": 3.0} if method == "deadline" else {}
-    channel_id = await submit(session, front.url, "stopped", 5000, **fields)
+    channel_id = await submit(session, front.url, "stopped", 5000)
     url = events_url(front.url, channel_id)
     await read_events(session, url, stop_after=5)
     await submit(session, front.url, "[stall]", 10)
     if method == "DELETE":
         async with session.delete(url.removesuffix("/events")) as response:
             assert response.status == 202
+    else:
+        await let_deadline_pass(redis.url, channel_id)
     events = await read_events(session, url)
     assert events[-1].name == ("cancelled" if method == "DELETE" else "expired")
     assert worker.exit_code is None

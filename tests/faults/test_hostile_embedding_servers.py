@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 
 from relais_testing.hostile_openai import ATTACKS, VECTOR_ATTACKS, open_hostile_server
 from relais_testing.process_stack import Starter
@@ -34,6 +35,7 @@ SHARED = (
 )
 
 
+@pytest.mark.realtime  # a silent server is told from a slow one by the time it takes
 async def test_no_attack_of_an_embedding_server_reaches_others(
     start: Starter, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

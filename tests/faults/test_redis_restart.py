@@ -22,12 +22,12 @@ from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter, make_sta
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, sse_events, text_of
 from relais_testing.valkey import ValkeyServer
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import block_until, wait_until
 
 TOKENS = 300
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "40", "VLLM_MAX_NUM_SEQS": "8"}
 # Longer than any outage here and what a busy machine adds to it: nobody alive loses a job.
-LEASES = {"LEASE_S": "10", "WATCH_LEASE_S": "10"}
+LEASES = {"LEASE_S": "60", "WATCH_LEASE_S": "60"}
 MOST_CPU = 0.5
 """Of one core, while Redis is away. A loop that spins takes all of one."""
 
@@ -180,13 +180,11 @@ async def submit_and_read(client: Client) -> None:
 
 
 def wait_idle(server: ValkeyServer) -> None:
-    end_s = time.monotonic() + 30
     with Redis.from_url(server.url) as redis:
-        while redis.zcard(keys.inflight(MODEL)):
-            assert time.monotonic() < end_s
-            time.sleep(0.05)
+        block_until(lambda: redis.zcard(keys.inflight(MODEL)) == 0)
 
 
+@pytest.mark.realtime  # how busy a process is shows over seconds
 async def test_while_redis_is_away_requests_are_refused_and_every_process_lives_and_rests(
     server: ValkeyServer, fleet: list[ServiceProcess], session: aiohttp.ClientSession
 ) -> None:
@@ -236,11 +234,12 @@ async def test_processes_that_find_no_redis_at_their_start_wait_for_it(
 
 
 @pytest.mark.slow
+@pytest.mark.realtime  # leases run out by the clock of a server that is frozen
 async def test_frozen_redis_costs_time_and_nothing_else(
     server: ValkeyServer, start: Starter, session: aiohttp.ClientSession
 ) -> None:
     """Longer than leases, watchers' leases and the clients' timeouts. Connections stay open and say nothing."""
-    short = {"LEASE_S": "2", "WATCH_LEASE_S": "2"}
+    short = {"LEASE_S": "5", "WATCH_LEASE_S": "5"}
     fleet = [start("orchestrator", **short) for _ in range(2)] + [
         start("llm_worker", **PACED, **short) for _ in range(2)
     ]

@@ -18,7 +18,7 @@ from relais_common.insights.store import ROLLUPS, STATE, TRACES
 from relais_kpi.simulation.insert import insert_simulated
 from relais_kpi.simulation.traffic import simulate
 from relais_testing.mongo import MongoServer
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 AT_WORK = 3
 
@@ -51,7 +51,7 @@ async def test_a_killed_job_made_again_leaves_the_numbers_of_an_undisturbed_one(
 ) -> None:
     random = Random(3)
     with MongoServer(tmp_path) as server:
-        settings = MongoSettings(url=server.url, database="test", answer_timeout_s=60)
+        settings = MongoSettings(url=server.url, database="test", answer_timeout_s=LIVENESS_S)
         async with open_database(settings) as database:
             made = simulate(traces=4000, days=10, seed=1, until=hour_of(datetime.now(UTC)))
             await insert_simulated(database, made, seed=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from redis import Redis
 from relais_testing.failing_over import assert_streams_go_on
 from relais_testing.sentinels import Sentinels, running_sentinels
 from relais_testing.valkey import ValkeyServer
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import block_until, wait_until
 
 
 @pytest.fixture
@@ -23,10 +22,7 @@ def pair(make_redis_server: Callable[..., ValkeyServer]) -> tuple[ValkeyServer, 
     replica = make_redis_server(appendonly=True)
     with Redis.from_url(replica.url) as redis:
         redis.replicaof(primary.host, primary.port)
-        end_s = time.monotonic() + 30
-        while redis.info("replication")["master_link_status"] != "up":
-            assert time.monotonic() < end_s
-            time.sleep(0.05)
+        block_until(lambda: redis.info("replication")["master_link_status"] == "up")
     return primary, replica
 
 
