@@ -24,6 +24,7 @@ from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
 from relais_testing.steps import crash, enqueue, names, running, start, take
 from relais_testing.tcp_ports import free_port
+from relais_testing.waiting import LIVENESS_S
 
 SECRET = "what only its model may read"
 Result = TypeVar("Result")
@@ -192,7 +193,7 @@ def test_command_runs_as_a_process(admin: Admin) -> None:
         env={"PATH": os.environ["PATH"], "REDIS_URL": admin.url, "MODELS": MODEL},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIVENESS_S,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")

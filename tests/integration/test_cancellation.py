@@ -11,6 +11,7 @@ from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_testing.builders import MODEL
+from relais_testing.waiting import LIVENESS_S
 
 MOMENTS = range(60)
 
@@ -44,7 +45,7 @@ async def test_loop_over_redis_ends_whenever_it_is_cancelled(
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=2)
+        done, _ = await asyncio.wait({task}, timeout=LIVENESS_S)
         assert done, f"goes on after a cancellation {turns} turns after its start"
         assert task.cancelled()
     await store.ping()  # no connection was left with an answer that is not its own

@@ -49,8 +49,7 @@ async def connection(
 async def everything(reader: asyncio.StreamReader) -> bytes:
     """What comes until the server closes."""
     try:
-        async with asyncio.timeout(60):
-            return await reader.read()
+        return await reader.read()
     except ConnectionError:
         return b""
 

@@ -11,7 +11,7 @@ import pytest
 from relais_testing.builders import MODEL
 from relais_testing.sse_client import ids_of, read_events, sse_events, text_of
 from relais_testing.stack import Front, Stack, answer_to, chat_request
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, returns_at_once, wait_until
 
 CHAT = "/v1/chat/completions"
 ENDLESS: dict[str, Any] = {"max_tokens": 20_000}
@@ -74,18 +74,17 @@ async def test_draining_orchestrator_keeps_no_connection_that_carries_nothing(
     worker = await stack.worker(tokens_per_s=50)
     idle = await connect(front)
     await head_of(idle, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-    answering = asyncio.create_task(read_answer(front, chat_request("a", max_tokens=50)))
+    answering = asyncio.create_task(read_answer(front, chat_request("a", max_tokens=150)))
     await wait_until(lambda: worker.engine.running)
-    draining = asyncio.create_task(front.parts.drain.run(10))
-    async with asyncio.timeout(5):
-        assert await idle[0].read() == b""
-        head = await head_of(await connect(front), "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+    draining = asyncio.create_task(front.parts.drain.run(LIVENESS_S))
+    assert await idle[0].read() == b""
+    head = await head_of(await connect(front), "GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
     assert head.startswith("HTTP/1.1 503 ")
     assert "\r\nconnection: close\r\n" in head.lower()
     assert not draining.done()
     status, whole = await answering
     assert status == 200
-    assert json.loads(whole[0])["choices"][0]["message"]["content"] == answer_to("a", 50)
+    assert json.loads(whole[0])["choices"][0]["message"]["content"] == answer_to("a", 150)
     await draining
 
 
@@ -98,9 +97,8 @@ async def test_native_stream_ends_cleanly_and_goes_on_at_another_orchestrator(
     path = f"/v1/channels/{channel_id}/events"
     reading = asyncio.create_task(read_events(front.session, path))
     await wait_until(lambda: any(held.next_seq > 50 for held in worker.held_jobs.all()))
-    await front.parts.drain.run(5)
-    async with asyncio.timeout(2):
-        events = await reading  # an end by the book, or this raises
+    await front.parts.drain.run(LIVENESS_S)
+    events = await reading  # an end by the book, or this raises
     assert 2 < len(events) < 203
     events += await read_events(other.session, path, after=len(events))
     assert ids_of(events) == list(range(1, 204))
@@ -115,7 +113,7 @@ async def test_open_openai_answers_are_finished_first(stack: Stack) -> None:
         for stream in (True, False)
     ]
     await wait_until(lambda: len(worker.engine.running) == 2)
-    await front.parts.drain.run(10)
+    await front.parts.drain.run(LIVENESS_S)
     (_, data), (status, whole) = [await one for one in asking]
     assert data[-1] == "[DONE]"
     assert status == 200
@@ -134,8 +132,7 @@ async def test_openai_answers_that_take_too_long_end_with_an_error_and_their_wor
     await wait_until(lambda: all(held.next_seq > 5 for held in worker.held_jobs.all()))
     await wait_until(lambda: len(worker.engine.running) == 2)
     await front.parts.drain.run(0.1)
-    async with asyncio.timeout(5):
-        (_, data), (status, whole) = [await one for one in asking]
+    (_, data), (status, whole) = [await one for one in asking]
     assert json.loads(data[-1])["error"]["code"] == "draining"
     assert "[DONE]" not in data
     assert status == 503
@@ -161,8 +158,7 @@ async def test_answer_that_takes_too_long_is_there_for_who_repeats_its_idempoten
 
 @pytest.mark.usefixtures("worker")
 async def test_drain_of_an_idle_orchestrator_is_over_at_once(front: Front) -> None:
-    async with asyncio.timeout(1):
-        await front.parts.drain.run(30)
+    assert await returns_at_once(front.parts.drain.run(LIVENESS_S))
 
 
 async def test_closed_orchestrator_ends_open_streams(stack: Stack) -> None:
@@ -172,6 +168,5 @@ async def test_closed_orchestrator_ends_open_streams(stack: Stack) -> None:
     path = f"/v1/channels/{channel_id}/events"
     async with front.session.get(path) as response:
         await anext(sse_events(response))
-        async with asyncio.timeout(5):
-            await stack.close_front(front)
+        await stack.close_front(front)
     assert text_of(await read_events(other.session, path)) == answer_to("a", 100)

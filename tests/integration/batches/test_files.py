@@ -269,6 +269,7 @@ async def test_silent_upload_is_ended_and_not_kept(stack: Stack, kept: Kept) -> 
     assert await kept.database[FILES].count_documents({}) == 0
 
 
+@pytest.mark.realtime  # a standstill is one of this very process, longer than a client may be silent
 async def test_upload_outlives_a_standstill(stack: Stack, kept: Kept) -> None:
     front = await stack.front(**kept.settings, BODY_TIMEOUT_S="1")
 

@@ -9,13 +9,14 @@ import pytest
 
 from relais_common.insights.mongo import Database, MongoSettings, open_database
 from relais_testing.mongo import MongoServer
+from relais_testing.waiting import LIVENESS_S
 
 
 @pytest.fixture
 def mongo(mongo_server: MongoServer) -> MongoSettings:
     """An empty database."""
     return MongoSettings(
-        url=mongo_server.url, database=f"test-{uuid.uuid4().hex}", answer_timeout_s=60
+        url=mongo_server.url, database=f"test-{uuid.uuid4().hex}", answer_timeout_s=LIVENESS_S
     )
 
 

@@ -20,6 +20,7 @@ from relais_kpi.command import main
 from relais_kpi.rolling.lock import hold_lock
 from relais_testing.tcp_ports import free_port
 from relais_testing.traces import make_document
+from relais_testing.waiting import LIVENESS_S
 
 Result = TypeVar("Result")
 
@@ -136,7 +137,7 @@ def test_a_terminated_run_gives_its_lock_back(kpi: Kpi) -> None:
     while not kpi.do(has_lock):
         assert process.poll() is None, "it ended before it could be stopped"
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LIVENESS_S)
 
     assert process.returncode == 128 + signal.SIGTERM, err
     assert b"the next run goes on" in err
