@@ -24,6 +24,7 @@ from relais_orchestrator.metrics.requests import RequestMetrics
 from relais_orchestrator.metrics.streams import StreamMetrics
 from relais_orchestrator.metrics.traces import TraceMetrics
 from relais_testing.memory import MemoryStore
+from relais_testing.waiting import LIVENESS_S
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
 TARGET_LABELS = {"job", "instance"}
@@ -191,7 +192,7 @@ def test_prometheus_itself_finds_nothing_wrong(arguments: tuple[str, ...]) -> No
         "promtool is missing: install it (Debian, Ubuntu: sudo apt-get install prometheus)"
     )
     done = subprocess.run(
-        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=60
+        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=LIVENESS_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

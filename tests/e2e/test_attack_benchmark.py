@@ -9,7 +9,8 @@ from benchmarks.attacking.attacks import ATTACKS
 from benchmarks.attacking.report import Found
 from benchmarks.attacking.victim import KINDS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# Attacks last for seconds, in which victims are to be served.
+pytestmark = [pytest.mark.slow, pytest.mark.realtime, pytest.mark.timeout(900)]
 
 SHORT = Times(attack_s=2.0, before_s=1.0, busy_s=1.0, after_s=2.0, settle_s=3.0)
 

@@ -9,10 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -20,20 +20,16 @@ import pytest
 
 from relais_testing import leftovers
 from relais_testing.tcp_ports import free_port
+from relais_testing.waiting import LIVENESS_S, block_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = ROOT / "scripts" / "bootstrap.sh"
 LIGHT = ("--no-mongodb", "--embedding-workers", "0")
-LIVENESS_S = 300.0
 AGENT_S_QUESTION = "Where is my request 48217? And when is the library in Leeds open?"
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait; not too often, since asking for the status costs as much as the start of a Python program."""
-    deadline = time.monotonic() + LIVENESS_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not true within {LIVENESS_S} s"
-        time.sleep(0.5)
+# Not too often, since asking for the status costs as much as the start of a Python program.
+until = partial(block_until, every_s=0.5)
 
 
 class Stack:
@@ -516,7 +512,7 @@ def test_real_models_answer_and_no_engine_outlives_its_worker(
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIVENESS_S,
         check=True,
     )
     assert "request_status({" in agent.stderr

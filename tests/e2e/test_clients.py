@@ -17,6 +17,7 @@ import pytest
 from relais_testing.environments import clients
 from relais_testing.process_stack import MODEL, ROOT, VLLM_ON_CPU, make_starter
 from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import LIVENESS_S
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -92,7 +93,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         start("llm_worker", **VLLM_ON_CPU, **patient)
         start("embedding_worker", **encoder, **patient)
         url = start("orchestrator", EMBEDDING_MODELS=EMBEDDING_MODEL, **patient).url
-        with httpx.Client(base_url=url, timeout=60) as session:
+        with httpx.Client(base_url=url, timeout=LIVENESS_S) as session:
             chat = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
             answer = session.post("/v1/chat/completions", json=chat).json()
             texts = {"model": EMBEDDING_MODEL, "input": "town hall"}
@@ -175,7 +176,7 @@ def test_settings_of_open_webui_lead_to_the_routes_that_it_asks(stack: Stack) ->
     settings = dict(re.findall(r"--env (\w+)=(\S+)", SNIPPETS["Open WebUI"]["code"]))
     base = settings["OPENAI_API_BASE_URL"].replace("http://host.docker.internal:8080", stack.url)
     key = {"Authorization": f"Bearer {settings['OPENAI_API_KEY']}"}
-    with httpx.Client(base_url=base, headers=key, timeout=60) as session:
+    with httpx.Client(base_url=base, headers=key, timeout=LIVENESS_S) as session:
         models = {one["id"] for one in session.get("/models").json()["data"]}
         assert {MODEL, settings["RAG_EMBEDDING_MODEL"]} <= models
         chat = {
@@ -200,7 +201,7 @@ def test_settings_of_a_coding_agent_lead_to_the_routes_that_it_asks(stack: Stack
     headers = {"X-Api-Key": settings["ANTHROPIC_API_KEY"], "Anthropic-Version": "2023-06-01"}
     assert settings["ANTHROPIC_MODEL"] == "your-model"
     request = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}]}
-    with httpx.Client(base_url=base, headers=headers, timeout=60) as session:
+    with httpx.Client(base_url=base, headers=headers, timeout=LIVENESS_S) as session:
         assert session.head("/").status_code < 400
         counted = session.post("/v1/messages/count_tokens?beta=true", json=request)
         answer = session.post("/v1/messages?beta=true", json={**request, "max_tokens": 32_000})

@@ -16,6 +16,7 @@ NOTHING_LOST = (
 )
 
 
+@pytest.mark.realtime  # a reader that does not read is told from a slow one by the time it takes
 @pytest.mark.parametrize("kind", ["native", "openai"])
 async def test_nothing_is_lost(kind: str) -> None:
     load = Load(

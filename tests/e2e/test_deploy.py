@@ -15,6 +15,7 @@ import pytest
 
 from relais_testing.sshd import Sshd, running_sshd
 from relais_testing.tcp_ports import HOST
+from relais_testing.waiting import LIVENESS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "glpat-very-secret-token"
@@ -114,7 +115,7 @@ class Deployment:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIVENESS_S,
             check=False,
         )
 

@@ -154,7 +154,7 @@ def test_worker_ends_at_start_with_vllm_s_message(
     start: Starter, settings: dict[str, str], message: str
 ) -> None:
     worker = start("llm_worker", wait=False, **{**VLLM_ON_CPU, **settings})
-    assert worker.wait(300) == 2
+    assert worker.wait() == 2
     # vLLM's own lines begin with the name of their process.
     lines = [one for one in worker.log_path.read_text().splitlines() if one[:1] != "("]
     (line,) = [one for one in lines if one.startswith("relais-llm-worker: ")]

@@ -125,4 +125,4 @@ async def test_a_terminated_worker_finishes_what_it_holds_and_exits_with_0(
     worker.signal(signal.SIGTERM)
     events = await read_events(session, front.url + accepted["events_url"])
     assert text_of(events) == expected_answer("last one", 100)
-    assert worker.wait(10) == 0
+    assert worker.wait() == 0

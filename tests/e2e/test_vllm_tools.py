@@ -15,6 +15,7 @@ import pytest
 from relais_testing.native_client import events_url
 from relais_testing.process_stack import DEMO_MODEL, MODEL, VLLM_ON_CPU, Starter
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.waiting import LIVENESS_S
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,7 +38,7 @@ async def test_calls_that_are_demanded_follow_their_schema(start: Starter) -> No
     front = start("orchestrator", LEASE_S="60", WATCH_LEASE_S="60")
     start("llm_worker", **WORKER, LEASE_S="60")
     async with openai.AsyncOpenAI(
-        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=120
+        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
         for choice, reason in (("required", "tool_calls"), (NAMED, "stop")):
             asked: Any = {
@@ -81,7 +82,7 @@ async def test_xgrammar_follows_the_model_s_own_form_of_a_call(start: Starter) -
     config = json.dumps({"backend": "xgrammar"})
     start("llm_worker", **WORKER, LEASE_S="60", VLLM_STRUCTURED_OUTPUTS_CONFIG=config)
     async with openai.AsyncOpenAI(
-        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=120
+        base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
         choices: list[Any] = ["required", NAMED, "auto"]
         for choice in choices:
@@ -113,7 +114,7 @@ async def test_an_answer_that_may_call_tools_outlives_its_worker(start: Starter)
         "tools": [{"type": "function", "function": {"name": "rate"}}],
         "params": {"temperature": 0, "max_tokens": 600, "ignore_eos": True},
     }
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=240)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:
 
         async def submit() -> str:
             async with session.post(f"{front.url}/v1/requests", json=body) as response:
@@ -176,7 +177,7 @@ async def test_reasoning_outlives_its_worker_and_keeps_to_its_budget(
     doomed = start("llm_worker", **settings)
     long: dict[str, Any] = {"temperature": 0, "max_tokens": 600, "ignore_eos": True}
 
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=240)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:
 
         async def submit(**params: Any) -> str:
             body = {"model": MODEL, "messages": MESSAGES, "params": long | params}

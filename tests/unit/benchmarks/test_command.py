@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from relais_testing.waiting import LIVENESS_S
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -18,5 +20,5 @@ def test_the_benchmarks_start_with_nothing_in_the_environment() -> None:
         env=environ,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=LIVENESS_S,
     )

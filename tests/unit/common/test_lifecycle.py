@@ -17,6 +17,7 @@ from relais_common.runtime.lifecycle import (
     pause,
     stop_on_signals,
 )
+from relais_testing.waiting import LIVENESS_S, returns_at_once
 
 # In a process of its own: the signal must not end that of the tests.
 STOPPED = """
@@ -114,7 +115,7 @@ async def test_background_loop_that_fails_ends_the_context() -> None:
         raise ValueError("the loop died")
 
     with pytest.raises(ExceptionGroup) as raised:
-        async with asyncio.timeout(5), background(fails()):
+        async with background(fails()):
             await forever()
     assert raised.group_contains(ValueError, match="the loop died")
 
@@ -173,12 +174,12 @@ async def test_cancellation_of_the_body_is_not_swallowed_by_background() -> None
 async def test_pause_ends_at_its_time_or_at_the_stop() -> None:
     stop = asyncio.Event()
     assert await pause(stop, 0.001) is False
-    waiting = asyncio.create_task(pause(stop, 60))
+    waiting = asyncio.create_task(pause(stop, LIVENESS_S))
     await asyncio.sleep(0)
     stop.set()
-    async with asyncio.timeout(5):
-        assert await waiting is True
-    assert await pause(stop, 60) is True
+    assert await returns_at_once(waiting)
+    assert waiting.result() is True
+    assert await pause(stop, LIVENESS_S) is True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -206,6 +207,7 @@ async def test_lived_timeout_leaves_alone_what_is_done_in_time() -> None:
     await asyncio.sleep(0.1)
 
 
+@pytest.mark.realtime  # a standstill is one of this very process, longer than the timeout
 async def test_a_standstill_does_not_use_up_a_lived_timeout() -> None:
     came = asyncio.Event()
     async with lived_timeout(1):

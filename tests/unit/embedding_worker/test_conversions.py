@@ -13,6 +13,7 @@ import pytest
 from relais_common.jobs.errors import SettingsError
 from relais_embedding_worker.backends import conversions
 from relais_embedding_worker.backends.conversions import FOLDER, converted
+from relais_testing.waiting import LIVENESS_S
 
 
 def test_two_workers_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,14 +30,14 @@ def test_two_workers_at_once_convert_once(tmp_path: Path, monkeypatch: pytest.Mo
         calls.append(folder)
         (folder / "a").write_text("half")
         begun.set()
-        assert go.wait(30)
+        assert go.wait(LIVENESS_S)
         (folder / "b").write_text("whole")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(converted, tmp_path, "m", convert)
-        assert begun.wait(30)
+        assert begun.wait(LIVENESS_S)
         second = pool.submit(converted, tmp_path, "m", convert)
-        assert awaited.wait(30)
+        assert awaited.wait(LIVENESS_S)
         assert not (tmp_path / FOLDER / "m").exists()
         go.set()
         assert first.result(30) == second.result(30) == tmp_path / FOLDER / "m"

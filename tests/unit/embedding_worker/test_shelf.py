@@ -17,7 +17,7 @@ from relais_embedding_worker.lent import LentHandler
 from relais_embedding_worker.settings import read_settings
 from relais_embedding_worker.shelf import Shelf, open_shelf
 from relais_testing.encoders import WatchedEncoder, whole
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 BOUNDS = read_settings({}).bounds
 
@@ -39,7 +39,7 @@ class Loads:
     def __call__(self, name: str) -> WatchedEncoder:
         fails = name in self.failing
         self.loaded.append(name)
-        assert self.gate.wait(30)
+        assert self.gate.wait(LIVENESS_S)
         if fails:
             raise RuntimeError("there is no such model")
         encoder = WatchedEncoder()
@@ -55,7 +55,7 @@ def loads() -> Loads:
 @asynccontextmanager
 async def shelf_of(loads: Loads, max_bytes: int | None) -> AsyncIterator[Shelf]:
     bounds = replace(BOUNDS, max_model_bytes=max_bytes)
-    async with asyncio.timeout(30), open_shelf(loads, bounds) as shelf:
+    async with open_shelf(loads, bounds) as shelf:
         try:
             yield shelf
         finally:

@@ -32,7 +32,7 @@ from relais_testing.ports import Ports
 from relais_testing.steps import crash, enqueue, events, ids, start, take
 from relais_testing.waiting import wait_until
 
-LEASE_S = 0.3
+LEASE_S = 1.5
 
 
 class ScriptedHandler:
@@ -224,7 +224,7 @@ async def test_dead_engine_hands_jobs_back_to_the_front_in_their_order(
         late = make_job()
         await enqueue(ports, late)
         rig.handler.ends[held[2].channel_id].set_exception(EngineDead("gone"))
-        await asyncio.wait({task}, timeout=5)
+        await asyncio.wait({task})
         with pytest.raises(ExceptionGroup) as caught:
             task.result()
     assert caught.group_contains(EngineDead)
@@ -396,7 +396,7 @@ async def test_drain_takes_nothing_new(rig: Rig, ports: Ports) -> None:
         await asyncio.sleep(0.05)
         assert not task.done()
         rig.handler.complete(held)
-        await asyncio.wait({task}, timeout=5)
+        await asyncio.wait({task})
         task.result()
     assert await status(ports, held) is Status.COMPLETED
     assert await status(ports, late) is Status.QUEUED
@@ -419,8 +419,7 @@ async def test_drain_comes_to_an_end_though_the_store_is_away(
         held.add(Token("a", (1,)))
         rig.handler.complete(unsent)
         rig.stop.set()
-        await asyncio.wait({task}, timeout=3)
-        assert task.done()
+        await asyncio.wait({task})
         task.result()
     assert await status(ports, ended) is Status.RUNNING
     assert await status(ports, unsent) is Status.RUNNING

@@ -12,7 +12,7 @@ import pytest
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_common.jobs.errors import EngineRefused
 from relais_llm_worker.engines.prompts import SHORT_TEXT, SLICE, Prompts, pieces
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 LIMIT = 20_000
 HUGE = "word " * 800_000
@@ -39,7 +39,7 @@ class WatchedTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         self.calls.append((len(text), threading.get_ident()))
         if len(text) > SLICE:
-            assert self.gate.wait(20)
+            assert self.gate.wait(LIVENESS_S)
         return [0] * add_special_tokens + [len(word) for word in text.split()]
 
     def decode(self, token_ids: list[int]) -> str:

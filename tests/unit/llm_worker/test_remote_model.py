@@ -590,7 +590,7 @@ async def test_silent_stream_is_cut_and_gone_on_with(rig: Rig) -> None:
     server = await rig.server(vllm=True, hold_after=4)
     model = await rig.model(server, read_timeout_s=0.5)
     assert (await say(model, chat())).text == answer()
-    await wait_until(lambda: server.dropped == 2)
+    await wait_until(lambda: server.dropped >= 2)
 
 
 async def test_stop_string_across_the_cut_ends_the_answer(rig: Rig) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from relais_testing.waiting import LIVENESS_S
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -18,7 +20,7 @@ def bash(script: str, root: Path, **environment: str) -> subprocess.CompletedPro
         env={"PATH": os.environ["PATH"], "ROOT": str(root), "PROGRAM": "bootstrap", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIVENESS_S,
         check=False,
     )
 

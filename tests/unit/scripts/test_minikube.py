@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from relais_testing.waiting import LIVENESS_S
+
 ROOT = Path(__file__).resolve().parents[3]
 COREUTILS = (
     "basename bash cat cp cut dirname grep head id ls mkdir mktemp mv nohup nproc od ps rm sed sh sleep sort tail"
@@ -110,7 +112,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIVENESS_S,
             check=False,
         )
 

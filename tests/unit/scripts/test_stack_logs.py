@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from relais_testing.waiting import LIVENESS_S
 from stack.logs import last_lines, log_sizes, readable
 from stack.model import Program, Run, Stage
 
@@ -38,7 +39,7 @@ def logs(run: Run, *arguments: str) -> str:
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "scripts", "RELAIS_RUN_DIR": run.run_dir},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIVENESS_S,
         check=True,
     ).stdout
 
@@ -82,7 +83,7 @@ def test_a_reader_who_leaves_is_no_failure(run: Run) -> None:
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "scripts", "RELAIS_RUN_DIR": run.run_dir},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIVENESS_S,
         check=False,
     )
 

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from relais_common.worker.turns import Turns, switch_threads_often
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 
 class Thread:
@@ -29,7 +29,7 @@ class Thread:
 
     def _work(self, name: str) -> None:
         self.ran.append(name)
-        assert self.gate.wait(20)
+        assert self.gate.wait(LIVENESS_S)
 
 
 @pytest.fixture
