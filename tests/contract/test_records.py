@@ -102,3 +102,19 @@ async def test_one_that_runs_ends_without_its_record(ports: Ports) -> None:
     await finish(ports, lease, 3)
     (one,) = await collect(ports)
     assert (one.trace.channel_id, one.answer) == (channel_id, None)
+
+
+async def test_one_that_runs_is_unknown_at_once(ports: Ports) -> None:
+    again = Idempotency("key", "body")
+    job = make_job()
+    await ports.intake.enqueue(job, max_waiting=9, idempotency=again, record=RECORD)
+    lease = (await take_one(ports)).lease
+    await ports.intake.forget(job.channel_id)
+    assert await ports.intake.state(job.channel_id) is None
+    assert await ports.log.look(job.channel_id, after=0, limit=9) is None
+    accepted = await ports.intake.enqueue(make_job(), max_waiting=9, idempotency=again)
+    assert not accepted.duplicate
+    await finish(ports, lease, 2)
+    assert await ports.intake.state(job.channel_id) is None
+    accepted = await ports.intake.enqueue(make_job(), max_waiting=9, idempotency=again)
+    assert accepted.duplicate

@@ -124,7 +124,7 @@ class JobIntake(Protocol):
         ...
 
     async def forget(self, channel_id: str) -> None:
-        """Delete an ended job. Of an unfinished one the record goes, and the rest soon after its end."""
+        """Delete an ended job. An unfinished one is unknown to clients from here on, and goes soon after its end."""
         ...
 
     async def depth(self, model: str) -> QueueDepth:

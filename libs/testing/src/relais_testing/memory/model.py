@@ -80,6 +80,7 @@ class Record:
     watchers: set[str] = field(default_factory=set)
     log: list[bytes] = field(default_factory=list)
     api_record: ApiRecord | None = None
+    forgotten: bool = False
 
     @property
     def suspect(self) -> bool:
@@ -265,6 +266,10 @@ class MemoryModel:
         del self.records[channel_id]
         if channel_id in self.dead:
             self.dead.remove(channel_id)
+        self.forget_names(channel_id)
+
+    def forget_names(self, channel_id: str) -> None:
+        """Remove the names under which repeated calls find a job."""
         self.idempotency = {
             name: first for name, first in self.idempotency.items() if first[0] != channel_id
         }

@@ -179,7 +179,7 @@ class MemoryStore:
 
     async def state(self, channel_id: str) -> ChannelState | None:
         model, record = self._of(channel_id)
-        if record is None:
+        if record is None or record.forgotten:
             return None
         position = model.position(record)
         return ChannelState(
@@ -211,7 +211,8 @@ class MemoryStore:
     async def forget(self, channel_id: str) -> None:
         model, record = self._of(channel_id)
         if record is not None:
-            record.api_record = None
+            record.api_record, record.forgotten = None, True
+            model.forget_names(channel_id)
             if record.status.is_terminal:
                 model.forget(channel_id)
 

@@ -5,10 +5,10 @@
 --                  finished_at, outcome, replayed_as, text or events}
 local id, first, last = unpack(ARGV)
 local owner, operation, status, on_disconnect, tail, accepted_at, started_at, finished_at, text, outcome,
-  replayed_as =
+  replayed_as, forgotten =
   unpack(redis.call('HMGET', job_key(id), 'key_id', 'operation', 'status', 'on_disconnect', 'tail',
-  'accepted_at', 'started_at', 'finished_at', 'text', 'outcome', 'replayed_as'))
-if not status then return false end
+  'accepted_at', 'started_at', 'finished_at', 'text', 'outcome', 'replayed_as', 'forgotten'))
+if not status or forgotten then return false end
 local at = place(id)
 return {owner, operation, status, on_disconnect, at, at > 0 and estimated_wait(at) or '',
   tonumber(tail) or redis.call('LLEN', log_key(id)), accepted_at, started_at or '', finished_at or '',
