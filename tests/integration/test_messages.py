@@ -10,6 +10,7 @@ import anthropic
 import pytest
 from anthropic import beta_async_tool
 from anthropic.types import Message
+from yarl import URL
 
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack, answer_to
@@ -330,6 +331,38 @@ async def test_other_methods_and_paths_have_anthropic_s_errors(front: Front, met
     async with front.get("/v1/messages/batches") as response:
         assert response.status == 404
         assert (await response.json())["error"]["type"] == "not_found_error"
+
+
+async def test_whatever_refuses_anthropic_s_clients_has_its_shape(
+    stack: Stack, tmp_path: Any
+) -> None:
+    keys = tmp_path / "keys.json"
+    limited = {"key": "a-key-with-few-requests", "requests_per_minute": 1}
+    keys.write_text(json.dumps({"a": {"key": "a-good-key-of-a-client"}, "b": limited}))
+    keys.chmod(0o600)
+    front = await stack.front(ENV="staging", API_KEYS=str(keys), MAX_BODY_BYTES="4000")
+    path = "/v1/messages"
+    good = {"X-Api-Key": "a-good-key-of-a-client"}
+    few = {"X-Api-Key": "a-key-with-few-requests"}
+    for method, url, headers, body, status in (
+        ("GET", "/v1/nope", good, b"", 404),
+        ("GET", "/v1//nope", good, b"", 404),
+        ("DELETE", "/v1/chat/completions", good, b"", 405),
+        ("POST", path, {}, b"{}", 401),
+        ("POST", path, good, b"{}", 400),
+        ("POST", path, good, b"x" * 5000, 413),
+        ("POST", path, {**good, "Content-Type": "text/plain"}, b"{}", 415),
+        ("POST", path, {**good, "Content-Encoding": "gzip"}, b"{}", 415),
+        ("POST", path, few, b"{}", 400),
+        ("POST", path, few, b"{}", 429),
+    ):
+        version = {"anthropic-version": "2023-06-01"}
+        async with front.session.request(
+            method, URL(url, encoded=True), data=body, headers=headers | version
+        ) as response:
+            told = await response.json()
+        assert (response.status, told["type"]) == (status, "error"), url
+        assert told["request_id"] == response.headers["request-id"]
 
 
 @pytest.mark.usefixtures("worker")

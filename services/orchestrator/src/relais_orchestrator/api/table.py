@@ -60,10 +60,11 @@ FORMATS: Mapping[str, StreamFormat] = {
 
 
 def error_body_of(request: web.Request) -> ErrorBody:
-    """Return the shape of a request's errors."""
+    """Return the shape of a request's errors: its route's; where there is none, its client's."""
     path = request.path
-    by_version = path.startswith("/v1/models") and ANTHROPIC_VERSION in request.headers
-    return error_envelope if by_version or path.startswith("/v1/messages") else _openai
+    by_client = request.match_info.route.resource is None or path.startswith("/v1/models")
+    is_client_s = by_client and ANTHROPIC_VERSION in request.headers
+    return error_envelope if is_client_s or path.startswith("/v1/messages") else _openai
 
 
 def _openai(info: ErrorInfo, _: str) -> object:
