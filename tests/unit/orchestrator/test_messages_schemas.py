@@ -34,13 +34,28 @@ def draft(**fields: Any) -> Draft:
 
 
 def told(*blocks: Any, role: str = "user") -> tuple[Message, ...]:
-    """What the blocks of one message are inside."""
+    """What the blocks of one message are inside; before results come their calls."""
     turns = [{"role": role, "content": list(blocks)}]
+    ids = [block["tool_use_id"] for block in blocks if "tool_use_id" in block]
+    if ids:
+        turns.insert(0, {"role": "assistant", "content": [call(one) for one in ids]})
     if role == "assistant":
         turns.append({"role": "user", "content": "x"})
     messages = draft(messages=turns).messages
     assert messages is not None
-    return messages if role == "user" else messages[:-1]
+    return messages[bool(ids) :] if role == "user" else messages[:-1]
+
+
+def call(call_id: str) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call_id, "name": "f", "input": {}}
+
+
+def result(call_id: str) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": "x"}
+
+
+def said(role: str, *blocks: Any) -> dict[str, Any]:
+    return {"role": role, "content": list(blocks)}
 
 
 def text(words: str) -> dict[str, Any]:
@@ -48,7 +63,7 @@ def text(words: str) -> dict[str, Any]:
 
 
 def test_a_conversation() -> None:
-    result = {"type": "tool_result", "tool_use_id": "c1", "content": [text("21"), text("degrees")]}
+    found = {"type": "tool_result", "tool_use_id": "c1", "content": [text("21"), text("degrees")]}
     called = {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Lyon"}}
     turns = [
         {"role": "user", "content": "Weather?"},
@@ -62,13 +77,13 @@ def test_a_conversation() -> None:
                 called,
             ],
         },
-        {"role": "user", "content": [result, text("Well?")]},
+        {"role": "user", "content": [found, text("Well?")]},
     ]
-    call = ToolCall("c1", FunctionCall("weather", '{"city":"Lyon"}'))
+    weather = ToolCall("c1", FunctionCall("weather", '{"city":"Lyon"}'))
     assert draft(system=[text("Be"), text("kind.")], messages=turns).messages == (
         Message("system", "Be\nkind."),
         Message("user", "Weather?"),
-        Message("assistant", "I look.", reasoning="Hm.", tool_calls=(call,)),
+        Message("assistant", "I look.", reasoning="Hm.", tool_calls=(weather,)),
         Message("tool", "21\ndegrees", tool_call_id="c1"),
         Message("user", "Well?"),
     )
@@ -100,6 +115,54 @@ def test_a_result_without_content_is_empty() -> None:
     assert told({"type": "tool_result", "tool_use_id": "c", "is_error": True}) == (
         Message("tool", "", tool_call_id="c"),
     )
+
+
+@pytest.mark.parametrize(
+    ("turns", "param"),
+    [
+        ([said("user", result("a"))], "messages.0.content.0.tool_use_id"),
+        (
+            [said("assistant", call("a")), said("user", text("x"), result("b"))],
+            "messages.1.content.1.tool_use_id",
+        ),
+        (
+            [said("assistant", call("a")), said("user", result("a"), result("a"))],
+            "messages.1.content.1.tool_use_id",
+        ),
+        (
+            [said("assistant", call("a"), call("a")), said("user", result("a"))],
+            "messages.0.content.1.id",
+        ),
+        (
+            [
+                said("assistant", call("a")),
+                said("user", text("x")),
+                said("assistant", text("y")),
+                said("user", result("a")),
+            ],
+            "messages.3.content.0.tool_use_id",
+        ),
+    ],
+)
+@pytest.mark.parametrize("route", [Reading.MESSAGES, Reading.COUNT_TOKENS])
+def test_results_need_their_calls_in_the_turn_before(
+    route: Reading, turns: list[Any], param: str
+) -> None:
+    body: dict[str, Any] = {"model": "m", "messages": turns}
+    if route is Reading.MESSAGES:
+        body["max_tokens"] = 1
+    with pytest.raises(InvalidRequest, match="tool_use") as caught:
+        read(route, json.dumps(body).encode())
+    assert (caught.value.param, caught.value.code) == (param, "invalid_value")
+
+
+def test_later_turns_may_have_the_ids_of_earlier_calls_again() -> None:
+    turn = [
+        said("assistant", call("a"), call("b")),
+        said("user", result("b")),
+        said("user", result("a")),
+    ]
+    draft(messages=[*turn, said("system", text("x")), *turn])
 
 
 def test_names_of_found_tools_are_told() -> None:
@@ -198,8 +261,7 @@ def test_images_are_parts_between_texts() -> None:
     word = text("a")
     (message,) = told(word, word, PICTURE, word)
     assert message.content == (TextPart("a\na"), PART, TextPart("a"))
-    result = {"type": "tool_result", "tool_use_id": "a", "content": [PICTURE, word]}
-    (message,) = told(result)
+    (message,) = told({"type": "tool_result", "tool_use_id": "a", "content": [PICTURE, word]})
     assert (message.role, message.content) == ("tool", (PART, TextPart("a")))
 
 
@@ -227,7 +289,7 @@ def test_images_are_parts_between_texts() -> None:
 )
 def test_blocks_that_are_refused(block: Any, param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        told(block)
+        draft(messages=[said("user", block)])
     assert (caught.value.param, caught.value.code) == (param, code)
 
 

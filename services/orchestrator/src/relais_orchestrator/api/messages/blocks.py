@@ -161,6 +161,15 @@ _TYPES = {
 """The types of blocks that messages of each role may have."""
 
 
+_DOUBLED_CALL = "`tool_use` ids must be unique"
+_DOUBLED_RESULT = (
+    "each `tool_use` must have a single result: found multiple `tool_result` blocks with this id"
+)
+_NO_CALL = (
+    "each `tool_result` block must have a corresponding `tool_use` block in the previous message"
+)
+
+
 def _of_its_role(role: str, types: tuple[str, ...]) -> dict[str, JsonValue]:
     block: dict[str, JsonValue] = {"properties": {"type": {"enum": [*types]}}}
     content: dict[str, JsonValue] = {
@@ -209,6 +218,38 @@ def few_images_in(turns: list[InputMessage]) -> list[InputMessage]:
     inner = [block for one in results if isinstance(one, list) for block in one]
     few_images(sum(isinstance(one, ImageBlock) for one in (*blocks, *inner)))
     return turns
+
+
+def check_calls(turns: Iterable[InputMessage]) -> None:
+    """Refuse results whose call is not in the turn before, and ids that a turn has twice.
+
+    Raises:
+        ValidationError: names the first that is wrong.
+    """
+    called: set[str] = set()
+    answered: set[str] = set()
+    role = ""
+    for place, turn in enumerate(turns):
+        if turn.role != "system":
+            if turn.role == "assistant" and role != "assistant":
+                called, answered = set(), set()
+            role = turn.role
+        for at, block in enumerate(turn.blocks):
+            if isinstance(block, ToolUseBlock):
+                field, is_wrong, why = "id", block.id in called, _DOUBLED_CALL
+                called.add(block.id)
+            elif isinstance(block, ToolResultBlock):
+                field, why = "tool_use_id", _NO_CALL
+                is_wrong = block.tool_use_id not in called
+                if block.tool_use_id in answered:
+                    is_wrong, why = True, _DOUBLED_RESULT
+                answered.add(block.tool_use_id)
+            else:
+                continue
+            if is_wrong:
+                raise fault(
+                    "messages", PydanticCustomError("calls", why), place, "content", at, field
+                )
 
 
 System = (

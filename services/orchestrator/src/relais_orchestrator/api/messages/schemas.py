@@ -6,7 +6,7 @@ docs/compatibility.md has the table.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -25,6 +26,7 @@ from relais_common.jobs.job import OnDisconnect, Priority, Sampling
 from relais_orchestrator.api.messages.blocks import (
     InputMessage,
     System,
+    check_calls,
     few_images_in,
     to_messages,
 )
@@ -240,6 +242,11 @@ class _Conversation(BaseModel):
         if choice.name is not None and choice.name not in names:
             raise PydanticCustomError("unknown_tool", "no tool has this name")
         return choice
+
+    @model_validator(mode="after")
+    def _results_follow_their_calls(self) -> Self:
+        check_calls(self.messages)
+        return self
 
     def to_messages(self) -> tuple[Message, ...]:
         return to_messages(self.system, self.messages)
