@@ -21,6 +21,8 @@ TOOL: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": True,
 }
+CALLED = {"type": "function_call", "call_id": "c", "name": "weather", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "rain"}
 CALL = '<tool_call>{"name": "weather", "arguments": {"city":"Lyon"}}</tool_call>'
 ALLOWED: Any = {
     "type": "allowed_tools",
@@ -215,6 +217,11 @@ async def test_background_response_is_queued_and_fetched(
     for after in (0, 5, len(whole) - 2, len(whole) - 1):
         stream = await client.responses.retrieve(queued.id, stream=True, starting_after=after)
         assert [event async for event in stream] == whole[after + 1 :]
+    with pytest.raises(openai.ConflictError, match=f"number {len(whole) - 1};") as past:
+        await client.responses.retrieve(queued.id, stream=True, starting_after=len(whole))
+    assert (past.value.param, past.value.code) == ("starting_after", "log_rewound")
+    with pytest.raises(openai.BadRequestError, match="starting_after"):
+        await client.responses.retrieve(queued.id, stream=True, starting_after=-1)
 
 
 async def test_background_stream_goes_on_elsewhere(
@@ -265,6 +272,80 @@ async def test_deleted_response_is_gone_for_good(client: openai.AsyncOpenAI, kep
     assert refused.value.code == "previous_response_not_found"
 
 
+async def test_deleted_one_that_runs_is_unknown_at_once_everywhere(
+    client: openai.AsyncOpenAI, stack: Stack, front: Front
+) -> None:
+    asked: Any = await client.responses.create(
+        model=MODEL, input="a", background=True, max_output_tokens=50_000
+    )
+
+    async def runs() -> bool:
+        return bool((await client.responses.retrieve(asked.id)).status == "in_progress")
+
+    await wait_until(runs)
+    past = f"/v1/responses/{asked.id}?stream=true&starting_after=1000000"
+    async with front.get(past, headers=client.auth_headers) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (409, "log_rewound")
+    other = await stack.front(WATCH_LEASE_S="60")
+    channel = f"/v1/channels/{asked.id.removeprefix('resp_')}"
+    async with other.get(channel, headers=client.auth_headers) as response:
+        assert response.status == 200
+    await client.responses.delete(asked.id)
+    for one in (front, other):
+        for path in (channel, f"{channel}/events", f"/v1/responses/{asked.id}"):
+            async with one.get(path, headers=client.auth_headers) as response:
+                assert response.status == 404, path
+    assert await wait_until(stack.idle)
+
+
+async def test_conversation_goes_on_without_input(client: openai.AsyncOpenAI) -> None:
+    first: Any = await client.responses.create(model=MODEL, input="a")
+    again: Any = await client.responses.create(model=MODEL, previous_response_id=first.id)
+    assert again.status == "completed"
+    assert again.usage.input_tokens > first.usage.input_tokens
+    assert (await client.responses.input_items.list(again.id)).data == []
+    counted = await client.responses.input_tokens.count(model=MODEL, previous_response_id=first.id)
+    assert counted.input_tokens == again.usage.input_tokens
+
+
+async def test_output_needs_its_call_in_the_conversation(client: openai.AsyncOpenAI) -> None:
+    called: Any = await client.responses.create(model=MODEL, input=say(CALL), tools=[TOOL])
+    (call,) = [one for one in called.output if one.type == "function_call"]
+    output: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    again: Any = call.model_dump()
+    wrong: Any
+    for wrong, at in (
+        ([again, output], 0),
+        ([output, output], 1),
+        ([{**output, "call_id": "x"}], 0),
+    ):
+        with pytest.raises(openai.BadRequestError, match="call_id") as refused:
+            await client.responses.create(model=MODEL, input=wrong, previous_response_id=called.id)
+        assert refused.value.param == f"input.{at}.call_id"
+    answer: Any = await client.responses.create(
+        model=MODEL, input=[output], previous_response_id=called.id
+    )
+    assert answer.status == "completed"
+
+
+@pytest.mark.parametrize("path", ["", "/input_items"])
+async def test_what_cannot_be_included_is_named(
+    client: openai.AsyncOpenAI, front: Front, path: str
+) -> None:
+    answer: Any = await client.responses.create(model=MODEL, input="a", max_output_tokens=1)
+    known = "include[]=message.output_text.logprobs&include[]=reasoning.encrypted_content"
+    url, key = f"/v1/responses/{answer.id}{path}", client.auth_headers
+    async with front.get(f"{url}?{known}", headers=key) as response:
+        assert response.status == 200
+    for one in ("include", "include[]"):
+        query = f"{known}&{one}=file_search_call.results"
+        async with front.get(f"{url}?{query}", headers=key) as response:
+            error = (await response.json())["error"]
+        assert response.status == 400, one
+        assert error["code"] == "unsupported_value"
+        assert "'file_search_call.results'" in error["message"]
+
+
 async def test_input_items_are_paged(client: openai.AsyncOpenAI) -> None:
     items: Any = [{"role": "user", "content": f"{n}"} for n in range(25)]
     answer: Any = await client.responses.create(model=MODEL, input=items, max_output_tokens=1)
@@ -292,6 +373,10 @@ async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input.0.type", "unsupported_value"),
         ({"input": []}, "input", "invalid_value"),
+        ({"input": None}, "input", "missing_required_parameter"),
+        ({"input": [OUTPUT]}, "input.0.call_id", "invalid_value"),
+        ({"input": [CALLED, OUTPUT, OUTPUT]}, "input.2.call_id", "invalid_value"),
+        ({"input": [CALLED, CALLED, OUTPUT]}, "input.1.call_id", "invalid_value"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "previous_response_not_found"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "invalid_value"),
         (allowing({"type": "function", "name": "f"}), "tool_choice", "invalid_value"),

@@ -136,3 +136,9 @@ def test_a_failure_has_an_id_and_a_restart_has_no_frames() -> None:
 
 def test_a_silence_is_no_empty_event() -> None:
     assert NumberedFrames(dialect("openai"), Position()).keepalive == sse.KEEPALIVE_LINE
+
+
+def test_a_ping_has_no_id_so_that_a_client_keeps_its_own() -> None:
+    stream = NumberedFrames(dialect("anthropic"), Position())
+    stream.batch(LiveBatch(1, LINES))
+    assert stream.keepalive.startswith(b"event: ping\ndata: ")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from multidict import MultiMapping
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -128,10 +129,14 @@ def _taken_out(value: Any, path: str = "") -> Iterator[str]:
             yield from _taken_out(one, path)
 
 
-def parse_query(schema: type[Schema], query: Mapping[str, str]) -> Schema:
-    """Parse and validate the query string. Raises InvalidRequest, which names the first invalid parameter."""
+def parse_query(schema: type[Schema], query: MultiMapping[str]) -> Schema:
+    """Parse and validate the query string; what it says several times is joined by commas.
+
+    Raises:
+        InvalidRequest: names the first invalid parameter.
+    """
     try:
-        return schema.model_validate_strings(dict(query))
+        return schema.model_validate_strings({name: ",".join(query.getall(name)) for name in query})
     except ValidationError as error:
         raise refusal(error) from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -33,6 +33,17 @@ from relais_orchestrator.api.responses.schemas import (
 from relais_orchestrator.api.schemas.images import MAX_IMAGES
 from relais_orchestrator.submission.drafts import Asked, Draft
 
+MAX_SHOWN_ID = 64
+"""Length to which ids of calls are cut in errors."""
+
+
+class CallStep(NamedTuple):
+    """A call among the items of an input, or its output."""
+
+    place: int
+    call_id: str
+    is_output: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedResponse(Asked):
@@ -42,6 +53,7 @@ class AskedResponse(Asked):
         fields: what the response repeats of it, as JSON.
         input: its items, as JSON.
         previous: the id of the response that it goes on from.
+        calls: places and ids of its calls and their outputs, in order.
         instructed: whether the first message has its instructions.
         store: whether it asks for being stored; None for the deployment's default.
     """
@@ -49,6 +61,7 @@ class AskedResponse(Asked):
     fields: bytes = b"{}"
     input: bytes = b"[]"
     previous: str | None = None
+    calls: tuple[CallStep, ...] = ()
     instructed: bool = False
     background: bool = False
     store: bool | None = None
@@ -57,8 +70,9 @@ class AskedResponse(Asked):
         """Return the same with these messages between the instructions and its own.
 
         Raises:
-            InvalidRequest: together they have more images than a request may have.
+            InvalidRequest: together they have more images than a request may have, or one of its outputs has no call.
         """
+        check_calls(self.calls, open_calls(messages))
         own = self.draft.messages or ()
         at = int(self.instructed)
         draft = replace(self.draft, messages=(*own[:at], *messages, *own[at:]))
@@ -129,12 +143,51 @@ def _asked(wanted: ResponsesRequest | InputTokensRequest, **more: Any) -> AskedR
         chat=wanted.to_options(),
         **more,
     )
+    calls = tuple(
+        CallStep(place, item["call_id"], item["type"] == "function_call_output")
+        for place, item in enumerate(items)
+        if "call_id" in item
+    )
+    if wanted.previous_response_id is None:
+        check_calls(calls, set())
     return AskedResponse(
         draft,
         input=orjson.dumps(items),
+        calls=calls,
         previous=wanted.previous_response_id,
         instructed=wanted.instructions is not None,
     )
+
+
+def open_calls(messages: Iterable[Message]) -> set[str]:
+    """Return the ids of the calls in a conversation that have no result yet."""
+    waiting: set[str] = set()
+    for message in messages:
+        waiting.update(call.id for call in message.tool_calls)
+        waiting.discard(message.tool_call_id or "")
+    return waiting
+
+
+def check_calls(steps: Iterable[CallStep], waiting: set[str]) -> None:
+    """Refuse outputs without a call, and ids of calls whose output is still to come. Later ones may have them again.
+
+    Args:
+        waiting: ids of the calls before, which have no output yet.
+
+    Raises:
+        InvalidRequest: names the first that is wrong.
+    """
+    for step in steps:
+        if step.is_output != (step.call_id in waiting):
+            shown = step.call_id[:MAX_SHOWN_ID]
+            problem = (
+                f"No tool call found for function call output with call_id {shown}."
+                if step.is_output
+                else f"Another tool call without an output has the call_id {shown}."
+            )
+            param = f"input.{step.place}.call_id"
+            raise InvalidRequest(f"{param}: {problem}", param=param, code="invalid_value")
+        (waiting.discard if step.is_output else waiting.add)(step.call_id)
 
 
 def _repeated(wanted: ResponsesRequest) -> dict[str, Any]:
@@ -209,14 +262,14 @@ def record_of(
 
 
 def items_of(
-    given: str | list[InputMessage | InputCall | InputCallOutput | InputReasoning],
+    given: str | list[InputMessage | InputCall | InputCallOutput | InputReasoning] | None,
 ) -> list[Item]:
     """Return items as they are kept."""
     if isinstance(given, str):
         return [InputMessage(role="user", content=given).to_item()]
     return [
         ({"id": one.id} if one.id else {}) | one.to_item() | {"status": one.status or "completed"}
-        for one in given
+        for one in given or ()
     ]
 
 

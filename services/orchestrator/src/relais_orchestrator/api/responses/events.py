@@ -92,6 +92,11 @@ class ResponseFrames:
         self._pending: list[Logprob] = []
         self._out: list[bytes] = []
 
+    @property
+    def last(self) -> int:
+        """The `sequence_number` of the last event that was encoded, or left out because the client has it."""
+        return self._next - 1
+
     def head(self) -> bytes:
         """Return the first frames. They need no event, and come once."""
         self._begin()
@@ -139,7 +144,7 @@ class ResponseFrames:
                 "code": error.code,
                 "message": error.message,
                 "param": error.param,
-                "sequence_number": max(self._next - 1, 0),
+                "sequence_number": max(self.last, 0),
             }
             return sse.named_frame(b"error", orjson.dumps(body))
         self._begin()

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import orjson
 
 from relais_common.jobs.channels import channel_tag
 from relais_common.jobs.chat import Message
-from relais_common.jobs.errors import InvalidRequest, PayloadTooLarge, ResponseNotFound
+from relais_common.jobs.errors import (
+    InvalidRequest,
+    LogRewound,
+    PayloadTooLarge,
+    ResponseNotFound,
+    StoreUnavailable,
+)
 from relais_common.jobs.events import Completed, Terminal
 from relais_common.jobs.job import ChannelState, Status
 from relais_common.jobs.records import ApiRecord, StoredAnswer
 from relais_common.queue.codec import decode_event
+from relais_common.queue.ports import LiveBatch
+from relais_orchestrator.api.answering import QUEUED, no_answer
+from relais_orchestrator.api.responses.events import ResponseFrames
 from relais_orchestrator.api.responses.objects import ResponseObject
+from relais_orchestrator.api.responses.schemas import MAX_SEQUENCE
 from relais_orchestrator.api.responses.showing import PREFIX, Shown
 from relais_orchestrator.api.schemas.messages import MAX_MESSAGES
 from relais_orchestrator.app_keys import Parts
@@ -168,6 +179,33 @@ def _turn(one: FoundResponse) -> list[Message]:
         )
     answer = one.outcome.message or Message("assistant", one.text)
     return [*messages_of(orjson.loads(one.record.input)), answer]
+
+
+async def check_position(parts: Parts, shown: Shown, state: ChannelState, after: int) -> None:
+    """Refuse a position past the events that the log has by now, which nobody can have been sent.
+
+    Raises:
+        LogRewound: it is past them.
+        StoreUnavailable: Redis does not answer.
+    """
+    frames = ResponseFrames(shown, after=MAX_SEQUENCE)
+    frames.head()
+    if state.tail > QUEUED:
+        async with aclosing(parts.follower.follow(state.channel_id, QUEUED)) as seen:
+            async for one in seen:
+                if not isinstance(one, LiveBatch):
+                    raise StoreUnavailable("the events cannot be read now; try again")
+                events = [decode_event(line) for line in one.lines]
+                frames.of(events)
+                if (error := no_answer(events[-1])) is not None:
+                    frames.failure(error)
+                if after <= frames.last or one.first_seq + len(one.lines) > state.tail:
+                    break
+    if after > frames.last:
+        raise LogRewound(
+            f"starting_after: the last event is number {frames.last}; begin again without it",
+            param="starting_after",
+        )
 
 
 def _no_previous(why: str) -> InvalidRequest:

@@ -28,6 +28,7 @@ from relais_orchestrator.api.responses.events import ResponseFrames
 from relais_orchestrator.api.responses.finding import (
     FoundResponse,
     channel_of,
+    check_position,
     find,
     history,
     not_found,
@@ -211,6 +212,8 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
             code="events_expired",
         )
     with parts.streams.of(caller.key_id):
+        if found.state is not None and after >= 0:
+            await check_position(parts, found.shown, found.state, after)
         if found.state is None:
             return await _replay(request, found, frames)
         answer = PendingAnswer(

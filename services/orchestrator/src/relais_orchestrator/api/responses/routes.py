@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relais_common.jobs.errors import (
     InvalidRequest,
+    LogRewound,
     PayloadTooLarge,
     RequestCancelled,
     RequestExpired,
@@ -115,7 +116,7 @@ ROUTES = [
                 200, "As it stands; with `stream=true` its events.", ResponseObject, STREAM
             ),
         ),
-        errors=(*ONE, InvalidRequest, TooManyStreams),
+        errors=(*ONE, InvalidRequest, LogRewound, TooManyStreams),
     ),
     Route(
         method="DELETE",

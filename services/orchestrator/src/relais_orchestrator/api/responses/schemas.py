@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -300,7 +301,7 @@ Input = (
     Annotated[str, branch("text")]
     | Annotated[
         list[InputItem],
-        Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES),
+        Field(fail_fast=True, max_length=MAX_MESSAGES),
         AfterValidator(_few_images),
         branch("items"),
     ]
@@ -436,13 +437,32 @@ class StreamOptions(BaseModel):
     )
 
 
+_NO_ITEMS = PydanticCustomError("too_short", "no items; only with previous_response_id")
+_NEEDS_INPUT: dict[str, JsonValue] = {
+    "anyOf": [
+        {
+            "required": ["input"],
+            "properties": {
+                "input": {"anyOf": [{"type": "string"}, {"minItems": 1, "type": "array"}]}
+            },
+        },
+        {
+            "required": ["previous_response_id"],
+            "properties": {"previous_response_id": {"type": "string"}},
+        },
+    ]
+}
+
+
 class _Asking(TemplateKwargs):
     """What a response, or the count of its tokens, is asked with."""
 
-    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [NEEDS_TOOLS]})
+    model_config = STRICT | ConfigDict(json_schema_extra={"allOf": [NEEDS_TOOLS, _NEEDS_INPUT]})
 
     model: TextModelName
-    input: Input
+    input: Input | None = Field(
+        default=None, description="Only with `previous_response_id` there may be none."
+    )
     instructions: str | None = Field(
         default=None, description="A system message before all others, of this response alone."
     )
@@ -474,6 +494,12 @@ class _Asking(TemplateKwargs):
     conversation: Annotated[
         None, NotSupported("conversations are not supported; see previous_response_id")
     ] = None
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.previous_response_id is None and self.input in (None, []):
+            raise fault("input", "missing" if self.input is None else _NO_ITEMS)
+        return self
 
     @field_validator("tool_choice")
     @classmethod
@@ -530,11 +556,22 @@ _OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
 }
 
 
+Included = Annotated[
+    Literal["message.output_text.logprobs", "reasoning.encrypted_content"],
+    NotSupported(
+        "only message.output_text.logprobs is there to be included, and reasoning.encrypted_content has no effect",
+        names_value=True,
+    ),
+]
+
+
 class ResponsesRequest(_Asking, SamplingParams):
     """`POST /v1/responses`."""
 
     model_config = STRICT | ConfigDict(
-        json_schema_extra={"allOf": [NEEDS_TOOLS, _TOP_NEEDS_LOGPROBS, _OPTIONS_NEED_STREAM]}
+        json_schema_extra={
+            "allOf": [NEEDS_TOOLS, _NEEDS_INPUT, _TOP_NEEDS_LOGPROBS, _OPTIONS_NEED_STREAM]
+        }
     )
 
     max_output_tokens: Annotated[int, Whole(1, MAX_TOKENS)] | None = Field(
@@ -555,16 +592,7 @@ class ResponsesRequest(_Asking, SamplingParams):
     )
     include: (
         Annotated[
-            list[
-                Annotated[
-                    Literal["message.output_text.logprobs", "reasoning.encrypted_content"],
-                    NotSupported(
-                        "only message.output_text.logprobs is there to be included, and "
-                        "reasoning.encrypted_content has no effect",
-                        names_value=True,
-                    ),
-                ]
-            ],
+            list[Included],
             Field(fail_fast=True, max_length=8),
         ]
         | None
@@ -670,6 +698,24 @@ class InputTokensRequest(_Asking):
     personality: Annotated[None, NotSupported("there are no personalities")] = None
 
 
+_INCLUDED = TypeAdapter(list[Included])
+
+
+def _can_be_included(names: str) -> str:
+    _INCLUDED.validate_python(names.split(","))
+    return names
+
+
+IncludeQuery = Annotated[
+    Annotated[str, AfterValidator(_can_be_included)] | None,
+    Field(
+        validation_alias=AliasChoices("include", "include[]"),
+        description="No effect: what there is, is included.",
+        json_schema_extra={"enum": ["message.output_text.logprobs", "reasoning.encrypted_content"]},
+    ),
+]
+
+
 class ResponseQuery(BaseModel):
     """The query string of `GET /v1/responses/{response_id}`."""
 
@@ -678,14 +724,10 @@ class ResponseQuery(BaseModel):
     stream: bool = Field(
         default=False, description="Its events, from the first on; to their end if it runs."
     )
-    starting_after: Annotated[int, Field(ge=-1, le=MAX_SEQUENCE)] | None = Field(
+    starting_after: Annotated[int, Field(ge=0, le=MAX_SEQUENCE)] | None = Field(
         default=None, description="Only events after the one with this `sequence_number`."
     )
-    include: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("include", "include[]"),
-        description="No effect: what there is, is included.",
-    )
+    include: IncludeQuery = None
     include_obfuscation: Literal[False] | None = None
 
 
@@ -698,9 +740,5 @@ class ItemsQuery(BaseModel):
         default=None, description="The id of the last item of the page before."
     )
     limit: Annotated[int, Field(ge=1, le=100)] = 20
-    include: str | None = Field(
-        default=None,
-        validation_alias=AliasChoices("include", "include[]"),
-        description="No effect: what there is, is included.",
-    )
+    include: IncludeQuery = None
     order: Literal["asc", "desc"] = Field(default="desc", description="`desc`: the last first.")
