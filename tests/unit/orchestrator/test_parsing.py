@@ -238,6 +238,29 @@ def test_a_type_that_is_not_supported_is_named() -> None:
     assert "'input_audio'" in error.message
 
 
+@pytest.mark.parametrize(
+    ("schema", "fields", "named"),
+    [
+        (ResponsesRequest, {"tools": [{"type": "web_search"}]}, "web_search"),
+        (ResponsesRequest, {"include": ["file_search_call.results"]}, "file_search_call.results"),
+        (MessagesRequest, {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
+        (
+            MessagesRequest,
+            {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
+            "document",
+        ),
+    ],
+)
+def test_what_other_servers_have_is_refused_by_name(
+    schema: type[BaseModel], fields: Any, named: str
+) -> None:
+    good = {"model": "m", "max_tokens": 1, "messages": MESSAGES}
+    error = refusal(
+        schema, (good if schema is MessagesRequest else {"model": "m", "input": "x"}) | fields
+    )
+    assert (repr(named) in error.message, error.code) == (True, "unsupported_value")
+
+
 def test_long_names_of_unknown_fields_are_cut() -> None:
     error = chat(**{"x" * 100_000: 1})
     assert error.param == "x" * MAX_PARAM_LENGTH

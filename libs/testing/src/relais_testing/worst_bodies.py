@@ -81,9 +81,10 @@ _ELEMENTS = {
     "parts": b'{"type":"text","text":"x"}',
     "parts of another type": b'{"type":"input_text","text":"x"}',
     "messages": b'{"role":"user","content":"x"}',
-    "calls": b'{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f","input":{}}]}',
-    "calls of responses": b'{"type":"function_call","call_id":"a","name":"f","arguments":"{}"}',
-    "outputs": b'{"type":"function_call_output","call_id":"a","output":[{"type":"input_text","text":"x"}]}',
+    "calls and results": b'{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f","input":{}}]},'
+    b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":"x"}]}',
+    "calls and outputs": b'{"type":"function_call","call_id":"a","name":"f","arguments":"{}"},'
+    b'{"type":"function_call_output","call_id":"a","output":[{"type":"input_text","text":"x"}]}',
     "long messages": b'{"role":"user","content":"' + b"x" * 2020 + b'"}',
     "texts": b'"' + b"x" * 2045 + b'"',
     "huge numbers": b"9" * 4000,
