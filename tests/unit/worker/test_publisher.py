@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from relais_common.jobs.events import Token
-from relais_common.jobs.job import Append, Verdict
+from relais_common.jobs.job import Append, Job, Priority, Verdict
 from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.runtime.lifecycle import background
 from relais_common.worker import publisher as publisher_module
@@ -37,10 +37,14 @@ async def publisher(memory_store: MemoryStore, faults: Faults) -> AsyncIterator[
 
 
 async def take(store: MemoryStore, count: int) -> list[HeldJob]:
-    for _ in range(count):
-        await store.enqueue(make_job(), max_waiting=100)
+    return await take_these(store, *(make_job() for _ in range(count)))
+
+
+async def take_these(store: MemoryStore, *jobs: Job) -> list[HeldJob]:
+    for job in jobs:
+        await store.enqueue(job, max_waiting=100)
     take = await store.take(
-        TakeRequest(MODEL, count, worker_id="w", call_id="1", lease_s=60, idle=False)
+        TakeRequest(MODEL, len(jobs), worker_id="w", call_id="1", lease_s=60, idle=False)
     )
     return [hold(one) for one in take.jobs]
 
@@ -73,6 +77,26 @@ async def test_few_events_leave_as_they_come(memory_store: MemoryStore, faults: 
             add(publisher, held, "a")
             await sent(held)
             assert faults.count("append") == number
+
+
+@pytest.mark.parametrize("pause_s", [0.01, 3600])
+async def test_a_batch_s_line_waits_after_its_first_event_and_holds_up_no_other(
+    memory_store: MemoryStore, monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
+    monkeypatch.setattr(publisher_module, "BATCH_LINE_S", pause_s)
+    publisher = Publisher(memory_store, interval_s=3600)
+    async with background(publisher.run()):
+        other, line = await take_these(memory_store, make_job(), make_job(priority=Priority.BATCH))
+        add(publisher, line, "a")
+        await sent(line)
+        add(publisher, line, "b")
+        for _ in range(3):
+            add(publisher, other, "b")
+            await sent(other)
+        if pause_s < 1:
+            await sent(line)
+        else:
+            assert line.has_unsent
 
 
 class SlowSource:

@@ -75,7 +75,7 @@ class BatchClient:
             batch = await self.show(batch_id)
             return batch if batch["status"] in ENDED else None
 
-        found: dict[str, Any] | None = await wait_until(over, timeout_s)
+        found: dict[str, Any] | None = await wait_until(over, timeout_s, every_s=0.1)
         assert found is not None
         return found
 

@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import Histogram
 
 from relais_common.jobs.errors import StoreUnavailable
-from relais_common.jobs.job import Append, Verdict
+from relais_common.jobs.job import Append, Priority, Verdict
 from relais_common.queue.ports import JobSource
 from relais_common.runtime.backoff import Backoff
 from relais_common.worker.held import LINES_PER_APPEND, HeldJob
@@ -21,6 +21,9 @@ AT_ONCE_PER_S = 4000
 """Events per second up to which each is sent as it comes. Sent by itself, an event costs worker, Redis and orchestrator
 some 0.1 ms of CPU time in all; together with others of its stream, a small part of that."""
 
+BATCH_LINE_S = 1.0
+"""Pause of a batch's line, which nobody reads as it is written: so much of it is made again if the worker dies."""
+
 MEASURED_S = 0.25
 """Time over which events are counted."""
 
@@ -29,7 +32,8 @@ class Publisher:
     """Makes one call at a time; events that arrive meanwhile wait for the next one.
 
     While few events come, a call is followed by a pause as long as the call took, so calls become rarer as this process
-    or Redis gets busy. While many come, calls are `interval_s` apart. A stream's first event never waits.
+    or Redis gets busy. While many come, calls are `interval_s` apart. A stream's first event never waits; the others of
+    a batch's line wait for `BATCH_LINE_S`.
 
     Args:
         interval_s: the longest pause. While many events come, the first one after it flushes pending events;
@@ -45,6 +49,7 @@ class Publisher:
         self._interval_s = interval_s
         self._due: dict[HeldJob, None] = {}
         self._later: dict[HeldJob, None] = {}
+        self._of_batches: dict[HeldJob, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._later_are_due = False
@@ -54,14 +59,24 @@ class Publisher:
 
     def send(self, held: HeldJob) -> None:
         """Schedule this job's unsent events."""
-        if self._interval_s:
+        of_batch = held.job.priority is Priority.BATCH
+        if self._interval_s and not of_batch:
             self._rate.count()
         if held.is_silent or not self._interval_s:
             self._due[held] = None
             self._wake.set()
-            return
-        self._later[held] = None
-        self._schedule()
+        elif of_batch:
+            if held not in self._of_batches:
+                loop = asyncio.get_running_loop()
+                timer = loop.call_later(BATCH_LINE_S, self._send_of_batch, held)
+                self._of_batches[held] = timer
+        else:
+            self._later[held] = None
+            self._schedule()
+
+    def _send_of_batch(self, held: HeldJob) -> None:
+        del self._of_batches[held]
+        self._send_at_once([held])
 
     def _schedule(self) -> None:
         """Send pending events once the pause is over. The end of a call looks after those that came meanwhile."""
@@ -113,6 +128,8 @@ class Publisher:
             await self._run()
         finally:
             self._stop_timer()
+            for timer in self._of_batches.values():
+                timer.cancel()
 
     async def _run(self) -> None:
         backoff = Backoff()
