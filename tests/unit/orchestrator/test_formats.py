@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import orjson
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
 from relais_common.jobs.events import Completed, RankedToken, Timings, Token, TokenLogprob, Usage
-from relais_orchestrator.api.answering import Whole, WholeAnswer
+from relais_common.runtime.lifecycle import background
+from relais_orchestrator.api.answering import DETAILS_AT_ONCE, Whole, WholeAnswer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
 
 IDENTITY = Identity("org~2fm.abc", "org/m", 1_700_000_000)
@@ -30,7 +33,7 @@ TOLD = (TokenLogprob("", -0.5), TokenLogprob("é", -1.5, (RankedToken("e", -0.5)
 
 def checked(kind: type[BaseModel], body: Mapping[str, Any]) -> Any:
     """Strictly of this type, with no field that it does not know but `timings`, beside `usage`."""
-    parsed = kind.model_validate(body, strict=True)
+    parsed = kind.model_validate(orjson.loads(orjson.dumps(body)), strict=True)
     assert unknown_fields(parsed) == (["timings"] if "usage" in body else [])
     return parsed
 
@@ -44,8 +47,8 @@ def unknown_fields(model: BaseModel) -> list[str]:
     return found
 
 
-def test_whole_chat() -> None:
-    answer = checked(ChatCompletion, ChatFormat(IDENTITY).whole(whole("text", COMPLETED)))
+async def test_whole_chat() -> None:
+    answer = checked(ChatCompletion, await ChatFormat(IDENTITY).whole(whole("text", COMPLETED)))
     assert answer.id == "chatcmpl-org~2fm.abc"
     assert (answer.model, answer.created) == ("org/m", 1_700_000_000)
     (choice,) = answer.choices
@@ -70,8 +73,8 @@ def test_chat_chunks() -> None:
     assert {head.id, text.id, end.id, usage.id} == {"chatcmpl-org~2fm.abc"}
 
 
-def test_whole_completion() -> None:
-    answer = checked(Completion, CompletionFormat(IDENTITY).whole(whole("text", COMPLETED)))
+async def test_whole_completion() -> None:
+    answer = checked(Completion, await CompletionFormat(IDENTITY).whole(whole("text", COMPLETED)))
     assert answer.id == "cmpl-org~2fm.abc"
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("text", "length")
     assert answer.usage.total_tokens == 12
@@ -93,18 +96,18 @@ def test_completion_chunks() -> None:
 
 
 @pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
-def test_the_stop_that_was_met_is_told_where_there_was_one(shape: Format) -> None:
+async def test_the_stop_that_was_met_is_told_where_there_was_one(shape: Format) -> None:
     met = replace(STOPPED, stop_reason="mot")
-    for body in (shape.finish(met), shape.whole(whole("", met))):
+    for body in (shape.finish(met), await shape.whole(whole("", met))):
         assert cast(Any, body)["choices"][0]["stop_reason"] == "mot"
-    for body in (shape.finish(STOPPED), shape.whole(whole("", STOPPED))):
+    for body in (shape.finish(STOPPED), await shape.whole(whole("", STOPPED))):
         assert "stop_reason" not in cast(Any, body)["choices"][0]
 
 
-def test_probabilities_of_a_chat() -> None:
+async def test_probabilities_of_a_chat() -> None:
     shape = ChatFormat(IDENTITY)
     for body, kind in (
-        (shape.whole(whole("é", COMPLETED, TOLD)), ChatCompletion),
+        (await shape.whole(whole("é", COMPLETED, TOLD)), ChatCompletion),
         (shape.token(Token("é", (), TOLD), 0), ChatCompletionChunk),
     ):
         first, second = checked(kind, body).choices[0].logprobs.content
@@ -113,9 +116,25 @@ def test_probabilities_of_a_chat() -> None:
         assert [(top.token, top.logprob) for top in second.top_logprobs] == [("e", -0.5)]
 
 
-def test_probabilities_of_a_completion() -> None:
+async def test_probabilities_of_a_long_chat_leave_turns_of_the_loop_to_others() -> None:
+    tokens = TOLD * 10 * DETAILS_AT_ONCE
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with background(count()):
+        body = await ChatFormat(IDENTITY).whole(whole("é", COMPLETED, tokens))
+    assert turns >= len(tokens) / DETAILS_AT_ONCE
+    assert len(checked(ChatCompletion, body).choices[0].logprobs.content) == len(tokens)
+
+
+async def test_probabilities_of_a_completion() -> None:
     shape = CompletionFormat(IDENTITY)
-    told = checked(Completion, shape.whole(whole("é", COMPLETED, TOLD))).choices[0].logprobs
+    told = checked(Completion, await shape.whole(whole("é", COMPLETED, TOLD))).choices[0].logprobs
     assert (told.tokens, told.token_logprobs, told.text_offset) == (["", "é"], [-0.5, -1.5], [0, 0])
     assert told.top_logprobs == [{"": -0.5}, {"é": -1.5, "e": -0.5}]
     choice = shape.token(Token("é", (), TOLD[1:]), 7)["choices"][0]

@@ -20,7 +20,7 @@ from relais_common.jobs.events import (
     TokenLogprob,
     Usage,
 )
-from relais_orchestrator.api.answering import Whole, WholeAnswer
+from relais_orchestrator.api.answering import Whole, WholeAnswer, details
 from relais_orchestrator.api.openai.objects import (
     Candidate,
     ChatAnswer,
@@ -125,7 +125,7 @@ class Format(Protocol):
         """Return the final chunk with the usage, if it was requested."""
         ...
 
-    def whole(self, whole: Whole) -> Body:
+    async def whole(self, whole: Whole) -> Body:
         """Return the response to a non-streaming request."""
         ...
 
@@ -171,7 +171,9 @@ class ChatFormat:
             delta["reasoning"] = delta["reasoning_content"] = token.reasoning
         if token.tool_calls:
             delta["tool_calls"] = to_builtins(token.tool_calls)
-        logprobs = None if token.logprobs is None else _chat_logprobs(token.logprobs)
+        logprobs = (
+            None if token.logprobs is None else _chat_logprobs([*map(_chat_token, token.logprobs)])
+        )
         choice = _chunk_choice(token.index, delta, logprobs)
         if self.shown.token_ids:
             choice["token_ids"] = list(token.token_ids)
@@ -191,14 +193,16 @@ class ChatFormat:
             "timings": completed.timings,
         }
 
-    def whole(self, whole: Whole) -> ChatCompletion:
+    async def whole(self, whole: Whole) -> ChatCompletion:
         completed = whole.completed
         body: ChatCompletion = {
             "id": self._id,
             "object": "chat.completion",
             "created": self._identity.created_s,
             "model": self._identity.model,
-            "choices": [self._choice(index, answer) for index, answer in enumerate(whole.answers)],
+            "choices": [
+                await self._choice(index, answer) for index, answer in enumerate(whole.answers)
+            ],
             "usage": usage_object(completed.usage),
             "timings": completed.timings,
         }
@@ -209,13 +213,15 @@ class ChatFormat:
             body["prompt_logprobs"] = _prompt_logprobs(prompt.logprobs)
         return body
 
-    def _choice(self, index: int, answer: WholeAnswer) -> ChatChoice:
+    async def _choice(self, index: int, answer: WholeAnswer) -> ChatChoice:
         end = answer.end
         assert end is not None
         choice: ChatChoice = {
             "index": index,
             "message": _message(self.shown.begins, answer.text, end.message),
-            "logprobs": _chat_logprobs(answer.tokens) if answer.tokens else None,
+            "logprobs": _chat_logprobs(await details(answer.tokens, _chat_token))
+            if answer.tokens
+            else None,
             "finish_reason": end.finish_reason,
         }
         if end.message is not None and not end.message.tool_calls:
@@ -284,7 +290,7 @@ class CompletionFormat:
             "timings": completed.timings,
         }
 
-    def whole(self, whole: Whole) -> TextCompletion:
+    async def whole(self, whole: Whole) -> TextCompletion:
         choices = [
             self._choice(index, answer, whole.prompts.get(index // self.shown.n))
             for index, answer in enumerate(whole.answers)
@@ -346,12 +352,12 @@ def _last_text_choice(index: int, text: str, end: End, logprobs: TextLogprobs | 
     return choice
 
 
-def _chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-    content: list[ChatToken] = [
-        {**_candidate(one), "top_logprobs": [_candidate(top) for top in one.top_logprobs]}
-        for one in tokens
-    ]
+def _chat_logprobs(content: list[ChatToken]) -> ChatLogprobs:
     return {"content": content, "refusal": None}
+
+
+def _chat_token(one: TokenLogprob) -> ChatToken:
+    return {**_candidate(one), "top_logprobs": [_candidate(top) for top in one.top_logprobs]}
 
 
 def _candidate(one: TokenLogprob | RankedToken) -> Candidate:

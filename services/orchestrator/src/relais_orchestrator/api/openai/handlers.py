@@ -76,7 +76,7 @@ async def _answer(
         if frames is not None:
             return await answer.stream(request, frames)
         whole = await answer.whole()
-        return json_response(shape.whole(whole), headers=whole.headers)
+        return json_response(await shape.whole(whole), headers=whole.headers)
 
 
 def _frames(asked: Asked, shape: Format) -> ChunkFrames:
@@ -129,7 +129,7 @@ def _line(
     )
 
     async def wait() -> bytes:
-        return orjson.dumps(shape.whole(await answer.whole()))
+        return orjson.dumps(await shape.whole(await answer.whole()))
 
     return wait
 

@@ -20,7 +20,7 @@ from relais_common.jobs.errors import (
 from relais_common.jobs.job import ChannelState, OnDisconnect, StopReason
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.accepting import accept, read_asked
-from relais_orchestrator.api.answering import PendingAnswer, Whole, no_answer, remains
+from relais_orchestrator.api.answering import PendingAnswer, Whole, details, no_answer, remains
 from relais_orchestrator.api.callers import caller_of
 from relais_orchestrator.api.channel_streams import Options, stream_resumably, wants_resumable
 from relais_orchestrator.api.parsing import parse_query
@@ -40,7 +40,7 @@ from relais_orchestrator.api.responses.objects import (
     ResponseObject,
 )
 from relais_orchestrator.api.responses.schemas import ItemsQuery, ResponseQuery
-from relais_orchestrator.api.responses.showing import FIELDS, Shown, response_id
+from relais_orchestrator.api.responses.showing import FIELDS, Shown, logprob, response_id
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
 from relais_orchestrator.http.request_ids import call_by_channel
@@ -132,7 +132,7 @@ async def create(request: web.Request) -> web.StreamResponse:
                 frames = ResponseFrames(shown)
                 return await answer.stream(request, frames, resumable=shown.background)
             whole = await answer.whole()
-        return json_response(_completed(shown, whole), headers=whole.headers)
+        return json_response(await _completed(shown, whole), headers=whole.headers)
 
 
 async def channel_frames(parts: Parts, state: ChannelState, _: Options) -> ResponseFrames:
@@ -152,8 +152,9 @@ def _shown(asked: AskedResponse, channel_id: str) -> Shown:
     return Shown(channel_id, Head.read(record), stored=record.stored)
 
 
-def _completed(shown: Shown, whole: Whole) -> ResponseObject:
-    return shown.ended(whole.completed, whole.text, whole.answers[0].tokens)
+async def _completed(shown: Shown, whole: Whole) -> ResponseObject:
+    told = await details(whole.answers[0].tokens, logprob)
+    return shown.ended(whole.completed, whole.text, told)
 
 
 async def _line_prepared(parts: Parts, caller: Caller, asked: Asked) -> Asked:
@@ -176,7 +177,7 @@ def _line(parts: Parts, caller: Caller, asked: Asked, channel_id: str) -> Wait:
 
     async def wait() -> bytes:
         with FIELDS:
-            return orjson.dumps(_completed(shown, await answer.whole()))
+            return orjson.dumps(await _completed(shown, await answer.whole()))
 
     return wait
 

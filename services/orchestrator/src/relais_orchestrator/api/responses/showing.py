@@ -104,19 +104,17 @@ class Shown:
         response: ResponseObject = body
         return response
 
-    def ended(
-        self, outcome: Terminal, text: str, tokens: Sequence[TokenLogprob] = ()
-    ) -> ResponseObject:
+    def ended(self, outcome: Terminal, text: str, told: Sequence[Logprob] = ()) -> ResponseObject:
         """Return the response of a request that has ended.
 
         Args:
             text: what was published of its text.
-            tokens: details of each token, if they were asked for and are still known.
+            told: details of each token, if they were asked for and are still known.
         """
         match outcome:
             case Completed():
                 status = status_of(outcome)
-                output = self.output(text, outcome.message, status, tokens)
+                output = self.output(text, outcome.message, status, told)
                 return self.body(status, output, completed=outcome)
             case Cancelled():
                 return self.body("cancelled", self._partial(text))
@@ -133,7 +131,7 @@ class Shown:
         text: str,
         message: Message | None,
         status: ItemStatus,
-        tokens: Sequence[TokenLogprob] = (),
+        told: Sequence[Logprob] = (),
     ) -> list[OutputItem]:
         """Return the items of an answer. Only the last can be incomplete."""
         whole = Message("assistant", text) if message is None else message
@@ -142,8 +140,8 @@ class Shown:
             output.append(self.reasoning(0, whole.reasoning, "completed"))
         if whole.content or not (whole.reasoning or whole.tool_calls):
             # Among others, it is not known which tokens are the text's.
-            told = [] if message is not None else [logprob(one) for one in tokens]
-            output.append(self.message(len(output), whole.text, "completed", told))
+            shown = [] if message is not None else list(told)
+            output.append(self.message(len(output), whole.text, "completed", shown))
         for call in whole.tool_calls:
             output.append(self.call(len(output), call, "completed"))
         output[-1]["status"] = status
