@@ -100,7 +100,9 @@ class Client:
         while not seen or seen[-1]["type"] not in ("response.incomplete", "response.failed"):
             last = seen[-1]["sequence_number"] if seen else after
             url = random.choice(self.urls)
-            query = {"stream": "true", "starting_after": str(last)}
+            query = {"stream": "true"}
+            if last >= 0:
+                query["starting_after"] = str(last)
             try:
                 async with self._session.get(
                     f"{url}/v1/responses/{response_id}", params=query
