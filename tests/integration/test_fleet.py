@@ -75,7 +75,7 @@ async def test_request_whose_worker_dies_before_the_first_token_is_done_by_anoth
     stack: Stack,
 ) -> None:
     front = await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=0.1)
+    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=0.001)
     channel_id = await front.submit(chat_request("a"))
     reading = asyncio.create_task(read_events(front.session, f"/v1/channels/{channel_id}/events"))
     await wait_until(lambda: any(held.next_seq > 2 for held in doomed.held_jobs.all()))
@@ -149,7 +149,7 @@ async def test_request_that_may_be_restarted_tells_its_client_to_discard(stack: 
 
 async def test_dead_workers_requests_keep_their_place_before_younger_ones(stack: Stack) -> None:
     front = await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, max_num_seqs=1, tokens_per_s=0.1)
+    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, max_num_seqs=1, tokens_per_s=0.001)
     first = await front.submit(chat_request("first"))
     await wait_until(lambda: doomed.held_jobs.all())
     second = await front.submit(chat_request("second"))
@@ -182,7 +182,7 @@ async def test_draining_worker_hands_back_what_does_not_fit_and_another_does_it(
     stack: Stack,
 ) -> None:
     front = await stack.front()
-    slow = await stack.worker(tokens_per_s=0.1, drain_s=0)
+    slow = await stack.worker(tokens_per_s=0.001, drain_s=0)
     channels = [await front.submit(chat_request(str(number))) for number in range(3)]
     await wait_until(lambda: len(slow.engine.running) == 3)
     await slow.drain()

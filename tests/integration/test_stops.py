@@ -40,7 +40,7 @@ async def bring_into(phase: str, stack: Stack, front: Front, fields: dict[str, A
 async def test_a_stopped_request_ends_and_frees_its_place(
     stack: Stack, cause: str, phase: str
 ) -> None:
-    front = await stack.front(WATCH_LEASE_S="0.5")
+    front = await stack.front(WATCH_LEASE_S="2")
     fields: dict[str, Any] = {}
     if cause == "disconnect":
         fields["on_disconnect"] = "cancel"

@@ -261,7 +261,7 @@ async def test_a_worker_that_lost_its_lease_adds_nothing_more(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     """Cut off for longer than its lease, it comes back to a job that somebody else has ended."""
-    worker = make_worker(tokens_per_s=50, lease_s=0.3)
+    worker = make_worker(tokens_per_s=50, lease_s=1.0)
     job = prompt_job("fenced", 10_000)
     await put(memory_store, job)
     await wait_until(lambda: worker.engine.running)
@@ -303,7 +303,7 @@ async def begun(
     store: MemoryStore, make_worker: MakeWorker, job: Job, *, drain_s: float = 5.0
 ) -> Worker:
     """A worker that has published a few of the job's tokens."""
-    worker = make_worker(tokens_per_s=50, lease_s=0.3, drain_s=drain_s)
+    worker = make_worker(tokens_per_s=50, lease_s=1.0, drain_s=drain_s)
     await put(store, job)
     await wait_until(lambda: _tail_over(store, job, 5))
     return worker
@@ -399,7 +399,7 @@ async def test_a_job_that_was_stopped_here_and_ended_elsewhere_is_let_go(
     memory_store: MemoryStore, make_worker: MakeWorker
 ) -> None:
     """Its own deadline passes first; then it hears that the lease is lost."""
-    worker = make_worker(tokens_per_s=100, lease_s=0.3)
+    worker = make_worker(tokens_per_s=100, lease_s=1.0)
     job = prompt_job("late", 1000, deadline_s=2.0)
     await put(memory_store, job)
     await wait_until(lambda: _tail_over(memory_store, job, 5))
