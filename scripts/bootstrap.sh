@@ -35,7 +35,7 @@ Settings come from the environment, or from a file .env beside README.md. The mo
   ENGINE (vllm; remote: only the models of LLM_TABLE; deterministic: no model at all)
   LLM_TABLE ([("model", "http://host:port"), ...]: models that run already; a worker for them is started too)
   EMBEDDING_BACKEND (torch; openvino, onnx and auto install what they need)
-  EMBEDDING_TABLE, RERANK_TABLE (likewise, for embedding models and rerankers)
+  EMBEDDING_TABLE, RERANK_TABLE, CLASSIFY_TABLE (likewise, for embedding models, rerankers and classification models)
   ENV (dev: any key will do; staging, prod: only those of the file API_KEYS) and RELAIS_API_KEY (one of them, for the
   first request)   RELAIS_DEVICE (cpu or cuda; found by looking)
   RELAIS_RUN_DIR (.run: logs, data and sockets; another one makes a second stack)   PYTHON (the interpreter to use)

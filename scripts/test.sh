@@ -18,7 +18,7 @@ esac
 # What decides how a stack runs must not decide how the tests end. PYTHON and RELAIS_DEVICE choose what is installed.
 for variable in $(compgen -e); do
     case $variable in
-        API_* | EMBEDDING_* | RERANK_* | ENV | ENGINE | HEALTH_* | LLM_TABLE | MODELS* | MONGODB_* | REDIS_* | SERVED_MODEL_NAME | VLLM_*) unset "$variable" ;;
+        API_* | CLASSIFY_* | EMBEDDING_* | RERANK_* | ENV | ENGINE | HEALTH_* | LLM_TABLE | MODELS* | MONGODB_* | REDIS_* | SERVED_MODEL_NAME | VLLM_*) unset "$variable" ;;
         RELAIS_RUN_DIR | RELAIS_API_KEY) unset "$variable" ;;
     esac
 done

@@ -62,13 +62,19 @@ def _stream(run: Run, api: Program, prompt: str) -> Iterator[str]:
 
 
 def compare(run: Run, api: Program) -> None:
-    """Scores of two sentences by a third: cosines of vectors, or those of a reranker."""
+    """Scores of two sentences by a third: cosines of vectors, or those of a reranker; or the classes of both."""
     started = time.monotonic()
-    body = {"model": run.embedding_model, "text_1": SENTENCE, "text_2": OTHERS}
-    with post(api, "/v1/score", body) as response:
+    classifies = run.embedding_setting == "CLASSIFY_MODELS"
+    asked: dict[str, object] = {"text_1": SENTENCE, "text_2": OTHERS}
+    if classifies:
+        asked = {"input": OTHERS}
+    path = "/v1/classify" if classifies else "/v1/score"
+    with post(api, path, {"model": run.embedding_model, **asked}) as response:
         answer = json.load(response)
     took_s = time.monotonic() - started
-    emit(f"  > {SENTENCE}\n")
+    if not classifies:
+        emit(f"  > {SENTENCE}\n")
     for text, one in zip(OTHERS, answer["data"], strict=True):
-        emit(f"  {one['score']:5.2f}  {text}\n")
-    emit(f"  (scores: {answer['score_type']}, after {took_s:.2f} s)\n\n")
+        said = one["label"] if classifies else f"{one['score']:5.2f}"
+        emit(f"  {said}  {text}\n")
+    emit(f"  (scores: {answer.get('score_type', 'classes')}, after {took_s:.2f} s)\n\n")

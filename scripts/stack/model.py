@@ -52,7 +52,7 @@ class Run:
 
     Attributes:
         model, embedding_model: of its own workers; models: all that its orchestrators declare.
-        reranks: its embedding workers' model is a reranker.
+        embedding_setting: the setting that declares its embedding workers' model.
     """
 
     run_id: str
@@ -64,7 +64,7 @@ class Run:
     programs: tuple[Program, ...]
     models: tuple[str, ...] = ()
     embedding_model: str = ""
-    reranks: bool = False
+    embedding_setting: str = ""
     keeps_traces: bool = False
     redis_password: str = field(default="", repr=False)
 

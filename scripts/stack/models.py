@@ -37,13 +37,13 @@ class Model:
         name: that clients use.
         demo: it is the one from this repository.
         environment: what its workers get beside the environment of the run.
-        reranks: it is declared as a reranker.
+        declared_in: the setting that declares it, if it gives vectors or judges texts.
     """
 
     name: str
     demo: bool
     environment: Mapping[str, str]
-    reranks: bool = False
+    declared_in: str = ""
 
 
 def settle_llm(root: Path, environment: dict[str, str], environ: Mapping[str, str]) -> Model:
@@ -84,7 +84,8 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
     """Settle the settings of what gives vectors in `environment`."""
     # Not above: `down` and `status` do without the environment.
     from relais_common.jobs.errors import SettingsError
-    from relais_common.runtime.environ import rerank_models, words
+    from relais_common.jobs.job import Operation
+    from relais_common.runtime.environ import KINDS, model_kinds, words
     from relais_embedding_worker.settings import read_settings
 
     if environment["ENGINE"] == "deterministic":
@@ -94,10 +95,15 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
         environment["EMBEDDING_MODEL"] = ",".join(_embedding_model(root, one) for one in wanted)
     try:
         encoders = read_settings(environment).encoders
-        rerankers = rerank_models(environment)
+        kinds = model_kinds(environment)
     except SettingsError as error:
         raise StackError(str(error)) from None
-    vectors = [one.served_name for one in encoders if one.served_name not in rerankers]
+    settings = [KINDS[kinds.get(one.served_name, Operation.EMBEDDINGS)] for one in encoders]
+    vectors = [
+        one.served_name
+        for one, setting in zip(encoders, settings, strict=True)
+        if setting == "EMBEDDING_MODELS"
+    ]
     if vectors:
         environment.setdefault("EMBEDDING_MODELS", ",".join(vectors))
     own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
@@ -107,7 +113,7 @@ def settle_embedder(root: Path, environment: dict[str, str], environ: Mapping[st
         encoders[0].served_name,
         demo=not wanted,
         environment=_unless_set(own, environ),
-        reranks=encoders[0].served_name in rerankers,
+        declared_in=settings[0],
     )
 
 

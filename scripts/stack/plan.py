@@ -106,7 +106,7 @@ def make_plan(root: Path, environ: Mapping[str, str], counts: Counts) -> Plan:
         model=llm.name,
         models=declared_models(environment),
         embedding_model=embedder.name if embedder else "",
-        reranks=embedder is not None and embedder.reranks,
+        embedding_setting=embedder.declared_in if embedder else "",
         keeps_traces=bool(environment.get("MONGODB_URL")),
         api_urls=tuple(f"http://{_display_host(program.host)}:{program.port}" for program in api),
         programs=programs,
@@ -128,7 +128,7 @@ def _plan_workers(
         # Alive is enough: others' servers need not be up for this machine's model to be served.
         remote = {"ENGINE": "remote"}
         workers.append(_Worker("remote_worker", "llm", first_port, remote, "/healthz"))
-    if environment.get("EMBEDDING_TABLE") or environment.get("RERANK_TABLE"):
+    if any(map(environment.get, ("EMBEDDING_TABLE", "RERANK_TABLE", "CLASSIFY_TABLE"))):
         remote = {"EMBEDDING_ENGINE": "remote"}
         workers.append(_Worker("remote_embedding_worker", "embedding", 8085, remote, "/healthz"))
     if embedder:

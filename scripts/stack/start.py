@@ -256,8 +256,7 @@ def admin_command(run: Run) -> str:
     if texts != (Path(DEMO_MODEL).name,):
         settings.append(f"MODELS={shlex.quote(','.join(texts))} ")
     if run.embedding_model:
-        kind = "RERANK_MODELS" if run.reranks else "EMBEDDING_MODELS"
-        settings.append(f"{kind}={shlex.quote(run.embedding_model)} ")
+        settings.append(f"{run.embedding_setting}={shlex.quote(run.embedding_model)} ")
     return f"{''.join(settings)}./relais admin queues"
 
 

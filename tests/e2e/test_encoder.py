@@ -1,4 +1,4 @@
-"""Encoder and reranker beside the library they run on: precisions, prompts, fewer dimensions, pairs."""
+"""Encoder, reranker and classifier beside the library they run on: precisions, prompts, fewer dimensions, pairs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from relais_common.jobs.job import InputType
 from relais_embedding_worker.backends import runtime
 from relais_embedding_worker.backends.choice import Candidate
 from relais_embedding_worker.backends.runtime import runtime_of
-from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens
+from relais_embedding_worker.encoder import Classifier, Encoder, Input, Reranker, Tokens
 from relais_embedding_worker.settings import EncoderSettings, read_settings
-from relais_testing.contracts.encoder import EncoderContract, RerankerContract
+from relais_testing.contracts.encoder import (
+    ClassifierContract,
+    EncoderContract,
+    RerankerContract,
+)
+from relais_testing.encoders import whole
 from relais_testing.tiny_encoder import DIMENSIONS, MAX_TOKENS, make_encoder, make_reranker
 
 # Makers' warnings at import and load, which are not ours to mend.
@@ -52,6 +57,14 @@ class TestSentenceTransformersReranker(RerankerContract):
     def encoder(self, tmp_path_factory: pytest.TempPathFactory) -> Reranker:
         folder = make_reranker(tmp_path_factory.mktemp("reranker"))
         encoder: Reranker = open_encoder(EMBEDDING_MODEL=str(folder))
+        return encoder
+
+
+class TestSentenceTransformersClassifier(ClassifierContract):
+    @pytest.fixture(scope="class")
+    def encoder(self, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+        folder = make_reranker(tmp_path_factory.mktemp("classifier"), labels=3)
+        encoder: Classifier = open_encoder(EMBEDDING_MODEL=str(folder))
         return encoder
 
 
@@ -373,9 +386,74 @@ def test_scores_are_the_library_s_own_whatever_the_batches(tmp_path: Path, activ
     assert pairs_of(encoder, texts[-2:], reach=200) == pairs[-2:]
 
 
-def test_classifier_of_several_labels_is_no_reranker(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"EMBEDDING_MODEL.*3 labels"):
-        open_encoder(EMBEDDING_MODEL=str(make_reranker(tmp_path, labels=3)))
+def expected_probabilities(folder: Path, texts: list[Any], **options: Any) -> Any:
+    """What transformers' own classes make of each text alone."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    kind = getattr(model.config, "problem_type", None)
+    squash = torch.sigmoid if kind == "multi_label_classification" else torch.nn.Softmax(-1)
+    options = {"max_length": MAX_TOKENS, **options}
+    with torch.inference_mode():
+        rows = [
+            squash(model(**tokenizer(one, truncation=True, return_tensors="pt", **options)).logits)
+            for one in texts
+        ]
+    return torch.cat(rows).numpy()
+
+
+@pytest.mark.parametrize(
+    ("backend", "problem", "options"),
+    [
+        ("torch", None, {}),
+        ("torch", "single_label_classification", {"max_length": 5}),
+        ("torch", "multi_label_classification", {"add_special_tokens": False}),
+        ("onnx", None, {}),
+        ("openvino", "multi_label_classification", {"add_special_tokens": False}),
+        ("auto", None, {}),
+    ],
+)
+def test_probabilities_are_the_library_s_own_whatever_the_batches(
+    tmp_path: Path, cache: Path, backend: str, problem: str | None, options: dict[str, Any]
+) -> None:
+    names = {0: "praise", 1: "complaint", 2: "question"}
+    folder = make_reranker(tmp_path, labels=3, id2label=names, problem_type=problem)
+    encoder: Any = open_encoder(
+        EMBEDDING_MODEL=str(folder),
+        EMBEDDING_BACKEND=backend,
+        EMBEDDING_DTYPE="float32",
+        MODELS_CACHE_DIR=str(cache),
+    )
+    assert isinstance(encoder, Classifier)
+    assert encoder.info.labels == tuple(names.values())
+    rng = random.Random(11)
+    texts = [*TEXTS[1:], *(" ".join(rng.choices(WORDS, k=1 + n % 40)) for n in range(60))]
+    expected = expected_probabilities(folder, texts, **options)
+
+    tokens = [
+        encoder.complete(
+            one,
+            options.get("max_length", MAX_TOKENS),
+            special_tokens=options.get("add_special_tokens", True),
+        )
+        for one in whole(encoder, texts)
+    ]
+    order = rng.sample(range(len(texts)), len(texts))
+    rows = np.empty_like(expected)
+    for start in range(0, len(order), 13):
+        at = order[start : start + 13]
+        rows[at] = encoder.encode([tokens[index] for index in at])
+    np.testing.assert_allclose(rows, expected, atol=1e-4)
+    assert np.ptp(rows) > 0.5
+    assert 10 < sum(one.truncated for one in tokens) < len(tokens)
+
+
+def test_kinds_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+    for labels, kind in ((1, Reranker), (2, Classifier)):
+        folder = make_reranker(tmp_path / str(labels), labels=labels)
+        assert isinstance(open_encoder(EMBEDDING_MODEL=str(folder)), kind)
 
 
 def test_pairs_that_would_be_written_otherwise_than_the_library_does_are_refused(

@@ -17,7 +17,7 @@ from relais_testing.valkey import ValkeyServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-MODEL, RERANKER = "all-MiniLM-L6-v2", "tiny-reranker"
+MODEL, RERANKER, CLASSIFIER = "all-MiniLM-L6-v2", "tiny-reranker", "tiny-classifier"
 TEXTS = ["the town hall opens at nine", "le chat dort", "", "🦄 " * 500, *(["more words"] * 60)]
 
 
@@ -38,17 +38,25 @@ async def test_models_of_another_stack_give_the_same_vectors_and_scores(
 ) -> None:
     there, here = stacks
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    server = there("orchestrator", MODELS="", EMBEDDING_MODELS=MODEL, RERANK_MODELS=RERANKER)
+    server = there(
+        "orchestrator",
+        MODELS="",
+        EMBEDDING_MODELS=MODEL,
+        RERANK_MODELS=RERANKER,
+        CLASSIFY_MODELS=CLASSIFIER,
+    )
+    classifier = make_reranker(tmp_path / "classifier", labels=3)
     there("embedding_worker", **offline)
     there(
         "embedding_worker",
-        EMBEDDING_MODEL=str(make_reranker(tmp_path / "reranker")),
-        EMBEDDING_SERVED_NAME=RERANKER,
+        EMBEDDING_MODEL=f"{make_reranker(tmp_path / 'reranker')},{classifier}",
+        EMBEDDING_SERVED_NAME=f"{RERANKER},{CLASSIFIER}",
         **offline,
     )
     tables = {
         "EMBEDDING_TABLE": repr([(MODEL, server.url)]),
         "RERANK_TABLE": repr([(RERANKER, f"{server.url}/v1")]),
+        "CLASSIFY_TABLE": repr([(CLASSIFIER, f"{server.url}/v1")]),
     }
     front = here("orchestrator", MODELS="", **tables)
     here("embedding_worker", EMBEDDING_ENGINE="remote", **tables)
@@ -82,6 +90,15 @@ async def test_models_of_another_stack_give_the_same_vectors_and_scores(
         )
         assert mine["score_type"] == theirs["score_type"] == "cross_encoder"
         assert mine["usage"] == theirs["usage"]
+
+        asked = {"model": CLASSIFIER, "input": TEXTS}
+        mine, theirs = [await post(url, "/v1/classify", asked) for url in (front.url, server.url)]
+        rows, expected = (
+            np.array([one["probs"] for one in given["data"]]) for given in (mine, theirs)
+        )
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        for field in ("labels", "usage"):
+            assert mine[field] == theirs[field]
 
         wrong = {"model": MODEL, "input": "text", "dimensions": 7}
         for url in (front.url, server.url):

@@ -50,6 +50,7 @@ LEAST: dict[Reading, dict[str, Any]] = {
     Reading.RERANK: {"query": "x", "documents": ["x"]},
     Reading.SCORE: {"text_1": "x", "text_2": ["x"]},
     Reading.COHERE_RERANK: {"query": "x", "documents": ["x"]},
+    Reading.CLASSIFY: {"input": "x"},
     Reading.TOKENIZE: {"prompt": "x"},
     Reading.DETOKENIZE: {"tokens": [1, 2.0]},
     Reading.MESSAGES: {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]},

@@ -60,7 +60,7 @@ def test_every_declared_model_is_served_and_scaled(overlay: Rendered, tmp_path: 
     vectors = settings_of(overlay, "embedding-worker", tmp_path)
 
     assert set(environ.words(environment, "MODELS", "")) == {llm}
-    assert environ.embedding_models(environment) == (vectors.encoders[0].served_name,)
+    assert [*environ.model_kinds(environment)] == [vectors.encoders[0].served_name]
     assert set(settings_of(overlay, "orchestrator", tmp_path).models) == {
         llm,
         vectors.encoders[0].served_name,

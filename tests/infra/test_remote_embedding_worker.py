@@ -32,8 +32,8 @@ def test_its_models_are_declared_and_served(tmp_path: Path) -> None:
     remote = read_settings(read["remote-embedding-worker"]).remote
     assert remote is not None
     assert [one.model for one in remote.servers.table] == ["vectors", "scores"]
-    assert environ.embedding_models(read["orchestrator"])[-1] == "vectors"
-    assert environ.rerank_models(read["orchestrator"]) == ("scores",)
+    kinds = environ.model_kinds(read["orchestrator"])
+    assert (kinds["vectors"], kinds["scores"]) == ("embeddings", "rerank")
 
 
 def test_it_reaches_its_servers(tmp_path: Path) -> None:

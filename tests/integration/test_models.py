@@ -76,6 +76,7 @@ async def test_models_say_what_they_do_whether_or_not_the_store_answers(stack: S
     front = await stack.front(
         EMBEDDING_MODELS="embedder",
         RERANK_MODELS="reranker",
+        CLASSIFY_MODELS="classifier",
         MODEL_ALIASES='{"vectors": "embedder"}',
     )
     expected = {
@@ -83,6 +84,7 @@ async def test_models_say_what_they_do_whether_or_not_the_store_answers(stack: S
         "embedder": "embeddings",
         "vectors": "embeddings",
         "reranker": "rerank",
+        "classifier": "classify",
     }
 
     async def operations() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Models of `EMBEDDING_TABLE` and `RERANK_TABLE` on a queue, at servers that are right, busy, lost or wrong."""
+"""Models of `EMBEDDING_TABLE` and its like on a queue, at servers that are right, busy, lost or wrong."""
 
 from __future__ import annotations
 
@@ -15,9 +15,22 @@ from relais_common.jobs.events import Cancelled, Completed, Failed
 from relais_common.jobs.job import InputType, Job, StopReason
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL
-from relais_testing.embedding_jobs import accept, answer, ended, job_for, pairs_for
+from relais_testing.embedding_jobs import (
+    accept,
+    answer,
+    classes_for,
+    ended,
+    job_for,
+    pairs_for,
+)
 from relais_testing.embedding_worker import open_remote_embedding_worker
-from relais_testing.fake_openai import FakeServer, open_fake_server, score_of, vector_of
+from relais_testing.fake_openai import (
+    FakeServer,
+    classes_of,
+    open_fake_server,
+    score_of,
+    vector_of,
+)
 from relais_testing.waiting import wait_until
 
 
@@ -159,6 +172,29 @@ async def test_rerankers_of_each_form_score_documents_and_pairs(
     np.testing.assert_allclose(pairs[:, 0], expected, atol=1e-6)
     assert {asked for asked, _ in server.asked} == {path}
     assert len(server.asked) == 4
+
+
+async def test_classes_are_the_servers_in_requests_that_it_takes(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    texts = [f"text {number}" for number in range(70)]
+    job = classes_for(*texts, add_special_tokens=False, truncate_prompt_tokens=-1)
+    async with (
+        open_fake_server(most_inputs=32) as server,
+        worker(redis_url, server, table="CLASSIFY_TABLE"),
+    ):
+        await accept(redis_store, job)
+        rows = await answer(redis_store, job)
+        end = await ended(redis_store, job)
+    np.testing.assert_allclose(rows, [classes_of(one) for one in texts], atol=1e-6)
+    assert isinstance(end, Completed)
+    assert end.vectors is not None
+    assert end.usage.input_tokens == 70
+    won = {*rows.argmax(axis=1)}
+    assert end.vectors.labels == tuple(f"class {at}" if at in won else None for at in range(3))
+    assert {path for path, _ in server.asked} == {"/classify"}
+    for _, body in server.asked:
+        assert (body["add_special_tokens"], body["truncate_prompt_tokens"]) == (False, -1)
 
 
 async def test_one_refused_request_is_tried_again_and_nobody_else_waits(
@@ -325,6 +361,8 @@ async def test_vectors_that_take_too_much_are_refused(
     [
         ("EMBEDDING_TABLE", pairs_for("query", "document")),
         ("RERANK_TABLE", job_for("text")),
+        ("RERANK_TABLE", classes_for("text")),
+        ("CLASSIFY_TABLE", job_for("text")),
     ],
 )
 async def test_model_of_the_other_kind_is_not_asked(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from relais_orchestrator.tracing.mongo_sink import MongoTraceSink
 from relais_orchestrator.tracing.sink import Outcome, SinkUnavailable
 from relais_testing.builders import MODEL
 from relais_testing.embedding_worker import open_embedding_worker
-from relais_testing.encoders import WatchedReranker
+from relais_testing.encoders import WatchedClassifier, WatchedEncoder, WatchedReranker
 from relais_testing.kept import Kept, open_kept
 from relais_testing.mongo import MongoServer
 from relais_testing.scrape import scrape
@@ -231,18 +232,30 @@ async def test_a_server_that_is_away_is_told_as_such(tmp_path: Path) -> None:
             await MongoTraceSink(database, retention_days=9).write([make_trace()])
 
 
-async def test_reranking_is_an_operation_of_its_own_in_traces_and_metrics(
-    stack: Stack, kept: Kept, redis_url: str
+@pytest.mark.parametrize(
+    ("operation", "setting", "encoder", "asked"),
+    [
+        ("rerank", "RERANK_MODELS", WatchedReranker, {"query": "a", "documents": ["b", "c"]}),
+        ("classify", "CLASSIFY_MODELS", WatchedClassifier, {"input": ["a", "b"]}),
+    ],
+)
+async def test_reranking_and_classifying_are_operations_of_their_own_in_traces_and_metrics(
+    stack: Stack,
+    kept: Kept,
+    redis_url: str,
+    operation: str,
+    setting: str,
+    encoder: type[WatchedEncoder],
+    asked: dict[str, Any],
 ) -> None:
-    front = await traced_front(stack, kept, RERANK_MODELS="judge")
-    asked = {"model": "judge", "query": "town hall", "documents": ["the town hall", "cats"]}
+    front = await traced_front(stack, kept, **{setting: "judge"})
     async with (
-        open_embedding_worker(redis_url, model="judge", encoder=WatchedReranker()),
-        front.post("/v1/rerank", asked) as response,
+        open_embedding_worker(redis_url, model="judge", encoder=encoder()),
+        front.post(f"/v1/{operation}", {"model": "judge", **asked}) as response,
     ):
         answer = await response.json()
-    found = await kept.document(answer["id"].removeprefix("rerank-"))
-    assert (found["operation"], found["status"]) == (Operation.RERANK, "completed")
+    found = await kept.document(answer["id"].removeprefix(f"{operation}-"))
+    assert (found["operation"], found["status"]) == (operation, "completed")
     assert found["input_tokens"] == answer["usage"]["prompt_tokens"]
     seen = await scrape(front.session, front.url)
-    assert seen.of("relais_requests_accepted_total", operation="rerank") == 1
+    assert seen.of("relais_requests_accepted_total", operation=operation) == 1

@@ -10,7 +10,8 @@ from relais_orchestrator.http.ignored_fields import HEADER
 from relais_testing.builders import MODEL
 from relais_testing.stack import Stack, chat_request
 
-EMBEDDER = "embedder"
+EMBEDDER, CLASSIFIER = "embedder", "classifier"
+KINDS = {"EMBEDDING_MODELS": EMBEDDER, "CLASSIFY_MODELS": CLASSIFIER}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/requests": {"messages": [{"role": "user", "content": "a"}]},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3},
@@ -18,6 +19,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": EMBEDDER, "input": "a"},
     "/v1/rerank": {"model": EMBEDDER, "query": "a", "documents": ["b"]},
     "/v2/rerank": {"model": EMBEDDER, "query": "a", "documents": ["b"]},
+    "/v1/classify": {"model": CLASSIFIER, "input": "a"},
     "/v1/score": {"model": EMBEDDER, "text_1": "a", "text_2": "b"},
 }
 
@@ -25,16 +27,16 @@ BODIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("path", BODIES)
 async def test_they_are_refused_or_ignored(stack: Stack, path: str) -> None:
     body = {"model": MODEL, "deadline_s": 1, **BODIES[path], "no\nsuch": {"a": 1}}
-    refusing = await stack.front(EMBEDDING_MODELS=EMBEDDER)
+    refusing = await stack.front(**KINDS)
     async with refusing.post(path, body) as response:
         assert response.status == 400
         assert (await response.json())["error"]["code"] == "unknown_parameter"
         assert HEADER not in response.headers
-    ignoring = await stack.front(EMBEDDING_MODELS=EMBEDDER, UNKNOWN_FIELDS="ignore")
+    ignoring = await stack.front(**KINDS, UNKNOWN_FIELDS="ignore")
     await stack.worker()
     async with ignoring.post(path, body) as response:
         # Nobody makes vectors here, so that those requests expire.
-        assert response.status in ((504,) if body["model"] == EMBEDDER else (200, 202))
+        assert response.status in ((504,) if body["model"] in KINDS.values() else (200, 202))
         assert response.headers[HEADER] == "no%0Asuch"
 
 

@@ -20,6 +20,7 @@ from relais_orchestrator.batches.store import RESULTS
 from relais_testing.batches import CHAT, BatchClient, encode, line, lines
 from relais_testing.builders import MODEL
 from relais_testing.embedding_worker import open_embedding_worker
+from relais_testing.encoders import WatchedClassifier, WatchedEncoder
 from relais_testing.kept import Kept
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, answer_to, chat_request
@@ -464,21 +465,28 @@ async def test_clients_cannot_ask_for_the_priority_of_batches(front: Front) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "key"),
+    ("path", "body", "key", "encoder"),
     [
-        ("/v1/embeddings", {"input": ["a", "b"]}, "data"),
-        ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}, "results"),
-        ("/v2/rerank", {"query": "q", "documents": ["a", "b"]}, "results"),
-        ("/v1/score", {"text_1": "q", "text_2": ["a", "b"]}, "data"),
+        ("/v1/embeddings", {"input": ["a", "b"]}, "data", WatchedEncoder),
+        ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}, "results", WatchedEncoder),
+        ("/v2/rerank", {"query": "q", "documents": ["a", "b"]}, "results", WatchedEncoder),
+        ("/v1/score", {"text_1": "q", "text_2": ["a", "b"]}, "data", WatchedEncoder),
+        ("/v1/classify", {"input": ["a", "b"]}, "data", WatchedClassifier),
     ],
 )
-async def test_embedding_models_answer_lines_as_their_routes_do(
-    stack: Stack, kept: Kept, path: str, body: dict[str, Any], key: str
+async def test_embedding_models_and_classifiers_answer_lines_as_their_routes_do(
+    stack: Stack,
+    kept: Kept,
+    path: str,
+    body: dict[str, Any],
+    key: str,
+    encoder: type[WatchedEncoder],
 ) -> None:
-    front = await stack.front(**kept.settings, EMBEDDING_MODELS="embedder")
+    setting = "CLASSIFY_MODELS" if encoder is WatchedClassifier else "EMBEDDING_MODELS"
+    front = await stack.front(**kept.settings, **{setting: "embedder"})
     client = BatchClient(front.session)
     body = {"model": "embedder", **body}
-    async with open_embedding_worker(stack.redis_url, model="embedder"):
+    async with open_embedding_worker(stack.redis_url, model="embedder", encoder=encoder()):
         batch = await client.ended(
             await client.create(encode([line(0, url=path, body=body)]), path)
         )

@@ -112,12 +112,19 @@ def test_bad_redis_port_is_refused(port: str) -> None:
         redis_url({"REDIS_PORT": port})
 
 
-def test_rerankers_are_models_too_and_no_embedding_models() -> None:
-    env = {"MODELS": "a", "EMBEDDING_MODELS": "b", "RERANK_MODELS": "c, c"}
-    assert environ.models(env) == ("a", "b", "c")
-    assert environ.rerank_models(env) == ("c",)
-    with pytest.raises(SettingsError, match=r"RERANK_MODELS has 'b', which is an embedding"):
-        environ.rerank_models({**env, "RERANK_MODELS": "b"})
+def test_models_of_other_kinds_are_models_too_and_of_one_kind() -> None:
+    env = {
+        "MODELS": "a",
+        "EMBEDDING_MODELS": "b",
+        "RERANK_MODELS": "c, c",
+        "CLASSIFY_MODELS": "d",
+    }
+    assert environ.models(env) == ("a", "b", "c", "d")
+    assert environ.model_kinds(env) == {"b": "embeddings", "c": "rerank", "d": "classify"}
+    with pytest.raises(SettingsError, match=r"RERANK_MODELS has 'b'.* for embeddings too"):
+        environ.model_kinds({**env, "RERANK_MODELS": "b"})
+    with pytest.raises(SettingsError, match=r"CLASSIFY_MODELS has 'c'.* for rerank too"):
+        environ.model_kinds({**env, "CLASSIFY_MODELS": "c"})
 
 
 def test_models_of_tables_are_declared_as_of_their_kind() -> None:
@@ -126,13 +133,18 @@ def test_models_of_tables_are_declared_as_of_their_kind() -> None:
         "EMBEDDING_MODELS": "b",
         "EMBEDDING_TABLE": '[("v", "http://h:1"), ("v", "http://h:2")]',
         "RERANK_TABLE": '[("r", "http://h:1")]',
+        "CLASSIFY_TABLE": '[("c", "http://h:1")]',
     }
-    assert environ.models(env) == ("a", "b", "v", "r")
-    assert environ.embedding_models(env) == ("b", "v")
-    assert environ.rerank_models(env) == ("r",)
-    with pytest.raises(SettingsError, match=r"RERANK_TABLE has 'v', which is an embedding"):
-        environ.rerank_models({**env, "RERANK_TABLE": '("v", "http://h:3")'})
+    assert environ.models(env) == ("a", "b", "v", "r", "c")
+    assert environ.model_kinds(env) == {
+        "b": "embeddings",
+        "v": "embeddings",
+        "r": "rerank",
+        "c": "classify",
+    }
+    with pytest.raises(SettingsError, match=r"RERANK_TABLE has 'v'.* for embeddings too"):
+        environ.model_kinds({**env, "RERANK_TABLE": '("v", "http://h:3")'})
     with pytest.raises(SettingsError, match="RERANK_TABLE, entry 1"):
-        environ.rerank_models(
+        environ.model_kinds(
             {"RERANK_TABLE": '[{"model": "r", "url": "http://h", "query_prompt": "q"}]'}
         )

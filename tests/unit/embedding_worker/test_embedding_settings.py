@@ -78,7 +78,7 @@ def test_several_models_have_a_name_each() -> None:
             read_settings({**several, "EMBEDDING_SERVED_NAME": names})
 
 
-def test_remote_models_are_those_of_both_tables() -> None:
+def test_remote_models_are_those_of_all_tables() -> None:
     one = {"model": "v", "url": "http://a", "query_prompt": "q: "}
     vectors = repr([one, {**one, "url": "http://b", "api_key": "k"}])
     env = {
@@ -86,6 +86,7 @@ def test_remote_models_are_those_of_both_tables() -> None:
         "EMBEDDING_TABLE": vectors,
         "EMBEDDING_TABLE_API_KEY": "all",
         "RERANK_TABLE": "('r', 'http://a')",
+        "CLASSIFY_TABLE": "('c', 'http://a')",
     }
     remote = read_settings(env).remote
     assert remote is not None
@@ -93,15 +94,16 @@ def test_remote_models_are_those_of_both_tables() -> None:
         ("v", "http://a", "all"),
         ("v", "http://b", "k"),
         ("r", "http://a", "all"),
+        ("c", "http://a", "all"),
     ]
-    assert remote.rerankers == ("r",)
+    assert remote.kinds == {"v": "embeddings", "r": "rerank", "c": "classify"}
     assert remote.prompts == {"v": {InputType.QUERY: "q: ", InputType.PASSAGE: ""}}
 
 
 @pytest.mark.parametrize(
     ("env", "says"),
     [
-        ({}, "EMBEDDING_TABLE and RERANK_TABLE are empty"),
+        ({}, "EMBEDDING_TABLE, RERANK_TABLE, CLASSIFY_TABLE are empty"),
         (
             {"EMBEDDING_TABLE": "('m', 'http://a')", "RERANK_TABLE": "('m', 'http://a')"},
             "RERANK_TABLE has 'm'",

@@ -1,13 +1,17 @@
-"""The deterministic encoder keeps the contract of encoders, and the tests' reranker that of rerankers."""
+"""The deterministic encoder keeps the contract of encoders, and the tests' other models theirs."""
 
 from __future__ import annotations
 
 import pytest
 
-from relais_embedding_worker.encoder import Encoder, Reranker
+from relais_embedding_worker.encoder import Classifier, Encoder, Reranker
 from relais_embedding_worker.encoder_deterministic import DeterministicEncoder
-from relais_testing.contracts.encoder import EncoderContract, RerankerContract
-from relais_testing.encoders import WatchedReranker
+from relais_testing.contracts.encoder import (
+    ClassifierContract,
+    EncoderContract,
+    RerankerContract,
+)
+from relais_testing.encoders import WatchedClassifier, WatchedReranker
 
 
 class TestDeterministicEncoder(EncoderContract):
@@ -20,3 +24,9 @@ class TestWatchedReranker(RerankerContract):
     @pytest.fixture
     def encoder(self) -> Reranker:
         return WatchedReranker()
+
+
+class TestWatchedClassifier(ClassifierContract):
+    @pytest.fixture
+    def encoder(self) -> Classifier:
+        return WatchedClassifier()

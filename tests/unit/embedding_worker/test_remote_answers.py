@@ -1,4 +1,4 @@
-"""Servers' vectors and scores: read where they are right, and refused where they are not."""
+"""Servers' vectors, scores and classes: read where they are right, and refused where they are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from relais_common.remote.errors import Lost
-from relais_embedding_worker.remote.answers import read_scores, read_vectors
+from relais_embedding_worker.remote.answers import (
+    MAX_LABELS_SIZE,
+    read_classes,
+    read_scores,
+    read_vectors,
+)
 
 SIZE = 100
 
@@ -118,3 +123,40 @@ def test_scores_that_are_not_what_was_asked_for_are_refused(answer: Any) -> None
 def test_token_counts_that_cannot_be_are_unknown(told: Any) -> None:
     assert read_vectors(vectors([1.0], [2.0], prompt_tokens=told), 2, SIZE).tokens is None
     assert read_vectors(vectors([1.0], [2.0], prompt_tokens=9), 2, SIZE).tokens == 9
+
+
+def classes(*rows: tuple[Any, str | None], **more: Any) -> bytes:
+    data = [{"index": at, "probs": probs, "label": label} for at, (probs, label) in enumerate(rows)]
+    return json.dumps({"data": data[::-1], **more}).encode()
+
+
+def test_classes_are_in_the_order_of_the_inputs_and_named_as_far_as_is_told() -> None:
+    rows: list[tuple[Any, str | None]] = [
+        ([0.25, 0.75, 0], "b"),
+        ([0, 1, 0], "b"),
+        ([0.5, 0, 0], None),
+    ]
+    read = read_classes(classes(*rows, usage={"prompt_tokens": 7}), 3, SIZE)
+    assert read.rows.tolist() == [one for one, _ in rows]
+    assert (read.labels, read.tokens) == ({1: "b"}, 7)
+    named = read_classes(classes(*rows, labels=["a", None, "c", "d"]), 3, SIZE)
+    assert named.labels == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        classes(([0.5, 0.5], "a")),
+        classes(([0.5, 0.5], "a"), ([1.0], "a")),
+        classes(([0.5], 7), ([0.5], "a")),  # type: ignore[arg-type]
+        classes(([None], "a"), ([0.5], "a")),
+        classes(([1e300], "a"), ([0.5], "a")),
+        classes(([0.5], "x" * MAX_LABELS_SIZE * 2), ([0.5], None)),
+        classes(([0.5], "a"), ([0.5], "a"), labels="ab"),
+        vectors([0.5], [0.5]),
+        b"[]",
+    ],
+)
+def test_classes_that_are_not_what_was_asked_for_are_refused(answer: bytes) -> None:
+    with pytest.raises(Lost):
+        read_classes(answer, 2, SIZE)

@@ -13,6 +13,7 @@ from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 
+from relais_common.jobs.job import Operation
 from relais_common.queue.codec import NAMES
 from relais_common.runtime.health import add_health_routes
 from relais_common.runtime.metrics.exposition import add_metrics_route
@@ -98,15 +99,23 @@ def test_only_declared_models_of_the_other_kind_are_excluded() -> None:
         schemas = built["components"]["schemas"]
         return {
             name: schemas[name]["properties"]["model"].get("not")
-            for name in ("ChatCompletionRequest", "EmbeddingRequest", "RerankRequest")
+            for name in (
+                "ChatCompletionRequest",
+                "EmbeddingRequest",
+                "RerankRequest",
+                "ClassifyRequest",
+            )
         }
 
-    assert excluded(models=("a", "b"), embedding_models=("e",), rerank_models=("r",)) == {
-        "ChatCompletionRequest": {"enum": ["e", "r"]},
-        "EmbeddingRequest": {"enum": ["a", "b", "r"]},
-        "RerankRequest": {"enum": ["a", "b"]},
+    texts = (("a", Operation.CHAT), ("b", Operation.CHAT))
+    others = (("e", Operation.EMBEDDINGS), ("r", Operation.RERANK), ("c", Operation.CLASSIFY))
+    assert excluded(models=texts + others) == {
+        "ChatCompletionRequest": {"enum": ["e", "r", "c"]},
+        "EmbeddingRequest": {"enum": ["a", "b", "r", "c"]},
+        "RerankRequest": {"enum": ["a", "b", "c"]},
+        "ClassifyRequest": {"enum": ["a", "b", "e", "r"]},
     }
-    assert excluded(embedding_models=(), rerank_models=())["ChatCompletionRequest"] is None
+    assert excluded(models=texts)["ChatCompletionRequest"] is None
 
 
 def test_bodies_may_have_unknown_fields_where_those_are_ignored() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,11 +155,15 @@ def test_folder_of_an_embedding_model_is_found_from_the_repository(root: Path, f
         plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL="./nowhere")
 
 
-def test_reranker_is_declared_as_what_it_is(root: Path, free: str) -> None:
-    name = "someone/reranker"
-    made = plan(root, API_PORT=free, embedding_workers=1, EMBEDDING_MODEL=name, RERANK_MODELS=name)
+@pytest.mark.parametrize("setting", ["RERANK_MODELS", "CLASSIFY_MODELS"])
+def test_reranker_or_classifier_is_declared_as_what_it_is(
+    root: Path, free: str, setting: str
+) -> None:
+    name = "someone/model"
+    declared: Any = {"EMBEDDING_MODEL": name, setting: name}
+    made = plan(root, API_PORT=free, embedding_workers=1, **declared)
 
-    assert (made.run.embedding_model, made.run.reranks) == (name, True)
+    assert (made.run.embedding_model, made.run.embedding_setting) == (name, setting)
     assert "EMBEDDING_MODELS" not in made.environment
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from jsonschema import Draft202012Validator
 
+from relais_common.jobs.job import Operation
 from relais_orchestrator.api.docs.components import Deployment
 from relais_orchestrator.api.docs.document import build_document
 from relais_orchestrator.api.route import Route
@@ -19,9 +20,12 @@ from relais_testing.builders import MODEL
 DEPLOYMENT = Deployment(
     version="1",
     root_path="",
-    models=(MODEL,),
-    embedding_models=("embedder",),
-    rerank_models=("reranker",),
+    models=(
+        (MODEL, Operation.CHAT),
+        ("embedder", Operation.EMBEDDINGS),
+        ("reranker", Operation.RERANK),
+        ("classifier", Operation.CLASSIFY),
+    ),
     any_token=False,
     ignore_unknown=False,
     max_deadline_s=86_400,

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from relais_common.jobs.events import Completed
-from relais_common.jobs.job import ChannelState, Embedding, InputType, Job, Operation
+from relais_common.jobs.job import (
+    ChannelState,
+    Embedding,
+    InputType,
+    Job,
+    Operation,
+    PromptOptions,
+)
 from relais_common.queue import codec
 from relais_common.queue.redis_store import RedisStore
 from relais_embedding_worker.encoder import Input, Vectors
@@ -49,6 +56,12 @@ async def answer(store: RedisStore, job: Job) -> Vectors:
     assert end.vectors is not None
     packed = await store.intake.vectors(job.channel_id)
     return np.frombuffer(packed or b"", "<f4").reshape(end.vectors.count, end.vectors.dimensions)
+
+
+def classes_for(*inputs: Input, **options: Any) -> Job:
+    return replace(
+        job_for(*inputs), operation=Operation.CLASSIFY, prompting=PromptOptions(**options)
+    )
 
 
 def pairs_for(query: str, *documents: str) -> Job:

@@ -47,6 +47,12 @@ def score_of(query: str, document: str) -> float:
     return sum(f"{query}|{document}".encode()) % 1009 / 1009
 
 
+def classes_of(text: str | list[int]) -> list[float]:
+    """Return the probabilities of a text's three classes."""
+    seen = [1 + abs(one) for one in vector_of(text, 3)]
+    return [one / sum(seen) for one in seen]
+
+
 def logprob_of(number: int, count: int) -> TokenLogprob:
     """Return the log probability of token `number`, with this many of the likeliest."""
     ranked = tuple(RankedToken(f"t{number}-{rank}", -0.5 * rank) for rank in range(count))
@@ -147,6 +153,7 @@ class FakeServer:
             app.router.add_post(path, self._embeddings)
         for path in ("/v1/rerank", "/rerank"):
             app.router.add_post(path, self._rerank)
+        app.router.add_post("/classify", self._classify)
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_post("/tokenize", self._tokenize)
         # A client that leaves is noticed at once.
@@ -222,6 +229,15 @@ class FakeServer:
         return await self._give(
             request, body, documents, scores if self.bare_scores else {"results": scores}
         )
+
+    async def _classify(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        rows = [classes_of(one) for one in body["input"]]
+        data = [
+            {"index": at, "label": f"class {row.index(max(row))}", "probs": row, "num_classes": 3}
+            for at, row in enumerate(rows)
+        ]
+        return await self._give(request, body, body["input"], {"object": "list", "data": data})
 
     async def _give(
         self, request: web.Request, body: dict[str, Any], inputs: list[Any], given: Any

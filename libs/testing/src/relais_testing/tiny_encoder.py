@@ -41,7 +41,7 @@ def make_encoder(folder: Path, *, pools_prompt: bool = True, **config: Any) -> P
 
 
 def make_reranker(folder: Path, *, labels: int = 1, **config: Any) -> Path:
-    """Write a cross-encoder to the folder; `config` is added to its `config.json`."""
+    """Write a cross-encoder, or a classifier with several labels; `config` is added to its `config.json`."""
     from transformers import BertConfig, BertForSequenceClassification
 
     # Weights of the usual size would give all pairs nearly the same score.

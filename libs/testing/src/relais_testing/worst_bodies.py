@@ -16,6 +16,7 @@ PATHS = {
     Reading.RERANK: "/v1/rerank",
     Reading.SCORE: "/v1/score",
     Reading.COHERE_RERANK: "/v2/rerank",
+    Reading.CLASSIFY: "/v1/classify",
     Reading.TOKENIZE: "/v1/tokenize",
     Reading.DETOKENIZE: "/v1/detokenize",
     Reading.MESSAGES: "/v1/messages",
@@ -32,6 +33,7 @@ _GOOD: dict[Reading, dict[str, bytes]] = {
     Reading.RERANK: {"query": b'"x"', "documents": b'["x"]'},
     Reading.SCORE: {"text_1": b'"x"', "text_2": b'["x"]'},
     Reading.COHERE_RERANK: {"query": b'"x"', "documents": b'["x"]'},
+    Reading.CLASSIFY: {"input": b'"x"'},
     Reading.TOKENIZE: {"prompt": b'"x"'},
     Reading.DETOKENIZE: {"tokens": b"[1]"},
     Reading.MESSAGES: {"messages": _TEXTS["messages"], "max_tokens": b"1"},
@@ -49,6 +51,7 @@ _LONG: dict[Reading, tuple[str, ...]] = {
     Reading.RERANK: ("documents", "query", "top_n"),
     Reading.SCORE: ("text_1", "text_2"),
     Reading.COHERE_RERANK: ("documents", "query", "top_n"),
+    Reading.CLASSIFY: ("input", "truncate_prompt_tokens"),
     Reading.TOKENIZE: ("prompt", "messages", "tools"),
     Reading.DETOKENIZE: ("tokens",),
     Reading.MESSAGES: (

@@ -12,8 +12,9 @@ from relais_common.worker.serving import Desk, Served, run_worker
 from relais_common.worker.status import ModelStatus
 from relais_embedding_worker.backends.choice import Candidate
 from relais_embedding_worker.batches import Batches
+from relais_embedding_worker.classify import ClassifyHandler
 from relais_embedding_worker.embed import EmbedHandler
-from relais_embedding_worker.encoder import Encoder, Reranker
+from relais_embedding_worker.encoder import Classifier, Encoder, Reranker
 from relais_embedding_worker.lent import LentHandler
 from relais_embedding_worker.remote.opening import open_remote
 from relais_embedding_worker.rerank import RerankHandler
@@ -46,9 +47,11 @@ def _check(encoders: Sequence[EncoderSettings]) -> None:
 
 
 def handler_of(encoder: Encoder, batches: Batches, source: JobSource, bounds: Bounds) -> Handler:
-    """Return what runs the jobs of a model: of a cross-encoder, or of one that gives vectors."""
+    """Return what runs the jobs of a model of this kind."""
     if isinstance(encoder, Reranker):
         return RerankHandler(encoder, batches, source, bounds)
+    if isinstance(encoder, Classifier):
+        return ClassifyHandler(encoder, batches, source, bounds)
     return EmbedHandler(encoder.info, batches, source, bounds)
 
 

@@ -6,12 +6,12 @@ from abc import abstractmethod
 from collections.abc import Collection
 
 from relais_common.jobs.errors import EngineRefused
-from relais_common.jobs.job import Embedding, InputType, Job
+from relais_common.jobs.job import Embedding, InputType, Job, Operation
 from relais_common.queue.ports import JobSource
 from relais_common.worker.held import HeldJob
 from relais_embedding_worker.batches import Batches
 from relais_embedding_worker.encoder import EncoderInfo, Tokens, Vectors
-from relais_embedding_worker.handler import JobHandler, Result, asked_of_embedder
+from relais_embedding_worker.handler import JobHandler, Result
 from relais_embedding_worker.settings import Bounds
 from relais_embedding_worker.vectors import cosines, shortened
 
@@ -33,26 +33,31 @@ class BatchHandler(JobHandler):
         return self._batches.keys_with(self._bounds.max_queued_tokens)
 
     async def _run(self, job: Job, asked: Embedding) -> Result:
-        tokens = await self._tokenize(job.key_id, asked)
+        tokens = await self._tokenize(job, asked)
         rows = self._answer(asked, await self._batches.encode(job.key_id, tokens))
         return Result(
-            rows, sum(len(one.ids) for one in tokens), sum(one.truncated for one in tokens)
+            rows,
+            sum(len(one.ids) for one in tokens),
+            sum(one.truncated for one in tokens),
+            self._info.labels,
         )
 
     @abstractmethod
-    async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
+    async def _tokenize(self, job: Job, asked: Embedding) -> list[Tokens]:
         """Return what the model is to read."""
 
-    @abstractmethod
     def _answer(self, asked: Embedding, rows: Vectors) -> Vectors:
-        """Return the job's vectors or scores."""
+        """Return the job's answer, which the model's rows may be."""
+        return rows
 
 
 class EmbedHandler(BatchHandler):
     """Runs embedding jobs, and scores texts by the cosine of their vectors."""
 
+    kind = Operation.EMBEDDINGS
+
     def _asked(self, job: Job) -> Embedding:
-        asked = asked_of_embedder(job)
+        asked = super()._asked(job)
         self._dimensions(asked)
         return asked
 
@@ -60,12 +65,12 @@ class EmbedHandler(BatchHandler):
         rows = shortened(rows, self._dimensions(asked))
         return cosines(rows, len(asked.queries)) if asked.queries else rows
 
-    async def _tokenize(self, key_id: str, asked: Embedding) -> list[Tokens]:
+    async def _tokenize(self, job: Job, asked: Embedding) -> list[Tokens]:
         """Tokenise the inputs, queries first."""
         queries: list[Tokens] = []
         if asked.queries:
-            queries = await self._batches.tokenize(key_id, asked.queries, InputType.QUERY)
-        return queries + await self._batches.tokenize(key_id, asked.inputs, asked.input_type)
+            queries = await self._batches.tokenize(job.key_id, asked.queries, InputType.QUERY)
+        return queries + await self._batches.tokenize(job.key_id, asked.inputs, asked.input_type)
 
     def _dimensions(self, asked: Embedding) -> int:
         full = self._info.dimensions

@@ -1,4 +1,4 @@
-"""The ports of encoders and rerankers, independent of any library."""
+"""The ports of encoders, rerankers and classifiers, independent of any library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tokens:
         ids: token ids with special tokens, truncated at the model's limit.
         prompt_length: tokens of the prompt before it if the model's pooling excludes them; else 0.
         truncated: whether the input was longer.
-        second_at: where the second text of a pair begins; 0 if it is no pair.
+        second_at: where the second text of a pair begins; 0 if it has no template's special tokens.
     """
 
     ids: tuple[int, ...]
@@ -46,6 +46,7 @@ class EncoderInfo:
         weight_bytes: of its weights in memory.
         shorter: dimensions to which its vectors may be cut, according to its configuration (Matryoshka).
         revision: identifies the weights and their precision.
+        labels: the names of its classes, if it is a classification model.
     """
 
     dimensions: int
@@ -55,6 +56,7 @@ class EncoderInfo:
     revision: str
     weight_bytes: int = 0
     shorter: Collection[int] = ()
+    labels: tuple[str, ...] = ()
 
 
 class Encoder(Protocol):
@@ -90,4 +92,23 @@ class Reranker(Encoder, Protocol):
 
     def pair(self, query: Tokens, document: Tokens) -> Tokens:
         """Return what the model reads of both, with special tokens, truncated at its limit."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Encoder, Protocol):
+    """A classification model. `tokenize` returns texts without special tokens.
+
+    `encode` takes what `complete` returns, and gives rows with a column for each class: its probability.
+    """
+
+    def complete(self, text: Tokens, max_tokens: int, *, special_tokens: bool) -> Tokens:
+        """Return what the model reads of a text, truncated.
+
+        Args:
+            special_tokens: whether to add the model's.
+
+        Raises:
+            EngineRefused: so few tokens have no room for any of the text, or nothing would be read.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Encoders and rerankers over sentence-transformers; the only module that imports it."""
+"""Encoders, rerankers and classifiers over sentence-transformers; the only module that imports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers.utils import cached_file
 
-from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
 from relais_embedding_worker.backends.choice import Candidate, fastest
 from relais_embedding_worker.backends.runtime import PACKAGES, is_installed, runtime_of
@@ -28,6 +28,12 @@ from relais_embedding_worker.text_tokens import TextTokenizer
 _PROMPT_NAMES = {InputType.QUERY: ("query",), InputType.PASSAGE: ("document", "passage", "corpus")}
 _COLUMNS = ("input_ids", "attention_mask")
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_PROBABILITIES = {
+    "multi_label_classification": torch.nn.Sigmoid(),
+    "regression": torch.nn.Identity(),
+}
+"""By the problem that a model says it was trained for; of others, classes exclude each other."""
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -118,48 +124,46 @@ class SentenceTransformersEncoder:
         return ()
 
 
-class SentenceTransformersReranker:
-    """A cross-encoder that classifies sequences and has one label. Its scores are those of `CrossEncoder.predict`."""
+class _SequenceModel:
+    """A model that classifies sequences, which the library calls a cross-encoder, whatever it reads.
 
-    def __init__(self, settings: EncoderSettings) -> None:
-        """Load the model. Raises SettingsError if it is of an unsupported kind."""
-        self._model = _load(CrossEncoder, settings)
-        self._tokenizer = self._model.tokenizer
-        if self._model.num_labels != 1:
-            raise SettingsError(
-                f"EMBEDDING_MODEL is {settings.model}; it has {self._model.num_labels} labels, a reranker has one"
-            )
-        default = self._model.default_prompt_name
-        self._prompt: str = self._model.prompts[default] if default else ""
-        max_tokens = _max_tokens(self._model)
+    Args:
+        texts: of a sequence.
+        activation: turns what the model gives into scores or probabilities.
+    """
+
+    def __init__(
+        self, model: Any, settings: EncoderSettings, texts: int, activation: Any, prompt: str = ""
+    ) -> None:
+        self._model = model
+        self._tokenizer = model.tokenizer
+        self._activation = activation
+        self._prompt = prompt
+        max_tokens = _max_tokens(model)
         self._texts = TextTokenizer(self._tokenizer, max_tokens=max_tokens, special_tokens=False)
-        self._template = read_template(self._tokenizer)
+        self._template = read_template(self._tokenizer, texts)
+        names = model[0].config.id2label
+        labels = [str(names[at]) for at in range(model.num_labels)]
         revision, weight_bytes = _place(
-            self._model,
+            model,
             settings,
             _COLUMNS if self._template.types is None else (*_COLUMNS, "token_type_ids"),
         )
         self.info = EncoderInfo(
-            dimensions=1,
+            dimensions=len(labels),
             max_tokens=max_tokens,
             normalized=False,
-            batch_tokens=_batch_tokens(self._model),
+            batch_tokens=_batch_tokens(model),
             revision=revision,
             weight_bytes=weight_bytes,
+            labels=() if len(labels) == 1 else tuple(labels),
         )
-        if not self._reads_as_the_library():
-            raise SettingsError(
-                f"EMBEDDING_MODEL is {settings.model}; pairs of texts are not written for it as known"
-            )
 
     def tokenize(
         self, inputs: Sequence[Input], input_type: InputType | None, reach: int
     ) -> list[Tokens | None]:
         prompt = self._prompt if input_type is InputType.QUERY else ""
         return self._texts.tokens(inputs, reach, prompt=prompt)
-
-    def pair(self, query: Tokens, document: Tokens) -> Tokens:
-        return self._template.join(query, document, self.info.max_tokens)
 
     def encode(self, batch: Sequence[Tokens]) -> Vectors:
         columns = {"input_ids": [list(tokens.ids) for tokens in batch]}
@@ -168,9 +172,48 @@ class SentenceTransformersReranker:
         features = self._tokenizer.pad(columns, return_tensors="pt")
         features = {name: value.to(self._model.device) for name, value in features.items()}
         with torch.inference_mode():
-            scores = self._model.activation_fn(self._model(features)["scores"].float())
-        rows: Vectors = scores.float().cpu().numpy().reshape(len(batch), 1)
+            scores = self._activation(self._model(features)["scores"].float())
+        rows: Vectors = scores.float().cpu().numpy().reshape(len(batch), self.info.dimensions)
         return rows
+
+
+class SentenceTransformersClassifier(_SequenceModel):
+    """A model with several labels. Its probabilities are those of transformers' text classification."""
+
+    def __init__(self, model: Any, settings: EncoderSettings) -> None:
+        activation = _PROBABILITIES.get(model[0].config.problem_type, torch.nn.Softmax(-1))
+        super().__init__(model, settings, 1, activation)
+
+    def complete(self, text: Tokens, max_tokens: int, *, special_tokens: bool) -> Tokens:
+        own = len(self._template.before) + len(self._template.between) if special_tokens else 0
+        if max_tokens <= own:
+            raise EngineRefused(
+                f"truncate_prompt_tokens: this model takes at least {own + 1}",
+                param="truncate_prompt_tokens",
+            )
+        if not (text.ids or own):
+            raise EngineRefused("input: without special tokens, a text is empty", param="input")
+        if special_tokens:
+            return self._template.join(text, Tokens(()), max_tokens)
+        cut = text.truncated or len(text.ids) > max_tokens
+        return Tokens(text.ids[:max_tokens], truncated=cut)
+
+
+class SentenceTransformersReranker(_SequenceModel):
+    """A cross-encoder with one label. Its scores are those of `CrossEncoder.predict`."""
+
+    def __init__(self, model: Any, settings: EncoderSettings) -> None:
+        """Raise SettingsError if the model reads pairs in an unknown way."""
+        default = model.default_prompt_name
+        prompt = model.prompts[default] if default else ""
+        super().__init__(model, settings, 2, model.activation_fn, prompt)
+        if not self._reads_as_the_library():
+            raise SettingsError(
+                f"EMBEDDING_MODEL is {settings.model}; pairs of texts are not written for it as known"
+            )
+
+    def pair(self, query: Tokens, document: Tokens) -> Tokens:
+        return self._template.join(query, document, self.info.max_tokens)
 
     def _reads_as_the_library(self) -> bool:
         """Compare the pairs with sentence-transformers' own: chat templates and other truncation differ."""
@@ -196,6 +239,11 @@ class SentenceTransformersReranker:
         return True
 
 
+AnyModel = (
+    SentenceTransformersEncoder | SentenceTransformersReranker | SentenceTransformersClassifier
+)
+
+
 def check_model(settings: EncoderSettings) -> None:
     """Raise SettingsError if the configuration of a model cannot be read, or its backend is not installed."""
     if settings.backend in PACKAGES:
@@ -209,9 +257,7 @@ def check_model(settings: EncoderSettings) -> None:
         )
 
 
-def open_model(
-    settings: EncoderSettings, choices: dict[str, Candidate]
-) -> SentenceTransformersEncoder | SentenceTransformersReranker:
+def open_model(settings: EncoderSettings, choices: dict[str, Candidate]) -> AnyModel:
     """Load a model as what its files say it is.
 
     Args:
@@ -221,12 +267,9 @@ def open_model(
     Raises:
         SettingsError: it is of an unsupported kind, or the backend cannot run it or is not installed.
     """
-    kind = (
-        SentenceTransformersReranker if _is_cross_encoder(settings) else SentenceTransformersEncoder
-    )
 
-    def open_one(one: Candidate) -> SentenceTransformersEncoder | SentenceTransformersReranker:
-        return kind(replace(settings, backend=one.backend, dtype=one.dtype))
+    def open_one(one: Candidate) -> AnyModel:
+        return _opened(replace(settings, backend=one.backend, dtype=one.dtype))
 
     if settings.backend == "auto":
         name = settings.served_name
@@ -237,7 +280,16 @@ def open_model(
     if settings.backend in PACKAGES:
         # Before the model is loaded: it raises what is missing.
         runtime_of(settings.backend)
-    return kind(settings)
+    return _opened(settings)
+
+
+def _opened(settings: EncoderSettings) -> AnyModel:
+    if not _classifies_sequences(settings):
+        return SentenceTransformersEncoder(settings)
+    model = _load(CrossEncoder, settings)
+    if model.num_labels == 1:
+        return SentenceTransformersReranker(model, settings)
+    return SentenceTransformersClassifier(model, settings)
 
 
 def _candidates(settings: EncoderSettings) -> Iterator[Candidate]:
@@ -251,8 +303,8 @@ def _candidates(settings: EncoderSettings) -> Iterator[Candidate]:
                 yield Candidate(backend, dtype)
 
 
-def _is_cross_encoder(settings: EncoderSettings) -> bool:
-    """Return whether the model says that it is one, or has the head of one."""
+def _classifies_sequences(settings: EncoderSettings) -> bool:
+    """Return whether the model says that it is a cross-encoder, or has such a head."""
     own = _json_file(settings, "config_sentence_transformers.json")
     if "model_type" in own:
         return own["model_type"] == "CrossEncoder"

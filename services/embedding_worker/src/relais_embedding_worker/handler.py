@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from relais_common.jobs import events
 from relais_common.jobs.errors import EngineRefused, PayloadTooLarge
 from relais_common.jobs.events import Completed, Terminal, Timings, Usage
-from relais_common.jobs.job import Embedding, Job, Operation
+from relais_common.jobs.job import ANSWERED, Embedding, Job, ModelOperation, Operation
 from relais_common.queue.ports import JobSource
 from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_common.worker.held import HeldJob
@@ -19,6 +19,11 @@ from relais_common.worker.starting import note_start
 from relais_embedding_worker.encoder import Vectors
 from relais_embedding_worker.settings import Bounds
 
+_WHAT: dict[ModelOperation, str] = {
+    Operation.EMBEDDINGS: "this is an embedding model",
+    Operation.RERANK: "this is a reranker: RERANK_MODELS declares it, and it scores pairs of texts",
+    Operation.CLASSIFY: "this is a classification model: CLASSIFY_MODELS declares it",
+}
 MOST_PER_TAKE = 16
 """Jobs taken at once. They are not begun yet, so their size is known before more are taken."""
 
@@ -28,7 +33,7 @@ class Result:
     """What a model gave for a job.
 
     Attributes:
-        rows: vectors, or scores in one column.
+        rows: vectors, scores in one column, or probabilities with a column for each class.
         input_tokens: None where a server does not tell.
         truncated: inputs that were cut.
     """
@@ -36,10 +41,14 @@ class Result:
     rows: Vectors
     input_tokens: int | None
     truncated: int = 0
+    labels: tuple[str | None, ...] = ()
 
 
 class JobHandler(ABC):
     """Runs jobs through a model."""
+
+    kind: ModelOperation
+    """What its model is for."""
 
     def __init__(self, source: JobSource, bounds: Bounds, revision: str = "") -> None:
         self._source = source
@@ -76,12 +85,19 @@ class JobHandler(ABC):
                 prefill_s=round(time.monotonic() - began_s, 6),
                 decode_s=0.0,
             ),
-            vectors=events.Vectors(count=count, dimensions=dimensions, truncated=result.truncated),
+            vectors=events.Vectors(
+                count=count,
+                dimensions=dimensions,
+                truncated=result.truncated,
+                labels=result.labels,
+            ),
         )
 
-    @abstractmethod
     def _asked(self, job: Job) -> Embedding:
         """Return what is asked. Raises EngineRefused or PayloadTooLarge if this model does not answer it."""
+        if job.embedding is None or job.operation not in ANSWERED[self.kind]:
+            raise EngineRefused(_WHAT[self.kind], param="model", code="wrong_operation")
+        return job.embedding
 
     @abstractmethod
     async def _run(self, job: Job, asked: Embedding) -> Result:
@@ -95,21 +111,3 @@ class JobHandler(ABC):
                 f" {self._bounds.max_result_bytes} bytes",
                 param="input",
             )
-
-
-def asked_of_embedder(job: Job) -> Embedding:
-    """Return what is asked of a model that gives vectors. Raises EngineRefused if it is for another kind."""
-    if job.embedding is None or job.operation is Operation.RERANK:
-        raise EngineRefused("this is an embedding model", param="model", code="wrong_operation")
-    return job.embedding
-
-
-def asked_of_reranker(job: Job) -> Embedding:
-    """Return what is asked of a cross-encoder. Raises EngineRefused if it is for another kind."""
-    if job.embedding is None or job.operation is not Operation.RERANK:
-        raise EngineRefused(
-            "this is a reranker: RERANK_MODELS declares it, and it scores pairs of texts",
-            param="model",
-            code="wrong_operation",
-        )
-    return job.embedding

@@ -1,4 +1,4 @@
-"""Joins the tokens of a query and of a document into what a cross-encoder reads."""
+"""Joins the tokens of one or two texts into what a model that classifies sequences reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relais_embedding_worker.encoder import Tokens
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """The special tokens around the two texts of a pair, and each part's token type.
+    """The special tokens around the two texts of a pair, and each part's token type. A text alone has an empty second.
 
     Attributes:
         types: of the tokens before, of the first text, between, of the second text, and after; None if the model has
@@ -37,9 +37,11 @@ class PairTemplate:
         )
 
     def types_of(self, pair: Tokens) -> list[int]:
-        """Return the token type of each of a pair's tokens; call it only where the model has types."""
+        """Return the token type of each token; call it only where the model has types."""
         assert self.types is not None
         before, first, between, second, after = self.types
+        if not pair.second_at:
+            return [first] * len(pair.ids)
         first_length = pair.second_at - len(before) - len(between)
         second_length = len(pair.ids) - pair.second_at - len(after)
         return [
@@ -60,14 +62,16 @@ def _kept(first: int, second: int, room: int) -> tuple[int, int]:
     return (longer, shorter) if first > second else (shorter, longer)
 
 
-def read_template(tokenizer: Any) -> PairTemplate:
-    """Find out what a Hugging Face tokenizer puts around two texts."""
+def read_template(tokenizer: Any, texts: int) -> PairTemplate:
+    """Find out what a Hugging Face tokenizer puts around one text, or two."""
     one = len(tokenizer("a", add_special_tokens=False)["input_ids"])
-    encoded = tokenizer("a", "a", return_special_tokens_mask=True, return_token_type_ids=True)
+    encoded = tokenizer(*["a"] * texts, return_special_tokens_mask=True, return_token_type_ids=True)
     ids, mask = encoded["input_ids"], encoded["special_tokens_mask"]
     first = mask.index(0)
     end = len(mask) - mask[::-1].index(0)
     second = end - one
+    if texts == 1:
+        second = end = len(ids)
 
     types = None
     if "token_type_ids" in tokenizer.model_input_names:
@@ -76,7 +80,7 @@ def read_template(tokenizer: Any) -> PairTemplate:
             tuple(given[:first]),
             given[first],
             tuple(given[first + one : second]),
-            given[second],
+            given[min(second, len(given) - 1)],
             tuple(given[end:]),
         )
     return PairTemplate(

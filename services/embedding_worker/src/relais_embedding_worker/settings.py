@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from relais_common.jobs.errors import SettingsError
-from relais_common.jobs.job import InputType
+from relais_common.jobs.job import InputType, ModelOperation
 from relais_common.remote.settings import RemoteSettings, read_remote_settings
 from relais_common.runtime import environ
 from relais_common.runtime.environ import Environ
@@ -72,14 +72,14 @@ class ServersSettings:
     """Settings of models behind servers.
 
     Attributes:
-        servers: of `EMBEDDING_TABLE` and `RERANK_TABLE`.
-        rerankers: the names of those that are cross-encoders.
+        servers: of `EMBEDDING_TABLE`, `RERANK_TABLE` and `CLASSIFY_TABLE`.
+        kinds: what each of their models is for.
         prompts: by model, what goes before texts of a kind.
         batch_size: inputs of one request to a server.
     """
 
     servers: RemoteSettings
-    rerankers: tuple[str, ...]
+    kinds: Mapping[str, ModelOperation]
     prompts: Mapping[str, Mapping[InputType, str]]
     batch_size: int
 
@@ -145,13 +145,10 @@ def read_settings(env: Environ) -> Settings:
 
 def _remote_settings(env: Environ, *, required: bool) -> ServersSettings:
     vectors = environ.embedding_table(env)
-    scores = environ.rerank_table(env)
-    for entry in scores:
-        if any(other.model == entry.model for other in vectors):
-            raise SettingsError(f"RERANK_TABLE has {entry.model!r}, which EMBEDDING_TABLE has too")
-    if required and not (vectors or scores):
+    table = [one for kind in environ.TABLES for one in environ.worker_table(env, kind)]
+    if required and not table:
         raise SettingsError(
-            "EMBEDDING_TABLE and RERANK_TABLE are empty; with EMBEDDING_ENGINE=remote they name models and servers"
+            f"{', '.join(environ.TABLES.values())} are empty; with EMBEDDING_ENGINE=remote they name models and servers"
         )
     prompts: dict[str, dict[InputType, str]] = {}
     for entry in vectors:
@@ -159,10 +156,8 @@ def _remote_settings(env: Environ, *, required: bool) -> ServersSettings:
         if prompts.setdefault(entry.model, own) != own:
             raise SettingsError(f"EMBEDDING_TABLE gives {entry.model!r} different prompts")
     return ServersSettings(
-        servers=read_remote_settings(
-            env, (*vectors, *scores), key_setting="EMBEDDING_TABLE_API_KEY"
-        ),
-        rerankers=tuple(entry.model for entry in scores),
+        servers=read_remote_settings(env, tuple(table), key_setting="EMBEDDING_TABLE_API_KEY"),
+        kinds=environ.table_kinds(env),
         prompts=prompts,
         batch_size=environ.integer(env, "REMOTE_BATCH_SIZE", 32, at_least=1, at_most=2048),
     )

@@ -16,6 +16,7 @@ from aiohttp import web
 from relais_common import __version__
 from relais_common.insights.mongo import open_database
 from relais_common.jobs.errors import SettingsError, StoreUnavailable
+from relais_common.jobs.job import Operation
 from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisStore, open_store
@@ -194,13 +195,12 @@ def _document(deployment: Deployment) -> bytes:
 
 def _deployment(parts: Parts) -> Deployment:
     settings = parts.settings
-    others = {*settings.embedding_models, *settings.rerank_models}
     return Deployment(
         version=__version__,
         root_path=settings.proxy.root_path,
-        models=tuple(one for one in settings.models if one not in others),
-        embedding_models=settings.embedding_models,
-        rerank_models=settings.rerank_models,
+        models=tuple(
+            (one, settings.model_kinds.get(one, Operation.CHAT)) for one in settings.models
+        ),
         any_token=settings.env == "dev",
         ignore_unknown=settings.ignore_unknown,
         max_deadline_s=settings.limits.max_deadline_s,
@@ -217,12 +217,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             f"API_KEYS: {settings.api_keys} has no key; with ENV={settings.env} nobody could ask"
         )
     key_ring = KeyRing(keys, any_token=settings.env == "dev")
-    catalogue = Catalogue(
-        settings.models,
-        settings.model_aliases,
-        settings.embedding_models,
-        settings.rerank_models,
-    )
+    catalogue = Catalogue(settings.models, settings.model_aliases, settings.model_kinds)
     registry = new_registry("relais-orchestrator")
     async with (
         open_store(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relais_common.config.server_table import read_mapping
 from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import ModelOperation
 from relais_common.queue.client.address import redis_url
 from relais_common.queue.redis_store import AcceptWait, RedisSettings
 from relais_common.runtime import environ, logs
@@ -95,8 +96,7 @@ class Settings:
     image_url_hosts: tuple[str, ...]
     ignore_unknown: bool
     models: tuple[str, ...]
-    embedding_models: tuple[str, ...]
-    rerank_models: tuple[str, ...]
+    model_kinds: dict[str, ModelOperation]
     model_aliases: dict[str, str]
     api_keys: Path | None
     limits: Limits
@@ -146,8 +146,7 @@ def read_settings(env: Environ) -> Settings:
         image_url_hosts=_image_url_hosts(env),
         ignore_unknown=_ignore_unknown(env, name),
         models=environ.models(env),
-        embedding_models=environ.embedding_models(env),
-        rerank_models=environ.rerank_models(env),
+        model_kinds=environ.model_kinds(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(

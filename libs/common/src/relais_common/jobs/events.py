@@ -178,15 +178,18 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """What a request for vectors left beside its log; scores are vectors of one dimension.
+    """What a request for vectors left beside its log; scores are vectors of one dimension, and a dimension of
+    probabilities is a class.
 
     Attributes:
         truncated: inputs that were longer than the model reads, and were cut.
+        labels: the names of the classes; None where the model's server has not told it.
     """
 
     count: int
     dimensions: int
     truncated: int = 0
+    labels: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

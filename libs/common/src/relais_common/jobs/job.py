@@ -20,7 +20,7 @@ EXPECTED_DIMENSIONS = 1024
 
 
 class Operation(StrEnum):
-    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`, which lacks the last four.
+    """What is asked of the model. Values are OpenTelemetry's `gen_ai.operation.name`, which lacks the last five.
 
     `SCORE` is by cosines of an embedding model, `RERANK` by a cross-encoder.
     """
@@ -30,12 +30,26 @@ class Operation(StrEnum):
     EMBEDDINGS = "embeddings"
     SCORE = "score"
     RERANK = "rerank"
+    CLASSIFY = "classify"
     TOKENIZE = "tokenize"
     DETOKENIZE = "detokenize"
 
 
-ModelOperation = Literal[Operation.CHAT, Operation.EMBEDDINGS, Operation.RERANK]
+ModelOperation = Literal[Operation.CHAT, Operation.EMBEDDINGS, Operation.RERANK, Operation.CLASSIFY]
 """What a model is for. It may answer other operations too."""
+
+ANSWERED: dict[ModelOperation, tuple[Operation, ...]] = {
+    Operation.CHAT: (
+        Operation.CHAT,
+        Operation.TEXT_COMPLETION,
+        Operation.TOKENIZE,
+        Operation.DETOKENIZE,
+    ),
+    Operation.EMBEDDINGS: (Operation.EMBEDDINGS, Operation.SCORE),
+    Operation.RERANK: (Operation.RERANK,),
+    Operation.CLASSIFY: (Operation.CLASSIFY,),
+}
+"""What models of each kind answer."""
 
 
 class Priority(StrEnum):

@@ -110,11 +110,14 @@ def _end_fields(end: AnswerEnd) -> dict[str, Any]:
 
 
 def _completed_fields(event: Completed) -> dict[str, Any]:
-    """Return the fields, without those that only chats have, or only jobs with several answers."""
+    """Return the fields, without those that only some operations have, or only jobs with several answers."""
     names = (field.name for field in dataclasses.fields(event))
     fields = {name: getattr(event, name) for name in names}
     if event.message is None:
         del fields["message"]
+    if event.vectors is not None and not event.vectors.labels:
+        fields["vectors"] = dataclasses.asdict(event.vectors)
+        del fields["vectors"]["labels"]
     if event.answers:
         fields["answers"] = [_end_fields(one) for one in event.answers]
     else:
@@ -175,7 +178,7 @@ def decode_event(line: bytes) -> Event:
                     usage=Usage(**fields["usage"]),
                     timings=Timings(**fields["timings"]),
                     stop_reason=fields["stop_reason"],
-                    vectors=_vectors(fields.get("vectors")),
+                    vectors=msgspec.convert(fields.get("vectors"), Vectors | None),
                     message=msgspec.convert(fields.get("message"), Message | None),
                     answers=tuple(map(_end, fields.get("answers", ()))),
                 )
@@ -198,10 +201,6 @@ def _end(fields: dict[str, Any]) -> AnswerEnd:
 def _token_logprob(fields: dict[str, Any]) -> TokenLogprob:
     ranked = tuple(RankedToken(one["token"], one["logprob"]) for one in fields["top_logprobs"])
     return TokenLogprob(fields["token"], fields["logprob"], ranked)
-
-
-def _vectors(fields: dict[str, Any] | None) -> Vectors | None:
-    return None if fields is None else Vectors(**fields)
 
 
 def decode_live(message: bytes, received_s: float | None = None) -> LiveBatch:

@@ -6,7 +6,7 @@ setting and says what it accepts. An empty value counts as unset, as in an env f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from relais_common.config.aliases import roots_of
 from relais_common.config.server_table import (
@@ -17,8 +17,21 @@ from relais_common.config.server_table import (
 )
 from relais_common.jobs.channels import model_tag
 from relais_common.jobs.errors import SettingsError
+from relais_common.jobs.job import ModelOperation, Operation
 
 Environ = Mapping[str, str]
+KINDS: dict[ModelOperation, str] = {
+    Operation.EMBEDDINGS: "EMBEDDING_MODELS",
+    Operation.RERANK: "RERANK_MODELS",
+    Operation.CLASSIFY: "CLASSIFY_MODELS",
+}
+"""The settings that declare models that do not write text."""
+TABLES: dict[ModelOperation, str] = {
+    Operation.EMBEDDINGS: "EMBEDDING_TABLE",
+    Operation.RERANK: "RERANK_TABLE",
+    Operation.CLASSIFY: "CLASSIFY_TABLE",
+}
+"""The settings that declare those that run behind servers."""
 LARGEST = 1e9
 """Upper bound of all numbers: about thirty years in seconds. Redis and clocks do not accept infinity."""
 
@@ -105,33 +118,39 @@ def flag(environ: Environ, name: str, default: bool) -> bool:
 
 
 def models(environ: Environ) -> tuple[str, ...]:
-    """Read the names that clients use: those of text models, embedding models and rerankers, and of their tables."""
+    """Read the names that clients use: those of `MODELS` and `LLM_TABLE`, and of all other kinds."""
     table = [entry.model for entry in llm_table(environ)]
     names = _model_names(environ, "MODELS", "" if table else "relais-demo")
-    return tuple(
-        dict.fromkeys((*names, *table, *embedding_models(environ), *rerank_models(environ)))
-    )
+    return tuple(dict.fromkeys((*names, *table, *model_kinds(environ))))
 
 
-def embedding_models(environ: Environ) -> tuple[str, ...]:
-    """Read the names of embedding models: `EMBEDDING_MODELS` and those of `EMBEDDING_TABLE`."""
-    table = [entry.model for entry in embedding_table(environ)]
-    return tuple(dict.fromkeys((*_model_names(environ, "EMBEDDING_MODELS"), *table)))
+def model_kinds(environ: Environ) -> dict[str, ModelOperation]:
+    """Read what each model of `KINDS` and `TABLES` is for. Raises SettingsError if one is of two kinds."""
+    kinds: dict[str, ModelOperation] = {}
+    for kind, setting in KINDS.items():
+        _declare(kinds, kind, setting, _model_names(environ, setting))
+    return _declare_tables(environ, kinds)
 
 
-def rerank_models(environ: Environ) -> tuple[str, ...]:
-    """Read the names of cross-encoders: `RERANK_MODELS` and those of `RERANK_TABLE`.
+def table_kinds(environ: Environ) -> dict[str, ModelOperation]:
+    """Read what each model of `TABLES` is for. Raises SettingsError if one is of two kinds."""
+    return _declare_tables(environ, {})
 
-    Raises SettingsError if one is an embedding model too.
-    """
-    declared = _model_names(environ, "RERANK_MODELS")
-    names = tuple(dict.fromkeys((*declared, *(entry.model for entry in rerank_table(environ)))))
-    embedders = embedding_models(environ)
+
+def _declare_tables(
+    environ: Environ, kinds: dict[str, ModelOperation]
+) -> dict[str, ModelOperation]:
+    for kind, setting in TABLES.items():
+        _declare(kinds, kind, setting, [one.model for one in worker_table(environ, kind)])
+    return kinds
+
+
+def _declare(
+    kinds: dict[str, ModelOperation], kind: ModelOperation, setting: str, names: Iterable[str]
+) -> None:
     for name in names:
-        if name in embedders:
-            setting = "RERANK_MODELS" if name in declared else "RERANK_TABLE"
-            raise SettingsError(f"{setting} has {name!r}, which is an embedding model too")
-    return names
+        if (other := kinds.setdefault(name, kind)) is not kind:
+            raise SettingsError(f"{setting} has {name!r}, which is declared for {other} too")
 
 
 def _model_names(environ: Environ, setting: str, default: str = "") -> tuple[str, ...]:
@@ -159,9 +178,11 @@ def embedding_table(environ: Environ) -> tuple[EmbeddingEntry, ...]:
     return read_server_table("EMBEDDING_TABLE", environ.get("EMBEDDING_TABLE", ""), EmbeddingEntry)
 
 
-def rerank_table(environ: Environ) -> tuple[TableEntry, ...]:
-    """Read `RERANK_TABLE`: cross-encoders behind servers."""
-    return read_server_table("RERANK_TABLE", environ.get("RERANK_TABLE", ""), TableEntry)
+def worker_table(environ: Environ, kind: ModelOperation) -> tuple[TableEntry, ...]:
+    """Read the table of this kind: models behind servers."""
+    if kind is Operation.EMBEDDINGS:
+        return embedding_table(environ)
+    return read_server_table(TABLES[kind], environ.get(TABLES[kind], ""), TableEntry)
 
 
 def max_waiting(environ: Environ) -> int:

@@ -1,4 +1,4 @@
-"""What every `Encoder` does, and every `Reranker`."""
+"""What every `Encoder` does, every `Reranker` and every `Classifier`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.encoder import Encoder, Input, Reranker, Tokens, Vectors
+from relais_embedding_worker.encoder import Classifier, Encoder, Input, Reranker, Tokens, Vectors
 from relais_testing.encoders import whole
 
 TEXTS: list[Input] = ["", "the town hall opens at nine", "cats", "a b c " * 40, "cats sleep"]
@@ -127,3 +127,56 @@ class RerankerContract:
         alone = np.concatenate([encoder.encode([one]) for one in pairs])
         np.testing.assert_allclose(scores, alone, atol=1e-5)
         assert np.ptp(scores) > 1e-3
+
+
+class ClassifierContract:
+    """Subclass it as `Test...`, with a fixture `encoder`, a `Classifier`."""
+
+    def complete(
+        self, encoder: Classifier, *texts: Input, most: int = WHOLE, special_tokens: bool = True
+    ) -> list[Tokens]:
+        limit = min(most, encoder.info.max_tokens)
+        return [
+            encoder.complete(one, limit, special_tokens=special_tokens)
+            for one in whole(encoder, texts)
+        ]
+
+    def test_it_says_what_it_is(self, encoder: Classifier) -> None:
+        assert isinstance(encoder, Classifier)
+        assert not isinstance(encoder, Reranker)
+        assert encoder.info.dimensions == len(encoder.info.labels) > 1
+
+    def test_text_is_cut_to_what_is_asked_for(self, encoder: Classifier) -> None:
+        for most in (4, WHOLE):
+            short, long = self.complete(encoder, "cats", "a b c " * 40, most=most)
+            assert (short.truncated, long.truncated) == (False, True)
+            assert len(long.ids) == min(most, encoder.info.max_tokens)
+
+    def test_special_tokens_can_be_left_out(self, encoder: Classifier) -> None:
+        (bare,) = self.complete(encoder, "the town hall", special_tokens=False)
+        (usual,) = self.complete(encoder, "the town hall")
+        assert {*bare.ids} < {*usual.ids}
+        (cut,) = self.complete(encoder, "the town hall", most=1, special_tokens=False)
+        assert (cut.ids, cut.truncated) == (bare.ids[:1], True)
+
+    def test_what_leaves_nothing_to_read_is_refused(self, encoder: Classifier) -> None:
+        for most, special_tokens in ((0, False), (0, True), (1, True)):
+            with pytest.raises(EngineRefused) as refused:
+                self.complete(encoder, "cats", most=most, special_tokens=special_tokens)
+            assert refused.value.param == "truncate_prompt_tokens"
+        with pytest.raises(EngineRefused) as refused:
+            self.complete(encoder, "", special_tokens=False)
+        assert refused.value.param == "input"
+
+    def test_probabilities_are_those_of_the_text_whatever_its_company(
+        self, encoder: Classifier
+    ) -> None:
+        tokens = self.complete(encoder, *TEXTS, (5, 6, 7))
+        tokens += self.complete(encoder, "cats sleep", (5, 6, 7), special_tokens=False)
+        rows: Vectors = encoder.encode(tokens)
+        assert rows.shape == (len(tokens), encoder.info.dimensions)
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows.sum(axis=1), 1.0, atol=1e-5)
+        alone = np.concatenate([encoder.encode([one]) for one in tokens])
+        np.testing.assert_allclose(rows, alone, atol=1e-5)
+        assert np.ptp(rows) > 1e-3

@@ -142,8 +142,7 @@ def _profiles_named(values: Environ) -> Iterator[str]:
 def _tables(values: Environ) -> Iterator[str]:
     tables: dict[str, Sequence[TableEntry]] = {
         "LLM_TABLE": environ.llm_table(values),
-        "EMBEDDING_TABLE": environ.embedding_table(values),
-        "RERANK_TABLE": environ.rerank_table(values),
+        **{name: environ.worker_table(values, kind) for kind, name in environ.TABLES.items()},
     }
     for name, entries in tables.items():
         for entry in entries:
@@ -165,16 +164,18 @@ def _names_of_models(values: Environ) -> Iterator[str]:
         if served not in declared:
             yield f"MODELS lacks {served!r}, which the worker serves"
     vectors = environ.words(values, "EMBEDDING_MODELS", "all-MiniLM-L6-v2")
-    rerankers = environ.rerank_models(values)
+    known = {*vectors, *environ.model_kinds(values)}
     is_remote = values.get("EMBEDDING_ENGINE") == "remote"
-    if (vectors or rerankers) and not is_remote:
+    if known and not is_remote:
         for served in environ.words(
             values,
             "EMBEDDING_SERVED_NAME",
             environ.text(values, "EMBEDDING_MODEL", "all-MiniLM-L6-v2"),
         ):
-            if served not in (*vectors, *rerankers):
-                yield f"EMBEDDING_MODELS (or RERANK_MODELS) lacks {served!r}, which the worker serves"
+            if served not in known:
+                yield (
+                    f"EMBEDDING_MODELS (RERANK_MODELS, CLASSIFY_MODELS) lacks {served!r}, which the worker serves"
+                )
 
 
 def _memory(values: Environ) -> Iterator[str]:

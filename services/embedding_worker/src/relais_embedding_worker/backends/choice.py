@@ -12,14 +12,14 @@ import numpy as np
 import structlog
 
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.encoder import Encoder, Reranker, Tokens, Vectors
+from relais_embedding_worker.encoder import Classifier, Encoder, Reranker, Tokens, Vectors
 
 log = structlog.get_logger(__name__)
 
 Some = TypeVar("Some", bound=Encoder)
 
 MOST_OFF = 0.001
-"""Largest difference from fp32 torch: 1 - cosine of any vector, or the absolute difference of any score."""
+"""Largest difference from fp32 torch: 1 - cosine of any vector, or of any score or probability."""
 
 MEASURE_S = 1.0
 """Time for which each candidate is measured, after a first run that is not counted."""
@@ -108,6 +108,9 @@ def _probes(encoder: Encoder) -> list[list[Tokens]]:
     if isinstance(encoder, Reranker):
         (query,) = _tokens(encoder, [_SENTENCES[0]], InputType.QUERY)
         tokens = [encoder.pair(query, document) for document in tokens]
+    if isinstance(encoder, Classifier):
+        most = encoder.info.max_tokens
+        tokens = [encoder.complete(one, most, special_tokens=True) for one in tokens]
     batches: list[list[Tokens]] = []
     for one in sorted(tokens, key=lambda each: len(each.ids)):
         last = batches[-1] if batches else []
@@ -137,7 +140,7 @@ def _rate(encoder: Encoder, batches: Sequence[Sequence[Tokens]]) -> float:
 def _most_off(
     encoder: Encoder, batches: Sequence[Sequence[Tokens]], expected: Sequence[Vectors]
 ) -> float:
-    scores = isinstance(encoder, Reranker)
+    scores = isinstance(encoder, (Reranker, Classifier))
     offs = [
         _off(encoder.encode(batch), rows, scores)
         for batch, rows in zip(batches, expected, strict=True)

@@ -1,1 +1,1 @@
-"""Models behind servers with OpenAI's API for embeddings, and Jina's or TEI's for reranking."""
+"""Models behind servers with OpenAI's API for embeddings, Jina's or TEI's for reranking, and vLLM's for classes."""

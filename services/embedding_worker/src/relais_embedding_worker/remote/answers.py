@@ -1,11 +1,11 @@
-"""Reads servers' vectors and scores. Whatever is not what was asked for is refused. Pure."""
+"""Reads servers' vectors, scores and classes. Whatever is not what was asked for is refused. Pure."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,6 +19,8 @@ MAX_BYTES = 4 << 20
 """Size of one answer; reading as many numbers takes some 30 ms."""
 MAX_NUMBERS = 300_000
 """Numbers of one answer, if they are not packed; short ones would take long to read."""
+MAX_LABELS_SIZE = 64 << 10
+"""Characters of all labels, which a job's last event carries."""
 _SPARE_OBJECTS = 16
 _ROW_BYTES = 128 << 10
 _SPARE_BYTES = 64 << 10
@@ -33,21 +35,35 @@ class Rows:
     Attributes:
         tokens: None if the server does not tell them, or tells more than there can be.
         truncated: inputs that were cut, as Relais tells them.
+        labels: the names of columns, as far as the server tells them.
     """
 
     rows: Vectors
     tokens: int | None
     truncated: int = 0
+    labels: Mapping[int, str] = field(default_factory=dict)
 
 
-class _Vector(Struct):
-    embedding: str | list[float]
+class _Vector(Struct, rename={"numbers": "embedding"}):
+    numbers: str | list[float]
     index: int | None = None
 
 
 class _Vectors(Struct):
     data: list[_Vector]
     usage: Any = None
+
+
+class _Classified(Struct, rename={"numbers": "probs"}):
+    numbers: str | list[float]
+    index: int | None = None
+    label: str | None = None
+
+
+class _Classes(Struct):
+    data: list[_Classified]
+    usage: Any = None
+    labels: list[str | None] = []
 
 
 class _Score(Struct):
@@ -62,6 +78,7 @@ class _Scores(Struct):
 
 
 _READ_VECTORS = msgspec.json.Decoder(_Vectors)
+_READ_CLASSES = msgspec.json.Decoder(_Classes)
 _READ_SCORES = msgspec.json.Decoder(_Scores | list[_Score])
 
 
@@ -80,18 +97,44 @@ def read_vectors(answer: bytes, count: int, size: int) -> Rows:
     Raises:
         Lost: it has none, or not one for each input, or they are of different lengths or not finite.
     """
+    read, rows, _ = _table(_READ_VECTORS, answer, count)
+    return Rows(rows, *_told(read.usage, count, size))
+
+
+def read_classes(answer: bytes, count: int, size: int) -> Rows:
+    """Return the probabilities of vLLM's form, in the order of the inputs. Raises Lost as `read_vectors` does."""
+    read, rows, order = _table(_READ_CLASSES, answer, count)
+    # vLLM names the most probable class alone; Relais names all.
+    told = [*enumerate(read.labels[: rows.shape[1]])]
+    told += [
+        (int(best), read.data[at].label)
+        for best, at in zip(rows.argmax(axis=1), order, strict=True)
+    ]
+    labels = {at: label for at, label in told if label is not None}
+    if sum(map(len, labels.values())) > MAX_LABELS_SIZE:
+        raise Lost("its labels are too long")
+    return Rows(rows, *_told(read.usage, count, size), labels)
+
+
+_List = TypeVar("_List", _Vectors, _Classes)
+
+
+def _table(
+    decoder: msgspec.json.Decoder[_List], answer: bytes, count: int
+) -> tuple[_List, Vectors, Sequence[int]]:
+    """Return what is read, its numbers in the order of the inputs, and where each input's row is."""
     if answer.count(b",") > MAX_NUMBERS or answer.count(b"{") > 2 * count + _SPARE_OBJECTS:
         raise Lost("its answer has too many numbers or rows")
     try:
-        read = _READ_VECTORS.decode(answer)
+        read = decoder.decode(answer)
         # Before anything else, which costs time for each of too many rows.
         order = _order([one.index for one in read.data], count)
-        vectors = [_numbers(one.embedding) for one in read.data]
+        rows = [_numbers(one.numbers) for one in read.data]
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise Lost("its answer has no vectors") from None
-    if not all(0 < len(one) == len(vectors[0]) and np.isfinite(one).all() for one in vectors):
+    if not all(0 < len(one) == len(rows[0]) and np.isfinite(one).all() for one in rows):
         raise Lost("its vectors are empty, of different lengths or not finite")
-    return Rows(np.stack([vectors[at] for at in order]), *_told(read.usage, count, size))
+    return read, np.stack([rows[at] for at in order]), order
 
 
 def read_scores(answer: bytes, count: int, size: int) -> Rows:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relais_common.jobs.job import Embedding, InputType
+from relais_common.jobs.job import Embedding, InputType, PromptOptions
 from relais_common.runtime.grouping import groups
 from relais_embedding_worker.encoder import Input
 
 EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 RERANK = ("/v1/rerank", "/rerank")
 """Paths of OpenAI, Jina and vLLM; then those of infinity, and of TEI for reranking."""
+CLASSIFY = ("/classify",)
 
 MAX_BATCH_BYTES = 1 << 20
 """Size of one request's texts, above which it has a single input; TEI takes two megabytes."""
@@ -55,6 +56,22 @@ def pieces_of_embedding(
     common: dict[str, Any] = {"model": model, "encoding_format": "base64"}
     if dimensions is not None:
         common["dimensions"] = dimensions
+    return _pieces(texts, common, batch_size)
+
+
+def pieces_of_classify(
+    model: str, asked: Embedding, options: PromptOptions, batch_size: int
+) -> list[Piece]:
+    """Return the requests for the probabilities of a job's inputs."""
+    fields = {
+        "add_special_tokens": options.add_special_tokens,
+        "truncate_prompt_tokens": options.truncate_prompt_tokens,
+    }
+    wanted = {name: value for name, value in fields.items() if value is not None}
+    return _pieces(asked.inputs, {"model": model, **wanted}, batch_size)
+
+
+def _pieces(texts: Sequence[Input], common: dict[str, Any], batch_size: int) -> list[Piece]:
     return [
         Piece(at, common | {"input": [texts[index] for index in at]}, size)
         for at, size in groups(enumerate(map(_size, texts)), MAX_BATCH_BYTES, batch_size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from relais_common.jobs.errors import EngineFailed, EngineRefused, UpstreamRefused
-from relais_common.jobs.job import Embedding, InputType, Job
+from relais_common.jobs.job import Embedding, InputType, Job, Operation
 from relais_common.queue.ports import JobSource
 from relais_common.remote.client import Client
 from relais_common.remote.errors import Misplaced, TryFailed
@@ -19,18 +19,21 @@ from relais_common.remote.server import Server
 from relais_common.remote.tries import Tries
 from relais_common.runtime.backoff import Backoff
 from relais_embedding_worker.encoder import Vectors
-from relais_embedding_worker.handler import (
-    JobHandler,
-    Result,
-    asked_of_embedder,
-    asked_of_reranker,
+from relais_embedding_worker.handler import JobHandler, Result
+from relais_embedding_worker.remote.answers import (
+    Rows,
+    most_bytes,
+    read_classes,
+    read_scores,
+    read_vectors,
 )
-from relais_embedding_worker.remote.answers import Rows, most_bytes, read_scores, read_vectors
 from relais_embedding_worker.remote.bodies import (
+    CLASSIFY,
     EMBEDDINGS,
     RERANK,
     Piece,
     at_path,
+    pieces_of_classify,
     pieces_of_embedding,
     pieces_of_rerank,
 )
@@ -88,6 +91,7 @@ class RemoteHandler(JobHandler):
         table: Vectors | None = None
         tokens: int | None = 0
         truncated = 0
+        labels: dict[int, str] = {}
 
         async def run(piece: Piece) -> None:
             nonlocal table, tokens, truncated
@@ -102,6 +106,7 @@ class RemoteHandler(JobHandler):
             table[piece.at] = got.rows
             tokens = None if tokens is None or got.tokens is None else tokens + got.tokens
             truncated += got.truncated
+            labels.update(got.labels)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -110,7 +115,8 @@ class RemoteHandler(JobHandler):
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         assert table is not None
-        return Result(table, tokens, truncated)
+        named = table.shape[1] if self.kind is Operation.CLASSIFY else 0
+        return Result(table, tokens, truncated, tuple(labels.get(at) for at in range(named)))
 
     async def _in_tries(self, job: Job, piece: Piece) -> Rows:
         backoff = Backoff()
@@ -166,6 +172,7 @@ class RemoteEmbedHandler(RemoteHandler):
         prompts: what goes before texts of each kind.
     """
 
+    kind = Operation.EMBEDDINGS
     _paths = EMBEDDINGS
     _read = staticmethod(read_vectors)
     _param = "input"
@@ -181,7 +188,7 @@ class RemoteEmbedHandler(RemoteHandler):
         self._prompts = prompts
 
     def _asked(self, job: Job) -> Embedding:
-        asked = asked_of_embedder(job)
+        asked = super()._asked(job)
         self._require_fits(len(asked.inputs), asked.dimensions or 1)
         return asked
 
@@ -218,13 +225,27 @@ class RemoteEmbedHandler(RemoteHandler):
 class RemoteRerankHandler(RemoteHandler):
     """Scores documents by a query."""
 
+    kind = Operation.RERANK
     _paths = RERANK
     _read = staticmethod(read_scores)
     _param = "documents"
 
-    def _asked(self, job: Job) -> Embedding:
-        return asked_of_reranker(job)
-
     async def _run(self, job: Job, asked: Embedding) -> Result:
         pieces = pieces_of_rerank(self._access.model, asked, self._access.batch_size)
         return await self._run_pieces(job, pieces, lambda _: None)
+
+
+class RemoteClassifyHandler(RemoteHandler):
+    """Classifies texts."""
+
+    kind = Operation.CLASSIFY
+    _paths = CLASSIFY
+    _read = staticmethod(read_classes)
+    _param = "input"
+
+    async def _run(self, job: Job, asked: Embedding) -> Result:
+        access = self._access
+        pieces = pieces_of_classify(access.model, asked, job.prompting, access.batch_size)
+        return await self._run_pieces(
+            job, pieces, lambda classes: self._require_fits(len(asked.inputs), classes)
+        )

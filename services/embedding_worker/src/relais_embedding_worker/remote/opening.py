@@ -1,4 +1,4 @@
-"""Opens every model of `EMBEDDING_TABLE` and `RERANK_TABLE`."""
+"""Opens every model of `EMBEDDING_TABLE`, `RERANK_TABLE` and `CLASSIFY_TABLE`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from relais_common.jobs.job import Operation
 from relais_common.remote.client import Client, open_session
 from relais_common.remote.opening import open_pools
 from relais_common.remote.pool import Pool
@@ -15,6 +16,7 @@ from relais_common.worker.consumer import Handler
 from relais_common.worker.serving import Desk, Served
 from relais_embedding_worker.remote.handlers import (
     Access,
+    RemoteClassifyHandler,
     RemoteEmbedHandler,
     RemoteRerankHandler,
 )
@@ -36,8 +38,11 @@ async def open_remote(
             )
 
             def make_handler(desk: Desk) -> Handler:
-                if name in settings.rerankers:
-                    return RemoteRerankHandler(access, desk.source, bounds)
+                match settings.kinds[name]:
+                    case Operation.RERANK:
+                        return RemoteRerankHandler(access, desk.source, bounds)
+                    case Operation.CLASSIFY:
+                        return RemoteClassifyHandler(access, desk.source, bounds)
                 return RemoteEmbedHandler(access, desk.source, bounds, settings.prompts[name])
 
             return Served(name, pool.status, _is_well, make_handler)

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
 from relais_common.jobs.errors import RelaisError
-from relais_common.jobs.job import Operation
+from relais_common.jobs.job import ModelOperation
 from relais_orchestrator.api.callers import caller_of, check_admin
 from relais_orchestrator.batches.endpoints import Endpoint
 from relais_orchestrator.http.errors import ErrorResponse
@@ -112,7 +112,7 @@ class Route:
     body: type[BaseModel] | None = None
     form: type[BaseModel] | None = None
     example: Mapping[str, Any] | None = None
-    asks: Operation | None = None
+    asks: ModelOperation | None = None
     query: type[BaseModel] | tuple[Query, ...] = ()
     headers: tuple[Header, ...] = ()
     responses: tuple[ResponseSpec, ...]

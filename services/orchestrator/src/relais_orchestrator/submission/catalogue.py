@@ -16,7 +16,7 @@ class Catalogue:
     Args:
         models: the declared ones.
         aliases: other names; each refers to a declared model or to another alias.
-        embedding_models, rerank_models: the declared models that are of these kinds.
+        kinds: what declared models are for, if they do not write text.
 
     Raises:
         SettingsError: an alias does not resolve to a declared model; names `MODEL_ALIASES`.
@@ -26,13 +26,9 @@ class Catalogue:
         self,
         models: tuple[str, ...],
         aliases: Mapping[str, str],
-        embedding_models: tuple[str, ...] = (),
-        rerank_models: tuple[str, ...] = (),
+        kinds: Mapping[str, ModelOperation] | None = None,
     ) -> None:
-        self._operations: dict[str, ModelOperation] = {
-            **dict.fromkeys(embedding_models, Operation.EMBEDDINGS),
-            **dict.fromkeys(rerank_models, Operation.RERANK),
-        }
+        self._kinds = kinds or {}
         self._roots = {model: model for model in models} | roots_of(aliases, models)
 
     def names_of(self, caller: Caller) -> tuple[str, ...]:
@@ -58,4 +54,4 @@ class Catalogue:
 
     def operation_of(self, root: str) -> ModelOperation:
         """Return what a declared model is for."""
-        return self._operations.get(root, Operation.CHAT)
+        return self._kinds.get(root, Operation.CHAT)

@@ -18,6 +18,7 @@ from relais_common.jobs.job import (
 )
 from relais_common.jobs.records import ApiRecord
 from relais_orchestrator.api.embeddings.schemas import (
+    ClassifyRequest,
     CohereRerankRequest,
     EmbeddingRequest,
     Inputs,
@@ -102,6 +103,7 @@ def _draft(
     | RerankRequest
     | CohereRerankRequest
     | ScoreRequest
+    | ClassifyRequest
     | MessagesRequest,
 ) -> Draft:
     """What every route has."""
@@ -212,6 +214,20 @@ def score(wanted: ScoreRequest) -> Asked:
     return Asked(replace(_vectors(wanted, embedding), inputs_field="text_2"))
 
 
+def classify(wanted: ClassifyRequest) -> Asked:
+    """Convert a request for the probabilities of classes."""
+    return Asked(
+        replace(
+            _vectors(wanted, Embedding(inputs=_each(wanted.input))),
+            operation=Operation.CLASSIFY,
+            prompting=PromptOptions(
+                add_special_tokens=wanted.add_special_tokens,
+                truncate_prompt_tokens=wanted.truncate_prompt_tokens,
+            ),
+        )
+    )
+
+
 def tokenize(wanted: TokenizeRequest) -> Asked:
     """Convert a request to tokenize."""
     messages = wanted.messages
@@ -276,7 +292,8 @@ def _tokens(model: str, operation: Operation) -> Draft:
 
 
 def _vectors(
-    wanted: EmbeddingRequest | RerankRequest | CohereRerankRequest | ScoreRequest, asked: Embedding
+    wanted: EmbeddingRequest | RerankRequest | CohereRerankRequest | ScoreRequest | ClassifyRequest,
+    asked: Embedding,
 ) -> Draft:
     is_delivered = wanted.on_disconnect is OnDisconnect.CANCEL
     return replace(_draft(wanted), embedding=asked, is_delivered=is_delivered)

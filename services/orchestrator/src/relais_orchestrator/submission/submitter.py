@@ -23,6 +23,7 @@ from relais_common.jobs.errors import (
     StructureForbidden,
 )
 from relais_common.jobs.job import (
+    ANSWERED,
     Accepted,
     Idempotency,
     Job,
@@ -56,21 +57,11 @@ DELIVERED_TTL_S = 60.0
 LINE_TTL_S = 120.0
 """How long the result of a batch's line is kept: long enough for another orchestrator to take the batch over."""
 _ORDER = tuple(Priority)
-_ANSWERS: dict[ModelOperation, tuple[Operation, ...]] = {
-    Operation.CHAT: (
-        Operation.CHAT,
-        Operation.TEXT_COMPLETION,
-        Operation.TOKENIZE,
-        Operation.DETOKENIZE,
-    ),
-    Operation.EMBEDDINGS: (Operation.EMBEDDINGS, Operation.SCORE),
-    Operation.RERANK: (Operation.RERANK,),
-}
-"""What models of each kind answer."""
 _WHAT: dict[ModelOperation, str] = {
-    Operation.CHAT: "writes text: it is not an embedding model and not a reranker",
+    Operation.CHAT: "writes text: it is not an embedding model, a reranker or a classification model",
     Operation.EMBEDDINGS: "is an embedding model",
     Operation.RERANK: "is a reranker: send it to /v1/rerank or /v1/score",
+    Operation.CLASSIFY: "is a classification model: send it to /v1/classify",
 }
 
 
@@ -213,7 +204,7 @@ class Submitter:
 
     def _check_operation(self, model: str, draft: Draft) -> None:
         kind = self._catalogue.operation_of(model)
-        if self._operation(model, draft) not in _ANSWERS[kind]:
+        if self._operation(model, draft) not in ANSWERED[kind]:
             raise InvalidRequest(f"{model!r} {_WHAT[kind]}", param="model", code="wrong_operation")
         most, embedding = self._limits.max_embedding_inputs, draft.embedding
         if embedding is None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
-from relais_common.jobs.job import Operation
+from relais_common.jobs.job import ANSWERED, ModelOperation, Operation
 from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.schemas import deployed
 
@@ -24,7 +24,7 @@ class Deployment:
     Attributes:
         version: of the API.
         root_path: where a proxy serves it, without a slash at the end; empty at the root.
-        models, embedding_models, rerank_models: the declared ones of each kind; examples name the first.
+        models: the declared ones, with what each is for; examples name the first of a kind.
         any_token: a key is not asked for.
         ignore_unknown: unknown fields of bodies are ignored, not refused.
         max_deadline_s: the bound on `deadline_s`.
@@ -32,18 +32,16 @@ class Deployment:
 
     version: str
     root_path: str
-    models: tuple[str, ...]
-    embedding_models: tuple[str, ...]
-    rerank_models: tuple[str, ...]
+    models: tuple[tuple[str, ModelOperation], ...]
     any_token: bool
     ignore_unknown: bool
     max_deadline_s: float
 
-    def models_for(self, asked: Operation | None) -> tuple[str, ...]:
+    def models_for(self, asked: ModelOperation | None) -> tuple[str, ...]:
         """Return the models that answer this; the fittest first."""
-        if asked is Operation.RERANK:
-            return (*self.rerank_models, *self.embedding_models)
-        return self.embedding_models if asked is Operation.EMBEDDINGS else self.models
+        # Embedding models score texts, too.
+        kinds = (asked, Operation.EMBEDDINGS) if asked is Operation.RERANK else (asked,)
+        return tuple(name for kind in kinds for name, own in self.models if own is kind)
 
 
 class Plain(GenerateJsonSchema):
@@ -119,9 +117,12 @@ def _bodies(routes: Iterable[Route]) -> Iterable[Body]:
 def filled(schemas: Json, deployment: Deployment) -> Any:
     """The schemas with this deployment's values in place of their placeholders."""
     values = {
-        deployed.TEXT_MODELS: list(deployment.models),
-        deployed.NO_TEXT_MODELS: [*deployment.embedding_models, *deployment.rerank_models],
-        deployed.NO_EMBEDDING_MODELS: [*deployment.models, *deployment.rerank_models],
+        **{
+            deployed.not_for(asked): [
+                one for one, _ in deployment.models if one not in deployment.models_for(asked)
+            ]
+            for asked in ANSWERED
+        },
         deployed.MAX_DEADLINE_S: deployment.max_deadline_s,
     }
 

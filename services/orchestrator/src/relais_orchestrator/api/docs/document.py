@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from relais_common.jobs.job import ModelOperation, Operation
 from relais_orchestrator.api.docs.components import (
     Deployment,
     Json,
@@ -66,22 +67,22 @@ def build_document(routes: Iterable[Route], deployment: Deployment) -> Json:
     }
 
 
+_FIRST_REQUESTS: dict[ModelOperation, tuple[str, Json]] = {
+    Operation.CHAT: (
+        "/v1/chat/completions",
+        {"stream": True, "messages": [{"role": "user", "content": "Bonjour"}]},
+    ),
+    Operation.EMBEDDINGS: ("/v1/embeddings", {"input": "Bonjour"}),
+    Operation.RERANK: ("/v1/rerank", {"query": "Bonjour", "documents": ["Salut"]}),
+    Operation.CLASSIFY: ("/v1/classify", {"input": "Bonjour"}),
+}
+
+
 def _first_request(deployment: Deployment) -> Json:
     """What `/docs` shows to begin with."""
-    if deployment.models:
-        path, body = (
-            "/v1/chat/completions",
-            {
-                "model": deployment.models[0],
-                "stream": True,
-                "messages": [{"role": "user", "content": "Bonjour"}],
-            },
-        )
-    elif deployment.embedding_models:
-        path, body = "/v1/embeddings", {"model": deployment.embedding_models[0], "input": "Bonjour"}
-    else:
-        path = "/v1/rerank"
-        body = {"model": deployment.rerank_models[0], "query": "Bonjour", "documents": ["Salut"]}
+    kind = next(one for one in _FIRST_REQUESTS if deployment.models_for(one))
+    path, fields = _FIRST_REQUESTS[kind]
+    body = {"model": deployment.models_for(kind)[0], **fields}
     return {"path": path, "body": body, "any_key": deployment.any_token}
 
 

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/score`: each runs one job and returns its vectors or scores."""
+"""`/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/score`, `/v1/classify`: each runs one job."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import base64
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -22,6 +23,7 @@ from relais_common.jobs.job import OnDisconnect, Operation
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.answering import QUEUE_MS, PendingAnswer, open_answer
 from relais_orchestrator.api.embeddings.schemas import (
+    ClassifiedInput,
     CohereRerankResponse,
     EmbeddingUsage,
     RerankResponse,
@@ -77,25 +79,61 @@ class _Done:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """One vector for each input."""
     asked, done = await _ask(request, Reading.EMBEDDINGS)
-    text = _embeddings_json(asked, done)
-    return await send_json(request, text, holds_bytes=len(done.packed), headers=done.headers)
+    return await _send(request, done, _embeddings_json(asked, done))
 
 
 def _embeddings_json(asked: Asked, done: _Done) -> Iterator[bytes]:
-    tail = orjson.dumps(
-        {
-            "model": done.model,
-            "usage": done.usage,
-            "id": f"embd-{done.channel_id}",
-            "timings": done.completed.timings,
-        }
+    rows = (
+        b'{"object":"embedding","index":%d,"embedding":%b}' % one
+        for one in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64))
+    )
+    return _list_json(done, rows, id=f"embd-{done.channel_id}")
+
+
+async def classify(request: web.Request) -> web.StreamResponse:
+    """The probabilities of each input's classes."""
+    asked, done = await _ask(request, Reading.CLASSIFY)
+    return await _send(request, done, _classes_json(asked, done))
+
+
+def _classes_json(_: Asked, done: _Done) -> Iterator[bytes]:
+    labels = done.shape.labels
+    return _list_json(
+        done,
+        _classified(done, labels),
+        id=f"classify-{done.channel_id}",
+        created=int(time.time()),
+        labels=labels,
     )
 
+
+def _classified(done: _Done, labels: Sequence[str | None]) -> Iterator[bytes]:
+    for index, row in enumerate(_rows(done.packed, done.shape)):
+        probs = unpack(row)
+        one: ClassifiedInput = {
+            "index": index,
+            "label": labels[probs.index(max(probs))],
+            "probs": probs,
+            "num_classes": len(probs),
+        }
+        yield orjson.dumps(one)
+
+
+async def _send(request: web.Request, done: _Done, text: Iterator[bytes]) -> web.StreamResponse:
+    return await send_json(request, text, holds_bytes=len(done.packed), headers=done.headers)
+
+
+def _list_json(done: _Done, rows: Iterable[bytes], **fields: Any) -> Iterator[bytes]:
+    """Yield a list's text, whose rows may be many.
+
+    Args:
+        fields: what it has beside what all lists have.
+    """
+    told = {"model": done.model, "usage": done.usage, "timings": done.completed.timings}
     yield b'{"object":"list","data":['
-    for index, row in enumerate(as_json(done.packed, done.shape, base64_rows=asked.base64)):
-        comma = b"," if index else b""
-        yield b'%b{"object":"embedding","index":%d,"embedding":%b}' % (comma, index, row)
-    yield b"],%b" % tail[1:]
+    for index, row in enumerate(rows):
+        yield b",%b" % row if index else row
+    yield b"],%b" % orjson.dumps(told | fields)[1:]
 
 
 async def rerank(request: web.Request) -> web.Response:
@@ -219,6 +257,7 @@ COHERE_RERANK_LINES = Endpoint(
     Reading.COHERE_RERANK,
     partial(_lines, lambda asked, done: [orjson.dumps(_cohere_rerank(asked, done))]),
 )
+CLASSIFY_LINES = Endpoint(Reading.CLASSIFY, partial(_lines, _classes_json))
 SCORE_LINES = Endpoint(
     Reading.SCORE, partial(_lines, lambda asked, done: [orjson.dumps(_score(asked, done))])
 )
@@ -226,10 +265,14 @@ SCORE_LINES = Endpoint(
 
 def as_json(packed: bytes, shape: Vectors, *, base64_rows: bool) -> Iterator[bytes]:
     """Yield each vector as JSON: an array of numbers, or a base64 string."""
+    for row in _rows(packed, shape):
+        yield b'"%b"' % base64.b64encode(row) if base64_rows else orjson.dumps(unpack(row))
+
+
+def _rows(packed: bytes, shape: Vectors) -> Iterator[bytes]:
     size = FLOAT_BYTES * shape.dimensions
     for start in range(0, shape.count * size, size):
-        row = packed[start : start + size]
-        yield b'"%b"' % base64.b64encode(row) if base64_rows else orjson.dumps(unpack(row))
+        yield packed[start : start + size]
 
 
 def unpack(packed: bytes) -> list[float]:

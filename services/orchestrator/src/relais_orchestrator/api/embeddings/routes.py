@@ -1,4 +1,4 @@
-"""Routes of embedding models and rerankers: OpenAI's, vLLM's rerank and score, and Cohere's rerank."""
+"""Routes of embedding models, rerankers and classifiers: OpenAI's, vLLM's, Cohere's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from relais_common.jobs.errors import RequestCancelled, RequestExpired
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.embeddings import handlers as embeddings
 from relais_orchestrator.api.embeddings.schemas import (
+    ClassificationList,
+    ClassifyRequest,
     CohereRerankRequest,
     CohereRerankResponse,
     EmbeddingList,
@@ -26,7 +28,33 @@ from relais_orchestrator.api.shared import (
 TAG = "Embeddings"
 ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, RequestCancelled, RequestExpired)
 
+
+def _classify(path: str, operation_id: str = "") -> Route:
+    return Route(
+        method="POST",
+        path=path,
+        operation_id=operation_id,
+        handler=embeddings.classify,
+        batch=embeddings.CLASSIFY_LINES if path.startswith("/v1/") else None,
+        tag=TAG,
+        summary="Classify texts",
+        description="By a classification model, which gives each of its classes a probability.",
+        body=ClassifyRequest,
+        example={"input": ["We waited far too long.", "Everybody was friendly."]},
+        asks=Operation.CLASSIFY,
+        headers=(IDEMPOTENCY_KEY,),
+        responses=(
+            ResponseSpec(
+                200, "The probabilities, in order.", ClassificationList, headers=(QUEUE_MS,)
+            ),
+        ),
+        errors=ERRORS,
+    )
+
+
 ROUTES = [
+    _classify("/v1/classify"),
+    _classify("/classify", "post_vllm_classify"),
     Route(
         method="POST",
         path="/v1/embeddings",

@@ -1,4 +1,4 @@
-"""Requests and responses of `/v1/embeddings`, `/v1/rerank`, `/v2/rerank` and `/v1/score`."""
+"""Requests and responses of `/v1/embeddings`, `/v1/rerank`, `/v2/rerank`, `/v1/score` and `/v1/classify`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from relais_common.jobs.job import InputType, OnDisconnect, Priority
 from relais_orchestrator.api.openai.schemas import Label
 from relais_orchestrator.api.schemas.branches import branch
 from relais_orchestrator.api.schemas.closed import CLOSED
-from relais_orchestrator.api.schemas.deployed import Deadline, EmbeddingModelName, ScoringModelName
+from relais_orchestrator.api.schemas.deployed import (
+    ClassifyingModelName,
+    Deadline,
+    EmbeddingModelName,
+    ScoringModelName,
+)
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
-from relais_orchestrator.api.schemas.sampling import STRICT, TokenIds
+from relais_orchestrator.api.schemas.sampling import MAX_TOKENS, STRICT, TokenIds
 from relais_orchestrator.api.schemas.unsupported import NotSupported
 from relais_orchestrator.settings import MAX_INPUTS
 
@@ -50,21 +55,26 @@ class _Common(BaseModel):
     )
 
 
-class EmbeddingRequest(_Common):
-    """`POST /v1/embeddings`."""
+class _OfInputs(_Common):
+    """What routes share that answer for each text alone."""
 
-    model: EmbeddingModelName
     input: Inputs = Field(
         description="A text, or a list of them; where the deployment accepts them (`EMBEDDING_TOKEN_IDS`), token ids of"
         " the model, or a list of such."
     )
+    user: Label | None = Field(default=None, description="No effect.")
+
+
+class EmbeddingRequest(_OfInputs):
+    """`POST /v1/embeddings`."""
+
+    model: EmbeddingModelName
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="`base64`: packed little-endian float32."
     )
     dimensions: Annotated[int, Whole(1, 65_536)] | None = Field(
         default=None, description="Where the model allows fewer than it has."
     )
-    user: Label | None = Field(default=None, description="No effect.")
     input_type: InputType | None = Field(
         default=None, description="Relais's own: the model's prompt for queries or passages first."
     )
@@ -132,6 +142,29 @@ class ScoreRequest(_Common):
                 "pairs", "{first} texts in text_1 need as many here", {"first": len(first)}
             )
         return given
+
+
+class ClassifyRequest(_OfInputs):
+    """`POST /v1/classify`: vLLM's, for texts."""
+
+    model: ClassifyingModelName
+    add_special_tokens: bool | None = Field(
+        default=None, description="False leaves the model's special tokens out."
+    )
+    truncate_prompt_tokens: Annotated[int, Whole(-1, MAX_TOKENS)] | None = Field(
+        default=None,
+        description="Keep so many of each input's first tokens; default, and -1: what the model reads.",
+    )
+    truncation_side: Annotated[
+        Literal["right"] | None, NotSupported("inputs are cut at their end")
+    ] = None
+    padding: Annotated[
+        Literal["do_not_pad"] | None, NotSupported("inputs are padded to no fixed length")
+    ] = None
+    use_activation: Annotated[
+        Literal[True] | None, NotSupported("the answer has probabilities")
+    ] = None
+    messages: Annotated[None, NotSupported("send texts, as input")] = None
 
 
 def as_list(given: str | list[str]) -> list[str]:
@@ -252,4 +285,32 @@ class ScoreList(TypedDict):
     id: str
     created: int
     score_type: ScoreType
+    timings: Timings
+
+
+@with_config(CLOSED)
+class ClassifiedInput(TypedDict):
+    index: int
+    label: Annotated[str | None, Field(description="The most probable class.")]
+    probs: Annotated[list[float], Field(description="Of each class, in the model's order.")]
+    num_classes: int
+
+
+@with_config(CLOSED)
+class ClassificationList(TypedDict):
+    """The probabilities of each input's classes, in order."""
+
+    object: Literal["list"]
+    data: list[ClassifiedInput]
+    model: str
+    usage: EmbeddingUsage
+    id: str
+    created: int
+    labels: Annotated[
+        list[str | None],
+        Field(
+            description="Relais's own: the names of the classes, in the order of `probs`; null where the model's server"
+            " has not told it."
+        ),
+    ]
     timings: Timings

@@ -40,11 +40,14 @@ class AcceptedResponse(TypedDict):
 
 @with_config(CLOSED)
 class VectorsResult(TypedDict):
-    """Where to fetch a request's vectors; scores are vectors of one dimension."""
+    """Where to fetch a request's vectors; scores are vectors of one dimension, and each class is one."""
 
     count: int
     dimensions: int
     truncated: Annotated[int, Field(description="Inputs longer than the model reads.")]
+    labels: NotRequired[
+        Annotated[list[str | None], Field(description="The names of classes, if these are theirs.")]
+    ]
     url: str
 
 

@@ -112,12 +112,15 @@ def _vectors_body(channel_id: str, completed: Completed) -> VectorsResult | None
     shape = completed.vectors
     if shape is None:
         return None
-    return {
+    body: VectorsResult = {
         "count": shape.count,
         "dimensions": shape.dimensions,
         "truncated": shape.truncated,
         "url": f"/v1/channels/{channel_id}/vectors",
     }
+    if shape.labels:
+        body["labels"] = list(shape.labels)
+    return body
 
 
 async def vectors(request: web.Request) -> web.StreamResponse:

@@ -221,7 +221,7 @@ class ModelState(TypedDict):
         ModelOperation,
         Field(
             description="`chat`: it writes text; `embeddings`: it is an embedding model; `rerank`: it is a"
-            " cross-encoder."
+            " cross-encoder; `classify`: it is a classification model."
         ),
     ]
     state: NotRequired[

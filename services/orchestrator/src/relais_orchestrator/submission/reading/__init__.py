@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relais_orchestrator.api.embeddings.schemas import (
+    ClassifyRequest,
     CohereRerankRequest,
     EmbeddingRequest,
     RerankRequest,
@@ -41,6 +42,7 @@ class Reading(IntEnum):
     RERANK = auto()
     SCORE = auto()
     COHERE_RERANK = auto()
+    CLASSIFY = auto()
     TOKENIZE = auto()
     DETOKENIZE = auto()
     MESSAGES = auto()
@@ -69,6 +71,7 @@ _HOW = {
     Reading.RERANK: _reads(RerankRequest, drafts.rerank),
     Reading.SCORE: _reads(ScoreRequest, drafts.score),
     Reading.COHERE_RERANK: _reads(CohereRerankRequest, drafts.rerank),
+    Reading.CLASSIFY: _reads(ClassifyRequest, drafts.classify),
     Reading.TOKENIZE: _reads(TokenizeRequest, drafts.tokenize),
     Reading.DETOKENIZE: _reads(DetokenizeRequest, drafts.detokenize),
     Reading.MESSAGES: _reads(MessagesRequest, drafts.messages),
