@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -139,17 +138,16 @@ async def test_fewer_dimensions_have_length_one_where_the_model_allows_them(
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "status"),
+    ("job", "code", "status"),
     [
-        ({"embedding": Embedding(inputs=("text",) * 200)}, "request_too_large", 413),
-        ({"embedding": Embedding(inputs=((10**9,),))}, "invalid_value", 400),
-        ({"messages": (Message("user", "hello"),)}, "wrong_operation", 400),
+        (job_for(*["text"] * 200), "request_too_large", 413),
+        (job_for((10**9,)), "invalid_value", 400),
+        (make_job(messages=(Message("user", "hello"),)), "wrong_operation", 400),
     ],
 )
 async def test_what_cannot_be_embedded_is_a_typed_error(
-    redis_store: RedisStore, redis_url: str, fields: dict[str, Any], code: str, status: int
+    redis_store: RedisStore, redis_url: str, job: Job, code: str, status: int
 ) -> None:
-    job = make_job(**fields)
     async with open_embedding_worker(redis_url, EMBEDDING_MAX_RESULT_BYTES="1024"):
         await accept(redis_store, job)
         end = await ended(redis_store, job)
