@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from relais_common.jobs.job import Job, Priority, Sampling, Status
 from relais_common.worker import consumer as consumer_module
+from relais_common.worker import publisher as publisher_module
 from relais_llm_worker import generate as generate_module
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.builders import MODEL, make_job
@@ -183,12 +185,18 @@ async def test_worker_whose_requests_cannot_go_on_asks_nothing(
     assert worker.faults.count("take") <= asked + 1
 
 
+@pytest.mark.parametrize("priority", [Priority.NORMAL, Priority.BATCH])
 async def test_job_that_lost_its_place_gets_on_before_it_loses_it_again(
-    memory_store: MemoryStore, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+    memory_store: MemoryStore,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    priority: Priority,
 ) -> None:
+    """What a batch's line has made and not sent is lost with its place, and no progress."""
     monkeypatch.setattr(generate_module, "PROGRESS", 10)
-    worker = make_worker(max_num_seqs=2, tokens_per_s=500)
-    flood = [ask("flood", f"long {i}", 60) for i in range(2)]
+    monkeypatch.setattr(publisher_module, "BATCH_LINE_S", 0.2)
+    worker = make_worker(max_num_seqs=2, tokens_per_s=500, stream_interval_s=0.02)
+    flood = [replace(ask("flood", f"long {i}", 60), priority=priority) for i in range(2)]
     await full(memory_store, worker, flood, 2)
     stop = asyncio.Event()
 

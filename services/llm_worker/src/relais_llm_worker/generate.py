@@ -26,7 +26,7 @@ KEPT_PART = 16
 """One in so many places, and at least one where there are two, is not for a key whose jobs have all others for good."""
 
 PROGRESS = 32
-"""Tokens that each answer of a preempted job generates, on average, before it may be preempted again."""
+"""Tokens that the log gets of each answer of a preempted job, on average, before it may be preempted again."""
 
 
 class GenerateHandler:
@@ -68,7 +68,7 @@ class GenerateHandler:
         return capacity - max(1, capacity // KEPT_PART)
 
     def can_preempt(self, held: HeldJob) -> bool:
-        if held.taken.preempted and held.pieces < PROGRESS * held.job.answers:
+        if held.taken.preempted and held.logged < PROGRESS * held.job.answers:
             return False
         emitted = held.pieces > 0 or held.taken.interrupted is not None
         return not emitted or (held.tells_ids and self._model.can_continue(held.job))

@@ -101,6 +101,16 @@ class HeldJob:
         return self._ending or bool(self._last_lines) or self._halt.done()
 
     @property
+    def logged(self) -> int:
+        """How many events of this holder the log has."""
+        return self._acknowledged
+
+    @property
+    def is_far_ahead(self) -> bool:
+        """True once the log lacks as many events as one call brings."""
+        return len(self._lines) - self._acknowledged >= LINES_PER_APPEND
+
+    @property
     def has_unsent(self) -> bool:
         """True while the log lacks events other than those sent with the job's end."""
         return self._acknowledged < len(self._lines) and not self._ending

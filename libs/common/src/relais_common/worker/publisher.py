@@ -22,7 +22,7 @@ AT_ONCE_PER_S = 4000
 some 0.1 ms of CPU time in all; together with others of its stream, a small part of that."""
 
 BATCH_LINE_S = 1.0
-"""Pause of a batch's line, which nobody reads as it is written: so much of it is made again if the worker dies."""
+"""Pause of a batch's line, which nobody reads meanwhile: so much of it is made again where it changes workers."""
 
 MEASURED_S = 0.25
 """Time over which events are counted."""
@@ -65,7 +65,7 @@ class Publisher:
         if held.is_silent or not self._interval_s:
             self._due[held] = None
             self._wake.set()
-        elif of_batch:
+        elif of_batch and not held.is_far_ahead:
             if held not in self._of_batches:
                 loop = asyncio.get_running_loop()
                 timer = loop.call_later(BATCH_LINE_S, self._send_of_batch, held)
