@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 LOOPBACK = "127.0.0.1"
 _FILE = "run.json"
+_Saved = TypeVar("_Saved", "Run", "Program")
 
 
 class Stage(IntEnum):
@@ -92,9 +93,17 @@ class Run:
         """The run whose files lie in `run_dir`, whether or not it is alive."""
         try:
             raw: dict[str, Any] = json.loads((run_dir / _FILE).read_text())
-            raw["programs"] = tuple(Program(**program) for program in raw["programs"])
-            raw["api_urls"] = tuple(raw["api_urls"])
-            raw["models"] = tuple(raw["models"])
-            return Run(**raw)
+            raw["programs"] = [_restored(Program, program) for program in raw["programs"]]
+            return _restored(Run, raw)
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def _restored(kind: type[_Saved], raw: Mapping[str, Any]) -> _Saved:
+    """Return what was saved, perhaps by another version: `down` must find its run after an upgrade."""
+    known = (one.name for one in fields(kind))
+    values: dict[str, Any] = {name: raw[name] for name in known if name in raw}
+    for name, value in values.items():
+        if isinstance(value, list):
+            values[name] = tuple(value)
+    return kind(**values)

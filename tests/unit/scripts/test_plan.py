@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,23 @@ def test_run_is_found_again(root: Path, free: str) -> None:
 
     assert Run.load(Path(run.run_dir)) == run
     assert (Path(run.run_dir) / "run.json").stat().st_mode & 0o077 == 0
+
+
+def test_run_of_another_version_is_found(root: Path, free: str) -> None:
+    run = plan(root, API_PORT=free).run
+    Path(run.run_dir).mkdir()
+    run.save()
+    path = Path(run.run_dir) / "run.json"
+    raw = json.loads(path.read_text())
+    for saved, later in ((raw, "models"), (raw["programs"][0], "stop_wait_s")):
+        saved["earlier"] = True
+        del saved[later]
+    path.write_text(json.dumps(raw))
+
+    found = Run.load(Path(run.run_dir))
+    assert found is not None
+    assert (found.run_id, found.socket, found.models) == (run.run_id, run.socket, ())
+    assert found.programs == (replace(run.programs[0], stop_wait_s=40), *run.programs[1:])
 
 
 def test_broken_run_file_is_no_run(tmp_path: Path) -> None:
