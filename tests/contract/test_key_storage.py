@@ -207,6 +207,8 @@ def test_expected_bytes_follow_from_what_is_asked() -> None:
     assert scores.expected_result_bytes == 10 * 4
     unknown = replace(job, embedding=replace(job.embedding, dimensions=None))
     assert unknown.expected_result_bytes == 10 * 1024 * 4
+    classes = replace(unknown, operation=Operation.CLASSIFY)
+    assert classes.expected_result_bytes == 10 * 16 * 4
     assert make_job().expected_result_bytes == 0
     # The twenty likeliest tokens of a place take a kilobyte, where a token alone takes 40 bytes.
     told = make_job(sampling=Sampling(max_tokens=100, logprobs=20))

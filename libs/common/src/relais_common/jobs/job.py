@@ -17,6 +17,8 @@ MOST_PROMPT_LOGPROBS = 32_768
 
 EXPECTED_DIMENSIONS = 1024
 """Of a vector whose model has not said how many it gives. Counted until the end; then what it has."""
+EXPECTED_CLASSES = 16
+"""Likewise, of a classification model; most have fewer."""
 
 
 class Operation(StrEnum):
@@ -264,7 +266,10 @@ class Job:
         """What its vectors, scores or log probabilities will take. Nothing for text alone, which grows with the log."""
         asked = self.embedding
         if asked is not None:
-            dimensions = 1 if asked.queries else asked.dimensions or EXPECTED_DIMENSIONS
+            expected = EXPECTED_DIMENSIONS
+            if self.operation is Operation.CLASSIFY:
+                expected = EXPECTED_CLASSES
+            dimensions = 1 if asked.queries else asked.dimensions or expected
             return 4 * len(asked.inputs) * dimensions
         of_prompts = 0
         if self.prompting.prompt_logprobs is not None:
