@@ -35,6 +35,7 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 class Reading(IntEnum):
     """The route that a body was sent to."""
 
+    # New ones go last: after an upgrade in place, an older orchestrator starts the newer program, and sends it numbers.
     NATIVE = auto()
     CHAT = auto()
     COMPLETION = auto()
@@ -42,13 +43,13 @@ class Reading(IntEnum):
     RERANK = auto()
     SCORE = auto()
     COHERE_RERANK = auto()
-    CLASSIFY = auto()
     TOKENIZE = auto()
     DETOKENIZE = auto()
     MESSAGES = auto()
     COUNT_TOKENS = auto()
     RESPONSES = auto()
     RESPONSES_INPUT_TOKENS = auto()
+    CLASSIFY = auto()
 
 
 def _reads(
