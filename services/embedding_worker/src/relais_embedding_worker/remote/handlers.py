@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,14 +80,15 @@ class RemoteHandler(JobHandler):
     def room(self, held: int) -> int:
         return min(super().room(held), self._access.pool.room(held))
 
-    async def _run_pieces(
-        self, job: Job, pieces: Sequence[Piece], check: Callable[[int], None]
-    ) -> Result:
-        """Return the rows of all pieces.
+    @abstractmethod
+    def _pieces(self, job: Job, asked: Embedding) -> Sequence[Piece]:
+        """Return the requests for a job's rows."""
 
-        Args:
-            check: is called with the number of columns, and raises a RelaisError if it is wrong.
-        """
+    def _check(self, asked: Embedding, columns: int) -> None:
+        """Raise a RelaisError if the server's rows cannot have so many columns."""
+
+    async def _run(self, job: Job, asked: Embedding) -> Result:
+        pieces = self._pieces(job, asked)
         places = asyncio.Semaphore(MOST_AT_ONCE)
         table: Vectors | None = None
         tokens: int | None = 0
@@ -99,7 +101,7 @@ class RemoteHandler(JobHandler):
                 got = await self._in_tries(job, piece)
             columns = got.rows.shape[1]
             if table is None:
-                check(columns)
+                self._check(asked, columns)
                 table = np.empty((sum(len(one.at) for one in pieces), columns), np.float32)
             if columns != table.shape[1]:
                 raise EngineFailed("the model's servers give vectors of different lengths")
@@ -192,31 +194,34 @@ class RemoteEmbedHandler(RemoteHandler):
         self._require_fits(len(asked.inputs), asked.dimensions or 1)
         return asked
 
-    async def _run(self, job: Job, asked: Embedding) -> Result:
-        wanted = asked.dimensions
-        # Those that are declared are cut here, as of a model of this worker's own.
-        cut = wanted in self._bounds.dimensions
-        pieces = pieces_of_embedding(
+    def _cuts(self, asked: Embedding) -> bool:
+        """Whether vectors are cut here, as of a model of this worker's own: to dimensions that are declared."""
+        return asked.dimensions in self._bounds.dimensions
+
+    def _pieces(self, job: Job, asked: Embedding) -> Sequence[Piece]:
+        return pieces_of_embedding(
             self._access.model,
             asked,
             self._prompts,
-            None if cut else wanted,
+            None if self._cuts(asked) else asked.dimensions,
             self._access.batch_size,
         )
 
-        def check(dimensions: int) -> None:
-            if wanted is not None and (dimensions < wanted if cut else dimensions != wanted):
-                raise EngineRefused(
-                    f"dimensions: this model's server gives {dimensions}",
-                    param="dimensions",
-                    code="unsupported_value",
-                )
-            self._require_fits(len(asked.queries) + len(asked.inputs), dimensions)
+    def _check(self, asked: Embedding, columns: int) -> None:
+        wanted = asked.dimensions
+        if wanted is not None and (columns < wanted if self._cuts(asked) else columns != wanted):
+            raise EngineRefused(
+                f"dimensions: this model's server gives {columns}",
+                param="dimensions",
+                code="unsupported_value",
+            )
+        self._require_fits(len(asked.queries) + len(asked.inputs), columns)
 
-        result = await self._run_pieces(job, pieces, check)
+    async def _run(self, job: Job, asked: Embedding) -> Result:
+        result = await super()._run(job, asked)
         rows = result.rows
-        if wanted is not None:
-            rows = shortened(rows, wanted)
+        if asked.dimensions is not None:
+            rows = shortened(rows, asked.dimensions)
         if asked.queries:
             rows = cosines(rows, len(asked.queries))
         return replace(result, rows=rows)
@@ -230,9 +235,8 @@ class RemoteRerankHandler(RemoteHandler):
     _read = staticmethod(read_scores)
     _param = "documents"
 
-    async def _run(self, job: Job, asked: Embedding) -> Result:
-        pieces = pieces_of_rerank(self._access.model, asked, self._access.batch_size)
-        return await self._run_pieces(job, pieces, lambda _: None)
+    def _pieces(self, job: Job, asked: Embedding) -> Sequence[Piece]:
+        return pieces_of_rerank(self._access.model, asked, self._access.batch_size)
 
 
 class RemoteClassifyHandler(RemoteHandler):
@@ -243,9 +247,9 @@ class RemoteClassifyHandler(RemoteHandler):
     _read = staticmethod(read_classes)
     _param = "input"
 
-    async def _run(self, job: Job, asked: Embedding) -> Result:
+    def _pieces(self, job: Job, asked: Embedding) -> Sequence[Piece]:
         access = self._access
-        pieces = pieces_of_classify(access.model, asked, job.prompting, access.batch_size)
-        return await self._run_pieces(
-            job, pieces, lambda classes: self._require_fits(len(asked.inputs), classes)
-        )
+        return pieces_of_classify(access.model, asked, job.prompting, access.batch_size)
+
+    def _check(self, asked: Embedding, columns: int) -> None:
+        self._require_fits(len(asked.inputs), columns)
