@@ -197,6 +197,19 @@ async def test_classes_are_the_servers_in_requests_that_it_takes(
         assert (body["add_special_tokens"], body["truncate_prompt_tokens"]) == (False, -1)
 
 
+async def test_server_s_model_with_one_label_is_refused(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    job = classes_for("text")
+    async with (
+        open_fake_server(twist=_each(lambda one: one.update(probs=[1.0]))) as server,
+        worker(redis_url, server, table="CLASSIFY_TABLE"),
+    ):
+        await accept(redis_store, job)
+        error = (await failed(redis_store, job)).error
+    assert (error.status, error.code, error.param) == (400, "wrong_operation", "model")
+
+
 async def test_one_refused_request_is_tried_again_and_nobody_else_waits(
     redis_store: RedisStore, redis_url: str
 ) -> None:

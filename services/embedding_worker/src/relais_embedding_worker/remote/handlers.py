@@ -252,4 +252,10 @@ class RemoteClassifyHandler(RemoteHandler):
         return pieces_of_classify(access.model, asked, job.prompting, access.batch_size)
 
     def _check(self, asked: Embedding, columns: int) -> None:
+        if columns < 2:
+            raise EngineRefused(
+                "this model has one label: it is a reranker, which RERANK_TABLE declares",
+                param="model",
+                code="wrong_operation",
+            )
         self._require_fits(len(asked.inputs), columns)
