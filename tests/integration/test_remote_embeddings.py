@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from relais_common.jobs.events import Cancelled, Completed, Failed
 from relais_common.jobs.job import InputType, Job, StopReason
 from relais_common.queue.redis_store import RedisStore
+from relais_embedding_worker.remote.answers import MAX_LABELS_SIZE
 from relais_testing.builders import MODEL
 from relais_testing.embedding_jobs import (
     accept,
@@ -208,6 +210,26 @@ async def test_server_s_model_with_one_label_is_refused(
         await accept(redis_store, job)
         error = (await failed(redis_store, job)).error
     assert (error.status, error.code, error.param) == (400, "wrong_operation", "model")
+
+
+async def test_labels_of_all_requests_are_bounded_together(
+    redis_store: RedisStore, redis_url: str
+) -> None:
+    columns = count()
+
+    def long_labels(body: Any) -> Any:
+        at = next(columns) % 3
+        data = [{**one, "label": None} for one in body["data"]]
+        return {"data": data, "labels": [*[None] * at, "x" * (MAX_LABELS_SIZE // 2)]}
+
+    for texts, refused in (("a", False), ("abc", True)):
+        job = classes_for(*texts)
+        async with (
+            open_fake_server(twist=long_labels) as server,
+            worker(redis_url, server, table="CLASSIFY_TABLE", REMOTE_BATCH_SIZE="1"),
+        ):
+            await accept(redis_store, job)
+            assert isinstance(await ended(redis_store, job), Failed) == refused
 
 
 async def test_one_refused_request_is_tried_again_and_nobody_else_waits(

@@ -111,9 +111,14 @@ def read_classes(answer: bytes, count: int, size: int) -> Rows:
         for best, at in zip(rows.argmax(axis=1), order, strict=True)
     ]
     labels = {at: label for at, label in told if label is not None}
-    if sum(map(len, labels.values())) > MAX_LABELS_SIZE:
+    if are_too_long(labels):
         raise Lost("its labels are too long")
     return Rows(rows, *_told(read.usage, count, size), labels)
+
+
+def are_too_long(labels: Mapping[int, str]) -> bool:
+    """Whether these labels are more than a job's last event may carry."""
+    return sum(map(len, labels.values())) > MAX_LABELS_SIZE
 
 
 _List = TypeVar("_List", _Vectors, _Classes)

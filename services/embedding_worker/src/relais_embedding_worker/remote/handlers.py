@@ -23,6 +23,7 @@ from relais_embedding_worker.encoder import Vectors
 from relais_embedding_worker.handler import JobHandler, Result
 from relais_embedding_worker.remote.answers import (
     Rows,
+    are_too_long,
     most_bytes,
     read_classes,
     read_scores,
@@ -109,6 +110,8 @@ class RemoteHandler(JobHandler):
             tokens = None if tokens is None or got.tokens is None else tokens + got.tokens
             truncated += got.truncated
             labels.update(got.labels)
+            if are_too_long(labels):
+                raise EngineFailed("the model's servers give labels that are too long together")
 
         try:
             async with asyncio.TaskGroup() as group:
