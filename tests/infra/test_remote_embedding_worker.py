@@ -1,8 +1,10 @@
-"""The component for EMBEDDING_TABLE and RERANK_TABLE, on top of an overlay."""
+"""The component for EMBEDDING_TABLE, RERANK_TABLE and CLASSIFY_TABLE, on top of an overlay."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from relais_common.runtime import environ
 from relais_embedding_worker.settings import read_settings
@@ -14,11 +16,18 @@ TABLES = {
 }
 
 
-def test_its_models_are_declared_and_served(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "declared"),
+    [({}, {}), ({"classify_table.json": '[["classes", "http://h:3"]]'}, {"classes": "classify"})],
+    ids=["no_classify_table", "all"],
+)
+def test_its_models_are_declared_and_served(
+    tmp_path: Path, more: dict[str, str], declared: dict[str, str]
+) -> None:
     rendered = render_with(
         "minikube-cpu",
         "remote-embedding-worker",
-        {"relais-embedding-table": TABLES},
+        {"relais-embedding-table": TABLES | more},
         tmp_path,
     )
     read = {}
@@ -31,9 +40,10 @@ def test_its_models_are_declared_and_served(tmp_path: Path) -> None:
 
     remote = read_settings(read["remote-embedding-worker"]).remote
     assert remote is not None
-    assert [one.model for one in remote.servers.table] == ["vectors", "scores"]
+    assert [one.model for one in remote.servers.table] == ["vectors", "scores", *declared]
     kinds = environ.model_kinds(read["orchestrator"])
-    assert (kinds["vectors"], kinds["scores"]) == ("embeddings", "rerank")
+    assert kinds.items() >= {"vectors": "embeddings", "scores": "rerank", **declared}.items()
+    assert ("classes" in kinds) == bool(declared)
 
 
 def test_it_reaches_its_servers(tmp_path: Path) -> None:

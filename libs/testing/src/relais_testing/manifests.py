@@ -97,7 +97,9 @@ class Rendered:
                 found[variable["name"]] = variable["value"]
             elif "secretKeyRef" in variable["valueFrom"]:
                 reference = variable["valueFrom"]["secretKeyRef"]
-                found[variable["name"]] = self.secret(reference["name"])[reference["key"]]
+                secret = self.secret(reference["name"])
+                if reference["key"] in secret or not reference.get("optional"):
+                    found[variable["name"]] = secret[reference["key"]]
             else:
                 found[variable["name"]] = f"{workload.name}-0"
         return found
