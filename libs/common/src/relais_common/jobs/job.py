@@ -144,7 +144,7 @@ class PromptOptions:
 
     Attributes:
         add_special_tokens: None for the usual: plain prompts get the model's, chats what their template writes.
-        truncate_prompt_tokens: keep so many of its last tokens; -1 for what fits beside an answer.
+        truncate_prompt_tokens: keep so many of its last tokens, of `classify` its first; -1 for what fits.
         echo: tell its text; of `tokenize`, that of each token.
         return_token_ids: tell its ids.
         prompt_logprobs: tell its tokens' log probabilities, and those of so many of the likeliest in their place.
