@@ -13,7 +13,7 @@ from redis import exceptions
 
 from relais_common.queue.client.failover import is_read_only
 from relais_common.queue.client.link import Link, opened
-from relais_common.queue.client.packing import Argument, pack
+from relais_common.queue.client.packing import MESSAGE_BYTES, Argument, pack
 from relais_common.runtime.lifecycle import BEATS, first_failure
 
 RETRIES = 3
@@ -52,10 +52,6 @@ class _Call:
         self.asked_beat = asked_beat
         self.failures = 0
 
-    @property
-    def is_large(self) -> bool:
-        return len(self.pieces) > 1
-
     def fail(self, error: Exception) -> None:
         if not self.answer.done():  # as it is where its caller has gone
             self.answer.set_exception(error)
@@ -85,7 +81,8 @@ class Calls:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Call] = deque()
+        self._waiting: list[_Call] = []
+        self._large: deque[_Call] = deque()  # those that wait
         self._sent: deque[_Call] = deque()  # in the order in which Redis answers
         self._asked = asyncio.Event()
         self._answers = 0
@@ -93,15 +90,18 @@ class Calls:
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append(_Call(pack(words), answer, self._beats))
+        self._queue(_Call(pack(words), answer, self._beats))
         self._asked.set()
         return answer
+
+    def _queue(self, call: _Call) -> None:
+        (self._large if len(call.pieces) > 1 else self._waiting).append(call)
 
     async def run(self) -> None:
         """Send calls and receive replies, reconnecting as needed. Connects when there is something to send."""
         try:
             while True:
-                while not self._waiting:
+                while not (self._waiting or self._large):
                     self._asked.clear()
                     await self._asked.wait()
                 self._answers = 0
@@ -109,10 +109,10 @@ class Calls:
                     await self._use_one_connection()
                 except (exceptions.RedisError, OSError) as error:
                     self._note_lost(error)
-                if self._waiting and (failures := self._waiting[0].failures):
+                if failures := max((call.failures for call in self._unanswered()), default=0):
                     await asyncio.sleep(SHORTEST_PAUSE_S * 2**failures * random.random())
         finally:
-            for call in (*self._sent, *self._waiting):
+            for call in self._unanswered():
                 call.fail(exceptions.ConnectionError("the store was closed"))
 
     async def _use_one_connection(self) -> None:
@@ -128,15 +128,21 @@ class Calls:
             turn = self._next_turn()
             self._sent.extend(turn)
             await link.send_pieces([piece for call in turn for piece in call.pieces])
-            if self._waiting:
+            if self._large:
                 self._asked.set()
+                await asyncio.sleep(0)  # else nothing is waited for while the system takes it all
 
     def _next_turn(self) -> list[_Call]:
-        """Take what leaves together. Of large calls only the first: small ones of later turns pass the others."""
+        """Take what leaves together. Of large calls only the first few: small ones of later turns pass the others."""
         turn = [call for call in self._waiting if not call.answer.done()]
-        later = [call for call in turn if call.is_large][1:]
-        self._waiting = deque(later)
-        return [call for call in turn if call not in later] if later else turn
+        self._waiting = []
+        size = 0
+        while self._large and size < MESSAGE_BYTES:
+            call = self._large.popleft()
+            if not call.answer.done():
+                turn.append(call)
+                size += sum(map(len, call.pieces))
+        return turn
 
     async def _read(self, link: Link) -> None:
         async with aclosing(link.receive()) as received:
@@ -161,7 +167,7 @@ class Calls:
         while True:
             await asyncio.sleep(self._timeout_s / BEATS)
             self._beats += 1
-            # They are in the order in which they were sent.
+            # Redis answers in this order, so one look a beat is enough; a large call may be older than those before it.
             if self._sent and self._is_late(self._sent[0]):
                 raise TimeoutError
 
@@ -177,8 +183,12 @@ class Calls:
                 call.fail(exceptions.TimeoutError("no answer in time"))
             elif call.failures > RETRIES:
                 call.fail(exceptions.ConnectionError(str(error)))
-        self._waiting = deque(self._unanswered())
+        unanswered = self._unanswered()
         self._sent.clear()
+        self._waiting.clear()
+        self._large.clear()
+        for call in unanswered:
+            self._queue(call)
 
     def _charged(self, timed_out: bool) -> list[_Call]:
         """Return the calls for which the lost connection counts as a failure."""
@@ -191,4 +201,5 @@ class Calls:
         return calls
 
     def _unanswered(self) -> list[_Call]:
-        return [call for call in (*self._sent, *self._waiting) if not call.answer.done()]
+        calls = (*self._sent, *self._waiting, *self._large)
+        return [call for call in calls if not call.answer.done()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ class Link(AbstractConnection):
             await self.disconnect(nowait=True)
             raise asyncio.CancelledError
 
-    async def send_pieces(self, pieces: Iterable[bytes]) -> None:
+    async def send_pieces(self, pieces: Sequence[bytes]) -> None:
         """Send packed commands, a bounded part of them in one turn of the event loop. Raises as above."""
         for message in messages(pieces):
             await self.send_packed_command(message, check_health=False)

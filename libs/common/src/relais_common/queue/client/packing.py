@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from hiredis import pack_command
 
@@ -39,8 +39,11 @@ def _in_pieces(words: Sequence[Argument]) -> list[bytes]:
     return pieces
 
 
-def messages(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def messages(pieces: Sequence[bytes]) -> Iterator[bytes]:
     """Join small pieces and cut large ones into messages of about `MESSAGE_BYTES`."""
+    if 0 < sum(map(len, pieces)) < MESSAGE_BYTES:  # as usual: a look at each piece costs more
+        yield b"".join(pieces)
+        return
     message: list[bytes] = []
     size = 0
     for piece in pieces:
