@@ -52,7 +52,7 @@ def handler_of(encoder: Encoder, batches: Batches, source: JobSource, bounds: Bo
         return RerankHandler(encoder, batches, source, bounds)
     if isinstance(encoder, Classifier):
         return ClassifyHandler(encoder, batches, source, bounds)
-    return EmbedHandler(encoder.info, batches, source, bounds)
+    return EmbedHandler(encoder, batches, source, bounds)
 
 
 @asynccontextmanager

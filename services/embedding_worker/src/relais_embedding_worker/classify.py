@@ -5,23 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from relais_common.jobs.job import Embedding, Job, Operation, PromptOptions
-from relais_common.queue.ports import JobSource
-from relais_embedding_worker.batches import Batches
 from relais_embedding_worker.embed import BatchHandler
 from relais_embedding_worker.encoder import Classifier, Tokens
-from relais_embedding_worker.settings import Bounds
 
 
-class ClassifyHandler(BatchHandler):
+class ClassifyHandler(BatchHandler[Classifier]):
     """Classifies texts."""
 
     kind = Operation.CLASSIFY
-
-    def __init__(
-        self, classifier: Classifier, batches: Batches, source: JobSource, bounds: Bounds
-    ) -> None:
-        super().__init__(classifier.info, batches, source, bounds)
-        self._classifier = classifier
 
     def _asked(self, job: Job) -> Embedding:
         asked = super()._asked(job)
@@ -39,6 +30,6 @@ class ClassifyHandler(BatchHandler):
             most = limit
         special_tokens = options.add_special_tokens is not False
         return [
-            self._classifier.complete(one, min(most, limit), special_tokens=special_tokens)
+            self._encoder.complete(one, min(most, limit), special_tokens=special_tokens)
             for one in texts
         ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
+from typing import Generic, TypeVar
 
 from relais_common.jobs.errors import EngineRefused
 from relais_common.jobs.job import Embedding, InputType, Job, Operation
 from relais_common.queue.ports import JobSource
 from relais_common.worker.held import HeldJob
 from relais_embedding_worker.batches import Batches
-from relais_embedding_worker.encoder import EncoderInfo, Tokens, Vectors
+from relais_embedding_worker.encoder import Encoder, Tokens, Vectors
 from relais_embedding_worker.handler import JobHandler, Result
 from relais_embedding_worker.settings import Bounds
 from relais_embedding_worker.vectors import cosines, shortened
@@ -19,14 +20,18 @@ MOST_NAMED = 16
 """Number of dimensions that an error message lists."""
 
 
-class BatchHandler(JobHandler):
+_Model = TypeVar("_Model", bound=Encoder)
+
+
+class BatchHandler(JobHandler, Generic[_Model]):
     """Runs jobs through an encoder's batches."""
 
     def __init__(
-        self, info: EncoderInfo, batches: Batches, source: JobSource, bounds: Bounds
+        self, encoder: _Model, batches: Batches, source: JobSource, bounds: Bounds
     ) -> None:
-        super().__init__(source, bounds, info.revision)
-        self._info = info
+        super().__init__(source, bounds, encoder.info.revision)
+        self._encoder = encoder
+        self._info = encoder.info
         self._batches = batches
 
     def enough_of(self, held: Collection[HeldJob]) -> Collection[str]:
@@ -51,7 +56,7 @@ class BatchHandler(JobHandler):
         return rows
 
 
-class EmbedHandler(BatchHandler):
+class EmbedHandler(BatchHandler[Encoder]):
     """Runs embedding jobs, and scores texts by the cosine of their vectors."""
 
     kind = Operation.EMBEDDINGS
