@@ -45,7 +45,8 @@ async def ask(front: Front, path: str = "/v1/classify", **body: Any) -> tuple[in
 def alone(*inputs: Input, most: int = 64, special_tokens: bool = True) -> Vectors:
     encoder = WatchedClassifier()
     tokens = [
-        encoder.complete(one, most, special_tokens=special_tokens) for one in whole(encoder, inputs)
+        encoder.complete(one, most, special_tokens=special_tokens and isinstance(given, str))
+        for given, one in zip(inputs, whole(encoder, inputs), strict=True)
     ]
     return np.concatenate([encoder.encode([one]) for one in tokens])
 
@@ -58,6 +59,7 @@ def alone(*inputs: Input, most: int = 64, special_tokens: bool = True) -> Vector
         (TEXTS, tuple(TEXTS)),
         ([7, 8, 9], ((7, 8, 9),)),
         ([[7, 8, 9], [10]], ((7, 8, 9), (10,))),
+        ([list(range(1100))], (tuple(range(1100)),)),
     ],
 )
 @pytest.mark.usefixtures("classifier")

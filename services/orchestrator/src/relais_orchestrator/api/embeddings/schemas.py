@@ -149,7 +149,7 @@ class ClassifyRequest(_OfInputs):
 
     model: ClassifyingModelName
     add_special_tokens: bool | None = Field(
-        default=None, description="False leaves the model's special tokens out."
+        default=None, description="False leaves out the model's special tokens. Token ids get none."
     )
     truncate_prompt_tokens: Annotated[int, Whole(-1, MAX_TOKENS)] | None = Field(
         default=None,
