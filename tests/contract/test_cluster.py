@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from redis import Redis
@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue import keys
+from relais_common.queue.client.packing import MESSAGE_BYTES
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import MODEL, make_job, token_line
 from relais_testing.cluster import Cluster, ask
@@ -51,6 +52,19 @@ def owners(cluster: Cluster, slot: int, *asked: ValkeyServer) -> list[ValkeyServ
         spans = ask(one, "SLOTS")
         found += [by_port[int(span[2][1])] for span in spans if span[0] <= slot <= span[1]]
     return found
+
+
+@contextmanager
+def on_its_way(moved: tuple[int, ValkeyServer, ValkeyServer]) -> Iterator[None]:
+    """A slot is being moved, and then is not."""
+    slot, source, target = moved
+    ask(target, "SETSLOT", slot, "IMPORTING", id_of(source))
+    ask(source, "SETSLOT", slot, "MIGRATING", id_of(target))
+    try:
+        yield
+    finally:
+        for one in (target, source):
+            ask(one, "SETSLOT", slot, "STABLE")
 
 
 @pytest.fixture
@@ -135,16 +149,22 @@ async def test_jobs_go_along_with_a_slot_that_is_moved_in_one_step(
 async def test_calls_follow_a_slot_that_is_on_its_way(
     cluster_store: RedisStore, moved: tuple[int, ValkeyServer, ValkeyServer]
 ) -> None:
-    slot, source, target = moved
     ports = redis_ports(cluster_store)
-    ask(target, "SETSLOT", slot, "IMPORTING", id_of(source))
-    ask(source, "SETSLOT", slot, "MIGRATING", id_of(target))
-    try:
+    with on_its_way(moved):
         depth = await ports.intake.depth(MODEL)  # keys that the source has not, or not any more
-        assert (depth.waiting, depth.running) == (0, 0)
-    finally:
-        for one in (target, source):
-            ask(one, "SETSLOT", slot, "STABLE")
+    assert (depth.waiting, depth.running) == (0, 0)
+
+
+async def test_large_calls_that_wait_for_each_other_follow_a_slot_that_is_on_its_way(
+    cluster_store: RedisStore, moved: tuple[int, ValkeyServer, ValkeyServer]
+) -> None:
+    """A node refuses all but the call directly after `ASKING`."""
+    names = [f"{keys.model_base(MODEL)}:large-{number}" for number in range(5)]
+    with on_its_way(moved), Redis.from_url(moved[2].url) as target:
+        target.config_resetstat()
+        calls = (cluster_store.calls.send("SET", name, bytes(2 * MESSAGE_BYTES)) for name in names)
+        assert await asyncio.gather(*calls) == [b"OK"] * 5
+        assert not target.info("errorstats")
 
 
 async def test_calls_under_way_when_it_is_closed_fail(cluster: Cluster) -> None:

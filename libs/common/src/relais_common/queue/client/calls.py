@@ -22,6 +22,8 @@ RETRIES = 3
 SHORTEST_PAUSE_S = 0.05
 """Pause before reconnecting, doubled at each further try, and shortened at random to spread the processes' retries."""
 
+_ASKING = pack(("ASKING",))
+
 
 class Commands(Protocol):
     """Sends commands to Redis while `run` is running."""
@@ -89,8 +91,15 @@ class Calls:
         self._beats = 0
 
     def send(self, *words: Argument) -> asyncio.Future[Any]:
+        return self._send(pack(words))
+
+    def send_asking(self, *words: Argument) -> asyncio.Future[Any]:
+        """Send a command directly after `ASKING`, which counts for that command only."""
+        return self._send([*_ASKING, *pack(words)])
+
+    def _send(self, pieces: list[bytes]) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._queue(_Call(pack(words), answer, self._beats))
+        self._queue(_Call(pieces, answer, self._beats))
         self._asked.set()
         return answer
 
@@ -140,9 +149,17 @@ class Calls:
         while self._large and size < MESSAGE_BYTES:
             call = self._large.popleft()
             if not call.answer.done():
+                if call.pieces[0] is _ASKING[0]:
+                    turn.append(self._asking(call))
                 turn.append(call)
                 size += sum(map(len, call.pieces))
         return turn
+
+    def _asking(self, call: _Call) -> _Call:
+        """Return what takes the reply to a call's `ASKING`; the call's own shows whether it worked."""
+        nobody: asyncio.Future[Any] = self._loop.create_future()
+        nobody.cancel()
+        return _Call([], nobody, call.asked_beat)
 
     async def _read(self, link: Link) -> None:
         async with aclosing(link.receive()) as received:

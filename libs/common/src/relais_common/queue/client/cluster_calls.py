@@ -143,9 +143,7 @@ class ClusterCalls:
 
     def _try(self, call: _Call, node: Node, *, asking: bool = False) -> None:
         calls = self._calls_to(node)
-        if asking:
-            calls.send("ASKING").add_done_callback(_forget)
-        call.trial = calls.send(*call.words)
+        call.trial = (calls.send_asking if asking else calls.send)(*call.words)
         call.trial.add_done_callback(partial(self._tried, call))
 
     def _calls_to(self, node: Node) -> Calls:
@@ -177,9 +175,3 @@ def _closed() -> Exception:
 def _fail(call: _Call, error: Exception) -> None:
     if not call.answer.done():
         call.answer.set_exception(error)
-
-
-def _forget(answer: asyncio.Future[Any]) -> None:
-    """Ignore the reply; the next call shows whether it worked."""
-    if not answer.cancelled():
-        answer.exception()
