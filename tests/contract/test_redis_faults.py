@@ -21,11 +21,13 @@ from relais_common.jobs.errors import StoreUnavailable
 from relais_common.jobs.job import Job, OnDisconnect, Status, StopReason, Verdict
 from relais_common.queue import keys
 from relais_common.queue.client.connection import connect, store_errors
-from relais_common.queue.client.link import Link
+from relais_common.queue.client.link import Link, links
+from relais_common.queue.client.packing import pack
 from relais_common.queue.events import live_bus as live
 from relais_common.queue.ports import LiveBatch
 from relais_common.queue.recovery import redis_recovery as recovery
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
+from relais_common.runtime.lifecycle import background
 from relais_testing.builders import MODEL, make_job, token_line
 from relais_testing.ports import redis_ports
 from relais_testing.steps import (
@@ -472,6 +474,31 @@ async def test_readers_that_come_and_go_in_silence_do_not_disturb_the_subscripti
         batch = await subscription.next(LIVENESS_S)
     assert batch is not None
     assert batch.first_seq == 1
+
+
+async def test_pings_go_between_the_commands_that_subscribe_to_many_channels(
+    redis_url: str,
+) -> None:
+    """After a failover an orchestrator subscribes again to whatever it has readers for."""
+    link = links(redis_url)()
+    bus = live.RedisLiveBus(lambda: link)
+    channels = [f"channel:{number:0200}" for number in range(3000)]
+    joined = [asyncio.create_task(bus.join(channel)) for channel in channels]
+    await asyncio.sleep(0)  # all have asked
+    send, pinged = link.send_packed_command, 0
+
+    async def send_and_ping(message: bytes, check_health: bool = True) -> None:
+        nonlocal pinged
+        await send(message, check_health)
+        if b"channel:" in message:
+            await send(pack(["PING"])[0], check_health)
+            pinged += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link, "send_packed_command", send_and_ping)
+        async with background(bus.run()):
+            await asyncio.gather(*joined)
+    assert pinged > 1
 
 
 def test_sending_on_a_connection_that_has_just_been_closed_is_an_outage_on_uvloop_too(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 SILENCE_S = 5.0
 """Silence after which the connection is pinged; after as long again it counts as dead."""
+
+CHANNELS_AT_ONCE = 1000
+"""Channels in a command: it stays one piece, so a ping goes before or after it and never into it."""
 
 
 class RedisLiveBus:
@@ -127,9 +131,9 @@ class RedisLiveBus:
             subscribed -= old
             self._unanswered.update(new)
             if new:
-                await link.send_pieces(pack(["SUBSCRIBE", *new]))
+                await link.send_pieces(_commands("SUBSCRIBE", new))
             if old:
-                await link.send_pieces(pack(["UNSUBSCRIBE", *old]))
+                await link.send_pieces(_commands("UNSUBSCRIBE", old))
             for channel in touched:
                 self._note_confirmed(channel)  # it may have been left and joined again meanwhile
             await self._changed.wait()
@@ -181,6 +185,14 @@ class RedisLiveBus:
             if not self._unanswered[name]:
                 del self._unanswered[name]
             self._note_confirmed(name)
+
+
+def _commands(name: str, channels: Iterable[str]) -> list[bytes]:
+    left = iter(channels)
+    commands: list[bytes] = []
+    while some := [*islice(left, CHANNELS_AT_ONCE)]:
+        commands += pack([name, *some])
+    return commands
 
 
 class _Reading:
