@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from relais_common.jobs.errors import RequestCancelled, RequestExpired
 from relais_common.jobs.job import Operation
 from relais_orchestrator.api.embeddings import handlers as embeddings
@@ -29,32 +31,27 @@ TAG = "Embeddings"
 ERRORS = (*NOT_ACCEPTED, *NOT_ANSWERED, RequestCancelled, RequestExpired)
 
 
-def _classify(path: str, operation_id: str = "") -> Route:
-    return Route(
-        method="POST",
-        path=path,
-        operation_id=operation_id,
-        handler=embeddings.classify,
-        batch=embeddings.CLASSIFY_LINES if path.startswith("/v1/") else None,
-        tag=TAG,
-        summary="Classify texts",
-        description="By a classification model, which gives each of its classes a probability.",
-        body=ClassifyRequest,
-        example={"input": ["We waited far too long.", "Everybody was friendly."]},
-        asks=Operation.CLASSIFY,
-        headers=(IDEMPOTENCY_KEY,),
-        responses=(
-            ResponseSpec(
-                200, "The probabilities, in order.", ClassificationList, headers=(QUEUE_MS,)
-            ),
-        ),
-        errors=ERRORS,
-    )
-
+_CLASSIFY = Route(
+    method="POST",
+    path="/v1/classify",
+    handler=embeddings.classify,
+    batch=embeddings.CLASSIFY_LINES,
+    tag=TAG,
+    summary="Classify texts",
+    description="By a classification model, which gives each of its classes a probability.",
+    body=ClassifyRequest,
+    example={"input": ["We waited far too long.", "Everybody was friendly."]},
+    asks=Operation.CLASSIFY,
+    headers=(IDEMPOTENCY_KEY,),
+    responses=(
+        ResponseSpec(200, "The probabilities, in order.", ClassificationList, headers=(QUEUE_MS,)),
+    ),
+    errors=ERRORS,
+)
 
 ROUTES = [
-    _classify("/v1/classify"),
-    _classify("/classify", "post_vllm_classify"),
+    _CLASSIFY,
+    replace(_CLASSIFY, path="/classify", operation_id="post_vllm_classify", batch=None),
     Route(
         method="POST",
         path="/v1/embeddings",
