@@ -18,6 +18,7 @@ from relais_common.jobs.job import InputType
 from relais_common.queue import keys
 from relais_common.queue.intake.redis_intake import RedisJobIntake
 from relais_embedding_worker.encoder import Input, Vectors
+from relais_testing.embedding_jobs import FORMS
 from relais_testing.embedding_worker import EmbeddingWorker, open_embedding_worker
 from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.keys import KeyFile, bearer
@@ -26,7 +27,6 @@ from relais_testing.waiting import wait_until
 
 EMBEDDER = "embedder"
 RERANKER = "reranker"
-TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
 
 
 @pytest.fixture
@@ -59,21 +59,10 @@ def alone(*inputs: Input, input_type: InputType | None = None) -> Vectors:
 
 
 async def ask(front: Front, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
-    async with front.post(path, {"model": EMBEDDER, **body}) as response:
-        answer: dict[str, Any] = await response.json()
-        return response.status, answer
+    return await front.ask(path, {"model": EMBEDDER, **body})
 
 
-@pytest.mark.parametrize(
-    ("given", "inputs"),
-    [
-        ("the town hall", ("the town hall",)),
-        (TEXTS, tuple(TEXTS)),
-        ([7, 8, 9], ((7, 8, 9),)),
-        ([[7, 8, 9], [10]], ((7, 8, 9), (10,))),
-        ("", ("",)),
-    ],
-)
+@pytest.mark.parametrize(("given", "inputs"), FORMS)
 @pytest.mark.usefixtures("embedder")
 async def test_every_form_of_input_has_its_vectors_in_order(
     front: Front, given: Any, inputs: tuple[Input, ...]

@@ -22,6 +22,16 @@ from relais_embedding_worker.encoder import Input, Vectors
 from relais_testing.builders import make_job
 from relais_testing.waiting import wait_until
 
+_TEXTS = ["", "the town hall", "🦄", "word " * 20_000]
+FORMS: list[tuple[Any, tuple[Input, ...]]] = [
+    ("the town hall", ("the town hall",)),
+    (_TEXTS, tuple(_TEXTS)),
+    ([7, 8, 9], ((7, 8, 9),)),
+    ([[7, 8, 9], [10]], ((7, 8, 9), (10,))),
+    ("", ("",)),
+]
+"""Every form of a request's `input`, and the inputs that it has."""
+
 
 def job_for(*inputs: Input, **fields: Any) -> Job:
     operation = Operation.SCORE if fields.get("queries") else Operation.EMBEDDINGS

@@ -76,6 +76,12 @@ class Front:
         headers = {"Content-Type": "application/json"} | kwargs.pop("headers", {})
         return self.session.post(path, data=data, headers=headers, **kwargs)
 
+    async def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """POST a body and return the status and the JSON of the answer."""
+        async with self.post(path, body) as response:
+            answer: dict[str, Any] = await response.json()
+            return response.status, answer
+
     async def submit(self, body: dict[str, Any], **headers: str) -> str:
         """Send `POST /v1/requests` and return the channel id."""
         async with self.post("/v1/requests", body, headers=headers) as response:
