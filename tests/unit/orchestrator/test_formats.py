@@ -13,7 +13,16 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from relais_common.jobs.events import Completed, RankedToken, Timings, Token, TokenLogprob, Usage
+from relais_common.jobs.events import (
+    Completed,
+    Prompt,
+    PromptLogprob,
+    RankedToken,
+    Timings,
+    Token,
+    TokenLogprob,
+    Usage,
+)
 from relais_common.runtime.lifecycle import background
 from relais_orchestrator.api.answering import DETAILS_AT_ONCE, Whole, WholeAnswer
 from relais_orchestrator.api.openai.formats import ChatFormat, CompletionFormat, Format, Identity
@@ -116,8 +125,16 @@ async def test_probabilities_of_a_chat() -> None:
         assert [(top.token, top.logprob) for top in second.top_logprobs] == [("e", -0.5)]
 
 
-async def test_probabilities_of_a_long_chat_leave_turns_of_the_loop_to_others() -> None:
-    tokens = TOLD * 10 * DETAILS_AT_ONCE
+@pytest.mark.parametrize("shape", [ChatFormat(IDENTITY), CompletionFormat(IDENTITY)])
+@pytest.mark.parametrize("of_prompt", [False, True])
+async def test_probabilities_of_long_texts_leave_turns_of_the_loop_to_others(
+    shape: Format, of_prompt: bool
+) -> None:
+    number = 20 * DETAILS_AT_ONCE
+    known = whole("é", COMPLETED, () if of_prompt else TOLD * (number // len(TOLD)))
+    if of_prompt:
+        places = ((PromptLogprob(7, "é", -1.5, 1),),) * number
+        known = replace(known, prompts={0: Prompt((), logprobs=places)})
     turns = 0
 
     async def count() -> None:
@@ -127,9 +144,9 @@ async def test_probabilities_of_a_long_chat_leave_turns_of_the_loop_to_others() 
             await asyncio.sleep(0)
 
     async with background(count()):
-        body = await ChatFormat(IDENTITY).whole(whole("é", COMPLETED, tokens))
-    assert turns >= len(tokens) / DETAILS_AT_ONCE
-    assert len(checked(ChatCompletion, body).choices[0].logprobs.content) == len(tokens)
+        body = await shape.whole(known)
+    assert turns >= number / DETAILS_AT_ONCE
+    assert orjson.dumps(body).count(b"-1.5") >= number / len(TOLD)
 
 
 async def test_probabilities_of_a_completion() -> None:

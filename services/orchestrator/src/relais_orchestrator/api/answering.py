@@ -67,12 +67,11 @@ LEFT = (asyncio.CancelledError, ConnectionError, Draining, KeyRevoked)
 """Errors raised if nobody waits for the response any more."""
 
 
+Known = TypeVar("Known")
 Detail = TypeVar("Detail")
 
 
-async def details(
-    tokens: Sequence[TokenLogprob], show: Callable[[TokenLogprob], Detail]
-) -> list[Detail]:
+async def details(tokens: Sequence[Known], show: Callable[[Known], Detail]) -> list[Detail]:
     """Return what a response shows of its tokens; each stands there as JSON, since all may be a million candidates."""
     shown: list[Any] = []
     for at in range(0, len(tokens), DETAILS_AT_ONCE):

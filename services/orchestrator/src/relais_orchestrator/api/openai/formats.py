@@ -210,7 +210,7 @@ class ChatFormat:
         if prompt is not None and self.shown.token_ids:
             body["prompt_token_ids"] = list(prompt.token_ids)
         if prompt is not None and prompt.logprobs is not None:
-            body["prompt_logprobs"] = _prompt_logprobs(prompt.logprobs)
+            body["prompt_logprobs"] = await details(prompt.logprobs, _prompt_candidates)
         return body
 
     async def _choice(self, index: int, answer: WholeAnswer) -> ChatChoice:
@@ -262,7 +262,8 @@ class CompletionFormat:
         for index in range(first, first + self.shown.n):
             logprobs = None
             if self.shown.echo and self.shown.logprobs and prompt.logprobs is not None:
-                logprobs = _text_logprobs((), 0, prompt.logprobs)
+                places = prompt.logprobs
+                logprobs = _text_logprobs(_chosen(places), [*map(_echoed_candidates, places)])
             choice = _text_choice(index, prompt.text or "", None, logprobs)
             if self.shown.token_ids:
                 choice["prompt_token_ids"] = list(prompt.token_ids)
@@ -274,7 +275,10 @@ class CompletionFormat:
 
     def token(self, token: Token, offset: int) -> TextCompletionChunk:
         # Nothing is told apart in a plain completion.
-        logprobs = None if token.logprobs is None else _text_logprobs(token.logprobs, offset)
+        told = token.logprobs
+        logprobs = (
+            None if told is None else _text_logprobs(told, [*map(_text_candidates, told)], offset)
+        )
         choice = _text_choice(token.index, token.text, None, logprobs)
         if self.shown.token_ids:
             choice["token_ids"] = list(token.token_ids)
@@ -292,7 +296,7 @@ class CompletionFormat:
 
     async def whole(self, whole: Whole) -> TextCompletion:
         choices = [
-            self._choice(index, answer, whole.prompts.get(index // self.shown.n))
+            await self._choice(index, answer, whole.prompts.get(index // self.shown.n))
             for index, answer in enumerate(whole.answers)
         ]
         return {
@@ -301,18 +305,20 @@ class CompletionFormat:
             "timings": whole.completed.timings,
         }
 
-    def _choice(self, index: int, answer: WholeAnswer, prompt: Prompt | None) -> TextChoice:
+    async def _choice(self, index: int, answer: WholeAnswer, prompt: Prompt | None) -> TextChoice:
         end = answer.end
         assert end is not None
         before = () if prompt is None else prompt.logprobs or ()
         echoed = before if self.shown.echo and self.shown.logprobs else ()
         logprobs = None
         if answer.tokens or echoed:
-            logprobs = _text_logprobs(answer.tokens, 0, echoed)
+            candidates = await details(echoed, _echoed_candidates)
+            candidates += await details(answer.tokens, _text_candidates)
+            logprobs = _text_logprobs([*_chosen(echoed), *answer.tokens], candidates)
         text = answer.text if prompt is None else (prompt.text or "") + answer.text
         choice = _last_text_choice(index, text, end, logprobs)
         if before:
-            choice["prompt_logprobs"] = _prompt_logprobs(before)
+            choice["prompt_logprobs"] = await details(before, _prompt_candidates)
         if self.shown.token_ids:
             choice["token_ids"] = answer.token_ids
             choice["prompt_token_ids"] = [] if prompt is None else list(prompt.token_ids)
@@ -365,45 +371,38 @@ def _candidate(one: TokenLogprob | RankedToken) -> Candidate:
 
 
 def _text_logprobs(
-    tokens: Sequence[TokenLogprob],
-    offset: int,
-    prompt: Sequence[Sequence[PromptLogprob]] = (),
+    tokens: Sequence[TokenLogprob | PromptLogprob],
+    candidates: list[dict[str, float] | None],
+    offset: int = 0,
 ) -> TextLogprobs:
-    """Return the details of these tokens, after those of a prompt that is repeated before them."""
-    texts = [*(place[0].token for place in prompt), *(one.token for one in tokens)]
+    texts = [one.token for one in tokens]
     return {
         "tokens": texts,
-        "token_logprobs": [
-            *(place[0].logprob for place in prompt),
-            *(one.logprob for one in tokens),
-        ],
-        "top_logprobs": [
-            *(
-                {one.token: one.logprob for one in place if one.logprob is not None} or None
-                for place in prompt
-            ),
-            *(
-                {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
-                for one in tokens
-            ),
-        ],
+        "token_logprobs": [one.logprob for one in tokens],
+        "top_logprobs": candidates,
         "text_offset": list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else [],
     }
 
 
-def _prompt_logprobs(
-    places: Sequence[Sequence[PromptLogprob]],
-) -> list[dict[str, PromptToken] | None]:
-    return [
-        {
-            str(one.token_id): {
-                "logprob": one.logprob,
-                "rank": one.rank,
-                "decoded_token": one.token,
-            }
-            for one in place
-            if one.logprob is not None
+def _chosen(prompt: Sequence[Sequence[PromptLogprob]]) -> list[PromptLogprob]:
+    return [place[0] for place in prompt]
+
+
+def _text_candidates(one: TokenLogprob) -> dict[str, float] | None:
+    return {one.token: one.logprob, **{top.token: top.logprob for top in one.top_logprobs}}
+
+
+def _echoed_candidates(place: Sequence[PromptLogprob]) -> dict[str, float] | None:
+    return {one.token: one.logprob for one in place if one.logprob is not None} or None
+
+
+def _prompt_candidates(place: Sequence[PromptLogprob]) -> dict[str, PromptToken] | None:
+    return {
+        str(one.token_id): {
+            "logprob": one.logprob,
+            "rank": one.rank,
+            "decoded_token": one.token,
         }
-        or None
-        for place in places
-    ]
+        for one in place
+        if one.logprob is not None
+    } or None
