@@ -11,6 +11,10 @@ import openai.types.chat as chats
 import openai.types.responses as responses
 import orjson
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat.parsed_chat_completion import ParsedChatCompletionMessage
+from openai.types.chat.parsed_function_tool_call import ParsedFunction, ParsedFunctionToolCall
+from openai.types.responses import parsed_response as parsed_responses
 from openai.types.responses.response_input_item import ResponseInputItem
 from openai.types.responses.response_item import ResponseItem
 from pydantic import BaseModel
@@ -34,6 +38,19 @@ VALUES = {"arguments": "{}", "image_url": IMAGE, "call_id": "a", "encrypted_cont
 """Of fields that must say more than their type does, or may say less."""
 
 CALL = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+TOOL: chats.ChatCompletionToolParam = {
+    "type": "function",
+    "function": {
+        "name": "f",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {},
+            "required": [],
+            "additionalProperties": False,
+        },
+    },
+}
 ITEMS = {"message", "function_call", "function_call_output", "reasoning"}
 PARTS = {"input_text", "input_image", "output_text", "summary_text", "reasoning_text"}
 BLOCKS = {"text", "thinking", "redacted_thinking", "tool_use"}
@@ -190,3 +207,71 @@ def test_an_answer_of_a_chat_may_be_sent_back(how: Any) -> None:
 def test_no_field_of_the_client_is_unknown(ours: type[BaseModel], client: type) -> None:
     known = {field.alias or name for name, field in ours.model_fields.items()}
     assert get_type_hints(client).keys() <= known
+
+
+@pytest.mark.parametrize(
+    ("ours", "client"),
+    [
+        (items.TextPart, parsed_responses.ParsedResponseOutputText),
+        (items.InputCall, parsed_responses.ParsedResponseFunctionToolCall),
+        (items.InputMessage, parsed_responses.ParsedResponseOutputMessage),
+        (messages.ChatMessage, ParsedChatCompletionMessage),
+        (messages.CalledTool, ParsedFunctionToolCall),
+        (messages.CalledFunction, ParsedFunction),
+        (blocks.TextBlock, claude.parsed_message.ParsedTextBlock),
+    ],
+)
+def test_what_the_client_parsed_may_be_sent_back(
+    ours: type[BaseModel], client: type[BaseModel]
+) -> None:
+    assert client.model_fields.keys() <= ours.model_fields.keys()
+
+
+PARSED = {"a": [{"b": None}]}
+
+
+@pytest.mark.parametrize("parsed", [None, PARSED, "x"])
+def test_a_parsed_response_is_the_same_request(parsed: object) -> None:
+    text = {"type": "output_text", "text": "{}", "annotations": []}
+    call = CALL | {"id": "fc", "status": "completed"}
+    message = {"type": "message", "role": "assistant"}
+    bare, added = (
+        parse_body(ResponsesRequest, orjson.dumps({"model": "m", "input": turns}))
+        for turns in (
+            [message | {"content": [text]}, call],
+            [
+                message | {"content": [text | {"parsed": parsed}]},
+                call | {"parsed_arguments": parsed},
+            ],
+        )
+    )
+    assert [one.to_item() for one in added.input] == [one.to_item() for one in bare.input]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("parsed", [None, PARSED, "x"])
+def test_a_parsed_message_is_the_same_request(parsed: object) -> None:
+    text = {"type": "text", "text": "{}", "parsed_output": parsed}
+    turn = {"role": "assistant", "content": [text]}
+    turns = [turn, {"role": "user", "content": "x"}]
+    body = {"model": "m", "max_tokens": 1, "messages": turns}
+    assert parse_body(MessagesRequest, orjson.dumps(body)).messages[0].blocks[0].type == "text"
+
+
+def test_a_message_that_a_client_put_together_of_a_stream_may_be_sent_back() -> None:
+    chunk: dict[str, Any] = {"id": "c", "object": "chat.completion.chunk", "created": 1}
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "x", "reasoning": "y"},
+        {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f"}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+    ]
+    state: ChatCompletionStreamState[None] = ChatCompletionStreamState(input_tools=[TOOL])
+    for place, delta in enumerate(deltas, 1):
+        end = "tool_calls" if place == len(deltas) else None
+        choice = {"index": 0, "delta": delta, "finish_reason": end}
+        told = chunk | {"model": "m", "choices": [choice]}
+        state.handle_chunk(chats.ChatCompletionChunk.model_validate(told))
+    answer = state.get_final_completion().choices[0].message.model_dump(mode="json")
+    turns = [answer, {"role": "tool", "tool_call_id": "a", "content": "x"}]
+    parsed = parse_body(ChatCompletionRequest, orjson.dumps({"model": "m", "messages": turns}))
+    assert answer["tool_calls"][0]["function"]["parsed_arguments"] == {}
+    assert parsed.messages[0].to_message().tool_calls[0].function.arguments == "{}"

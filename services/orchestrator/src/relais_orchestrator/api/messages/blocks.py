@@ -26,7 +26,7 @@ from relais_common.jobs.chat import (
     ToolCall,
 )
 from relais_orchestrator.api.schemas.branches import TAGGED, branch
-from relais_orchestrator.api.schemas.hints import CACHED, Hint
+from relais_orchestrator.api.schemas.hints import CACHED, Hint, Parsed
 from relais_orchestrator.api.schemas.images import ImageAddress, few_images, from_base64
 from relais_orchestrator.api.schemas.messages import MAX_PARTS, CallId, fault
 from relais_orchestrator.api.schemas.sampling import MAX_KEYWORDS, STRICT
@@ -59,6 +59,7 @@ class TextBlock(_Block):
     citations: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
         default=None, description="No effect."
     )
+    parsed_output: Parsed = None
 
 
 class ImageSource(BaseModel):

@@ -27,7 +27,7 @@ from relais_common.jobs.chat import ChatOptions
 from relais_common.jobs.job import Priority
 from relais_orchestrator.api.schemas.branches import CHOSEN, TAGGED, branch
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
-from relais_orchestrator.api.schemas.hints import CachedPart
+from relais_orchestrator.api.schemas.hints import CachedPart, Parsed
 from relais_orchestrator.api.schemas.images import ImageAddress, ImageDetail, few_images
 from relais_orchestrator.api.schemas.messages import (
     MAX_MESSAGES,
@@ -90,6 +90,7 @@ class TextPart(CachedPart):
     logprobs: Annotated[list[Any], Field(fail_fast=True, max_length=65_536)] | None = Field(
         default=None, description="No effect."
     )
+    parsed: Parsed = None
 
 
 class ImagePart(CachedPart):
@@ -174,6 +175,7 @@ class InputCall(_OfFunctions):
     call_id: CallId
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     arguments: Arguments
+    parsed_arguments: Parsed = None
     async_: Synchronous = None
 
     def to_item(self) -> Item:

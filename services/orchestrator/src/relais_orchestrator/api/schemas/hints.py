@@ -11,6 +11,9 @@ from relais_orchestrator.api.schemas.sampling import STRICT
 Hint = Annotated[dict[str, Any], Field(max_length=16)] | None
 """An object without effect here."""
 
+Parsed = Annotated[Any, Field(description="No effect: a client's own reading of the text.")]
+"""What the official clients add to what they parsed, and send back with it."""
+
 CACHED = "No effect: every prompt's prefix may be cached."
 
 

@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from relais_common.jobs import chat
 from relais_common.jobs.chat import FunctionCall, Message, ToolCall
 from relais_orchestrator.api.schemas.branches import TAGGED, branch
-from relais_orchestrator.api.schemas.hints import CachedPart
+from relais_orchestrator.api.schemas.hints import CachedPart, Parsed
 from relais_orchestrator.api.schemas.images import ImagePart, few_images
 from relais_orchestrator.api.schemas.nested_json import Arguments
 from relais_orchestrator.api.schemas.sampling import STRICT
@@ -56,6 +56,7 @@ class CalledFunction(BaseModel):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     arguments: Arguments
+    parsed_arguments: Parsed = None
 
 
 class CalledTool(BaseModel):
@@ -64,6 +65,9 @@ class CalledTool(BaseModel):
     id: CallId
     type: Literal["function"]
     function: CalledFunction
+    index: int | None = Field(
+        default=None, description="No effect: its place, which clients keep of a stream's chunks."
+    )
 
 
 NO_ITEMS: dict[str, JsonValue] = {"maxItems": 0}
@@ -147,7 +151,7 @@ class ChatMessage(BaseModel):
     function_call: Annotated[None, NotSupported("function calls are not supported")] = None
     audio: Annotated[None, NotSupported("audio is not supported")] = None
     images: Annotated[Empty | None, NotSupported("send images as parts of the content")] = None
-    parsed: Annotated[None, NotSupported("send the text as content")] = None
+    parsed: Parsed = None
     reasoning_details: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
     thinking_blocks: Annotated[Empty | None, NotSupported("reasoning is not supported")] = None
     provider_specific_fields: Annotated[
