@@ -377,3 +377,28 @@ async def test_the_client_s_tool_runner_goes_on_without_a_thread(
     runner = claude.beta.messages.tool_runner(**request, tools=[beta_async_tool(weather)])
     message = await runner.until_done()
     assert (message.content[0].type, message.stop_reason) == ("text", "max_tokens")
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"<think>a</think>b{CALL}c",
+        f"{CALL}b{CALL}",
+        "<tool_call>garbage</tool_call>",
+        "<think>a</think>b<think>c</think>d",
+    ],
+)
+async def test_an_answer_is_the_same_streamed_and_whole(
+    claude: anthropic.AsyncAnthropic, said: str
+) -> None:
+    told = [await answered(claude, say(said), tools=[TOOL]) for answered in (whole, streamed)]
+    assert plain(told[0]) == plain(told[1])
+
+
+def plain(message: Message) -> list[dict[str, Any]]:
+    """Its blocks, without what they are known by."""
+    return [
+        one.model_dump(include={"type", "text", "thinking", "name", "input"}, exclude_none=True)
+        for one in message.content
+    ]

@@ -415,3 +415,50 @@ async def test_what_the_engine_refuses_is_named_as_responses_name_it(
         "context_length_exceeded",
         "input",
     )
+
+
+TWO = CALL.replace("Lyon", "Nice")
+
+
+@pytest.mark.parametrize(
+    ("said", "kinds"),
+    [
+        (f"<think>a</think>b{CALL}{TWO[:55]}", "reasoning message function_call function_call"),
+        (f"b{TWO[:25]}", "message"),
+        ("<tool_call>garbage</tool_call>", "message"),
+        (f"{CALL}b", "function_call message"),
+        (f"{CALL}b{TWO}", "function_call message function_call"),
+        ("<think>a</think>b<think>c</think>d", "reasoning message reasoning message"),
+    ],
+)
+async def test_an_answer_is_the_same_streamed_whole_kept_and_in_a_chain(
+    client: openai.AsyncOpenAI, said: str, kinds: str
+) -> None:
+    asked: Any = {"input": say(said), "tools": [TOOL]}
+    response = (await streamed(client, **asked))[-1].response
+    kept = await client.responses.retrieve(response.id)
+    assert [one.type for one in response.output] == kinds.split()
+    assert kept.output == response.output
+
+    whole: Any = await client.responses.create(model=MODEL, **asked)
+    assert content(whole) == content(response)
+
+    results: Any = [
+        {"type": "function_call_output", "call_id": one.call_id, "output": "rain"}
+        for one in response.output
+        if one.type == "function_call"
+    ]
+    again: Any = await client.responses.create(
+        model=MODEL,
+        input=[*results, {"role": "user", "content": "x"}],
+        previous_response_id=kept.id,
+    )
+    assert again.status == "completed"
+
+
+def content(response: Any) -> list[tuple[str, str]]:
+    """What a response says, without what it is known by."""
+    return [
+        (one.type, one.arguments if one.type == "function_call" else one.content[0].text)
+        for one in response.output
+    ]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from relais_common.jobs.chat import ChatOptions, Message, ToolCall, ToolCallDelta, joined
+from relais_common.jobs.chat import ChatOptions, Message, Streamed, ToolCall, ToolCallDelta
 from relais_llm_worker.answer_text import AnswerText, exhausted
 from relais_llm_worker.engine import Chunk, Emitted
 
@@ -46,9 +46,7 @@ class ParsedAnswer:
         self._options = options
         self._text: list[str] = []
         self._token_ids: list[int] = []
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._deltas: list[ToolCallDelta] = []
+        self._streamed = Streamed()
         self._emitted: tuple[ToolCall, ...] = ()
 
     def replay(self, text: AnswerText, emitted: Emitted) -> bool:
@@ -66,9 +64,10 @@ class ParsedAnswer:
             self._take(text.give(ended=False), token_ids, finished=False)
             yield
         self._emitted = emitted.tool_calls
-        said = "".join(self._content), "".join(self._reasoning)
+        told = self._streamed.message()
+        said = told.text, told.reasoning or ""
         return said == (emitted.text, emitted.reasoning) and _anonymous(
-            joined(self._deltas)
+            told.tool_calls
         ) == _anonymous(emitted.tool_calls)
 
     @property
@@ -98,13 +97,12 @@ class ParsedAnswer:
             parsed = Parsed(parsed.content, parsed.reasoning, first)
         if not self._options.include_reasoning:
             parsed = Parsed(parsed.content, "", parsed.tool_calls)
-        self._content.append(parsed.content)
-        self._reasoning.append(parsed.reasoning)
-        self._deltas += parsed.tool_calls
+        self._streamed.add(parsed.reasoning, parsed.content, parsed.tool_calls)
         return parsed
 
     def _finish(self, chunk: Chunk) -> None:
-        streamed, content = joined(self._deltas), "".join(self._content)
+        told = self._streamed.message()
+        streamed, content = told.tool_calls, told.text
         if streamed and chunk.finish_reason == "stop" and self._options.named is None:
             # As at OpenAI and in vLLM, a call that was demanded by name ends with `stop`.
             chunk.finish_reason = "tool_calls"
@@ -113,16 +111,18 @@ class ParsedAnswer:
         if not self._options.include_reasoning:
             whole = replace(whole, reasoning=None)
         calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
-        # As in vLLM, an answer that had to be a call has empty content rather than none.
-        said = whole.text or ("" if self._options.must_call else None)
-        whole = replace(whole, content=said, tool_calls=self._with_ids_of(streamed, calls))
-        is_more = whole.reasoning or whole.tool_calls or whole.text != content
-        chunk.message = whole if is_more else None
         chunk.unreadable = self._options.may_call and (
             len(calls) < len(streamed)
             or whole.text != content
             or (self._options.must_call and not calls)
         )
+        if self._options.as_streamed:
+            whole, calls = told, streamed
+        # As in vLLM, an answer that had to be a call has empty content rather than none.
+        said = whole.text or ("" if self._options.must_call else None)
+        whole = replace(whole, content=said, tool_calls=self._with_ids_of(streamed, calls))
+        is_more = whole.reasoning or whole.tool_calls or whole.text != content
+        chunk.message = whole if is_more else None
 
     def _with_ids_of(
         self, streamed: Sequence[ToolCall], calls: Sequence[ToolCall]

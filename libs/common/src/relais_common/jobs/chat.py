@@ -6,10 +6,15 @@ These types are structs of msgspec: in JSON, what is left at its default is left
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+Kind = Literal["reasoning", "text", "call"]
+KINDS: tuple[Kind, ...] = ("reasoning", "text", "call")
+"""What an answer is made of, in the order of one that does not alternate."""
 
 
 class FunctionCall(Struct, frozen=True):
@@ -54,6 +59,8 @@ class Message(Struct, frozen=True, omit_defaults=True):
         name: of the participant, or of the function whose result this is.
         reasoning: what the assistant thought before its answer.
         tool_call_id: the call whose result this is.
+        stretches: of an answer in which reasoning, text and calls alternate: each stretch, and how many characters or
+            calls it has. Empty where they come in this order.
     """
 
     role: str
@@ -62,6 +69,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    stretches: tuple[tuple[Kind, int], ...] = ()
 
     @property
     def text(self) -> str:
@@ -69,6 +77,20 @@ class Message(Struct, frozen=True, omit_defaults=True):
         if isinstance(self.content, tuple):
             return "".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
+
+    def parts(self) -> Iterator[tuple[Literal["reasoning", "text"], str] | ToolCall]:
+        """Yield an answer's reasoning, text and calls in the order in which they came."""
+        reasoning, text, calls = self.reasoning or "", self.text, iter(self.tool_calls)
+        plain = zip(KINDS, (len(reasoning), len(text), len(self.tool_calls)), strict=True)
+        for kind, length in self.stretches or plain:
+            if kind == "call":
+                yield from islice(calls, length)
+            elif kind == "reasoning" and length:
+                yield kind, reasoning[:length]
+                reasoning = reasoning[length:]
+            elif kind == "text" and length:
+                yield kind, text[:length]
+                text = text[length:]
 
 
 def images_of(messages: Iterable[Message]) -> Iterator[tuple[str, ImagePart]]:
@@ -125,6 +147,8 @@ class ChatOptions(Struct, frozen=True, omit_defaults=True):
         add_generation_prompt: the template ends with what begins an answer.
         continue_final_message: the answer continues the last message.
         documents: for templates that know them.
+        as_streamed: whether the whole answer is what its stream told, and not read anew: for APIs in which a client may
+            see both.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -135,6 +159,7 @@ class ChatOptions(Struct, frozen=True, omit_defaults=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     documents: tuple[dict[str, str], ...] = ()
+    as_streamed: bool = False
 
     @property
     def may_call(self) -> bool:
@@ -190,3 +215,47 @@ def joined(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
         ToolCall(ids[index], FunctionCall(names[index], "".join(arguments[index])))
         for index in sorted(ids)
     )
+
+
+class Streamed:
+    """An answer as its stream tells it, piece by piece."""
+
+    def __init__(self) -> None:
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
+        self._deltas: list[ToolCallDelta] = []
+        self._stretches: list[tuple[Kind, int]] = []
+        self._calls: set[int] = set()
+
+    def add(self, reasoning: str, text: str, deltas: Iterable[ToolCallDelta]) -> None:
+        """Note what one piece says, in this order."""
+        self._reasoning.append(reasoning)
+        self._content.append(text)
+        self._stretch("reasoning", len(reasoning))
+        self._stretch("text", len(text))
+        for delta in deltas:
+            self._deltas.append(delta)
+            self._stretch("call", delta.index not in self._calls)
+            self._calls.add(delta.index)
+
+    def _stretch(self, kind: Kind, length: int) -> None:
+        if self._stretches and self._stretches[-1][0] == kind:
+            length += self._stretches.pop()[1]
+        if length:
+            self._stretches.append((kind, length))
+
+    @property
+    def says_something(self) -> bool:
+        return bool(self._stretches)
+
+    def message(self) -> Message:
+        """Return what was told so far."""
+        kinds = [kind for kind, _ in self._stretches]
+        alternates = kinds != [kind for kind in KINDS if kind in kinds]
+        return Message(
+            "assistant",
+            "".join(self._content) or None,
+            reasoning="".join(self._reasoning) or None,
+            tool_calls=joined(self._deltas),
+            stretches=tuple(self._stretches) if alternates else (),
+        )

@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+import msgspec
 import orjson
 
-from relais_common.jobs.chat import Message, ToolCallDelta, joined
+from relais_common.jobs.chat import Message, Streamed
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.events import TokenLogprob, Usage
 from relais_common.jobs.job import Job
@@ -42,7 +43,7 @@ class AnswerSoFar:
     Attributes:
         prompt_token_ids: as the first server that reports them received them.
         revision: the weights that it must continue with; None if any will do.
-        token_ids, text, reasoning, deltas: what was sent to the client.
+        token_ids: of what was sent to the client.
     """
 
     def __init__(self, model: str, job: Job, max_output_tokens: int) -> None:
@@ -52,9 +53,7 @@ class AnswerSoFar:
         self.prompt_token_ids: tuple[int, ...] = ()
         self.revision: str | None = None
         self.token_ids: list[int] = []
-        self.text = ""
-        self.reasoning = ""
-        self.deltas: list[ToolCallDelta] = []
+        self._told = Streamed()
         self._all_known = True
         self._pieces = 0
         self._bounded_there = True
@@ -63,7 +62,8 @@ class AnswerSoFar:
     def take_up(self, cut: Cut) -> None:
         """Begin with what an earlier holder sent."""
         self.prompt_token_ids, self.revision = cut.prompt_token_ids, cut.model_revision
-        self.token_ids, self.text = list(cut.emitted.token_ids), cut.emitted.text
+        self.token_ids = list(cut.emitted.token_ids)
+        self._told.add("", cut.emitted.text, ())
 
     def require_another_try(self) -> None:
         """Raise NotResumable if text was sent and the answer cannot continue elsewhere."""
@@ -120,7 +120,7 @@ class AnswerSoFar:
 
     @property
     def _has_begun(self) -> bool:
-        return bool(self.token_ids or self.text or self.reasoning or self.deltas)
+        return bool(self.token_ids) or self._told.says_something
 
     def _room(self, served: Served) -> int:
         """Return how many tokens may still come."""
@@ -131,7 +131,7 @@ class AnswerSoFar:
 
     async def _ask_to_go_on(self, meaning: Meaning, room: int) -> tuple[Question, tuple[int, ...]]:
         """Return the request for the rest, and the token ids that it will repeat."""
-        emitted = Emitted(tuple(self.token_ids), self.text)
+        emitted = Emitted(tuple(self.token_ids), self._told.message().text)
         kept = await meaning.whole(emitted)
         if self._held is None:
             self._held = self._no_text_yet()
@@ -198,9 +198,7 @@ class AnswerSoFar:
             reason = "length"
         text = held.give(ended=reason is not None)
         self.token_ids += ids
-        self.text += text
-        self.reasoning += delta.reasoning
-        self.deltas += delta.tool_calls
+        self._told.add(delta.reasoning, text, delta.tool_calls)
         return Chunk(
             token_ids=ids,
             text=text,
@@ -216,14 +214,10 @@ class AnswerSoFar:
         )
 
     def _message(self) -> Message | None:
-        if not (self.reasoning or self.deltas):
+        told = self._told.message()
+        if not (told.reasoning or told.tool_calls):
             return None
-        return Message(
-            "assistant",
-            self.text or None,
-            reasoning=self.reasoning or None,
-            tool_calls=joined(self.deltas),
-        )
+        return told if self.job.chat.as_streamed else msgspec.structs.replace(told, stretches=())
 
     def _usage(self, counts: Counts) -> Usage:
         """Return the server's token counts; without them, each piece of text counts as a token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from relais_common.jobs.channels import channel_model
-from relais_common.jobs.chat import ToolCall
+from relais_common.jobs.chat import Message, ToolCall
 from relais_common.jobs.events import Completed, Usage
 from relais_orchestrator.api.answering import Whole
 from relais_orchestrator.api.messages.objects import (
@@ -57,15 +57,16 @@ def stopped(completed: Completed) -> Stopped:
 
 def whole_message(channel_id: str, whole: Whole) -> MessageObject:
     """Return the response to a request that is not streamed."""
-    answer = whole.completed.message
-    text = whole.text if answer is None else answer.text
-    called = _called(whole.completed)
+    answer = whole.completed.message or Message("assistant", whole.text)
     content: list[Content] = []
-    if answer is not None and answer.reasoning:
-        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": channel_id})
-    if text or not (content or called):
-        content.append(_text(text))
-    content += called
+    for part in answer.parts():
+        if isinstance(part, ToolCall):
+            content.append(_tool_use(part))
+        elif part[0] == "reasoning":
+            content.append({"type": "thinking", "thinking": part[1], "signature": channel_id})
+        else:
+            content.append(_text(part[1]))
+    content = content or [_text("")]
     return {
         **message_object(channel_id, content, whole.completed.usage),
         **stopped(whole.completed),

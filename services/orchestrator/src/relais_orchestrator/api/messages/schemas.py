@@ -263,6 +263,7 @@ class _Conversation(BaseModel):
             else {"any": "required"}.get(choice.type, choice.type),
             parallel_tool_calls=not choice.disable_parallel_tool_use,
             reasoning_effort=effort,
+            as_streamed=True,
         )
 
     def to_template_kwargs(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import orjson
+from msgspec.structs import replace
 
 from relais_common.jobs.channels import channel_tag
 from relais_common.jobs.chat import Message
@@ -177,7 +178,7 @@ def _turn(one: FoundResponse) -> list[Message]:
             param="previous_response_id",
             code="previous_response_not_completed",
         )
-    answer = one.outcome.message or Message("assistant", one.text)
+    answer = replace(one.outcome.message or Message("assistant", one.text), stretches=())
     return [*messages_of(orjson.loads(one.record.input)), answer]
 
 

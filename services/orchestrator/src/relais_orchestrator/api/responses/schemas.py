@@ -522,7 +522,7 @@ class _Asking(TemplateKwargs):
         """Convert to the job's type."""
         effort = None if self.reasoning is None else self.reasoning.effort
         if not self.tools:
-            return ChatOptions(reasoning_effort=effort)
+            return ChatOptions(reasoning_effort=effort, as_streamed=True)
         tools, given = self.tools, self.tool_choice or "auto"
         choice: str | dict[str, Any]
         if isinstance(given, AllowedFunctions):
@@ -538,6 +538,7 @@ class _Asking(TemplateKwargs):
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
             reasoning_effort=effort,
+            as_streamed=True,
         )
 
 

@@ -136,14 +136,18 @@ class Shown:
         """Return the items of an answer. Only the last can be incomplete."""
         whole = Message("assistant", text) if message is None else message
         output: list[OutputItem] = []
-        if whole.reasoning:
-            output.append(self.reasoning(0, whole.reasoning, "completed"))
-        if whole.content or not (whole.reasoning or whole.tool_calls):
-            # Among others, it is not known which tokens are the text's.
-            shown = [] if message is not None else list(told)
-            output.append(self.message(len(output), whole.text, "completed", shown))
-        for call in whole.tool_calls:
-            output.append(self.call(len(output), call, "completed"))
+        # Among others, it is not known which tokens are the text's.
+        shown = [] if message is not None else list(told)
+        for part in whole.parts():
+            place = len(output)
+            if isinstance(part, ToolCall):
+                output.append(self.call(place, part, "completed"))
+            elif part[0] == "reasoning":
+                output.append(self.reasoning(place, part[1], "completed"))
+            else:
+                output.append(self.message(place, part[1], "completed", shown))
+        if not output:
+            output.append(self.message(0, "", "completed", shown))
         output[-1]["status"] = status
         return output
 
