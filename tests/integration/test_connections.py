@@ -210,6 +210,61 @@ async def test_no_body_is_asked_for_without_a_key(stack: Stack, key_file: KeyFil
         assert b" 202 " in await everything(reader)
 
 
+async def answered_at(reader: asyncio.StreamReader) -> tuple[bytes, bool]:
+    """The head of the next answer, whose body is read, and whether it says that the connection is closed."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length: "))
+    await reader.readexactly(int(length.partition(b": ")[2]))
+    return head, b"\r\nConnection: close\r\n" in head
+
+
+LARGE = 200_000
+"""Over this test's `MAX_BODY_BYTES`, and more than is dropped before a next request."""
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (401, [f"Content-Length: {LARGE}"]),
+        (401, ["Content-Length: 9", "Expect: 100-continue"]),
+        (401, ["Transfer-Encoding: chunked"]),
+        (413, [f"Content-Length: {LARGE}", f"Authorization: {ONE['Authorization']}"]),
+        (415, [f"Content-Length: {LARGE}", "Content-Encoding: gzip"]),
+        (
+            415,
+            [f"Content-Length: {LARGE}", "Content-Type: text/plain", *map(": ".join, ONE.items())],
+        ),
+    ],
+)
+async def test_an_answer_before_its_large_body_says_that_the_connection_closes(
+    stack: Stack, key_file: KeyFile, status: int, headers: list[str]
+) -> None:
+    front = await stack.front(**key_file.settings, MAX_BODY_BYTES="100000")
+    async with connection(front, head("POST /v1/responses HTTP/1.1", *headers)) as (reader, writer):
+        told, closes = await answered_at(reader)
+        assert b" %d " % status in told
+        assert closes
+        writer.write_eof()
+        assert await everything(reader) == b""
+
+
+async def test_a_connection_outlives_a_refusal_whose_body_is_small_or_read(
+    stack: Stack, key_file: KeyFile
+) -> None:
+    front = await stack.front(**key_file.settings)
+    asked = head("GET /healthz HTTP/1.1")
+    for key, body in (({}, b"x" * 60_000), (ONE, b"no json"), (ONE, b" " * LARGE)):
+        async with connection(front, upload(len(body), **key)) as (reader, writer):
+            if not key:
+                # The answer comes first.
+                assert not (await answered_at(reader))[1]
+            writer.write(body)
+            if key:
+                assert not (await answered_at(reader))[1]
+            writer.write(asked)
+            assert b" 200 " in (await answered_at(reader))[0]
+
+
 @pytest.mark.parametrize("target", ["/v1/requests", "/nowhere", "/healthz"])
 async def test_another_expectation_is_417_and_no_error_of_ours(
     front: Front, caplog: pytest.LogCaptureFixture, target: str

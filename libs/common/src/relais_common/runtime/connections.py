@@ -28,6 +28,9 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read and dropped. A connection that is closed over unread bytes is reset, and
 the client, or the proxy in between, would lose the answer."""
 
+SMALL_BODY_BYTES = 64 << 10
+"""A body up to this size, if it is stated, is expected within `LINGER_S`: its connection outlives a refusal."""
+
 MUCH_BYTES = 16 << 10
 PARSED_BYTES = 16 << 10
 """How much of a body is parsed and not yet read. In HTTP chunks, which may have one byte, aiohttp stops at a sixteenth
@@ -149,6 +152,9 @@ class BoundedConnection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        if not resp.prepared and self._stays_unread(request):
+            # Said, or the client would send its next request into a connection that is closed.
+            resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
         if request.version < HttpVersion11 and "Connection" not in finished[0].headers:
             # aiohttp announces that it keeps the connection only where the length is known, and keeps it in any case.
@@ -156,6 +162,13 @@ class BoundedConnection(RequestHandler):
         if self._manager is not None and not request.content.is_eof():
             await self._drop_body(request, self._manager.bounds.linger_bytes)
         return finished
+
+    def _stays_unread(self, request: web.BaseRequest) -> bool:
+        """Whether the body may not be read to its end behind the answer: who waits for `100` may send none."""
+        if self._manager is None or request.content.is_eof():
+            return False
+        most = min(SMALL_BODY_BYTES, self._manager.bounds.linger_bytes)
+        return "Expect" in request.headers or (request.content_length or most + 1) > most
 
     def note_cut(self, request: web.BaseRequest | None) -> None:
         """Called before the connection is cut, with the request whose answer nobody read, if it is not over."""
