@@ -12,6 +12,7 @@ import pytest
 
 from relais_common.remote.errors import Lost
 from relais_embedding_worker.remote.answers import (
+    MAX_CLASSES,
     MAX_LABELS_SIZE,
     read_classes,
     read_scores,
@@ -153,6 +154,7 @@ def test_classes_are_in_the_order_of_the_inputs_and_named_as_far_as_is_told() ->
         classes(([1e300], "a"), ([0.5], "a")),
         classes(([0.5], "x" * MAX_LABELS_SIZE * 2), ([0.5], None)),
         classes(([0.5], "a"), ([0.5], "a"), labels="ab"),
+        classes(*2 * [([0.0] * (MAX_CLASSES + 1), None)]),
         vectors([0.5], [0.5]),
         b"[]",
     ],

@@ -21,6 +21,8 @@ MAX_NUMBERS = 300_000
 """Numbers of one answer, if they are not packed; short ones would take long to read."""
 MAX_LABELS_SIZE = 64 << 10
 """Characters of all labels, which a job's last event carries."""
+MAX_CLASSES = 4096
+"""Of a model: each has a name there, if only none."""
 _SPARE_OBJECTS = 16
 _ROW_BYTES = 128 << 10
 _SPARE_BYTES = 64 << 10
@@ -111,8 +113,8 @@ def read_classes(answer: bytes, count: int, size: int) -> Rows:
         for best, at in zip(rows.argmax(axis=1), order, strict=True)
     ]
     labels = {at: label for at, label in told if label is not None}
-    if are_too_long(labels):
-        raise Lost("its labels are too long")
+    if rows.shape[1] > MAX_CLASSES or are_too_long(labels):
+        raise Lost("its labels are too many or too long")
     return Rows(rows, *_told(read.usage, count, size), labels)
 
 
