@@ -327,7 +327,9 @@ async def test_a_failure_in_a_stream_is_an_event(claude: anthropic.AsyncAnthropi
 async def test_other_methods_and_paths_have_anthropic_s_errors(front: Front, method: str) -> None:
     async with front.session.request(method, "/v1/messages") as response:
         assert response.status == 405
-        assert (await response.json())["type"] == "error"
+        told = await response.json()
+        assert told["type"] == "error"
+        assert told["request_id"] == response.headers["request-id"]
     async with front.get("/v1/messages/batches") as response:
         assert response.status == 404
         assert (await response.json())["error"]["type"] == "not_found_error"

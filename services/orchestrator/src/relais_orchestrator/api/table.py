@@ -29,7 +29,7 @@ from relais_orchestrator.api.route import Route
 from relais_orchestrator.api.service import routes as service
 from relais_orchestrator.api.tokens import routes as tokens
 from relais_orchestrator.api.usage import routes as usage
-from relais_orchestrator.http.request_ids import ANTHROPIC_VERSION
+from relais_orchestrator.http.request_ids import ANTHROPIC_PATH, ANTHROPIC_VERSION
 from relais_orchestrator.http.responses import ErrorBody, error_body
 
 ROUTES: tuple[Route, ...] = (
@@ -64,7 +64,7 @@ def error_body_of(request: web.Request) -> ErrorBody:
     path = request.path
     by_client = request.match_info.route.resource is None or path.startswith("/v1/models")
     is_client_s = by_client and ANTHROPIC_VERSION in request.headers
-    return error_envelope if is_client_s or path.startswith("/v1/messages") else _openai
+    return error_envelope if is_client_s or path.startswith(ANTHROPIC_PATH) else _openai
 
 
 def _openai(info: ErrorInfo, _: str) -> object:

@@ -15,6 +15,9 @@ SERVER = "relais"
 ANTHROPIC_VERSION = "Anthropic-Version"
 """The request header that Anthropic's clients send."""
 
+ANTHROPIC_PATH = "/v1/messages"
+"""How the paths of Anthropic's own routes begin: its clients, which need not say who they are."""
+
 FORM = r"^[A-Za-z0-9._:-]{1,128}$"
 _FORM = re.compile(FORM)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -45,7 +48,7 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers of every response; for `Application.on_response_prepare`."""
     took_s = asyncio.get_running_loop().time() - request[_BEGAN_S]
     response.headers["X-Request-Id"] = request[REQUEST_ID]
-    if ANTHROPIC_VERSION in request.headers:
+    if ANTHROPIC_VERSION in request.headers or request.path.startswith(ANTHROPIC_PATH):
         # What its clients show with an error.
         response.headers["Request-Id"] = request[REQUEST_ID]
     response.headers["Server"] = SERVER
