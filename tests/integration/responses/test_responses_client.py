@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Literal
 
@@ -244,6 +245,23 @@ async def test_background_stream_goes_on_elsewhere(
         seen += [event async for event in rest]
     assert [event.sequence_number for event in seen] == list(range(len(seen)))
     assert seen[-1].response.output_text == answer_to("a", 200)
+
+
+async def test_a_drained_stream_of_a_background_response_says_that_it_goes_on(
+    client: openai.AsyncOpenAI, front: Front
+) -> None:
+    stream: Any = await client.responses.create(
+        model=MODEL, input="a", background=True, stream=True, max_output_tokens=50_000
+    )
+    seen: list[Any] = [await anext(aiter(stream))]
+    draining = asyncio.create_task(front.parts.drain.run(20))
+    seen += [event async for event in stream]
+    await draining
+    assert (seen[-1].type, seen[-1].code) == ("error", "draining")
+    assert seen[-1].sequence_number == seen[-2].sequence_number
+    assert "the response goes on" in seen[-1].message
+    assert "starting_after=N" in seen[-1].message
+    await client.responses.cancel(seen[0].response.id)
 
 
 async def test_cancel_stops_a_background_response(client: openai.AsyncOpenAI, stack: Stack) -> None:

@@ -338,6 +338,13 @@ async def open_answer(
     return asked, answer
 
 
+_SEND_AGAIN = "this server is shutting down; send the request again"
+_GOES_ON = (
+    "this server is shutting down; the response goes on: read on with stream=true and"
+    " starting_after=N, N being this event's sequence_number"
+)
+
+
 class _Reading:
     """Decodes the events that a follower returns."""
 
@@ -367,7 +374,7 @@ class _Reading:
         if one is None:
             drain = self._parts.drain
             if drain.over or (drain.started and self._resumable):
-                raise Draining("this server is shutting down; send the request again")
+                raise Draining(_GOES_ON if self._resumable else _SEND_AGAIN)
             self._parts.key_ring.check(self._caller)
             return []
         return left_of(one, self._lengths, self._said) if one.status.is_terminal else []
