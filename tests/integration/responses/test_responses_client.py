@@ -375,6 +375,13 @@ async def test_input_items_are_paged(client: openai.AsyncOpenAI) -> None:
     assert first.data[0].content[0].text == "24"
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_compact_is_no_response(front: Front, method: str) -> None:
+    async with front.session.request(method, "/v1/responses/compact", json={}) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["message"]) == (404, "there is no /v1/responses/compact")
+
+
 async def test_input_tokens_are_counted(client: openai.AsyncOpenAI) -> None:
     counted: Any = await client.responses.input_tokens.count(model=MODEL, input="a")
     answer: Any = await client.responses.create(model=MODEL, input="a")

@@ -47,8 +47,8 @@ STREAM = Events(
     (*EVENTS, ("queued", Queued)),
 )
 EXAMPLE = {"input": "How long is the wait at the town hall?", "max_output_tokens": 64}
-ITSELF = r"/v1/responses/{response_id:(?!input_tokens$)[^/]+}"
-"""`input_tokens` is no id: its route says what other methods are for."""
+ITSELF = r"/v1/responses/{response_id:(?!(?:input_tokens|compact)$)[^/]+}"
+"""`input_tokens` is no id: its route says what other methods are for. Nor is OpenAI's `compact`, which is not there."""
 ONE = (ResponseNotFound, ResponsesUnavailable, StoreUnavailable)
 
 ROUTES = [
