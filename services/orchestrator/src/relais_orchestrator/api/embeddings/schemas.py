@@ -19,6 +19,7 @@ from relais_orchestrator.api.schemas.deployed import (
     EmbeddingModelName,
     ScoringModelName,
 )
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import MAX_TOKENS, STRICT, TokenIds
@@ -49,7 +50,7 @@ class _Common(BaseModel):
     deadline_s: Deadline | None = Field(
         default=None, description="Seconds after which the request expires."
     )
-    on_disconnect: OnDisconnect = Field(
+    on_disconnect: OrNull[OnDisconnect] = Field(
         default=OnDisconnect.CANCEL,
         description="What becomes of the request when the client leaves.",
     )

@@ -33,6 +33,7 @@ from relais_orchestrator.api.messages.blocks import (
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
 from relais_orchestrator.api.schemas.hints import Hint
 from relais_orchestrator.api.schemas.messages import MAX_MESSAGES, Empty
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import (
@@ -293,7 +294,7 @@ class MessagesRequest(_Conversation):
     deadline_s: Deadline | None = Field(
         default=None, description="Seconds after which the request expires."
     )
-    on_disconnect: OnDisconnect = Field(
+    on_disconnect: OrNull[OnDisconnect] = Field(
         default=OnDisconnect.CANCEL,
         description="What becomes of the request when the client leaves.",
     )

@@ -18,6 +18,7 @@ from relais_common.jobs.job import InputType, OnDisconnect, OnWorkerLoss, Operat
 from relais_orchestrator.api.embeddings.schemas import Inputs
 from relais_orchestrator.api.schemas.deployed import EMBEDS, WRITES_TEXT, Deadline
 from relais_orchestrator.api.schemas.messages import Messages, ModelName, TemplateKwargs, fault
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.prompting import CONTINUES_ALONE, PromptFields
@@ -91,11 +92,11 @@ class SubmitRequest(ChatFields, TemplateKwargs):
     operation: Literal["chat", "text_completion", "embeddings"] | None = Field(
         default=None, description="What follows from the input; another one is refused."
     )
-    params: NativeParams = NativeParams()
+    params: OrNull[NativeParams] = NativeParams()
     priority: RequestPriority = Priority.NORMAL
     deadline_s: Deadline | None = None
-    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
-    on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
+    on_disconnect: OrNull[OnDisconnect] = OnDisconnect.CONTINUE
+    on_worker_loss: OrNull[OnWorkerLoss] = OnWorkerLoss.FAIL
 
     @field_validator("params")
     @classmethod

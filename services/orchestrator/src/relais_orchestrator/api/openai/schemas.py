@@ -24,6 +24,7 @@ from relais_common.jobs.job import OnDisconnect, Priority
 from relais_orchestrator.api.openai.vllm_fields import RefusedOnBoth, RefusedOnChats
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
 from relais_orchestrator.api.schemas.messages import Empty, Messages, TemplateKwargs, fault
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.prompting import PromptFields
@@ -45,7 +46,7 @@ Label = Annotated[str, StringConstraints(max_length=512)]
 class StreamOptions(BaseModel):
     model_config = STRICT
 
-    include_usage: bool = Field(
+    include_usage: OrNull[bool] = Field(
         default=False, description="One more chunk before the end, with the usage."
     )
     continuous_usage_stats: bool | None = Field(
@@ -101,7 +102,7 @@ class _Common(SamplingParams, PromptFields, RefusedOnBoth):
     deadline_s: Deadline | None = Field(
         default=None, description="Seconds after which the request expires."
     )
-    on_disconnect: OnDisconnect = Field(
+    on_disconnect: OrNull[OnDisconnect] = Field(
         default=OnDisconnect.CANCEL,
         description="What becomes of the request when the client leaves.",
     )

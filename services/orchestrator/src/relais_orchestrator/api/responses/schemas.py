@@ -38,6 +38,7 @@ from relais_orchestrator.api.schemas.messages import (
     fault,
 )
 from relais_orchestrator.api.schemas.nested_json import Arguments
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.priorities import RequestPriority
 from relais_orchestrator.api.schemas.sampling import (
@@ -255,7 +256,7 @@ class InputReasoning(BaseModel):
 
     type: Literal["reasoning"]
     id: ItemId | None = None
-    summary: Annotated[list[SummaryPart], Field(fail_fast=True, max_length=MAX_PARTS)] = []
+    summary: OrNull[Annotated[list[SummaryPart], Field(fail_fast=True, max_length=MAX_PARTS)]] = []
     content: Annotated[list[ReasoningPart], Field(fail_fast=True, max_length=MAX_PARTS)] | None = (
         None
     )

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.job import Priority
+from relais_orchestrator.api.schemas.nulls import OrNull
 
 _ALLOWED = [one.value for one in Priority if one is not Priority.BATCH]
 
@@ -18,6 +19,8 @@ def _is_no_batch(priority: Priority) -> Priority:
     return priority
 
 
-RequestPriority = Annotated[
-    Priority, AfterValidator(_is_no_batch), WithJsonSchema({"type": "string", "enum": _ALLOWED})
+RequestPriority = OrNull[
+    Annotated[
+        Priority, AfterValidator(_is_no_batch), WithJsonSchema({"type": "string", "enum": _ALLOWED})
+    ]
 ]

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from relais_common.jobs.job import Sampling
 from relais_orchestrator.api.schemas.branches import branch
+from relais_orchestrator.api.schemas.nulls import OrNull
 from relais_orchestrator.api.schemas.numbers import Whole
 from relais_orchestrator.api.schemas.structure_bounds import (
     check_grammar,
@@ -153,7 +154,7 @@ class SamplingParams(BaseModel):
         | Annotated[list[StopString], Field(fail_fast=True, max_length=16), branch("texts")]
         | None
     ) = None
-    ignore_eos: bool = False
+    ignore_eos: OrNull[bool] = False
     logit_bias: (
         Annotated[
             dict[
@@ -166,8 +167,8 @@ class SamplingParams(BaseModel):
     ) = None
     response_format: ResponseFormat | None = None
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=256)] | None = None
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
+    include_stop_str_in_output: OrNull[bool] = False
+    skip_special_tokens: OrNull[bool] = True
     bad_words: (
         Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
