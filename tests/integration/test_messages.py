@@ -302,7 +302,9 @@ async def test_what_an_engine_refuses_is_named_as_messages_name_it(
 
 
 @pytest.mark.parametrize("counts", [False, True])
-async def test_places_in_a_job_are_not_named(front: Front, stack: Stack, counts: bool) -> None:
+async def test_an_image_that_is_not_fetched_is_named_as_the_body_has_it(
+    front: Front, stack: Stack, counts: bool
+) -> None:
     # The system prompt is the job's first message.
     source = {"type": "url", "url": "https://example.org/a.png"}
     body = asked([{"type": "image", "source": source}], system="Be brief.")
@@ -311,8 +313,9 @@ async def test_places_in_a_job_are_not_named(front: Front, stack: Stack, counts:
     path = "/v1/messages/count_tokens" if counts else "/v1/messages"
     async with front.post(path, body) as response:
         error = (await response.json())["error"]
-    assert (response.status, error["details"]["param"]) == (400, "messages")
-    assert error["message"].startswith("messages: ")
+    named = "messages.0.content.0.source"
+    assert (response.status, error["details"]["param"]) == (400, named)
+    assert error["message"].startswith(f"{named}: ")
     assert await stack.idle()
 
 

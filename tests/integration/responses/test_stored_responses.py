@@ -167,4 +167,4 @@ async def test_a_batch_takes_responses(front: Front, kept: Kept) -> None:
     failed = await client.ended(await client.create(encode([wrong, fetched]), "/v1/responses"))
     assert failed["status"] == "failed"
     errors = [(one["line"], one["param"]) for one in failed["errors"]["data"]]
-    assert errors == [(1, "body.background"), (2, "body.input")]
+    assert errors == [(1, "body.background"), (2, "body.input.0.content.0.image_url")]

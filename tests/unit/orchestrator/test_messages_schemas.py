@@ -334,3 +334,22 @@ def test_fields_that_are_refused(fields: Any, param: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         draft(**fields)
     assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_images_are_named_in_the_order_in_which_a_job_has_them() -> None:
+    def image(name: str) -> dict[str, Any]:
+        return {"type": "image", "source": {"type": "url", "url": f"https://{name}/"}}
+
+    turns = [
+        said("user", image("first")),
+        said("assistant", call("a"), call("b")),
+        said("user", image("own"), result("a") | {"content": [image("of-a")]}),
+        said("user", result("b") | {"content": [image("of-b")]}),
+    ]
+    images = draft(messages=turns, system="s").images
+    assert [(part.image_url.url, field) for field, _, part in images] == [
+        ("https://first/", "messages.0.content.0.source"),
+        ("https://of-a/", "messages.2.content.1.content.0.source"),
+        ("https://of-b/", "messages.3.content.0.content.0.source"),
+        ("https://own/", "messages.2.content.0.source"),
+    ]

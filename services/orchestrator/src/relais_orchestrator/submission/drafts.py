@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from relais_common.jobs.chat import ChatOptions, Message
+from relais_common.jobs.chat import ChatOptions, ImagePart, Message, images_of
 from relais_common.jobs.job import (
     Embedding,
     InputType,
@@ -26,6 +26,7 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreRequest,
     as_list,
 )
+from relais_orchestrator.api.messages.blocks import image_fields
 from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
@@ -40,6 +41,7 @@ class Draft:
 
     Attributes:
         inputs_field: where the route has the inputs of `embedding`.
+        image_fields: where the body has the images of `messages`, in their order; empty if it is a chat's.
         is_delivered: its client waits for a result that nobody needs once the client has it or has left.
         operation: None for the one that follows from what is given.
         record: what the API keeps with it.
@@ -51,6 +53,7 @@ class Draft:
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.FAIL
     messages: tuple[Message, ...] | None = None
+    image_fields: tuple[str, ...] = ()
     prompts: tuple[str | tuple[int, ...], ...] = ()
     n: int = 1
     embedding: Embedding | None = None
@@ -62,6 +65,13 @@ class Draft:
     is_delivered: bool = False
     operation: Operation | None = None
     record: ApiRecord | None = None
+
+    @property
+    def images(self) -> list[tuple[str, str, ImagePart]]:
+        """The images, each with its field in the body, and with its path in the job."""
+        found = list(images_of(self.messages or ()))
+        fields = self.image_fields or [path for path, _ in found]
+        return [(field, *one) for field, one in zip(fields, found, strict=True)]
 
     @property
     def answers(self) -> int:
@@ -253,6 +263,7 @@ def messages(wanted: MessagesRequest) -> Asked:
     draft = replace(
         _draft(wanted),
         messages=wanted.to_messages(),
+        image_fields=tuple(image_fields(wanted.messages)),
         chat_template_kwargs=wanted.to_template_kwargs(),
         chat=wanted.to_options(),
         sampling=wanted.to_sampling(),
@@ -266,6 +277,7 @@ def count_tokens(wanted: CountTokensRequest) -> Asked:
         replace(
             _tokens(wanted.model, Operation.TOKENIZE),
             messages=wanted.to_messages(),
+            image_fields=tuple(image_fields(wanted.messages)),
             chat_template_kwargs=wanted.to_template_kwargs(),
             chat=ChatOptions(tools=options.tools, reasoning_effort=options.reasoning_effort),
         )

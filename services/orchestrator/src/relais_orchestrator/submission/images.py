@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relais_common.jobs.chat import images_of, with_images
+from relais_common.jobs.chat import with_images
 from relais_common.jobs.errors import InvalidRequest, images_refused
 from relais_orchestrator.access.auth import Caller
 from relais_orchestrator.api.schemas.images import is_address
@@ -35,7 +35,7 @@ class Images:
             InvalidRequest: its model is known to take no images, or an image could not be fetched.
             ModelNotFound: there is no such model.
         """
-        images = list(images_of(draft.messages or ()))
+        images = draft.images
         if not images:
             return draft
         model = self._catalogue.root_of(draft.model, caller)
@@ -43,22 +43,23 @@ class Images:
         if state is not None and state.supports_images is False:
             raise images_refused(model, images[0][0])
         addresses = {
-            path: part.image_url.url for path, part in images if is_address(part.image_url.url)
+            field: part.image_url.url for field, _, part in images if is_address(part.image_url.url)
         }
         if not addresses or self._fetcher is None:
             refuse_addresses(draft)
             return draft
         fetched = await self._fetcher.fetch(caller.key_id, addresses)
-        messages = with_images(draft.messages or (), fetched)
+        urls = {path: fetched[field] for field, path, _ in images if field in fetched}
+        messages = with_images(draft.messages or (), urls)
         return replace(draft, messages=messages)
 
 
 def refuse_addresses(draft: Draft) -> None:
     """Raise InvalidRequest if an image is still to be fetched."""
-    for path, part in images_of(draft.messages or ()):
+    for field, _, part in draft.images:
         if is_address(part.image_url.url):
             raise InvalidRequest(
-                f"{path}: images are not fetched here; send a data URL: data:image/png;base64,...",
-                param=path,
+                f"{field}: images are not fetched here; send a data URL: data:image/png;base64,...",
+                param=field,
                 code="unsupported_value",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ class AskedResponse(Asked):
         check_calls(self.calls, open_calls(messages))
         own = self.draft.messages or ()
         at = int(self.instructed)
-        draft = replace(self.draft, messages=(*own[:at], *messages, *own[at:]))
+        draft = replace(self.draft, messages=(*own[:at], *messages, *own[at:]), image_fields=())
         if sum(1 for _ in images_of(draft.messages or ())) > MAX_IMAGES:
             raise InvalidRequest(
                 f"previous_response_id: more than {MAX_IMAGES} images in the conversation",
@@ -139,6 +139,7 @@ def _asked(wanted: ResponsesRequest | InputTokensRequest, **more: Any) -> AskedR
     draft = Draft(
         model=wanted.model,
         messages=tuple(messages),
+        image_fields=tuple(_image_fields(items)),
         chat_template_kwargs=wanted.chat_template_kwargs,
         chat=wanted.to_options(),
         **more,
@@ -321,10 +322,22 @@ def _content(kept: str | list[Item]) -> str | tuple[TextPart | ImagePart, ...]:
 
 def _images(item: Item) -> list[Item]:
     """Return an item's parts that are images."""
-    kept = item.get("output", item.get("content"))
-    return (
-        [part for part in kept if part["type"] == "input_image"] if isinstance(kept, list) else []
-    )
+    return [part for _, part in _placed_images(item)]
+
+
+def _placed_images(item: Item) -> Iterator[tuple[str, Item]]:
+    """Yield an item's parts that are images, each with its place in the item."""
+    field = "output" if "output" in item else "content"
+    kept = item.get(field)
+    for at, part in enumerate(kept if isinstance(kept, list) else ()):
+        if part["type"] == "input_image":
+            yield f"{field}.{at}", part
+
+
+def _image_fields(items: Iterable[Item]) -> Iterator[str]:
+    for place, item in enumerate(items):
+        for at, _ in _placed_images(item):
+            yield f"input.{place}.{at}.image_url"
 
 
 class _Said:

@@ -212,6 +212,22 @@ class InputMessage(BaseModel):
         return self.content
 
 
+def image_fields(turns: Iterable[InputMessage]) -> Iterator[str]:
+    """Yield the paths of the images in the order in which `to_messages` has them: a turn's results come first."""
+    for _, turn in groupby(enumerate(turns), lambda one: one[1].role):
+        own: list[str] = []
+        for place, message in turn:
+            for at, block in enumerate(message.blocks):
+                path = f"messages.{place}.content.{at}"
+                if isinstance(block, ImageBlock):
+                    own.append(f"{path}.source")
+                elif isinstance(block, ToolResultBlock) and isinstance(block.content, list):
+                    for number, inner in enumerate(block.content):
+                        if isinstance(inner, ImageBlock):
+                            yield f"{path}.content.{number}.source"
+        yield from own
+
+
 def few_images_in(turns: list[InputMessage]) -> list[InputMessage]:
     """Refuse more images than a request may have."""
     blocks = [block for one in turns for block in one.blocks]

@@ -23,8 +23,8 @@ FIELDS = FieldNames(
     (r"chat_template_kwargs\.enable_thinking", "thinking"),
     (r"(tools\.\d+)\.function\.parameters", r"\1.input_schema"),
     (r"(tools\.\d+)\.function", r"\1"),
-    # A job's messages are at other places than the client's: `to_messages`.
-    (r"messages\..*", "messages"),
+    # A job's messages are at other places than the client's: `to_messages`. Of images these are known: `image_fields`.
+    (r"messages\.(?!.*\.source$).*", "messages"),
 )
 """What whoever runs a request names otherwise."""
 
