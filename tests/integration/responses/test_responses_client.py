@@ -359,9 +359,15 @@ async def test_what_cannot_be_included_is_named(
         query = f"{known}&{one}=file_search_call.results"
         async with front.get(f"{url}?{query}", headers=key) as response:
             error = (await response.json())["error"]
-        assert response.status == 400, one
+        assert (response.status, error["param"]) == (400, one)
         assert error["code"] == "unsupported_value"
         assert "'file_search_call.results'" in error["message"]
+    # No other parameter makes sense twice; both routes have one of these two.
+    for query, one in (("limit=1&limit=2", "limit"), ("stream=true&stream=false", "stream")):
+        async with front.get(f"{url}?{query}", headers=key) as response:
+            error = (await response.json())["error"]
+        assert error["message"] == f"{one}: given more than once"
+        assert (response.status, error["param"]) == (400, one)
 
 
 async def test_input_items_are_paged(client: openai.AsyncOpenAI) -> None:

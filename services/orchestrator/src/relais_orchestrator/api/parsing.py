@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -129,14 +129,28 @@ def _taken_out(value: Any, path: str = "") -> Iterator[str]:
             yield from _taken_out(one, path)
 
 
-def parse_query(schema: type[Schema], query: MultiMapping[str]) -> Schema:
-    """Parse and validate the query string; what it says several times is joined by commas.
+def parse_query(
+    schema: type[Schema], query: MultiMapping[str], *, lists: Collection[str] = ()
+) -> Schema:
+    """Parse and validate the query string.
+
+    Args:
+        lists: parameters that it may say several times; they are joined by commas.
 
     Raises:
         InvalidRequest: names the first invalid parameter.
     """
+    given = {name: query.getall(name) for name in query}
+    for name, values in given.items():
+        if len(values) > 1 and name not in lists:
+            param = name[:MAX_PARAM_LENGTH]
+            raise InvalidRequest(
+                f"{param}: given more than once", param=param, code="invalid_value"
+            )
     try:
-        return schema.model_validate_strings({name: ",".join(query.getall(name)) for name in query})
+        return schema.model_validate_strings(
+            {name: ",".join(values) for name, values in given.items()}
+        )
     except ValidationError as error:
         raise refusal(error) from None
 

@@ -39,7 +39,7 @@ from relais_orchestrator.api.responses.objects import (
     ItemList,
     ResponseObject,
 )
-from relais_orchestrator.api.responses.schemas import ItemsQuery, ResponseQuery
+from relais_orchestrator.api.responses.schemas import INCLUDE, ItemsQuery, ResponseQuery
 from relais_orchestrator.api.responses.showing import FIELDS, Shown, logprob, response_id
 from relais_orchestrator.app_keys import PARTS, Parts
 from relais_orchestrator.batches.endpoints import Endpoint, Wait
@@ -199,7 +199,7 @@ async def _own(request: web.Request) -> tuple[Caller, FoundResponse]:
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """`GET /v1/responses/{response_id}`: as it stands, or its events."""
     caller, found = await _own(request)
-    query = parse_query(ResponseQuery, request.query)
+    query = parse_query(ResponseQuery, request.query, lists=INCLUDE)
     if not query.stream:
         return json_response(found.body)
     parts = request.app[PARTS]
@@ -295,7 +295,7 @@ async def delete(request: web.Request) -> web.Response:
 async def input_items(request: web.Request) -> web.Response:
     """`GET /v1/responses/{response_id}/input_items`: a page of them, the last first."""
     _, found = await _own(request)
-    query = parse_query(ItemsQuery, request.query)
+    query = parse_query(ItemsQuery, request.query, lists=INCLUDE)
     items = found.shown.input_items(orjson.loads(found.record.input))
     if query.order == "desc":
         items.reverse()

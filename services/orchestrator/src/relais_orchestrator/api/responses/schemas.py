@@ -17,6 +17,7 @@ from pydantic import (
     JsonValue,
     StringConstraints,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -58,7 +59,7 @@ from relais_orchestrator.api.schemas.tools import (
     Function,
     ToolName,
 )
-from relais_orchestrator.api.schemas.unsupported import NotSupported
+from relais_orchestrator.api.schemas.unsupported import VALUE, NotSupported
 
 LOGPROBS = "message.output_text.logprobs"
 MAX_SEQUENCE = 10**12
@@ -705,15 +706,24 @@ class InputTokensRequest(_Asking):
 _INCLUDED = TypeAdapter(list[Included])
 
 
+INCLUDE = ("include", "include[]")
+"""The names of the parameter that queries may have several times."""
+
+
 def _can_be_included(names: str) -> str:
-    _INCLUDED.validate_python(names.split(","))
+    try:
+        _INCLUDED.validate_python(names.split(","))
+    except ValidationError as error:
+        # Without the place, which is none of the query's.
+        why = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise PydanticCustomError(VALUE, "{why}", {"why": why}) from None
     return names
 
 
 IncludeQuery = Annotated[
     Annotated[str, AfterValidator(_can_be_included)] | None,
     Field(
-        validation_alias=AliasChoices("include", "include[]"),
+        validation_alias=AliasChoices(*INCLUDE),
         description="No effect: what there is, is included.",
         json_schema_extra={"enum": ["message.output_text.logprobs", "reasoning.encrypted_content"]},
     ),
