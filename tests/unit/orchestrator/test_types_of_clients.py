@@ -52,7 +52,14 @@ TOOL: chats.ChatCompletionToolParam = {
     },
 }
 ITEMS = {"message", "function_call", "function_call_output", "reasoning"}
-PARTS = {"input_text", "input_image", "output_text", "summary_text", "reasoning_text"}
+PARTS = {
+    "input_text",
+    "input_image",
+    "output_text",
+    "refusal",
+    "summary_text",
+    "reasoning_text",
+}
 BLOCKS = {"text", "thinking", "redacted_thinking", "tool_use"}
 
 
@@ -187,6 +194,7 @@ def test_an_answer_of_a_chat_may_be_sent_back(how: Any) -> None:
         (items.TextPart, responses.ResponseInputTextParam),
         (items.TextPart, responses.ResponseOutputTextParam),
         (items.ImagePart, responses.ResponseInputImageParam),
+        (items.RefusalPart, responses.ResponseOutputRefusalParam),
         (items.InputCall, responses.ResponseFunctionToolCallParam),
         (items.InputCallOutput, responses.response_input_param.FunctionCallOutput),
         (items.InputReasoning, responses.ResponseReasoningItemParam),
@@ -275,3 +283,17 @@ def test_a_message_that_a_client_put_together_of_a_stream_may_be_sent_back() -> 
     parsed = parse_body(ChatCompletionRequest, orjson.dumps({"model": "m", "messages": turns}))
     assert answer["tool_calls"][0]["function"]["parsed_arguments"] == {}
     assert parsed.messages[0].to_message().tool_calls[0].function.arguments == "{}"
+
+
+def test_a_refusal_is_a_text_and_an_assistant_s() -> None:
+    part = {"type": "refusal", "refusal": "no"}
+
+    def body(role: str) -> bytes:
+        return orjson.dumps({"model": "m", "input": [{"role": role, "content": [part]}]})
+
+    (message,) = parse_body(ResponsesRequest, body("assistant")).input or ()
+    assert isinstance(message, items.InputMessage)
+    assert message.to_item()["content"][0]["text"] == "no"
+    with pytest.raises(InvalidRequest) as refused:
+        parse_body(ResponsesRequest, body("user"))
+    assert refused.value.param == "input.0.content.0.type"

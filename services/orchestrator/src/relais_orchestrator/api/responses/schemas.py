@@ -5,6 +5,7 @@ As on the other routes, unsupported fields are declared with the values at which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -78,7 +79,8 @@ Synchronous = Annotated[
 ]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-_TEXT: JsonValue = {"enum": ["input_text", "output_text"]}
+_ANSWERED: JsonValue = {"enum": ["input_text", "output_text", "refusal"]}
+_ASKED: JsonValue = {"enum": ["input_text", "output_text", "input_image"]}
 
 
 class TextPart(CachedPart):
@@ -104,10 +106,32 @@ class ImagePart(CachedPart):
     detail: ImageDetail | None = Field(default=None, description="As in chats.")
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+class RefusalPart(BaseModel):
+    """What an assistant said in place of an answer: a text as any other, for the model."""
+
+    model_config = STRICT
+
+    type: Literal["refusal"]
+    text: Annotated[str, Field(alias="refusal")]
+    parsed: Parsed = None
+
+
+_Part = TextPart | ImagePart | RefusalPart
 Content = (
     Annotated[str, branch("text")]
-    | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS), branch(TAGGED)]
+    | Annotated[
+        list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+        Field(fail_fast=True, max_length=MAX_PARTS),
+        branch(TAGGED),
+    ]
+)
+MessageContent = (
+    Annotated[str, branch("text")]
+    | Annotated[
+        list[Annotated[_Part, Field(discriminator="type")]],
+        Field(fail_fast=True, max_length=MAX_PARTS),
+        branch(TAGGED),
+    ]
 )
 
 
@@ -117,15 +141,25 @@ class InputMessage(BaseModel):
     model_config = STRICT | ConfigDict(
         json_schema_extra={
             "anyOf": [
-                {"properties": {"role": {"not": {"const": "assistant"}}}},
-                {"properties": {"content": {"items": {"properties": {"type": _TEXT}}}}},
+                {
+                    "properties": {
+                        "role": {"not": {"const": "assistant"}},
+                        "content": {"items": {"properties": {"type": _ASKED}}},
+                    }
+                },
+                {
+                    "properties": {
+                        "role": {"const": "assistant"},
+                        "content": {"items": {"properties": {"type": _ANSWERED}}},
+                    }
+                },
             ]
         }
     )
 
     type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
-    content: Content
+    content: MessageContent
     id: ItemId | None = None
     status: ItemStatus | None = None
     phase: Literal["commentary", "final_answer"] | None = Field(
@@ -133,12 +167,15 @@ class InputMessage(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _images_are_not_answered(self) -> Self:
-        if self.role == "assistant":
-            for place, part in enumerate(_images(self.content)):
-                if part is not None:
-                    kind = PydanticCustomError("role", "not in messages of role assistant")
-                    raise fault("content", kind, place, "type")
+    def _parts_of_its_role(self) -> Self:
+        wrong = ImagePart if self.role == "assistant" else RefusalPart
+        parts = () if isinstance(self.content, str) else self.content
+        for place, part in enumerate(parts):
+            if isinstance(part, wrong):
+                kind = PydanticCustomError(
+                    "role", "not in messages of role {role}", {"role": self.role}
+                )
+                raise fault("content", kind, place, "type")
         return self
 
     def to_item(self) -> Item:
@@ -207,31 +244,31 @@ class InputCallOutput(_OfFunctions):
         }
 
 
-def _text(content: str | list[TextPart | ImagePart]) -> str:
+def _text(content: str | Sequence[_Part]) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part.text for part in content if isinstance(part, TextPart))
+    return "".join(part.text for part in content if not isinstance(part, ImagePart))
 
 
-def _images(content: str | list[TextPart | ImagePart]) -> list[ImagePart | None]:
+def _images(content: str | Sequence[_Part]) -> list[ImagePart | None]:
     """Return the images of a content, with None in place of each text."""
     parts = [] if isinstance(content, str) else content
     return [part if isinstance(part, ImagePart) else None for part in parts]
 
 
-def _parts(content: str | list[TextPart | ImagePart]) -> list[Item]:
+def _parts(content: str | Sequence[_Part]) -> list[Item]:
     """Return parts as they are kept."""
     if isinstance(content, str) or not any(_images(content)):
         return [{"type": "input_text", "text": _text(content)}]
     return [
-        {"type": "input_text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {
+        {
             "type": "input_image",
             "image_url": part.image_url,
             "detail": part.detail or "auto",
             "file_id": None,
         }
+        if isinstance(part, ImagePart)
+        else {"type": "input_text", "text": part.text}
         for part in content
     ]
 
