@@ -291,7 +291,9 @@ def test_a_refusal_is_a_text_and_an_assistant_s() -> None:
     def body(role: str) -> bytes:
         return orjson.dumps({"model": "m", "input": [{"role": role, "content": [part]}]})
 
-    (message,) = parse_body(ResponsesRequest, body("assistant")).input or ()
+    given = parse_body(ResponsesRequest, body("assistant")).input
+    assert given is not None
+    message = given[0]
     assert isinstance(message, items.InputMessage)
     assert message.to_item()["content"][0]["text"] == "no"
     with pytest.raises(InvalidRequest) as refused:

@@ -26,7 +26,6 @@ from relais_orchestrator.api.embeddings.schemas import (
     ScoreRequest,
     as_list,
 )
-from relais_orchestrator.api.messages.blocks import image_fields
 from relais_orchestrator.api.messages.schemas import CountTokensRequest, MessagesRequest
 from relais_orchestrator.api.native.schemas import SubmitRequest
 from relais_orchestrator.api.openai.schemas import ChatCompletionRequest, CompletionRequest
@@ -263,7 +262,7 @@ def messages(wanted: MessagesRequest) -> Asked:
     draft = replace(
         _draft(wanted),
         messages=wanted.to_messages(),
-        image_fields=tuple(image_fields(wanted.messages)),
+        image_fields=wanted.image_fields(),
         chat_template_kwargs=wanted.to_template_kwargs(),
         chat=wanted.to_options(),
         sampling=wanted.to_sampling(),
@@ -277,7 +276,7 @@ def count_tokens(wanted: CountTokensRequest) -> Asked:
         replace(
             _tokens(wanted.model, Operation.TOKENIZE),
             messages=wanted.to_messages(),
-            image_fields=tuple(image_fields(wanted.messages)),
+            image_fields=wanted.image_fields(),
             chat_template_kwargs=wanted.to_template_kwargs(),
             chat=ChatOptions(tools=options.tools, reasoning_effort=options.reasoning_effort),
         )

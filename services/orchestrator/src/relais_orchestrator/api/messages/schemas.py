@@ -28,6 +28,7 @@ from relais_orchestrator.api.messages.blocks import (
     System,
     check_calls,
     few_images_in,
+    image_fields,
     to_messages,
 )
 from relais_orchestrator.api.schemas.deployed import Deadline, TextModelName
@@ -251,6 +252,10 @@ class _Conversation(BaseModel):
 
     def to_messages(self) -> tuple[Message, ...]:
         return to_messages(self.system, self.messages)
+
+    def image_fields(self) -> tuple[str, ...]:
+        """Return the paths of the images, in the order in which the job has them."""
+        return tuple(image_fields(self.messages))
 
     def to_options(self) -> ChatOptions:
         """Convert to the job's type."""
