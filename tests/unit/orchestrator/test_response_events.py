@@ -6,10 +6,19 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from relais_common.jobs.chat import FunctionCall, FunctionDelta, Message, ToolCall, ToolCallDelta
+from relais_common.jobs.chat import (
+    FunctionCall,
+    FunctionDelta,
+    Message,
+    Streamed,
+    ToolCall,
+    ToolCallDelta,
+)
 from relais_common.jobs.errors import (
     Draining,
     EndedOtherwise,
@@ -29,6 +38,8 @@ from relais_common.jobs.events import (
     TokenLogprob,
     Usage,
 )
+from relais_common.queue.codec import decode_event, encode_event
+from relais_orchestrator.api.answering import remains
 from relais_orchestrator.api.responses.events import ResponseFrames
 from relais_orchestrator.api.responses.schemas import ResponsesRequest
 from relais_orchestrator.api.responses.showing import FIELDS, Shown
@@ -311,6 +322,43 @@ def test_a_format_and_tools_are_those_of_a_chat() -> None:
     assert sampling.max_tokens == 7
     assert chat.tools == ({"type": "function", "function": {"name": "f", "parameters": schema}},)
     assert (chat.named, chat.parallel_tool_calls, chat.reasoning_effort) == ("f", False, "low")
+
+
+PIECES = st.lists(st.sampled_from(["reasoning", "text", "call", "call in parts"]), max_size=8)
+
+
+@given(PIECES)
+def test_an_answer_is_the_same_live_kept_and_told_once_more(kinds: list[str]) -> None:
+    """However its reasoning, text and calls alternate, and in however many parts a call comes."""
+    tokens, streamed = [], Streamed()
+    for number, kind in enumerate(kinds):
+        calls = kinds[:number].count("call") + kinds[:number].count("call in parts")
+        if kind == "reasoning":
+            tokens.append(Token("", (1,), reasoning=f"why {number}"))
+        elif kind == "text":
+            tokens.append(Token(f"text {number}", (1,)))
+        elif kind == "call":
+            tokens.append(call(calls, name="f", arguments="{}"))
+        else:
+            tokens += [
+                call(calls, name="f"),
+                call(calls, arguments='{"a":'),
+                call(calls, arguments="1}"),
+            ]
+    for token in tokens:
+        streamed.add(token.reasoning, token.text, token.tool_calls)
+    message = streamed.message()
+    is_more = message.reasoning or message.tool_calls
+    end = decode_event(encode_event(completed(message=message if is_more else None)))
+    assert isinstance(end, Completed)
+
+    live = output([STARTED, *tokens, end])
+    assert shown().ended(end, message.text)["output"] == live
+    assert output([STARTED, *remains(end, message.text)]) == live
+
+
+def output(events: list[Event]) -> Any:
+    return decoded(ResponseFrames(shown()).of(events))[-1]["response"]["output"]
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,10 @@ class ParsedAnswer:
         if not self._options.include_reasoning:
             whole = replace(whole, reasoning=None)
         calls = whole.tool_calls if self._options.parallel_tool_calls else whole.tool_calls[:1]
+        # A stream goes on after a call, while the whole answer's parser may drop what follows one.
+        is_other = whole.text != content and not (self._options.as_streamed and calls)
         chunk.unreadable = self._options.may_call and (
-            len(calls) < len(streamed)
-            or whole.text != content
-            or (self._options.must_call and not calls)
+            len(calls) < len(streamed) or is_other or (self._options.must_call and not calls)
         )
         if self._options.as_streamed:
             whole, calls = told, streamed

@@ -235,7 +235,7 @@ class Streamed:
         self._stretch("text", len(text))
         for delta in deltas:
             self._deltas.append(delta)
-            self._stretch("call", delta.index not in self._calls)
+            self._stretch("call", int(delta.index not in self._calls))
             self._calls.add(delta.index)
 
     def _stretch(self, kind: Kind, length: int) -> None:

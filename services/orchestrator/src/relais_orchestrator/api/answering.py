@@ -22,7 +22,7 @@ import orjson
 from aiohttp import web
 
 from relais_common.jobs import errors
-from relais_common.jobs.chat import parts_of
+from relais_common.jobs.chat import Message, ToolCall, parts_of
 from relais_common.jobs.errors import (
     Draining,
     EndedOtherwise,
@@ -399,13 +399,19 @@ def remains(
     lengths: Mapping[int, int] = {},
     said: Collection[int] = (),
 ) -> list[Event]:
-    """Return the events that stand for those of a log which has expired: one token of each answer, and the end."""
+    """Return the events that stand for those of a log which has expired, and the end.
+
+    They are one token of each answer, or of each part of one whose reasoning, text and calls alternate.
+    """
     ends: Sequence[Event | AnswerEnd] = (outcome,)
     if isinstance(outcome, Completed) and outcome.answers:
         ends = outcome.answers
     rests: list[Event] = []
     for index, end in enumerate(ends):
         message = end.message if isinstance(end, (Completed, AnswerEnd)) else None
+        if message is not None and message.stretches and not (index in said or lengths.get(index)):
+            rests += _told(message)
+            continue
         rest = Token(text, (), index=index)
         if isinstance(end, AnswerEnd):
             rest.end = end
@@ -416,6 +422,20 @@ def remains(
             rest.tool_calls = parts_of(message.tool_calls)
         rests.append(rest)
     return [*rests, outcome]
+
+
+def _told(message: Message) -> list[Token]:
+    """Return a token for each part of the only answer of a request."""
+    tokens: list[Token] = []
+    deltas = iter(parts_of(message.tool_calls))
+    for part in message.parts():
+        if isinstance(part, ToolCall):
+            tokens.append(Token("", (), tool_calls=(next(deltas),)))
+        elif part[0] == "reasoning":
+            tokens.append(Token("", (), reasoning=part[1]))
+        else:
+            tokens.append(Token(part[1], ()))
+    return tokens
 
 
 def no_answer(event: Event) -> RelaisError | None:

@@ -25,6 +25,9 @@ class CalledTool(TypedDict):
     function: CalledFunction
 
 
+Stretch = tuple[Literal["reasoning", "text", "call"], int]
+
+
 @with_config(CLOSED)
 class AnswerMessage(TypedDict):
     """An answer with reasoning or tool calls. It may be sent back as a message."""
@@ -33,6 +36,10 @@ class AnswerMessage(TypedDict):
     content: NotRequired[str]
     reasoning: NotRequired[str]
     tool_calls: NotRequired[list[CalledTool]]
+    stretches: Annotated[
+        NotRequired[list[Stretch]],
+        Field(description="Where reasoning, text and calls alternate: of what, and how much."),
+    ]
 
 
 @with_config(CLOSED)

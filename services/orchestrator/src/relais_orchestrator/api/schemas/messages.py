@@ -137,6 +137,9 @@ class ChatMessage(BaseModel):
     annotations: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
         default=None, description="No effect: where an answer found what it says."
     )
+    stretches: Annotated[list[Any], Field(fail_fast=True, max_length=MAX_PARTS)] | None = Field(
+        default=None, description="No effect: how an answer's parts alternated."
+    )
     refusal: Annotated[Literal[""] | None, NotSupported("refusals are not supported")] = None
     tool_calls: Annotated[list[CalledTool], Field(fail_fast=True, max_length=MAX_CALLS)] | None = (
         Field(default=None, description="What an earlier answer called.")
