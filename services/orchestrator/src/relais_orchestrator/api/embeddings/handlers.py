@@ -7,7 +7,7 @@ import base64
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -97,17 +97,17 @@ async def classify(request: web.Request) -> web.StreamResponse:
 
 
 def _classes_json(_: Asked, done: _Done) -> Iterator[bytes]:
-    labels = done.shape.labels
     return _list_json(
         done,
-        _classified(done, labels),
+        _classified(done),
         id=f"classify-{done.channel_id}",
         created=int(time.time()),
-        labels=labels,
+        labels=done.shape.labels,
     )
 
 
-def _classified(done: _Done, labels: Sequence[str | None]) -> Iterator[bytes]:
+def _classified(done: _Done) -> Iterator[bytes]:
+    labels = done.shape.labels
     for index, row in enumerate(_rows(done.packed, done.shape)):
         probs = unpack(row)
         one: ClassifiedInput = {
