@@ -33,8 +33,10 @@ from relais_common.jobs.errors import (
 from relais_common.jobs.events import Usage
 from relais_common.jobs.job import Job, PromptOptions, Sampling
 from relais_common.remote.tries import MAX_BUSY
+from relais_common.runtime.lifecycle import background
 from relais_llm_worker.engine import Emitted
 from relais_llm_worker.model import Cut
+from relais_llm_worker.remote.chunk_turns import CHUNKS_PER_TURN
 from relais_llm_worker.remote.model import RemoteModel
 from relais_testing.builders import make_job
 from relais_testing.fake_openai import (
@@ -862,3 +864,36 @@ async def test_vllm_s_servers_tell_tokens_and_others_do_not(rig: Rig) -> None:
     _, other = await rig.both()
     with pytest.raises(EngineRefused):
         await other.tokenize(chat())
+
+
+async def test_many_full_streams_leave_other_tasks_their_turns(rig: Rig) -> None:
+    """A worker whose servers send more than it can pass on still sends to Redis and renews its leases."""
+    streams, tokens = 30, 100
+    server = await rig.server()
+    model = await rig.model(server, max_concurrency=streams)
+    all_is_there = asyncio.Event()
+    read, most_in_a_turn = 0, 0
+
+    async def answer_one() -> None:
+        nonlocal read
+        async with model.answer(chat(max_tokens=tokens, ignore_eos=True), None) as given:
+            await all_is_there.wait()
+            async for _ in given.chunks:
+                read += 1
+
+    async def watch_turns() -> None:
+        nonlocal most_in_a_turn
+        while True:
+            before = read
+            await asyncio.sleep(0)
+            most_in_a_turn = max(most_in_a_turn, read - before)
+
+    async with background(watch_turns()):
+        answers = [asyncio.create_task(answer_one()) for _ in range(streams)]
+        await wait_until(lambda: len(server.asked) == streams and server.open == 0)
+        all_is_there.set()
+        await asyncio.gather(*answers)
+
+    assert read >= streams * tokens
+    # The last chunk of an answer waits for nothing.
+    assert most_in_a_turn <= CHUNKS_PER_TURN + streams

@@ -24,6 +24,7 @@ from relais_common.remote.server import Server
 from relais_common.remote.settings import RemoteSettings
 from relais_llm_worker.remote.bodies import CHAT, Question
 from relais_llm_worker.remote.bounds import Bounds
+from relais_llm_worker.remote.chunk_turns import ChunkTurns
 from relais_llm_worker.remote.chunks import ChunkReader, Delta
 from relais_llm_worker.remote.sse import read_events
 
@@ -32,8 +33,6 @@ END_TIMEOUT_S = 0.2
 END_BYTES = 64 << 10
 _STREAM_TYPES = frozenset(("text/event-stream", "text/plain", "application/octet-stream"))
 """Media types of streams: some servers use text, and aiohttp reports the last one if there is none."""
-_CHUNKS_PER_TURN = 100
-"""Chunks read before other tasks get a turn; one buffer may hold thousands."""
 
 
 class StreamingClient(Client):
@@ -51,6 +50,7 @@ class StreamingClient(Client):
     ) -> None:
         super().__init__(session, settings)
         self._ignore = ignore
+        self._turns = ChunkTurns()
 
     async def stream(
         self, server: Server, question: Question, bounds: Bounds
@@ -68,7 +68,7 @@ class StreamingClient(Client):
         whole = False
         try:
             await _require_stream(response)
-            chunks = _Chunks(response, reader, bounds.stream_bytes)
+            chunks = _Chunks(response, reader, bounds.stream_bytes, self._turns)
             async with aclosing(chunks.read()) as deltas:
                 last: Delta | None = None
                 async for delta in deltas:
@@ -109,8 +109,11 @@ class _Chunks:
         done: whether the server has ended the stream.
     """
 
-    def __init__(self, response: ClientResponse, reader: ChunkReader, most_bytes: int) -> None:
+    def __init__(
+        self, response: ClientResponse, reader: ChunkReader, most_bytes: int, turns: ChunkTurns
+    ) -> None:
         self._response = response
+        self._turns = turns
         self._reader = reader
         self._most_bytes = most_bytes
         self.done = False
@@ -118,16 +121,14 @@ class _Chunks:
     async def read(self) -> AsyncGenerator[Delta]:
         """Yield deltas until `[DONE]` or the end of the connection. Raises as `ChunkReader.read` does."""
         pieces = self._response.content.iter_any()
-        count = 0
         try:
             async with aclosing(read_events(pieces, self._most_bytes)) as events:
                 async for event in events:
                     if event.data == b"[DONE]":
                         self.done = True
                         return
-                    count += 1
-                    if count % _CHUNKS_PER_TURN == 0:
-                        await asyncio.sleep(0)
+                    if not self._turns.take():
+                        await self._turns.wait()
                     if (delta := self._reader.read(event)) is not None:
                         yield delta
         except (ClientError, TimeoutError, OSError) as error:
