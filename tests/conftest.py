@@ -26,6 +26,9 @@ settings.register_profile("desk", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
+# Processes of a run share the cores: a second thread of each would spin while it waits for the first.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHOWN_AT_ONCE = 4_000
 """Characters of a failure, its last, that are shown when it happens: the run may not live to its summary."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import InputType
-from relais_embedding_worker.backends import runtime
+from relais_embedding_worker.backends import choice, runtime
 from relais_embedding_worker.backends.choice import Candidate
 from relais_embedding_worker.backends.runtime import runtime_of
 from relais_embedding_worker.encoder import Classifier, Encoder, Input, Reranker, Tokens
@@ -43,6 +43,12 @@ def offline() -> Iterator[None]:
     yield
     if before is None:
         del os.environ["HF_HUB_OFFLINE"]
+
+
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `auto`, what is chosen matters here, and not how surely it is the fastest."""
+    monkeypatch.setattr(choice, "MEASURE_S", 0.0)
 
 
 class TestSentenceTransformers(EncoderContract):
@@ -137,10 +143,11 @@ def test_backends_give_the_vectors_and_the_scores_of_torch(
     converting = {"EMBEDDING_BACKEND": backend, "MODELS_CACHE_DIR": str(cache)}
     bare = {"EMBEDDING_MODEL": str(make_encoder(tmp_path / "encoder", pools_prompt=False))}
     for model in ({}, bare):
+        converted, exact = open_encoder(**model, **converting), open_encoder(**model)
         for input_type in (None, InputType.QUERY):
             np.testing.assert_allclose(
-                vectors(open_encoder(**model, **converting), [*texts, ""], input_type),
-                vectors(open_encoder(**model), [*texts, ""], input_type),
+                vectors(converted, [*texts, ""], input_type),
+                vectors(exact, [*texts, ""], input_type),
                 atol=1e-5,
             )
     model = {"EMBEDDING_MODEL": str(make_reranker(tmp_path / "reranker"))}
@@ -170,16 +177,26 @@ def test_auto_chooses_what_agrees_with_torch(cache: Path) -> None:
     chosen = open_encoder(EMBEDDING_BACKEND="auto", MODELS_CACHE_DIR=str(cache))
     exact = vectors(open_encoder(), texts)
     assert np.sum(vectors(chosen, texts) * exact, axis=1).min() >= 0.998
-    only = open_encoder(
-        EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32", MODELS_CACHE_DIR=str(cache)
+
+
+def test_auto_keeps_to_a_precision_that_is_set(tmp_path: Path) -> None:
+    model = {"EMBEDDING_MODEL": str(make_encoder(tmp_path))}
+    auto = {"EMBEDDING_BACKEND": "auto", "MODELS_CACHE_DIR": str(tmp_path / "converted")}
+    chosen = open_encoder(EMBEDDING_DTYPE="float32", **auto, **model)
+    np.testing.assert_allclose(
+        vectors(chosen, [*TEXTS]), vectors(open_encoder(**model), [*TEXTS]), atol=1e-5
     )
-    np.testing.assert_allclose(vectors(only, texts), exact, atol=1e-5)
 
 
-def test_auto_chooses_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from relais_embedding_worker import encoder_sentence_transformers as module
 
-    settings = settings_of(EMBEDDING_BACKEND="auto", MODELS_CACHE_DIR=str(cache))
+    settings = settings_of(
+        EMBEDDING_MODEL=str(make_encoder(tmp_path)),
+        EMBEDDING_BACKEND="auto",
+        EMBEDDING_DTYPE="float32",
+        MODELS_CACHE_DIR=str(tmp_path / "converted"),
+    )
     choices: dict[str, Candidate] = {}
     revision = module.open_model(settings, choices).info.revision
     monkeypatch.setattr(module, "fastest", None)
@@ -188,10 +205,9 @@ def test_auto_chooses_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("ran_by", ["torch", "onnx", "openvino", "reranker"])
 def test_a_model_that_is_let_go_leaves_memory_at_once(ran_by: str, tmp_path: Path) -> None:
-    settings = {"MODELS_CACHE_DIR": str(tmp_path)}
-    if ran_by == "reranker":
-        settings["EMBEDDING_MODEL"] = str(make_reranker(tmp_path))
-    else:
+    make = make_reranker if ran_by == "reranker" else make_encoder
+    settings = {"MODELS_CACHE_DIR": str(tmp_path), "EMBEDDING_MODEL": str(make(tmp_path))}
+    if ran_by != "reranker":
         settings["EMBEDDING_BACKEND"] = ran_by
     gc.collect()
     gc.disable()
@@ -233,13 +249,14 @@ def test_model_whose_configuration_cannot_be_read_is_named(tmp_path: Path) -> No
 
 
 def test_backend_that_is_not_installed_is_named(
-    backend: str, monkeypatch: pytest.MonkeyPatch
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=rf"EMBEDDING_BACKEND is {backend}.*{backend}\.txt"):
         open_encoder(EMBEDDING_BACKEND=backend)
     # What is not installed is no candidate.
-    assert open_encoder(EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32")
+    model = str(make_encoder(tmp_path))
+    assert open_encoder(EMBEDDING_MODEL=model, EMBEDDING_BACKEND="auto", EMBEDDING_DTYPE="float32")
 
 
 @pytest.mark.parametrize("pools_prompt", [True, False])
