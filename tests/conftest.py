@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from relais_common.queue.redis_store import RedisSettings, RedisStore, open_stor
 from relais_testing import leftovers
 from relais_testing.key_leaks import keys_without_expiry
 from relais_testing.memory import MemoryStore
-from relais_testing.process_stack import forking
+from relais_testing.process_stack import ForkingRun, Forks, forking
 from relais_testing.spreading import Spread, turn_of
 from relais_testing.valkey import ValkeyServer
 
@@ -33,7 +34,8 @@ SHOWN_AT_ONCE = 4_000
 """Characters of a failure, its last, that are shown when it happens: the run may not live to its summary."""
 
 THIS_RUN = pytest.StashKey[leftovers.Run]()
-MOTHERS = pytest.StashKey[Callable[[], set[int]]]()
+FORKING = pytest.StashKey[ForkingRun]()
+FORKS = pytest.StashKey[Forks]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,8 +49,21 @@ def pytest_configure(config: pytest.Config) -> None:
     stack = ExitStack()
     config.add_cleanup(stack.close)
     config.stash[THIS_RUN] = stack.enter_context(leftovers.guarded_run())
-    config.stash[MOTHERS] = stack.enter_context(forking())
+    if hasattr(config, "workerinput"):
+        folder, mark = config.workerinput["forking"]
+    else:
+        folder = stack.enter_context(TemporaryDirectory(prefix="relais-"))
+        mark = os.environ[leftovers.MARK]
+    config.stash[FORKING] = run = ForkingRun(Path(folder), mark)
+    config.stash[FORKS] = stack.enter_context(forking(run))
     config.pluginmanager.register(FailuresAtOnce(config))
+
+
+@pytest.hookimpl
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of xdist's whose forks it shares."""
+    run = node.config.stash[FORKING]
+    node.workerinput["forking"] = (str(run.folder), run.mark)
 
 
 class FailuresAtOnce:
@@ -69,10 +84,11 @@ class FailuresAtOnce:
 
 @pytest.fixture(autouse=True)
 def _leaves_no_process(pytestconfig: pytest.Config) -> Iterator[None]:
-    run = pytestconfig.stash[THIS_RUN]
-    run.begin_test()
+    run, forks = pytestconfig.stash[THIS_RUN], pytestconfig.stash[FORKS]
+    run.begin_test(forks.sessions)
     yield
-    left = run.end_test(pytestconfig.stash[MOTHERS]())
+    left = run.end_test(forks.mothers, forks.sessions)
+    forks.forget_ended()
     assert not left, f"the test left processes behind:\n{leftovers.describe(left)}"
 
 

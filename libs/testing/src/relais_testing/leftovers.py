@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,8 +30,12 @@ Processes = frozenset[tuple[int, str]]
 """Process ids with start times, so that a reused id is another process."""
 
 
-def marked(mark: str) -> Processes:
-    """Return the living processes that carry the mark, or one of a run within the run, and all their descendants."""
+def marked(mark: str, sessions: Collection[int] = ()) -> Processes:
+    """Return the living processes that carry the mark, or one of a run within the run, and all their descendants.
+
+    Args:
+        sessions: whose processes count, too.
+    """
     needles = [f"\0{MARK}={mark}{end}".encode() for end in ("\0", ".")]
     found: set[int] = set()
     children: dict[int, list[int]] = {}
@@ -50,7 +54,7 @@ def marked(mark: str) -> Processes:
             started[pid] = fields[17]
             children.setdefault(int(parent), []).append(pid)
             environment = b"\0" + (entry / "environ").read_bytes()
-            if any(needle in environment for needle in needles):
+            if int(fields[1]) in sessions or any(needle in environment for needle in needles):
                 found.add(pid)
         except OSError:
             continue
@@ -99,27 +103,35 @@ class Run:
         # Looking at every process after each of thousands of tests would take a quarter of a minute.
         sys.addaudithook(self._note)
 
-    def begin_test(self) -> None:
-        """Note the processes of fixtures with a wider scope."""
+    def begin_test(self, sessions: Collection[int]) -> None:
+        """Note the processes of fixtures with a wider scope.
+
+        Args:
+            sessions: of processes that were forked on request.
+        """
         if self._started_some:
-            self._known = marked(self._mark)
+            self._known = marked(self._mark, sessions)
             self._started_some = False
 
-    def end_test(self, of_run: set[int], grace_s: float = 5.0) -> Processes:
+    def end_test(
+        self, of_run: Collection[int], sessions: Collection[int], grace_s: float = 5.0
+    ) -> Processes:
         """Return and kill processes of the test that still run; ending ones get time to exit.
 
-        Kills what it returns.
+        Args:
+            of_run: processes that live as long as the run.
+            sessions: of processes that were forked on request.
         """
         if not self._started_some:
             return frozenset()
         end = time.monotonic() + grace_s
-        while (left := self._left(of_run)) and time.monotonic() < end:
+        while (left := self._left(of_run, sessions)) and time.monotonic() < end:
             time.sleep(0.05)
         kill(left)
         return left
 
-    def _left(self, of_run: set[int]) -> Processes:
-        found = marked(self._mark) - self._known
+    def _left(self, of_run: Collection[int], sessions: Collection[int]) -> Processes:
+        found = marked(self._mark, sessions) - self._known
         return frozenset(one for one in found if one[0] not in of_run)
 
     def _note(self, event: str, _: object) -> None:

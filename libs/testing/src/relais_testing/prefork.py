@@ -1,16 +1,18 @@
 """Services forked from a process that has imported them already: `python -m module` without the seconds of its imports.
 
 The mother process imports, forks on request, and collects exit codes. It runs one thread and opens nothing, so a child
-starts as a new interpreter would once its imports are done.
+starts as a new interpreter would once its imports are done. All processes of a run of tests share it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
 import runpy
 import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -82,24 +84,27 @@ class Forked:
 
 
 class Mother:
-    """The process from which others are forked; started at the first fork.
+    """The process from which others are forked. Whoever forks first starts it; it ends with the run.
 
     Args:
         modules: what it imports.
         environment: what must be in the environment when they are imported.
+        address: of its socket.
     """
 
-    def __init__(self, modules: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, modules: Sequence[str], environment: Mapping[str, str], address: Path
+    ) -> None:
         self._modules = modules
         self._environment = environment
+        self._address = address
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Return its process id; None before the first fork."""
-        return self._process.pid if self._process is not None else None
+        self._ended: set[int] = set()
+        self.pid: int | None = None
+        """Its process id; None before this process's first fork."""
+        self.sessions: set[int] = set()
+        """Sessions of the children that this process asked for; of those that ended, until `forget_ended`."""
 
     def fork(
         self, module: str, arguments: Sequence[str], environment: dict[str, str], log: Path
@@ -113,38 +118,61 @@ class Mother:
             "environment": environment,
             "log": str(log),
         }
-        return Forked(self, self._ask(request))
+        pid = self._ask(request)
+        self.sessions.add(pid)
+        return Forked(self, pid)
 
     def collect(self, pid: int) -> int:
         """Return the exit code of an ended child."""
+        self._ended.add(pid)
         return self._ask({"collect": pid})
 
+    def forget_ended(self) -> None:
+        """Let others have the ids of ended children."""
+        self.sessions -= self._ended
+        self._ended.clear()
+
     def close(self) -> None:
-        """End it and its living children."""
-        if self._process is not None and self._socket is not None:
+        """End the children that this process asked for."""
+        if self._socket is not None:
             self._socket.close()
-            self._process.wait()
-            self._process = self._socket = None
+            self._socket = None
 
     def _ask(self, request: dict[str, object]) -> int:
         with self._lock:
             if self._socket is None:
-                self._socket = self._start()
+                self._socket = self._connected()
+                self.pid = self._received(self._socket)
             self._socket.send(json.dumps(request).encode())
-            answer = self._socket.recv(_MOST_BYTES)
+            return self._received(self._socket)
+
+    @staticmethod
+    def _received(connection: socket.socket) -> int:
+        answer = connection.recv(_MOST_BYTES)
         assert answer, "the mother process has ended"
         return int(answer)
 
-    def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(theirs.fileno()), *self._modules],
-                env={**os.environ, **self._environment},
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+    def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self._address.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._address.exists():
+                self._start()
+        connection.connect(str(self._address))
+        return connection
+
+    def _start(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(self._address))
+            listener.listen(64)
+            listener.set_inheritable(True)
+            # No `subprocess.Popen`, which would have to wait for it: it may outlive this process.
+            os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-m", __spec__.name, str(listener.fileno()), *self._modules],
+                {**os.environ, **self._environment},
+                file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
             )
-        return ours
 
 
 _mothers: list[Mother] = []
@@ -152,7 +180,7 @@ _mothers: list[Mother] = []
 
 @contextmanager
 def forking(light: Mother, heavy: Mother) -> Iterator[None]:
-    """Let every service be forked by one of them, as long as it lasts; end them and all their children then."""
+    """Let every service be forked by one of them, as long as it lasts; end all these services then."""
     _mothers.extend((light, heavy))
     try:
         yield
@@ -179,26 +207,49 @@ def mother_of(module: str, settings: Mapping[str, str]) -> Mother | None:
     return light
 
 
-def _serve(requests: socket.socket) -> Callable[[], object] | None:
-    """What to run, in each child; None in the mother process once nobody asks any more."""
-    children: set[int] = set()
-    while message := requests.recv(_MOST_BYTES):
-        request = json.loads(message)
-        if "collect" in request:
-            _, status = os.waitpid(request["collect"], 0)
-            children.discard(request["collect"])
-            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
-            continue
-        pid = os.fork()
-        if pid == 0:
-            requests.close()
-            return _become(request)
-        children.add(pid)
-        requests.send(str(pid).encode())
-    for pid in children:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return None
+def _serve(listener: socket.socket) -> Callable[[], object]:
+    """Answer requests for ever; return in each child, with what it is to run."""
+    children: dict[socket.socket, set[int]] = {}
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in waiting.select():
+                asking = key.fileobj
+                assert isinstance(asking, socket.socket)
+                if asking is listener:
+                    connection, _ = listener.accept()
+                    connection.send(str(os.getpid()).encode())
+                    children[connection] = set()
+                    waiting.register(connection, selectors.EVENT_READ)
+                    continue
+                message = _message(asking)
+                if not message:
+                    waiting.unregister(asking)
+                    asking.close()
+                    for pid in children.pop(asking):
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
+                    continue
+                request = json.loads(message)
+                if "collect" in request:
+                    _, status = os.waitpid(request["collect"], 0)
+                    children[asking].discard(request["collect"])
+                    asking.send(str(os.waitstatus_to_exitcode(status)).encode())
+                    continue
+                pid = os.fork()
+                if pid == 0:
+                    for one in (listener, *children):
+                        one.close()
+                    return _become(request)
+                children[asking].add(pid)
+                asking.send(str(pid).encode())
+
+
+def _message(connection: socket.socket) -> bytes:
+    """Return the next request; nothing once nobody asks any more."""
+    with suppress(ConnectionError):
+        return connection.recv(_MOST_BYTES)
+    return b""
 
 
 def _become(request: dict[str, object]) -> Callable[[], object]:
@@ -222,9 +273,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     run = _serve(socket.socket(fileno=int(descriptor)))
-    if run is not None:
-        # What it raises ends the child as it would end an interpreter.
-        run()
+    # What it raises ends the child as it would end an interpreter.
+    run()
 
 
 if __name__ == "__main__":

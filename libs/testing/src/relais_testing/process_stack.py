@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from relais_testing import prefork
+from relais_testing.leftovers import MARK
 from relais_testing.processes import ServiceProcess
 from relais_testing.valkey import ValkeyServer
 
@@ -63,13 +65,51 @@ VLLM_SERVE_ON_CPU = {
 Starter = Callable[..., ServiceProcess]
 
 
+@dataclass(frozen=True)
+class ForkingRun:
+    """What processes of one run of tests (`pytest -n`) share to fork services.
+
+    Attributes:
+        folder: for sockets; its path is short.
+        mark: of the run's first process, with which the forking processes end.
+    """
+
+    folder: Path
+    mark: str
+
+
+class Forks:
+    """Who forks services, and whom this process let them fork."""
+
+    def __init__(self, mothers: tuple[prefork.Mother, ...]) -> None:
+        self._mothers = mothers
+
+    @property
+    def mothers(self) -> set[int]:
+        """Return the ids of the processes that fork."""
+        return {one.pid for one in self._mothers if one.pid is not None}
+
+    @property
+    def sessions(self) -> set[int]:
+        """Return the sessions of the services."""
+        return set().union(*(one.sessions for one in self._mothers))
+
+    def forget_ended(self) -> None:
+        """Forget services that have ended, and whatever they left behind."""
+        for one in self._mothers:
+            one.forget_ended()
+
+
 @contextmanager
-def forking() -> Iterator[Callable[[], set[int]]]:
-    """Fork services inside the context; yields the ids of the processes that do it."""
-    light = prefork.Mother(prefork.LIGHT, {})
-    heavy = prefork.Mother(prefork.HEAVY, VLLM_SERVE_ON_CPU)
+def forking(run: ForkingRun) -> Iterator[Forks]:
+    """Fork services inside the context, from processes that a whole run of tests shares."""
+    marked = {MARK: run.mark}
+    light = prefork.Mother(prefork.LIGHT, marked, run.folder / "light")
+    # vLLM's search for n-grams is compiled anew by each engine that speculates; Python finds the same.
+    vllm = VLLM_SERVE_ON_CPU | {"NUMBA_DISABLE_JIT": "1"}
+    heavy = prefork.Mother(prefork.HEAVY, vllm | marked, run.folder / "heavy")
     with prefork.forking(light, heavy):
-        yield lambda: {one.pid for one in (light, heavy) if one.pid is not None}
+        yield Forks((light, heavy))
 
 
 def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
