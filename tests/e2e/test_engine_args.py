@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-import pytest_asyncio
-from prometheus_client import CollectorRegistry
 
-from relais_common.jobs.chat import Chat, Message
 from relais_common.jobs.errors import SettingsError
-from relais_common.jobs.job import Sampling
-from relais_llm_worker.app import open_engines
-from relais_llm_worker.engine import Engine
 from relais_llm_worker.settings import read_settings
 from relais_testing.int8_model import make_int8_model
-from relais_testing.process_stack import DEMO_MODEL, VLLM_ON_CPU, Starter
+from relais_testing.process_stack import DEMO_MODEL, VLLM_ON_CPU, Starter, make_starter
+from relais_testing.valkey import ValkeyServer
+from relais_testing.waiting import LIVENESS_S
 
 pytestmark = [
     pytest.mark.vllm,
@@ -169,42 +168,42 @@ N_GRAMS = (
 PROMPTS = ("The waiting time at the town hall is far too long.", "Merci pour votre aide.")
 
 
-async def _answers(**settings: str) -> list[list[int]]:
-    async with open_engines(
-        read_settings({**VLLM_ON_CPU, **settings}).engine, CollectorRegistry()
-    ) as engines:
-        return [await _answer(engines[0], text) for text in PROMPTS]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
+    """Asks the model of this name for greedy answers, which have no end of their own."""
+    int8 = make_int8_model(tmp_path_factory.mktemp("models") / "int8")
+    settings = {
+        "plain": {},
+        "speculating": {"VLLM_ENGINE_ARGS": N_GRAMS},
+        "int8": {
+            "VLLM_HF_REPO_ID": str(int8),
+            "VLLM_ENGINE_ARGS": "--quantization compressed-tensors",
+        },
+    }
+    with ValkeyServer(tmp_path_factory.mktemp("redis")) as redis, ExitStack() as stack:
+        start = make_starter(stack, redis, tmp_path_factory.mktemp("logs"))
+        for name, own in settings.items():
+            start("llm_worker", **VLLM_ON_CPU | {"SERVED_MODEL_NAME": name} | own)
+        url = start("orchestrator", MODELS=",".join(settings)).url
+        client = stack.enter_context(httpx.Client(base_url=url, timeout=LIVENESS_S))
+
+        def ask(model: str, text: str, tokens: int) -> str:
+            body = {
+                "model": model,
+                "messages": [{"role": "user", "content": text}],
+                "temperature": 0,
+                "ignore_eos": True,
+                "max_tokens": tokens,
+            }
+            answer = client.post("/v1/chat/completions", json=body).json()
+            return str(answer["choices"][0]["message"]["content"])
+
+        yield lambda model, tokens=60: [ask(model, text, tokens) for text in PROMPTS]
 
 
-async def _answer(engine: Engine, text: str) -> list[int]:
-    prompt = (await engine.encode_chat("a-key", Chat((Message("user", text),)))).token_ids
-    greedy = Sampling(temperature=0.0, ignore_eos=True)
-    async with engine.generate("a-request", prompt, greedy, 60) as generation:
-        return [id_ async for chunk in generation.chunks() for id_ in chunk.token_ids]
+def test_speculation_with_n_grams_changes_no_answer(answers: Callable[..., list[str]]) -> None:
+    assert answers("speculating") == answers("plain")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
-    """Of a fixture, because an engine leaves a process of Python's own behind, for the next one."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in VLLM_ON_CPU.items():
-            patch.setenv(name, value)
-        int8 = make_int8_model(tmp_path_factory.mktemp("models") / "int8")
-        return {
-            "plain": await _answers(),
-            "speculating": await _answers(VLLM_ENGINE_ARGS=N_GRAMS),
-            "int8": await _answers(
-                VLLM_HF_REPO_ID=str(int8), VLLM_ENGINE_ARGS="--quantization compressed-tensors"
-            ),
-        }
-
-
-def test_speculation_with_n_grams_changes_no_answer(answers: dict[str, list[list[int]]]) -> None:
-    assert answers["speculating"] == answers["plain"]
-
-
-def test_int8_model_writes_nearly_what_the_model_writes(
-    answers: dict[str, list[list[int]]],
-) -> None:
-    for rounded, exact in zip(answers["int8"], answers["plain"], strict=True):
-        assert rounded[:8] == exact[:8]
+def test_int8_model_writes_nearly_what_the_model_writes(answers: Callable[..., list[str]]) -> None:
+    assert answers("int8", tokens=8) == answers("plain", tokens=8)
