@@ -6,7 +6,19 @@ import argparse
 import asyncio
 import sys
 
-from benchmarks import attack, batch, connections, embeddings, kpi, queue, relay, serve, short, soak
+from benchmarks import (
+    attack,
+    batch,
+    capacity,
+    connections,
+    embeddings,
+    kpi,
+    queue,
+    relay,
+    serve,
+    short,
+    soak,
+)
 from relais_testing.leftovers import guarded_run
 
 BENCHMARKS = {
@@ -20,6 +32,7 @@ BENCHMARKS = {
     "soak": soak,
     "attack": attack,
     "batch": batch,
+    "capacity": capacity,
 }
 
 
