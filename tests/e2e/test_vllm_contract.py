@@ -118,6 +118,22 @@ async def test_what_depends_on_earlier_steps_goes_on_to_the_letter(
     await _check_cuts(vllm, sampling)
 
 
+async def test_tokens_that_nobody_waits_for_come_together_and_are_the_same(vllm: Engine) -> None:
+    sampling, prompt = replace(GREEDY, logprobs=1), await _prompt(vllm)
+    whole = await _said(vllm, sampling)
+    async with vllm.generate(
+        "a-request", prompt, sampling, TOKENS, tokens_at_once=16
+    ) as generation:
+        chunks = [chunk async for chunk in generation.chunks()]
+    assert [len(chunk.token_ids) for chunk in chunks] == [1, 16, 16, 16, TOKENS - 49]
+    assert _ids(chunks) == _ids(whole)
+    assert "".join(chunk.text for chunk in chunks) == "".join(chunk.text for chunk in whole)
+    told = [one for chunk in chunks for one in chunk.logprobs or ()]
+    assert [one.token for one in told] == [
+        one.token for chunk in whole for one in chunk.logprobs or ()
+    ]
+
+
 async def test_bad_words_are_found_across_the_cut(vllm: Engine) -> None:
     token_ids = _ids(await _said(vllm, GREEDY))
     for first, second in pairwise(token_ids):

@@ -12,7 +12,7 @@ import pytest
 from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import EngineFailed, EngineRefused, NotResumable
 from relais_common.jobs.events import AnswerEnd, Completed, Restarted, Started, Token, TokenLogprob
-from relais_common.jobs.job import Job, OnWorkerLoss, Sampling, TakenJob
+from relais_common.jobs.job import Job, OnWorkerLoss, Priority, Sampling, TakenJob, Verdict
 from relais_common.queue import codec
 from relais_common.worker.held import MOST_UNSENT, HeldJob
 from relais_common.worker.publisher import Publisher
@@ -22,8 +22,8 @@ from relais_llm_worker.engines.engine_deterministic import (
     answer_pieces,
     answer_token_ids,
 )
-from relais_llm_worker.engines.local import models_of
-from relais_llm_worker.generate import GenerateHandler
+from relais_llm_worker.engines.local import LINE_TOKENS_AT_ONCE, models_of
+from relais_llm_worker.generate import PROGRESS, GenerateHandler
 from relais_testing.builders import hold, make_job
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
@@ -472,3 +472,30 @@ async def test_if_one_answer_fails_the_others_are_stopped(bench: Bench) -> None:
     with pytest.raises(EngineFailed):
         await bench.handle(job)
     assert bench.engine.running == frozenset()
+
+
+async def test_only_a_line_that_nobody_reads_and_no_string_stops_comes_many_tokens_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    generate = bench.engine.generate
+
+    def noted(*args: Any, tokens_at_once: int) -> Any:
+        asked.append(tokens_at_once)
+        return generate(*args, tokens_at_once=tokens_at_once)
+
+    monkeypatch.setattr(bench.engine, "generate", noted)
+    for priority, stop in ((Priority.BATCH, ()), (Priority.BATCH, ("?",)), (Priority.LOW, ())):
+        await bench.handle(make_job(priority=priority, sampling=Sampling(max_tokens=3, stop=stop)))
+    assert asked == [LINE_TOKENS_AT_ONCE, 1, 1]
+
+
+async def test_progress_of_a_preempted_job_is_counted_in_tokens_however_they_came(
+    bench: Bench,
+) -> None:
+    held = hold(replace(await bench.taken(make_job()), preempted=1))
+    for _ in range(2):
+        assert not bench.handler.can_preempt(held)
+        held.add(Token("much", tuple(range(PROGRESS // 2))))
+        held.heed(Verdict(held=True, tail=held.next_seq - 1))
+    assert bench.handler.can_preempt(held)

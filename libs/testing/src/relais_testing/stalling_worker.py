@@ -41,6 +41,8 @@ class StallingEngine(engine_deterministic.DeterministicEngine):
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
         media: object | None = None,
+        *,
+        tokens_at_once: int = 1,
     ) -> AsyncIterator[Generation]:
         async with super().generate(
             request_id, prompt_token_ids, sampling, max_tokens, emitted, chat, prompt_logprobs

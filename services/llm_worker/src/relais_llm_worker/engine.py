@@ -233,6 +233,8 @@ class Engine(Protocol):
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
         media: object | None = None,
+        *,
+        tokens_at_once: int = 1,
     ) -> AbstractAsyncContextManager[Generation]:
         """Return a context that hands the request to the engine on entry.
 
@@ -244,6 +246,7 @@ class Engine(Protocol):
             chat: the conversation that the prompt is made of, if it is one: its answer may have reasoning and calls.
             prompt_logprobs: how many candidates to tell of each token of the prompt; None tells nothing.
             media: the images, as `encode_chat` returned them.
+            tokens_at_once: how many tokens a chunk after the first may wait for, which costs less.
 
         Raises (on entry):
             NotResumable: the answer cannot continue after `emitted`.

@@ -68,7 +68,7 @@ class GenerateHandler:
         return capacity - max(1, capacity // KEPT_PART)
 
     def can_preempt(self, held: HeldJob) -> bool:
-        if held.taken.preempted and held.logged < PROGRESS * held.job.answers:
+        if held.taken.preempted and held.logged_tokens < PROGRESS * held.job.answers:
             return False
         emitted = held.pieces > 0 or held.taken.interrupted is not None
         return not emitted or (held.tells_ids and self._model.can_continue(held.job))

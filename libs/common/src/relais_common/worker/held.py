@@ -53,6 +53,7 @@ class HeldJob:
         self.tells_ids = True
         self._base = taken.tail
         self._lines: list[bytes] = []
+        self._tokens: list[int] = []  # of each line
         self._last_lines: tuple[bytes, ...] = ()
         self._acknowledged = 0
         self._heeded = asyncio.Event()
@@ -101,9 +102,9 @@ class HeldJob:
         return self._ending or bool(self._last_lines) or self._halt.done()
 
     @property
-    def logged(self) -> int:
-        """How many events of this holder the log has."""
-        return self._acknowledged
+    def logged_tokens(self) -> int:
+        """How many tokens of this holder the log has."""
+        return sum(self._tokens[: self._acknowledged])
 
     @property
     def is_far_ahead(self) -> bool:
@@ -118,6 +119,7 @@ class HeldJob:
     def add(self, event: Prompt | Token | Restarted) -> None:
         """Number an event, which a publisher must send."""
         self._lines.append(codec.encode_event(event))
+        self._tokens.append(len(event.token_ids) if isinstance(event, Token) else 0)
         if isinstance(event, Token):
             self._note_text(event)
             self.pieces += 1

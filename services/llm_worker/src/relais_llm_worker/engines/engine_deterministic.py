@@ -250,6 +250,8 @@ class DeterministicEngine:
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
         media: object | None = None,
+        *,
+        tokens_at_once: int = 1,
     ) -> AsyncIterator[Generation]:
         if self._dead:
             raise EngineDead("the deterministic engine was told to die")

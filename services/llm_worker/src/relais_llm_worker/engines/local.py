@@ -9,7 +9,7 @@ import structlog
 
 from relais_common.jobs.chat import images_of
 from relais_common.jobs.errors import EngineRefused, EngineStuck, NotResumable, images_refused
-from relais_common.jobs.job import MOST_PROMPT_LOGPROBS, Job, PromptOptions
+from relais_common.jobs.job import MOST_PROMPT_LOGPROBS, Job, Priority, PromptOptions
 from relais_common.worker.status import ModelStatus
 from relais_llm_worker.continuation import obstacle, require_resumable
 from relais_llm_worker.engine import NOTHING, Chunk, EncodedChat, Engine, exceeds_context
@@ -18,6 +18,9 @@ from relais_llm_worker.engines.stall import StallWatch
 from relais_llm_worker.model import Answer, Cut, Tokens
 
 log = structlog.get_logger(__name__)
+
+LINE_TOKENS_AT_ONCE = 16
+"""Of a batch's line, which nobody reads meanwhile: what an engine made since the last ones is made again elsewhere."""
 
 
 class LocalModel:
@@ -112,6 +115,8 @@ class LocalModel:
             await self._engine.check_structure(
                 sampling, key_id=job.key_id, param="tools" if of_tools else None
             )
+        # A stop string is found in what has come, and the engine goes on until then.
+        is_line = job.priority is Priority.BATCH and not sampling.stop
         with self._stalls.running(job.channel_id, structured=structured):
             request_id = f"{job.channel_id}#{job.index}" if job.index else job.channel_id
             async with self._engine.generate(
@@ -123,6 +128,7 @@ class LocalModel:
                 chat,
                 prompt_logprobs,
                 encoded.media,
+                tokens_at_once=LINE_TOKENS_AT_ONCE if is_line else 1,
             ) as generation:
                 yield Answer(prompt, revision, generation.chunks())
 

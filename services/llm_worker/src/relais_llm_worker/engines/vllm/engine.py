@@ -202,6 +202,8 @@ class VllmEngine:
         chat: Chat | None = None,
         prompt_logprobs: int | None = None,
         media: object | None = None,
+        *,
+        tokens_at_once: int = 1,
     ) -> AsyncIterator[Generation]:
         if prompt_logprobs is not None and self._ends_at_prompt_logprobs:
             raise EngineRefused(
@@ -234,6 +236,7 @@ class VllmEngine:
             chat,
             prompt_logprobs,
             media,
+            tokens_at_once,
         )
         told_prompt = None
         if prompt_logprobs is not None:
@@ -294,10 +297,13 @@ class VllmEngine:
         chat: Chat | None,
         prompt_logprobs: int | None,
         media: Any,
+        tokens_at_once: int,
     ) -> RequestOutputCollector:
         token_ids = [*prompt_token_ids, *prefilled]
         try:
-            params = sampling_params(sampling, max_tokens, len(prefilled), forced, prompt_logprobs)
+            params = sampling_params(
+                sampling, max_tokens, len(prefilled), forced, prompt_logprobs, tokens_at_once
+            )
             # vLLM processes a raw prompt in a thread, which is worthwhile only if it also checks a specification.
             prompt: Any = tokens_input(token_ids)
             if media is not None:

@@ -30,6 +30,7 @@ def sampling_params(
     emitted: int,
     forced: Sequence[int] = (),
     prompt_logprobs: int | None = None,
+    tokens_at_once: int = 1,
 ) -> SamplingParams:
     """Return vLLM's parameters for the rest of an answer; None leaves a value to vLLM.
 
@@ -38,6 +39,7 @@ def sampling_params(
     Args:
         emitted: how many of the answer's tokens are part of the prompt.
         forced: the tokens that come first after the prompt.
+        tokens_at_once: as of `Engine.generate`.
     """
     given = {name: value for name in SETTLED if (value := getattr(sampling, name)) is not None}
     if "min_tokens" in given:
@@ -56,6 +58,7 @@ def sampling_params(
         thinking_token_budget=sampling.thinking_token_budget,
         structured_outputs=params_of(sampling),
         output_kind=RequestOutputKind.DELTA,
+        stream_interval=tokens_at_once,
         extra_args={FORCED: list(forced)} if forced else None,
     )
 
