@@ -21,6 +21,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from relais_common.jobs.chat import Message
 from relais_common.jobs.errors import (
     IdempotencyConflict,
     QueueFull,
@@ -45,9 +46,10 @@ from relais_common.jobs.job import (
 )
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec, keys
+from relais_common.queue.images import take_out
 from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
-from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.builders import COMPLETED, MODEL, make_job, picture, token_line
 from relais_testing.memory import MemoryStore
 from relais_testing.ports import Ports, memory_ports, redis_ports
 from relais_testing.steps import LONG_S, PAST_S, read_all
@@ -185,6 +187,7 @@ class TwoStores(RuleBasedStateMachine):
         idempotency=st.none()
         | st.builds(Idempotency, st.sampled_from("kl"), st.sampled_from("xy")),
         n=st.sampled_from([1, 1, 3]),
+        pictures=st.sampled_from(["", "", "A", "B", "AB", "AA"]),
     )
     def enqueue(
         self,
@@ -194,9 +197,15 @@ class TwoStores(RuleBasedStateMachine):
         on_disconnect: OnDisconnect,
         idempotency: Idempotency | None,
         n: int = 1,
+        pictures: str = "",
     ) -> None:
         job = make_job(
-            key_id, priority=priority, deadline_s=deadline_s, on_disconnect=on_disconnect, n=n
+            key_id,
+            messages=(Message("user", "What?"), *(picture(letter=one) for one in pictures)),
+            priority=priority,
+            deadline_s=deadline_s,
+            on_disconnect=on_disconnect,
+            n=n,
         )
         accepted = self._enqueue(job, idempotency)
         if accepted is not None and not accepted.duplicate:
@@ -413,10 +422,25 @@ class TwoStores(RuleBasedStateMachine):
         for job in self._jobs:
             own = int(await redis.hget(keys.job(job.channel_id), "bytes") or 0)
             summed.update({b"": own, job.key_id.encode(): own})
+        for key_id, digest in await self._images_in_redis():
+            own = int(await redis.hget(keys.image(MODEL, key_id, digest), "bytes"))
+            summed.update({b"": own, key_id.encode(): own})
         for span in await redis.zrange(keys.fading(MODEL), 0, -1):
             sums = await redis.hgetall(keys.fading_span(MODEL, int(span)))
             summed.update({key: int(own) for key, own in sums.items()})
         return counted, summed
+
+    async def _images_in_redis(self) -> set[tuple[str, str]]:
+        """Those that are there, each with its key, having checked that they are those of unfinished jobs."""
+        redis: Any = self._store.redis
+        found: set[tuple[str, str]] = set()
+        for job in self._jobs:
+            status = await redis.hget(keys.job(job.channel_id), "status")
+            if not Status(status.decode()).is_terminal:
+                found |= {(job.key_id, digest) for digest in take_out(job).images}
+        assert await redis.smembers(keys.images(MODEL)) == {":".join(one).encode() for one in found}
+        assert len(await redis.keys("*:image:*")) == len(found)
+        return found
 
     async def _places_in_redis(self) -> Counter[str]:
         """How many jobs have each status, having checked that each is where its status says."""

@@ -20,7 +20,7 @@ from relais_common.jobs.records import ApiRecord
 from relais_common.queue import keys, scripts
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
-from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
+from relais_testing.builders import COMPLETED, MODEL, make_job, picture, token_line
 from relais_testing.ports import Ports
 from relais_testing.script_faults import HIT, check_ends, check_whole, end_everything, faulty_ports
 from relais_testing.steps import (
@@ -53,7 +53,8 @@ def scenario(name: str) -> Callable[[Scenario], Scenario]:
 
 
 async def ask(ports: Ports, job: Job | None = None, **more: Any) -> Job:
-    job = make_job(on_disconnect=OnDisconnect.CANCEL) if job is None else job
+    if job is None:
+        job = make_job(on_disconnect=OnDisconnect.CANCEL, messages=(picture(),))
     defaults = {"tracing": WITH_CONTENT, "max_waiting": 100, "max_stored_bytes": 1 << 30}
     quota = Quota(requests_per_minute=1000, tokens_per_minute=100_000, tokens=50)
     await ports.intake.enqueue(job, **{"quota": quota, **defaults, **more})
@@ -87,7 +88,7 @@ async def dead_letter(ports: Ports) -> Job:
 
 @scenario("enqueue")
 async def accepts_the_first_job(ports: Ports, redis: Any) -> Step:
-    job = make_job(on_disconnect=OnDisconnect.CANCEL)
+    job = make_job(on_disconnect=OnDisconnect.CANCEL, messages=(picture(), picture(2000, "B")))
     return lambda: ask(ports, job, idempotency=Idempotency("h", "b"))
 
 
@@ -95,7 +96,7 @@ async def accepts_the_first_job(ports: Ports, redis: Any) -> Step:
 async def accepts_one_more_job(ports: Ports, redis: Any) -> Step:
     await ask(ports)
     await ask(ports, make_job("key-b"))
-    job, another = make_job(), make_job()
+    job, another = make_job(messages=(picture(),)), make_job()
     return lambda: together(ask(ports, job), ask(ports, another))
 
 
@@ -272,6 +273,16 @@ async def mends(ports: Ports, redis: Any) -> Step:
     return lambda: reap(ports)
 
 
+@scenario("reap")
+async def finds_that_an_image_is_gone(ports: Ports, redis: Any) -> Step:
+    await held_job(ports)
+    ended = make_job("key-b", messages=(picture(letter="B"),))
+    await ask(ports, ended)
+    await redis.delete(*await redis.keys("*:image:key-b:*"))
+    await ports.intake.cancel(ended.channel_id, StopReason.CLIENT)
+    return lambda: reap(ports)
+
+
 @scenario("replay")
 async def replays(ports: Ports, redis: Any) -> Step:
     letter, new = await dead_letter(ports), new_channel_id(MODEL)
@@ -371,6 +382,7 @@ async def test_start_that_failed_at_any_command_is_told_as_failed_and_made_up_fo
         [keys.open_jobs(MODEL)],
         [keys.running_jobs(MODEL)],
         [keys.held(MODEL)],
+        [keys.images(MODEL)],
     ],
     ids=lambda lost: lost[0].rpartition("}:")[2],
 )

@@ -35,6 +35,7 @@ def keys_in_code() -> set[str]:
         "priority": "<priority>",
         "key_id": "<key id>",
         "key_hash": "<hash>",
+        "image_hash": "<hash>",
         "worker_id": "<worker id>",
         "watcher_id": "<watcher id>",
         "limit": "<limit>",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from redis import Redis
 
 from relais_common.jobs.job import WorkerState
+from relais_common.queue import images as queue_images
 from relais_orchestrator.api.schemas import images
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack
@@ -71,6 +73,10 @@ async def test_native_requests_count_their_images(front: Front) -> None:
         (part(url(b"<svg/>", "image/svg+xml")), "image_url.url", "invalid_value"),
         (part(url(b"no image")), "image_url.url", "invalid_value"),
         (part("data:image/png,abc"), "image_url.url", "invalid_value"),
+        # What stands for stored images within a queued request.
+        (part("data:image/png;base64,(4000 characters)"), "image_url.url", "invalid_value"),
+        (part("(4000 characters)"), "image_url.url", "unsupported_value"),
+        (part(hashlib.sha256(PNG).hexdigest()), "image_url.url", "unsupported_value"),
         (part("file:///etc/passwd"), "image_url.url", "unsupported_value"),
         (part("https://example.org/" + "a" * 3000), "image_url.url", "invalid_value"),
         (part(detail="huge"), "image_url.detail", "unsupported_value"),
@@ -131,8 +137,38 @@ async def test_nothing_of_them_outlives_the_job(stack: Stack, front: Front, redi
             redis.config_set("rdbcompression", "no")
             return [key for key in redis.scan_iter("*") if data in (redis.dump(key) or b"")]
 
-    channel_id = await front.submit({"model": MODEL, "messages": messages(part(noise))})
-    assert [key for key in holders() if b":job:" in key]
+    asked = {"model": MODEL, "messages": messages(part(noise), part(noise))}
+    channel_ids = [await front.submit(asked) for _ in range(3)]
+    (holder,) = holders()
+    assert b":image:" in holder
     await stack.worker()
-    await ended(front, channel_id)
+    answers = [(await ended(front, channel_id))["result"] for channel_id in channel_ids]
+    assert [answer["usage"]["images"] for answer in answers] == [2, 2, 2]
     assert not holders()
+
+
+async def test_stored_images_give_the_same_answer_as_those_in_the_request(
+    stack: Stack, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stack.worker()
+    noise = part(url(PNG + random.Random(2).randbytes(3000)))
+    asked = {"model": MODEL, "messages": messages(noise, part(), noise)}
+    texts = []
+    for least_bytes in (queue_images.LEAST_BYTES, 10**9):
+        monkeypatch.setattr(queue_images, "LEAST_BYTES", least_bytes)
+        answer = await ended(front, await front.submit(asked))
+        texts.append(answer["result"]["text"])
+    assert texts[0] == texts[1]
+
+
+async def test_request_whose_image_is_gone_from_redis_fails_by_name(
+    stack: Stack, front: Front, redis_url: str
+) -> None:
+    noise = url(PNG + random.Random(3).randbytes(3000))
+    channel_id = await front.submit({"model": MODEL, "messages": messages(part(noise))})
+    with Redis.from_url(redis_url) as redis:
+        assert redis.delete(*redis.keys("*:image:*")) == 1
+    await stack.worker()
+    state = await ended(front, channel_id)
+    assert (state["status"], state["error"]["code"]) == ("failed", "image_lost")
+    assert noise[:100] not in json.dumps(state)

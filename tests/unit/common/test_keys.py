@@ -28,6 +28,8 @@ CHANNEL = f"{TAG}.AAAAAAAAAAAAAAAAAAAAAA"
         (keys.inflight(MODEL), f"relais:{{{TAG}}}:inflight"),
         (keys.deadlines(MODEL), f"relais:{{{TAG}}}:deadlines"),
         (keys.watched(MODEL), f"relais:{{{TAG}}}:watched"),
+        (keys.images(MODEL), f"relais:{{{TAG}}}:images"),
+        (keys.image(MODEL, "key-a", "c0ffee"), f"relais:{{{TAG}}}:image:key-a:c0ffee"),
         (keys.wakeup(MODEL), f"relais:{{{TAG}}}:wakeup"),
         (keys.dead(MODEL), f"relais:{{{TAG}}}:dead"),
         (keys.traces(MODEL), f"relais:{{{TAG}}}:traces"),

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from relais_common.jobs.channels import new_channel_id
-from relais_common.jobs.chat import Message
+from relais_common.jobs.chat import ImagePart, ImageUrl, Message, TextPart
 from relais_common.jobs.events import Completed, Timings, Token, Usage
 from relais_common.jobs.job import Job, Operation, TakenJob
 from relais_common.queue import codec
@@ -30,6 +30,12 @@ def make_job(key_id: str = "key-a", *, model: str = MODEL, **fields: Any) -> Job
     if not fields.keys() & {"prompt", "prompts", "embedding"}:
         defaults["messages"] = (Message("user", "Où est la gare ?"),)
     return Job(key_id=key_id, model=model, **(defaults | fields))
+
+
+def picture(characters: int = 4000, letter: str = "A") -> Message:
+    """Return a turn with an image, or what looks like one, of so much base64."""
+    url = f"data:image/png;base64,{letter * characters}"
+    return Message("user", (TextPart("What is it?"), ImagePart(ImageUrl(url))))
 
 
 def token_line(text: str = "a", *token_ids: int) -> bytes:

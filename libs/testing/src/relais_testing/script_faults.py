@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -140,6 +141,8 @@ async def _check_bytes(redis: Any, jobs: _Jobs, living: Collection[str]) -> None
     held = Counter[bytes]()
     for one in living:
         held[jobs[one][b"key_id"]] += int(jobs[one].get(b"bytes", 0))
+    for owner, own in (await _images(redis, jobs, living)).items():
+        held[owner] += own
     for span in await redis.zrange(keys.fading(MODEL), 0, -1):
         sums = await redis.hgetall(keys.fading_span(MODEL, int(span)))
         whole = sums.pop(b"")
@@ -149,6 +152,27 @@ async def _check_bytes(redis: Any, jobs: _Jobs, living: Collection[str]) -> None
     assert {key: int(own) for key, own in by_key.items()} == {k: v for k, v in held.items() if v}
     counts = await redis.hgetall(keys.counts(MODEL))
     assert int(counts.get(b"bytes", 0)) == sum(held.values())
+
+
+async def _images(redis: Any, jobs: _Jobs, living: Collection[str]) -> Counter[bytes]:
+    """Return the bytes of each key's images, having checked that those of unfinished jobs are there, and no other."""
+    wanted: Counter[tuple[bytes, bytes]] = Counter()
+    for one in living:
+        places = jobs[one].get(b"images", b"").split()
+        owner = jobs[one][b"key_id"]
+        wanted.update({(owner, place.partition(b":")[2]) for place in places})
+    assert await redis.smembers(keys.images(MODEL)) == {b":".join(one) for one in wanted}
+    there = await redis.keys("*:image:*")
+    assert len(there) == len(wanted)
+    held = Counter[bytes]()
+    for (owner, digest), number in wanted.items():
+        name = keys.image(MODEL, owner.decode(), digest.decode())
+        image = await redis.hgetall(name)
+        assert hashlib.sha256(image[b"data"]).hexdigest() == digest.decode()
+        assert int(image[b"jobs"]) == number
+        assert await redis.ttl(name) > 0, f"{name!r} stays for ever"
+        held[owner] += int(image[b"bytes"])
+    return held
 
 
 async def end_everything(ports: Ports, redis: Any) -> None:

@@ -443,6 +443,12 @@ class Unreadable(RelaisError):
     code = "unreadable_request"
 
 
+class ImageLost(RelaisError):
+    """An image of the queued request is gone from Redis, which its request outlived."""
+
+    code = "image_lost"
+
+
 class EngineFailed(RelaisError):
     """The engine failed on this request, but keeps running."""
 

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from relais_common.jobs.chat import ChatOptions, Message, ToolCallDelta
-from relais_common.jobs.errors import DecodeError, ErrorInfo, Unreadable, WorkerLost
+from relais_common.jobs.errors import DecodeError, ErrorInfo, ImageLost, Unreadable, WorkerLost
 from relais_common.jobs.events import (
     AnswerEnd,
     Cancelled,
@@ -306,3 +306,6 @@ UNREADABLE = Failed(
     Unreadable("no worker could read this request; it was made by another version").info
 )
 """The terminal event of a job whose payload cannot be decoded."""
+
+IMAGE_LOST = Failed(ImageLost("an image of this request is no longer stored; send it again").info)
+"""The terminal event of a job of which an image is gone from Redis."""

@@ -117,6 +117,16 @@ def fading_span(model: str, at: int) -> str:
     return f"{model_base(model)}:fading:{at}"
 
 
+def images(model: str) -> str:
+    """SET with TTL: `<key id>:<hash>` of each image that unfinished jobs have."""
+    return f"{model_base(model)}:images"
+
+
+def image(model: str, key_id: str, image_hash: str) -> str:
+    """HASH with TTL: an image that a key's unfinished jobs have: its data, how many have it, bytes counted for it."""
+    return f"{model_base(model)}:image:{key_id}:{image_hash}"
+
+
 def wakeup(model: str) -> str:
     """LIST, capped: what an idle worker blocks on."""
     return f"{model_base(model)}:wakeup"

@@ -120,11 +120,11 @@ class JobArguments(NamedTuple):
     on_worker_loss: OnWorkerLoss
 
     @classmethod
-    def of(cls, job: Job, *, watch_grace_s: float) -> JobArguments:
-        """Return the arguments of a job."""
+    def of(cls, job: Job, payload: bytes, *, watch_grace_s: float) -> JobArguments:
+        """Return the arguments of an encoded job."""
         return cls(
             id=job.channel_id,
-            payload=codec.encode_job(job),
+            payload=payload,
             owner=job.key_id,
             operation=job.operation,
             priority=job.priority,

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 
 _CORE = "lua/core"
-_ALL = (_CORE, "lua/journal", "lua/accounts", "lua/traces", "lua/stored", "lua/lib")
+_ALL = (_CORE, "lua/journal", "lua/accounts", "lua/traces", "lua/stored", "lua/images", "lua/lib")
 _PARTS: dict[str, tuple[str, ...]] = {
     "take": (*_ALL, "source/turns"),
     # Called most often, for every token and watcher; the library would double their cost.

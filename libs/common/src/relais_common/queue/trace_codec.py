@@ -13,6 +13,7 @@ from relais_common.jobs.job import Operation, Priority, Status
 from relais_common.jobs.records import ApiRecord, StoredAnswer
 from relais_common.jobs.traces import Phases, Trace
 from relais_common.queue import codec
+from relais_common.queue.images import stand_in
 
 _ASKED = ("messages", "chat", "prompt", "prompts", "embedding")
 
@@ -120,9 +121,10 @@ def content_of(
 
 
 def _leave_out_images(turn: dict[str, Any]) -> None:
-    """Put the type and the length of each image in place of its bytes."""
+    """Put the type and the length of each image in place of its bytes, where they are not there already."""
     content = turn.get("content")
     for part in content if isinstance(content, list) else ():
         if part.get("type") == "image_url":
             kind, _, data = part["image_url"]["url"].partition(",")
-            part["image_url"]["url"] = f"{kind},({len(data)} characters)"
+            if not data.startswith("("):
+                part["image_url"]["url"] = f"{kind},{stand_in(len(data))}"

@@ -18,6 +18,7 @@ from relais_common.jobs.records import ApiRecord, StoredAnswer
 from relais_common.jobs.traces import Trace, Tracing, traces_full
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
+from relais_common.queue.images import take_out
 from relais_common.queue.ports import LiveBatch
 from relais_common.queue.trace_codec import content_of
 from relais_testing.memory.accounts import MemoryAccounts, measure
@@ -91,7 +92,7 @@ class Record:
         """Return the bytes held for it now."""
         logged = sum(map(len, self.log))
         if self.finished_at_s is None:
-            return len(codec.encode_job(self.job)) + max(logged, self.expected_bytes)
+            return len(take_out(self.job).payload) + max(logged, self.expected_bytes)
         over_s = now_s - self.finished_at_s
         result = len((self.text or "").encode()) + len(self.vectors or b"")
         result = result if over_s < self.job.result_ttl_s else 0
@@ -184,7 +185,17 @@ class MemoryModel:
     def stored_bytes(self) -> int:
         now = self._clock()
         jobs = sum(record.stored_bytes(now) for record in self.records.values())
-        return jobs + self.traces.stored_bytes
+        images = sum(map(len, self._images().values()))
+        return jobs + images + self.traces.stored_bytes
+
+    def _images(self) -> dict[tuple[str, str], bytes]:
+        """Return the images of unfinished jobs, each key's once, by key and hash."""
+        return {
+            (record.job.key_id, digest): image
+            for record in self.records.values()
+            if not record.status.is_terminal
+            for digest, image in take_out(record.job).images.items()
+        }
 
     @property
     def is_crowded(self) -> bool:
@@ -205,8 +216,14 @@ class MemoryModel:
         held: Counter[str] = Counter()
         for record in self.records.values():
             held[record.job.key_id] += record.stored_bytes(now)
+        images, new = self._images(), take_out(job)
+        for (key_id, _), image in images.items():
+            held[key_id] += len(image)
         stored, own = self.stored_bytes, held[job.key_id]
-        more = len(codec.encode_job(job)) + self.expected_bytes(job)
+        more = len(new.payload) + self.expected_bytes(job)
+        more += sum(
+            len(image) for digest, image in new.images.items() if (job.key_id, digest) not in images
+        )
         if own + more <= SHARE * (room - stored - more):
             return
         holders = sum(map(bool, held.values()))

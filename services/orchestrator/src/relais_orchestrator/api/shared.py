@@ -11,6 +11,7 @@ from relais_common.jobs.errors import (
     EngineFailed,
     EngineRefused,
     IdempotencyConflict,
+    ImageLost,
     KeyRevoked,
     KeyStorageFull,
     ModelNotFound,
@@ -75,7 +76,7 @@ NOT_ACCEPTED = (
 """Errors for a request that is not queued."""
 
 NOT_ANSWERED = (
-    *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable),
+    *(KeyRevoked, EngineRefused, EngineFailed, NotResumable, WorkerLost, Unreadable, ImageLost),
     *(UpstreamRefused, UpstreamMisconfigured, UpstreamRateLimited, UpstreamUnavailable),
 )
 """Errors for an accepted request that did not complete."""

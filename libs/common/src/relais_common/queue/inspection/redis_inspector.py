@@ -94,7 +94,7 @@ def _again(payload: bytes, channel_id: str) -> tuple[Argument, ...]:
     except DecodeError as error:
         raise Unreadable("this request was made by another version") from error
     again = replace(job, channel_id=channel_id, on_disconnect=OnDisconnect.CONTINUE)
-    return JobArguments.of(again, watch_grace_s=0.0)
+    return JobArguments.of(again, codec.encode_job(again), watch_grace_s=0.0)
 
 
 def _channel(fields: list[Any]) -> ChannelView:

@@ -12,6 +12,7 @@
 --       expected_bytes: of the result
 --       answers: how many it has
 --       record, record_input: what the API keeps with it, '' for nothing; stored: 1 where it goes to the database
+--       images: the places of those that lie apart (`hashes_in`), '' for none; after it each of them, once
 -- Returns a list, for each job an error or {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
 --         | {'no_room', bytes, wait} | {'key_no_room', bytes of this key, wait} | {'traces_full', waiting traces}
@@ -51,12 +52,36 @@ local function why_no_room(owner, held, bytes, most)
   return {'no_room', held, wait}
 end
 
+-- Bytes of a job's images that its key does not have yet.
+local function new_image_bytes(owner, images, first)
+  local bytes = 0
+  for at, hash in ipairs(hashes_in(images)) do
+    if redis.call('EXISTS', image_key(owner, hash)) == 0 then bytes = bytes + #ARGV[first + at - 1] end
+  end
+  return bytes
+end
+
+-- A job is about to have these. They expire no sooner than it does.
+local function keep_images(owner, images, first, gone_s)
+  for at, hash in ipairs(hashes_in(images)) do
+    local key = image_key(owner, hash)
+    redis.call('SADD', IMAGES, owner .. ':' .. hash)
+    redis.call('HINCRBY', key, 'jobs', 1)
+    if redis.call('HSETNX', key, 'data', ARGV[first + at - 1]) == 1 then
+      local bytes = image_bytes(key)
+      redis.call('HSET', key, 'bytes', bytes)
+      hold(owner, bytes)
+    end
+    expire_no_sooner(gone_s, key, IMAGES)
+  end
+end
+
 local accepted = 0
 local function accept(from, to)
   local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
     on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
     tokens_per_minute, tokens_per_day, tokens, max_traces, watcher, expected_bytes, answers, record, record_input,
-    stored = unpack(ARGV, from, to)
+    stored, images = unpack(ARGV, from, to)
   max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
   requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 
@@ -78,7 +103,10 @@ local function accept(from, to)
   if tonumber(last_max or '0') ~= max_bytes then redis.call('HSET', COUNTS, 'max_bytes', max_bytes) end
   -- A store that is small beside what it may hold is not filled by what is only expected.
   local expected = max_bytes > 0 and math.min(tonumber(expected_bytes), math.floor(max_bytes / 8)) or 0
-  local no_room = why_no_room(owner, tonumber(held or '0'), #payload + #record + #record_input + expected, max_bytes)
+  -- Behind what was unpacked.
+  local first_image, bytes = from + 29, #payload + #record + #record_input + expected
+  if images ~= '' then bytes = bytes + new_image_bytes(owner, images, first_image) end
+  local no_room = why_no_room(owner, tonumber(held or '0'), bytes, max_bytes)
   if no_room then return no_room end
   local no_trace = trace ~= '' and why_no_trace(tonumber(max_traces), max_bytes)
   if no_trace then return no_trace end
@@ -96,6 +124,10 @@ local function accept(from, to)
     -- Before the job itself: without it, a repetition would make another one.
     redis.call('SET', idempotency, id .. ' ' .. body_hash, 'EX', gone_after(deadline_s, result_ttl_s))
     further.idempotency = idempotency
+  end
+  if images ~= '' then
+    further.images = images
+    keep_images(owner, images, first_image, gone_after(deadline_s, result_ttl_s))
   end
   accepted = accepted + 1
   local at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,

@@ -26,6 +26,7 @@ from relais_common.jobs.traces import Tracing
 from relais_common.queue import codec, keys
 from relais_common.queue.client.packing import Argument
 from relais_common.queue.client.scripting import Scripts
+from relais_common.queue.images import take_out
 from relais_common.queue.intake.accept_wait import ConfirmedScript
 from relais_common.queue.script_values import (
     JobArguments,
@@ -54,6 +55,7 @@ class EnqueueArguments(NamedTuple):
     record: bytes
     record_input: bytes
     stored: int
+    images: str
 
 
 class RedisJobIntake:
@@ -87,6 +89,8 @@ class RedisJobIntake:
         if idempotency is not None:
             idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
             body_hash = idempotency.body_hash
+        # Images are hashed: 2 ms per MB.
+        apart = await asyncio.to_thread(take_out, job) if job.images else take_out(job)
         further = EnqueueArguments(
             trace="" if tracing is None else "full" if tracing.content else "none",
             max_waiting=max_waiting,
@@ -105,8 +109,13 @@ class RedisJobIntake:
             record=b"" if record is None else record.head,
             record_input=b"" if record is None else record.input,
             stored=int(record is not None and record.stored),
+            images=apart.places,
         )
-        arguments = (*JobArguments.of(job, watch_grace_s=self._watch_grace_s), *further)
+        arguments: list[Argument] = [
+            *JobArguments.of(job, apart.payload, watch_grace_s=self._watch_grace_s),
+            *further,
+            *apart.images.values(),
+        ]
         answer = await self._accept(arguments, job, findable=idempotency is not None)
         if answer[0] == b"conflict":
             raise IdempotencyConflict(

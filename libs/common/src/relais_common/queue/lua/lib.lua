@@ -1,5 +1,5 @@
 -- What scripts share that take jobs in, hand them on or end them. After core.lua,
--- journal.lua, accounts.lua, traces.lua and stored.lua.
+-- journal.lua, accounts.lua, traces.lua, stored.lua and images.lua.
 
 local function lane_field(priority, owner, name)
   return 'lane:' .. priority .. ':' .. owner .. ':' .. name
@@ -238,8 +238,9 @@ end
 local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_s, most)
   local key, last = job_key(id), lines[#lines]
   local was, priority, owner, failures, taken_at, log_ttl, result_ttl, idempotency, reserved, tokens_per_minute, bytes,
-    restarts, barren, answers = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at',
-    'log_ttl_s', 'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren', 'answers'))
+    restarts, barren, answers, images = unpack(redis.call('HMGET', key, 'status', 'priority', 'key_id', 'failures', 'taken_at',
+    'log_ttl_s', 'result_ttl_s', 'idempotency', 'reserved', 'tokens_per_minute', 'bytes', 'restarts', 'barren', 'answers',
+    'images'))
   local length = log_lines(id, lines, #lines - 1) or redis.call('LLEN', log_key(id))
   local tail, took = length + 1, tally(id, status, usage, restarts)
   local todo = {{'RPUSH', log_key(id), last}}
@@ -247,6 +248,12 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   settle(todo, owner, status, took, reserved, tokens_per_minute)
   hand_over_trace(todo, id, status, lines, text, took, failures)
   later('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers', keep_s and '' or 'payload')
+  if images then
+    -- A dead letter expires when nobody looks, so it has its images itself.
+    local whole = keep_s and with_images(redis.call('HGET', key, 'payload'), owner, images)
+    if whole then later('HSET', key, 'payload', table.concat(whole)) end
+    later('HDEL', key, 'images')
+  end
   later('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
   later('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))
   -- It names a result, and is worth nothing without.
@@ -268,6 +275,7 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   carry_out(fading)
   -- From here on it is all counted again where it is not right.
   hold(owner, log_left + job_left - (bytes or 0))
+  if images then release_images(owner, images) end
   count_open(priority, owner, -(answers or 1))
   redis.call('ZREM', INFLIGHT, id)
   redis.call('ZREM', DEADLINES, id)

@@ -34,13 +34,14 @@ local function mend()
   local function note_held(owner, more)
     held[owner], bytes = (held[owner] or 0) + more, bytes + more
   end
+  local images = {}
 
   local function look(id)
     if seen[id] then return end
     seen[id] = true
-    local status, owner, priority, failures, barren, order, own, deadline_at, result_ttl_s, answers = unpack(redis.call(
+    local status, owner, priority, failures, barren, order, own, deadline_at, result_ttl_s, answers, places = unpack(redis.call(
       'HMGET', job_key(id), 'status', 'key_id', 'priority', 'failures', 'barren', 'order', 'bytes', 'deadline_at',
-      'result_ttl_s', 'answers'))
+      'result_ttl_s', 'answers', 'images'))
     if status ~= 'queued' and status ~= 'running' then
       if not status then redis.call('DEL', log_key(id)) end
       for _, set in ipairs({INFLIGHT, DEADLINES, WATCHED}) do redis.call('ZREM', set, id) end
@@ -52,6 +53,11 @@ local function mend()
     local gone_s = gone_after(math.max(0, deadline_at - NOW), result_ttl_s)
     expire_at_last(job_key(id), gone_s)
     expire_at_last(log_key(id), gone_s)
+    for _, hash in ipairs(hashes_in(places or '')) do
+      local image = images[owner .. ':' .. hash] or {owner = owner, jobs = 0, gone_s = 0}
+      image.jobs, image.gone_s = image.jobs + 1, math.max(image.gone_s, gone_s)
+      images[owner .. ':' .. hash] = image
+    end
     if status == 'running' then
       running[name] = (running[name] or 0) + (answers or 1)
       -- Nobody has it under a lease: one that is over.
@@ -114,6 +120,20 @@ local function mend()
       end
     end
     redis.call('HSET', span_key(at), '', all)
+  end
+  for _, name in ipairs(redis.call('SMEMBERS', IMAGES)) do images[name] = images[name] or {jobs = 0} end
+  for name, image in pairs(images) do
+    local key = base .. ':image:' .. name
+    if image.jobs > 0 and redis.call('HEXISTS', key, 'data') == 1 then
+      local own = image_bytes(key)
+      redis.call('HSET', key, 'jobs', image.jobs, 'bytes', own)
+      redis.call('SADD', IMAGES, name)
+      expire_no_sooner(image.gone_s, key, IMAGES)
+      note_held(image.owner, own)
+    else
+      redis.call('UNLINK', key)
+      redis.call('SREM', IMAGES, name)
+    end
   end
   for key, numbers in pairs({[OPEN] = open, [RUNNING] = running, [HELD] = held}) do
     redis.call('DEL', key)

@@ -88,7 +88,7 @@ class RedisJobSource:
         fence: bytes,
         failures: bytes,
         tail: int,
-        payload: bytes,
+        payload: bytes | list[bytes],
         deadline_in: bytes,
         queued: bytes,
         prompts: bytes,
@@ -96,10 +96,16 @@ class RedisJobSource:
         suspect: bytes,
         preempted: bytes,
     ) -> TakenJob | None:
-        """Return the job, or None if it cannot be decoded: it is then ended here, because no holder could."""
+        """Return the job, or None if it lacks an image or cannot be decoded: it is then ended here."""
         lease = Lease(channel_id.decode(), int(fence))
+        if isinstance(payload, list):
+            payload = b"".join(payload)
         if len(payload) > LARGE_BYTES:
             await asyncio.sleep(0)
+        if not payload:
+            log.error("job_image_lost", channel_id=lease.channel_id)
+            await self.finish(lease, first_seq=tail + 1, terminal=codec.IMAGE_LOST, text="")
+            return None
         try:
             return TakenJob(
                 job=codec.decode_job(payload),

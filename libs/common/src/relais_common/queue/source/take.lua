@@ -4,7 +4,8 @@
 --       answers that this worker holds, how often in a row it has left some to others ('' where shares
 --       do not matter), bytes of payloads after which it gets no further job, how many keys it wants nothing of, those keys;
 --       then repeated: id, fence: what a worker without room offers to hand back for others, the newest first
--- Returns {make_way, a list of {id, fence, failures, tail, payload, deadline_in_s, queued_s,
+-- Returns {make_way, a list of {id, fence, failures, tail, payload (or the pieces that make it; '' where an image
+--          is gone), deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision,
 --          suspect ('1': it is to run alone | '0'), how often it was preempted},
 --          left ('1' where jobs were left to other workers | '0'), ids of what was handed back}

@@ -14,14 +14,17 @@ local function runs(priority, owner)
   return running[name]
 end
 
+-- What a worker is told of a job, and the bytes of its payload.
 local function describe(id)
-  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision, barren, preempted = unpack(
-    redis.call('HMGET', job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted',
-    'prompt_token_ids', 'model_revision', 'barren', 'preempted'))
-  return {id, fence, failures, redis.call('LLEN', log_key(id)), payload,
+  local fence, failures, payload, deadline_at, accepted_at, emitted, prompt, revision, barren, preempted, owner, images =
+    unpack(redis.call('HMGET', job_key(id), 'fence', 'failures', 'payload', 'deadline_at', 'accepted_at', 'emitted',
+    'prompt_token_ids', 'model_revision', 'barren', 'preempted', 'key_id', 'images'))
+  local bytes = #(payload or '')
+  if images then payload, bytes = with_images(payload, owner, images) end
+  return {id, fence, failures, redis.call('LLEN', log_key(id)), payload or '',
     seconds(tonumber(deadline_at) - NOW), seconds(NOW - tonumber(accepted_at)),
     emitted and prompt or '', emitted and revision or '', is_suspect(failures, barren) and '1' or '0',
-    preempted or '0'}
+    preempted or '0'}, bytes or 0
 end
 
 -- False where its time is up, nil where the id is a tombstone.
@@ -43,8 +46,8 @@ local function hand_over(id, hands)
   redis.call('HSET', key, 'status', 'running', 'fence', string.format('%d', fence), 'takes', takes + 1,
     'worker', hands.worker, 'taken_at', seconds(NOW), 'lease_s', hands.lease_s)
   redis.call('ZADD', INFLIGHT, seconds(NOW + hands.lease_s), id)
-  local told = describe(id)
-  hands.bytes = hands.bytes + #(told[5] or '')
+  local told, bytes = describe(id)
+  hands.bytes = hands.bytes + bytes
   hands.ids[#hands.ids + 1] = id
   hands.answers = hands.answers + answers
   hands.jobs[#hands.jobs + 1] = told
