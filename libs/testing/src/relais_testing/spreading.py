@@ -7,16 +7,14 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
-# What imports vLLM or torch, or forks what has: so that few processes of a run do.
-_TOGETHER = {
-    "models in the test's process": re.compile(
-        r"/e2e/test_(embeddings\w*|encoder|engine_args|forced_tokens|trials|vllm_chats|vllm_contract)\."
-    ),
-    "models of servers": re.compile(
-        r"/e2e/test_(clients|lora|openai_compat|serve_benchmark|vllm\w*)\.|::test_a_vllm_worker_"
-    ),
-    "models of servers that die": re.compile(r"/faults/test_(remote_vllm|vllm_\w+)\."),
-}
+# What imports vLLM or torch in its own process, so that one process of a run does; services are forked from another.
+_IMPORTS_MODELS = re.compile(
+    r"/e2e/test_(embeddings\w*|encoder|engine_args|forced_tokens|remote_embeddings|trials|vllm_(chats|contract|images))\."
+)
+# Servers with models, which a file shares.
+_SERVES_MODELS = re.compile(
+    r"/e2e/test_(clients|lora|openai_compat|serve_benchmark|vllm\w*)\.|/faults/test_(remote_vllm|vllm_\w+)\."
+)
 # Many small tests, with fixtures for the whole file.
 _BY_FILE = re.compile(
     r"tests/(unit|docs|infra|integration/kpi)/|/integration/test_traces\.|/e2e/test_bootstrap\."
@@ -26,19 +24,16 @@ _LONG = re.compile(r"/(e2e|faults)/")
 
 def scope_of(node_id: str) -> str:
     """Return the same name for tests that belong together."""
-    for name, pattern in _TOGETHER.items():
-        if pattern.search(node_id):
-            return name
-    return node_id.partition("::")[0] if _BY_FILE.search(node_id) else node_id
+    if _IMPORTS_MODELS.search(node_id):
+        return "models in the test's process"
+    by_file = _SERVES_MODELS.search(node_id) or _BY_FILE.search(node_id)
+    return node_id.partition("::")[0] if by_file else node_id
 
 
 def turn_of(node_id: str) -> int:
     """By this number the longest begin, so that the short ones fill the end."""
-    names = [*_TOGETHER]
-    scope = scope_of(node_id)
-    if scope in names:
-        return names.index(scope)
-    return len(names) + (0 if _LONG.search(node_id) else 1)
+    kinds = (_IMPORTS_MODELS, _SERVES_MODELS, _LONG)
+    return next((at for at, kind in enumerate(kinds) if kind.search(node_id)), len(kinds))
 
 
 class Spread(LoadScopeScheduling):  # type: ignore[misc] # without types
