@@ -99,6 +99,27 @@ async def test_a_batch_s_line_waits_after_its_first_event_and_holds_up_no_other(
             assert line.has_unsent
 
 
+async def test_lines_of_batches_that_wait_share_a_call(
+    memory_store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SlowSource(memory_store)
+    publisher = Publisher(cast("JobSource", source), interval_s=3600)
+    async with background(publisher.run()):
+        lines = await take_these(
+            memory_store, *(make_job(priority=Priority.BATCH) for _ in range(3))
+        )
+        for text, first_pause_s in (("a", 3600.0), ("b", 0.01)):
+            source.may.release()
+            monkeypatch.setattr(publisher_module, "BATCH_LINE_S", first_pause_s)
+            for line in lines:
+                add(publisher, line, text)
+                # The others go with the first.
+                monkeypatch.setattr(publisher_module, "BATCH_LINE_S", 3600.0)
+            for line in lines:
+                await sent(line)
+    assert source.calls == [3, 3]
+
+
 class SlowSource:
     """Appends when it may, one call at a time."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 from prometheus_client import Histogram
@@ -24,7 +24,7 @@ some 0.1 ms of CPU time in all; together with others of its stream, a small part
 machine's cores at most, and 0.4 of one."""
 
 BATCH_LINE_S = 1.0
-"""Pause of a batch's line, which nobody reads meanwhile: so much of it is made again where it changes workers."""
+"""Pause of batches' lines, which nobody reads meanwhile: so much of them is made again where they change workers."""
 
 MEASURED_S = 0.25
 """Time over which events are counted."""
@@ -35,7 +35,7 @@ class Publisher:
 
     While few events come, a call is followed by a pause as long as the call took, so calls become rarer as this process
     or Redis gets busy. While many come, calls are `interval_s` apart. A stream's first event never waits; the others of
-    a batch's line wait for `BATCH_LINE_S`.
+    all batches' lines are sent together, within `BATCH_LINE_S`.
 
     Args:
         interval_s: the longest pause. While many events come, the first one after it flushes pending events;
@@ -51,7 +51,8 @@ class Publisher:
         self._interval_s = interval_s
         self._due: dict[HeldJob, None] = {}
         self._later: dict[HeldJob, None] = {}
-        self._of_batches: dict[HeldJob, asyncio.TimerHandle] = {}
+        self._of_batches: dict[HeldJob, None] = {}
+        self._batch_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._later_are_due = False
@@ -68,17 +69,17 @@ class Publisher:
             self._due[held] = None
             self._wake.set()
         elif of_batch and not held.is_far_ahead:
-            if held not in self._of_batches:
+            if not self._of_batches:
                 loop = asyncio.get_running_loop()
-                timer = loop.call_later(BATCH_LINE_S, self._send_of_batch, held)
-                self._of_batches[held] = timer
+                self._batch_timer = loop.call_later(BATCH_LINE_S, self._send_of_batches)
+            self._of_batches[held] = None
         else:
             self._later[held] = None
             self._schedule()
 
-    def _send_of_batch(self, held: HeldJob) -> None:
-        del self._of_batches[held]
-        self._send_at_once([held])
+    def _send_of_batches(self) -> None:
+        held_jobs, self._of_batches = self._of_batches, {}
+        self._send_at_once(held_jobs)
 
     def _schedule(self) -> None:
         """Send pending events once the pause is over. The end of a call looks after those that came meanwhile."""
@@ -130,8 +131,8 @@ class Publisher:
             await self._run()
         finally:
             self._stop_timer()
-            for timer in self._of_batches.values():
-                timer.cancel()
+            if self._batch_timer is not None:
+                self._batch_timer.cancel()
 
     async def _run(self) -> None:
         backoff = Backoff()
@@ -164,8 +165,8 @@ class Publisher:
                 self._sizes.observe(events)
             self._send_at_once(unfinished)
 
-    def _send_at_once(self, batch: list[HeldJob]) -> None:
-        batch = [held for held in batch if _is_to_send(held)]
+    def _send_at_once(self, held_jobs: Iterable[HeldJob]) -> None:
+        batch = [held for held in held_jobs if _is_to_send(held)]
         self._due.update(dict.fromkeys(batch))
         if batch:
             self._wake.set()
