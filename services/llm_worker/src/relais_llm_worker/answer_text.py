@@ -58,7 +58,8 @@ class HeldText:
 
     def give(self, *, ended: bool) -> str:
         """Return the text that may be published and was not yet."""
-        end = len(self._pending) if ended else len(self._pending) - self._held_back()
+        is_all = ended or not self._stops
+        end = len(self._pending) - (0 if is_all else self._held_back())
         given, self._pending = self._pending[:end], self._pending[end:]
         return given
 

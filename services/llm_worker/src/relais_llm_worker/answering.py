@@ -46,6 +46,8 @@ class Answering:
         self._publisher = publisher
         self._held = held
         self._job = held.job
+        self._answers = held.job.answers
+        self._tells_prompt = held.job.prompting.tells_prompt
         self._logged = logged.answers
         self._told = set(logged.prompts)
         before = held.taken.interrupted if logged.answers else None
@@ -59,7 +61,7 @@ class Answering:
         self._prompt_known = [asyncio.Event() for _ in self._prompts]
         for which in self._told:
             self._prompt_known[which].set()
-        self._texts: list[list[str]] = [[] for _ in range(held.job.answers)]
+        self._texts: list[list[str]] = [[] for _ in range(self._answers)]
         self._ends: dict[int, AnswerEnd] = {}
         self._began_s = time.monotonic()
         self._first_s: float | None = None
@@ -73,7 +75,7 @@ class Answering:
                 self._held.text.append(emitted.text)
             if emitted.end is not None:
                 self._end(index, emitted.end)
-        left = [index for index in range(self._job.answers) if index not in self._ends]
+        left = [index for index in range(self._answers) if index not in self._ends]
         if len(left) == 1:
             await self._answer(left[0])
             return self._completed()
@@ -104,7 +106,8 @@ class Answering:
         async with self._model.answer(one, cut) as answer:
             await self._note_start(which, answer)
             async for chunk in answer.chunks:
-                await self._tell_prompt(which, answer, chunk)
+                if self._tells_prompt and which not in self._told:
+                    await self._tell_prompt(which, answer, chunk)
                 if only_prompt:
                     chunk = Chunk((), "", "length", cached_tokens=chunk.cached_tokens)
                 self._first_s = self._first_s or time.monotonic()
@@ -143,9 +146,6 @@ class Answering:
 
     async def _tell_prompt(self, which: int, answer: Answer, chunk: Chunk) -> None:
         """Publish what was asked of this prompt, unless it was."""
-        prompting = self._job.prompting
-        if which in self._told or not prompting.tells_prompt:
-            return
         async with self._starting:
             if which in self._told:
                 return
@@ -199,18 +199,18 @@ class Answering:
     def _end(self, index: int, end: AnswerEnd) -> None:
         self._ends[index] = end
         # The last one is free when the job has gone.
-        self._held.places = max(1, self._job.answers - len(self._ends))
+        self._held.places = max(1, self._answers - len(self._ends))
 
     def _publish(self, index: int, chunk: Chunk) -> None:
         token = Token(
             chunk.text, chunk.token_ids, chunk.logprobs, chunk.reasoning, chunk.tool_calls, index
         )
-        if self._job.answers > 1:
+        if self._answers > 1:
             token.end = self._ends.get(index)
             self._texts[index].append(chunk.text)
         if not (token.token_ids or token.says_something or token.end):
             return
-        if len(self._ends) == self._job.answers:
+        if len(self._ends) == self._answers:
             self._held.add_last(token)
         else:
             self._held.add(token)
@@ -230,7 +230,7 @@ class Answering:
                 decode_s=round(last_s - first_s, 6),
             ),
             message=first.message,
-            answers=() if self._job.answers == 1 else tuple(map(self._whole, sorted(self._ends))),
+            answers=() if self._answers == 1 else tuple(map(self._whole, sorted(self._ends))),
         )
 
     def _whole(self, index: int) -> AnswerEnd:

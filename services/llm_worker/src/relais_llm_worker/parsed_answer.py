@@ -13,7 +13,7 @@ from relais_llm_worker.answer_text import AnswerText, exhausted
 from relais_llm_worker.engine import Chunk, Emitted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would double the cost of making one
 class Parsed:
     """What one step of the model says."""
 

@@ -231,8 +231,10 @@ class Streamed:
         """Note what one piece says, in this order."""
         self._reasoning.append(reasoning)
         self._content.append(text)
-        self._stretch("reasoning", len(reasoning))
-        self._stretch("text", len(text))
+        if reasoning:
+            self._stretch("reasoning", len(reasoning))
+        if text:
+            self._stretch("text", len(text))
         for delta in deltas:
             self._deltas.append(delta)
             self._stretch("call", int(delta.index not in self._calls))

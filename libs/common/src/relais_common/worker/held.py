@@ -119,8 +119,9 @@ class HeldJob:
     def add(self, event: Prompt | Token | Restarted) -> None:
         """Number an event, which a publisher must send."""
         self._lines.append(codec.encode_event(event))
-        self._tokens.append(len(event.token_ids) if isinstance(event, Token) else 0)
+        self._tokens.append(0)
         if isinstance(event, Token):
+            self._tokens[-1] = len(event.token_ids)
             self._note_text(event)
             self.pieces += 1
             self.tells_ids = self.tells_ids and (bool(event.token_ids) or not event.says_something)

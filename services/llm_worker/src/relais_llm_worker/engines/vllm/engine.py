@@ -167,7 +167,7 @@ class VllmEngine:
             for name, value in self._defaults.items()
             if name in SETTLED and getattr(sampling, name) is None
         }
-        settled = replace(sampling, **missing)
+        settled = replace(sampling, **missing) if missing else sampling
         return settled if chat is None else self._chats.adjusted(settled, chat)
 
     async def check_structure(
@@ -278,11 +278,13 @@ class VllmEngine:
             prompt_embeds=None,
             sampling_params=SamplingParams(skip_special_tokens=skip_special_tokens),
         )
-        detokenizer = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
+        detokenizer: Any = IncrementalDetokenizer.from_new_request(self._tokenizer, request)
 
         def decode(token_id: int) -> str:
-            detokenizer.update([token_id], stop_terminated=False)
-            return detokenizer.get_next_output_text(finished=False, delta=True)
+            # As its `update` does, which looks for stop strings too.
+            detokenizer.token_ids.append(token_id)
+            text: str = detokenizer.decode_next(token_id)
+            return text
 
         return decode
 

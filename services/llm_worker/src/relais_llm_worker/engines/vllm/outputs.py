@@ -113,13 +113,13 @@ class VllmGeneration:
         of_prompt: list[Any] = []
         while not self.finished:
             try:
-                output: Any = self._collector.get_nowait() or await self._collector.get()
+                output: Any = await self._collector.get()
             except EngineDeadError as error:
                 self.finished = True
                 raise EngineDead("vLLM's engine is dead") from error
             self.finished = output.finished
             completion = output.outputs[0]
-            repeated = self._repeated(completion)
+            repeated = self._repeated(completion) if self._forced else 0
             if completion.finish_reason not in (None, "stop", "length"):
                 raise EngineFailed("the engine ended the request with an error")
             token_ids = tuple(completion.token_ids[repeated:])
@@ -142,8 +142,6 @@ class VllmGeneration:
     def _repeated(self, completion: Any) -> int:
         """Return how many of the new tokens are forced ones, which have been published."""
         count = min(len(self._forced), len(completion.token_ids))
-        if not self._forced:
-            return 0
         expected, self._forced = self._forced[:count], self._forced[count:]
         ended = completion.finish_reason is not None and len(completion.token_ids) <= count
         if tuple(completion.token_ids[:count]) != tuple(expected) or ended:

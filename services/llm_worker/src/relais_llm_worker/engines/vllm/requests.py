@@ -60,6 +60,7 @@ def sampling_params(
         output_kind=RequestOutputKind.DELTA,
         stream_interval=tokens_at_once,
         extra_args={FORCED: list(forced)} if forced else None,
+        skip_clone=True,  # made for this request alone
     )
 
 
