@@ -499,3 +499,19 @@ async def test_progress_of_a_preempted_job_is_counted_in_tokens_however_they_cam
         held.add(Token("much", tuple(range(PROGRESS // 2))))
         held.heed(Verdict(held=True, tail=held.next_seq - 1))
     assert bench.handler.can_preempt(held)
+
+
+async def test_whether_a_job_can_continue_is_found_out_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sampling] = []
+
+    def noted(sampling: Sampling, chat: Any = None) -> Sampling:
+        asked.append(sampling)
+        return sampling
+
+    monkeypatch.setattr(bench.engine, "settled", noted)
+    held_jobs = [hold(await bench.taken(make_job(sampling=Sampling(seed=1)))) for _ in range(3)]
+    for _ in range(2):
+        assert bench.handler.enough_of(held_jobs) == [held_jobs[0].job.key_id]
+    assert len(asked) == 3

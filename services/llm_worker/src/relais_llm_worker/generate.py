@@ -57,7 +57,7 @@ class GenerateHandler:
             return ()
         unmovable = Counter[str]()
         for one in held:
-            if not self._model.can_continue(one.job):
+            if not self._can_continue(one):
                 unmovable[one.job.key_id] += one.places
         return [key_id for key_id, count in unmovable.items() if count >= most]
 
@@ -71,7 +71,13 @@ class GenerateHandler:
         if held.taken.preempted and held.logged_tokens < PROGRESS * held.job.answers:
             return False
         emitted = held.pieces > 0 or held.taken.interrupted is not None
-        return not emitted or (held.tells_ids and self._model.can_continue(held.job))
+        return not emitted or (held.tells_ids and self._can_continue(held))
+
+    def _can_continue(self, held: HeldJob) -> bool:
+        # A full worker asks this of all that it holds before each take.
+        if held.can_continue is None:
+            held.can_continue = self._model.can_continue(held.job)
+        return held.can_continue
 
     async def handle(self, held: HeldJob) -> Terminal:
         if held.job.embedding is not None:

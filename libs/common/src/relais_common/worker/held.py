@@ -41,6 +41,7 @@ class HeldJob:
         vectors: the result of a request for vectors, packed.
         pieces: number of token events that this holder published.
         tells_ids: whether all that they say came with token ids.
+        can_continue: whether it can continue elsewhere exactly; None until its handler was asked.
     """
 
     def __init__(self, taken: TakenJob, metrics: JobMetrics) -> None:
@@ -51,6 +52,7 @@ class HeldJob:
         self.vectors = b""
         self.pieces = 0
         self.tells_ids = True
+        self.can_continue: bool | None = None
         self._base = taken.tail
         self._lines: list[bytes] = []
         self._tokens: list[int] = []  # of each line
