@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from relais_orchestrator.submission.reading import Reading
 
@@ -95,7 +96,12 @@ _ELEMENTS = {
 
 
 def _filled(unit: bytes, length: int) -> bytes:
-    return b",".join([unit] * (length // (len(unit) + 1)))
+    return ((unit + b",") * (length // (len(unit) + 1)))[:-1]
+
+
+@cache
+def _members(number: int) -> bytes:
+    return b",".join(b'"%d":1' % one for one in range(number))
 
 
 def _values() -> Iterator[tuple[str, bytes]]:
@@ -117,7 +123,7 @@ def _values() -> Iterator[tuple[str, bytes]]:
     yield "text of backslashes", b'"' + rb"\\" * (space // 2) + b'"'
     yield "text of brackets and commas", b'"' + b"[,{" * (space // 3) + b'"'
     yield "a number", b"9" * space
-    names = b",".join(b'"%d":1' % number for number in range(space // 10))
+    names = _members(space // 10)
     yield "many members", b"{" + names + b"}"
     yield "one member many times", b"{" + _filled(b'"a":1', space) + b"}"
     yield "members of members", b'{"a":{' + names[: space - 20].rpartition(b",")[0] + b"}}"
@@ -141,8 +147,7 @@ def worst_bodies(route: Reading, model: str) -> Iterator[tuple[str, bytes]]:
     for field in _LONG[route]:
         for name, value in _values():
             yield f"{field}: {name}", _body(good | {field: value})
-    unknown = b",".join(b'"%d":1' % number for number in range(60_000))
-    yield "unknown fields", _body(good)[:-1] + b"," + unknown + b"}"
+    yield "unknown fields", _body(good)[:-1] + b"," + _members(60_000) + b"}"
     yield "one field many times", b"{" + _filled(_body(good)[1:-1], BYTES - 10) + b"}"
     yield "nothing but quotes", b'"' * BYTES
     yield "nothing but brackets", b"[" * BYTES
