@@ -9,6 +9,7 @@ rules of decision 38. The simulated clients ask one stream after another, as tho
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -240,6 +241,7 @@ class _World:
         self, fleet: Fleet, load: Load, costs: Costs, on: Machine, *, steady: bool
     ) -> None:
         self.fleet, self.load, self.costs, self.on = fleet, load, costs, on
+        self.steady = steady
         self.clock = clock = Clock(on.cores)
         self.redis = Loop(clock, costs.of(REDIS, "turn"), every_turn=True, sync_s=on.sync_s)
         self.fronts = self._loops(ORCHESTRATORS, fleet.orchestrators)
@@ -250,12 +252,12 @@ class _World:
         self.open = self.left = self.tokens = self.calls = self.entries = 0
         self.stream_s = self.call_s = 0.0
         self.late_s: list[float] = []
-        self._begin(steady)
+        self._begin()
 
     def _loops(self, part: str, count: int) -> list[Loop]:
         return [Loop(self.clock, self.costs.of(part, "turn")) for _ in range(count)]
 
-    def _begin(self, steady: bool) -> None:
+    def _begin(self) -> None:
         load, fleet, costs = self.load, self.fleet, self.costs
         processes: Sequence[tuple[str, Sequence[Loop]]] = (
             (REDIS, [self.redis]),
@@ -280,7 +282,7 @@ class _World:
                 self.clients[at],
                 load.requests,
             )
-            if steady:
+            if self.steady:
                 # Engines know nothing of each other's steps.
                 step_s = worker / fleet.workers / load.tokens_per_s
                 self.clock.at(step_s, partial(stream.worker.loop.put, partial(self._go_on, stream)))
@@ -336,7 +338,11 @@ class _World:
             stream.worker.loop.put(lambda: self._make(stream))
 
         if self.load.tokens_per_s:
-            self.clock.at(self.clock.now_s + 1 / self.load.tokens_per_s, make)
+            now_s = self.clock.now_s
+            if not self.steady:
+                # The deterministic engine has uvloop's timers, which count from the last whole millisecond.
+                now_s = math.floor(now_s * 1000) / 1000
+            self.clock.at(now_s + 1 / self.load.tokens_per_s, make)
         else:
             stream.worker.loop.after(make)
 
