@@ -102,7 +102,7 @@ async def test_calls_follow_a_slot_that_has_moved(
     slot, _, target = moved
     ports = redis_ports(cluster_store)
     assert await take(ports) == []  # it is known who has it
-    await ports.source.wait_for_work(MODEL, timeout_s=0.05)
+    await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.05)
     cluster.flush()  # only a slot without keys can be given away in one step
     give(cluster, slot, target)
 
@@ -116,7 +116,7 @@ async def test_calls_follow_a_slot_that_has_moved(
     await enqueue(ports, make_job())
     while True:
         try:
-            await ports.source.wait_for_work(MODEL, timeout_s=5)
+            await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=5)
             break
         except StoreUnavailable:
             continue
@@ -186,7 +186,7 @@ async def test_cluster_that_is_away_is_an_error_in_time() -> None:
         with pytest.raises(StoreUnavailable):
             await store.intake.depth(MODEL)
         with pytest.raises(StoreUnavailable):
-            await store.source.wait_for_work(MODEL, timeout_s=0.1)
+            await store.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.1)
         with pytest.raises(StoreUnavailable):
             await store.ping()
 

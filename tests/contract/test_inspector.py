@@ -454,7 +454,9 @@ async def test_unknown_channels_are_no_dead_letters(ports: Ports) -> None:
 async def test_replay_wakes_an_idle_worker(ports: Ports) -> None:
     old = (await dead(ports)).job.channel_id
     assert await take(ports, 1) == []
-    waiting = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    waiting = asyncio.create_task(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
     await replay(ports, old)
     assert await returns_at_once(waiting)
 

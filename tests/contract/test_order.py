@@ -134,7 +134,9 @@ async def test_keys_of_which_a_worker_has_enough_wait_for_others(ports: Ports) -
     assert await ask("one", "full", "other") == []
     assert await ask("one", "full") == ids(other)
     # It rang for whoever has room for them.
-    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    assert await returns_at_once(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
     assert await ask("two") == ids(full)
 
 

@@ -107,7 +107,7 @@ async def test_commands_say_at_once_that_redis_is_away_and_work_after(
         finish(ports, lease, 2),
         ports.source.renew([lease], lease_s=5),
         ports.source.release([lease]),
-        ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S),
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S),
         ports.recovery.reap(MODEL, max_failures=1, limit=1),
         ports.log.read(channel_id, after=0, limit=1),
         ports.log.look(channel_id, after=0, limit=1),
@@ -265,7 +265,9 @@ async def test_blocked_wait_says_that_redis_went_away(
     durable_server: ValkeyServer, durable_store: RedisStore
 ) -> None:
     ports = redis_ports(durable_store)
-    waiting = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    waiting = asyncio.create_task(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
 
     async def blocked() -> bool:
         info = await durable_store.redis.info("clients")
@@ -288,14 +290,18 @@ async def test_cancelled_wait_gives_its_connection_back_clean(redis_store: Redis
         return await blocked() == 0
 
     for _ in range(5):
-        waiting = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+        waiting = asyncio.create_task(
+            ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+        )
         await wait_until(blocked)
         waiting.cancel()
         await asyncio.wait({waiting})
         await wait_until(nobody_blocked)
     # A ring now is for the next who waits, not for those who gave up.
     await enqueue(ports, make_job())
-    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    assert await returns_at_once(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
 
 
 async def test_redis_that_stalls_is_unavailable_and_loses_nothing(

@@ -111,9 +111,11 @@ async def test_what_is_left_rings_for_the_others(ports: Ports) -> None:
     await shares(ports, ["a", "b"])
     await put(ports, 2)
     for _ in range(2):  # both rings of the jobs are heard
-        await ports.source.wait_for_work(MODEL, timeout_s=0.05)
+        await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.05)
     assert (await ask(ports, "a")).left
-    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    assert await returns_at_once(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
 
 
 async def test_the_same_call_gets_the_same_share(ports: Ports) -> None:

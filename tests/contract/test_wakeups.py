@@ -16,7 +16,9 @@ from relais_testing.waiting import LIVENESS_S, returns_at_once
 
 @asynccontextmanager
 async def waiting_worker(ports: Ports) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    task = asyncio.create_task(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
     await asyncio.sleep(0)
     try:
         yield task
@@ -27,13 +29,15 @@ async def waiting_worker(ports: Ports) -> AsyncIterator[asyncio.Task[None]]:
 
 async def rings(ports: Ports) -> bool:
     """Return whether a worker that waits now is woken."""
-    return await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=LIVENESS_S))
+    return await returns_at_once(
+        ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=LIVENESS_S)
+    )
 
 
 async def is_silent(ports: Ports) -> bool:
     """Return whether a worker that waits now waits until its time is over."""
     began_s = time.monotonic()
-    await ports.source.wait_for_work(MODEL, timeout_s=0.1)
+    await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.1)
     return time.monotonic() - began_s >= 0.1
 
 
@@ -42,7 +46,7 @@ async def test_waiting_for_nothing_ends_at_the_timeout(ports: Ports) -> None:
 
 
 async def test_waiting_no_time_returns(ports: Ports) -> None:
-    assert await returns_at_once(ports.source.wait_for_work(MODEL, timeout_s=0))
+    assert await returns_at_once(ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0))
 
 
 async def test_waiting_worker_wakes_at_an_enqueue(ports: Ports) -> None:
@@ -74,7 +78,7 @@ async def test_ring_before_the_wait_is_not_lost(ports: Ports) -> None:
 async def test_take_that_leaves_work_behind_rings_for_the_next(ports: Ports) -> None:
     await enqueue(ports, make_job(), make_job())
     assert await rings(ports)
-    await ports.source.wait_for_work(MODEL, timeout_s=0.05)  # both rings are heard
+    await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.05)  # both rings are heard
     await take_one(ports, worker_id="w1")
     assert await rings(ports)
 
@@ -128,7 +132,7 @@ async def test_workers_that_take_and_wait_get_all_jobs(ports: Ports) -> None:
             if len(done) == len(jobs):
                 all_done.set()
             if not taken:
-                await ports.source.wait_for_work(MODEL, timeout_s=0.5)
+                await ports.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.5)
 
     async with asyncio.TaskGroup() as group:
         for number in range(4):

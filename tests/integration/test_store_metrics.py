@@ -101,7 +101,7 @@ async def test_what_is_reaped_is_counted(store: RedisStore, registry: CollectorR
 async def test_waiting_for_work_is_no_latency_of_the_store(
     store: RedisStore, registry: CollectorRegistry
 ) -> None:
-    await store.source.wait_for_work(MODEL, timeout_s=0.01)
+    await store.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.01)
     assert read(registry).of("relais_redis_step_duration_seconds_count") == 0
 
 
@@ -113,7 +113,7 @@ async def test_a_redis_that_is_away_is_an_error_of_the_step_that_met_it(
         for step in (
             store.log.read(new_channel_id(MODEL), after=0, limit=1),
             store.recovery.reap(MODEL, max_failures=3, limit=10),
-            store.source.wait_for_work(MODEL, timeout_s=0.01),
+            store.source.wait_for_work(MODEL, worker_id="any", timeout_s=0.01),
         ):
             with pytest.raises(StoreUnavailable):
                 await step

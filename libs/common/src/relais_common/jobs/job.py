@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from relais_common.jobs.beginnings import beginnings_of
 from relais_common.jobs.chat import Chat, ChatOptions, Message, images_of
 from relais_common.jobs.limits import Buckets
 
@@ -253,6 +254,13 @@ class Job:
     def images(self) -> int:
         """How many images its messages have."""
         return sum(1 for _ in images_of(self.messages or ()))
+
+    @property
+    def beginnings(self) -> tuple[str, ...]:
+        """Names of what its prompt begins with, the longest first; empty for all but chats."""
+        if self.messages is None:
+            return ()
+        return beginnings_of(self.messages, self.chat, self.chat_template_kwargs)
 
     @property
     def conversation(self) -> Chat | None:

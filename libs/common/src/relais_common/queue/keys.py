@@ -132,6 +132,21 @@ def wakeup(model: str) -> str:
     return f"{model_base(model)}:wakeup"
 
 
+def wakeup_of(model: str, worker_id: str) -> str:
+    """LIST with TTL, capped: what wakes this worker alone, because it had the beginning of a new job's prompt."""
+    return f"{wakeup(model)}:{worker_id}"
+
+
+def homes(model: str) -> str:
+    """HASH with TTL, bounded: which worker had the beginning of a prompt last, by the beginning's name."""
+    return f"{model_base(model)}:homes"
+
+
+def older_homes(model: str) -> str:
+    """HASH with TTL, bounded: the same, of beginnings that were named before those of `homes`."""
+    return f"{homes(model)}:older"
+
+
 def dead(model: str) -> str:
     """LIST, bounded: jobs out of attempts, newest first."""
     return f"{model_base(model)}:dead"

@@ -158,8 +158,9 @@ class TakeRequest:
         idle: it has no job in its hands.
         held: jobs in its hands already.
         waited: how often in a row it was told that it had left some. At 0 it gets no more than makes its share even
-            with those of the workers that lately had room, too; from 1 on also what nobody took meanwhile, bit by bit.
-            None: whatever there is.
+            with those of the workers that lately had room, too, and half as much again of what begins like something
+            that it had lately. From 1 on also what nobody took meanwhile, bit by bit. None: whatever there is.
+        stays_s: how long, from its acceptance on, a job is left to the worker that had its beginning and has room.
         without: keys of which it has enough: their jobs are left to other workers, or to a later take.
         offers: jobs in its hands that it can hand back, the newest first; `limit` counts for nothing then. For each job
             that is given, one of them waits again, at no charge: the newest of the key that runs most. Only where
@@ -175,6 +176,7 @@ class TakeRequest:
     idle: bool
     held: int = 0
     waited: int | None = None
+    stays_s: float = 0.03
     without: Collection[str] = ()
     offers: Sequence[Lease] = ()
 
@@ -243,8 +245,8 @@ class JobSource(Protocol):
         """
         ...
 
-    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
-        """Wait until there may be something to take, or for `timeout_s` seconds."""
+    async def wait_for_work(self, model: str, *, worker_id: str, timeout_s: float) -> None:
+        """Wait until there may be something for this worker to take, or for `timeout_s` seconds."""
         ...
 
     def stop_requests(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:

@@ -12,7 +12,8 @@ from importlib.resources import files
 _CORE = "lua/core"
 _ALL = (_CORE, "lua/journal", "lua/accounts", "lua/traces", "lua/stored", "lua/images", "lua/lib")
 _PARTS: dict[str, tuple[str, ...]] = {
-    "take": (*_ALL, "source/turns"),
+    "enqueue": (*_ALL, "lua/homes"),
+    "take": (*_ALL, "lua/homes", "source/turns"),
     # Called most often, for every token and watcher; the library would double their cost.
     **dict.fromkeys(("append", "start", "watch", "unwatch"), (_CORE,)),
     **dict.fromkeys(("collect", "written", "shelve"), (_CORE, "lua/traces")),

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -154,6 +155,9 @@ class Consumer:
             except StoreUnavailable as error:
                 log.warning("take_failed", error=str(error))
                 await backoff.pause()
+        # Nothing more is left to this worker, or to wait for it.
+        with suppress(StoreUnavailable):
+            await self._source.take(replace(self._request(0, 0, (), ()), idle=True))
 
     def _room(self) -> int:
         held = self._held_jobs.places
@@ -182,21 +186,7 @@ class Consumer:
         without: Collection[str],
         offers: Sequence[Lease],
     ) -> Take:
-        held_before = self._held_jobs.places
-        take = await self._source.take(
-            TakeRequest(
-                self._settings.model,
-                max(room, 0),
-                worker_id=self._settings.worker_id,
-                call_id=self._call_id,
-                lease_s=self._settings.lease_s,
-                idle=held_before == 0,
-                held=held_before,
-                waited=waited,
-                without=without,
-                offers=offers,
-            )
-        )
+        take = await self._source.take(self._request(max(room, 0), waited, without, offers))
         # Repeat the same call until it is answered, because it may have taken effect.
         self._call_id = secrets.token_hex(8)
         await self._let_go_of(take.preempted)
@@ -209,6 +199,23 @@ class Consumer:
             self._tasks[task] = held
             task.add_done_callback(self._tasks.pop)
         return take
+
+    def _request(
+        self, limit: int, waited: int, without: Collection[str], offers: Sequence[Lease]
+    ) -> TakeRequest:
+        held = self._held_jobs.places
+        return TakeRequest(
+            self._settings.model,
+            limit,
+            worker_id=self._settings.worker_id,
+            call_id=self._call_id,
+            lease_s=self._settings.lease_s,
+            idle=held == 0,
+            held=held,
+            waited=waited,
+            without=without,
+            offers=offers,
+        )
 
     async def _let_go_of(self, channel_ids: Sequence[str]) -> None:
         """Stop these jobs, so that others get their places."""
@@ -233,7 +240,9 @@ class Consumer:
 
     async def _wait_for_work(self, stopping: asyncio.Task[bool]) -> None:
         waiting = asyncio.create_task(
-            self._source.wait_for_work(self._settings.model, timeout_s=BLOCK_S)
+            self._source.wait_for_work(
+                self._settings.model, worker_id=self._settings.worker_id, timeout_s=BLOCK_S
+            )
         )
         try:
             await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)

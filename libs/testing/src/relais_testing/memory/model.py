@@ -31,6 +31,7 @@ MOST_BYTES = 4 << 20
 TAKER_S = 10.0
 LOOK_AGAIN_S = 5.0
 MOST_PREEMPTED = 8
+MOST_LEFT = 8
 
 
 def _account(job: Job) -> tuple[bool, str]:
@@ -47,6 +48,21 @@ def stopped(reason: StopReason) -> tuple[Status, list[bytes]]:
             return Status.CANCELLED, [codec.DISCONNECTED_LINE]
         case StopReason.CLIENT:
             return Status.CANCELLED, [codec.CANCELLED_LINE]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a worker may take.
+
+    Attributes:
+        even: jobs that make its share even.
+        at_home: the same, with jobs whose beginnings it had last.
+        with_room: other workers that may be waited for.
+    """
+
+    even: int
+    at_home: int
+    with_room: Collection[str]
 
 
 @dataclass(slots=True)
@@ -125,6 +141,8 @@ class MemoryModel:
         self.service_s: float | None = None
         self.host: tuple[float, str] = (0.0, "")
         self.takers: dict[str, tuple[int, float]] = {}
+        self.homes: dict[str, str] = {}
+        """Which worker had a prompt's beginning last."""
         self.max_stored_bytes: int | None = None
         self._order = 0
 
@@ -413,17 +431,37 @@ class MemoryModel:
         self.host = (self._clock() + 10, worker_id)
         return True
 
-    def share(self, worker_id: str, held: int, waited: int) -> int:
-        """Return how many more jobs give an even share, among workers that recently had room.
+    def share(self, worker_id: str, held: int, waited: int) -> Share:
+        """Return this worker's share, among those that recently had room.
 
         What it has left before and nobody took it may take after all: its part first, then twice as much, ...
         """
-        fresh_s = self._clock() - TAKER_S
-        self.takers = {one: it for one, it in self.takers.items() if it[1] >= fresh_s}
-        others = [it[0] for one, it in self.takers.items() if one != worker_id]
+        now_s = self._clock()
+        self.takers = {one: it for one, it in self.takers.items() if it[1] >= now_s - TAKER_S}
+        others = {one: it for one, it in self.takers.items() if one != worker_id}
         waiting, workers = self.waiting, 1 + len(others)
-        even = max(0, math.ceil((held + waiting + sum(others)) / workers) - held)
-        return max(even, math.ceil(waiting / workers) * 2 ** (waited - 1)) if waited else even
+        level = math.ceil((held + waiting + sum(holds for holds, _ in others.values())) / workers)
+        even = max(0, level - held)
+        if waited:
+            even = max(even, math.ceil(waiting / workers) * 2 ** (waited - 1))
+        at_home = level + 1 + level // 2
+        with_room = {one for one, (holds, _) in others.items() if holds < at_home}
+        return Share(even, max(even, at_home - held), with_room)
+
+    def home(self, job: Job) -> str | None:
+        """Return the worker that last had the longest beginning of this job's prompt that anyone had."""
+        return next((self.homes[one] for one in job.beginnings if one in self.homes), None)
+
+    def home_to_wake(self, job: Job) -> str | None:
+        """Return its home if that one asked lately and had room; None for anyone."""
+        home = self.home(job)
+        asked_at_s = self.takers.get(home or "", (0, 0.0))[1]
+        is_there = len(self.takers) > 1 and self._clock() - asked_at_s <= TAKER_S
+        return home if is_there else None
+
+    def next_of(self, priority: Priority, key_id: str) -> Record:
+        """Return the job whose turn it is in a lane."""
+        return self.records[self.lanes[priority][key_id][0]]
 
     def note_room(self, worker_id: str, held: int | None) -> None:
         """Note how many jobs this worker holds while it has room; None if it has no room."""
@@ -534,6 +572,7 @@ class MemoryModel:
         record.fence += 1
         record.status, record.worker = Status.RUNNING, worker_id
         record.hands.take(now, lease_s)
+        self.homes.update(dict.fromkeys(record.job.beginnings, worker_id))
         record.engaged = False
         self.inflight[record.job.channel_id] = now + lease_s
         return True

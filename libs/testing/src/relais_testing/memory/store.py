@@ -35,6 +35,7 @@ from relais_common.jobs.traces import TraceBatch, Tracing
 from relais_common.queue import codec
 from relais_common.queue.fanout import Fanout
 from relais_common.queue.ports import ANY_LINE, Look, Reaped, Subscription, TakeRequest
+from relais_common.runtime.lifecycle import cancel_and_wait
 from relais_testing.memory import taking
 from relais_testing.memory.inspector import MemoryInspector
 from relais_testing.memory.model import LOOK_AGAIN_S, MemoryModel, Record, stopped
@@ -50,7 +51,7 @@ class MemoryStore:
         self._watch_grace_s = watch_grace_s
         self._models: dict[str, MemoryModel] = {}
         self._fanout = Fanout()
-        self._bells: dict[str, asyncio.Event] = {}
+        self._bells: dict[tuple[str, str], asyncio.Event] = {}
         self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
         self._workers: dict[str, tuple[float, WorkerState]] = {}
         self.inspector = MemoryInspector(self._model, self._admit, self._accepted, clock)
@@ -73,8 +74,8 @@ class MemoryStore:
         assert channel_id in model.deadlines
         model.deadlines[channel_id] = record.deadline_at_s = 1.0
 
-    def _bell(self, model: str) -> asyncio.Event:
-        return self._bells.setdefault(model, asyncio.Event())
+    def _bell(self, model: str, worker_id: str = "") -> asyncio.Event:
+        return self._bells.setdefault((model, worker_id), asyncio.Event())
 
     def _announce(self, model: str, channel_id: str) -> None:
         for listener in self._listeners.get(model, ()):
@@ -118,7 +119,8 @@ class MemoryStore:
         model.refuse_where_crowded(job)
         model.refuse_where_traces_wait(job.model, tracing)
         now = model.accounts.reserve(job, quota)
-        accepted = self._admit(model, job, quota, tracing=tracing)
+        home = model.home_to_wake(job)
+        accepted = self._admit(model, job, quota, tracing=tracing, home=home)
         model.records[job.channel_id].api_record = record
         if job.channel_id in model.watched:
             model.records[job.channel_id].watchers.add(watcher_id)
@@ -134,12 +136,13 @@ class MemoryStore:
         quota: Quota = NO_QUOTA,
         *,
         tracing: Tracing | None = None,
+        home: str | None = None,
     ) -> Accepted:
         record = model.add(job, self._watch_grace_s, quota, tracing)
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
-        self._bell(job.model).set()
+        self._bell(job.model, home or "").set()
         if job.priority is not Priority.BATCH and model.turns[Priority.BATCH]:
             self._announce(job.model, ANY_LINE)
         return accepted
@@ -262,7 +265,13 @@ class MemoryStore:
             handed = taking.by_preemption(state, request)
         elif handed is None:
             handed = taking.in_turn(state, request)
-            (bell.set if handed.more else bell.clear)()
+            if handed.more:
+                bell.set()
+            else:
+                bell.clear()
+                self._bell(request.model, request.worker_id).clear()
+            for home in handed.homes:
+                self._bell(request.model, home).set()
         jobs = tuple(self._taken(state, record) for record in handed.records)
         return Take(jobs, handed.make_way, handed.left, handed.preempted)
 
@@ -358,13 +367,16 @@ class MemoryStore:
             if model.let_go(record, max_failures=max_failures, blamed=blamed):
                 self._bell(record.job.model).set()
 
-    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+    async def wait_for_work(self, model: str, *, worker_id: str, timeout_s: float) -> None:
+        bells = (self._bell(model, worker_id), self._bell(model))
+        waits = [asyncio.create_task(bell.wait()) for bell in bells]
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._bell(model).wait()
-        except TimeoutError:
-            return
-        self._bell(model).clear()
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                await cancel_and_wait(wait)
+        for bell in bells:
+            bell.clear()
 
     @asynccontextmanager
     async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from relais_common.jobs.job import Status
 from relais_common.queue import codec
 from relais_common.queue.ports import TakeRequest
-from relais_testing.memory.model import MOST_BYTES, MemoryModel, Record
+from relais_testing.memory.model import MOST_BYTES, MOST_LEFT, MemoryModel, Record, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class Handed:
 
     Attributes:
         more: something waits for whoever asks next.
+        homes: workers to which something was left.
     """
 
     records: list[Record]
@@ -23,6 +25,7 @@ class Handed:
     left: bool = False
     preempted: tuple[str, ...] = ()
     more: bool = False
+    homes: Collection[str] = ()
 
 
 def repeated(model: MemoryModel, request: TakeRequest) -> Handed | None:
@@ -60,15 +63,22 @@ def in_turn(model: MemoryModel, request: TakeRequest) -> Handed:
     crowded = model.is_crowded
     if crowded:
         room = min(room, 0 if model.inflight else 1)
-    limit = room
+    share = Share(room, room, set())
     if request.waited is not None:
-        limit = min(room, model.share(worker_id, held, request.waited))
-    taken += _turns(model, request, limit)
-    left = limit < room and model.next_priority(request.without) is not None
+        share = model.share(worker_id, held, request.waited)
+    limit = min(room, share.even)
+    turns = _turns(model, request, limit, min(room, share.at_home), share)
+    taken += turns.taken
+    left = bool(turns.at_home or turns.over) or (
+        limit < room and model.next_priority(request.without) is not None
+    )
     answers = _answers(taken)
     model.note_room(worker_id, held + answers if answers < room else None)
-    waits = model.next_priority() is not None or (request.idle and bool(model.suspects))
-    handed = Handed(taken, make_way, left, more=waits and not crowded)
+    waits = model.next_priority(turns.at_home) is not None or (
+        request.idle and bool(model.suspects)
+    )
+    homes = set(turns.at_home.values())
+    handed = Handed(taken, make_way, left, more=waits and not crowded, homes=homes)
     _remember(model, request, handed)
     return handed
 
@@ -81,19 +91,40 @@ def _suspect(model: MemoryModel, request: TakeRequest) -> list[Record]:
     return []
 
 
-def _turns(model: MemoryModel, request: TakeRequest, limit: int) -> list[Record]:
-    taken: list[Record] = []
-    payload_bytes, without = 0, request.without
-    while _answers(taken) < limit and payload_bytes < MOST_BYTES:
+@dataclass(slots=True)
+class _Turns:
+    """What was taken in turn, and keys of which a job was left: to its home, or because this worker has its share."""
+
+    taken: list[Record] = field(default_factory=list)
+    at_home: dict[str, str] = field(default_factory=dict)
+    over: set[str] = field(default_factory=set)
+
+
+def _turns(model: MemoryModel, request: TakeRequest, limit: int, most: int, share: Share) -> _Turns:
+    turns, payload_bytes = _Turns(), 0
+    while (
+        _answers(turns.taken) < most
+        and payload_bytes < MOST_BYTES
+        and len(turns.at_home) + len(turns.over) < MOST_LEFT
+    ):
+        without = {*request.without, *turns.at_home, *turns.over}
         priority = model.next_priority(without)
         owner = priority and model.next_owner(priority, without)
         if priority is None or owner is None:
             break
-        record = model.serve(priority, owner, request.worker_id, request.lease_s, without)
-        if record is not None:
-            taken.append(record)
-            payload_bytes += len(codec.encode_job(record.job))
-    return taken
+        following = model.next_of(priority, owner)
+        home = model.home(following.job)
+        stays = home in share.with_room and model.seconds_queued(following) < request.stays_s
+        if home is not None and stays:
+            turns.at_home[owner] = home
+        elif _answers(turns.taken) >= limit and home != request.worker_id:
+            turns.over.add(owner)
+        else:
+            record = model.serve(priority, owner, request.worker_id, request.lease_s, without)
+            if record is not None:
+                turns.taken.append(record)
+                payload_bytes += len(codec.encode_job(record.job))
+    return turns
 
 
 def _answers(taken: list[Record]) -> int:

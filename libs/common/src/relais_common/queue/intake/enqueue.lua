@@ -11,6 +11,7 @@
 --       watcher: the orchestrator whose client asks, '' where it has no presence
 --       expected_bytes: of the result
 --       answers: how many it has
+--       beginnings: names of what its prompt begins with, the longest first; '' for none
 --       record, record_input: what the API keeps with it, '' for nothing; stored: 1 where it goes to the database
 --       images: the places of those that lie apart (`hashes_in`), '' for none; after it each of them, once
 -- Returns a list, for each job an error or {'accepted', id, status, position, wait, requests used, tokens used of this minute}
@@ -76,12 +77,12 @@ local function keep_images(owner, images, first, gone_s)
   end
 end
 
-local accepted = 0
+local for_anyone = 0
 local function accept(from, to)
   local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
     on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
-    tokens_per_minute, tokens_per_day, tokens, max_traces, watcher, expected_bytes, answers, record, record_input,
-    stored, images = unpack(ARGV, from, to)
+    tokens_per_minute, tokens_per_day, tokens, max_traces, watcher, expected_bytes, answers, beginnings, record,
+    record_input, stored, images = unpack(ARGV, from, to)
   max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
   requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 
@@ -129,9 +130,11 @@ local function accept(from, to)
     further.images = images
     keep_images(owner, images, first_image, gone_after(deadline_s, result_ttl_s))
   end
-  accepted = accepted + 1
+  local home = home_with_room(beginnings)
+  if beginnings ~= '' then further.beginnings = beginnings end
   local at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
     watch_grace_s, on_worker_loss, trace, further)
+  if home then ring(1, home) else for_anyone = for_anyone + 1 end
   if requests_per_minute > 0 then
     redis.call(unpack(noting_used('requests', owner, requests_per_minute, requests_used)))
   end
@@ -140,5 +143,5 @@ local function accept(from, to)
 end
 
 local told = each(accept)
-ring(accepted)
+ring(for_anyone)
 return told

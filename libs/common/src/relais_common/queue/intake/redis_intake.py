@@ -52,6 +52,7 @@ class EnqueueArguments(NamedTuple):
     watcher: str
     expected_bytes: int
     answers: int
+    beginnings: str
     record: bytes
     record_input: bytes
     stored: int
@@ -106,6 +107,7 @@ class RedisJobIntake:
             watcher=watcher_id,
             expected_bytes=job.expected_result_bytes,
             answers=job.answers,
+            beginnings=" ".join(job.beginnings),
             record=b"" if record is None else record.head,
             record_input=b"" if record is None else record.input,
             stored=int(record is not None and record.stored),

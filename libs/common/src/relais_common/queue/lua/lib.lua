@@ -22,13 +22,15 @@ end
 
 -- Capped: a ring that nobody hears must not pile up, and one that is heard leads to a take that rings on.
 local MOST_RINGS = 16
-local function ring(times)
-  local rings = {}
+local function wakeup_of(worker) return WAKEUP .. ':' .. worker end
+-- `worker`: the one to wake; nil for any.
+local function ring(times, worker)
+  local bell, rings = worker and wakeup_of(worker) or WAKEUP, {}
   for at = 1, math.min(times or 1, MOST_RINGS) do rings[at] = '1' end
   if #rings == 0 then return end
-  local length = redis.call('LPUSH', WAKEUP, unpack(rings))
-  if length > MOST_RINGS then redis.call('LTRIM', WAKEUP, 0, MOST_RINGS - 1) end
-  if length == #rings then redis.call('EXPIRE', WAKEUP, 3600) end
+  local length = redis.call('LPUSH', bell, unpack(rings))
+  if length > MOST_RINGS then redis.call('LTRIM', bell, 0, MOST_RINGS - 1) end
+  if length == #rings then redis.call('EXPIRE', bell, worker and 60 or 3600) end
 end
 
 -- Add to several of a model's counts, in one write; returns what they are then. `changes`: field, by, field, by, ...
@@ -247,7 +249,8 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
   local function later(...) todo[#todo + 1] = {...} end
   settle(todo, owner, status, took, reserved, tokens_per_minute)
   hand_over_trace(todo, id, status, lines, text, took, failures)
-  later('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers', keep_s and '' or 'payload')
+  later('HDEL', key, 'prompt_token_ids', 'stop', 'bytes', 'expected', 'watchers', 'beginnings',
+    keep_s and '' or 'payload')
   if images then
     -- A dead letter expires when nobody looks, so it has its images itself.
     local whole = keep_s and with_images(redis.call('HGET', key, 'payload'), owner, images)

@@ -74,6 +74,7 @@ class RedisJobSource:
             request.held,
             "" if request.waited is None else request.waited,
             MOST_BYTES,
+            request.stays_s,
             len(request.without),
             *request.without,
             *_flat(request.offers),
@@ -197,13 +198,13 @@ class RedisJobSource:
                 *_flat(leases),
             )
 
-    async def wait_for_work(self, model: str, *, timeout_s: float) -> None:
+    async def wait_for_work(self, model: str, *, worker_id: str, timeout_s: float) -> None:
         # Zero would block for ever.
         block_s = min(max(timeout_s, 0.001), LONGEST_BLOCK_S)
-        name = keys.wakeup(model)
+        own, name = keys.wakeup_of(model, worker_id), keys.wakeup(model)
         with self._scripts.step("wait_for_work"):
             async with self._blocking.of(name) as redis:
-                await redis.blpop([name], timeout=block_s)
+                await redis.blpop([own, name], timeout=block_s)
 
     @asynccontextmanager
     async def stop_requests(self, model: str) -> AsyncIterator[AsyncIterator[str]]:

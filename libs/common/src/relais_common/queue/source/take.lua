@@ -2,7 +2,8 @@
 -- KEYS[1] base
 -- ARGV: n, worker_id, call_id, lease_s, idle ('1' | '0'), passes before a lower priority is served, expired line,
 --       answers that this worker holds, how often in a row it has left some to others ('' where shares
---       do not matter), bytes of payloads after which it gets no further job, how many keys it wants nothing of, those keys;
+--       do not matter), bytes of payloads after which it gets no further job, seconds for which a job is left to its home,
+--       how many keys it wants nothing of, those keys;
 --       then repeated: id, fence: what a worker without room offers to hand back for others, the newest first
 -- Returns {make_way, a list of {id, fence, failures, tail, payload (or the pieces that make it; '' where an image
 --          is gone), deadline_in_s, queued_s,
@@ -12,15 +13,9 @@
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, held, waited = tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
-local most_bytes, first_offer = tonumber(ARGV[10]), 12 + tonumber(ARGV[11])
+local most_bytes, stays_s, first_offer = tonumber(ARGV[10]), tonumber(ARGV[11]), 13 + tonumber(ARGV[12])
 local hands = {worker = worker, lease_s = lease_s, expired_line = ARGV[7], jobs = {}, ids = {}, answers = 0, bytes = 0}
-for at = 12, first_offer - 1 do without[ARGV[at]] = true end
-
-local function words(text)
-  local found = {}
-  for word in string.gmatch(text, '%S+') do found[#found + 1] = word end
-  return found
-end
+for at = 13, first_offer - 1 do without[ARGV[at]] = true end
 
 local function memorise(gone)
   if #hands.ids == 0 then return end
@@ -58,7 +53,8 @@ end
 
 -- Workers that asked lately and had room for more than they got share what they hold and what waits. How many more make this
 -- one's share even; what it has left before and nobody took it may take after all: its part first, then twice as much, ...
-local TAKERS, TAKER_S = base .. ':takers', 10
+-- Of what begins as something that it had lately it may take more, by half of what each has then.
+local others_hold, even_level = {}, 0
 local function share()
   local waiting, workers, others = count('waiting'), 1, redis.call('HGETALL', TAKERS)
   local jobs = held + waiting
@@ -68,11 +64,14 @@ local function share()
       redis.call('HDEL', TAKERS, others[at])
     elseif others[at] ~= worker then
       jobs, workers = jobs + holds, workers + 1
+      others_hold[others[at]] = tonumber(holds)
     end
   end
-  local even = math.max(0, math.ceil(jobs / workers) - held)
+  even_level = math.ceil(jobs / workers)
+  local even = math.max(0, even_level - held)
   return waited == 0 and even or math.max(even, math.ceil(waiting / workers) * 2 ^ (waited - 1))
 end
+local function most_at_home() return even_level + 1 + math.floor(even_level / 2) end
 
 local function note_room(has_room)
   if has_room then
@@ -102,21 +101,50 @@ local most = count('max_bytes')
 local crowded = most > 0 and holds_more(most)
 if crowded then limit = math.min(limit, redis.call('ZCARD', INFLIGHT) == 0 and 1 or 0) end
 local room = limit
-if waited and room > 0 then limit = math.min(room, share()) end
-while hands.answers < limit and hands.bytes < most_bytes do
+local most_here = limit
+if waited and room > 0 then
+  limit = math.min(room, share())
+  most_here = math.min(room, math.max(limit, most_at_home() - held))
+end
+-- A job is left to its home for as long as that one may need to come, where it has room; and past this worker's share it takes
+-- what is at home here alone. The keys of which a job was left have no further turn in this step.
+local MOST_LEFT = 8
+local at_home, over, left_over = {}, {}, 0
+local function home_of_next(priority, owner)
+  local id = redis.call('LINDEX', lane_key(priority, owner), 0)
+  local beginnings, accepted_at = unpack(redis.call('HMGET', job_key(id), 'beginnings', 'accepted_at'))
+  local home = beginnings and home_of(beginnings)
+  local stays = home and others_hold[home] and others_hold[home] < most_at_home() and NOW - accepted_at < stays_s
+  return home, stays
+end
+while hands.answers < most_here and hands.bytes < most_bytes and left_over < MOST_LEFT do
   local priority = next_priority(patience)
   if not priority then break end
-  serve(priority, next_owner(priority), hands)
+  local owner, home, stays = next_owner(priority), nil, false
+  if next(others_hold) ~= nil then home, stays = home_of_next(priority, owner) end
+  if stays then
+    at_home[owner] = home
+  elseif hands.answers >= limit and home ~= worker then
+    over[owner] = true
+  else
+    serve(priority, owner, hands)
+  end
+  if at_home[owner] or over[owner] then without[owner], left_over = true, left_over + 1 end
 end
-local left = limit < room and next_priority(patience) and 1 or 0
+local left = (left_over > 0 or limit < room and next_priority(patience)) and 1 or 0
 note_room(hands.answers < room)
 memorise({})
-without = {}  -- What is left of those keys is for other workers.
+-- What is left of other keys is for other workers.
+without = {}
+for owner, home in pairs(at_home) do
+  without[owner] = true
+  ring(1, home)
+end
 -- Suspects alone are no reason to ring, unless for the next idle worker: one that is busy cannot take them. Nor is any job
 -- while there is no room for its answer: idle workers look again now and then.
 if not crowded and (next_priority(patience) or (idle and redis.call('EXISTS', SUSPECTS) == 1)) then
   ring()
 else
-  redis.call('DEL', WAKEUP)
+  redis.call('DEL', WAKEUP, wakeup_of(worker))
 end
 return {make_way, hands.jobs, left, {}}

@@ -30,8 +30,8 @@ end
 -- False where its time is up, nil where the id is a tombstone.
 local function hand_over(id, hands)
   local key = job_key(id)
-  local status, priority, owner, deadline_at, last_fence, takes, answers = unpack(redis.call('HMGET', key, 'status',
-    'priority', 'key_id', 'deadline_at', 'fence', 'takes', 'answers'))
+  local status, priority, owner, deadline_at, last_fence, takes, answers, beginnings = unpack(redis.call('HMGET', key,
+    'status', 'priority', 'key_id', 'deadline_at', 'fence', 'takes', 'answers', 'beginnings'))
   if status ~= 'queued' then return nil end
   if tonumber(deadline_at) <= NOW then
     conclude(id, 'expired', {hands.expired_line}, '', false)
@@ -46,6 +46,7 @@ local function hand_over(id, hands)
   redis.call('HSET', key, 'status', 'running', 'fence', string.format('%d', fence), 'takes', takes + 1,
     'worker', hands.worker, 'taken_at', seconds(NOW), 'lease_s', hands.lease_s)
   redis.call('ZADD', INFLIGHT, seconds(NOW + hands.lease_s), id)
+  if beginnings then note_home(beginnings, hands.worker) end
   local told, bytes = describe(id)
   hands.bytes = hands.bytes + bytes
   hands.ids[#hands.ids + 1] = id
