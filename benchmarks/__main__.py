@@ -13,6 +13,7 @@ from benchmarks import (
     connections,
     embeddings,
     kpi,
+    prefixes,
     queue,
     relay,
     serve,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "attack": attack,
     "batch": batch,
     "capacity": capacity,
+    "prefixes": prefixes,
 }
 
 

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.prefixes`: workers with prefix caches, simulated and real."""
