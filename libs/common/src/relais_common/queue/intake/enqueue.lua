@@ -105,7 +105,7 @@ local function accept(from, to)
   -- A store that is small beside what it may hold is not filled by what is only expected.
   local expected = max_bytes > 0 and math.min(tonumber(expected_bytes), math.floor(max_bytes / 8)) or 0
   -- Behind what was unpacked.
-  local first_image, bytes = from + 29, #payload + #record + #record_input + expected
+  local first_image, bytes = from + 30, #payload + #record + #record_input + expected
   if images ~= '' then bytes = bytes + new_image_bytes(owner, images, first_image) end
   local no_room = why_no_room(owner, tonumber(held or '0'), bytes, max_bytes)
   if no_room then return no_room end
