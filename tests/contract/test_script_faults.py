@@ -410,6 +410,20 @@ def test_every_script_that_writes_is_made_to_fail() -> None:
     assert {script for script, _ in SCENARIOS.values()} == set(scripts.NAMES) - harmless
 
 
+async def test_lane_of_nothing_but_ended_jobs_is_forgotten(redis_store: RedisStore) -> None:
+    ports, _ = faulty_ports(redis_store)
+    redis: Any = redis_store.redis
+    lane = keys.lane(MODEL, "normal", "key-a")
+    await redis.rpush(lane, "ended", "gone")
+    await redis.rpush(keys.turns(MODEL, "normal"), "key-a")
+    await redis.hset(
+        keys.counts(MODEL), mapping={"drifted": 1, "lane:normal:key-a:popped": 5, "waiting": 2}
+    )
+    await reap(ports)
+    assert await redis.exists(lane, keys.turns(MODEL, "normal")) == 0
+    assert not [field for field in await redis.hkeys(keys.counts(MODEL)) if b"lane:" in field]
+
+
 async def test_counter_that_cannot_count_on_keeps_no_job_from_its_end(
     redis_store: RedisStore,
 ) -> None:
