@@ -134,7 +134,11 @@ def _litellm(stack: ExitStack, folder: Path, command: Path, upstream: ServicePro
             "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "0",
         },
         command=(str(command),),
-        arguments=("--config", str(config), "--host", HOST, "--num_workers", "1"),
+        arguments=(
+            *("--config", str(config), "--host", HOST, "--num_workers", "1"),
+            # Clients keep their connections, idle ones too; uvicorn closes those after 5 s.
+            *("--keepalive_timeout", "600"),
+        ),
         ready_path="/health/liveliness",
     )
     stack.enter_context(process)
