@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--tokens-per-s", type=float, default=50.0, help="of each stream")
     add("--slow-steps", type=int, nargs="*", default=[1000, 10_000])
-    add("--slow-tokens-per-s", type=float, default=0.5)
+    add("--slow-tokens-per-s", type=float, default=0.2)
     add("--seconds", type=float, default=4.0, help="length of a stream, if nothing is late")
     add("--slow-seconds", type=float, default=10.0, help="of a slow one")
     add("--json", type=Path, dest="json_path", help="file for all figures as JSON")
@@ -139,7 +139,7 @@ async def measure_step(side: Server, upstream: str, streams: int, tokens: int, p
         elapsed_s=elapsed_s,
         delays_ms=tuple(told["delays_ms"]),
         cpu_us={part: spent / frames * 1e6 if frames else 0.0 for part, spent in spent_s.items()},
-        busy={part: spent_s[part] / elapsed_s for part in (CLIENT, UPSTREAM)},
+        busy={part: spent_s[part] / elapsed_s for part in (CLIENT, UPSTREAM) if frames},
         errors=tuple(told["errors"]),
     )
 

@@ -129,9 +129,9 @@ def _litellm(stack: ExitStack, folder: Path, command: Path, upstream: ServicePro
             # Neither a key nor a database: as Relais in `ENV=dev`.
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            # With its own bounds of 1,000 and 500 connections the other streams would wait.
-            "AIOHTTP_CONNECTOR_LIMIT": "0",
-            "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "0",
+            # With its own bounds of 1,000 and 500 connections the other streams would wait; 0 is no bound but 100.
+            "AIOHTTP_CONNECTOR_LIMIT": str(FILES),
+            "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(FILES),
         },
         command=(str(command),),
         arguments=(
@@ -152,6 +152,7 @@ def _relais(stack: ExitStack, folder: Path, streams: int, upstream: ServiceProce
         "MAX_CONNECTIONS": most,
         "MAX_CONNECTIONS_PER_ADDRESS": most,
         "MAX_INFLIGHT_PER_KEY": most,
+        "MAX_STREAMS_PER_KEY": most,
         "MAX_WAITING": most,
     }
     engine = {"ENGINE": "remote", "REMOTE_MAX_CONCURRENCY": most}

@@ -28,6 +28,7 @@ STAMP = re.compile(rb"(\d{7})at(\d{19});")
 DONE = b"data: [DONE]"
 OPENERS = 128
 OPENING_S = 60.0
+ENDING_S = 30.0
 PATIENCE = 2
 """Times the streams' own length for which they may take to end."""
 LEAST_PATIENCE_S = 20.0
@@ -38,21 +39,24 @@ class Stream(asyncio.Protocol):
 
     Attributes:
         opened: done at the head of a 200; fails where there is none.
-        ended: done at its end, or when the connection is lost.
-        tokens: those that came in order, each in a frame of its own.
-        whole: whether the answer came to its end.
+        ended: done when all its tokens are there, or when the connection is lost.
+        closed: done at the answer's end, likewise.
+        tokens: how many came.
+        wrong: those of another stream, out of order or not in a frame of their own.
     """
 
     __slots__ = (
-        "_delays_s", "_last_ns", "_number", "_parser", "_request", "_rest", "ended", "opened",
-        "tokens", "transport", "whole", "wrong",
+        "_delays_s", "_last_ns", "_most", "_number", "_parser", "_request", "_rest", "closed",
+        "ended", "opened", "tokens", "transport", "wrong",
     )  # fmt: skip
 
-    def __init__(self, number: int, request: bytes, delays_s: array[float]) -> None:
+    def __init__(self, number: int, request: bytes, most: int, delays_s: array[float]) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
-        self.tokens, self.wrong, self.whole = 0, 0, False
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.tokens, self.wrong = 0, 0
+        self._most = most
         self._number = b"%07d" % number
         self._request = request
         self._delays_s = delays_s
@@ -95,18 +99,21 @@ class Stream(asyncio.Protocol):
         if len(found) > 1:
             # Two tokens in one frame are one frame less than were sent.
             self.wrong += data.count(b"data: ") < len(found)
+        if self.tokens >= self._most:
+            _note(self.ended)
         if DONE in data:
-            self.whole = True
-            self._end()
+            _note(self.closed)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.opened.done():
             self.opened.set_exception(error or ConnectionError("cut before it began"))
-        self._end()
+        _note(self.ended)
+        _note(self.closed)
 
-    def _end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
+
+def _note(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _request(netloc: str, model: str, number: int, tokens: int) -> bytes:
@@ -143,7 +150,9 @@ async def _opened(
             request = _request(address.netloc, model, number, tokens)
             try:
                 _, stream = await loop.create_connection(
-                    lambda request=request, number=number: Stream(number, request, delays_s),  # type: ignore[misc]
+                    lambda request=request, number=number: Stream(
+                        number, request, tokens, delays_s
+                    ),  # type: ignore[misc]
                     host,
                     port,
                 )
@@ -182,23 +191,22 @@ async def main(
 
     spent = await measured(flow if len(streams) == count else nothing)
     sent = await asyncio.to_thread(_call, f"{upstream}/state")
+    told = _told(streams, errors, tokens)
+    await asyncio.to_thread(_call, f"{upstream}/end", b"")
+    if streams and not errors:
+        # So that the gateway is idle again when the next one runs.
+        await asyncio.wait([stream.closed for stream in streams], timeout=ENDING_S)
     for stream in streams:
         stream.transport.abort()
-    print(
-        orjson.dumps(
-            {**spent, **_told(streams, errors, tokens), "opening_s": opening_s, **sent}
-        ).decode()
-    )
+    print(orjson.dumps({**spent, **told, "opening_s": opening_s, **sent}).decode())
 
 
 def _told(streams: Sequence[Stream], errors: list[str], tokens: int) -> dict[str, Any]:
     delays_s = streams[0]._delays_s if streams else []
     wrong = sum(stream.wrong for stream in streams)
-    cut = sum(stream.ended.done() and not stream.whole for stream in streams)
-    short = sum(stream.whole and stream.tokens != tokens for stream in streams)
+    cut = sum(stream.ended.done() and stream.tokens < tokens for stream in streams)
     errors += [f"{wrong} tokens of the wrong stream, order or frame"] * bool(wrong)
     errors += [f"{cut} streams cut"] * bool(cut)
-    errors += [f"{short} streams with other tokens than were sent"] * bool(short)
     return {
         "opened": len(streams),
         "frames": sum(stream.tokens for stream in streams),

@@ -1,9 +1,10 @@
 """The upstream of every side: an OpenAI-compatible server that runs no model and costs little.
 
 A chat is answered `ANSWER_MS` after its request, whole or streamed, as a gateway asks. A chat whose prompt is
-`HELD` and a number is a stream that begins at once and then waits; `POST /go` gives all of these their tokens, each at
-the same pace, at moments spread evenly over it. A token is the stream's number and when it was written: `0000042at`,
-19 digits of monotonic nanoseconds, `;`. `GET /state` says how many streams are open and what was sent.
+`HELD` and a number is a stream that begins at once and then waits. `POST /go` gives all of these their tokens, each at
+the same pace, at moments spread evenly over it; `POST /end` ends them. A token is the stream's number and when it was
+written: `0000042at`, 19 digits of monotonic nanoseconds, `;`. `GET /state` says how many streams are open and what was
+sent.
 """
 
 from __future__ import annotations
@@ -72,22 +73,28 @@ class Upstream:
         """Begin to give each stream that is open now its tokens."""
         self._going = asyncio.create_task(self._give(list(self.held), tokens, tokens_per_s))
 
+    def end(self) -> None:
+        """End the streams that are open now."""
+        for stream in self.held:
+            stream.end()
+        self.held.clear()
+
     async def _give(self, streams: list[Connection], tokens: int, tokens_per_s: float) -> None:
         turns = max(1, round(1 / tokens_per_s / TICK_S))
         of_turn: list[list[Connection]] = [[] for _ in range(turns)]
         for at, stream in enumerate(streams):
             of_turn[at * turns // len(streams)].append(stream)
         began_s, self.sent, self._sending_s = time.monotonic(), 0, 0.0
-        for left in range(tokens - 1, -1, -1):
+        for number in range(tokens):
             for turn, some in enumerate(of_turn):
                 if not some:
                     continue
-                tick = (tokens - 1 - left) * turns + turn
+                tick = number * turns + turn
                 # One that is late gives way to its sockets all the same.
                 await asyncio.sleep(max(0.0, began_s + tick * TICK_S - time.monotonic()))
                 for stream in some:
                     if stream in self.held:
-                        stream.give_token(last=left == 0)
+                        stream.give_token()
                         self.sent += 1
                 self._sending_s = time.monotonic() - began_s
 
@@ -131,6 +138,9 @@ class Connection(asyncio.Protocol):
                 self._answer(self._upstream.state())
             case "/go":
                 self._upstream.go(**orjson.loads(body))
+                self._answer({})
+            case "/end":
+                self._upstream.end()
                 self._answer({})
             case "/v1/chat/completions":
                 self._chat(orjson.loads(body))
@@ -181,13 +191,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(_STREAM_HEAD + _frame(orjson.dumps(chunk(_ID, model, HEAD))))
         self._upstream.held[self] = None
 
-    def give_token(self, *, last: bool) -> None:
-        """Write a token, and the answer's end after the last one."""
+    def give_token(self) -> None:
+        """Write a token."""
         self._given += 1
         self._transport.write(b"%b%019d;%b" % (self._before, time.monotonic_ns(), self._after))
-        if last:
-            del self._upstream.held[self]
-            self._transport.write(_end(self._model, 1, self._given))
+
+    def end(self) -> None:
+        """Write the answer's end."""
+        self._transport.write(_end(self._model, 1, self._given))
 
 
 async def main() -> None:

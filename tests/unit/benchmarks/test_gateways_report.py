@@ -50,7 +50,7 @@ class Reading:
 
     async def start(self) -> Reading:
         self.delays_s: array[float] = array("d")
-        self.stream = Stream(7, b"", self.delays_s)
+        self.stream = Stream(7, b"", 2, self.delays_s)
         return self
 
     def read(self, *pieces: bytes) -> Stream:
@@ -135,7 +135,9 @@ async def test_a_token_that_comes_in_two_pieces_is_one(reading: Reading) -> None
     now_ns = time.monotonic_ns()
     whole = token(7, now_ns)
     stream = reading.read(whole[:60], whole[60:] + token(7, now_ns), b"data: [DONE]\n\n")
-    assert (stream.tokens, stream.wrong, stream.whole) == (2, 0, True)
+    assert (stream.tokens, stream.wrong) == (2, 0)
+    assert stream.ended.done()
+    assert stream.closed.done()
     assert len(reading.delays_s) == 2
     assert all(0 <= delay_s < 60 for delay_s in reading.delays_s)
 
