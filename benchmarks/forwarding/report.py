@@ -13,6 +13,8 @@ BARE, NGINX, LITELLM, RELAIS = "upstream alone", "nginx", "LiteLLM", "Relais"
 UPSTREAM, CLIENT = "upstream", "client"
 MAX_DELAY_MS = 1000.0
 """Of a frame at p99; above it, a side has failed a step."""
+LEAST_SENT = 0.9
+"""Of the frames per second that were offered; with fewer, the machine has no time left for the upstream."""
 _WIDTH = 16
 
 
@@ -64,6 +66,8 @@ class Step:
             return "; ".join(dict.fromkeys(self.errors))
         if self.delay_p99_ms > MAX_DELAY_MS:
             return f"p99 of a frame's delay over {MAX_DELAY_MS / 1000:g} s"
+        if self.sent_per_s < LEAST_SENT * self.offered_per_s:
+            return f"the upstream sent under {LEAST_SENT:.0%} of what was offered"
         return None
 
 

@@ -75,11 +75,12 @@ def test_upstream_and_client_are_no_gateway_s_own_cost() -> None:
         ({}, None),
         ({"delays_ms": (900.0, 1000.0)}, None),
         ({"delays_ms": (900.0, 1001.0)}, "p99 of a frame's delay over 1 s"),
+        ({"sent_per_s": 2800}, "the upstream sent under 90% of what was offered"),
         ({"errors": ("2 streams cut", "2 streams cut")}, "2 streams cut"),
         ({"errors": ("refused with 503",), "frames": 0, "delays_ms": ()}, "refused with 503"),
     ],
 )
-def test_a_step_fails_by_errors_and_by_late_frames(
+def test_a_step_fails_by_errors_by_late_frames_and_by_those_never_sent(
     changes: dict[str, object], why: str | None
 ) -> None:
     step = replace(STEP, **changes)  # type: ignore[arg-type]
@@ -94,7 +95,7 @@ def test_whoever_is_at_his_limit_is_named() -> None:
 
 
 def test_a_ladder_ends_with_its_last_passed_step_and_is_compared_there() -> None:
-    larger = replace(STEP, streams=256, frames=51_200)
+    larger = replace(STEP, streams=256, offered_per_s=12_800, sent_per_s=12_790, frames=51_200)
     late = replace(larger, delays_ms=(900.0, 2000.0))
     costly = replace(STEP, cpu_us={"litellm": 350.0, "client": 12.0}, delays_ms=(4.0, 16.0))
     text = ladder_text({BARE: [STEP, larger], LITELLM: [costly, late], RELAIS: [STEP, larger]})
