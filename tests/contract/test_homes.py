@@ -8,7 +8,7 @@ import time
 import pytest
 
 from relais_common.jobs.chat import Message
-from relais_common.jobs.job import Job, Take
+from relais_common.jobs.job import Job, Priority, Take
 from relais_common.queue import keys
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
@@ -70,7 +70,7 @@ async def at_b(ports: Ports) -> Ports:
 async def test_another_worker_leaves_it_to_its_home(at_b: Ports) -> None:
     await enqueue(at_b, ask_about("Et le quai ?"))
     take = await ask(at_b, "a")
-    assert (take.jobs, take.left) == ((), True)
+    assert (take.jobs, take.left, take.left_at_home) == ((), False, True)
     assert len((await ask(at_b, "b")).jobs) == 1
 
 
@@ -129,6 +129,13 @@ async def test_other_keys_do_not_wait_behind_it(at_b: Ports) -> None:
     assert [one.job.key_id for one in (await ask(at_b, "b")).jobs] == ["key-a"]
 
 
+async def test_past_its_share_it_takes_nothing_of_a_lower_priority(at_b: Ports) -> None:
+    await enqueue(at_b, *[make_job("key-b", priority=Priority.HIGH) for _ in range(8)])
+    await enqueue(at_b, *[ask_about(f"Le quai {n} ?") for n in range(4)])
+    jobs = (await ask(at_b, "b")).jobs
+    assert [one.job.priority for one in jobs] == [Priority.HIGH] * 6
+
+
 async def test_what_begins_like_nothing_is_anyone_s(at_b: Ports) -> None:
     await enqueue(at_b, make_job())
     assert len((await ask(at_b, "a")).jobs) == 1
@@ -140,6 +147,12 @@ async def test_a_new_job_wakes_its_home(at_b: Ports) -> None:
     await at_b.source.wait_for_work(MODEL, worker_id="a", timeout_s=0.1)
     assert time.monotonic() - before_s >= 0.1
     waiting = at_b.source.wait_for_work(MODEL, worker_id="b", timeout_s=LIVENESS_S)
+    assert await returns_at_once(waiting)
+
+
+async def test_a_home_that_does_not_come_is_not_all_that_is_woken(at_b: Ports) -> None:
+    await enqueue(at_b, ask_about("Et le quai ?"), ask_about("Et le train ?"))
+    waiting = at_b.source.wait_for_work(MODEL, worker_id="a", timeout_s=LIVENESS_S)
     assert await returns_at_once(waiting)
 
 
@@ -165,6 +178,14 @@ async def test_a_job_that_comes_back_is_at_home_where_it_was(at_b: Ports) -> Non
     await at_b.source.release([taken.lease])
     await ask(at_b, "b", room=0)  # as a worker that stops
     assert len((await ask(at_b, "a")).jobs) == 1
+
+
+async def test_a_turn_without_a_lane_holds_up_nobody(redis_store: RedisStore) -> None:
+    ports, redis = redis_ports(redis_store), redis_store.redis
+    await ask(ports, "b")
+    await redis.rpush(keys.turns(MODEL, "normal"), "key-b")
+    await enqueue(ports, make_job())
+    assert len((await ask(ports, "a")).jobs) == 1
 
 
 async def test_what_is_remembered_is_bounded(redis_store: RedisStore) -> None:

@@ -25,6 +25,9 @@ def mothers(tmp_path: Path) -> Iterator[tuple[Mother, Mother]]:
     for each in (one, other):
         each.close()
     assert one.pid is not None
+    parent = psutil.Process(one.pid)
+    # It ends what they asked for as soon as it notices.
+    block_until(lambda: not parent.children())
     os.kill(one.pid, signal.SIGKILL)
     os.waitpid(one.pid, 0)
 

@@ -8,13 +8,14 @@ import re
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from relais_testing.native_client import events_url
 from relais_testing.process_stack import MODEL, Starter, VllmStarter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,6 +28,13 @@ REMARKS = [
     "The website of the tax office does not work.",
 ]
 _METRIC = re.compile(r"^vllm:(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+
+
+def kill_all(server: ServiceProcess) -> None:
+    """Kill a server, and wait for its engine, which has the port too until it notices."""
+    engine = server.descendants()
+    server.kill()
+    psutil.wait_procs(engine, LIVENESS_S)
 
 
 async def metric(
@@ -99,7 +107,7 @@ async def test_streams_share_the_servers_and_survive_the_death_of_one(
         return min(loads) >= 2
 
     await wait_until(both_are_at_it)
-    one.kill()
+    await asyncio.to_thread(kill_all, one)
     answers = await asyncio.gather(*(whole(session, front.url, channel) for channel in wanted))
     for events, (remark, params) in zip(answers, asks * 4, strict=True):
         if params:
@@ -172,6 +180,6 @@ async def test_cancel_refusal_and_the_only_server_s_death(
     undisturbed = text_of(await whole(session, front.url, channel_id))
     channel_id = await submit(session, front.url, REMARKS[1])
     await read_events(session, events_url(front.url, channel_id), stop_after=5)
-    server.kill()
+    await asyncio.to_thread(kill_all, server)
     await asyncio.to_thread(start_vllm, PORT=str(server.port))
     assert text_of(await whole(session, front.url, channel_id)) == undisturbed

@@ -176,6 +176,47 @@ async def test_take_whose_answer_did_not_come_is_asked_for_again_under_the_same_
     assert calls[3] != calls[2]
 
 
+async def test_worker_whose_room_goes_has_nothing_left_to_it_any_more(
+    rig: Rig, ports: Ports, faults: Faults
+) -> None:
+    await enqueue(ports, make_job())
+    async with rig.running():
+        await rig.begun(1)
+        rig.handler.places = 0
+        await enqueue(ports, make_job())
+        await wait_until(lambda: _limits(faults)[-1] == 0)
+        assert _limits(faults).count(0) == 1
+
+
+async def test_worker_that_stops_has_nothing_left_to_it_any_more(
+    rig: Rig, ports: Ports, faults: Faults
+) -> None:
+    async with rig.running() as task:
+        await wait_until(lambda: _limits(faults))
+        rig.stop.set()
+        await task
+    assert _limits(faults)[-1] == 0
+
+
+async def test_worker_that_stops_runs_what_came_with_an_answer_that_was_lost(
+    rig: Rig, ports: Ports, faults: Faults
+) -> None:
+    job = make_job()
+    await enqueue(ports, job)
+    faults.lose_answer("take", 1)
+    async with rig.running() as task:
+        await wait_until(lambda: _limits(faults))
+        rig.stop.set()
+        await rig.begun(1)
+        rig.handler.complete(job)
+        await task
+    assert await status(ports, job) is Status.COMPLETED
+
+
+def _limits(faults: Faults) -> list[int]:
+    return [args[0].limit for name, args, _ in faults.calls if name == "take"]
+
+
 async def test_suspect_runs_alone_and_the_others_wait_for_its_end(rig: Rig, ports: Ports) -> None:
     suspect, other = make_job(), make_job()
     await enqueue(ports, suspect)

@@ -260,7 +260,7 @@ class Job:
         """Names of what its prompt begins with, the longest first; empty for all but chats."""
         if self.messages is None:
             return ()
-        return beginnings_of(self.messages, self.chat, self.chat_template_kwargs)
+        return beginnings_of(self.messages, self.chat.tools)
 
     @property
     def conversation(self) -> Chat | None:
@@ -372,12 +372,14 @@ class Take:
         jobs: what the worker holds now.
         make_way: a job that must run alone waits for this worker to be idle; until then it gets nothing new.
         left: jobs wait that are more than this worker's share; where nobody else takes them, it may.
+        left_at_home: jobs were left to the workers that had their beginnings; soon anyone may take them.
         preempted: channels of offered jobs that wait again; `jobs` came in their places.
     """
 
     jobs: tuple[TakenJob, ...]
     make_way: bool = False
     left: bool = False
+    left_at_home: bool = False
     preempted: tuple[str, ...] = ()
 
 

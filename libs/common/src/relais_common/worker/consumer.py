@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -107,6 +106,8 @@ class Consumer:
         self._call_id = secrets.token_hex(8)
         self._make_way_until_s = 0.0
         self._ask_at_s = 0.0
+        self._is_waited_for = False
+        """Whether its last take told others that it has room. Until it takes that back, jobs are left to it."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`, then drain: finish what fits in `drain_s`, hand the rest back.
@@ -118,6 +119,7 @@ class Consumer:
         try:
             async with asyncio.TaskGroup() as group:
                 await self._consume(group, stop)
+                await self._leave(group)
                 await self._drain()
             crashed = False
         finally:
@@ -129,35 +131,46 @@ class Consumer:
         waited = 0
         while not stop.is_set():
             room, offers = self._room(), []
-            if room <= 0:
+            if room > 0:
+                # This take brings what waits, as far as there is room.
+                self._held_jobs.lines_asked = False
+            elif not self._is_waited_for:
                 await self._wait_for_room(stopping)
                 offers = self._offers()
                 if not offers or stop.is_set():
                     continue
-            else:
-                # This take brings what waits, as far as there is room.
-                self._held_jobs.lines_asked = False
             enough_of = self._handler.enough_of(self._held_jobs.all())
             try:
                 take = await self._take(group, room, waited, enough_of, offers)
-                if offers:
+                if room <= 0:
                     continue
-                left, idle = take.left, not (take.jobs or take.make_way)
+                left, at_home = take.left, take.left_at_home
+                idle = not (take.jobs or take.make_way)
                 # Do not keep a reference while waiting: these jobs may end before the next one comes.
                 del take
                 waited = waited + 1 if left else 0
                 if left:
                     await asyncio.wait({stopping}, timeout=LEAVE_S)
-                elif idle:
+                elif at_home:
+                    await self._wait_for_work(stopping, LEAVE_S)
+                elif idle and enough_of:
                     # Jobs of a key that had enough may already wait; other workers take the wakeup for them.
-                    await (self._wait_for_room if enough_of else self._wait_for_work)(stopping)
+                    await self._wait_for_room(stopping)
+                elif idle:
+                    await self._wait_for_work(stopping, BLOCK_S)
                 backoff.reset()
             except StoreUnavailable as error:
                 log.warning("take_failed", error=str(error))
                 await backoff.pause()
-        # Nothing more is left to this worker, or to wait for it.
-        with suppress(StoreUnavailable):
-            await self._source.take(replace(self._request(0, 0, (), ()), idle=True))
+
+    async def _leave(self, group: asyncio.TaskGroup) -> None:
+        """Have nothing left to this worker any more. Jobs of a take whose answer was lost may come."""
+        try:
+            async with lived_timeout(HAND_BACK_TIMEOUT_S):
+                while (await self._take(group, 0, 0, (), (), idle=True)).jobs:
+                    pass
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("take_failed", error=str(error))
 
     def _room(self) -> int:
         held = self._held_jobs.places
@@ -185,10 +198,27 @@ class Consumer:
         waited: int,
         without: Collection[str],
         offers: Sequence[Lease],
+        *,
+        idle: bool | None = None,
     ) -> Take:
-        take = await self._source.take(self._request(max(room, 0), waited, without, offers))
+        held_before = self._held_jobs.places
+        take = await self._source.take(
+            TakeRequest(
+                self._settings.model,
+                max(room, 0),
+                worker_id=self._settings.worker_id,
+                call_id=self._call_id,
+                lease_s=self._settings.lease_s,
+                idle=held_before == 0 if idle is None else idle,
+                held=held_before,
+                waited=waited,
+                without=without,
+                offers=offers,
+            )
+        )
         # Repeat the same call until it is answered, because it may have taken effect.
         self._call_id = secrets.token_hex(8)
+        self._is_waited_for = not take.make_way and sum(one.job.answers for one in take.jobs) < room
         await self._let_go_of(take.preempted)
         # Ask again from time to time, because another worker may become idle sooner.
         self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
@@ -199,23 +229,6 @@ class Consumer:
             self._tasks[task] = held
             task.add_done_callback(self._tasks.pop)
         return take
-
-    def _request(
-        self, limit: int, waited: int, without: Collection[str], offers: Sequence[Lease]
-    ) -> TakeRequest:
-        held = self._held_jobs.places
-        return TakeRequest(
-            self._settings.model,
-            limit,
-            worker_id=self._settings.worker_id,
-            call_id=self._call_id,
-            lease_s=self._settings.lease_s,
-            idle=held == 0,
-            held=held,
-            waited=waited,
-            without=without,
-            offers=offers,
-        )
 
     async def _let_go_of(self, channel_ids: Sequence[str]) -> None:
         """Stop these jobs, so that others get their places."""
@@ -238,10 +251,10 @@ class Consumer:
         finally:
             await cancel_and_wait(freed)
 
-    async def _wait_for_work(self, stopping: asyncio.Task[bool]) -> None:
+    async def _wait_for_work(self, stopping: asyncio.Task[bool], timeout_s: float) -> None:
         waiting = asyncio.create_task(
             self._source.wait_for_work(
-                self._settings.model, worker_id=self._settings.worker_id, timeout_s=BLOCK_S
+                self._settings.model, worker_id=self._settings.worker_id, timeout_s=timeout_s
             )
         )
         try:

@@ -142,7 +142,11 @@ class MemoryStore:
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
-        self._bell(job.model, home or "").set()
+        bell = self._bell(job.model, home or "")
+        if bell.is_set():
+            # A home that has not heard the ring before may be busy, or gone.
+            self._bell(job.model).set()
+        bell.set()
         if job.priority is not Priority.BATCH and model.turns[Priority.BATCH]:
             self._announce(job.model, ANY_LINE)
         return accepted
@@ -273,7 +277,7 @@ class MemoryStore:
             for home in handed.homes:
                 self._bell(request.model, home).set()
         jobs = tuple(self._taken(state, record) for record in handed.records)
-        return Take(jobs, handed.make_way, handed.left, handed.preempted)
+        return Take(jobs, handed.make_way, handed.left, handed.left_at_home, handed.preempted)
 
     def _taken(self, model: MemoryModel, record: Record) -> TakenJob:
         return TakenJob(

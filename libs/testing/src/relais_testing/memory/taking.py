@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from relais_common.jobs.job import Status
+from relais_common.jobs.job import Priority, Status
 from relais_common.queue import codec
 from relais_common.queue.ports import TakeRequest
 from relais_testing.memory.model import MOST_BYTES, MOST_LEFT, MemoryModel, Record, Share
@@ -23,6 +23,7 @@ class Handed:
     records: list[Record]
     make_way: bool = False
     left: bool = False
+    left_at_home: bool = False
     preempted: tuple[str, ...] = ()
     more: bool = False
     homes: Collection[str] = ()
@@ -69,16 +70,22 @@ def in_turn(model: MemoryModel, request: TakeRequest) -> Handed:
     limit = min(room, share.even)
     turns = _turns(model, request, limit, min(room, share.at_home), share)
     taken += turns.taken
-    left = bool(turns.at_home or turns.over) or (
-        limit < room and model.next_priority(request.without) is not None
-    )
+    without = {*request.without, *turns.at_home}
+    left = bool(turns.over) or (limit < room and model.next_priority(without) is not None)
     answers = _answers(taken)
     model.note_room(worker_id, held + answers if answers < room else None)
     waits = model.next_priority(turns.at_home) is not None or (
         request.idle and bool(model.suspects)
     )
     homes = set(turns.at_home.values())
-    handed = Handed(taken, make_way, left, more=waits and not crowded, homes=homes)
+    handed = Handed(
+        taken,
+        make_way,
+        left,
+        left_at_home=bool(homes) and not left,
+        more=waits and not crowded,
+        homes=homes,
+    )
     _remember(model, request, handed)
     return handed
 
@@ -97,7 +104,7 @@ class _Turns:
 
     taken: list[Record] = field(default_factory=list)
     at_home: dict[str, str] = field(default_factory=dict)
-    over: set[str] = field(default_factory=set)
+    over: dict[str, Priority] = field(default_factory=dict)
 
 
 def _turns(model: MemoryModel, request: TakeRequest, limit: int, most: int, share: Share) -> _Turns:
@@ -112,13 +119,16 @@ def _turns(model: MemoryModel, request: TakeRequest, limit: int, most: int, shar
         owner = priority and model.next_owner(priority, without)
         if priority is None or owner is None:
             break
+        # What is left to others goes before what is at home here and has a lower priority.
+        if turns.over and priority not in turns.over.values():
+            break
         following = model.next_of(priority, owner)
         home = model.home(following.job)
         stays = home in share.with_room and model.seconds_queued(following) < request.stays_s
         if home is not None and stays:
             turns.at_home[owner] = home
         elif _answers(turns.taken) >= limit and home != request.worker_id:
-            turns.over.add(owner)
+            turns.over[owner] = priority
         else:
             record = model.serve(priority, owner, request.worker_id, request.lease_s, without)
             if record is not None:

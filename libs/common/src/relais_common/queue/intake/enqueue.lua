@@ -134,7 +134,8 @@ local function accept(from, to)
   if beginnings ~= '' then further.beginnings = beginnings end
   local at, wait = admit(id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s,
     watch_grace_s, on_worker_loss, trace, further)
-  if home then ring(1, home) else for_anyone = for_anyone + 1 end
+  -- A home that has not heard the ring before may be busy, or gone.
+  if not home or ring(1, home) > 1 then for_anyone = for_anyone + 1 end
   if requests_per_minute > 0 then
     redis.call(unpack(noting_used('requests', owner, requests_per_minute, requests_used)))
   end

@@ -23,14 +23,15 @@ end
 -- Capped: a ring that nobody hears must not pile up, and one that is heard leads to a take that rings on.
 local MOST_RINGS = 16
 local function wakeup_of(worker) return WAKEUP .. ':' .. worker end
--- `worker`: the one to wake; nil for any.
+-- `worker`: the one to wake; nil for any. Returns how many rings are there then.
 local function ring(times, worker)
   local bell, rings = worker and wakeup_of(worker) or WAKEUP, {}
   for at = 1, math.min(times or 1, MOST_RINGS) do rings[at] = '1' end
-  if #rings == 0 then return end
+  if #rings == 0 then return 0 end
   local length = redis.call('LPUSH', bell, unpack(rings))
   if length > MOST_RINGS then redis.call('LTRIM', bell, 0, MOST_RINGS - 1) end
   if length == #rings then redis.call('EXPIRE', bell, worker and 60 or 3600) end
+  return length
 end
 
 -- Add to several of a model's counts, in one write; returns what they are then. `changes`: field, by, field, by, ...

@@ -81,7 +81,13 @@ class RedisJobSource:
         )
         jobs = [job for item in answer if (job := await self._taken(*item)) is not None]
         preempted = tuple(channel_id.decode() for channel_id in gone)
-        return Take(tuple(jobs), bool(make_way), bool(left), preempted)
+        return Take(
+            tuple(jobs),
+            bool(make_way),
+            left=left == 1,
+            left_at_home=left == 2,
+            preempted=preempted,
+        )
 
     async def _taken(
         self,

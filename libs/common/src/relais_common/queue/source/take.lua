@@ -9,7 +9,7 @@
 --          is gone), deadline_in_s, queued_s,
 --          prompt token ids (JSON; '' where no token was published yet), model revision,
 --          suspect ('1': it is to run alone | '0'), how often it was preempted},
---          left ('1' where jobs were left to other workers | '0'), ids of what was handed back}
+--          left (1 where jobs were left to other workers | 2 to their homes alone | 0), ids of what was handed back}
 local limit, worker, call, lease_s, idle = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local patience, held, waited = tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local memo = base .. ':take:' .. worker
@@ -109,9 +109,10 @@ end
 -- A job is left to its home for as long as that one may need to come, where it has room; and past this worker's share it takes
 -- what is at home here alone. The keys of which a job was left have no further turn in this step.
 local MOST_LEFT = 8
-local at_home, over, left_over = {}, {}, 0
+local at_home, over, left_over = {}, nil, 0
 local function home_of_next(priority, owner)
   local id = redis.call('LINDEX', lane_key(priority, owner), 0)
+  if not id then return end
   local beginnings, accepted_at = unpack(redis.call('HMGET', job_key(id), 'beginnings', 'accepted_at'))
   local home = beginnings and home_of(beginnings)
   local stays = home and others_hold[home] and others_hold[home] < most_at_home() and NOW - accepted_at < stays_s
@@ -119,19 +120,21 @@ local function home_of_next(priority, owner)
 end
 while hands.answers < most_here and hands.bytes < most_bytes and left_over < MOST_LEFT do
   local priority = next_priority(patience)
-  if not priority then break end
+  -- What is left to others goes before what is at home here and has a lower priority.
+  if not priority or over and over ~= priority then break end
   local owner, home, stays = next_owner(priority), nil, false
   if next(others_hold) ~= nil then home, stays = home_of_next(priority, owner) end
   if stays then
     at_home[owner] = home
   elseif hands.answers >= limit and home ~= worker then
-    over[owner] = true
+    over = priority
   else
     serve(priority, owner, hands)
+    owner = nil
   end
-  if at_home[owner] or over[owner] then without[owner], left_over = true, left_over + 1 end
+  if owner then without[owner], left_over = true, left_over + 1 end
 end
-local left = (left_over > 0 or limit < room and next_priority(patience)) and 1 or 0
+local left = (over or limit < room and next_priority(patience)) and 1 or left_over > 0 and 2 or 0
 note_room(hands.answers < room)
 memorise({})
 -- What is left of other keys is for other workers.

@@ -57,8 +57,9 @@ end
 
 -- Keys of a priority that wait, in turn, as far as they are looked at.
 local function turns_of(priority)
-  local owners = {}
-  for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, next(without) == nil and LOOKED_AT - 1 or -1)) do
+  local owners, last = {}, LOOKED_AT - 1
+  for _ in pairs(without) do last = last + 1 end
+  for _, owner in ipairs(redis.call('LRANGE', turns_key(priority), 0, last)) do
     if not without[owner] then owners[#owners + 1] = owner end
     if #owners == LOOKED_AT then break end
   end
