@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from relais_common.jobs.channels import new_channel_id
-from relais_common.jobs.errors import KeyStorageFull, StorageFull
+from relais_common.jobs.errors import ImageLost, KeyStorageFull, StorageFull
 from relais_common.jobs.events import Failed
 from relais_common.jobs.job import Job, OnDisconnect, StopReason, TakenJob
 from relais_common.queue import keys
+from relais_common.queue.images import take_out
 from relais_common.queue.redis_store import RedisStore
 from relais_common.queue.source.redis_source import MOST_BYTES
 from relais_testing.builders import MODEL, make_job, picture
@@ -264,10 +265,60 @@ async def test_image_that_expired_is_counted_no_more(redis_store: RedisStore) ->
     await redis.hdel(keys.job(job.channel_id), "images")
     await ports.intake.cancel(job.channel_id, StopReason.CLIENT)
     assert await held(ports) > IMAGE
-    await redis.delete(*await redis.keys("*:image:*"))
+    ttls = {name: await redis.ttl(name) for name in await images_in(redis)}
+    for name, ttl in ttls.items():
+        await redis.expire(name, ttl - min(ttls.values()))
+    assert await redis.keys("*:image:*") == []
     await reap(ports)
     assert await images_in(redis) == []
     assert await held(ports) < IMAGE / 2
+
+
+async def test_image_that_was_deleted_and_is_sent_again_is_kept_for_all_its_jobs(
+    redis_store: RedisStore,
+) -> None:
+    ports, redis = redis_ports(redis_store), redis_store.redis
+    first, second = shown(), shown()
+    await enqueue(ports, first)
+    await redis.delete(*await redis.keys("*:image:*"))
+    await enqueue(ports, second)
+    await reap(ports)
+    assert IMAGE < await held(ports) < 1.5 * IMAGE
+    await finish(ports, (await take_one(ports)).lease, 2)
+    assert (await take_one(ports)).job == second
+
+
+async def refuse_to_replay(ports: Ports, channel_id: str) -> None:
+    with pytest.raises(ImageLost):
+        await ports.inspector.replay(
+            channel_id, new_channel_id=new_channel_id(MODEL), max_waiting=9
+        )
+    assert await ports.inspector.dead_letter(channel_id) is not None
+    assert await take(ports, 9) == []
+
+
+async def test_dead_letter_whose_image_was_gone_is_not_replayed(redis_store: RedisStore) -> None:
+    ports, redis = redis_ports(redis_store), redis_store.redis
+    taken = await running(ports, shown())
+    await start(ports, taken.lease)
+    await redis.delete(*await redis.keys("*:image:*"))
+    await crash(ports, taken.lease, max_failures=1)
+    await refuse_to_replay(ports, taken.lease.channel_id)
+    assert await ports.inspector.drop(taken.lease.channel_id)
+
+
+async def test_dead_letter_of_a_version_without_images_is_not_replayed(
+    redis_store: RedisStore,
+) -> None:
+    ports, channel_id = redis_ports(redis_store), (job := shown()).channel_id
+    taken = await running(ports, job)
+    await start(ports, taken.lease)
+    await crash(ports, taken.lease, max_failures=1)
+    apart = take_out(job)
+    await redis_store.redis.hset(
+        keys.job(channel_id), mapping={"payload": apart.payload, "images": apart.places}
+    )
+    await refuse_to_replay(ports, channel_id)
 
 
 async def test_refused_job_stores_no_image(redis_store: RedisStore) -> None:

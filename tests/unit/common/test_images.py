@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from relais_common.jobs.chat import ImagePart, ImageUrl, Message, TextPart
+from relais_common.jobs.errors import DecodeError
 from relais_common.jobs.job import Job
 from relais_common.queue import codec
 from relais_common.queue.images import LEAST_BYTES, Apart, stand_in, take_out
@@ -50,8 +51,18 @@ JOBS = {
 def test_job_with_its_images_put_back_is_what_it_was(job: Job) -> None:
     apart = take_out(job)
     assert apart.places
-    assert put_back(apart) == codec.encode_job(job)
+    assert codec.decode_job(put_back(apart)) == job
     assert all(hashlib.sha256(one).hexdigest() == digest for digest, one in apart.images.items())
+
+
+def test_version_that_does_not_know_of_images_apart_cannot_decode_such_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would otherwise blame the client for what stands for the images."""
+    payload = take_out(make_job(messages=(picture(),))).payload
+    monkeypatch.setattr(codec, "APART", "unknown")
+    with pytest.raises(DecodeError):
+        codec.decode_job(payload)
 
 
 def test_same_image_is_taken_out_once_and_found_at_both_places() -> None:

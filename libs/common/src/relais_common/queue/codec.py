@@ -62,6 +62,8 @@ NAMES: dict[type[Event], bytes] = {
 }
 _TUPLES = ("stop", "stop_token_ids", "bad_words", "allowed_token_ids")  # of a job's sampling
 TERMINAL_NAMES = frozenset((b"completed", b"failed", b"cancelled", b"expired"))
+APART = "images_apart"
+"""The field of an encoded job whose images lie apart. It is no field of `Job`: older versions refuse to decode it."""
 _WRONG = (ValueError, TypeError, msgspec.ValidationError)
 _PROMPT = msgspec.json.Decoder(Prompt)  # of all its candidates; by orjson this takes twice as long
 _MOST_DIGITS = 15  # of an event's number; int() itself refuses far longer ones with another error
@@ -217,9 +219,10 @@ def encode_job(job: Job) -> bytes:
 
 
 def decode_job(payload: bytes) -> Job:
-    """Decode a job from `encode_job`. Raises DecodeError."""
+    """Decode a job from `encode_job`, or from `take_out` with its images put back. Raises DecodeError."""
     try:
         fields: dict[str, Any] = orjson.loads(payload)
+        fields.pop(APART, None)
         messages, prompt = fields.pop("messages"), fields.pop("prompt")
         sampling = fields.pop("sampling")
         for name in _TUPLES:

@@ -21,7 +21,8 @@ class Apart(NamedTuple):
     """An encoded job and its images.
 
     Attributes:
-        payload: the job; the data of each image's URL is replaced by `stand_in`.
+        payload: the job; the data of each image's URL is replaced by `stand_in`. If any is, it has the field
+            `codec.APART`, so that versions that cannot put images back refuse it.
         places: `<bytes of the payload before it>:<hash>` for each place of an image, in order, with spaces between.
         images: the data as JSON has it, by its SHA-256 in hexadecimal, in order of the first place.
     """
@@ -57,4 +58,5 @@ def take_out(job: Job) -> Apart:
         images[digest] = image
         places.append(f"{len(payload)}:{digest}")
         payload += piece
+    payload[-1:] = b',"%b":true}' % codec.APART.encode()  # behind all places
     return Apart(bytes(payload), " ".join(places), images)

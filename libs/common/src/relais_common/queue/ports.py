@@ -407,6 +407,7 @@ class Inspector(Protocol):
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already.
             Unreadable: another version of Relais wrote the request; it is kept.
+            ImageLost: the request was set aside without its images; it is kept.
         """
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from relais_common.jobs.channels import channel_model
-from relais_common.jobs.errors import DecodeError, Unreadable
+from relais_common.jobs.errors import DecodeError, ImageLost, Unreadable
 from relais_common.jobs.events import Failed
 from relais_common.jobs.inspection import (
     ChannelFilter,
@@ -81,6 +81,8 @@ class RedisInspector:
             # Without a stored request, the script finds nothing to replay, or that it was replayed before.
             again = () if payload is None else _again(payload, new_channel_id)
             answer = await self._scripts.evaluate("replay", base, channel_id, max_waiting, *again)
+        if answer == [b"image_lost"]:
+            raise ImageLost("this request was set aside without its images; it can only be dropped")
         return None if answer is None else read_acceptance(channel_model(channel_id), answer)
 
     async def drop(self, channel_id: str) -> bool:

@@ -66,14 +66,16 @@ end
 local function keep_images(owner, images, first, gone_s)
   for at, hash in ipairs(hashes_in(images)) do
     local key = image_key(owner, hash)
-    redis.call('SADD', IMAGES, owner .. ':' .. hash)
+    local known_before = redis.call('SADD', IMAGES, owner .. ':' .. hash) == 0
     redis.call('HINCRBY', key, 'jobs', 1)
     if redis.call('HSETNX', key, 'data', ARGV[first + at - 1]) == 1 then
       local bytes = image_bytes(key)
       redis.call('HSET', key, 'bytes', bytes)
       hold(owner, bytes)
+      -- Its key was deleted: it has lost the number of jobs, and its bytes are counted twice.
+      if known_before then redis.call('HSET', COUNTS, 'drifted', 1) end
     end
-    expire_no_sooner(gone_s, key, IMAGES)
+    expire_image(gone_s, key)
   end
 end
 

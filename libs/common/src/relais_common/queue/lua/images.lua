@@ -32,10 +32,14 @@ end
 -- As `job_bytes`; its name has two places in all.
 local function image_bytes(key) return redis.call('MEMORY', 'USAGE', key, 'SAMPLES', 0) + 256 end
 
-local function expire_no_sooner(after_s, ...)
-  for _, key in ipairs({...}) do
-    if redis.call('TTL', key) < after_s then redis.call('EXPIRE', key, after_s) end
-  end
+local function expire_no_sooner(after_s, key)
+  if redis.call('TTL', key) < after_s then redis.call('EXPIRE', key, after_s) end
+end
+
+-- The names outlive the image by an hour, so that the reaper can find that it expired before it was released.
+local function expire_image(gone_s, key)
+  expire_no_sooner(gone_s, key)
+  expire_no_sooner(gone_s + 3600, IMAGES)
 end
 
 local function drop_image(owner, hash)

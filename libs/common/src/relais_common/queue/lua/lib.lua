@@ -256,7 +256,8 @@ local function conclude(id, status, lines, text, in_lane, usage, ended_by, keep_
     -- A dead letter expires when nobody looks, so it has its images itself.
     local whole = keep_s and with_images(redis.call('HGET', key, 'payload'), owner, images)
     if whole then later('HSET', key, 'payload', table.concat(whole)) end
-    later('HDEL', key, 'images')
+    -- `replay` refuses a letter that still has this field.
+    if whole or not keep_s then later('HDEL', key, 'images') end
   end
   later('EXPIRE', log_key(id), math.ceil(tonumber(log_ttl)))
   later('EXPIRE', key, keep_s or math.ceil(tonumber(result_ttl)))

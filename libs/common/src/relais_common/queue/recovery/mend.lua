@@ -128,7 +128,7 @@ local function mend()
       local own = image_bytes(key)
       redis.call('HSET', key, 'jobs', image.jobs, 'bytes', own)
       redis.call('SADD', IMAGES, name)
-      expire_no_sooner(image.gone_s, key, IMAGES)
+      expire_image(image.gone_s, key)
       note_held(image.owner, own)
     else
       redis.call('UNLINK', key)
