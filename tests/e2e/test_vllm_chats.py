@@ -13,6 +13,7 @@ from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import NOTHING, Chunk, Emitted
+from relais_llm_worker.engines.parsing import Parsing
 from relais_llm_worker.parsed_answer import ParsedAnswer
 from relais_llm_worker.settings import ChatSettings
 from relais_testing.chunks import emitted, parts
@@ -63,6 +64,9 @@ def make_chats(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def chat(choice: Any = "auto", **fields: Any) -> Chat:
     options = ChatOptions(tools=TOOLS, tool_choice=choice, **fields)
     return Chat((Message("user", "hello"),), {}, options)
+
+
+PLAIN = Chat((Message("user", "hello"),))
 
 
 class Run:
@@ -291,3 +295,37 @@ def test_structures_begin_after_the_reasoning_unless_they_have_it_in_them(
     # As Mistral's parser does it with Mistral's own tokenizer, of which there is none here.
     monkeypatch.setattr(chats._parser, "adjust_request", with_a_grammar_of_its_own)
     assert ended(chat()) is True
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "at_once"),
+    [
+        ({"tool_call_parser": "hermes"}, chat(), 1),
+        ({"tool_call_parser": "hermes"}, PLAIN, 16),
+        ({"reasoning_parser": "deepseek_r1"}, PLAIN, 1),
+        ({}, PLAIN, 16),
+    ],
+    ids=["tools", "no tools", "reasoning", "no parsers"],
+)
+async def test_an_answer_that_is_parsed_comes_token_by_token(
+    make_chats: Any, tokenizer: Any, settings: dict[str, str], asked: Chat, at_once: int
+) -> None:
+    from relais_llm_worker.engines.vllm.engine import VllmEngine
+
+    intervals: list[int] = []
+
+    async def add_request(_id: str, _prompt: Any, params: Any, **_: Any) -> object:
+        intervals.append(params.stream_interval)
+        return object()
+
+    llm: Any = SimpleNamespace(
+        get_tokenizer=lambda: tokenizer,
+        model_config=SimpleNamespace(get_diff_sampling_param=dict),
+        add_request=add_request,
+        errored=True,  # so that nothing is to be aborted
+    )
+    other: Any = None
+    chats, parsing = make_chats(**settings), Parsing()
+    engine = VllmEngine(llm, other, other, other, chats, parsing, other, other, trials=None)
+    async with engine.generate("a", [1, 2, 3], Sampling(), 9, chat=asked, tokens_at_once=16):
+        assert intervals == [at_once]

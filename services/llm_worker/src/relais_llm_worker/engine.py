@@ -246,7 +246,8 @@ class Engine(Protocol):
             chat: the conversation that the prompt is made of, if it is one: its answer may have reasoning and calls.
             prompt_logprobs: how many candidates to tell of each token of the prompt; None tells nothing.
             media: the images, as `encode_chat` returned them.
-            tokens_at_once: how many tokens a chunk after the first may wait for, which costs less.
+            tokens_at_once: how many tokens a chunk after the first may wait for, which costs less. An answer that is
+                parsed comes token by token all the same.
 
         Raises (on entry):
             NotResumable: the answer cannot continue after `emitted`.

@@ -236,7 +236,8 @@ class VllmEngine:
             chat,
             prompt_logprobs,
             media,
-            tokens_at_once,
+            # Not all of vLLM's parsers can take several tokens in one step.
+            tokens_at_once if parsed is None else 1,
         )
         told_prompt = None
         if prompt_logprobs is not None:
