@@ -13,7 +13,7 @@ from relais_common.jobs.job import Append, Job, Priority, Verdict
 from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.runtime.lifecycle import background
 from relais_common.worker import publisher as publisher_module
-from relais_common.worker.held import HeldJob
+from relais_common.worker.held import LINES_PER_APPEND, HeldJob
 from relais_common.worker.publisher import AT_ONCE_PER_S, MEASURED_S, Publisher
 from relais_testing.builders import MODEL, hold, make_job
 from relais_testing.clock import Clock
@@ -120,16 +120,60 @@ async def test_lines_of_batches_that_wait_share_a_call(
     assert source.calls == [3, 3]
 
 
+@pytest.mark.parametrize(
+    ("most_bytes", "texts"), [(1 << 30, ("b",)), (1000, ("b", "b" * 2000, "c" * 300))]
+)
+async def test_what_people_wait_for_goes_ahead_of_lines_that_more_than_fill_a_call(
+    memory_store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+    most_bytes: int,
+    texts: Sequence[str],
+) -> None:
+    monkeypatch.setattr(publisher_module, "BATCH_LINES_BYTES", most_bytes)
+    source = SlowSource(memory_store)
+    publisher = Publisher(cast("JobSource", source), interval_s=3600)
+    async with background(publisher.run()):
+        first, other, *lines = await take_these(
+            memory_store,
+            *(make_job(priority=(Priority.BATCH, Priority.LOW)[n < 2]) for n in range(9)),
+        )
+        source.may.release()
+        add(publisher, first, "a")
+        await sent(first)
+        for number in range(LINES_PER_APPEND // 2):
+            for line in lines:
+                line.add(Token(texts[number % len(texts)], (1,)))
+        for line in lines:
+            publisher.send(line)
+        await wait_until(lambda: len(source.calls) == 2)
+        add(publisher, first, "b")
+        add(publisher, other, "a")
+        source.may.release()
+        await wait_until(lambda: len(source.calls) == 3)
+        assert [one.lease for one in source.appends[2][:2]] == [other.lease, first.lease]
+        for _ in range(len(lines) * LINES_PER_APPEND):
+            source.may.release()
+        for held in (first, other, *lines):
+            await sent(held)
+    leases = {line.lease for line in lines}
+    for appends in source.appends:
+        events = [event for one in appends if one.lease in leases for event in one.lines]
+        assert len(events) <= LINES_PER_APPEND
+        assert len(events) == 1 or sum(map(len, events)) <= most_bytes
+
+
 class SlowSource:
     """Appends when it may, one call at a time."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.calls: list[int] = []
+        self.appends: list[Sequence[Append]] = []
         self.may = asyncio.Semaphore(0)
 
     async def append(self, appends: Sequence[Append]) -> list[Verdict]:
         self.calls.append(sum(len(one.lines) for one in appends))
+        self.appends.append(appends)
         await self.may.acquire()
         return await self._store.append(appends)
 

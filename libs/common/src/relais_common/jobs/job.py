@@ -450,11 +450,6 @@ class Append:
     lines: tuple[bytes, ...]
     emits: bool = True
 
-    @property
-    def last_seq(self) -> int:
-        """Number of the last line."""
-        return self.first_seq + len(self.lines) - 1
-
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:

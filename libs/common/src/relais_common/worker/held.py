@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Sequence
 from enum import Enum, auto
+from itertools import accumulate
 
 from relais_common.jobs.events import Prompt, Restarted, Token
 from relais_common.jobs.job import Append, Job, Lease, Priority, StopReason, TakenJob, Verdict
@@ -148,10 +150,12 @@ class HeldJob:
         if not self._lines:
             self._base = tail
 
-    def unsent(self) -> Append:
-        """Return the events that the log has not acknowledged yet."""
+    def unsent(self, most: int = LINES_PER_APPEND, most_bytes: int | None = None) -> Append:
+        """Return the first events, so many and of so many bytes at most, that the log has not acknowledged yet."""
         first = self._acknowledged
-        lines = tuple(self._lines[first : first + LINES_PER_APPEND])
+        lines = tuple(self._lines[first : first + most])
+        if most_bytes is not None:
+            lines = lines[: bisect_right(list(accumulate(map(len, lines))), most_bytes)]
         return Append(
             lease=self.lease,
             first_seq=self._base + first + 1,

@@ -26,6 +26,9 @@ machine's cores at most, and 0.4 of one."""
 BATCH_LINE_S = 1.0
 """Pause of batches' lines, which nobody reads meanwhile: so much of them is made again where they change workers."""
 
+BATCH_LINES_BYTES = 256 << 10
+"""Events of batches' lines in one call, which nothing else on this Redis can interrupt, `LINES_PER_APPEND` at most."""
+
 MEASURED_S = 0.25
 """Time over which events are counted."""
 
@@ -35,7 +38,7 @@ class Publisher:
 
     While few events come, a call is followed by a pause as long as the call took, so calls become rarer as this process
     or Redis gets busy. While many come, calls are `interval_s` apart. A stream's first event never waits; the others of
-    all batches' lines are sent together, within `BATCH_LINE_S`.
+    all batches' lines are sent together after `BATCH_LINE_S`, in calls of bounded size, which take along what waits.
 
     Args:
         interval_s: the longest pause. While many events come, the first one after it flushes pending events;
@@ -62,7 +65,7 @@ class Publisher:
 
     def send(self, held: HeldJob) -> None:
         """Schedule this job's unsent events."""
-        of_batch = held.job.priority is Priority.BATCH
+        of_batch = _is_of_batch(held)
         if self._interval_s and not of_batch:
             self._rate.count()
         if held.is_silent or not self._interval_s:
@@ -98,15 +101,33 @@ class Publisher:
         self._later_are_due = True
         self._wake.set()
 
-    def _take_due(self) -> list[HeldJob]:
+    def _take_due(self) -> list[tuple[HeldJob, Append]]:
         due, self._due = self._due, {}
-        if self._later_are_due:
+        if self._later_are_due or any(map(_is_of_batch, due)):
             self._later_are_due = False
             due |= self._later
             self._later = {}
             self._not_before_s = asyncio.get_running_loop().time() + self._interval_s
             self._stop_timer()
-        return [held for held in due if _is_to_send(held)]
+        to_send = [held for held in due if _is_to_send(held)]
+        taken = [(held, held.unsent()) for held in to_send if not _is_of_batch(held)]
+        return taken + self._take_lines([held for held in to_send if _is_of_batch(held)])
+
+    def _take_lines(self, lines: Sequence[HeldJob]) -> list[tuple[HeldJob, Append]]:
+        """Take of batches' lines what fits one call; the others stay due."""
+        taken: list[tuple[HeldJob, Append]] = []
+        events, size = LINES_PER_APPEND, BATCH_LINES_BYTES
+        for number, held in enumerate(lines):
+            append = held.unsent(events, size)
+            if not append.lines:
+                if taken:
+                    self._send_at_once(lines[number:])
+                    break
+                append = held.unsent(1)  # larger alone
+            taken.append((held, append))
+            events -= len(append.lines)
+            size -= sum(map(len, append.lines))
+        return taken
 
     async def _call(self, appends: Sequence[Append]) -> list[Verdict]:
         loop = asyncio.get_running_loop()
@@ -142,24 +163,24 @@ class Publisher:
             await asyncio.sleep(0)
             self._wake.clear()
             batch = self._take_due()
-            appends = [held.unsent() for held in batch]
+            tails = [held.next_seq - 1 for held, _ in batch]
             try:
-                verdicts = await self._call(appends)
+                verdicts = await self._call([append for _, append in batch])
             except StoreUnavailable:
                 log.warning("append_failed", jobs=len(batch))
-                self._send_at_once(batch)
+                self._send_at_once(held for held, _ in batch)
                 await backoff.pause()
                 continue
             backoff.reset()
             unfinished, events = [], 0
-            for held, append, verdict in zip(batch, appends, verdicts, strict=True):
+            for (held, append), tail, verdict in zip(batch, tails, verdicts, strict=True):
                 held.heed(verdict)
                 if verdict.held:
                     events += len(append.lines)
                     if append.emits:
                         held.metrics.published()
                 # There were more events than fit one call, or the log became shorter.
-                if len(append.lines) == LINES_PER_APPEND or verdict.tail < append.last_seq:
+                if verdict.tail < tail:
                     unfinished.append(held)
             if batch and self._sizes is not None:
                 self._sizes.observe(events)
@@ -194,6 +215,10 @@ class _Rate:
             self._count, self._since_s = 0, now_s
         elif self._count > AT_ONCE_PER_S * MEASURED_S:
             self.is_high = True
+
+
+def _is_of_batch(held: HeldJob) -> bool:
+    return held.job.priority is Priority.BATCH
 
 
 def _is_to_send(held: HeldJob) -> bool:
