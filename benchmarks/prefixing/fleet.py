@@ -20,12 +20,12 @@ from relais_testing.scrape import scrape
 from relais_testing.valkey import ValkeyServer
 
 PROMPTS = 16
-PROMPT_WORDS = 120
+PROMPT_WORDS = 480
 OUTPUT_TOKENS = 16
 CLIENTS = 8
 SEQS = 4
-KV_MB = 24
-"""Of one of four workers: some 4,000 tokens of the demo model, where all prompts have over 9,000."""
+KV_MB = 32
+"""Of one of four workers: 5,461 tokens of the demo model, where all prompts have over 11,000."""
 _WORDS = "le bus de la ligne quatre passe devant la mairie et le marché avant midi".split()
 
 
