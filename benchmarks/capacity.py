@@ -219,6 +219,7 @@ def say(measured: Measured, plots: Path | None) -> bool:
         from benchmarks.planning.plots import drawn
 
         grown = [plan(demand, costs, on) for demand in GROWN]
+        plots.mkdir(parents=True, exist_ok=True)
         drawn(plots / "capacity.svg", grown, of_slot)
     return met
 
