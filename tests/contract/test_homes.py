@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 
 import pytest
 
 from relais_common.jobs.chat import Message
-from relais_common.jobs.job import Job, Priority, Take
+from relais_common.jobs.job import Job, Priority
 from relais_common.queue import keys
-from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
-from relais_testing.steps import LONG_S, enqueue, finish
+from relais_testing.steps import ask, enqueue, finish
 from relais_testing.waiting import LIVENESS_S, returns_at_once
 
-_call_numbers = itertools.count(1)
 RULES = Message("system", "You answer questions about trains, and about nothing else. " * 10)
 
 
 def ask_about(what: str, key_id: str = "key-a", *earlier: Message) -> Job:
     """Return a chat that begins with the rules."""
     return make_job(key_id, messages=(RULES, *earlier, Message("user", what)))
-
-
-async def ask(
-    ports: Ports,
-    worker_id: str,
-    *,
-    held: int = 0,
-    room: int = 64,
-    waited: int | None = 0,
-    stays_s: float = LONG_S,
-) -> Take:
-    return await ports.source.take(
-        TakeRequest(
-            MODEL,
-            room,
-            worker_id=worker_id,
-            call_id=f"home-{next(_call_numbers)}",
-            lease_s=LONG_S,
-            idle=held == 0,
-            held=held,
-            waited=waited,
-            stays_s=stays_s,
-        )
-    )
 
 
 async def answer(ports: Ports, worker_id: str, job: Job, *, stays_s: float = 0) -> None:

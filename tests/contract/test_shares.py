@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
-from relais_common.jobs.job import Take
 from relais_common.queue import keys
 from relais_common.queue.ports import TakeRequest
 from relais_common.queue.redis_store import RedisStore
 from relais_testing.builders import MODEL, make_job
 from relais_testing.ports import Ports, redis_ports
-from relais_testing.steps import LONG_S, enqueue
+from relais_testing.steps import LONG_S, ask, enqueue
 from relais_testing.waiting import LIVENESS_S, returns_at_once
-
-_call_numbers = itertools.count(1)
-
-
-async def ask(
-    ports: Ports, worker_id: str, *, held: int = 0, room: int = 64, waited: int = 0
-) -> Take:
-    return await ports.source.take(
-        TakeRequest(
-            MODEL,
-            room,
-            worker_id=worker_id,
-            call_id=f"share-{next(_call_numbers)}",
-            lease_s=LONG_S,
-            idle=held == 0,
-            held=held,
-            waited=waited,
-        )
-    )
 
 
 async def put(ports: Ports, count: int) -> None:

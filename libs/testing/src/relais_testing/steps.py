@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import count
 
 from relais_common.jobs.events import Event, Terminal
-from relais_common.jobs.job import Accepted, Append, Job, Lease, TakenJob, Verdict
+from relais_common.jobs.job import Accepted, Append, Job, Lease, Take, TakenJob, Verdict
 from relais_common.queue import codec
 from relais_common.queue.ports import Reaped, TakeRequest
 from relais_testing.builders import COMPLETED, MODEL, make_job, token_line
@@ -39,6 +39,31 @@ async def take(
         TakeRequest(model, limit, worker_id=worker_id, call_id=call_id, lease_s=lease_s, idle=idle)
     )
     return list(answer.jobs)
+
+
+async def ask(
+    ports: Ports,
+    worker_id: str,
+    *,
+    held: int = 0,
+    room: int = 64,
+    waited: int | None = 0,
+    stays_s: float = LONG_S,
+) -> Take:
+    """Take what this worker gets beside others. What is at home elsewhere stays there, unless `stays_s` is short."""
+    return await ports.source.take(
+        TakeRequest(
+            MODEL,
+            room,
+            worker_id=worker_id,
+            call_id=f"call-{next(_call_numbers)}",
+            lease_s=LONG_S,
+            idle=held == 0,
+            held=held,
+            waited=waited,
+            stays_s=stays_s,
+        )
+    )
 
 
 async def take_one(ports: Ports, *, worker_id: str = "worker-1", idle: bool = False) -> TakenJob:
