@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httptools
+import orjson
 
 END = b"data: [DONE]"
 
@@ -57,6 +58,17 @@ class _Connection(asyncio.Protocol):
             self.ended.set_exception(ConnectionError(f"refused: {self._rest!r}"))
         else:
             self.ended.set_result(None)
+
+
+async def ask_chat(url: str, model: str, stream: Stream, tokens: int) -> None:
+    """Ask a model so many tokens about the stream's prompt. Raises as `ask`."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": stream.prompt}],
+        "max_tokens": tokens,
+        "stream": True,
+    }
+    await ask(url, orjson.dumps(body), stream)
 
 
 async def ask(url: str, body: bytes, stream: Stream) -> None:

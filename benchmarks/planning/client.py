@@ -14,18 +14,8 @@ from collections.abc import Iterator
 import orjson
 import uvloop
 
-from benchmarks.frames import END, Stream, ask
+from benchmarks.frames import END, Stream, ask_chat
 from benchmarks.servers import measured
-
-
-async def _ask(url: str, model: str, stream: Stream, tokens: int) -> None:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": stream.prompt}],
-        "max_tokens": tokens,
-        "stream": True,
-    }
-    await ask(url, orjson.dumps(body), stream)
 
 
 def _tokens(stream: Stream) -> int:
@@ -37,7 +27,7 @@ def _tokens(stream: Stream) -> int:
 async def main(
     url: str, model: str, clients: int, requests: int, tokens: int, prompt: int, name: str
 ) -> None:
-    await _ask(url, model, Stream(f"{name} warms up"), 2)
+    await ask_chat(url, model, Stream(f"{name} warms up"), 2)
     each = [
         [Stream(f"{name} asks {client}, {number}".ljust(prompt)) for number in range(requests)]
         for client in range(clients)
@@ -45,7 +35,7 @@ async def main(
 
     async def follow(streams: Iterator[Stream]) -> None:
         for stream in streams:
-            await _ask(url, model, stream, tokens)
+            await ask_chat(url, model, stream, tokens)
 
     waited = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
     spent = await measured(lambda: asyncio.gather(*(follow(iter(streams)) for streams in each)))

@@ -13,19 +13,9 @@ from itertools import pairwise
 import orjson
 import uvloop
 
-from benchmarks.frames import END, Stream, ask
+from benchmarks.frames import END, Stream, ask_chat
 from benchmarks.servers import measured
 from relais_llm_worker.engines.engine_deterministic import answer_pieces, chat_prompt
-
-
-async def _run(url: str, model: str, stream: Stream, tokens: int) -> None:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": stream.prompt}],
-        "max_tokens": tokens,
-        "stream": True,
-    }
-    await ask(url, orjson.dumps(body), stream)
 
 
 def _token_times(stream: Stream, tokens: int) -> list[float]:
@@ -44,10 +34,10 @@ def _token_times(stream: Stream, tokens: int) -> list[float]:
 
 
 async def main(url: str, model: str, count: int, tokens: int, name: str) -> None:
-    await _run(url, model, Stream(f"{name} warms up"), 8)
+    await ask_chat(url, model, Stream(f"{name} warms up"), 8)
     streams = [Stream(f"{name} asks {number}") for number in range(count)]
     spent = await measured(
-        lambda: asyncio.gather(*(_run(url, model, one, tokens) for one in streams))
+        lambda: asyncio.gather(*(ask_chat(url, model, one, tokens) for one in streams))
     )
     times = [_token_times(one, tokens) for one in streams]
     answer = {
