@@ -1,19 +1,16 @@
-"""The ladder as an SVG file for light and dark pages. The only module that imports matplotlib."""
+"""The ladder as an SVG file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.charts import INK, save, two_panels
 from benchmarks.forwarding.report import BARE, LITELLM, MAX_DELAY_MS, NGINX, RELAIS, Ladder, Step
 
-INK = "#7a828c"
-"""Four to five times as bright as a dark page and as dark against a white one."""
 LOOKS = {
     BARE: (INK, "o"),
     NGINX: ("#2da44e", "s"),
@@ -24,21 +21,13 @@ LOOKS = {
 
 def draw(path: Path, ladder: Ladder, tokens_per_s: float) -> None:
     """Draw frames per second and p99 of a frame's delay over the number of streams; failed steps are hollow."""
-    mpl.rcParams.update(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "gateways",
-            "font.size": 10,
-            "text.color": INK,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "xtick.color": INK,
-            "ytick.color": INK,
-        }
-    )
-    figure = Figure(figsize=(9.8, 4.4), layout="constrained")
+    figure, rate, delay = two_panels("gateways")
     figure.suptitle(f"Streams of {tokens_per_s:g} tokens/s through a gateway", fontsize=11)
-    rate, delay = (_panel(figure, number) for number in (1, 2))
+    for axes in (rate, delay):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     sizes = sorted({step.streams for steps in ladder.values() for step in steps})
     offered = [size * tokens_per_s for size in sizes]
     rate.plot(sizes, offered, color=INK, lw=1, ls=":", label="offered")
@@ -54,19 +43,7 @@ def draw(path: Path, ladder: Ladder, tokens_per_s: float) -> None:
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9, frameon=False, ncols=3
         )
-    figure.savefig(path, transparent=True, format="svg", metadata={"Date": None})
-
-
-def _panel(figure: Figure, number: int) -> Axes:
-    axes = figure.add_subplot(1, 2, number)
-    axes.set_facecolor("none")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(color=INK, alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    save(figure, path)
 
 
 def _curve(

@@ -1,43 +1,22 @@
-"""The plan as an SVG file, for light pages and dark ones. The only module that imports matplotlib."""
+"""The plan as an SVG file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from benchmarks.charts import INK, save, two_panels
 from benchmarks.planning.loads import MONGODB, ORCHESTRATORS, REDIS, WORKERS
 from benchmarks.planning.plan import FULL, Plan
 
-INK = "#7a828c"
-"""Four to five times as bright as a dark page and as dark against a white one."""
-
 COLOURS = {ORCHESTRATORS: "#2f81f7", WORKERS: "#d1731c", REDIS: "#2da44e", MONGODB: "#8a63d2"}
-
-mpl.use("svg")
-mpl.rcParams.update(
-    {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "capacity",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": INK,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-)
 
 
 def drawn(path: Path, grown: Sequence[Plan], of_slot: Sequence[Plan]) -> None:
     """Draw the cores that each part needs over open streams, and a token's delay over one model's load."""
-    figure = Figure(figsize=(9.8, 4.4), layout="constrained")
-    left, right = (_panel(figure, number) for number in (1, 2))
+    figure, left, right = two_panels("capacity")
     streams = [plan.demand.streams for plan in grown]
     for part, colour in COLOURS.items():
         left.plot(
@@ -74,12 +53,4 @@ def drawn(path: Path, grown: Sequence[Plan], of_slot: Sequence[Plan]) -> None:
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     left.legend(fontsize=9, frameon=False)
-    figure.savefig(path, transparent=True, metadata={"Date": None})
-
-
-def _panel(figure: Figure, number: int) -> Axes:
-    axes = figure.add_subplot(1, 2, number)
-    axes.set_facecolor("none")
-    axes.grid(color=INK, alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    save(figure, path)
