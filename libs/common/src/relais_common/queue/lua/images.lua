@@ -2,7 +2,9 @@
 -- all keys: what one key may still have stored would tell it what others have. Between stored.lua and lib.lua.
 
 local IMAGES = base .. ':images'
-local function image_key(owner, hash) return base .. ':image:' .. owner .. ':' .. hash end
+-- Its name among them is '<owner>:<hash>'.
+local function image_named(name) return base .. ':image:' .. name end
+local function image_key(owner, hash) return image_named(owner .. ':' .. hash) end
 
 -- The images of a job, each once. `places` is its field `images`: '<bytes before it>:<hash>' for each place in the payload.
 local function hashes_in(places)

@@ -123,7 +123,7 @@ local function mend()
   end
   for _, name in ipairs(redis.call('SMEMBERS', IMAGES)) do images[name] = images[name] or {jobs = 0} end
   for name, image in pairs(images) do
-    local key = base .. ':image:' .. name
+    local key = image_named(name)
     if image.jobs > 0 and redis.call('HEXISTS', key, 'data') == 1 then
       local own = image_bytes(key)
       redis.call('HSET', key, 'jobs', image.jobs, 'bytes', own)

@@ -21,7 +21,7 @@ end
 
 -- An image that expired before its jobs ended, or that a process of another version did not release.
 local image = redis.call('SRANDMEMBER', IMAGES)
-if image and redis.call('EXISTS', base .. ':image:' .. image) == 0 then drifted = true end
+if image and redis.call('EXISTS', image_named(image)) == 0 then drifted = true end
 if redis.call('HGET', COUNTS, 'drifted') then attempt(mend) end
 attempt(redo, limit)
 
