@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar, cast
 
@@ -43,6 +43,15 @@ class Faults:
     def count(self, method: str) -> int:
         """Return how often a method was called."""
         return sum(name == method for name, _, _ in self.calls)
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Be away inside the context: a worker, for instance, cannot end a job before a request for it is answered."""
+        self.away = True
+        try:
+            yield
+        finally:
+            self.away = False
 
     def begin(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.calls.append((method, args, kwargs))
