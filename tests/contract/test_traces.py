@@ -352,9 +352,10 @@ async def test_vectors_have_no_first_token(ports: Ports) -> None:
 
 
 async def test_after_a_token_a_wait_is_a_stall_and_each_take_is_counted(ports: Ports) -> None:
+    started_s = time.time()
     taken = await running_traced(ports)
     await some_of_it(ports, taken)
-    first_token_s = asyncio.get_running_loop().time()
+    first_token_s = time.time() - started_s
     await ports.source.release([taken.lease])  # drained
     await asyncio.sleep(PAUSE_S)
     second = await take_one(ports)
@@ -370,8 +371,7 @@ async def test_after_a_token_a_wait_is_a_stall_and_each_take_is_counted(ports: P
     assert trace.phases.stalled_s > 2 * PAUSE_S
     assert trace.phases.decode_s > PAUSE_S
     assert trace.ttft_s is not None
-    passed_s = asyncio.get_running_loop().time() - first_token_s
-    assert trace.e2e_s - trace.ttft_s <= passed_s, "the first token of all is the one that counts"
+    assert trace.ttft_s <= first_token_s + CLOSE, "the first token of all is the one that counts"
 
 
 async def test_before_a_token_a_wait_is_queue_time_again(ports: Ports) -> None:
