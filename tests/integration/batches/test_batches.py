@@ -185,7 +185,7 @@ async def test_line_that_fails_goes_to_the_error_file(stack: Stack, client: Batc
 async def test_cancelled_batch_keeps_what_has_ended_and_names_the_rest(
     stack: Stack, client: BatchClient
 ) -> None:
-    await stack.worker(max_num_seqs=2, tokens_per_s=40)
+    await stack.worker(max_num_seqs=2, tokens_per_s=4)
     batch_id = await client.create(encode(lines(60)))
     await has_completed(client, batch_id, 2)
     assert (await client.cancel(batch_id))["status"] == "cancelling"
@@ -225,7 +225,7 @@ async def test_ended_batch_cannot_be_cancelled(
 
 
 async def test_batch_expires_with_its_window(stack: Stack, client: BatchClient, kept: Kept) -> None:
-    await stack.worker(max_num_seqs=2, tokens_per_s=40)
+    await stack.worker(max_num_seqs=2, tokens_per_s=4)
     batch_id = await client.create(encode(lines(60)))
     await has_completed(client, batch_id, 2)
     soon = datetime.now(UTC) - timedelta(seconds=1)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from relais_common.insights.mongo import Database, MongoSettings, open_database
 from relais_common.jobs.traces import COLLECTION
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 
 class Kept:
@@ -47,13 +47,15 @@ class Kept:
 async def open_kept(url: str, **settings: str) -> AsyncIterator[Kept]:
     """Yield a fresh database, with settings of short timings; any setting may be given."""
     name = f"test-{uuid4().hex}"
-    async with open_database(MongoSettings(url=url, database=name)) as database:
+    # The database is slow where the machine is busy: whoever wants it to be given up says so.
+    ours = MongoSettings(url=url, database=name, timeout_s=LIVENESS_S)
+    async with open_database(ours) as database:
         yield Kept(
             database,
             {
                 "MONGODB_URL": url,
                 "MONGODB_DATABASE": name,
-                "MONGODB_TIMEOUT_S": "2",
+                "MONGODB_TIMEOUT_S": str(LIVENESS_S),
                 "TRACE_WRITE_EVERY_S": "0.05",
                 **settings,
             },
