@@ -178,9 +178,13 @@ async def test_worker_takes_no_more_than_it_has_room_for(
     async with open_embedding_worker(redis_url, EMBEDDING_MAX_REQUESTS="5") as worker:
         worker.encoder.gate.clear()
         await accept(redis_store, *jobs)
-        await wait_until(lambda: bool(worker.encoder.batches))
-        depth = await redis_store.intake.depth(jobs[0].model)
-        assert (depth.waiting, depth.running) == (15, 5)
+
+        async def is_full() -> bool:
+            depth = await redis_store.intake.depth(jobs[0].model)
+            assert depth.running <= 5
+            return (depth.waiting, depth.running) == (15, 5)
+
+        await wait_until(is_full)
         worker.encoder.gate.set()
         await asyncio.gather(*(answer(redis_store, job) for job in jobs))
 

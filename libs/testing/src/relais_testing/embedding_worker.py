@@ -18,6 +18,7 @@ from relais_embedding_worker.batches import Batches, open_batches
 from relais_embedding_worker.settings import Settings, read_settings
 from relais_testing.builders import MODEL, worker_metrics
 from relais_testing.encoders import WatchedEncoder
+from relais_testing.worker import LEASE_S
 
 _numbers = count(1)
 
@@ -42,7 +43,7 @@ def _settings(redis_url: str, **environ: str) -> Settings:
         {
             "REDIS_URL": redis_url,
             "WORKER_ID": f"embedding-{next(_numbers)}",
-            "LEASE_S": "1",
+            "LEASE_S": str(LEASE_S),
             "REAP_EVERY_S": "0.1",
             "HEARTBEAT_S": "0.5",
             "EMBEDDING_MAX_BATCH_TOKENS": "64",
