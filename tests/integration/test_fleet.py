@@ -12,7 +12,6 @@ from relais_testing.builders import MODEL
 from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.waiting import LIVENESS_S, wait_until
-from relais_testing.worker import MORTAL_LEASE_S
 
 
 async def test_hundred_requests_at_once_over_two_orchestrators_and_two_workers(
@@ -75,11 +74,11 @@ async def test_request_whose_worker_dies_before_the_first_token_is_done_by_anoth
     stack: Stack,
 ) -> None:
     front = await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=0.001)
+    doomed = await stack.worker(tokens_per_s=0.001)
     channel_id = await front.submit(chat_request("a"))
     reading = asyncio.create_task(read_events(front.session, f"/v1/channels/{channel_id}/events"))
     await wait_until(lambda: any(held.next_seq > 2 for held in doomed.held_jobs.all()))
-    await doomed.kill()
+    await doomed.die()
     assert not await front.is_terminal(channel_id)
     await stack.worker()
     events = await reading
@@ -92,11 +91,11 @@ async def test_request_whose_worker_dies_before_the_first_token_is_done_by_anoth
 
 async def cut_short(stack: Stack, front: Front, **fields: Any) -> list[SseEvent]:
     """Everything a client reads of a request whose worker dies after its first tokens, and another goes on."""
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=50)
+    doomed = await stack.worker(tokens_per_s=50)
     native = await front.submit(chat_request("a", **fields))
     path = f"/v1/channels/{native}/events"
     begun = await read_events(front.session, path, stop_after=6)
-    await doomed.kill()
+    await doomed.die()
     await stack.worker()
     rest = await read_events(front.session, path, after=6)
     assert ids_of(begun + rest) == list(range(1, len(begun + rest) + 1))
@@ -114,7 +113,7 @@ async def test_openai_stream_whose_worker_dies_goes_on_over_the_same_connection(
     stack: Stack,
 ) -> None:
     front = await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=50)
+    doomed = await stack.worker(tokens_per_s=50)
     body = chat_request("a", stream=True, max_tokens=200)
     text = ""
     async with front.post("/v1/chat/completions", body) as response:
@@ -123,7 +122,7 @@ async def test_openai_stream_whose_worker_dies_goes_on_over_the_same_connection(
                 break
             text += event.json["choices"][0]["delta"].get("content", "")
             if len(text) > 20 and not doomed.faults.away:
-                await doomed.kill()
+                await doomed.die()
                 await stack.worker()
         else:
             pytest.fail("the stream broke off")
@@ -149,11 +148,11 @@ async def test_request_that_may_be_restarted_tells_its_client_to_discard(stack: 
 
 async def test_dead_workers_requests_keep_their_place_before_younger_ones(stack: Stack) -> None:
     front = await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, max_num_seqs=1, tokens_per_s=0.001)
+    doomed = await stack.worker(max_num_seqs=1, tokens_per_s=0.001)
     first = await front.submit(chat_request("first"))
     await wait_until(lambda: doomed.held_jobs.all())
     second = await front.submit(chat_request("second"))
-    await doomed.kill()
+    await doomed.die()
     await wait_until(lambda: waiting(stack, 2))
     await stack.worker(max_num_seqs=1)
     for channel_id in (first, second):

@@ -303,7 +303,7 @@ async def begun(
     store: MemoryStore, make_worker: MakeWorker, job: Job, *, drain_s: float = 5.0
 ) -> Worker:
     """A worker that has published a few of the job's tokens."""
-    worker = make_worker(tokens_per_s=50, lease_s=1.0, drain_s=drain_s)
+    worker = make_worker(tokens_per_s=50, drain_s=drain_s)
     await put(store, job)
     await wait_until(lambda: _tail_over(store, job, 5))
     return worker
@@ -314,7 +314,7 @@ async def test_a_job_cut_after_its_first_token_goes_on_where_it_stopped(
 ) -> None:
     job = prompt_job("cut", 200)
     first = await begun(memory_store, make_worker, job)
-    await first.kill()
+    await first.die()
     tail = (await state(memory_store, job)).tail
     second = make_worker()
     ended = await reached(memory_store, job, Status.COMPLETED)
@@ -352,7 +352,7 @@ async def test_a_cut_job_that_cannot_go_on_fails_unless_it_may_be_restarted(
     first = await begun(memory_store, make_worker, strict)
     await put(memory_store, lenient)
     await wait_until(lambda: _tail_over(memory_store, lenient, 5))
-    await first.kill()
+    await first.die()
     make_worker()
     error = (await failure(memory_store, strict)).error
     assert (error.code, "seeded" in error.message) == ("not_resumable", True)

@@ -23,6 +23,7 @@ from relais_llm_worker.engines.local import models_of
 from relais_testing.builders import MODEL
 from relais_testing.faults import Faults
 from relais_testing.owned import end_task
+from relais_testing.steps import PAST_S
 
 LEASE_S = 10.0
 """Longer than a busy machine stands still: a worker that lives loses none of its jobs."""
@@ -70,6 +71,7 @@ class Worker:
         )
         self.held_jobs = HeldJobs()
         self.stop = asyncio.Event()
+        self._source = store.source
         around = self.faults.around
         self._store = _Store(
             around(store.source), around(store.recovery), around(store.log), around(store.registry)
@@ -123,6 +125,12 @@ class Worker:
         self.faults.away = True
         if self._task is not None:
             await end_task(self._task)
+
+    async def die(self) -> None:
+        """Kill it, and let the leases of its jobs run out, in place of waiting: another worker may go on with them."""
+        leases = [held.lease for held in self.held_jobs.all()]
+        await self.kill()
+        await self._source.renew(leases, lease_s=PAST_S)
 
 
 @asynccontextmanager
