@@ -10,6 +10,7 @@ import pytest
 from relais_common.queue import keys
 from relais_testing.builders import MODEL
 from relais_testing.owned import end_task
+from relais_testing.ports import let_watch_pass
 from relais_testing.sse_client import sse_events
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.waiting import wait_until
@@ -166,7 +167,7 @@ async def test_native_request_that_nobody_watches_is_cancelled_after_the_lease(
 ) -> None:
     body = chat_request(on_disconnect="cancel", params=ENDLESS)
     channel_id = await front.submit(body)
-    await wait_until(lambda: slow_worker.engine.running)
+    await wait_until(lambda: front.is_terminal(channel_id))
     await wait_until(lambda: is_free(stack, slow_worker))
     state = await front.state(channel_id)
     assert state["status"] == "cancelled"
@@ -202,7 +203,7 @@ async def test_waiting_request_that_nobody_watches_is_cancelled_without_any_work
 async def test_orchestrator_that_vanishes_leaves_no_work_for_nobody(
     stack: Stack, slow_worker: Worker
 ) -> None:
-    front, other = await stack.front(), await stack.front()
+    front, other = await stack.front(WATCH_LEASE_S="300"), await stack.front()
     asking = asyncio.create_task(ask(front, chat_request(stream=True, **ENDLESS)))
     await wait_until(lambda: streams_tokens(slow_worker, 1))
     (channel_id,) = slow_worker.engine.running
@@ -210,6 +211,7 @@ async def test_orchestrator_that_vanishes_leaves_no_work_for_nobody(
     await stack.close_front(front)
     await end_task(asking)
     assert await other.status(channel_id) == "running"
+    await let_watch_pass(stack.redis_url, channel_id)
     await wait_until(lambda: is_free(stack, slow_worker))
     assert await other.status(channel_id) == "cancelled"
 

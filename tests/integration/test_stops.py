@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relais_testing.ports import let_deadline_pass
+from relais_testing.ports import let_deadline_pass, let_watch_pass
 from relais_testing.sse_client import read_events
 from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.waiting import wait_until
@@ -40,7 +40,7 @@ async def bring_into(phase: str, stack: Stack, front: Front, fields: dict[str, A
 async def test_a_stopped_request_ends_and_frees_its_place(
     stack: Stack, cause: str, phase: str
 ) -> None:
-    front = await stack.front(WATCH_LEASE_S="2")
+    front = await stack.front(WATCH_LEASE_S="300")
     fields: dict[str, Any] = {}
     if cause == "disconnect":
         fields["on_disconnect"] = "cancel"
@@ -50,6 +50,9 @@ async def test_a_stopped_request_ends_and_frees_its_place(
             assert response.status in (200, 202)
     if cause == "deadline":
         await let_deadline_pass(stack.redis_url, channel_id)
+    if cause == "disconnect":
+        await front.parts.queue.unwatch([channel_id], watcher_id=front.parts.watcher.watcher_id)
+        await let_watch_pass(stack.redis_url, channel_id)
     await wait_until(lambda: ended_as(front, channel_id, CAUSES[cause]))
     events = await read_events(front.session, f"/v1/channels/{channel_id}/events")
     assert events[-1].name == CAUSES[cause]

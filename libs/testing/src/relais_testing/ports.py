@@ -76,6 +76,16 @@ async def let_deadline_pass(redis_url: str, channel_id: str) -> None:
         await _let_pass(store, channel_id)
 
 
+async def let_watch_pass(redis_url: str, channel_id: str) -> None:
+    """Move the end of a request's watch lease, which somebody must renew, into the past, in place of waiting."""
+    watched = keys.watched(channel_model(channel_id))
+    async with (
+        open_store(RedisSettings(redis_url)) as store,
+        store.source._blocking.of(watched) as redis,
+    ):
+        assert await redis.zadd(watched, {channel_id: 1}, xx=True, ch=True)
+
+
 async def _let_pass(store: RedisStore, channel_id: str) -> None:
     deadlines = keys.deadlines(channel_model(channel_id))
     async with store.source._blocking.of(deadlines) as redis:
