@@ -139,7 +139,7 @@ async def test_file_that_is_wrong_or_gone_changes_nothing_and_is_logged_once(
     if content is None:
         key_file.path.unlink()
     else:
-        key_file.path.write_text(content)
+        key_file.write_text(content)
     logged = ""
 
     def log() -> str:
@@ -248,7 +248,7 @@ async def test_changed_key_of_the_same_client_ends_what_the_old_one_opened(
     channel_id = await front.submit(chat_request(), **ONE)
     seen, task = reading(front, f"/v1/channels/{channel_id}/events", ONE)
     await wait_until(lambda: seen)
-    key_file.path.write_text(json.dumps({"one": "key-of-new"}))
+    key_file.write_text(json.dumps({"one": "key-of-new"}))
     await task
     assert seen[-1].name == "key_revoked"
     assert await status_of(front, f"/v1/channels/{channel_id}", "new") == 200

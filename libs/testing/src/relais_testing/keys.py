@@ -33,7 +33,13 @@ class KeyFile:
     def write(self, **clients: dict[str, Any]) -> None:
         """Write a file with these clients and their rights."""
         entries = {name: {"key": key_of(name), **rights} for name, rights in clients.items()}
-        self.path.write_text(json.dumps(entries))
+        self.write_text(json.dumps(entries))
+
+    def write_text(self, content: str) -> None:
+        """Replace the file in one step: an orchestrator that looks meanwhile sees none that is empty."""
+        fresh = self.path.with_suffix(".fresh")
+        fresh.write_text(content)
+        fresh.replace(self.path)
 
     @property
     def settings(self) -> dict[str, str]:
