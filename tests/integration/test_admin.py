@@ -133,11 +133,11 @@ async def test_workers_are_shown_with_their_load(front: Front, stack: Stack) -> 
     assert await get(front, "workers") == {"workers": []}
     worker = await stack.worker(tokens_per_s=20)
 
-    async def is_shown() -> bool:
-        return bool((await get(front, "workers"))["workers"])
+    async def workers() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await get(front, "workers"))["workers"]
+        return found
 
-    await wait_until(is_shown)
-    (shown,) = (await get(front, "workers"))["workers"]
+    (shown,) = await wait_until(workers)
     assert (shown["worker_id"], shown["model"], shown["capacity"]) == (worker.worker_id, MODEL, 8)
     assert await get(front, "workers?model=other") == {"workers": []}
 

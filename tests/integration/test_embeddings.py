@@ -23,7 +23,7 @@ from relais_testing.embedding_worker import EmbeddingWorker, open_embedding_work
 from relais_testing.encoders import WatchedEncoder, WatchedReranker, whole
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.stack import Front, Stack, chat_request
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 EMBEDDER = "embedder"
 RERANKER = "reranker"
@@ -346,6 +346,7 @@ async def test_vectors_are_not_fetched_for_more_clients_than_may_be_sent_them(
         EMBEDDING_MODELS=EMBEDDER,
         MAX_BODY_BYTES="100000",
         MAX_HELD_BYTES_PER_KEY=str(held_at_once * size),
+        WRITE_TIMEOUT_S=str(LIVENESS_S),
     )
     inputs = [f"text {number}" for number in range(2048)]
     channel_id = await front.submit({"model": EMBEDDER, "input": inputs})

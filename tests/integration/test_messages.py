@@ -244,7 +244,7 @@ async def test_errors_by_class(stack: Stack, front: Front, tmp_path: Any) -> Non
     closed = await stack.front(
         ENV="staging", API_KEYS=str(keys), MAX_WAITING="1", MAX_BODY_BYTES="4000"
     )
-    options: Any = {"base_url": closed.url, "max_retries": 0, "timeout": 20}
+    options: Any = {"base_url": closed.url, "max_retries": 0, "timeout": LIVENESS_S}
     async with anthropic.AsyncAnthropic(api_key="wrong", **options) as stranger:
         with pytest.raises(anthropic.AuthenticationError) as unknown:
             await stranger.messages.create(**asked())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import aiohttp
@@ -71,11 +72,13 @@ async def test_requests_are_counted_by_route_and_status_and_streams_by_what_they
 async def test_delivery_is_timed_for_what_came_live(stack: Stack, front: Front) -> None:
     await stack.worker(tokens_per_s=50)
     body = chat_request(stream=True, max_tokens=20)
+    began_s = time.monotonic()
     async with front.post("/v1/chat/completions", body) as response:
         await response.read()
     seen = await seen_at(front)
-    assert 1 <= seen.of("relais_delivery_seconds_count") <= 22
-    assert 0 < seen.of("relais_delivery_seconds_sum") < 20
+    passed_s = time.monotonic() - began_s
+    assert 1 <= (count := seen.of("relais_delivery_seconds_count")) <= 22
+    assert 0 < seen.of("relais_delivery_seconds_sum") < count * passed_s
 
 
 async def test_rejections_are_counted_by_cause_and_nothing_else_is_one(stack: Stack) -> None:
@@ -151,13 +154,15 @@ async def test_queue_and_workers_are_told_as_redis_has_them(stack: Stack, front:
     async def done() -> bool:
         seen = await seen_at(front)
         idle = seen.of("relais_num_requests_waiting") + seen.of("relais_num_requests_leased") == 0
-        return idle and seen.of("relais_workers", state="ready") == 1
+        if not idle or seen.of("relais_workers", state="ready") != 1:
+            return False
+        # Of this very look: a worker that cannot say for a while that it lives is no longer counted.
+        assert seen.of("relais_workers_capacity", model_name=MODEL) == 5
+        assert seen.of("relais_oldest_waiting_seconds") == 0
+        assert seen.of("relais_estimated_wait_seconds") > 0
+        return True
 
     await wait_until(done)
-    seen = await seen_at(front)
-    assert seen.of("relais_workers_capacity", model_name=MODEL) == 5
-    assert seen.of("relais_oldest_waiting_seconds") == 0
-    assert seen.of("relais_estimated_wait_seconds") > 0
 
 
 async def test_a_scraper_is_answered_without_the_queues_while_redis_is_away(

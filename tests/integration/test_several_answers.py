@@ -148,6 +148,7 @@ async def test_cancelling_a_request_frees_the_places_of_all_its_answers(
     await wait_until(lambda: len(worker.engine.running) == 3)
     await front.delete(f"/v1/channels/{channel_id}")
     await wait_until(lambda: not worker.engine.running)
+    await wait_until(lambda: front.is_terminal(channel_id))
     assert await front.status(channel_id) == "cancelled"
 
 

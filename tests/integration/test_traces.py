@@ -101,9 +101,14 @@ async def test_several_orchestrators_share_the_work(stack: Stack, kept: Kept) ->
     await wait_until(all_there)
     assert await kept.ids() == sorted(ids)
     await wait_until(lambda: nothing_waits(stack))
-    shown = [await scrape(front.session, front.url) for front in fronts]
-    assert sum(one.of("relais_traces_written_total", model_name=MODEL) for one in shown) == 60
-    assert sum(one.of("relais_trace_write_errors_total") for one in shown) == 0
+
+    async def all_are_counted() -> bool:
+        shown = [await scrape(front.session, front.url) for front in fronts]
+        assert sum(one.of("relais_trace_write_errors_total") for one in shown) == 0
+        written = [one.of("relais_traces_written_total", model_name=MODEL) for one in shown]
+        return sum(written) == 60
+
+    await wait_until(all_are_counted)
 
 
 async def test_without_a_database_no_traces_pile_up(stack: Stack) -> None:
