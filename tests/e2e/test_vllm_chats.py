@@ -14,7 +14,7 @@ from relais_common.jobs.job import Sampling
 from relais_llm_worker.answer_text import AnswerText
 from relais_llm_worker.engine import NOTHING, Chunk, Emitted
 from relais_llm_worker.engines.parsing import Parsing
-from relais_llm_worker.parsed_answer import ParsedAnswer
+from relais_llm_worker.parsed_answer import ParsedAnswer, merged
 from relais_llm_worker.settings import ChatSettings
 from relais_testing.chunks import emitted, parts
 from relais_testing.process_stack import DEMO_MODEL
@@ -76,7 +76,7 @@ class Run:
         self, chats: Any, tokenizer: Any, asked: Chat, text: str, per_step: int = 2
     ) -> None:
         self._per_step = per_step
-        self._chats, self._tokenizer, self._asked = chats, tokenizer, asked
+        self._chats, self._tokenizer, self.asked = chats, tokenizer, asked
         self.ids = tokenizer.encode(text, add_special_tokens=False)
 
     def open(self) -> tuple[ParsedAnswer, AnswerText]:
@@ -84,7 +84,7 @@ class Run:
 
         stream = DecodeStream(skip_special_tokens=False)
         inner = self._tokenizer.backend_tokenizer
-        parsed = self._chats.parsed_answer(self._asked, [1, 2, 3])
+        parsed = ParsedAnswer(self._chats.parser_of(self.asked, [1, 2, 3]), self.asked.options)
         return parsed, AnswerText(lambda token_id: stream.step(inner, token_id) or "", ())
 
     def chunks(self, begun: Emitted = NOTHING) -> list[Chunk]:
@@ -92,12 +92,13 @@ class Run:
         assert parsed.replay(text, begun)
         chunks = []
         for at in range(len(begun.token_ids), len(self.ids), self._per_step):
-            step = tuple(self.ids[at : at + self._per_step])
-            for token_id in step:
+            step = []
+            for one, token_id in enumerate(self.ids[at : at + self._per_step], at + 1):
                 text.feed(token_id)
-            is_last = at + self._per_step >= len(self.ids)
-            piece = text.give(ended=is_last)
-            chunks.append(parsed.tell_apart(Chunk(step, piece, "stop" if is_last else None)))
+                is_last = one == len(self.ids)
+                piece = text.give(ended=is_last)
+                step.append(Chunk((token_id,), piece, "stop" if is_last else None))
+            chunks += merged(map(parsed.tell_apart, step))
         return chunks
 
 
@@ -233,7 +234,7 @@ def test_tools_need_a_parser_unless_they_may_not_be_called(make_chats: Any) -> N
         chats.template_variables(chat())
     assert (refused.value.param, refused.value.status) == ("tools", 400)
     assert "tools" in chats.template_variables(chat("none"))
-    assert chats.parsed_answer(chat("none"), [1]) is None
+    assert chats.parser_of(chat("none"), [1]) is None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_structures_begin_after_the_reasoning_unless_they_have_it_in_them(
 
     def ended(asked: Chat) -> object:
         settled = chats.adjusted(Sampling(), asked)
-        return chats.engine_arguments(asked, settled, [1, 2, 3])["reasoning_ended"]
+        return chats.parser_of(asked, [1, 2, 3]).engine_arguments(settled)["reasoning_ended"]
 
     assert ended(chat()) is not True
     assert ended(chat(include_reasoning=False)) is True
@@ -297,35 +298,62 @@ def test_structures_begin_after_the_reasoning_unless_they_have_it_in_them(
     assert ended(chat()) is True
 
 
-@pytest.mark.parametrize(
-    ("settings", "asked", "at_once"),
-    [
-        ({"tool_call_parser": "hermes"}, chat(), 1),
-        ({"tool_call_parser": "hermes"}, PLAIN, 16),
-        ({"reasoning_parser": "deepseek_r1"}, PLAIN, 1),
-        ({}, PLAIN, 16),
-    ],
-    ids=["tools", "no tools", "reasoning", "no parsers"],
-)
-async def test_an_answer_that_is_parsed_comes_token_by_token(
-    make_chats: Any, tokenizer: Any, settings: dict[str, str], asked: Chat, at_once: int
+async def test_tokens_that_come_together_are_parsed_one_by_one(
+    make_chats: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Not all of vLLM's parsers can take several, and what others say depends on it."""
     from relais_llm_worker.engines.vllm.engine import VllmEngine
 
+    chats, parsing = (
+        make_chats(tool_call_parser="hermes", reasoning_parser="deepseek_r1"),
+        Parsing(),
+    )
+    run = Run(chats, tokenizer, chat(), f"<think>hm, hm</think>I look.{CALL}{OTHER}", per_step=1)
+    portions: list[int] = []
+    parse_delta = chats._parser.parse_delta
+
+    def counted(self: Any, *, delta_token_ids: list[int], **rest: Any) -> Any:
+        portions.append(len(delta_token_ids))
+        return parse_delta(self, delta_token_ids=delta_token_ids, **rest)
+
+    monkeypatch.setattr(chats._parser, "parse_delta", counted)
+    steps = [run.ids[at : at + 16] for at in range(0, len(run.ids), 16)]
     intervals: list[int] = []
+
+    class Collector:
+        async def get(self) -> object:
+            token_ids = steps.pop(0)
+            reason = None if steps else "stop"
+            completion = SimpleNamespace(
+                token_ids=token_ids, finish_reason=reason, stop_reason=None, logprobs=None
+            )
+            return SimpleNamespace(
+                outputs=[completion], finished=not steps, num_cached_tokens=0, prompt_logprobs=None
+            )
 
     async def add_request(_id: str, _prompt: Any, params: Any, **_: Any) -> object:
         intervals.append(params.stream_interval)
-        return object()
+        return Collector()
 
     llm: Any = SimpleNamespace(
         get_tokenizer=lambda: tokenizer,
         model_config=SimpleNamespace(get_diff_sampling_param=dict),
         add_request=add_request,
-        errored=True,  # so that nothing is to be aborted
     )
     other: Any = None
-    chats, parsing = make_chats(**settings), Parsing()
     engine = VllmEngine(llm, other, other, other, chats, parsing, other, other, trials=None)
-    async with engine.generate("a", [1, 2, 3], Sampling(), 9, chat=asked, tokens_at_once=16):
-        assert intervals == [at_once]
+    sampling = Sampling(skip_special_tokens=False, include_stop_str_in_output=True)
+    async with engine.generate(
+        "a", [1, 2, 3], sampling, 999, chat=run.asked, tokens_at_once=16
+    ) as generation:
+        chunks = [chunk async for chunk in generation.chunks()]
+    assert intervals == [16]
+    assert portions == [1] * len(run.ids)
+    assert len(chunks) < len(run.ids) / 8, "pieces that say the same share a chunk"
+    told, alone = emitted(chunks), run.chunks()
+    assert told.token_ids == tuple(run.ids)
+    assert parts(chunks) == parts(alone)
+    assert len(told.tool_calls) == 2
+    assert chunks[-1].message is not None
+    for cut in range(1, len(chunks)):
+        assert parts([*chunks[:cut], *run.chunks(emitted(chunks[:cut]))]) == parts(alone), cut

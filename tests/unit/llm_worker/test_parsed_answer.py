@@ -7,14 +7,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relais_common.jobs.chat import ChatOptions, Message, joined
+from relais_common.jobs.chat import (
+    ChatOptions,
+    FunctionDelta,
+    Message,
+    Streamed,
+    ToolCallDelta,
+    joined,
+)
 from relais_common.jobs.errors import NotResumable
 from relais_common.jobs.job import Job, Sampling
 from relais_llm_worker.engine import Chunk
 from relais_llm_worker.engines.engine_deterministic import DeterministicEngine
 from relais_llm_worker.engines.local import LocalModel, models_of
 from relais_llm_worker.model import Cut
+from relais_llm_worker.parsed_answer import merged
 from relais_testing.builders import make_job
 from relais_testing.chunks import emitted, parts
 from relais_testing.remote import Said, say
@@ -147,3 +157,44 @@ async def test_answer_that_is_cut_short_within_its_reasoning_says_so(model: Loca
 async def test_stop_strings_are_looked_for_in_all_that_the_model_writes(model: LocalModel) -> None:
     said = await say(model, chat(SAID, stop=("look",)))
     assert (parts(said.chunks)[0], said.last.finish_reason) == ("I ", "stop")
+
+
+CALL_BEGINS = ToolCallDelta(0, "call-1", "function", FunctionDelta("weather", ""))
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                Chunk((1,), ""),
+                Chunk((2,), "a"),
+                Chunk((3,), "", reasoning="r"),
+                Chunk((4,), "b", reasoning="s"),
+                Chunk((5,), "", tool_calls=(CALL_BEGINS,)),
+                Chunk((6,), "", tool_calls=(ToolCallDelta(0, function=FunctionDelta(None, "{")),)),
+                Chunk((7,), "", tool_calls=(ToolCallDelta(1, "call-2", "function"),)),
+                Chunk((8,), "c", tool_calls=(ToolCallDelta(1, function=FunctionDelta("x", "}")),)),
+            ]
+        )
+    )
+)
+def test_chunks_that_are_merged_say_the_same_in_the_same_order(chunks: list[Chunk]) -> None:
+    told = merged(replace(chunk) for chunk in chunks)
+    assert _as_streamed(told) == _as_streamed(chunks)
+    assert emitted(told) == emitted(chunks)
+    assert len(told) <= len(chunks)
+
+
+def test_as_much_as_one_chunk_can_tell_is_merged() -> None:
+    part = ToolCallDelta(0, function=FunctionDelta(None, "{}"))
+    chunks = [Chunk((1,), "", reasoning="r"), Chunk((2,), "a"), Chunk((3,), "b")]
+    chunks += [Chunk((4,), "", tool_calls=(one,)) for one in (CALL_BEGINS, part)]
+    (only,) = merged(chunks)
+    assert (only.reasoning, only.text, len(only.tool_calls)) == ("r", "ab", 1)
+
+
+def _as_streamed(chunks: list[Chunk]) -> Message:
+    streamed = Streamed()
+    for chunk in chunks:
+        streamed.add(chunk.reasoning, chunk.text, chunk.tool_calls)
+    return streamed.message()

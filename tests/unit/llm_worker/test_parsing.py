@@ -52,7 +52,7 @@ async def read(parsing: Parsing, name: str, cost_s: float, tokens: int) -> str:
     told = []
     for number in range(tokens):
         reason = "stop" if number == tokens - 1 else None
-        told.append(await answer.tell_apart(Chunk((number,), chr(97 + number % 26), reason)))
+        told += await answer.tell_apart([Chunk((number,), chr(97 + number % 26), reason)])
     return "".join(chunk.text for chunk in told)
 
 
@@ -70,11 +70,11 @@ async def test_a_slow_parser_takes_little_of_the_event_loop(parsing: Parsing) ->
 async def test_long_answers_are_read_as_a_whole_in_the_thread(parsing: Parsing) -> None:
     answer = parsing.of("long", ParsedAnswer(Parser(0.0), ChatOptions()))
     for number in range(SHORT_TOKENS + 1):
-        await answer.tell_apart(Chunk((number,), "a", None))
+        await answer.tell_apart([Chunk((number,), "a", None)])
     parser = Parser(0.5)
     answer._parsed._parser = parser
     began_s = time.thread_time()
-    await answer.tell_apart(Chunk((1,), "a", "stop"))
+    await answer.tell_apart([Chunk((1,), "a", "stop")])
     assert time.thread_time() - began_s < 0.25
 
 

@@ -22,5 +22,4 @@ def emitted(chunks: Sequence[Chunk]) -> Emitted:
         "".join(chunk.text for chunk in chunks),
         "".join(chunk.reasoning for chunk in chunks),
         joined(delta for chunk in chunks for delta in chunk.tool_calls),
-        tuple(len(chunk.token_ids) for chunk in chunks),
     )

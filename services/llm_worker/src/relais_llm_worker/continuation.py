@@ -75,7 +75,6 @@ def _emitted(tokens: Sequence[Token]) -> Emitted:
         "".join(token.text for token in tokens),
         "".join(token.reasoning for token in tokens),
         joined(deltas),
-        tuple(len(token.token_ids) for token in known),
         tokens[-1].end,
     )
 

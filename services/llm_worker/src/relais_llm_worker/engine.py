@@ -105,7 +105,6 @@ class Emitted:
         token_ids: every token so far.
         text: the published text; shorter than the ids' text while part of it is held back.
         reasoning, tool_calls: published beside it.
-        steps: how many ids each event has. Parsers of reasoning and tools get them in the same portions again.
         end: how it ended, if it did: only one of several can have, while its job goes on.
     """
 
@@ -113,7 +112,6 @@ class Emitted:
     text: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
-    steps: tuple[int, ...] = ()
     end: AnswerEnd | None = None
 
 

@@ -55,13 +55,9 @@ class ParsedAnswer:
 
     def replaying(self, text: AnswerText, emitted: Emitted) -> Generator[None, None, bool]:
         """Do the same in steps: the parser may read the whole answer again for each."""
-        position = 0
-        for count in emitted.steps:
-            token_ids = emitted.token_ids[position : position + count]
-            position += count
-            for token_id in token_ids:
-                text.feed(token_id)
-            self._take(text.give(ended=False), token_ids, finished=False)
+        for token_id in emitted.token_ids:
+            text.feed(token_id)
+            self._take(text.give(ended=False), (token_id,), finished=False)
             yield
         self._emitted = emitted.tool_calls
         told = self._streamed.message()
@@ -76,7 +72,11 @@ class ParsedAnswer:
         return len(self._token_ids)
 
     def tell_apart(self, chunk: Chunk) -> Chunk:
-        """Put what the chunk's text says in place of it; the last chunk gets the whole answer."""
+        """Put what the chunk's text says in place of it; the last chunk gets the whole answer.
+
+        Args:
+            chunk: of one token, or of none at the end.
+        """
         finished = chunk.finish_reason is not None
         parsed = self._take(chunk.text, chunk.token_ids, finished=finished)
         chunk.text, chunk.reasoning = parsed.content, parsed.reasoning
@@ -132,6 +132,40 @@ class ParsedAnswer:
         known += [one.id for one in streamed[len(known) :]]
         named = [replace(call, id=id_) for call, id_ in zip(calls, known, strict=False)]
         return (*named, *calls[len(known) :])
+
+
+def merged(chunks: Iterable[Chunk]) -> list[Chunk]:
+    """Join neighbours as far as one chunk, which tells reasoning before text and text before calls, says the same."""
+    told: list[Chunk] = []
+    for chunk in chunks:
+        if told and _follows(told[-1], chunk):
+            before = told.pop()
+            chunk.token_ids = before.token_ids + chunk.token_ids
+            chunk.text = before.text + chunk.text
+            chunk.reasoning = before.reasoning + chunk.reasoning
+            chunk.tool_calls = _joined(before.tool_calls, chunk.tool_calls)
+            chunk.prompt_logprobs = before.prompt_logprobs or chunk.prompt_logprobs
+            if before.logprobs is not None and chunk.logprobs is not None:
+                chunk.logprobs = before.logprobs + chunk.logprobs
+        told.append(chunk)
+    return told
+
+
+def _follows(before: Chunk, after: Chunk) -> bool:
+    if before.tool_calls:
+        return not (after.reasoning or after.text)
+    return not (before.text and after.reasoning)
+
+
+def _joined(
+    before: tuple[ToolCallDelta, ...], after: tuple[ToolCallDelta, ...]
+) -> tuple[ToolCallDelta, ...]:
+    if not (before and after) or before[-1].index != after[0].index or after[0].id is not None:
+        return before + after
+    parts = (before[-1].function.arguments, after[0].function.arguments)
+    arguments = "".join(part for part in parts if part is not None)
+    function = replace(before[-1].function, arguments=arguments)
+    return (*before[:-1], replace(before[-1], function=function), *after[1:])
 
 
 def _anonymous(calls: Iterable[ToolCall]) -> list[ToolCall]:

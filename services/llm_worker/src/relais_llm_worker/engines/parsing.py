@@ -6,12 +6,13 @@ garbled one, that costs milliseconds a token.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 from relais_common.worker.turns import Turns
 from relais_llm_worker.engine import Chunk
-from relais_llm_worker.parsed_answer import ParsedAnswer
+from relais_llm_worker.parsed_answer import ParsedAnswer, merged
 
 QUICK_S = 0.001
 """A parser that took longer for the last tokens goes on in the thread: getting there costs a tenth of that."""
@@ -20,14 +21,11 @@ SHORT_TOKENS = 256
 """An answer up to this length is read as a whole where it is."""
 
 SLICE_S = 0.01
-"""How long an answer that is restored keeps the thread from the others."""
+"""How long one answer keeps the event loop, or the thread where it is restored, from the others."""
 
 
 class Parsing:
-    """One thread for all slow parsers, which take turns: a slow one delays its own answer.
-
-    Tokens that come meanwhile are read together, so an answer that falls behind costs less for each of them.
-    """
+    """One thread for all slow parsers, which take turns: a slow one delays its own answer."""
 
     def __init__(self) -> None:
         self._turns = Turns("parse")
@@ -65,8 +63,18 @@ class AnswerParsing:
         self._parsed = parsed
         self._took_s = 0.0
 
-    async def tell_apart(self, chunk: Chunk) -> Chunk:
-        """As `ParsedAnswer.tell_apart`."""
+    async def tell_apart(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """As `ParsedAnswer.tell_apart`, one after the other, and return them merged."""
+        told, spent_s = [], 0.0
+        for chunk in chunks:
+            if spent_s > SLICE_S:
+                await asyncio.sleep(0)
+                spent_s = 0.0
+            told.append(await self._tell_apart(chunk))
+            spent_s += self._took_s
+        return merged(told)
+
+    async def _tell_apart(self, chunk: Chunk) -> Chunk:
         is_whole_read = chunk.finish_reason is not None and self._parsed.length > SHORT_TOKENS
         if self._took_s <= QUICK_S and not is_whole_read:
             # Its thread's own clock costs more. Who waits for a core meanwhile goes through the other thread once.

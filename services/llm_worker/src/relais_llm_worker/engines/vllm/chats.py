@@ -28,7 +28,7 @@ from relais_common.jobs.errors import EngineRefused, SettingsError
 from relais_common.jobs.job import Sampling
 from relais_llm_worker.engines.prompts import plain
 from relais_llm_worker.engines.vllm.requests import first_line
-from relais_llm_worker.parsed_answer import Parsed, ParsedAnswer
+from relais_llm_worker.parsed_answer import Parsed
 from relais_llm_worker.settings import ChatSettings
 
 _STRUCTURES = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
@@ -152,27 +152,11 @@ class VllmChats:
             structures_reasoning=asked.resolve_reasoning_ended(None, []) is True,
         )
 
-    def parsed_answer(self, chat: Chat | None, prompt_token_ids: list[int]) -> ParsedAnswer | None:
+    def parser_of(self, chat: Chat | None, prompt_token_ids: list[int]) -> VllmParser | None:
         """Return the parser of one answer; None if its text is all content."""
         if chat is None or not self._is_parsed(chat):
             return None
-        parser = _VllmParser(self, _request(chat), prompt_token_ids)
-        return ParsedAnswer(parser, chat.options)
-
-    def engine_arguments(
-        self, chat: Chat | None, sampling: Sampling, prompt_token_ids: list[int]
-    ) -> dict[str, Any]:
-        """Return what the engine is told of reasoning, after which structured outputs begin."""
-        if chat is None or not self._reads_reasoning:
-            return {}
-        request = _request(chat)
-        reasoning_ended = sampling.structures_reasoning or request.resolve_reasoning_ended(
-            self.open_parser(request), prompt_token_ids
-        )
-        return {
-            "reasoning_ended": reasoning_ended,
-            "reasoning_parser_kwargs": {"chat_template_kwargs": _variables(request)},
-        }
+        return VllmParser(self, _request(chat), prompt_token_ids)
 
     @property
     def _reads_calls(self) -> bool:
@@ -196,7 +180,7 @@ class VllmChats:
         )
 
 
-class _VllmParser:
+class VllmParser:
     """One answer's `AnswerParser`."""
 
     def __init__(
@@ -206,6 +190,19 @@ class _VllmParser:
         self._request = request
         self._prompt_token_ids = prompt_token_ids
         self._parser = chats.open_parser(request)
+
+    def engine_arguments(self, sampling: Sampling) -> dict[str, Any]:
+        """Return what the engine is told of reasoning, after which structured outputs begin."""
+        if self._parser.reasoning_parser is None:
+            return {}
+        # Some parsers remember what they were asked.
+        reasoning_ended = sampling.structures_reasoning or self._request.resolve_reasoning_ended(
+            self._chats.open_parser(self._request), self._prompt_token_ids
+        )
+        return {
+            "reasoning_ended": reasoning_ended,
+            "reasoning_parser_kwargs": {"chat_template_kwargs": _variables(self._request)},
+        }
 
     def feed(self, text: str, token_ids: Sequence[int], *, finished: bool) -> Parsed:
         delta = self._parser.parse_delta(
@@ -218,11 +215,7 @@ class _VllmParser:
         if delta is None:
             return Parsed()
         calls = [_delta(call) for call in delta.tool_calls]
-        reasoning, parser = delta.reasoning or "", self._parser.reasoning_parser
-        if parser is not None and parser.reasoning_start_str:
-            # vLLM's parsers leave it there where a step has more tokens than this one.
-            reasoning = reasoning.removeprefix(parser.reasoning_start_str)
-        return Parsed(delta.content or "", reasoning, calls)
+        return Parsed(delta.content or "", delta.reasoning or "", calls)
 
     def whole(self, text: str, token_ids: Sequence[int]) -> Message:
         parser = self._chats.open_parser(self._request)

@@ -36,7 +36,7 @@ from relais_llm_worker.engine import (
 from relais_llm_worker.engines.parsing import Parsing
 from relais_llm_worker.engines.prompts import Prompts
 from relais_llm_worker.engines.token_texts import TokenTexts, id_as_text
-from relais_llm_worker.engines.vllm.chats import VllmChats
+from relais_llm_worker.engines.vllm.chats import VllmChats, VllmParser
 from relais_llm_worker.engines.vllm.images import VllmImages
 from relais_llm_worker.engines.vllm.metrics import LoadGauge
 from relais_llm_worker.engines.vllm.outputs import Logprobs, PromptLogprobs, VllmGeneration
@@ -46,6 +46,7 @@ from relais_llm_worker.engines.vllm.requests import (
     first_line,
     sampling_params,
 )
+from relais_llm_worker.parsed_answer import ParsedAnswer
 from relais_llm_worker.settings import StructuredOutputsSettings
 from relais_llm_worker.structured_outputs.of_vllm import specification_of
 from relais_llm_worker.structured_outputs.trials import Trials
@@ -218,7 +219,8 @@ class VllmEngine:
             sampling.min_tokens or 0,
             keep_stop=sampling.include_stop_str_in_output,
         )
-        parsed = self._chats.parsed_answer(chat, prompt_token_ids)
+        parser = self._chats.parser_of(chat, prompt_token_ids)
+        parsed = ParsedAnswer(parser, chat.options) if chat and parser else None
         if emitted != NOTHING:
             steps = text.replaying(emitted) if parsed is None else parsed.replaying(text, emitted)
             if not await self._parsing.restored(request_id, steps):
@@ -233,11 +235,10 @@ class VllmEngine:
             max_tokens,
             prefilled,
             forced,
-            chat,
             prompt_logprobs,
             media,
-            # Not all of vLLM's parsers can take several tokens in one step.
-            tokens_at_once if parsed is None else 1,
+            tokens_at_once,
+            parser,
         )
         told_prompt = None
         if prompt_logprobs is not None:
@@ -297,10 +298,10 @@ class VllmEngine:
         max_tokens: int,
         prefilled: tuple[int, ...],
         forced: tuple[int, ...],
-        chat: Chat | None,
         prompt_logprobs: int | None,
         media: Any,
         tokens_at_once: int,
+        parser: VllmParser | None,
     ) -> RequestOutputCollector:
         token_ids = [*prompt_token_ids, *prefilled]
         try:
@@ -319,7 +320,7 @@ class VllmEngine:
                 prompt,
                 params,
                 lora_request=self._adapter,
-                **self._chats.engine_arguments(chat, sampling, prompt_token_ids),
+                **({} if parser is None else parser.engine_arguments(sampling)),
             )
         except EngineDeadError as error:
             raise EngineDead("vLLM's engine is dead") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -28,7 +29,7 @@ class Logprobs:
         self._texts = texts
         self._count = count
 
-    def of(self, token_ids: Sequence[int], told: Sequence[Any]) -> tuple[TokenLogprob, ...]:
+    def of(self, token_ids: Sequence[int], told: Iterable[Any]) -> tuple[TokenLogprob, ...]:
         """Convert the log probabilities of the next tokens from vLLM's maps of id to object."""
         return tuple(map(self._one, token_ids, told))
 
@@ -125,18 +126,24 @@ class VllmGeneration:
             token_ids = tuple(completion.token_ids[repeated:])
             if repeated and not token_ids and not self.finished:
                 continue
-            chunk = self._chunk(token_ids, completion.finish_reason, completion.stop_reason)
-            chunk.cached_tokens = output.num_cached_tokens or 0
+            chunks = list(self._chunks(token_ids, completion.finish_reason, completion.stop_reason))
+            chunks[-1].cached_tokens = output.num_cached_tokens or 0
             if self._told_prompt is not None:
                 of_prompt += output.prompt_logprobs or ()
-                if chunk.token_ids:
-                    chunk.prompt_logprobs = await self._told_prompt.of(of_prompt)
+                if token_ids:
+                    chunks[0].prompt_logprobs = await self._told_prompt.of(of_prompt)
                     self._told_prompt = None
             if self._logprobs is not None:
-                told = (completion.logprobs or ())[repeated:]
-                chunk.logprobs = self._logprobs.of(chunk.token_ids, told)
-            yield chunk if self._parsing is None else await self._parsing.tell_apart(chunk)
-            if chunk.finish_reason is not None:
+                told = iter((completion.logprobs or ())[repeated:])
+                for chunk in chunks:
+                    chunk.logprobs = self._logprobs.of(
+                        chunk.token_ids, islice(told, len(chunk.token_ids))
+                    )
+            if self._parsing is not None:
+                chunks = await self._parsing.tell_apart(chunks)
+            for chunk in chunks:
+                yield chunk
+            if chunks[-1].finish_reason is not None:
                 return
 
     def _repeated(self, completion: Any) -> int:
@@ -147,6 +154,18 @@ class VllmGeneration:
         if tuple(completion.token_ids[:count]) != tuple(expected) or ended:
             raise NotResumable("the engine does not make its tokens again")
         return count
+
+    def _chunks(
+        self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
+    ) -> Iterator[Chunk]:
+        """Yield what the tokens say: of each, where a parser reads it, because not all of vLLM's can take several."""
+        while self._parsing is not None and len(token_ids) > 1:
+            chunk = self._chunk(token_ids[:1], None, None)
+            yield chunk
+            if chunk.finish_reason is not None:
+                return
+            token_ids = token_ids[1:]
+        yield self._chunk(token_ids, reason, stop_reason)
 
     def _chunk(
         self, token_ids: tuple[int, ...], reason: str | None, stop_reason: int | str | None
