@@ -40,10 +40,11 @@ class InnerRun:
 
     def __init__(self, folder: Path, then: str, *options: str) -> None:
         self._folder = folder
-        (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+        impatient = "\nleftovers.GRACE_S = 1.0\n"
+        (folder / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text() + impatient)
         (folder / "test_it.py").write_text(TEST.replace("{then}", then))
         (folder / "pytest.ini").write_text(
-            f"[pytest]\ntimeout = {3 if 'forever' in then else LIVENESS_S}\nasyncio_mode = auto\n"
+            f"[pytest]\ntimeout = {LIVENESS_S}\nasyncio_mode = auto\n"
         )
         with (folder / "output").open("wb") as output:
             self.process = subprocess.Popen(
@@ -111,7 +112,11 @@ def test_a_run_that_is_ended_by_a_signal_leaves_no_process(
     wait_until(lambda: gone(started), run)
 
 
-@pytest.mark.parametrize("then", ["assert False", "while True: time.sleep(0.1)  # forever"])
+OVER = "import signal; signal.setitimer(signal.ITIMER_REAL, 0.1); time.sleep(1000)"
+"""Its timeout, which is a signal by this timer, comes at once."""
+
+
+@pytest.mark.parametrize("then", ["assert False", OVER], ids=["failed", "out of time"])
 def test_a_failed_test_is_named_at_once_and_leaves_no_process(
     inner_run: Callable[..., InnerRun], then: str
 ) -> None:

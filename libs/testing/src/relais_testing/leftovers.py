@@ -23,6 +23,9 @@ MARK = "RELAIS_TEST_RUN"
 DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM")
 """Prefix of a command: the kernel sends it SIGTERM when its parent dies."""
 
+GRACE_S = 30.0
+"""How long processes that end may take, on a machine that may stand still."""
+
 FORKED = "relais_testing.forked"
 """Audit event: a process was forked on request by another one."""
 
@@ -113,10 +116,8 @@ class Run:
             self._known = marked(self._mark, sessions)
             self._started_some = False
 
-    def end_test(
-        self, of_run: Collection[int], sessions: Collection[int], grace_s: float = 5.0
-    ) -> Processes:
-        """Return and kill processes of the test that still run; ending ones get time to exit.
+    def end_test(self, of_run: Collection[int], sessions: Collection[int]) -> Processes:
+        """Return and kill processes of the test that still run; ending ones get `GRACE_S` to exit.
 
         Args:
             of_run: processes that live as long as the run.
@@ -124,7 +125,7 @@ class Run:
         """
         if not self._started_some:
             return frozenset()
-        end = time.monotonic() + grace_s
+        end = time.monotonic() + GRACE_S
         while (left := self._left(of_run, sessions)) and time.monotonic() < end:
             time.sleep(0.05)
         kill(left)
