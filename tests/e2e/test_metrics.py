@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import aiohttp
 import pytest
 
 from relais_testing.native_client import events_url, submit
 from relais_testing.process_stack import DETERMINISTIC, MODEL, VLLM_ON_CPU, Starter
+from relais_testing.processes import ServiceProcess
 from relais_testing.scrape import scrape
 from relais_testing.sse_client import read_events
 from relais_testing.waiting import wait_until
@@ -38,6 +40,7 @@ async def test_what_was_sent_is_what_the_services_counted(start: Starter) -> Non
             return all(one.of("relais_event_loop_lag_seconds_count") for one in both)
 
         await wait_until(quiet)
+        await wait_until(partial(all_counted, session, worker, REQUESTS))
         await wait_until(lag_measured)
         at_front, at_worker = await scrape(session, front.url), await scrape(session, worker.url)
 
@@ -68,6 +71,14 @@ async def test_what_was_sent_is_what_the_services_counted(start: Starter) -> Non
         assert seen.of("relais_redis_errors_total") == 0
 
 
+async def all_counted(
+    session: aiohttp.ClientSession, worker: ServiceProcess, requests: int
+) -> bool:
+    """Return whether the worker has counted the ends of so many requests, which it does once Redis has them."""
+    seen = await scrape(session, worker.url)
+    return seen.of("relais_requests_ended_total") == requests
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 async def test_a_vllm_worker_shows_vllm_s_own_metrics_beside_its_own(start: Starter) -> None:
@@ -75,8 +86,9 @@ async def test_a_vllm_worker_shows_vllm_s_own_metrics_beside_its_own(start: Star
     async with aiohttp.ClientSession() as session:
         channel_id = await submit(session, front.url, "Bonjour", 8, params={"ignore_eos": True})
         events = await read_events(session, events_url(front.url, channel_id))
+        assert events[-1].name == "completed"
+        await wait_until(partial(all_counted, session, worker, 1))
         seen = await scrape(session, worker.url)
-    assert events[-1].name == "completed"
     for own, vllm in (
         ("relais_generation_tokens_total", "vllm:generation_tokens_total"),
         ("relais_prompt_tokens_total", "vllm:prompt_tokens_total"),
