@@ -138,10 +138,11 @@ async def test_batch_is_cancelled_though_its_feeder_is_dead(
     start: Starter, kept: Kept, session: aiohttp.ClientSession
 ) -> None:
     fronts = [start("orchestrator", **kept.settings) for _ in range(2)]
-    start("llm_worker", **SLOW)
+    # All of it would take two minutes.
+    start("llm_worker", **SLOW | {"DETERMINISTIC_TOKENS_PER_S": "5"})
     batch = Batch(session)
     await batch.create(fronts[0])
-    await batch.completes(fronts[0], 20)
+    await batch.completes(fronts[0], 2)
     await batch.completes(fronts[1], 1)
     fronts[0].kill()
     client = BatchClient(session, base_url=fronts[1].url)

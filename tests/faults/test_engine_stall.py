@@ -105,7 +105,7 @@ async def test_cancels_and_deadlines_do_not_wait_for_a_deaf_engine(
     await submit(session, front.url, "[stall]", 10)
     if method == "DELETE":
         async with session.delete(url.removesuffix("/events")) as response:
-            assert response.status == 202
+            assert response.status in (200, 202)
     else:
         await let_deadline_pass(redis.url, channel_id)
     events = await read_events(session, url)

@@ -20,13 +20,13 @@ from relais_testing.one_way import open_link
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, read_events, sse_events, text_of
+from relais_testing.streams import SLOW, go_on_faster
 from relais_testing.tcp_ports import HOST
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import LIVENESS_S, wait_until
 from resuming_client import Event, ask, text_after
 
 ENDLESS = 50_000
-SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "50"}
 
 
 def completion(prompt: str, tokens: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ async def test_clients_miss_nothing_though_every_orchestrator_is_killed_twice(
     caplog.set_level(logging.INFO, "resuming_client")
     long_leases = {"LEASE_S": "300"}  # of a worker that stands still meanwhile
     fronts = [start("orchestrator", **long_leases) for _ in range(2)]
-    worker = start("llm_worker", **SLOW, **long_leases, VLLM_MAX_NUM_SEQS="16")
+    slow = start("llm_worker", **SLOW, **long_leases, VLLM_MAX_NUM_SEQS="16")
     clients = [Client(f"client {i}", 600, fronts[i % 2], fronts[1 - i % 2]) for i in range(8)]
 
     async def all_go_on() -> None:
@@ -89,11 +89,12 @@ async def test_clients_miss_nothing_though_every_orchestrator_is_killed_twice(
             fronts[victim].kill()
             await all_go_on()
             # However long a start takes on this machine, the answers are not over before the next kill.
-            worker.signal(signal.SIGSTOP)
+            slow.signal(signal.SIGSTOP)
             fronts[victim] = await asyncio.to_thread(
                 start, "orchestrator", **long_leases, API_PORT=str(fronts[victim].port)
             )
-            worker.signal(signal.SIGCONT)
+            slow.signal(signal.SIGCONT)
+        await go_on_faster(start, slow, **long_leases)
     for client in clients:
         client.check_that_nothing_is_missing_or_doubled()
     cuts = [record for record in caplog.records if "retrying" in record.message]
@@ -207,7 +208,7 @@ async def test_client_of_a_frozen_orchestrator_gets_its_answer_to_the_letter(
 ) -> None:
     frozen = start("orchestrator")
     start("orchestrator")
-    start("llm_worker", **SLOW)
+    slow = start("llm_worker", **SLOW)
     tokens = 500
     async with session.post(
         f"{frozen.url}/v1/completions", json=completion("frozen", tokens)
@@ -220,6 +221,7 @@ async def test_client_of_a_frozen_orchestrator_gets_its_answer_to_the_letter(
         frozen.signal(signal.SIGSTOP)
         await let_watch_leases_run_out(redis, response.headers["X-Request-Id"], 2)
         frozen.signal(signal.SIGCONT)
+        await go_on_faster(start, slow)
         finish_reason = None
         async for event in stream:
             if event.data == "[DONE]":
@@ -257,7 +259,7 @@ async def test_terminated_orchestrator_sends_native_readers_on_and_finishes_open
     start: Starter, session: aiohttp.ClientSession
 ) -> None:
     first, second = start("orchestrator", DRAIN_S="100"), start("orchestrator")
-    start("llm_worker", **SLOW)
+    slow = start("llm_worker", **SLOW)
     moving = await submit(session, first.url, "moves on", 250)
     native = asyncio.create_task(read_events(session, events_url(first.url, moving)))
     async with session.post(
@@ -269,6 +271,7 @@ async def test_terminated_orchestrator_sends_native_readers_on_and_finishes_open
         await wait_until(lambda: is_draining(session, first))
         seen = await native
         assert not response.content.at_eof()
+        await go_on_faster(start, slow)
         data += [event.data async for event in openai_events]
     assert data[-1] == "[DONE]"
     chunks = [json.loads(item)["choices"][0] for item in data[:-1]]

@@ -86,7 +86,7 @@ async def test_living_worker_fills_the_log_again_and_its_reader_sees_only_a_paus
     stack: Stack, server: ValkeyServer
 ) -> None:
     front = await stack.front(LEASE_S="300")
-    await stack.worker(tokens_per_s=60, lease_s=LIVENESS_S)
+    await stack.worker(tokens_per_s=25, lease_s=LIVENESS_S)
     channel_id = await front.submit(chat_request("a", **LONG))
     reader = Reader.of_channel(front, channel_id)
     await reader.has(20)
@@ -139,7 +139,7 @@ async def test_id_past_the_tail_is_log_rewound_and_the_stream_goes_on_once_it_is
     stack: Stack, server: ValkeyServer
 ) -> None:
     front, other = await stack.front(), await stack.front()
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=60)
+    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=25)
     channel_id = await front.submit(chat_request("a", **LONG))
     path = f"/v1/channels/{channel_id}/events"
     reader = Reader.of_channel(front, channel_id)
@@ -184,7 +184,7 @@ async def test_open_stream_never_goes_on_in_another_answer(
     stack: Stack, server: ValkeyServer, route: str, words: int
 ) -> None:
     front = await stack.front(**WATCHED)
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=60)
+    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=25)
     if route == "native":
         reader = Reader.of_channel(front, await front.submit(chat_request("a", **LONG)))
     else:
@@ -206,7 +206,7 @@ async def test_answer_that_was_not_sent_yet_is_simply_the_other_one(
     stack: Stack, server: ValkeyServer
 ) -> None:
     front = await stack.front(**WATCHED)
-    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=60)
+    doomed = await stack.worker(lease_s=MORTAL_LEASE_S, tokens_per_s=25)
     body = chat_request("a", max_tokens=TOKENS)
 
     async def ask() -> dict[str, Any]:

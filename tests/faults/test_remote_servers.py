@@ -10,8 +10,10 @@ import pytest
 
 from relais_testing.fake_openai import FakeServer, answer, answer_ids, open_fake_server
 from relais_testing.native_client import events_url, state_of
+from relais_testing.ports import let_leases_pass
 from relais_testing.process_stack import MODEL, Starter
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
+from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import wait_until
 
 
@@ -45,17 +47,19 @@ async def read_all(
 
 
 async def test_killed_worker_s_stream_goes_on_from_its_token_ids(
-    start: Starter, session: aiohttp.ClientSession
+    start: Starter, session: aiohttp.ClientSession, redis: ValkeyServer
 ) -> None:
     async with open_fake_server(model=MODEL, vllm=True, hold_after=5) as server:
         front = start("orchestrator")
-        doomed = await asyncio.to_thread(start, "llm_worker", **remote(server))
+        patient = remote(server, LEASE_S="300")
+        doomed = await asyncio.to_thread(start, "llm_worker", **patient)
         channel_id = await submit(session, front.url)
         # `queued`, `started` and five tokens.
         await read_events(session, events_url(front.url, channel_id), stop_after=7)
         doomed.kill()
         server.hold_after = None
-        await asyncio.to_thread(start, "llm_worker", **remote(server))
+        await let_leases_pass(redis.url, MODEL)
+        await asyncio.to_thread(start, "llm_worker", **patient)
         events = await read_all(session, front.url, channel_id)
         assert (events[-1].name, text_of(events)) == ("completed", answer())
         assert events[-1].json["usage"]["output_tokens"] == 12
@@ -112,8 +116,8 @@ async def test_worker_without_a_server_takes_nothing_and_says_so(
 
         async def beats_unready() -> bool:
             async with session.get(f"{front.url}/v1/admin/workers") as response:
-                [state] = (await response.json())["workers"]
-                return state["not_ready"] is not None and state["capacity"] == 0
+                states = (await response.json())["workers"]
+            return [(one["not_ready"] is None, one["capacity"]) for one in states] == [(False, 0)]
 
         await wait_until(beats_unready)
         assert (await state_of(session, front.url, channel_id))["status"] == "queued"
@@ -135,12 +139,16 @@ async def test_one_worker_serves_every_model_of_its_table(
         worker = await asyncio.to_thread(start, "llm_worker", WORKER_ID="w", **settings)
         channels = [await submit(session, front.url, model) for model in ("two", "org/one")]
         assert text_of(await read_all(session, front.url, channels[1])) == answer()
-        async with session.get(f"{front.url}/v1/admin/workers") as response:
-            states = (await response.json())["workers"]
-        assert [(state["worker_id"], state["model"]) for state in states] == [
-            ("w/org/one", "org/one"),
-            ("w/two", "two"),
-        ]
+
+        async def both_are_shown() -> bool:
+            async with session.get(f"{front.url}/v1/admin/workers") as response:
+                states = (await response.json())["workers"]
+            return [(state["worker_id"], state["model"]) for state in states] == [
+                ("w/org/one", "org/one"),
+                ("w/two", "two"),
+            ]
+
+        await wait_until(both_are_shown)
         two.health = 200
         assert text_of(await read_all(session, front.url, channels[0])) == answer()
         assert await asyncio.to_thread(worker.terminate) == 0
@@ -151,7 +159,9 @@ async def test_drained_worker_s_stream_goes_on_at_another(
 ) -> None:
     async with open_fake_server(model=MODEL, vllm=True, hold_after=5) as server:
         front = start("orchestrator")
-        first = await asyncio.to_thread(start, "llm_worker", **remote(server, DRAIN_S="0"))
+        first = await asyncio.to_thread(
+            start, "llm_worker", **remote(server, DRAIN_S="0", LEASE_S="300")
+        )
         channel_id = await submit(session, front.url)
         await read_events(session, events_url(front.url, channel_id), stop_after=7)
         assert await asyncio.to_thread(first.terminate) == 0

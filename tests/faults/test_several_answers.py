@@ -9,12 +9,12 @@ import aiohttp
 
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.native_client import events_url, state_of
-from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.process_stack import MODEL, Starter
 from relais_testing.sse_client import SseEvent, ids_of, read_events
+from relais_testing.streams import SLOW, go_on_faster
 
-PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "100"}
 PROMPTS = ["river", "bridge"]
-N, TOKENS = 3, 120
+N, TOKENS = 3, 240
 
 
 def check_whole(events: list[SseEvent]) -> None:
@@ -41,7 +41,7 @@ async def test_answers_outlive_their_workers_and_orchestrators(
     start: Starter, session: aiohttp.ClientSession
 ) -> None:
     fronts = [start("orchestrator") for _ in range(2)]
-    worker = start("llm_worker", **PACED)
+    worker = start("llm_worker", **SLOW)
     body = {"model": MODEL, "prompt": PROMPTS, "params": {"n": N, "max_tokens": TOKENS}}
     async with session.post(f"{fronts[0].url}/v1/requests", json=body) as response:
         channel_id = (await response.json())["channel_id"]
@@ -51,9 +51,10 @@ async def test_answers_outlive_their_workers_and_orchestrators(
     fronts[0].kill()
     for _ in range(2):
         worker.kill()
-        worker = start("llm_worker", **PACED)
+        worker = start("llm_worker", **SLOW)
         tail = (await state_of(session, fronts[1].url, channel_id))["last_event_id"]
         await read_events(session, url, after=tail, stop_after=60)
+    await go_on_faster(start, worker)
     rest = await read_events(session, url, after=int(seen[-1].id))
     check_whole(await whole)
     check_whole(seen + rest)

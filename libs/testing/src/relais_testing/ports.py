@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from relais_common.jobs.channels import channel_model
 from relais_common.queue import keys
@@ -84,6 +85,18 @@ async def let_watch_pass(redis_url: str, channel_id: str) -> None:
         store.source._blocking.of(watched) as redis,
     ):
         assert await redis.zadd(watched, {channel_id: 1}, xx=True, ch=True)
+
+
+async def let_leases_pass(redis_url: str, model: str) -> None:
+    """Move the end of all workers' leases into the past, in place of waiting: their holders are dead."""
+    inflight = keys.inflight(model)
+    async with (
+        open_store(RedisSettings(redis_url)) as store,
+        store.source._blocking.of(inflight) as redis,
+    ):
+        held: list[Any] = await redis.zrange(inflight, 0, -1)
+        assert held
+        await redis.zadd(inflight, dict.fromkeys(held, 1), xx=True)
 
 
 async def _let_pass(store: RedisStore, channel_id: str) -> None:

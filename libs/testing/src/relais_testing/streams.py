@@ -8,10 +8,19 @@ import aiohttp
 
 from relais_llm_worker.engines.engine_deterministic import answer_text
 from relais_testing.native_client import events_url, submit
+from relais_testing.process_stack import DETERMINISTIC, Starter
 from relais_testing.processes import ServiceProcess
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
 
 TOKENS = 300
+SLOW = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "20", "DRAIN_S": "0"}
+"""Settings of a worker whose answers outlast any standstill of a machine; `go_on_faster` ends them."""
+
+
+async def go_on_faster(start: Starter, slow: ServiceProcess, **settings: str) -> None:
+    """Let a worker without a pace take over what a slow one holds, which ends."""
+    await asyncio.to_thread(start, "llm_worker", **DETERMINISTIC, **settings)
+    assert await asyncio.to_thread(slow.terminate) == 0
 
 
 def expected(prompt: str, tokens: int = TOKENS) -> str:
