@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+
+import pytest
 
 from relais_testing.scrape import scrape
 from relais_testing.sse_client import ids_of, read_events, text_of
@@ -101,6 +104,24 @@ async def test_reader_that_stops_is_cut_off_with_little_buffered_and_can_resume(
     # `queued` and `started` came before the tokens, `completed` comes after them.
     assert ids_of(rest) == list(range(after + 1, TOKENS + 4))
     assert answer_to("a", TOKENS).endswith(text_of(rest))
+
+
+@pytest.mark.realtime  # a standstill is one of this very process, longer than a write may take
+async def test_standstill_of_an_orchestrator_cuts_no_reader_off(stack: Stack) -> None:
+    front = await stack.front(WRITE_TIMEOUT_S="1", KEEPALIVE_S="60")
+    await stack.worker()
+    channel_id = await front.submit(chat_request("a", params={"max_tokens": 3000}))
+    await wait_until(lambda: front.is_terminal(channel_id))
+    async with lazy_client(front, f"/v1/channels/{channel_id}/events") as client:
+        transport = await wait_until(partial(server_side, client))
+        assert transport is not None
+        await wait_until(transport.get_write_buffer_size)
+        time.sleep(2)  # noqa: ASYNC251 # the whole process stands still
+        received = b""
+        while b"event: completed" not in received:
+            chunk = await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+            assert chunk, "it was cut off"
+            received += chunk
 
 
 async def test_reader_that_stops_before_the_last_byte_does_not_hold_its_request_open(

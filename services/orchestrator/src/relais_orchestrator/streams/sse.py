@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from aiohttp import web
 
 from relais_common.queue.codec import split_event
 from relais_common.queue.ports import LiveBatch
+from relais_common.runtime.lifecycle import lived_timeout
 from relais_orchestrator.http.traffic import RESPONSE_BEGUN, TRAFFIC, Traffic
 
 KEEPALIVE = b": keep-alive\n\n"
@@ -106,7 +106,7 @@ class EventStream:
 
     async def _in_time(self, writing: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout_s):
+            async with lived_timeout(self._write_timeout_s):
                 await writing
         except TimeoutError:
             self.traffic.cut += 1
