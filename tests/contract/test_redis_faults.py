@@ -327,7 +327,8 @@ async def test_redis_that_stalls_is_unavailable_and_loses_nothing(
 
         # It may have been accepted behind our back; sent again, it is there once.
         await wait_until(accepted)
-        assert ids(await take(ports, 5)) == [job.channel_id]
+    async with open_store(RedisSettings(server.url, timeout_s=LIVENESS_S)) as store:
+        assert ids(await take(redis_ports(store), 5)) == [job.channel_id]
 
 
 @pytest.mark.realtime  # leases run out by the clock of a server that is frozen

@@ -236,7 +236,7 @@ async def test_one_refused_request_is_tried_again_and_nobody_else_waits(
     redis_store: RedisStore, redis_url: str
 ) -> None:
     job, other = job_for("a"), replace(job_for("b"), key_id="other")
-    later = (429, {"error": "Model is overloaded"}, {"Retry-After": "1"})
+    later = (429, {"error": "Model is overloaded"}, {"Retry-After": "5"})
     async with open_fake_server(refuse=[later]) as server, worker(redis_url, server):
         await accept(redis_store, job)
         await wait_until(lambda: len(server.asked) == 1)

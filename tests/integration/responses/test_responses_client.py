@@ -11,9 +11,10 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
+from relais_orchestrator.api.responses import handlers
 from relais_testing.builders import MODEL
 from relais_testing.stack import Front, Stack, answer_to, answer_to_prompt
-from relais_testing.waiting import wait_until
+from relais_testing.waiting import LIVENESS_S, wait_until
 
 TOOL: Any = {
     "type": "function",
@@ -264,7 +265,10 @@ async def test_a_drained_stream_of_a_background_response_says_that_it_goes_on(
     await client.responses.cancel(seen[0].response.id)
 
 
-async def test_cancel_stops_a_background_response(client: openai.AsyncOpenAI, stack: Stack) -> None:
+async def test_cancel_stops_a_background_response(
+    client: openai.AsyncOpenAI, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "CANCEL_WAIT_S", LIVENESS_S)
     asked: Any = await client.responses.create(
         model=MODEL, input="a", background=True, max_output_tokens=50_000
     )
