@@ -16,8 +16,10 @@ from relais_testing.waiting import block_until
 
 SLOTS = 16384
 PRIMARIES = 3
-NODE_TIMEOUT_MS = 1000
-"""Silence after which the other nodes consider a node dead."""
+FAIL_OVER_AFTER_MS = 3000
+"""Silence after which the other nodes consider a node dead, where a replica is to take over from it."""
+NEVER_MS = 600_000
+"""Elsewhere, a node that stands still is waited for: the others would refuse all calls meanwhile."""
 
 
 class Cluster:
@@ -54,8 +56,9 @@ def running_cluster(
     """
     with ExitStack() as stack:
         count = PRIMARIES + (replica_of is not None)
+        timeout_ms = NEVER_MS if replica_of is None else FAIL_OVER_AFTER_MS
         servers = [
-            stack.enter_context(_node(folder / f"node-{number}", appendonly))
+            stack.enter_context(_node(folder / f"node-{number}", appendonly, timeout_ms))
             for number in range(count)
         ]
         cluster = Cluster(servers[:PRIMARIES], servers[PRIMARIES:])
@@ -72,13 +75,13 @@ def running_cluster(
         yield cluster
 
 
-def _node(folder: Path, appendonly: bool) -> ValkeyServer:
+def _node(folder: Path, appendonly: bool, timeout_ms: int) -> ValkeyServer:
     folder.mkdir(parents=True)
     options = {
         "cluster-enabled": "yes",
         # The default, the port and ten thousand, may be none.
         "cluster-port": str(free_port()),
-        "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+        "cluster-node-timeout": str(timeout_ms),
     }
     return ValkeyServer(folder, appendonly=appendonly, options=options)
 

@@ -32,7 +32,7 @@ async def assert_streams_go_on(
     stack = await Stack.open(redis_url({"REDIS_URL": url}))
     try:
         # What was accepted is at the replica too.
-        front = await stack.front(ACCEPT_WAIT_REPLICAS="1")
+        front = await stack.front(ACCEPT_WAIT_REPLICAS="1", ACCEPT_WAIT_TIMEOUT_S="60")
         await stack.worker(tokens_per_s=50, max_num_seqs=4, lease_s=20)
         names = [f"request {index}" for index in range(6)]
         channels = [

@@ -22,7 +22,7 @@ port {port}
 dir {folder}
 logfile {folder}/sentinel.log
 sentinel monitor {service} {host} {primary} 2
-sentinel down-after-milliseconds {service} 500
+sentinel down-after-milliseconds {service} 3000
 sentinel failover-timeout {service} 5000
 """
 
