@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,6 +91,21 @@ def _leaves_no_process(pytestconfig: pytest.Config) -> Iterator[None]:
     left = run.end_test(forks.mothers, forks.sessions)
     forks.forget_ended()
     assert not left, f"the test left processes behind:\n{leftovers.describe(left)}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while modules are imported, and never again walk what they made.
+
+    Each process of a run imports all modules of tests; collections would take a third of that time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from benchmarks.planning.loads import (
     CLIENTS,
@@ -93,6 +92,8 @@ def fit(runs: Sequence[Run], engine: Mapping[str, float]) -> Costs:
     Args:
         engine: microseconds of the engine's tokens, which are measured by themselves.
     """
+    from scipy.optimize import nnls
+
     found: dict[str, dict[str, float]] = {}
     for part, names in STEPS.items():
         rows, spent = [], []

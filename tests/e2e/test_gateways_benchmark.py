@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.forwarding import plot
 from benchmarks.forwarding.report import BARE, RELAIS
 from benchmarks.forwarding.sides import Gateways
 from benchmarks.gateways import PARTS, Load, measure
@@ -15,6 +14,8 @@ pytestmark = pytest.mark.timeout(900)
 
 
 async def test_every_answer_and_every_token_comes(tmp_path: Path) -> None:
+    from benchmarks.forwarding import plot
+
     # The clients check; what they miss is in a step's errors, or fails the run.
     load = Load(
         rounds=1,
