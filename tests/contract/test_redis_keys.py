@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from relais_common.jobs.channels import model_tag, new_channel_id
+import pytest
+
+from relais_common.jobs.channels import new_channel_id, queue_of, queue_tag
 from relais_common.jobs.events import Failed
 from relais_common.jobs.inspection import ChannelFilter
 from relais_common.jobs.job import Idempotency, OnDisconnect, Priority, StopReason
@@ -53,10 +55,12 @@ async def whole_life(ports: Ports, model: str) -> None:
     await ports.traces.set_aside(model, [one.entry_id for one in batch.traces])
 
 
-async def test_every_key_of_a_model_has_its_hash_tag(redis_store: RedisStore) -> None:
-    await whole_life(redis_ports(redis_store), HOSTILE_MODEL)
+@pytest.mark.parametrize("shard", [0, 3])
+async def test_every_key_of_a_queue_has_its_hash_tag(redis_store: RedisStore, shard: int) -> None:
+    queue = queue_of(HOSTILE_MODEL, shard)
+    await whole_life(redis_ports(redis_store), queue)
     names = await key_names(redis_store)
-    base = f"relais:{{{model_tag(HOSTILE_MODEL)}}}:"
+    base = f"relais:{{{queue_tag(queue)}}}:"
     assert [name for name in names if not name.startswith(base)] == []
     kinds = {name.removeprefix(base).split(":")[0] for name in names}
     assert kinds >= {"counts", "dead", "deadlines", "idempotency", "inflight", "job", "log"}
@@ -73,7 +77,7 @@ async def test_operators_steps_stay_in_the_slot_of_their_model(redis_store: Redi
     await ports.inspector.queue(model, top_keys=5)
     listed = await ports.inspector.channels(model, which=ChannelFilter.QUEUED, limit=100)
     assert new in [view.channel_id for view in listed]
-    base = f"relais:{{{model_tag(model)}}}:"
+    base = f"relais:{{{queue_tag(model)}}}:"
     assert [name for name in await key_names(redis_store) if not name.startswith(base)] == []
 
 

@@ -44,7 +44,14 @@ async def test_document_says_where_a_proxy_serves_it(stack: Stack) -> None:
 
 
 async def test_every_route_of_the_server_is_declared(front: Front, stack: Stack) -> None:
-    metrics = open_metrics(new_registry("relais-orchestrator"), stack.store, (MODEL,), (), ())
+    metrics = open_metrics(
+        new_registry("relais-orchestrator"),
+        stack.store.inspector,
+        stack.store.registry,
+        (MODEL,),
+        (),
+        (),
+    )
     app = create_app(front.parts, stack.store, metrics)
     served = {
         (route.method, route.resource.canonical)

@@ -10,16 +10,22 @@ from hypothesis import strategies as st
 
 from relais_common.jobs.channels import (
     MAX_MODEL_NAME_BYTES,
+    MOST_SHARDS,
     channel_model,
+    channel_queue,
+    channel_shard,
     channel_tag,
     model_tag,
     new_channel_id,
+    queue_model,
+    queue_of,
+    queue_tag,
     tag_model,
 )
 
 RANDOM = "A" * 22
 MODELS = st.text(min_size=1, max_size=40).filter(
-    lambda name: not any("\ud800" <= char <= "\udfff" for char in name)
+    lambda name: "\n" not in name and not any("\ud800" <= char <= "\udfff" for char in name)
 )
 
 
@@ -28,7 +34,7 @@ MODELS = st.text(min_size=1, max_size=40).filter(
 @example("a.b-c_D9")
 @example("~41")
 @example("{x}")
-@example("é\n\x00")
+@example("é\t\x00")
 @example("..")
 def test_model_survives_the_way_through_tag_and_channel(model: str) -> None:
     tag = model_tag(model)
@@ -37,6 +43,27 @@ def test_model_survives_the_way_through_tag_and_channel(model: str) -> None:
     channel_id = new_channel_id(model)
     assert channel_tag(channel_id) == tag
     assert channel_model(channel_id) == model
+
+
+@given(MODELS, st.integers(0, MOST_SHARDS - 1))
+def test_queue_survives_the_way_through_a_channel(model: str, shard: int) -> None:
+    queue = queue_of(model, shard)
+    channel_id = new_channel_id(queue)
+    assert channel_queue(channel_id) == queue
+    assert channel_tag(channel_id) == queue_tag(queue)
+    assert (channel_model(channel_id), queue_model(queue)) == (model, model)
+    assert channel_shard(channel_id) == shard
+
+
+def test_first_queue_of_a_model_has_its_name() -> None:
+    assert (queue_of("m", 0), queue_tag("m")) == ("m", "m")
+    assert queue_tag(queue_of("org/m", 7)) == "org~2fm:7"
+
+
+@pytest.mark.parametrize("name", ["\n", "m\n1", "m\n"])
+def test_no_model_is_named_like_a_shard(name: str) -> None:
+    with pytest.raises(ValueError, match="line breaks"):
+        model_tag(name)
 
 
 @given(MODELS, MODELS)
@@ -75,6 +102,12 @@ def test_model_without_a_name_is_refused() -> None:
         f"m}}.{RANDOM}",
         f"{{m.{RANDOM}",
         f"m:log.{RANDOM}",
+        f"m:0.{RANDOM}",
+        f"m:01.{RANDOM}",
+        f"m:100.{RANDOM}",
+        f"m:1:1.{RANDOM}",
+        f":1.{RANDOM}",
+        f"m:.{RANDOM}",
         f"m/../x.{RANDOM}",
         f"~2.{RANDOM}",
         f"~2F.{RANDOM}",

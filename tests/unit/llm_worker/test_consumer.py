@@ -227,7 +227,7 @@ async def test_suspect_runs_alone_and_the_others_wait_for_its_end(rig: Rig, port
     async with rig.running():
         await rig.begun(1)
         assert rig.handler.begun == [suspect.channel_id]
-        assert rig.held_jobs.suspect
+        assert rig.held_jobs.hands.suspect
         # A few looks at the room that there seems to be.
         await asyncio.sleep(3 * consumer_module.FULL_POLL_S)
         assert rig.handler.begun == [suspect.channel_id]

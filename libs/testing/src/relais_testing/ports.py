@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from relais_common.jobs.channels import channel_model
+from relais_common.jobs.channels import channel_queue
 from relais_common.queue import keys
 from relais_common.queue.ports import (
     Accounts,
@@ -79,7 +79,7 @@ async def let_deadline_pass(redis_url: str, channel_id: str) -> None:
 
 async def let_watch_pass(redis_url: str, channel_id: str) -> None:
     """Move the end of a request's watch lease, which somebody must renew, into the past, in place of waiting."""
-    watched = keys.watched(channel_model(channel_id))
+    watched = keys.watched(channel_queue(channel_id))
     async with (
         open_store(RedisSettings(redis_url)) as store,
         store.source._blocking.of(watched) as redis,
@@ -100,7 +100,7 @@ async def let_leases_pass(redis_url: str, model: str) -> None:
 
 
 async def _let_pass(store: RedisStore, channel_id: str) -> None:
-    deadlines = keys.deadlines(channel_model(channel_id))
+    deadlines = keys.deadlines(channel_queue(channel_id))
     async with store.source._blocking.of(deadlines) as redis:
         await redis.hset(keys.job(channel_id), "deadline_at", "1")
         assert await redis.zadd(deadlines, {channel_id: 1}, xx=True, ch=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,12 @@ from rich.text import Text
 from relais_admin import tables
 from relais_admin.arguments import Arguments
 from relais_admin.settings import Settings
-from relais_common.jobs.channels import channel_model, new_channel_id
+from relais_common.jobs.channels import channel_model, channel_queue, new_channel_id
 from relais_common.jobs.errors import ChannelNotFound, DeadLetterNotFound
 from relais_common.jobs.job import StopReason
+from relais_common.queue.merged import MergedInspector
 from relais_common.queue.redis_store import RedisStore
+from relais_common.queue.shards import Shards
 
 TOP_KEYS = 20
 
@@ -39,7 +42,8 @@ class Output:
 
 async def queues(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     """Show the queues of models."""
-    views = [await store.inspector.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
+    inspector = await _inspector(store, wanted.models)
+    views = [await inspector.queue(one, top_keys=TOP_KEYS) for one in wanted.models]
     return Output({"queues": views}, tables.queues(views))
 
 
@@ -56,8 +60,9 @@ async def workers(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
 
 async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     """Show unfinished requests."""
+    inspector = await _inspector(store, wanted.models)
     found = {
-        model: await store.inspector.channels(
+        model: await inspector.channels(
             model, which=wanted.which, limit=wanted.limit, latest=wanted.latest
         )
         for model in wanted.models
@@ -68,9 +73,9 @@ async def channels(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
 
 async def dead_letters(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     """Show dead letters."""
+    inspector = await _inspector(store, wanted.models)
     found = {
-        model: await store.inspector.dead_letters(model, limit=wanted.limit)
-        for model in wanted.models
+        model: await inspector.dead_letters(model, limit=wanted.limit) for model in wanted.models
     }
     body = {"dead_letters": [letter for letters in found.values() for letter in letters]}
     return Output(body, tables.dead_letters(found))
@@ -86,9 +91,10 @@ async def dead_letter(store: RedisStore, wanted: Arguments, _: Settings) -> Outp
 
 async def replay(store: RedisStore, wanted: Arguments, settings: Settings) -> Output:
     """Queue a dead letter again, on a new channel."""
-    accepted = await store.inspector.replay(
+    inspector = await _inspector(store, [channel_model(wanted.channel_id)])
+    accepted = await inspector.replay(
         wanted.channel_id,
-        new_channel_id=new_channel_id(channel_model(wanted.channel_id)),
+        new_channel_id=new_channel_id(channel_queue(wanted.channel_id)),
         max_waiting=settings.max_waiting,
     )
     if accepted is None:
@@ -120,6 +126,12 @@ async def cancel(store: RedisStore, wanted: Arguments, _: Settings) -> Output:
     words = status if status.is_terminal else "its worker was asked to stop"
     body = {"channel_id": wanted.channel_id, "status": status}
     return Output(body, Text(f"{wanted.channel_id}: {words}"))
+
+
+async def _inspector(store: RedisStore, models: Iterable[str]) -> MergedInspector:
+    shards = Shards(store.registry, dict.fromkeys(models, 0))
+    await shards.look()
+    return MergedInspector(store.inspector, shards)
 
 
 def _no_dead_letter(wanted: Arguments) -> DeadLetterNotFound:

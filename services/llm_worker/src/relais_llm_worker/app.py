@@ -80,9 +80,14 @@ async def run(settings: Settings) -> None:
 def served(model: Model) -> Served:
     """The model as `run_worker` serves it."""
 
+    handlers: list[GenerateHandler] = []
+
     def make_handler(desk: Desk) -> Handler:
         handler = GenerateHandler(model, desk.source, desk.event_log, desk.publisher)
-        desk.metrics.tokens.generated.read(lambda: handler.generated_tokens, model.name)
+        handlers.append(handler)
+        desk.metrics.tokens.generated.read(
+            lambda: sum(one.generated_tokens for one in handlers), model.name
+        )
         return handler
 
     return Served(model.name, model.status, model.check_health, make_handler)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -17,9 +17,11 @@ from relais_common import __version__
 from relais_common.insights.mongo import open_database
 from relais_common.jobs.errors import SettingsError, StoreUnavailable
 from relais_common.jobs.job import Operation
+from relais_common.queue.merged import MergedAccounts, MergedInspector
 from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisStore, open_store
+from relais_common.queue.shards import Shards
 from relais_common.runtime import garbage
 from relais_common.runtime.connections import bound_unsent
 from relais_common.runtime.health import add_health_routes
@@ -64,12 +66,14 @@ from relais_orchestrator.submission.image_urls import ImageFetcher
 from relais_orchestrator.submission.images import Images
 from relais_orchestrator.submission.model_states import ModelStates
 from relais_orchestrator.submission.reading.readers import Readers, open_readers
+from relais_orchestrator.submission.spreading import Spreader
 from relais_orchestrator.submission.submitter import Submitter
 from relais_orchestrator.tracing.running import writing_traces
 
 log = structlog.get_logger(__name__)
 
-SECRET_RETRY_S = 0.5
+START_RETRY_S = 0.5
+_Answer = TypeVar("_Answer")
 ENDPOINTS = {route.path: route.batch for route in ROUTES if route.batch is not None}
 BACKLOG = 4096
 """Length of the accept queue; further clients retry after a second. Linux caps it at `somaxconn`."""
@@ -85,17 +89,19 @@ def create_parts(
     files: FileStore | None,
     responses: ResponseStore | None,
     readers: Readers,
+    shards: Shards,
 ) -> Parts:
     """Build everything that the handlers share."""
     drain = Drain(store.live)
     watcher = Watcher(store.intake, lease_s=settings.streaming.watch_lease_s)
     hosts, max_bytes = settings.image_url_hosts, settings.limits.max_body_bytes
     fetcher = ImageFetcher(hosts, max_bytes=max_bytes) if hosts else None
-    model_states = ModelStates(settings.models, store.inspector, store.registry)
+    inspector = MergedInspector(store.inspector, shards)
+    model_states = ModelStates(settings.models, inspector, store.registry)
     return Parts(
         settings=settings,
         queue=store.intake,
-        inspector=store.inspector,
+        inspector=inspector,
         registry=store.registry,
         catalogue=catalogue,
         model_states=model_states,
@@ -107,6 +113,7 @@ def create_parts(
             drain,
             metrics.requests.accepted,
             watcher,
+            Spreader(shards),
             None if settings.traces is None else settings.traces.tracing,
         ),
         follower=Follower(
@@ -122,7 +129,7 @@ def create_parts(
         drain=drain,
         streams=Streams(settings.limits.max_streams_per_key),
         readers=readers,
-        accounts=store.accounts,
+        accounts=MergedAccounts(store.accounts, shards),
         files=files,
         responses=responses,
         started_at_s=int(time.time()),
@@ -230,20 +237,29 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
         open_stores(settings) as stores,
         open_readers(ignore_unknown=settings.ignore_unknown) as readers,
     ):
+        shards = Shards(store.registry, settings.queue_shards)
         metrics = open_metrics(
-            registry, store, settings.models, [route.template for route in ROUTES], SUBMITTING
+            registry,
+            MergedInspector(store.inspector, shards),
+            store.registry,
+            settings.models,
+            [route.template for route in ROUTES],
+            SUBMITTING,
         )
         parts = create_parts(
             settings,
             store,
-            await _secret(store),
+            await _once_there(store.signing_secret),
             key_ring,
             catalogue,
             metrics,
             None if stores is None else stores[0],
             None if stores is None else stores[2],
             readers,
+            shards,
         )
+        # Workers know of a queue before anything is in it.
+        await _once_there(shards.look)
         batches = None if stores is None else BatchParts(parts, stores[0], stores[1], ENDPOINTS)
         runner = Runner(
             create_app(parts, store, metrics, batches=batches, kpis=kpis),
@@ -264,16 +280,17 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                 background(
                     *_following(key_file, parts, store),
                     parts.watcher.run(),
-                    *(
-                        stay_present(store.presence, model, parts.watcher.watcher_id)
-                        for model in settings.models
+                    shards.run(),
+                    shards.run_each(
+                        partial(stay_present, store.presence, watcher_id=parts.watcher.watcher_id),
+                        asyncio.Event(),
                     ),
                     runner.cut_unread(),
                     *_on_files(batches, metrics),
                     LoopLag(metrics.registry).run(),
                     reap_for_ever(
                         store.recovery,
-                        settings.models,
+                        shards.queues,
                         every_s=settings.reap_every_s,
                         max_failures=settings.max_failures,
                         outage_grace_s=settings.lease_s,
@@ -282,7 +299,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                 writing_traces(
                     settings.traces,
                     store.traces,
-                    settings.models,
+                    shards.queues,
                     metrics.traces,
                     None if stores is None else stores[2],
                 ),
@@ -330,13 +347,13 @@ def _following(
     return [] if key_file is None else [key_file.follow(parts.key_ring, store.live.nudge)]
 
 
-async def _secret(store: RedisStore) -> bytes:
+async def _once_there(step: Callable[[], Coroutine[Any, Any, _Answer]]) -> _Answer:
     while True:
         try:
-            return await store.signing_secret()
+            return await step()
         except StoreUnavailable:
             log.warning("redis_unavailable")
-            await asyncio.sleep(SECRET_RETRY_S)
+            await asyncio.sleep(START_RETRY_S)
 
 
 async def run(settings: Settings) -> None:

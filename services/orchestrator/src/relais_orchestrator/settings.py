@@ -82,6 +82,7 @@ class Settings:
 
     Attributes:
         ignore_unknown: unknown fields of bodies are ignored, not refused.
+        queue_shards: over how many queues each model's requests are spread.
         traces: None if no traces are kept.
     """
 
@@ -98,6 +99,7 @@ class Settings:
     models: tuple[str, ...]
     model_kinds: dict[str, ModelOperation]
     model_aliases: dict[str, str]
+    queue_shards: dict[str, int]
     api_keys: Path | None
     limits: Limits
     streaming: Streaming
@@ -123,6 +125,8 @@ def read_settings(env: Environ) -> Settings:
     log_ttl_s = environ.number(env, "LOG_TTL_S", 600, at_least=1)
     write_timeout_s = environ.number(env, "WRITE_TIMEOUT_S", 30, at_least=0.1, at_most=3600)
     trusted = _trusted_proxies(env)
+    models = environ.models(env)
+    shards = environ.queue_shards(env, models)
     return Settings(
         env=name,
         redis=RedisSettings(url=redis_url(env)),
@@ -145,9 +149,10 @@ def read_settings(env: Environ) -> Settings:
         cors=Cors(_origins(env), localhost=name == "dev"),
         image_url_hosts=_image_url_hosts(env),
         ignore_unknown=_ignore_unknown(env, name),
-        models=environ.models(env),
+        models=models,
         model_kinds=environ.model_kinds(env),
         model_aliases=read_mapping("MODEL_ALIASES", environ.text(env, "MODEL_ALIASES", "")),
+        queue_shards=shards,
         api_keys=None if keys_path is None else Path(keys_path),
         limits=Limits(
             max_body_bytes=max_body_bytes,
@@ -169,7 +174,9 @@ def read_settings(env: Environ) -> Settings:
             max_inflight_per_key=environ.integer(env, "MAX_INFLIGHT_PER_KEY", 1000, at_least=1),
             max_streams_per_key=environ.integer(env, "MAX_STREAMS_PER_KEY", 1000, at_least=1),
             reserved_output_tokens=environ.integer(env, "RESERVED_OUTPUT_TOKENS", 1024),
-            max_stored_bytes=_max_stored_bytes(env, max_body_bytes),
+            max_stored_bytes=_max_stored_bytes(
+                env, max_body_bytes * max(shards.values(), default=1)
+            ),
             default_deadline_s=environ.number(env, "DEFAULT_DEADLINE_S", 3600, at_least=1),
             max_deadline_s=environ.number(env, "MAX_DEADLINE_S", 86_400, at_least=1),
             log_ttl_s=log_ttl_s,
@@ -240,6 +247,6 @@ def _ignore_unknown(env: Environ, name: str) -> bool:
     return environ.choice(env, "UNKNOWN_FIELDS", default, ("refuse", "ignore")) == "ignore"
 
 
-def _max_stored_bytes(env: Environ, max_body_bytes: int) -> int:
-    """Read the bound of one model; it must be large enough for any request that is accepted."""
-    return environ.integer(env, "MAX_STORED_BYTES", 4 << 30, at_least=4 * max_body_bytes)
+def _max_stored_bytes(env: Environ, bodies_bytes: int) -> int:
+    """Read the bound of one model; each of its queues must have room for any request that is accepted."""
+    return environ.integer(env, "MAX_STORED_BYTES", 4 << 30, at_least=4 * bodies_bytes)

@@ -88,6 +88,23 @@ def read_mapping(setting: str, text: str) -> dict[str, str]:
     return found
 
 
+def read_numbers(setting: str, text: str, *, at_most: int) -> dict[str, int]:
+    """An object of whole numbers from 1 on, written as that of `read_mapping`; none for an empty text.
+
+    Raises:
+        SettingsError: it is no such thing.
+    """
+    found = _literal(setting, text, "{") if text.strip() else {}
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and type(number) is int and 1 <= number <= at_most
+        for name, number in found.items()
+    ):
+        raise SettingsError(
+            f'{setting} takes {{"name": number, ...}}, each from 1 to {at_most}, or a file that has it'
+        )
+    return found
+
+
 def _items(setting: str, text: str) -> list[Any]:
     if not text.strip():
         return []

@@ -39,6 +39,17 @@ def beginnings_of(messages: Sequence[Message], tools: Sequence[dict[str, Any]]) 
     return tuple(reversed(names))
 
 
+def conversation_of(messages: Sequence[Message]) -> str:
+    """Return a name for all turns of a conversation: of what goes up to the end of its first message of a user."""
+    digest = blake2b(digest_size=8)
+    for message in messages[:MOST_MESSAGES]:
+        for text in _texts(message):
+            digest.update(_text(text))
+        if message.role == "user":
+            break
+    return digest.hexdigest()
+
+
 def _texts(message: Message) -> list[str]:
     texts = [message.role, message.text, message.reasoning or ""]
     if isinstance(message.content, tuple):

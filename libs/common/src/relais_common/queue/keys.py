@@ -1,12 +1,13 @@
 """All Redis keys and channels of Relais. Nothing else spells one.
 
-All keys of a model share one Redis Cluster hash tag, so each script runs in one slot. The scripts derive
-the same names from their first key, `base`; `tests/unit/common/test_keys.py` pins the literal strings.
+All keys of a queue share one Redis Cluster hash tag, so each script runs in one slot. A model has one queue or several:
+where a function takes a model, it takes the name of any of its queues (`queue_of`). The scripts derive the same names
+from their first key, `base`; `tests/unit/common/test_keys.py` pins the literal strings.
 """
 
 from __future__ import annotations
 
-from relais_common.jobs.channels import channel_tag, model_tag
+from relais_common.jobs.channels import channel_tag, queue_tag
 
 PREFIX = "relais"
 
@@ -23,12 +24,12 @@ def worker(worker_id: str) -> str:
 
 
 def model_base(model: str) -> str:
-    """The prefix of all keys of a model; `KEYS[1]` of every script."""
-    return f"{PREFIX}:{{{model_tag(model)}}}"
+    """The prefix of all keys of a queue; `KEYS[1]` of every script."""
+    return f"{PREFIX}:{{{queue_tag(model)}}}"
 
 
 def channel_base(channel_id: str) -> str:
-    """`model_base` of a channel's model. Raises ValueError if it is not a channel id."""
+    """`model_base` of a channel's queue. Raises ValueError if it is not a channel id."""
     return f"{PREFIX}:{{{channel_tag(channel_id)}}}"
 
 
@@ -70,6 +71,11 @@ def used(model: str, limit: str, key_id: str) -> str:
 def usage(model: str, day: int) -> str:
     """HASH with TTL: `<key id> <counter>` of all keys on one day, which counts from 1970-01-01 in UTC."""
     return f"{model_base(model)}:usage:{day}"
+
+
+def shards(model: str) -> str:
+    """ZSET with TTL, bounded: numbers of queues that requests were spread over, scored by when they last were."""
+    return f"{model_base(model)}:shards"
 
 
 def redo(model: str) -> str:

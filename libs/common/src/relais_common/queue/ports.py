@@ -5,6 +5,9 @@ demonstrations. One contract suite checks both for the same behaviour.
 
 Every method may raise `StoreUnavailable`. Every method is safe to call again with the same arguments
 when its answer was lost.
+
+A method that is given a model takes the name of any of its queues (`queue_of`) and is about that one alone;
+`relais_common.queue.merged` has the views of all queues of a model. A worker's registry is about models.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class JobIntake(Protocol):
         tracing: Tracing | None = None,
         watcher_id: str = "",
         record: ApiRecord | None = None,
+        shards: int = 1,
     ) -> Accepted:
         """Accept a job: after this returns, the job reaches a terminal state, and with `tracing` leaves one trace.
 
@@ -74,6 +78,7 @@ class JobIntake(Protocol):
             watcher_id: as in `watch`: the watcher from acceptance on.
             record: what the request's API keeps with it. A stored one is handed over with the trace: without `tracing`,
                 nothing is stored.
+            shards: over how many queues its model is spread. Positions are told as so many times those in this queue.
 
         Raises:
             QueueFull: `max_waiting` jobs of this model wait already, and the key has an unfinished job.
@@ -125,6 +130,10 @@ class JobIntake(Protocol):
 
     async def forget(self, channel_id: str) -> None:
         """Delete an ended job. An unfinished one is unknown to clients from here on, and goes soon after its end."""
+        ...
+
+    async def knows(self, queue: str, key_id: str, key_hash: str) -> bool:
+        """Return whether this queue has, or had lately, a request with this idempotency key."""
         ...
 
     async def depth(self, model: str) -> QueueDepth:
@@ -336,6 +345,14 @@ class WorkerRegistry(Protocol):
 
     async def alive(self) -> list[WorkerState]:
         """Return the workers whose last heartbeat has not expired."""
+        ...
+
+    async def note_shards(self, model: str, shards: int) -> None:
+        """Report that requests of this model are spread over so many queues, from now on and until further notice."""
+        ...
+
+    async def shards(self, model: str) -> frozenset[int]:
+        """Return every number that was noted as long as anything in these queues may be of interest."""
         ...
 
 

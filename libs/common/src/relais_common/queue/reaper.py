@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from relais_common.jobs.channels import queue_model
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue.ports import Recovery
 from relais_common.runtime.backoff import Backoff
@@ -22,7 +23,7 @@ BATCH = 200
 
 async def reap_for_ever(
     recovery: Recovery,
-    models: Sequence[str],
+    queues: Sequence[str],
     *,
     every_s: float,
     max_failures: int,
@@ -31,6 +32,7 @@ async def reap_for_ever(
     """Reap every `every_s` seconds.
 
     Args:
+        queues: may grow.
         outage_grace_s: how long to pause once Redis is back after an outage, so that living workers,
             which could not renew meanwhile, keep their jobs; should be one lease.
     """
@@ -38,15 +40,18 @@ async def reap_for_ever(
     while True:
         await asyncio.sleep(every_s * random.uniform(0.5, 1.0))
         try:
-            for model in models:
-                reaped = await recovery.reap(model, max_failures=max_failures, limit=BATCH)
+            for queue in queues:
+                reaped = await recovery.reap(queue, max_failures=max_failures, limit=BATCH)
                 if reaped.requeued or reaped.ended:
                     log.info(
-                        "jobs_reaped", model=model, requeued=reaped.requeued, ended=reaped.ended
+                        "jobs_reaped",
+                        model=queue_model(queue),
+                        requeued=reaped.requeued,
+                        ended=reaped.ended,
                     )
             backoff.reset()
         except StoreUnavailable:
-            await _until_back(recovery, models[0], backoff, max_failures)
+            await _until_back(recovery, queues[0], backoff, max_failures)
             await asyncio.sleep(outage_grace_s)
 
 

@@ -13,9 +13,10 @@ from relais_common.config.server_table import (
     EmbeddingEntry,
     TableEntry,
     read_mapping,
+    read_numbers,
     read_server_table,
 )
-from relais_common.jobs.channels import model_tag
+from relais_common.jobs.channels import MOST_SHARDS, model_tag
 from relais_common.jobs.errors import SettingsError
 from relais_common.jobs.job import ModelOperation, Operation
 
@@ -183,6 +184,16 @@ def worker_table(environ: Environ, kind: ModelOperation) -> tuple[TableEntry, ..
     if kind is Operation.EMBEDDINGS:
         return embedding_table(environ)
     return read_server_table(TABLES[kind], environ.get(TABLES[kind], ""), TableEntry)
+
+
+def queue_shards(environ: Environ, models: tuple[str, ...]) -> dict[str, int]:
+    """Read `QUEUE_SHARDS`: over how many queues each model's requests are spread; 1 for those that it does not name."""
+    text_of = text(environ, "QUEUE_SHARDS", "")
+    found = read_numbers("QUEUE_SHARDS", text_of, at_most=MOST_SHARDS)
+    for name in found:
+        if name not in models:
+            raise SettingsError(f"QUEUE_SHARDS has {name!r}, which is no declared model")
+    return dict.fromkeys(models, 1) | found
 
 
 def max_waiting(environ: Environ) -> int:

@@ -79,7 +79,7 @@ class ConsumerSettings:
         max_failures: crashes charged to a job before it is set aside.
     """
 
-    model: str
+    queue: str
     worker_id: str
     lease_s: float
     drain_s: float
@@ -104,7 +104,6 @@ class Consumer:
         self._metrics = metrics
         self._tasks: dict[asyncio.Task[None], HeldJob] = {}
         self._call_id = secrets.token_hex(8)
-        self._make_way_until_s = 0.0
         self._ask_at_s = 0.0
         self._is_waited_for = False
         """Whether its last take told others that it has room. Until it takes that back, jobs are left to it."""
@@ -139,7 +138,7 @@ class Consumer:
                 offers = self._offers()
                 if not offers or stop.is_set():
                     continue
-            enough_of = self._handler.enough_of(self._held_jobs.all())
+            enough_of = self._handler.enough_of(self._held_jobs.hands.all())
             try:
                 take = await self._take(group, room, waited, enough_of, offers)
                 if room <= 0:
@@ -173,17 +172,14 @@ class Consumer:
             log.warning("take_failed", error=str(error))
 
     def _room(self) -> int:
-        held = self._held_jobs.places
-        if self._held_jobs.suspect or (held and time.monotonic() < self._make_way_until_s):
-            return 0
-        return self._handler.room(held)
+        return self._held_jobs.hands.room(self._held_jobs, self._handler.room)
 
     def _offers(self) -> list[Lease]:
         """Return jobs that may be preempted, newest first; periodically or when asked, while there is no room."""
-        now_s = time.monotonic()
+        now_s, hands = time.monotonic(), self._held_jobs.hands
         is_time = now_s >= self._ask_at_s or self._held_jobs.lines_asked
         self._held_jobs.lines_asked = False
-        if not is_time or self._held_jobs.suspect or now_s < self._make_way_until_s:
+        if not is_time or hands.suspect or hands.makes_way:
             return []
         self._ask_at_s = now_s + FULL_ASK_S
         if self._room() > 0:
@@ -201,27 +197,30 @@ class Consumer:
         *,
         idle: bool | None = None,
     ) -> Take:
-        held_before = self._held_jobs.places
-        take = await self._source.take(
-            TakeRequest(
-                self._settings.model,
-                max(room, 0),
-                worker_id=self._settings.worker_id,
-                call_id=self._call_id,
-                lease_s=self._settings.lease_s,
-                idle=held_before == 0 if idle is None else idle,
-                held=held_before,
-                waited=waited,
-                without=without,
-                offers=offers,
-            )
+        hands, room = self._held_jobs.hands, max(room, 0)
+        held_before = hands.places
+        request = TakeRequest(
+            self._settings.queue,
+            room,
+            worker_id=self._settings.worker_id,
+            call_id=self._call_id,
+            lease_s=self._settings.lease_s,
+            idle=held_before == 0 if idle is None else idle,
+            held=held_before,
+            waited=waited,
+            without=without,
+            offers=offers,
         )
+        with hands.taking(self._held_jobs, room) as came:
+            take = await self._source.take(request)
+            answers = sum(one.job.answers for one in take.jobs)
+            came(answers)
         # Repeat the same call until it is answered, because it may have taken effect.
         self._call_id = secrets.token_hex(8)
-        self._is_waited_for = not take.make_way and sum(one.job.answers for one in take.jobs) < room
+        self._is_waited_for = not take.make_way and answers < room
         await self._let_go_of(take.preempted)
         # Ask again from time to time, because another worker may become idle sooner.
-        self._make_way_until_s = time.monotonic() + MAKE_WAY_S if take.make_way else 0.0
+        hands.make_way(self._held_jobs, MAKE_WAY_S if take.make_way else 0.0)
         for one in take.jobs:
             held = HeldJob(one, JobMetrics(self._metrics, one))
             self._held_jobs.add(held)
@@ -254,7 +253,7 @@ class Consumer:
     async def _wait_for_work(self, stopping: asyncio.Task[bool], timeout_s: float) -> None:
         waiting = asyncio.create_task(
             self._source.wait_for_work(
-                self._settings.model, worker_id=self._settings.worker_id, timeout_s=timeout_s
+                self._settings.queue, worker_id=self._settings.worker_id, timeout_s=timeout_s
             )
         )
         try:

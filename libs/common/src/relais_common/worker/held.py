@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import accumulate
 
@@ -29,6 +32,8 @@ Halt = StopReason | Abandon
 _TOKEN = codec.NAMES[Token]
 LINES_PER_APPEND = 1000
 MOST_UNSENT = 2 * LINES_PER_APPEND
+UNSERVED_S = 1.0
+"""How long a queue goes without room until it counts as one that wants more: it may have filled since."""
 
 
 class HeldJob:
@@ -206,7 +211,10 @@ class HeldJob:
 
 
 class HeldJobs:
-    """The jobs that this worker holds, by channel id.
+    """The jobs of one queue that this worker holds, by channel id.
+
+    Args:
+        hands: of the queues of its model together; None if it has only this one.
 
     Attributes:
         suspicion: channel ids of which one may be why the engine is stuck; None if it is not.
@@ -214,8 +222,10 @@ class HeldJobs:
         lines_asked: set by `ask_lines`, until somebody has heeded it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hands: Hands | None = None) -> None:
         self._jobs: dict[str, HeldJob] = {}
+        self.hands = hands or Hands()
+        self.hands.queues.append(self)
         self.suspicion: frozenset[str] | None = None
         self.changed = asyncio.Event()
         self.lines_asked = False
@@ -245,7 +255,9 @@ class HeldJobs:
         # Only this lease: the job may be back here under a later one.
         if self._jobs.get(held.lease.channel_id) is held:
             del self._jobs[held.lease.channel_id]
-        self.changed.set()
+        # The place may be for any queue of the model.
+        for queue in self.hands.queues:
+            queue.changed.set()
 
     def ask_lines(self) -> None:
         """Note that a job waits which goes before lines of batches, if there are any."""
@@ -253,7 +265,117 @@ class HeldJobs:
             self.lines_asked = True
             self.changed.set()
 
+
+class Hands:
+    """What a worker holds of one model, and how the queues of the model share its room.
+
+    Attributes:
+        queues: what it holds of each.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.queues: list[HeldJobs] = []
+        self._make_way_until_s = 0.0
+        self._makes_way_for: HeldJobs | None = None
+        self._clock = clock
+        self._shares: dict[HeldJobs, _Share] = {}
+
+    @property
+    def places(self) -> int:
+        """How many answers they have that have not ended."""
+        return sum(queue.places for queue in self.queues)
+
+    def all(self) -> Sequence[HeldJob]:
+        """Return all held jobs."""
+        return [held for queue in self.queues for held in queue.all()]
+
     @property
     def suspect(self) -> bool:
         """True while this worker holds a job that may have killed a worker before."""
-        return any(held.taken.suspect for held in self._jobs.values())
+        return any(held.taken.suspect for held in self.all())
+
+    @property
+    def makes_way(self) -> bool:
+        """True while this worker empties itself for a job that is to run alone."""
+        return self._clock() < self._make_way_until_s
+
+    def make_way(self, queue: HeldJobs, seconds: float) -> None:
+        """Take nothing for so long, until this queue's job can run alone; 0: go on."""
+        if seconds or self._makes_way_for is queue:
+            self._make_way_until_s = self._clock() + seconds
+            self._makes_way_for = queue
+
+    def room(self, mine: HeldJobs, room_of: Callable[[int], int]) -> int:
+        """Return for how many answers of a queue there is room.
+
+        Where there are several queues, room is offered in parts. A queue that took all that it was offered wants more:
+        until it has had it, no queue that holds more gets any. One place is kept for each queue that has none. While
+        this worker holds nothing, one queue at a time takes: what it gets may have to run alone.
+
+        Args:
+            room_of: returns how many more the worker can begin while it holds so many.
+        """
+        if self.suspect or (self.makes_way and (self.places or self._makes_way_for is not mine)):
+            return 0
+        others = [queue for queue in self.queues if queue is not mine]
+        if not others:
+            return room_of(mine.places)
+        share, places = self._share(mine), self.places
+        asked = sum(map(self.asks, others))
+        if asked and not places:
+            return 0
+        free = room_of(places + asked)
+        if free <= 0:
+            if self._clock() - share.offered_s >= UNSERVED_S:
+                share.wants_more = True
+            return free
+        if any(self._share(one).wants_more and self._is_before(one, mine) for one in others):
+            return 0
+        kept = sum(not (queue.places or self.asks(queue)) for queue in others)
+        free = max(free - kept, 0 if mine.places else 1)
+        return -(-free // len(self.queues))
+
+    @contextmanager
+    def taking(self, mine: HeldJobs, room: int) -> Iterator[Callable[[int], None]]:
+        """Return a context in which the queue's take is under way; yields what is to be told how many answers came."""
+        share = self._share(mine)
+        # Without room, it asks whether places should change hands: it has been offered nothing.
+        if room > 0:
+            share.asked, share.wants_more, share.offered_s = room, False, self._clock()
+
+        def came(answers: int) -> None:
+            if room > 0:
+                share.wants_more = answers >= room
+
+        try:
+            yield came
+        finally:
+            share.asked = 0
+            for queue in self.queues:
+                queue.changed.set()
+
+    def asks(self, queue: HeldJobs) -> int:
+        """Return the room that a take of this queue asks for now."""
+        return self._share(queue).asked
+
+    def _share(self, queue: HeldJobs) -> _Share:
+        return self._shares.setdefault(queue, _Share())
+
+    def _is_before(self, one: HeldJobs, other: HeldJobs) -> bool:
+        a, b = self._share(one), self._share(other)
+        return (one.places + a.asked, a.offered_s) < (other.places + b.asked, b.offered_s)
+
+
+@dataclass(slots=True)
+class _Share:
+    """A queue's part of a worker's room.
+
+    Attributes:
+        asked: room that a take under way asks for.
+        wants_more: its last take got all that it asked for, or it has been offered nothing for long.
+        offered_s: when it last took, by the clock.
+    """
+
+    asked: int = 0
+    wants_more: bool = False
+    offered_s: float = 0.0

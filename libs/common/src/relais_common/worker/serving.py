@@ -20,6 +20,7 @@ from relais_common.queue.metrics import StoreMetrics
 from relais_common.queue.ports import EventLog, JobSource, Recovery, WorkerRegistry
 from relais_common.queue.reaper import reap_for_ever
 from relais_common.queue.redis_store import RedisSettings, open_store
+from relais_common.queue.shards import Shards
 from relais_common.runtime import environ, garbage, heap, logs
 from relais_common.runtime.environ import Environ
 from relais_common.runtime.health import open_health_server
@@ -27,7 +28,7 @@ from relais_common.runtime.lifecycle import background, stop_on_signals
 from relais_common.runtime.metrics.exposition import LoopLag, new_registry
 from relais_common.worker.consumer import Consumer, ConsumerSettings, Handler
 from relais_common.worker.heartbeat import beat_for_ever
-from relais_common.worker.held import HeldJobs
+from relais_common.worker.held import Hands, HeldJobs
 from relais_common.worker.leases import listen_for_stops, renew_for_ever
 from relais_common.worker.metrics import WorkerMetrics
 from relais_common.worker.publisher import Publisher
@@ -116,7 +117,7 @@ class Served:
 
     Attributes:
         check_health: raises EngineDead if nothing more can ever be run.
-        make_handler: called once, before the first take.
+        make_handler: called once for each queue, before its first take.
     """
 
     name: str
@@ -182,15 +183,14 @@ async def serve(
     stop: asyncio.Event,
     held_by_all: list[HeldJobs],
 ) -> None:
-    """Serve one model's queue until `stop`, then drain it.
+    """Serve one model's queues until `stop`, then drain them.
 
     Args:
         held_by_all: of every model of this worker; receives this one's.
     """
     # The registry identifies a worker by its id, with one model each.
     worker_id = f"{settings.worker_id}/{model.name}" if one_of_several else settings.worker_id
-    held_jobs = HeldJobs()
-    held_by_all.append(held_jobs)
+    hands, shards = Hands(), Shards(store.registry, {model.name: 0})
 
     def state() -> WorkerState:
         status = model.status()
@@ -198,7 +198,7 @@ async def serve(
             worker_id=worker_id,
             model=model.name,
             capacity=status.capacity,
-            running=held_jobs.places,
+            running=hands.places,
             draining=stop.is_set(),
             max_model_len=status.max_model_len,
             kv_cache_usage=status.kv_cache_usage,
@@ -207,36 +207,57 @@ async def serve(
             supports_images=status.supports_images,
         )
 
-    source = store.source
-    publisher = Publisher(source, interval_s=settings.stream_interval_s, sizes=metrics.batch)
-    handler = model.make_handler(Desk(source, store.log, publisher, metrics, held_jobs))
-    metrics.running.read(lambda: held_jobs.places, model.name)
+    async def serve_queue(queue: str) -> None:
+        held_jobs = HeldJobs(hands)
+        held_by_all.append(held_jobs)
+        await _serve_queue(settings, model, queue, worker_id, store, metrics, stop, held_jobs)
+
+    metrics.running.read(lambda: hands.places, model.name)
     metrics.capacity.read(lambda: model.status().capacity, model.name)
     if model.status().kv_cache_usage is not None:
         metrics.kv_cache_usage.read(lambda: model.status().kv_cache_usage or 0.0, model.name)
+    log.info("worker_ready", model=model.name, capacity=model.status().capacity)
+    async with background(
+        shards.run(),
+        beat_for_ever(store.registry, state, every_s=settings.heartbeat_s),
+        _watch(model, held_by_all),
+    ):
+        await shards.run_each(serve_queue, stop)
+
+
+async def _serve_queue(
+    settings: ServiceSettings,
+    model: Served,
+    queue: str,
+    worker_id: str,
+    store: WorkerStore,
+    metrics: WorkerMetrics,
+    stop: asyncio.Event,
+    held_jobs: HeldJobs,
+) -> None:
+    source = store.source
+    publisher = Publisher(source, interval_s=settings.stream_interval_s, sizes=metrics.batch)
+    handler = model.make_handler(Desk(source, store.log, publisher, metrics, held_jobs))
     consumer = Consumer(
         source,
         handler,
         held_jobs,
         ConsumerSettings(
-            model.name, worker_id, settings.lease_s, settings.drain_s, settings.max_failures
+            queue, worker_id, settings.lease_s, settings.drain_s, settings.max_failures
         ),
         metrics,
     )
-    log.info("worker_ready", model=model.name, capacity=model.status().capacity)
     async with background(
         publisher.run(),
         renew_for_ever(source, held_jobs, publisher, lease_s=settings.lease_s),
-        listen_for_stops(source, held_jobs, model.name, lease_s=settings.lease_s),
-        beat_for_ever(store.registry, state, every_s=settings.heartbeat_s),
+        listen_for_stops(source, held_jobs, queue, lease_s=settings.lease_s),
         reap_for_ever(
             store.recovery,
-            [model.name],
+            [queue],
             every_s=settings.reap_every_s,
             max_failures=settings.max_failures,
             outage_grace_s=settings.lease_s,
         ),
-        _watch(model, held_by_all),
     ):
         await consumer.run(stop)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from relais_common.jobs.channels import channel_model
+from relais_common.jobs.channels import channel_queue
 from relais_common.jobs.events import Failed
 from relais_common.jobs.inspection import (
     ChannelFilter,
@@ -98,7 +98,7 @@ class MemoryInspector:
         return [self._letter(state.records[one]) for one in list(state.dead)[:limit]]
 
     async def dead_letter(self, channel_id: str) -> DeadLetter | None:
-        state = self._model_of(channel_model(channel_id))
+        state = self._model_of(channel_queue(channel_id))
         record = state.records.get(channel_id)
         if record is None or not (channel_id in state.dead or record.replayed_as):
             return None
@@ -107,7 +107,7 @@ class MemoryInspector:
     async def replay(
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
     ) -> Accepted | None:
-        state = self._model_of(channel_model(channel_id))
+        state = self._model_of(channel_queue(channel_id))
         record = state.records.get(channel_id)
         if record is not None and record.replayed_as is not None:
             return self._accepted(state, state.records[record.replayed_as], duplicate=True)
@@ -120,7 +120,7 @@ class MemoryInspector:
         return self._admit(state, job, tracing=record.tracing)
 
     async def drop(self, channel_id: str) -> bool:
-        state = self._model_of(channel_model(channel_id))
+        state = self._model_of(channel_queue(channel_id))
         if channel_id in state.dead:
             state.dead.remove(channel_id)
             self._dropped.add(channel_id)

@@ -76,6 +76,7 @@ class Record:
     quota: Quota
     hands: Hands
     tracing: Tracing | None = None
+    shards: int = 1
     expected_bytes: int = 0
     status: Status = Status.QUEUED
     fence: int = 0

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
 
-from relais_common.jobs.channels import channel_model
+from relais_common.jobs.channels import channel_queue
 from relais_common.jobs.errors import IdempotencyConflict, TooManyInFlight
 from relais_common.jobs.events import STATUS_OF, Cancelled, Queued, Started, Terminal, counted_usage
 from relais_common.jobs.job import (
@@ -54,6 +54,7 @@ class MemoryStore:
         self._bells: dict[tuple[str, str], asyncio.Event] = {}
         self._listeners: dict[str, set[asyncio.Queue[str]]] = {}
         self._workers: dict[str, tuple[float, WorkerState]] = {}
+        self._shards: dict[str, set[int]] = {}
         self.inspector = MemoryInspector(self._model, self._admit, self._accepted, clock)
 
     def _model(self, model: str) -> MemoryModel:
@@ -64,7 +65,7 @@ class MemoryStore:
         return self._models[model]
 
     def _of(self, channel_id: str) -> tuple[MemoryModel, Record | None]:
-        model = self._model(channel_model(channel_id))
+        model = self._model(channel_queue(channel_id))
         return model, model.records.get(channel_id)
 
     async def let_deadline_pass(self, channel_id: str) -> None:
@@ -95,8 +96,9 @@ class MemoryStore:
         tracing: Tracing | None = None,
         watcher_id: str = "",
         record: ApiRecord | None = None,
+        shards: int = 1,
     ) -> Accepted:
-        model = self._model(job.model)
+        model = self._model(channel_queue(job.channel_id))
         if job.channel_id in model.records:
             return self._accepted(model, model.records[job.channel_id], duplicate=True)
         if idempotency is not None:
@@ -120,7 +122,7 @@ class MemoryStore:
         model.refuse_where_traces_wait(job.model, tracing)
         now = model.accounts.reserve(job, quota)
         home = model.home_to_wake(job)
-        accepted = self._admit(model, job, quota, tracing=tracing, home=home)
+        accepted = self._admit(model, job, quota, tracing=tracing, home=home, shards=shards)
         model.records[job.channel_id].api_record = record
         if job.channel_id in model.watched:
             model.records[job.channel_id].watchers.add(watcher_id)
@@ -137,18 +139,21 @@ class MemoryStore:
         *,
         tracing: Tracing | None = None,
         home: str | None = None,
+        shards: int = 1,
     ) -> Accepted:
         record = model.add(job, self._watch_grace_s, quota, tracing)
+        record.shards = shards
         accepted = self._accepted(model, record)
         queued = Queued(accepted.queue_position, accepted.estimated_wait_s)
         model.append(record, 1, [codec.encode_event(queued)])
-        bell = self._bell(job.model, home or "")
+        queue = channel_queue(job.channel_id)
+        bell = self._bell(queue, home or "")
         if bell.is_set():
             # A home that has not heard the ring before may be busy, or gone.
-            self._bell(job.model).set()
+            self._bell(queue).set()
         bell.set()
         if job.priority is not Priority.BATCH and model.turns[Priority.BATCH]:
-            self._announce(job.model, ANY_LINE)
+            self._announce(queue, ANY_LINE)
         return accepted
 
     def _accepted(self, model: MemoryModel, record: Record, *, duplicate: bool = False) -> Accepted:
@@ -156,7 +161,7 @@ class MemoryStore:
         return Accepted(
             channel_id=record.job.channel_id,
             status=record.status,
-            queue_position=position,
+            queue_position=position * record.shards,
             estimated_wait_s=model.estimated_wait_s(position),
             duplicate=duplicate,
         )
@@ -196,7 +201,7 @@ class MemoryStore:
             operation=record.job.operation,
             status=record.status,
             on_disconnect=record.job.on_disconnect,
-            queue_position=position,
+            queue_position=position * record.shards,
             estimated_wait_s=model.estimated_wait_s(position),
             tail=len(record.log),
             accepted_at_s=record.accepted_at_s,
@@ -222,6 +227,9 @@ class MemoryStore:
             model.forget_names(channel_id)
             if record.status.is_terminal:
                 model.forget(channel_id)
+
+    async def knows(self, queue: str, key_id: str, key_hash: str) -> bool:
+        return (key_id, key_hash) in self._model(queue).idempotency
 
     async def depth(self, model: str) -> QueueDepth:
         state = self._model(model)
@@ -369,7 +377,7 @@ class MemoryStore:
             if record is None or not model.verdict(lease.channel_id, lease.fence).held:
                 continue
             if model.let_go(record, max_failures=max_failures, blamed=blamed):
-                self._bell(record.job.model).set()
+                self._bell(channel_queue(lease.channel_id)).set()
 
     async def wait_for_work(self, model: str, *, worker_id: str, timeout_s: float) -> None:
         bells = (self._bell(model, worker_id), self._bell(model))
@@ -461,3 +469,9 @@ class MemoryStore:
     async def alive(self) -> list[WorkerState]:
         now = self._clock()
         return [state for end, state in self._workers.values() if end > now]
+
+    async def note_shards(self, model: str, shards: int) -> None:
+        self._shards.setdefault(model, set()).add(shards)
+
+    async def shards(self, model: str) -> frozenset[int]:
+        return frozenset(self._shards.get(model, ()))

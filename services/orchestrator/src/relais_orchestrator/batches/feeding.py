@@ -13,7 +13,7 @@ import orjson
 import structlog
 
 from relais_common.config.api_keys import COSTLY_STRUCTURES, ApiKey
-from relais_common.jobs.channels import line_channel_id
+from relais_common.jobs.channels import line_channel_id, queue_of
 from relais_common.jobs.errors import (
     ChannelNotFound,
     Draining,
@@ -123,6 +123,7 @@ class Feeder:
         self._path: str = batch["endpoint"]
         self._endpoint = parts.endpoints[self._path]
         self._model: str = batch["model"]
+        self._shards: list[int] = batch.get("shards") or [0]
         self._expires_at: datetime = batch["expires_at"]
         self._total: int = batch["counts"]["total"]
         self._ended = bytearray(batch["last_line"] + 1)
@@ -225,9 +226,9 @@ class Feeder:
                     accepted = await self._parts.shared.submitter.feed(
                         line.asked.draft,
                         caller=caller,
-                        channel_id=line_channel_id(self._model, self._batch_id, number),
+                        channel_id=self._channel_of(number),
                         deadline_s=max(1.0, left_s),
-                        most=self._parts.shared.settings.batches.inflight,
+                        most=-(-self._parts.shared.settings.batches.inflight // len(self._shards)),
                     )
             except WAIT as refused:
                 log.debug("batch_waits", batch_id=self._batch_id, code=refused.code)
@@ -242,6 +243,10 @@ class Feeder:
                 self._refused_s = None
                 self._follow(number, line, caller, accepted.channel_id)
                 return
+
+    def _channel_of(self, number: int) -> str:
+        queue = queue_of(self._model, self._shards[number % len(self._shards)])
+        return line_channel_id(queue, self._batch_id, number)
 
     async def _wait_after(self, refused: RelaisError) -> None:
         """Wait until the line may be tried again, or something has ended or stopped."""
@@ -352,7 +357,7 @@ class Feeder:
                 break
             if self._ended[number]:
                 continue
-            channel_id = line_channel_id(self._model, self._batch_id, number)
+            channel_id = self._channel_of(number)
             if await self._cancel(channel_id):
                 unknown = 0
                 if number not in self._inflight:

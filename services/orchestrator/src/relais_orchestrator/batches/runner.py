@@ -201,6 +201,7 @@ class HeldBatch:
             changes["errors"] = found.errors
         else:
             changes |= {"counts.total": found.total, "last_line": found.last_line}
+            changes["shards"] = found.shards
         to = "failed" if found.errors else "in_progress"
         batch = await self._move(to, changes, when="validating")
         if batch is None:

@@ -22,11 +22,13 @@ class Validation:
 
     Attributes:
         last_line: its number; blank lines count.
+        shards: those of the model that its lines go to, in turn.
     """
 
     total: int = 0
     last_line: int = 0
     model: str | None = None
+    shards: list[int] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def note(self, error: RelaisError, line: int | None = None) -> None:
@@ -75,6 +77,8 @@ async def validate(
             found.note(error, number)
             if len(found.errors) >= MAX_ERRORS:
                 break
+    if found.model is not None:
+        found.shards = parts.shared.submitter.shards_of_lines(found.model, caller)
     if not found.total:
         found.note(wrong_line("empty_file", "the file has no requests"))
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from relais_common.queue.redis_store import RedisStore
+from relais_common.queue.ports import Inspector, WorkerRegistry
 from relais_orchestrator.metrics.batches import BatchMetrics
 from relais_orchestrator.metrics.queues import QueueMetrics
 from relais_orchestrator.metrics.requests import RequestMetrics
@@ -35,7 +35,8 @@ class OrchestratorMetrics:
 
 def open_metrics(
     registry: CollectorRegistry,
-    store: RedisStore,
+    inspector: Inspector,
+    workers: WorkerRegistry,
     models: tuple[str, ...],
     routes: Collection[str],
     submitting: Collection[str],
@@ -45,7 +46,7 @@ def open_metrics(
         registry,
         RequestMetrics(registry, models, routes, submitting),
         StreamMetrics(registry),
-        QueueMetrics(registry, store.inspector, store.registry, models),
+        QueueMetrics(registry, inspector, workers, models),
         TraceMetrics(registry, models),
         BatchMetrics(registry),
     )

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 
 import structlog
 
-from relais_common.jobs.channels import channel_model
+from relais_common.jobs.channels import channel_queue, queue_model
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue.ports import JobIntake, Presence
 from relais_common.runtime.backoff import Backoff
@@ -101,10 +101,10 @@ class Watcher:
         return True
 
     async def _unwatch(self) -> None:
-        by_model: defaultdict[str, list[str]] = defaultdict(list)
+        by_queue: defaultdict[str, list[str]] = defaultdict(list)
         for channel_id in self._left:
-            by_model[channel_model(channel_id)].append(channel_id)
-        for channel_ids in by_model.values():
+            by_queue[channel_queue(channel_id)].append(channel_id)
+        for channel_ids in by_queue.values():
             for at in range(0, len(channel_ids), UNWATCHED_AT_ONCE):
                 # Skip channels that have a reader again, which has been reported since.
                 batch = [
@@ -114,16 +114,16 @@ class Watcher:
                 self._left.difference_update(batch)
 
 
-async def stay_present(presence: Presence, model: str, watcher_id: str) -> None:
+async def stay_present(presence: Presence, queue: str, *, watcher_id: str) -> None:
     """Keep a subscription open that shows the store that this process exists, and reopen it when it breaks."""
     backoff = Backoff()
     while True:
         try:
-            async with presence.present(model, watcher_id) as lost:
+            async with presence.present(queue, watcher_id) as lost:
                 backoff.reset()
                 await lost()
         except StoreUnavailable as error:
-            log.warning("presence_lost", model=model, error=str(error))
+            log.warning("presence_lost", model=queue_model(queue), error=str(error))
         await backoff.pause()
 
 

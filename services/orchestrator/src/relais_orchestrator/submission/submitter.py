@@ -13,14 +13,20 @@ from dataclasses import replace
 import structlog
 
 from relais_common.config.api_keys import COSTLY_STRUCTURES, ApiKey
-from relais_common.jobs.channels import channel_model, new_channel_id
+from relais_common.jobs.channels import channel_model, channel_shard, new_channel_id, queue_of
 from relais_common.jobs.errors import (
     Draining,
     InvalidRequest,
+    KeyStorageFull,
     PayloadTooLarge,
     PriorityForbidden,
+    QueueFull,
+    RelaisError,
+    StorageFull,
     StoreUnavailable,
     StructureForbidden,
+    TooManyInFlight,
+    TracesFull,
 )
 from relais_common.jobs.job import (
     ANSWERED,
@@ -46,6 +52,7 @@ from relais_orchestrator.streams.drain import Drain
 from relais_orchestrator.streams.watcher import Watcher
 from relais_orchestrator.submission.catalogue import Catalogue
 from relais_orchestrator.submission.drafts import Draft
+from relais_orchestrator.submission.spreading import Spreader, is_pinned
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +63,8 @@ DELIVERED_TTL_S = 60.0
 """How long an answer that its client waited for is kept: long enough for a retry, or a restart of Redis."""
 LINE_TTL_S = 120.0
 """How long the result of a batch's line is kept: long enough for another orchestrator to take the batch over."""
+FULL = (QueueFull, TooManyInFlight, StorageFull, KeyStorageFull, TracesFull)
+"""Refusals of a shard that another shard of the model need not share."""
 _ORDER = tuple(Priority)
 _WHAT: dict[ModelOperation, str] = {
     Operation.CHAT: "writes text: it is not an embedding model, a reranker or a classification model",
@@ -71,6 +80,7 @@ class Submitter:
     Args:
         accepted: called for every job that was queued, or that already existed.
         watcher: reports that their clients are connected.
+        spreader: chooses the shard of each request; every shard has its part of the model's bounds.
         tracing: trace content of every job; None if no traces are kept.
     """
 
@@ -82,8 +92,10 @@ class Submitter:
         drain: Drain,
         accepted: Callable[[Job, Accepted], None],
         watcher: Watcher,
+        spreader: Spreader,
         tracing: Tracing | None = None,
     ) -> None:
+        self._spreader = spreader
         self._queue = queue
         self._catalogue = catalogue
         self._limits = limits
@@ -111,6 +123,7 @@ class Submitter:
                 f"priority: this key may ask for {highest} at most", param="priority"
             )
         kept_s = DELIVERED_TTL_S if draft.is_delivered else math.inf
+        idempotency = _idempotency(idempotency_key, body)
         job = _job(
             draft,
             caller,
@@ -120,11 +133,18 @@ class Submitter:
             log_ttl_s=min(self._limits.log_ttl_s, kept_s),
             result_ttl_s=min(self._limits.result_ttl_s, kept_s),
         )
-        cancels = job.on_disconnect is OnDisconnect.CANCEL
-        with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
-            accepted = await self._enqueue(
-                job, caller.may, _idempotency(idempotency_key, body), draft.record
-            )
+        refused: RelaisError | None = None
+        for shard in await self._shards_for(job, caller, idempotency):
+            if shard:
+                job = replace(job, channel_id=new_channel_id(queue_of(model, shard)))
+            try:
+                accepted = await self._accept(job, caller.may, idempotency, draft.record)
+                break
+            except FULL as error:
+                refused = refused or error
+        else:
+            assert refused is not None
+            raise refused
         self._accepted(job, accepted)
         log.info(
             "request_accepted",
@@ -136,9 +156,44 @@ class Submitter:
         )
         return accepted
 
+    async def _shards_for(
+        self, job: Job, caller: Caller, idempotency: Idempotency | None
+    ) -> list[int]:
+        """Return the shards to try, one after the other while they are full."""
+        name = None if idempotency is None else idempotency.key_hash
+        if name is not None:
+            for shard in self._spreader.shards_before(job.model, caller, name):
+                if await self._queue.knows(queue_of(job.model, shard), job.key_id, name):
+                    return [shard]
+        return self._spreader.shards_for(job.model, caller, idempotency=name, messages=job.messages)
+
+    async def _accept(
+        self, job: Job, key: ApiKey, idempotency: Idempotency | None, record: ApiRecord | None
+    ) -> Accepted:
+        cancels = job.on_disconnect is OnDisconnect.CANCEL
+        with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
+            accepted = await self._enqueue(job, key, idempotency, record)
+        if not accepted.duplicate:
+            self._spreader.note(job.model, channel_shard(job.channel_id))
+        return accepted
+
+    def _part(self, model: str, most: int) -> int:
+        """Return the part of a model's bound that each of its shards has."""
+        return -(-most // self._spreader.count(model))
+
+    def _tracing_of(self, model: str) -> Tracing | None:
+        tracing = self._tracing
+        if tracing is None:
+            return None
+        return replace(tracing, max_waiting=self._part(model, tracing.max_waiting))
+
     def _refuse_while_draining(self) -> None:
         if self._drain.started:
             raise Draining("this server is shutting down; try again", retry_after_s=1)
+
+    def shards_of_lines(self, model: str, caller: Caller) -> list[int]:
+        """Return the shards that lines of a new batch go to, in turn."""
+        return self._spreader.shards_of_lines(model, caller)
 
     def check(self, draft: Draft, caller: Caller) -> str:
         """Return the model that the draft is for. Raises what `accept` raises for a draft that no wait would help."""
@@ -182,11 +237,12 @@ class Submitter:
             # A batch is one request.
             quota=replace(quota, requests_per_minute=None),
             # The other half is for those who wait for their answers.
-            max_waiting=max(1, self._limits.max_waiting // 2),
+            max_waiting=self._part(model, max(1, self._limits.max_waiting // 2)),
             max_inflight_per_key=max(most, job.answers),
-            max_stored_bytes=self._limits.max_stored_bytes,
-            tracing=self._tracing,
+            max_stored_bytes=self._part(model, self._limits.max_stored_bytes),
+            tracing=self._tracing_of(model),
             record=draft.record,
+            shards=self._spreader.count(model),
         )
         self._accepted(job, accepted)
         return accepted
@@ -244,14 +300,17 @@ class Submitter:
             )
         enqueue = self._queue.enqueue(
             job,
-            max_waiting=self._limits.max_waiting,
-            max_inflight_per_key=most,
+            max_waiting=self._part(job.model, self._limits.max_waiting),
+            max_inflight_per_key=most
+            if is_pinned(key)
+            else max(self._part(job.model, most), job.answers),
             quota=quota,
-            max_stored_bytes=self._limits.max_stored_bytes,
+            max_stored_bytes=self._part(job.model, self._limits.max_stored_bytes),
             idempotency=idempotency,
-            tracing=self._tracing,
+            tracing=self._tracing_of(job.model),
             watcher_id=self._watcher.watcher_id,
             record=record,
+            shards=self._spreader.count(job.model),
         )
         if idempotency is not None or job.on_disconnect is OnDisconnect.CONTINUE:
             return await enqueue

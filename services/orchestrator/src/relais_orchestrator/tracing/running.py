@@ -25,7 +25,7 @@ DRAIN_S = 3.0
 async def writing_traces(
     settings: TraceSettings | None,
     outbox: TraceOutbox,
-    models: Sequence[str],
+    queues: Sequence[str],
     metrics: TraceMetrics,
     answers: AnswerSink | None,
 ) -> AsyncIterator[None]:
@@ -38,7 +38,7 @@ async def writing_traces(
             outbox,
             MongoTraceSink(database, retention_days=settings.retention_days),
             answers,
-            models,
+            queues,
             metrics,
             name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             every_s=settings.write_every_s,

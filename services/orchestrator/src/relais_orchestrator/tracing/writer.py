@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from relais_common.jobs.channels import queue_model
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.jobs.traces import WaitingTrace
 from relais_common.queue.ports import TraceOutbox
@@ -29,6 +30,7 @@ class TraceWriter:
 
     Args:
         answers: takes the answers that are stored.
+        queues: of all models; may grow.
         name: unique name of this writer, never reused by another process.
         every_s: how long traces are collected.
         claim_after_s: how long another writer may hold traces before it counts as gone. Longer than a write takes;
@@ -40,7 +42,7 @@ class TraceWriter:
         outbox: TraceOutbox,
         sink: TraceSink,
         answers: AnswerSink,
-        models: Sequence[str],
+        queues: Sequence[str],
         metrics: TraceMetrics,
         *,
         name: str,
@@ -50,7 +52,7 @@ class TraceWriter:
         self._outbox = outbox
         self._sink = sink
         self._answers = answers
-        self._models = models
+        self._queues = queues
         self._metrics = metrics
         self._name = name
         self._every_s = every_s
@@ -83,16 +85,17 @@ class TraceWriter:
             log.warning("trace_drain_failed", error=str(error) or "not done in time")
 
     async def write_waiting(self) -> bool:
-        """Write one batch of each model; return whether more may wait. Raises StoreUnavailable, SinkUnavailable."""
+        """Write one batch of each queue; return whether more may wait. Raises StoreUnavailable, SinkUnavailable."""
         async with self._busy:
             more = False
-            for model in self._models:
-                more = await self._write_batch(model) or more
+            for queue in self._queues:
+                more = await self._write_batch(queue) or more
             return more
 
-    async def _write_batch(self, model: str) -> bool:
+    async def _write_batch(self, queue: str) -> bool:
+        model = queue_model(queue)
         batch = await self._outbox.collect(
-            model, writer=self._name, limit=BATCH, claim_after_s=self._claim_after_s
+            queue, writer=self._name, limit=BATCH, claim_after_s=self._claim_after_s
         )
         self._metrics.set_aside.of(model).inc(batch.unreadable)
         if not batch.traces:
@@ -105,18 +108,18 @@ class TraceWriter:
         written = [
             one.entry_id for at, one in enumerate(batch.traces) if at not in outcome.not_written
         ]
-        await self._outbox.written(model, written)
+        await self._outbox.written(queue, written)
         self._metrics.written.of(model).inc(len(written))
-        await self._set_aside(model, {batch.traces[at]: why for at, why in outcome.refused.items()})
+        await self._set_aside(queue, {batch.traces[at]: why for at, why in outcome.refused.items()})
         if outcome.postponed:
             raise SinkUnavailable(next(iter(outcome.postponed.values())))
         return batch.more
 
-    async def _set_aside(self, model: str, refused: dict[WaitingTrace, str]) -> None:
+    async def _set_aside(self, queue: str, refused: dict[WaitingTrace, str]) -> None:
         for one, why in refused.items():
             log.error("trace_refused", channel_id=one.trace.channel_id, error=why)
-        await self._outbox.set_aside(model, [one.entry_id for one in refused])
-        self._metrics.set_aside.of(model).inc(len(refused))
+        await self._outbox.set_aside(queue, [one.entry_id for one in refused])
+        self._metrics.set_aside.of(queue_model(queue)).inc(len(refused))
 
     def _note(self, error: Exception | None) -> None:
         if error is None:

@@ -9,8 +9,8 @@ local owner, operation, status, on_disconnect, tail, accepted_at, started_at, fi
   unpack(redis.call('HMGET', job_key(id), 'key_id', 'operation', 'status', 'on_disconnect', 'tail',
   'accepted_at', 'started_at', 'finished_at', 'text', 'outcome', 'replayed_as', 'forgotten'))
 if not status or forgotten then return false end
-local at = place(id)
-return {owner, operation, status, on_disconnect, at, at > 0 and estimated_wait(at) or '',
+local at, told = place(id)
+return {owner, operation, status, on_disconnect, told, at > 0 and estimated_wait(at) or '',
   tonumber(tail) or redis.call('LLEN', log_key(id)), accepted_at, started_at or '', finished_at or '',
   outcome or false, replayed_as or false,
   first and redis.call('LRANGE', log_key(id), first, last) or text or false}

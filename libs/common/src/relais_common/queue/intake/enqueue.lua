@@ -13,6 +13,7 @@
 --       answers: how many it has
 --       beginnings: names of what its prompt begins with, the longest first; '' for none
 --       record, record_input: what the API keeps with it, '' for nothing; stored: 1 where it goes to the database
+--       shards: over how many queues its model is spread
 --       images: the places of those that lie apart (`hashes_in`), '' for none; after it each of them, once
 -- Returns a list, for each job an error or {'accepted', id, status, position, wait, requests used, tokens used of this minute}
 --         | {'duplicate', id, status, position, wait} | {'conflict'} | {'full', waiting, wait} | {'key_full', open, wait}
@@ -84,7 +85,7 @@ local function accept(from, to)
   local id, payload, owner, operation, priority, on_disconnect, deadline_s, log_ttl_s, result_ttl_s, watch_grace_s,
     on_worker_loss, trace, max_waiting, max_open, max_bytes, idempotency, body_hash, requests_per_minute,
     tokens_per_minute, tokens_per_day, tokens, max_traces, watcher, expected_bytes, answers, beginnings, record,
-    record_input, stored, images = unpack(ARGV, from, to)
+    record_input, stored, shards, images = unpack(ARGV, from, to)
   max_open, max_bytes, answers = tonumber(max_open), tonumber(max_bytes), tonumber(answers)
   requests_per_minute, tokens_per_minute = tonumber(requests_per_minute), tonumber(tokens_per_minute)
 
@@ -107,7 +108,7 @@ local function accept(from, to)
   -- A store that is small beside what it may hold is not filled by what is only expected.
   local expected = max_bytes > 0 and math.min(tonumber(expected_bytes), math.floor(max_bytes / 8)) or 0
   -- Behind what was unpacked.
-  local first_image, bytes = from + 30, #payload + #record + #record_input + expected
+  local first_image, bytes = from + 31, #payload + #record + #record_input + expected
   if images ~= '' then bytes = bytes + new_image_bytes(owner, images, first_image) end
   local no_room = why_no_room(owner, tonumber(held or '0'), bytes, max_bytes)
   if no_room then return no_room end
@@ -120,6 +121,7 @@ local function accept(from, to)
   local further = {}
   if expected > 0 then further.expected = expected end
   if answers > 1 then further.answers = answers end
+  if tonumber(shards) > 1 then further.shards = shards end
   if record ~= '' then further.record, further.record_input, further.stored = record, record_input, stored end
   if on_disconnect == 'cancel' and watcher ~= '' then further.watchers = watcher end
   if tokens_per_minute > 0 then further.reserved, further.tokens_per_minute = tokens, tokens_per_minute end

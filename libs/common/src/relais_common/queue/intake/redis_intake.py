@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+from relais_common.jobs.channels import channel_queue
 from relais_common.jobs.errors import IdempotencyConflict, StoreUnavailable, over_quota
 from relais_common.jobs.events import Cancelled
 from relais_common.jobs.job import (
@@ -56,6 +57,7 @@ class EnqueueArguments(NamedTuple):
     record: bytes
     record_input: bytes
     stored: int
+    shards: int
     images: str
 
 
@@ -85,10 +87,13 @@ class RedisJobIntake:
         tracing: Tracing | None = None,
         watcher_id: str = "",
         record: ApiRecord | None = None,
+        shards: int = 1,
     ) -> Accepted:
         idempotency_key = body_hash = ""
         if idempotency is not None:
-            idempotency_key = keys.idempotency(job.model, job.key_id, idempotency.key_hash)
+            idempotency_key = keys.idempotency(
+                channel_queue(job.channel_id), job.key_id, idempotency.key_hash
+            )
             body_hash = idempotency.body_hash
         # Images are hashed: 2 ms per MB.
         apart = await asyncio.to_thread(take_out, job) if job.images else take_out(job)
@@ -111,6 +116,7 @@ class RedisJobIntake:
             record=b"" if record is None else record.head,
             record_input=b"" if record is None else record.input,
             stored=int(record is not None and record.stored),
+            shards=shards,
             images=apart.places,
         )
         arguments: list[Argument] = [
@@ -140,7 +146,7 @@ class RedisJobIntake:
     async def _accept(
         self, arguments: Sequence[Argument], job: Job, *, findable: bool
     ) -> list[Any]:
-        base = keys.model_base(job.model)
+        base = keys.channel_base(job.channel_id)
         if self._confirmed is None:
             return cast("list[Any]", await self._scripts.run_for_one("enqueue", base, *arguments))
         with self._scripts.step("enqueue"):
@@ -195,6 +201,11 @@ class RedisJobIntake:
 
     async def forget(self, channel_id: str) -> None:
         await self._scripts.run("forget", keys.channel_base(channel_id), channel_id)
+
+    async def knows(self, queue: str, key_id: str, key_hash: str) -> bool:
+        with self._scripts.step("knows"):
+            name = keys.idempotency(queue, key_id, key_hash)
+            return bool(await self._scripts.calls.send("EXISTS", name))
 
     async def depth(self, model: str) -> QueueDepth:
         send = self._scripts.calls.send

@@ -91,12 +91,14 @@ end
 -- A suspect may have killed its workers: it was charged, or its last two takes were barren. It runs alone.
 local function is_suspect(failures, barren) return tonumber(failures) > 0 or tonumber(barren or '0') > 1 end
 
--- The position of a waiting job, wherever it waits: suspects go before all lanes.
+-- The position of a waiting job, wherever it waits: suspects go before all lanes. And, as a second value, what is told of
+-- it: with each that goes before it here, one of each other queue of its model may.
 local function place(id)
-  local status, priority, owner, seq, failures, barren = unpack(redis.call('HMGET', job_key(id),
-    'status', 'priority', 'key_id', 'seq', 'failures', 'barren'))
-  if status ~= 'queued' then return 0 end
-  return is_suspect(failures, barren) and 1 or position(priority, owner, tonumber(seq))
+  local status, priority, owner, seq, failures, barren, shards = unpack(redis.call('HMGET', job_key(id),
+    'status', 'priority', 'key_id', 'seq', 'failures', 'barren', 'shards'))
+  if status ~= 'queued' then return 0, 0 end
+  local at = is_suspect(failures, barren) and 1 or position(priority, owner, tonumber(seq))
+  return at, at * (shards or 1)
 end
 
 -- Little's law: the rate of service is jobs in flight over the mean time one takes. '' while unmeasured.
@@ -120,8 +122,8 @@ end
 local function known(id)
   -- A write, though of nothing new: whoever waits for the disk waits for the last write on this connection.
   redis.call('HSET', job_key(id), 'key_id', redis.call('HGET', job_key(id), 'key_id'))
-  local at = place(id)
-  return {'duplicate', id, redis.call('HGET', job_key(id), 'status'), at, at > 0 and estimated_wait(at) or ''}
+  local at, told = place(id)
+  return {'duplicate', id, redis.call('HGET', job_key(id), 'status'), told, at > 0 and estimated_wait(at) or ''}
 end
 
 -- What is answered where as many wait as may; nil where there is room. When a tenth has been served there is room again
@@ -160,8 +162,8 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
     redis.call('ZADD', WATCHED, seconds(NOW + tonumber(watch_grace_s)), id)
   end
   local at = position(priority, owner, seq)
-  local wait = estimated_wait(at)
-  local line = string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', at, wait == '' and 'null' or wait)
+  local wait, told = estimated_wait(at), at * (further.shards or 1)
+  local line = string.format('queued {"queue_position":%d,"estimated_wait_s":%s}', told, wait == '' and 'null' or wait)
   if redis.call('RPUSH', log_key(id), line) > 1 then redis.call('LTRIM', log_key(id), -1, -1) end
   redis.call('EXPIRE', log_key(id), gone_s)
   local fields = {'payload', payload, 'key_id', owner, 'operation', operation, 'priority', priority,
@@ -180,7 +182,7 @@ local function admit(id, payload, owner, operation, priority, on_disconnect, dea
   hold(owner, bytes)
   -- Workers that are full of a batch would notice later.
   if priority ~= BATCH and redis.call('EXISTS', turns_key(BATCH)) == 1 then redis.pcall('PUBLISH', CONTROL, '') end
-  return at, wait
+  return told, wait
 end
 
 -- Rewrite a lane without the ids of jobs that no longer wait. Returns how many do, and their bytes. O(length).

@@ -6,6 +6,7 @@ import time
 
 import structlog
 
+from relais_common.jobs.channels import queue_model
 from relais_common.jobs.errors import StoreUnavailable
 from relais_common.queue import keys
 from relais_common.queue.client.scripting import Scripts
@@ -54,7 +55,9 @@ class RedisRecovery:
                 raise StoreUnavailable(STOOD_STILL, retry_after_s=2)
         requeued, ended, problem = answer
         if problem:
-            log.error("reap_failed", model=model, error=problem.decode(errors="replace"))
+            log.error(
+                "reap_failed", model=queue_model(model), error=problem.decode(errors="replace")
+            )
         reaped = Reaped(requeued=requeued, ended=ended)
         if self._scripts.metrics is not None:
             self._scripts.metrics.reaped(reaped)
@@ -70,4 +73,4 @@ class RedisRecovery:
             self._skewed.discard(model)
         elif model not in self._skewed:
             self._skewed.add(model)
-            log.warning("clocks_differ", model=model, redis_ahead_s=round(ahead_s, 3))
+            log.warning("clocks_differ", model=queue_model(model), redis_ahead_s=round(ahead_s, 3))

@@ -8,14 +8,18 @@ import time
 from typing import cast
 
 from relais_common.jobs.job import WorkerState
+from relais_common.jobs.limits import USAGE_DAYS
 from relais_common.queue import codec, keys
 from relais_common.queue.client.calls import Commands
 from relais_common.queue.client.connection import store_errors
 from relais_common.queue.client.scripting import Scripts
 
+SHARDS_KEPT_S = (USAGE_DAYS + 1) * 24 * 3600
+"""Accounts of usage are what a queue keeps longest."""
+
 
 class RedisWorkerRegistry:
-    """One expiring key per worker, and an index of the workers."""
+    """One expiring key per worker, an index of the workers, and over how many queues each model is spread."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._step, self._send = scripts.step, scripts.calls.send
@@ -44,6 +48,19 @@ class RedisWorkerRegistry:
                 *(self._send("GET", keys.worker(worker_id.decode())) for worker_id in ids)
             )
         return [codec.decode_worker(payload) for payload in payloads if payload is not None]
+
+    async def note_shards(self, model: str, shards: int) -> None:
+        send, name = self._send, keys.shards(model)
+        with self._step("note_shards"):
+            await asyncio.gather(
+                send("ZADD", name, time.time(), shards), send("EXPIRE", name, SHARDS_KEPT_S)
+            )
+
+    async def shards(self, model: str) -> frozenset[int]:
+        since_s = time.time() - SHARDS_KEPT_S
+        with self._step("shards"):
+            found = await self._send("ZRANGEBYSCORE", keys.shards(model), since_s, "+inf")
+        return frozenset(map(int, found))
 
 
 async def shared_secret(calls: Commands) -> bytes:

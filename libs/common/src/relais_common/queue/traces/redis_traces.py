@@ -35,7 +35,7 @@ class RedisTraceOutbox:
             try:
                 waiting.append(WaitingTrace(entry_id, *trace_codec.decode_entry(fields)))
             except DecodeError as error:
-                log.error("trace_unreadable", model=model, entry_id=entry_id, error=str(error))
+                log.error("trace_unreadable", entry_id=entry_id, error=str(error))
                 unreadable.append(entry_id)
         if unreadable:
             await self.set_aside(model, unreadable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from aiohttp import web
 
-from relais_common.jobs.channels import channel_model, new_channel_id
+from relais_common.jobs.channels import channel_model, channel_queue, new_channel_id
 from relais_common.jobs.errors import DeadLetterNotFound, ModelNotFound
 from relais_orchestrator.api.admin.schemas import (
     AdminQuery,
@@ -79,7 +79,7 @@ async def replay(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     accepted = await parts.inspector.replay(
         channel_id,
-        new_channel_id=new_channel_id(channel_model(channel_id)),
+        new_channel_id=new_channel_id(channel_queue(channel_id)),
         max_waiting=parts.settings.limits.max_waiting,
     )
     if accepted is None:
