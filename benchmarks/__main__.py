@@ -18,6 +18,7 @@ from benchmarks import (
     queue,
     relay,
     serve,
+    shards,
     short,
     soak,
 )
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "batch": batch,
     "capacity": capacity,
     "prefixes": prefixes,
+    "shards": shards,
 }
 
 
