@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -90,6 +91,7 @@ scalars = (
 )
 
 
+@cache
 def values(route: Reading) -> st.SearchStrategy[Any]:
     names = st.sampled_from(NAMES[route]) | st.text(max_size=5)
     return st.recursive(
@@ -99,15 +101,29 @@ def values(route: Reading) -> st.SearchStrategy[Any]:
     )
 
 
+# Strategies are built once: to build one for each body takes longer than to draw from it.
+@cache
+def fields(route: Reading) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(NAMES[route]), values(route), max_size=3)
+
+
+@cache
+def extra_fields(route: Reading) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.text(max_size=8), values(route), max_size=1)
+
+
+@cache
+def names_of_needed(route: Reading) -> st.SearchStrategy[str]:
+    return st.sampled_from(["model", *LEAST[route]])
+
+
 @st.composite
 def written(draw: st.DrawFn, route: Reading) -> bytes:
     """A body: a good one with fields that are not, as JSON of one style or another, and at times damaged."""
-    fields = draw(st.dictionaries(st.sampled_from(NAMES[route]), values(route), max_size=3))
-    extra = draw(st.dictionaries(st.text(max_size=8), values(route), max_size=1))
-    body = {"model": MODEL} | LEAST[route] | fields | extra
+    body = {"model": MODEL} | LEAST[route] | draw(fields(route)) | draw(extra_fields(route))
     text = json.dumps(body, ensure_ascii=draw(st.booleans()))
     if draw(st.booleans()):
-        name = draw(st.sampled_from(["model", *LEAST[route]]))
+        name = draw(names_of_needed(route))
         text = f'{text[:-1]}, "{name}": {json.dumps(draw(values(route)))}}}'  # twice
     if draw(st.integers(0, 9)) == 0:
         nested = draw(st.integers(0, 600))
