@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ FOLDER = Path(__file__).parents[3] / "models" / "relais-demo"
 CALL = re.compile(r"<tool_call>\n(.*)\n</tool_call>", re.DOTALL)
 
 
-def rendered(messages: tuple[dict[str, Any], ...], **variables: Any) -> str:
+@cache
+def chat_template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=False)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string((FOLDER / "chat_template.jinja").read_text("utf-8"))
-    return template.render(messages=messages, bos_token="<|begin|>", **variables)
+    return environment.from_string((FOLDER / "chat_template.jinja").read_text("utf-8"))
+
+
+def rendered(messages: tuple[dict[str, Any], ...], **variables: Any) -> str:
+    return chat_template().render(messages=messages, bos_token="<|begin|>", **variables)
 
 
 def without_thought(example: Example) -> str:

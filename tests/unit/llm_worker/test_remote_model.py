@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -445,9 +446,14 @@ async def test_requests_that_are_put_off_for_ever_take_no_place_from_others(rig:
         for _ in range(4)
     ]
     await wait_until(lambda: len(server.asked) >= 4)
-    # Each waits on its own: there is room for as many others as ever, however long that lasts.
+    # Each waits on its own: there is room for as many others as ever, each time that one of them was tried again.
     others = 0
+
+    def went_on(tries: int) -> bool:
+        return len(server.asked) > tries or all(job.done() for job in refused)
+
     while not all(job.done() for job in refused):
+        await wait_until(partial(went_on, len(server.asked)))
         await wait_until(lambda: model.room(sum(not job.done() for job in refused)) >= 3)
         assert model.status().not_ready is None
         assert (await say(model, make_job("two"))).text == answer()
