@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
+from redis import Redis
 
-from relais_common.jobs.channels import channel_shard
+from relais_common.jobs.channels import channel_shard, queue_of
+from relais_common.queue import keys
+from relais_testing.builders import MODEL as OTHER_MODEL
+from relais_testing.cluster import Cluster, running_cluster
 from relais_testing.native_client import events_url, submit
 from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
-from relais_testing.sse_client import SseEvent, read_events
+from relais_testing.scrape import scrape
+from relais_testing.sse_client import SseEvent, read_events, text_of
+from relais_testing.stack import Front, Stack, answer_to, chat_request
 from relais_testing.streams import TOKENS, check_whole
+from relais_testing.waiting import wait_until
 
 PACED = {**DETERMINISTIC, "DETERMINISTIC_TOKENS_PER_S": "100"}
 SPREAD = {"QUEUE_SHARDS": json.dumps({MODEL: 2})}
@@ -97,3 +108,62 @@ async def test_a_deadly_request_runs_alone_and_charges_no_stream_of_the_other_sh
     start("llm_worker", **PACED, **patient)
     for prompt, reader in readers.items():
         check_whole(await reader, prompt)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """The nodes that are left go on without one."""
+    with running_cluster(tmp_path) as cluster:
+        for one in cluster.primaries:
+            with Redis.from_url(one.url) as redis:
+                redis.config_set("cluster-require-full-coverage", "no")
+        yield cluster
+
+
+async def test_streams_of_one_shard_end_while_the_node_of_the_other_stands_still(
+    cluster: Cluster,
+) -> None:
+    first, second = (
+        cluster.primary_of(keys.model_base(queue_of(OTHER_MODEL, shard))) for shard in (0, 1)
+    )
+    assert first is not second
+    stack = await Stack.open(cluster.url)
+    try:
+        # No lease runs out while the node stands still.
+        front = await stack.front(
+            QUEUE_SHARDS=json.dumps({OTHER_MODEL: 2}), LEASE_S="300", WATCH_LEASE_S="300"
+        )
+        await stack.worker(tokens_per_s=50, max_num_seqs=16, lease_s=300)
+        prompts = [f"stream {number}" for number in range(8)]
+        body = {prompt: chat_request(prompt, params={"max_tokens": 200}) for prompt in prompts}
+        channels = {prompt: await front.submit(body[prompt]) for prompt in prompts}
+        stuck = {prompt for prompt in prompts if channel_shard(channels[prompt])}
+        assert 0 < len(stuck) < len(prompts)
+        readers = {
+            prompt: asyncio.create_task(_read(front, channel_id))
+            for prompt, channel_id in channels.items()
+        }
+
+        async def all_are_under_way() -> bool:
+            # A stream cannot begin where its node does not answer.
+            seen = await scrape(front.session, front.url)
+            lines = [await stack.store.log.read(one, after=0, limit=9) for one in channels.values()]
+            opened = seen.of("relais_sse_streams_total")
+            return opened == len(channels) and all(len(one) == 9 for one in lines)
+
+        await wait_until(all_are_under_way)
+        os.kill(second.pid, signal.SIGSTOP)
+        try:
+            for prompt in channels.keys() - stuck:
+                assert text_of(await readers[prompt]) == answer_to(prompt, 200)
+            assert not any(readers[prompt].done() for prompt in stuck)
+        finally:
+            os.kill(second.pid, signal.SIGCONT)
+        for prompt in stuck:
+            assert text_of(await readers[prompt]) == answer_to(prompt, 200)
+    finally:
+        await stack.close()
+
+
+async def _read(front: Front, channel_id: str) -> list[SseEvent]:
+    return await read_events(front.session, f"/v1/channels/{channel_id}/events")
