@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,16 @@ def test_forked_processes_are_found_by_their_sessions(
     assert one.sessions == {child.pid}, "what it left behind must be found"
     one.forget_ended()
     assert one.sessions == set()
+
+
+def test_it_outlives_who_leaves_before_the_answer(
+    mothers: tuple[Mother, Mother], tmp_path: Path
+) -> None:
+    one, other = mothers
+    serve(one, tmp_path)
+    assert one.pid is not None
+    os.kill(one.pid, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        asking.connect(str(tmp_path / "socket"))
+    os.kill(one.pid, signal.SIGCONT)
+    assert serve(other, tmp_path).poll() is None

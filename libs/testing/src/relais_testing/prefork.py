@@ -218,8 +218,8 @@ def _serve(listener: socket.socket) -> Callable[[], object]:
                 assert isinstance(asking, socket.socket)
                 if asking is listener:
                     connection, _ = listener.accept()
-                    connection.send(str(os.getpid()).encode())
                     children[connection] = set()
+                    _answer(connection, os.getpid())
                     waiting.register(connection, selectors.EVENT_READ)
                     continue
                 message = _message(asking)
@@ -234,7 +234,7 @@ def _serve(listener: socket.socket) -> Callable[[], object]:
                 if "collect" in request:
                     _, status = os.waitpid(request["collect"], 0)
                     children[asking].discard(request["collect"])
-                    asking.send(str(os.waitstatus_to_exitcode(status)).encode())
+                    _answer(asking, os.waitstatus_to_exitcode(status))
                     continue
                 pid = os.fork()
                 if pid == 0:
@@ -242,7 +242,7 @@ def _serve(listener: socket.socket) -> Callable[[], object]:
                         one.close()
                     return _become(request)
                 children[asking].add(pid)
-                asking.send(str(pid).encode())
+                _answer(asking, pid)
 
 
 def _message(connection: socket.socket) -> bytes:
@@ -250,6 +250,12 @@ def _message(connection: socket.socket) -> bytes:
     with suppress(ConnectionError):
         return connection.recv(_MOST_BYTES)
     return b""
+
+
+def _answer(connection: socket.socket, number: int) -> None:
+    """Send it, unless who asked has gone, which the next look at the connection tells."""
+    with suppress(ConnectionError):
+        connection.send(str(number).encode())
 
 
 def _become(request: dict[str, object]) -> Callable[[], object]:
