@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from relais_common.jobs.errors import (
     DeadLetterNotFound,
+    ImageLost,
     InvalidRequest,
     ModelNotFound,
     QueueFull,
     StoreUnavailable,
+    Unreadable,
 )
 from relais_orchestrator.api.admin import handlers as admin
 from relais_orchestrator.api.admin.schemas import (
@@ -83,7 +85,7 @@ ROUTES = [
         summary="Run a dead letter's request again",
         access=Access.ADMIN,
         responses=(ResponseSpec(202, "In the queue again, on a new channel.", ReplayedResponse),),
-        errors=(DeadLetterNotFound, QueueFull, StoreUnavailable),
+        errors=(DeadLetterNotFound, ImageLost, QueueFull, StoreUnavailable, Unreadable),
     ),
     Route(
         method="DELETE",
