@@ -419,8 +419,8 @@ class TwoStores(RuleBasedStateMachine):
             {key: int(own) for key, own in (await redis.hgetall(keys.held(MODEL))).items()}
         )
         summed = Counter[bytes]()
-        for job in self._jobs:
-            own = int(await redis.hget(keys.job(job.channel_id), "bytes") or 0)
+        for job, stored in zip(self._jobs, await self._of_jobs("bytes"), strict=True):
+            own = int(stored or 0)
             summed.update({b"": own, job.key_id.encode(): own})
         for key_id, digest in await self._images_in_redis():
             own = int(await redis.hget(keys.image(MODEL, key_id, digest), "bytes"))
@@ -430,12 +430,18 @@ class TwoStores(RuleBasedStateMachine):
             summed.update({key: int(own) for key, own in sums.items()})
         return counted, summed
 
+    async def _of_jobs(self, field: str) -> list[Any]:
+        """Return this field of each job, all in one round trip."""
+        async with self._store.redis.pipeline(transaction=False) as pipeline:
+            for job in self._jobs:
+                pipeline.hget(keys.job(job.channel_id), field)
+            return await pipeline.execute()
+
     async def _images_in_redis(self) -> set[tuple[str, str]]:
         """Those that are there, each with its key, having checked that they are those of unfinished jobs."""
         redis: Any = self._store.redis
         found: set[tuple[str, str]] = set()
-        for job in self._jobs:
-            status = await redis.hget(keys.job(job.channel_id), "status")
+        for job, status in zip(self._jobs, await self._of_jobs("status"), strict=True):
             if not Status(status.decode()).is_terminal:
                 found |= {(job.key_id, digest) for digest in take_out(job).images}
         assert await redis.smembers(keys.images(MODEL)) == {":".join(one).encode() for one in found}
