@@ -15,6 +15,7 @@ from relais_common.queue import keys, shards
 from relais_orchestrator.metrics import queues
 from relais_testing.batches import BatchClient, encode, lines
 from relais_testing.builders import MODEL
+from relais_testing.embedding_worker import open_embedding_worker
 from relais_testing.kept import Kept, open_kept
 from relais_testing.keys import KeyFile, bearer
 from relais_testing.mongo import MongoServer
@@ -84,6 +85,20 @@ async def test_answers_of_other_apis_come_from_any_queue(stack: Stack) -> None:
         async with front.get(f"/v1/responses/{response['id']}") as found:
             assert (await found.json())["output"] == response["output"]
     assert seen == {0, 1}
+
+
+async def test_vectors_come_from_any_queue(stack: Stack) -> None:
+    front = await stack.front(**spread(2), EMBEDDING_MODELS=MODEL, MODELS="")
+    alone = await stack.front(EMBEDDING_MODELS=MODEL, MODELS="")
+    async with open_embedding_worker(stack.redis_url, model=MODEL):
+        for number in range(4):
+            body = {"model": MODEL, "input": f"text {number}"}
+            (_, one), (status, other) = [
+                await each.ask("/v1/embeddings", body) for each in (alone, front)
+            ]
+            assert (status, other["data"]) == (200, one["data"])
+    depths = [await stack.store.inspector.queue(queue_of(MODEL, at), top_keys=0) for at in (0, 1)]
+    assert all(one.service_s is not None for one in depths), "each has served some"
 
 
 async def test_the_model_s_bound_on_waiting_requests_holds_over_its_queues(stack: Stack) -> None:
