@@ -85,7 +85,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     ):
         start = make_starter(processes, redis, tmp_path_factory.mktemp("logs"))
         # No stall of the machine ends a request, or puts a comment into a stream.
-        patient = {"LEASE_S": "60", "WATCH_LEASE_S": "60", "KEEPALIVE_S": "60"}
+        patient = {"WATCH_LEASE_S": "60", "KEEPALIVE_S": "60"}
         encoder = {
             "EMBEDDING_ENGINE": "deterministic",
             "EMBEDDING_SERVED_NAME": EMBEDDING_MODEL,

@@ -33,14 +33,13 @@ def mongo(tmp_path: Path) -> Iterator[MongoServer]:
 @pytest.fixture
 def front(start: Starter, mongo: MongoServer) -> ServiceProcess:
     # Vectors and words come from hashes: sentences of the same words are near each other, which is all that is asked.
-    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="200", LEASE_S="20")
+    start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="200")
     start(
         "embedding_worker",
         EMBEDDING_ENGINE="deterministic",
         EMBEDDING_SERVED_NAME=VECTORS,
-        LEASE_S="20",
     )
-    return start("orchestrator", EMBEDDING_MODELS=VECTORS, MONGODB_URL=mongo.url, LEASE_S="20")
+    return start("orchestrator", EMBEDDING_MODELS=VECTORS, MONGODB_URL=mongo.url)
 
 
 def printed(notebook: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ def test_what_differs_from_vllm_serve_is_what_the_page_says(tmp_path: Path) -> N
     (tmp_path / "redis").mkdir()
     (tmp_path / "logs").mkdir()
     # No stall of the machine ends a request.
-    patient = {"LEASE_S": "60", "WATCH_LEASE_S": "60"}
+    patient = {"WATCH_LEASE_S": "60"}
     with ValkeyServer(tmp_path / "redis") as redis, ExitStack() as processes:
         start = make_starter(processes, redis, tmp_path / "logs")
         server = make_vllm_starter(processes, tmp_path / "logs")(

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from relais_llm_worker.engines.engine_deterministic import answer_text
-from relais_testing.process_stack import DETERMINISTIC, MODEL, Starter
+from relais_testing.process_stack import DETERMINISTIC, MODEL, MORTAL, Starter
 from relais_testing.sse_client import ids_of, read_events, text_of
 from relais_testing.waiting import LIVENESS_S, wait_until
 
@@ -79,7 +79,7 @@ async def test_what_a_killed_worker_had_not_begun_is_done_by_another(
 ) -> None:
     front = start("orchestrator")
     # So slow that nothing comes before the kill.
-    doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
+    doomed = start("llm_worker", **DETERMINISTIC | MORTAL, DETERMINISTIC_TOKENS_PER_S="0.01")
     accepted = await submit(session, front.url, "second chance", 20)
     events_url = front.url + accepted["events_url"]
     started = await read_events(session, events_url, stop_after=2)
@@ -96,7 +96,7 @@ async def test_a_request_that_was_set_aside_is_answered_once_it_is_replayed(
 ) -> None:
     front = start("orchestrator", MAX_FAILURES="1")
     # So slow that nothing comes before the kill.
-    doomed = start("llm_worker", **DETERMINISTIC, DETERMINISTIC_TOKENS_PER_S="0.01")
+    doomed = start("llm_worker", **DETERMINISTIC | MORTAL, DETERMINISTIC_TOKENS_PER_S="0.01")
     accepted = await submit(session, front.url, "set aside", 20)
     events_url = front.url + accepted["events_url"]
     await read_events(session, events_url, stop_after=2)

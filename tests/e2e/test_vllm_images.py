@@ -15,6 +15,7 @@ import pytest
 
 from relais_testing.process_stack import (
     MODEL,
+    MORTAL,
     VLLM_ON_CPU,
     Starter,
     make_starter,
@@ -139,7 +140,7 @@ def test_stream_cut_in_the_middle_goes_on_to_the_letter(
     start: Starter, model: Path, fields: dict[str, Any]
 ) -> None:
     settings = {**VLLM_ON_CPU, "VLLM_HF_REPO_ID": str(model)}
-    front, worker = start("orchestrator"), start("llm_worker", **settings)
+    front, worker = start("orchestrator"), start("llm_worker", **settings | MORTAL)
     body = asked(ONE, TWO, max_tokens=200, extra_body={"ignore_eos": True}, **fields)
     with openai.OpenAI(base_url=f"{front.url}/v1", api_key="any", max_retries=0) as client:
         whole = client.chat.completions.create(**body).choices[0].message.content

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from relais_testing.native_client import events_url
-from relais_testing.process_stack import DEMO_MODEL, MODEL, VLLM_ON_CPU, Starter
+from relais_testing.process_stack import DEMO_MODEL, MODEL, MORTAL, VLLM_ON_CPU, Starter
 from relais_testing.sse_client import SseEvent, ids_of, read_events, text_of
 from relais_testing.waiting import LIVENESS_S
 
@@ -35,8 +35,8 @@ WORKER = VLLM_ON_CPU
 
 
 async def test_calls_that_are_demanded_follow_their_schema(start: Starter) -> None:
-    front = start("orchestrator", LEASE_S="60", WATCH_LEASE_S="60")
-    start("llm_worker", **WORKER, LEASE_S="60")
+    front = start("orchestrator", WATCH_LEASE_S="60")
+    start("llm_worker", **WORKER)
     async with openai.AsyncOpenAI(
         base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
@@ -78,9 +78,9 @@ async def test_calls_that_are_demanded_follow_their_schema(start: Starter) -> No
 
 async def test_xgrammar_follows_the_model_s_own_form_of_a_call(start: Starter) -> None:
     """vLLM's structural tags. White space is free in them, and the demo model writes it without end."""
-    front = start("orchestrator", LEASE_S="60", WATCH_LEASE_S="60")
+    front = start("orchestrator", WATCH_LEASE_S="60")
     config = json.dumps({"backend": "xgrammar"})
-    start("llm_worker", **WORKER, LEASE_S="60", VLLM_STRUCTURED_OUTPUTS_CONFIG=config)
+    start("llm_worker", **WORKER, VLLM_STRUCTURED_OUTPUTS_CONFIG=config)
     async with openai.AsyncOpenAI(
         base_url=f"{front.url}/v1", api_key="any", max_retries=0, timeout=LIVENESS_S
     ) as client:
@@ -107,7 +107,7 @@ async def test_xgrammar_follows_the_model_s_own_form_of_a_call(start: Starter) -
 
 async def test_an_answer_that_may_call_tools_outlives_its_worker(start: Starter) -> None:
     front = start("orchestrator")
-    doomed = start("llm_worker", **WORKER)
+    doomed = start("llm_worker", **WORKER | MORTAL)
     body = {
         "model": MODEL,
         "messages": MESSAGES,
@@ -174,7 +174,7 @@ async def test_reasoning_outlives_its_worker_and_keeps_to_its_budget(
         "VLLM_CHAT_TEMPLATE": str(template),
     }
     front = start("orchestrator")
-    doomed = start("llm_worker", **settings)
+    doomed = start("llm_worker", **settings | MORTAL)
     long: dict[str, Any] = {"temperature": 0, "max_tokens": 600, "ignore_eos": True}
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIVENESS_S)) as session:

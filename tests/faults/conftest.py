@@ -10,7 +10,13 @@ import aiohttp
 import pytest
 
 from relais_testing.plain_logs import use_plain_logs
-from relais_testing.process_stack import Starter, VllmStarter, make_starter, make_vllm_starter
+from relais_testing.process_stack import (
+    MORTAL,
+    Starter,
+    VllmStarter,
+    make_starter,
+    make_vllm_starter,
+)
 from relais_testing.unclosed_writers import let_writers_be_collected
 from relais_testing.valkey import ValkeyServer
 from relais_testing.waiting import LIVENESS_S
@@ -35,7 +41,7 @@ def redis(make_redis_server: Callable[..., ValkeyServer]) -> ValkeyServer:
 def start(redis: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Starts services on `redis`."""
     with ExitStack() as stack:
-        yield make_starter(stack, redis, tmp_path_factory.mktemp("logs"))
+        yield make_starter(stack, redis, tmp_path_factory.mktemp("logs"), **MORTAL)
 
 
 @pytest.fixture

@@ -16,17 +16,19 @@ ROOT = Path(__file__).resolve().parents[4]
 DEMO_MODEL = ROOT / "models" / "relais-demo"
 MODEL = "relais-demo"
 
-# Short, so that what a timer does is seen within a test.
+# Short, so that what a timer does is seen within a test; but no job changes hands where the machine stands still.
 QUICK = {
     "ENV": "dev",
     "MODELS": MODEL,
-    "LEASE_S": "1.5",
+    "LEASE_S": "300",
     "REAP_EVERY_S": "0.2",
     "HEARTBEAT_S": "0.5",
     "KEEPALIVE_S": "1",
     "WATCH_LEASE_S": "2",
     "DRAIN_S": "5",
 }
+# For a worker that is to be killed: others get its jobs soon.
+MORTAL = {"LEASE_S": "1.5"}
 # As scripts/bootstrap.sh gives them on a machine without GPU.
 VLLM_ON_CPU = {
     "ENGINE": "vllm",
@@ -112,7 +114,7 @@ def forking(run: ForkingRun) -> Iterator[Forks]:
         yield Forks((light, heavy))
 
 
-def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter:
+def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path, **defaults: str) -> Starter:
     """Return a starter of services that end with the stack: `start("orchestrator")`, `start("llm_worker", **settings)`.
 
     `module` is what runs in the service's place. With `wait=False` a service need not live long enough to be ready.
@@ -127,7 +129,7 @@ def make_starter(stack: ExitStack, redis: ValkeyServer, folder: Path) -> Starter
         service: str, *, module: str | None = None, wait: bool = True, **settings: str
     ) -> ServiceProcess:
         log_path = folder / f"{service}-{len(list(folder.iterdir()))}.log"
-        environment = {**QUICK, "REDIS_URL": redis.url, **settings}
+        environment = {**QUICK, "REDIS_URL": redis.url, **defaults, **settings}
         process = ServiceProcess(
             module or f"relais_{service}",
             ports[service],
