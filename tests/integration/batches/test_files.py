@@ -296,7 +296,7 @@ async def test_without_a_database_files_are_unavailable(stack: Stack) -> None:
 
 async def test_database_that_is_away_is_said(stack: Stack, tmp_path: Path) -> None:
     with MongoServer(tmp_path) as server:
-        async with open_kept(server.url) as kept:
+        async with open_kept(server.url, MONGODB_TIMEOUT_S="10") as kept:
             file = await upload(await stack.front(**kept.settings), b"x")
             front = await stack.front(**kept.settings | {"MONGODB_TIMEOUT_S": "0.5"})
             server.kill()
