@@ -71,7 +71,7 @@ async def work(url: str, places: int) -> None:
             ),
             reap_for_ever(
                 store.recovery,
-                [MODEL],
+                MODEL,
                 every_s=REAP_EVERY_S,
                 max_failures=MAX_FAILURES,
                 outage_grace_s=LEASE_S,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
@@ -104,6 +105,16 @@ async def test_vectors_come_from_any_queue(stack: Stack) -> None:
 async def test_the_model_s_bound_on_waiting_requests_holds_over_its_queues(stack: Stack) -> None:
     front = await stack.front(**spread(2), MAX_WAITING="6")
     assert await statuses_of(front, 10) == [202] * 6 + [429] * 4
+
+
+@pytest.mark.parametrize("number", range(6))
+async def test_a_conversation_s_full_queue_hands_it_on_to_any_other(
+    stack: Stack, number: int
+) -> None:
+    """Its name decides which of them is the first."""
+    front = await stack.front(**spread(2), MAX_WAITING="6")
+    channels = [await front.submit(chat_request(f"talk {number}")) for _ in range(6)]
+    assert Counter(map(channel_shard, channels)) == {0: 3, 1: 3}
 
 
 async def test_a_key_s_bound_on_unfinished_requests_holds_over_the_queues(stack: Stack) -> None:

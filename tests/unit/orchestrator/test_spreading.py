@@ -130,13 +130,24 @@ async def test_idempotency_keys_are_looked_for_where_they_led_before() -> None:
         await store.note_shards(MODEL, number)
     shards = Shards(store, {MODEL: 2})
     await shards.look()
-    one = Spreader(shards)
+    one, others = Spreader(shards), [spreader(number) for number in (1, 2, 3)]
+    limited = caller(tokens_per_day=9)
     for name in map(str, range(20)):
-        (now,) = one.shards_for(MODEL, caller(), idempotency=name, messages=None)
-        (of_three,) = spreader(3).shards_for(MODEL, caller(), idempotency=name, messages=None)
-        before = one.shards_before(MODEL, caller(), name)
-        assert {now, *before} == {0, now, of_three}
-        assert now not in before
+        for now in (caller(), limited):
+            (best,) = one.shards_for(MODEL, now, idempotency=name, messages=None)
+            before = one.shards_before(MODEL, now, name)
+            assert best not in before
+            # Before, its key may have had limits, or none.
+            led = {
+                other.shards_for(MODEL, then, idempotency=name, messages=None)[0]
+                for other in others
+                for then in (caller(), limited)
+            }
+            assert {best, *before} == led
+
+
+def test_a_model_that_never_had_several_queues_is_looked_at_nowhere_else() -> None:
+    assert spreader(1).shards_before(MODEL, caller(), "h") == []
 
 
 def test_lines_of_a_batch_go_to_all_shards_or_to_that_of_a_key_with_limits() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relais_common.jobs.job import Lease, TakenJob
-from relais_common.worker.held import UNSERVED_S, Hands, HeldJob, HeldJobs
+from relais_common.worker.held import LEFT_S, UNSERVED_S, Hands, HeldJob, HeldJobs
 from relais_testing.builders import hold, make_job
 from relais_testing.clock import Clock
 
@@ -174,6 +174,52 @@ async def test_a_worker_that_makes_way_takes_nothing_before_the_queue_it_does_so
     assert rig.room(1) == 0, "it is not for another queue to say"
     rig.hands.make_way(rig.queues[0], 0.0)
     assert rig.room(1) > 0
+
+
+async def test_the_first_room_is_left_to_the_queue_that_was_made_way_for() -> None:
+    """Its request that has to run alone still waits, and no other queue knows of it."""
+    rig = Rig(8, [9, 9])
+    for _ in range(8):
+        rig.queues[1].add(a_job())
+    rig.hands.make_way(rig.queues[0], 2.0)
+    rig.clock.now_s += 30.0
+    assert rig.room(1) <= 0
+    rig.end(1)
+    assert rig.room(1) == 0
+    assert rig.room(0) > 0
+    rig.hands.make_way(rig.queues[0], 2.0)
+    rig.clock.now_s += 30.0
+    rig.end(1)
+    rig.hands.make_way(rig.queues[0], 0.0)
+    assert rig.room(1) > 0, "it needs no more"
+
+
+async def test_room_that_was_made_is_left_to_a_queue_for_a_moment_only() -> None:
+    rig = Rig(8, [9, 9])
+    rig.queues[1].add(a_job())
+    rig.hands.make_way(rig.queues[0], 2.0)
+    rig.clock.now_s += 2.0
+    assert rig.room(1) == 0
+    rig.clock.now_s += LEFT_S
+    assert rig.room(1) > 0
+
+
+async def test_a_queue_whose_call_hangs_wants_nothing_meanwhile() -> None:
+    rig = Rig(4, [50, 50])
+    rig.settle()
+    rig.end(1)  # it is the one that holds fewer
+    with rig.hands.taking(rig.queues[1], 0):
+        assert rig.room(0) == 1
+
+
+async def test_what_came_has_its_places_until_it_is_begun() -> None:
+    rig = Rig(2, [9, 9])
+    rig.queues[0].add(a_job())
+    with rig.hands.taking(rig.queues[1], rig.room(1)) as came:
+        came(1)
+        assert rig.room(0) == 0
+        rig.queues[1].add(a_job())
+    assert rig.held == [1, 1]
 
 
 async def test_no_place_is_promised_twice() -> None:

@@ -164,7 +164,8 @@ def _joined(
         return before + after
     parts = (before[-1].function.arguments, after[0].function.arguments)
     arguments = "".join(part for part in parts if part is not None)
-    function = replace(before[-1].function, arguments=arguments)
+    name = before[-1].function.name or after[0].function.name
+    function = replace(before[-1].function, name=name, arguments=arguments)
     return (*before[:-1], replace(before[-1], function=function), *after[1:])
 
 

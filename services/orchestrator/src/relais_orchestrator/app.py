@@ -259,7 +259,7 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
             shards,
         )
         # Workers know of a queue before anything is in it.
-        await _once_there(shards.look)
+        await _once_there(shards.announce)
         batches = None if stores is None else BatchParts(parts, stores[0], stores[1], ENDPOINTS)
         runner = Runner(
             create_app(parts, store, metrics, batches=batches, kpis=kpis),
@@ -288,12 +288,15 @@ async def open_orchestrator(settings: Settings) -> AsyncIterator[tuple[Parts, in
                     runner.cut_unread(),
                     *_on_files(batches, metrics),
                     LoopLag(metrics.registry).run(),
-                    reap_for_ever(
-                        store.recovery,
-                        shards.queues,
-                        every_s=settings.reap_every_s,
-                        max_failures=settings.max_failures,
-                        outage_grace_s=settings.lease_s,
+                    shards.run_each(
+                        partial(
+                            reap_for_ever,
+                            store.recovery,
+                            every_s=settings.reap_every_s,
+                            max_failures=settings.max_failures,
+                            outage_grace_s=settings.lease_s,
+                        ),
+                        asyncio.Event(),
                     ),
                 ),
                 writing_traces(

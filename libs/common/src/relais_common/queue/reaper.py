@@ -1,4 +1,4 @@
-"""The loop that requeues dead workers' jobs, and ends jobs without time or readers.
+"""The loop that requeues a queue's jobs of dead workers, and ends those without time or readers.
 
 Workers and orchestrators both run it, because there may be no worker left. Any number can run at once.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 
 import structlog
 
@@ -23,7 +22,7 @@ BATCH = 200
 
 async def reap_for_ever(
     recovery: Recovery,
-    queues: Sequence[str],
+    queue: str,
     *,
     every_s: float,
     max_failures: int,
@@ -32,7 +31,6 @@ async def reap_for_ever(
     """Reap every `every_s` seconds.
 
     Args:
-        queues: may grow.
         outage_grace_s: how long to pause once Redis is back after an outage, so that living workers,
             which could not renew meanwhile, keep their jobs; should be one lease.
     """
@@ -40,18 +38,17 @@ async def reap_for_ever(
     while True:
         await asyncio.sleep(every_s * random.uniform(0.5, 1.0))
         try:
-            for queue in queues:
-                reaped = await recovery.reap(queue, max_failures=max_failures, limit=BATCH)
-                if reaped.requeued or reaped.ended:
-                    log.info(
-                        "jobs_reaped",
-                        model=queue_model(queue),
-                        requeued=reaped.requeued,
-                        ended=reaped.ended,
-                    )
+            reaped = await recovery.reap(queue, max_failures=max_failures, limit=BATCH)
+            if reaped.requeued or reaped.ended:
+                log.info(
+                    "jobs_reaped",
+                    model=queue_model(queue),
+                    requeued=reaped.requeued,
+                    ended=reaped.ended,
+                )
             backoff.reset()
         except StoreUnavailable:
-            await _until_back(recovery, queues[0], backoff, max_failures)
+            await _until_back(recovery, queue, backoff, max_failures)
             await asyncio.sleep(outage_grace_s)
 
 

@@ -36,7 +36,7 @@ class Shards:
         self._registry = registry
         self._filled = filled
         self._grown = asyncio.Event()
-        self._note_at_s = 0.0
+        self._note_at_s = dict.fromkeys(filled, 0.0)
         self._numbers: dict[str, frozenset[int]] = {
             model: frozenset({max(1, number)}) for model, number in filled.items()
         }
@@ -56,18 +56,33 @@ class Shards:
         return [queue_of(model, shard) for shard in range(max(self._numbers.get(model, (1,))))]
 
     async def look(self) -> None:
-        """Tell the store and learn from it, once. Raises StoreUnavailable."""
-        now_s = time.monotonic()
-        is_due = self._note_at_s <= now_s
-        for model, number in self._filled.items():
-            found = await self._registry.shards(model)
-            if number and (is_due or number not in found):
-                await self._registry.note_shards(model, number)
-            if not found <= self._numbers[model]:
-                self._numbers[model] |= found
-                self._extend()
+        """Tell the store and learn from it, once. Raises StoreUnavailable, after all models that can be looked at."""
+        for error in (await self._look()).values():
+            raise error
+
+    async def announce(self) -> None:
+        """Do so before this process accepts anything. Raises StoreUnavailable for models that it spreads, no others."""
+        for model, error in (await self._look()).items():
+            if self._filled[model] > 1:
+                raise error
+
+    async def _look(self) -> dict[str, BaseException]:
+        looks = map(self._look_at, self._filled)
+        outcomes = await asyncio.gather(*looks, return_exceptions=True)
+        told = zip(self._filled, outcomes, strict=True)
+        return {model: error for model, error in told if error is not None}
+
+    async def _look_at(self, model: str) -> None:
+        now_s, number = time.monotonic(), self._filled[model]
+        is_due = self._note_at_s[model] <= now_s
+        found = await self._registry.shards(model)
+        if number and (is_due or number not in found):
+            await self._registry.note_shards(model, number)
         if is_due:
-            self._note_at_s = now_s + NOTE_EVERY_S
+            self._note_at_s[model] = now_s + NOTE_EVERY_S
+        if not found <= self._numbers[model]:
+            self._numbers[model] |= found
+            self._extend()
 
     async def run(self) -> None:
         """Look now and then, for ever."""

@@ -160,6 +160,8 @@ class Consumer:
                 backoff.reset()
             except StoreUnavailable as error:
                 log.warning("take_failed", error=str(error))
+                # It may have brought jobs: the call is repeated also where other queues have had the room meanwhile.
+                self._is_waited_for = True
                 await backoff.pause()
 
     async def _leave(self, group: asyncio.TaskGroup) -> None:
@@ -215,19 +217,23 @@ class Consumer:
             take = await self._source.take(request)
             answers = sum(one.job.answers for one in take.jobs)
             came(answers)
+            self._note_taken(take, answers, room)
+            await self._let_go_of(take.preempted)
+            for one in take.jobs:
+                held = HeldJob(one, JobMetrics(self._metrics, one))
+                self._held_jobs.add(held)
+                task = group.create_task(self._execute(held))
+                self._tasks[task] = held
+                task.add_done_callback(self._tasks.pop)
+        return take
+
+    def _note_taken(self, take: Take, answers: int, room: int) -> None:
         # Repeat the same call until it is answered, because it may have taken effect.
         self._call_id = secrets.token_hex(8)
         self._is_waited_for = not take.make_way and answers < room
-        await self._let_go_of(take.preempted)
         # Ask again from time to time, because another worker may become idle sooner.
-        hands.make_way(self._held_jobs, MAKE_WAY_S if take.make_way else 0.0)
-        for one in take.jobs:
-            held = HeldJob(one, JobMetrics(self._metrics, one))
-            self._held_jobs.add(held)
-            task = group.create_task(self._execute(held))
-            self._tasks[task] = held
-            task.add_done_callback(self._tasks.pop)
-        return take
+        way_s = MAKE_WAY_S if take.make_way else 0.0
+        self._held_jobs.hands.make_way(self._held_jobs, way_s)
 
     async def _let_go_of(self, channel_ids: Sequence[str]) -> None:
         """Stop these jobs, so that others get their places."""

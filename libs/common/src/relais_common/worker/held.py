@@ -32,6 +32,9 @@ Halt = StopReason | Abandon
 _TOKEN = codec.NAMES[Token]
 LINES_PER_APPEND = 1000
 MOST_UNSENT = 2 * LINES_PER_APPEND
+LEFT_S = 1.0
+"""How long room is left, once there is some, to a queue that this worker made way for."""
+
 UNSERVED_S = 1.0
 """How long a queue goes without room until it counts as one that wants more: it may have filled since."""
 
@@ -277,6 +280,7 @@ class Hands:
         self.queues: list[HeldJobs] = []
         self._make_way_until_s = 0.0
         self._makes_way_for: HeldJobs | None = None
+        self._left_until_s: float | None = None
         self._clock = clock
         self._shares: dict[HeldJobs, _Share] = {}
 
@@ -301,9 +305,12 @@ class Hands:
 
     def make_way(self, queue: HeldJobs, seconds: float) -> None:
         """Take nothing for so long, until this queue's job can run alone; 0: go on."""
-        if seconds or self._makes_way_for is queue:
+        if seconds:
             self._make_way_until_s = self._clock() + seconds
-            self._makes_way_for = queue
+            self._makes_way_for, self._left_until_s = queue, None
+        elif self._makes_way_for is queue:
+            self._make_way_until_s = 0.0
+            self._makes_way_for = None
 
     def room(self, mine: HeldJobs, room_of: Callable[[int], int]) -> int:
         """Return for how many answers of a queue there is room.
@@ -316,6 +323,8 @@ class Hands:
             room_of: returns how many more the worker can begin while it holds so many.
         """
         if self.suspect or (self.makes_way and (self.places or self._makes_way_for is not mine)):
+            return 0
+        if self._is_left_to_another(mine, room_of):
             return 0
         others = [queue for queue in self.queues if queue is not mine]
         if not others:
@@ -335,15 +344,26 @@ class Hands:
         free = max(free - kept, 0 if mine.places else 1)
         return -(-free // len(self.queues))
 
+    def _is_left_to_another(self, mine: HeldJobs, room_of: Callable[[int], int]) -> bool:
+        """Return whether the queue that this worker made way for may take first, and learn whether it still does."""
+        if self._makes_way_for in (None, mine) or self.makes_way or room_of(self.places) <= 0:
+            return False
+        if self._left_until_s is None:
+            self._left_until_s = self._clock() + LEFT_S
+        return self._clock() < self._left_until_s
+
     @contextmanager
     def taking(self, mine: HeldJobs, room: int) -> Iterator[Callable[[int], None]]:
-        """Return a context in which the queue's take is under way; yields what is to be told how many answers came."""
+        """Return a context in which the queue takes and begins what came; yields what is told how many answers."""
         share = self._share(mine)
+        # Others have the room meanwhile, which may be long.
+        share.wants_more = False
         # Without room, it asks whether places should change hands: it has been offered nothing.
         if room > 0:
-            share.asked, share.wants_more, share.offered_s = room, False, self._clock()
+            share.asked, share.offered_s = room, self._clock()
 
         def came(answers: int) -> None:
+            share.asked = answers
             if room > 0:
                 share.wants_more = answers >= room
 

@@ -253,7 +253,7 @@ async def _serve_queue(
         listen_for_stops(source, held_jobs, queue, lease_s=settings.lease_s),
         reap_for_ever(
             store.recovery,
-            [queue],
+            queue,
             every_s=settings.reap_every_s,
             max_failures=settings.max_failures,
             outage_grace_s=settings.lease_s,

@@ -52,17 +52,22 @@ class Spreader:
         return self._recent_of(model).order(messages)
 
     def note(self, model: str, shard: int) -> None:
-        """Note that the shard took a request."""
+        """Note that the shard is asked to take a request."""
         if self._shards.filled(model) > 1:
             self._recent_of(model).note(shard)
 
     def shards_before(self, model: str, caller: Caller, idempotency: str) -> list[int]:
-        """Return the shards to which an idempotency key led while the model was spread over other numbers of them."""
+        """Return the shards to which an idempotency key may have led before.
+
+        The model may have been spread over other numbers of them, and the key may have had limits, or none.
+        """
+        filled = self._shards.filled(model)
         numbers = self._shards.numbers(model)
-        name = _pin(caller, idempotency)
-        assert name is not None
-        now = _ranked(name, self._shards.filled(model))[0]
-        return sorted({_ranked(name, number)[0] for number in numbers} - {now})
+        if max(numbers) == 1:
+            return []
+        names = (caller.key_id, _of_idempotency(caller, idempotency))
+        now = _ranked(names[0] if is_pinned(caller.may) else names[1], filled)[0]
+        return sorted({_ranked(name, one)[0] for name in names for one in numbers} - {now})
 
     def shards_of_lines(self, model: str, caller: Caller) -> list[int]:
         """Return the shards that lines of a new batch go to, in turn."""
@@ -85,7 +90,11 @@ def is_pinned(key: ApiKey) -> bool:
 def _pin(caller: Caller, idempotency: str | None) -> str | None:
     if is_pinned(caller.may):
         return caller.key_id
-    return None if idempotency is None else f"{caller.key_id} {idempotency}"
+    return None if idempotency is None else _of_idempotency(caller, idempotency)
+
+
+def _of_idempotency(caller: Caller, idempotency: str) -> str:
+    return f"{caller.key_id} {idempotency}"
 
 
 class _Recent:

@@ -135,7 +135,7 @@ class Submitter:
         )
         refused: RelaisError | None = None
         for shard in await self._shards_for(job, caller, idempotency):
-            if shard:
+            if shard != channel_shard(job.channel_id):
                 job = replace(job, channel_id=new_channel_id(queue_of(model, shard)))
             try:
                 accepted = await self._accept(job, caller.may, idempotency, draft.record)
@@ -170,12 +170,11 @@ class Submitter:
     async def _accept(
         self, job: Job, key: ApiKey, idempotency: Idempotency | None, record: ApiRecord | None
     ) -> Accepted:
+        # Before the answer, which a node that hangs does not give: others get no more than their part meanwhile.
+        self._spreader.note(job.model, channel_shard(job.channel_id))
         cancels = job.on_disconnect is OnDisconnect.CANCEL
         with self._watcher.accepting(job.channel_id) if cancels else nullcontext():
-            accepted = await self._enqueue(job, key, idempotency, record)
-        if not accepted.duplicate:
-            self._spreader.note(job.model, channel_shard(job.channel_id))
-        return accepted
+            return await self._enqueue(job, key, idempotency, record)
 
     def _part(self, model: str, most: int) -> int:
         """Return the part of a model's bound that each of its shards has."""

@@ -85,11 +85,21 @@ class TraceWriter:
             log.warning("trace_drain_failed", error=str(error) or "not done in time")
 
     async def write_waiting(self) -> bool:
-        """Write one batch of each queue; return whether more may wait. Raises StoreUnavailable, SinkUnavailable."""
+        """Write one batch of each queue; return whether more may wait.
+
+        Raises:
+            StoreUnavailable: some queues were not there; of the others a batch was written.
+            SinkUnavailable: nothing can be written.
+        """
         async with self._busy:
-            more = False
+            more, missing = False, None
             for queue in self._queues:
-                more = await self._write_batch(queue) or more
+                try:
+                    more = await self._write_batch(queue) or more
+                except StoreUnavailable as error:
+                    missing = missing or error
+            if missing is not None:
+                raise missing
             return more
 
     async def _write_batch(self, queue: str) -> bool:
