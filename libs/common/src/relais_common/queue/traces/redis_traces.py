@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from relais_common.jobs.channels import queue_model
 from relais_common.jobs.errors import DecodeError
 from relais_common.jobs.traces import SET_ASIDE_KEPT, SET_ASIDE_TTL_S, TraceBatch, WaitingTrace
 from relais_common.queue import keys, trace_codec
@@ -35,7 +36,12 @@ class RedisTraceOutbox:
             try:
                 waiting.append(WaitingTrace(entry_id, *trace_codec.decode_entry(fields)))
             except DecodeError as error:
-                log.error("trace_unreadable", entry_id=entry_id, error=str(error))
+                log.error(
+                    "trace_unreadable",
+                    model=queue_model(model),
+                    entry_id=entry_id,
+                    error=str(error),
+                )
                 unreadable.append(entry_id)
         if unreadable:
             await self.set_aside(model, unreadable)
