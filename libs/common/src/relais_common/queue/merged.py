@@ -33,6 +33,15 @@ async def _of_each(
     return await asyncio.gather(*map(view_of, queues))
 
 
+def _first(
+    pages: Sequence[list[_View]], limit: int, *, key: Callable[[_View], float], reverse: bool
+) -> list[_View]:
+    """Return the first of all pages. A queue puts its own page in order."""
+    if len(pages) == 1:
+        return pages[0]
+    return sorted(chain(*pages), key=key, reverse=reverse)[:limit]
+
+
 class MergedInspector:
     """`Inspector` of whole models."""
 
@@ -56,18 +65,14 @@ class MergedInspector:
             self._shards.of(model),
             lambda queue: self._inspector.channels(queue, which=which, limit=limit, latest=latest),
         )
-        if len(pages) == 1:
-            return pages[0]
-        return sorted(chain(*pages), key=lambda one: one.deadline_in_s, reverse=latest)[:limit]
+        return _first(pages, limit, key=lambda one: one.deadline_in_s, reverse=latest)
 
     async def dead_letters(self, model: str, *, limit: int) -> list[DeadLetter]:
         pages = await _of_each(
             self._shards.of(model),
             lambda queue: self._inspector.dead_letters(queue, limit=limit),
         )
-        if len(pages) == 1:
-            return pages[0]
-        return sorted(chain(*pages), key=lambda one: one.failed_at_s, reverse=True)[:limit]
+        return _first(pages, limit, key=lambda one: one.failed_at_s, reverse=True)
 
     async def replay(
         self, channel_id: str, *, new_channel_id: str, max_waiting: int
