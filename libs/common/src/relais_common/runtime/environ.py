@@ -188,8 +188,8 @@ def worker_table(environ: Environ, kind: ModelOperation) -> tuple[TableEntry, ..
 
 def queue_shards(environ: Environ, models: tuple[str, ...]) -> dict[str, int]:
     """Read `QUEUE_SHARDS`: over how many queues each model's requests are spread; 1 for those that it does not name."""
-    text_of = text(environ, "QUEUE_SHARDS", "")
-    found = read_numbers("QUEUE_SHARDS", text_of, at_most=MOST_SHARDS)
+    given = text(environ, "QUEUE_SHARDS", "")
+    found = read_numbers("QUEUE_SHARDS", given, at_most=MOST_SHARDS)
     for name in found:
         if name not in models:
             raise SettingsError(f"QUEUE_SHARDS has {name!r}, which is no declared model")

@@ -268,6 +268,11 @@ class HeldJobs:
             self.lines_asked = True
             self.changed.set()
 
+    @property
+    def suspect(self) -> bool:
+        """True while one of them may have killed a worker before."""
+        return any(held.taken.suspect for held in self._jobs.values())
+
 
 class Hands:
     """What a worker holds of one model, and how the queues of the model share its room.
@@ -296,7 +301,7 @@ class Hands:
     @property
     def suspect(self) -> bool:
         """True while this worker holds a job that may have killed a worker before."""
-        return any(held.taken.suspect for held in self.all())
+        return any(queue.suspect for queue in self.queues)
 
     @property
     def makes_way(self) -> bool:

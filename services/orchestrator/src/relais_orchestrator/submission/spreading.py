@@ -61,13 +61,12 @@ class Spreader:
 
         The model may have been spread over other numbers of them, and the key may have had limits, or none.
         """
-        filled = self._shards.filled(model)
         numbers = self._shards.numbers(model)
         if max(numbers) == 1:
             return []
         names = (caller.key_id, _of_idempotency(caller, idempotency))
-        now = _ranked(names[0] if is_pinned(caller.may) else names[1], filled)[0]
-        return sorted({_ranked(name, one)[0] for name in names for one in numbers} - {now})
+        now = self.shards_for(model, caller, idempotency=idempotency, messages=None)
+        return sorted({_ranked(name, one)[0] for name in names for one in numbers}.difference(now))
 
     def shards_of_lines(self, model: str, caller: Caller) -> list[int]:
         """Return the shards that lines of a new batch go to, in turn."""

@@ -182,8 +182,8 @@ class Submitter:
 
     def _tracing_of(self, model: str) -> Tracing | None:
         tracing = self._tracing
-        if tracing is None:
-            return None
+        if tracing is None or self._spreader.count(model) == 1:
+            return tracing
         return replace(tracing, max_waiting=self._part(model, tracing.max_waiting))
 
     def _refuse_while_draining(self) -> None:
