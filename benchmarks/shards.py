@@ -15,16 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from redis import Redis
-
+from benchmarks.servers import Server
 from relais_common.jobs.channels import new_channel_id, queue_of
 from relais_common.jobs.job import Append, Lease
 from relais_common.queue import keys
 from relais_common.queue.ports import JobSource, TakeRequest
 from relais_common.queue.redis_store import RedisSettings, RedisStore, open_store
 from relais_testing.builders import make_job, token_line
-from relais_testing.cluster import Cluster, running_cluster
-from relais_testing.valkey import ValkeyServer
+from relais_testing.cluster import running_cluster
 
 HELP = "one model over several queues in a Redis Cluster"
 MODEL = "relais-demo"
@@ -76,7 +74,8 @@ async def _measure(workers: int, shards: int, seconds: float) -> _Found:
                 for number in range(workers)
                 for shard in range(shards)
             ]
-            before, began_s = _cpu_s(cluster), time.monotonic()
+            nodes = Server(cluster.url, {one.url: one.pid for one in cluster.primaries})
+            before, began_s = nodes.cpu_s(), time.monotonic()
             sent = await asyncio.gather(
                 *(
                     _append(store.source, group, seconds, CALL_EVERY_S * at / len(groups))
@@ -84,7 +83,7 @@ async def _measure(workers: int, shards: int, seconds: float) -> _Found:
                 )
             )
             took_s = time.monotonic() - began_s
-            after = _cpu_s(cluster)
+            after = nodes.cpu_s()
     share = {name: (after[name] - before[name]) / took_s for name in after}
     homes = {
         cluster.primary_of(keys.model_base(queue_of(MODEL, shard))).url for shard in range(shards)
@@ -94,16 +93,6 @@ async def _measure(workers: int, shards: int, seconds: float) -> _Found:
         [share[url] for url in sorted(homes)],
         max(share[url] for url in share if url not in homes),
     )
-
-
-def _cpu_s(cluster: Cluster) -> dict[str, float]:
-    return {one.url: _cpu_s_of(one) for one in cluster.primaries}
-
-
-def _cpu_s_of(server: ValkeyServer) -> float:
-    with Redis.from_url(server.url) as redis:
-        told = redis.info("cpu")
-    return float(told["used_cpu_user"] + told["used_cpu_sys"])
 
 
 async def _leases(store: RedisStore, worker_id: str, queue: str, count: int) -> list[Lease]:
