@@ -231,6 +231,7 @@ class TwoStores(RuleBasedStateMachine):
         held=st.integers(0, 3),
         waited=st.none() | st.integers(0, 3),
         without=st.just("") | st.sampled_from(["a", "bc", "abc"]),
+        stays_s=st.sampled_from([0.0, LONG_S]),
     )
     def take(
         self,
@@ -241,10 +242,11 @@ class TwoStores(RuleBasedStateMachine):
         held: int,
         waited: int | None,
         without: str,
+        stays_s: float,
     ) -> None:
         self._calls += 1
         self._last_calls[worker_id] = f"call-{self._calls}"
-        self._take(limit, worker_id, lease_s, idle, held, waited, without)
+        self._take(limit, worker_id, lease_s, idle, held, waited, without, stays_s=stays_s)
 
     @rule(picks=st.lists(PICKS, min_size=1, max_size=6), worker_id=WORKERS, lease_s=LEASES_S)
     def offer(self, picks: list[int], worker_id: str, lease_s: float) -> None:
@@ -269,6 +271,7 @@ class TwoStores(RuleBasedStateMachine):
         waited: int | None,
         without: str = "",
         offers: Sequence[Lease] = (),
+        stays_s: float = LONG_S,
     ) -> None:
         async def step(ports: Ports) -> Take:
             take = await ports.source.take(
@@ -283,6 +286,7 @@ class TwoStores(RuleBasedStateMachine):
                     waited=waited,
                     without=tuple(without),
                     offers=offers,
+                    stays_s=stays_s,
                 )
             )
             jobs = (replace(one, deadline_in_s=0.0, queued_s=0.0) for one in take.jobs)
